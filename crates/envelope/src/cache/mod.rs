@@ -1,0 +1,170 @@
+//! A generic cache with usage limits and single flight. Knows neither keys nor clocks.
+
+pub(crate) mod entry;
+pub(crate) mod flight;
+pub(crate) mod limits;
+pub(crate) mod store;
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+use self::{
+    entry::Entry,
+    flight::{Boarding, Flights},
+    store::{Key, OwnedKey, Store},
+};
+use crate::error::Error;
+
+/// Entries, the loads under way for those that are missing, and counts of what happened.
+#[derive(Debug)]
+pub(crate) struct Cache<V> {
+    entries: Store<V>,
+    flights: Flights<Result<Arc<Entry<V>>, Error>>,
+    counters: Counters,
+}
+
+impl<V: Send + Sync + 'static> Cache<V> {
+    /// An empty cache of at most `capacity` entries.
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self { entries: Store::new(capacity), flights: Flights::new(), counters: Counters::default() }
+    }
+
+    /// What `take` gets from the entry under `key`; never waits for a load.
+    pub(crate) fn find(&self, key: &Key<'_>, take: impl FnOnce(&Entry<V>) -> Option<Arc<V>>) -> Option<Arc<V>> {
+        let found = take(&*self.entries.find(key)?);
+        if found.is_some() {
+            self.counters.hits.fetch_add(1, Relaxed);
+        }
+        found
+    }
+
+    /// What `take` gets from the entry under `key`, which is loaded as often as it takes: a load may be
+    /// used up by others who waited for it.
+    ///
+    /// `take` gets an entry and whether it is one that the caller waited for.
+    ///
+    /// # Errors
+    ///
+    /// The load's, shared by all who waited for it.
+    pub(crate) async fn obtain<L>(
+        self: &Arc<Self>,
+        key: Key<'_>,
+        take: impl Fn(&Entry<V>, Waited) -> Option<Arc<V>>,
+        load: impl Fn() -> (Instant, L),
+    ) -> Result<Arc<V>, Error>
+    where
+        L: Future<Output = Result<Arc<V>, Error>> + Send + 'static,
+    {
+        let key = key.to_owned();
+        let find = || self.find(&key.borrow(), |entry| take(entry, Waited::No));
+        let mut missed = false;
+        loop {
+            let flight = match self.flights.board(&key, find, || self.loading(key.clone(), load())) {
+                Boarding::Landed(value) => return Ok(value),
+                Boarding::Wait { flight, started } => {
+                    self.counters.waiting(started, !std::mem::replace(&mut missed, true));
+                    flight
+                }
+            };
+            let entry = flight.await?;
+            if let Some(value) = take(&entry, Waited::Yes) {
+                return Ok(value);
+            }
+        }
+    }
+
+    /// Counts an operation that may not use the cache.
+    pub(crate) fn bypass(&self) {
+        self.counters.bypasses.fetch_add(1, Relaxed);
+    }
+
+    /// Drops every entry.
+    pub(crate) fn clear(&self) {
+        self.entries.clear();
+    }
+
+    /// What happened so far.
+    pub(crate) fn counts(&self) -> Counts {
+        let Counters { hits, misses, loads, load_failures, coalesced, bypasses } = &self.counters;
+        Counts {
+            entries: self.entries.len(),
+            hits: hits.load(Relaxed),
+            misses: misses.load(Relaxed),
+            loads: loads.load(Relaxed),
+            load_failures: load_failures.load(Relaxed),
+            coalesced: coalesced.load(Relaxed),
+            bypasses: bypasses.load(Relaxed),
+        }
+    }
+
+    /// A load that leaves its entry in the cache before it ends.
+    fn loading<L>(
+        self: &Arc<Self>,
+        key: OwnedKey,
+        (asked, load): (Instant, L),
+    ) -> impl Future<Output = Result<Arc<Entry<V>>, Error>> + Send + use<L, V>
+    where
+        L: Future<Output = Result<Arc<V>, Error>> + Send,
+    {
+        let cache = Arc::clone(self);
+        async move {
+            let loaded = load.await.inspect_err(|_| {
+                cache.counters.load_failures.fetch_add(1, Relaxed);
+            });
+            let entry = Arc::new(Entry::new(loaded?, asked));
+            cache.entries.insert(key, Arc::clone(&entry));
+            Ok(entry)
+        }
+    }
+}
+
+/// Whether an entry came from a load that the caller waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waited {
+    Yes,
+    No,
+}
+
+/// What happened in one half of a cache since it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Entries held now, expired ones that nobody asked for since included.
+    pub entries: usize,
+    /// Operations served from an entry without waiting.
+    pub hits: u64,
+    /// Operations that found no usable entry.
+    pub misses: u64,
+    /// Requests to the underlying materials manager: one `GenerateDataKey` or `Decrypt` each.
+    pub loads: u64,
+    /// Loads that failed.
+    pub load_failures: u64,
+    /// Times an operation waited for a load that another had begun.
+    pub coalesced: u64,
+    /// Operations that may not use the cache: too long for `max_bytes`, or of unknown length.
+    pub bypasses: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    hits: AtomicU64,
+    misses: AtomicU64,
+    loads: AtomicU64,
+    load_failures: AtomicU64,
+    coalesced: AtomicU64,
+    bypasses: AtomicU64,
+}
+
+impl Counters {
+    fn waiting(&self, started: bool, first_time: bool) {
+        let kind = if started { &self.loads } else { &self.coalesced };
+        kind.fetch_add(1, Relaxed);
+        self.misses.fetch_add(first_time.into(), Relaxed);
+    }
+}

@@ -1,0 +1,255 @@
+//! The encryption context (specification: `framework/structures.md#encryption-context`).
+
+use std::{fmt, sync::Arc};
+
+use crate::error::Error;
+
+/// Keys with this prefix belong to the message format itself.
+const RESERVED_PREFIX: &str = "aws-crypto-";
+
+/// Non-secret pairs that are authenticated with a message and stored beside it: a tenant, a table, a
+/// purpose. Without the same pairs the message does not open.
+///
+/// Held in its canonical serialization (sorted by the UTF-8 bytes of the keys), which is what the header,
+/// the wrapping keys and the cache all need. Cloning is cheap.
+///
+/// ```
+/// use envelope::EncryptionContext;
+///
+/// let context = EncryptionContext::new([("tenant", "42"), ("purpose", "card number")])?;
+/// assert_eq!(context.get("tenant"), Some("42"));
+/// assert_eq!(context.iter().next(), Some(("purpose", "card number")));
+/// # Ok::<(), envelope::Error>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct EncryptionContext(Arc<[u8]>);
+
+impl EncryptionContext {
+    /// A context with no pairs.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self(Arc::from([]))
+    }
+
+    /// A context with these pairs, in any order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidEncryptionContext`] when a key stands twice, or when the serialization would exceed
+    /// 65,535 bytes (the header's length field has 16 bits).
+    pub fn new<K: AsRef<str>, V: AsRef<str>>(pairs: impl IntoIterator<Item = (K, V)>) -> Result<Self, Error> {
+        let mut pairs: Vec<_> = pairs.into_iter().collect();
+        pairs.sort_by(|(a, _), (b, _)| a.as_ref().as_bytes().cmp(b.as_ref().as_bytes()));
+        if pairs.windows(2).any(|pair| pair[0].0.as_ref() == pair[1].0.as_ref()) {
+            return Err(Error::InvalidEncryptionContext { problem: "a key stands twice" });
+        }
+        if pairs.is_empty() {
+            return Ok(Self::empty());
+        }
+        let mut serialized = Vec::new();
+        serialized.extend_from_slice(&length(pairs.len())?);
+        for (key, value) in &pairs {
+            for text in [key.as_ref(), value.as_ref()] {
+                serialized.extend_from_slice(&length(text.len())?);
+                serialized.extend_from_slice(text.as_bytes());
+            }
+        }
+        length(serialized.len())?;
+        Ok(Self(serialized.into()))
+    }
+
+    /// The context with this serialization, which stands at `offset` of a message.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`] unless `serialized` is empty or canonical.
+    pub(crate) fn from_serialized(serialized: &[u8], offset: usize) -> Result<Self, Error> {
+        Self::validate(serialized, offset)?;
+        Ok(Self(serialized.into()))
+    }
+
+    /// Checks that `serialized`, which stands at `offset` of a message, is a canonical serialization.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`] when it is not.
+    pub(crate) fn validate(serialized: &[u8], offset: usize) -> Result<(), Error> {
+        let malformed =
+            |at: usize, problem| Error::Malformed { field: "encryption context", offset: offset + at, problem };
+        if serialized.is_empty() {
+            return Ok(());
+        }
+        let Some((count, mut rest)) = serialized.split_first_chunk() else {
+            return Err(malformed(0, "the pair count is cut off"));
+        };
+        let count = u16::from_be_bytes(*count);
+        if count == 0 {
+            return Err(malformed(0, "an empty context must be serialized as no bytes at all"));
+        }
+        let mut previous: Option<&str> = None;
+        for _ in 0..count {
+            let at = serialized.len() - rest.len();
+            let (Some(key), Some(_)) = (take_text(&mut rest), take_text(&mut rest)) else {
+                return Err(malformed(at, "a pair is cut off or not UTF-8"));
+            };
+            if previous.is_some_and(|previous| previous.as_bytes() >= key.as_bytes()) {
+                return Err(malformed(at, "keys are not sorted, or one stands twice"));
+            }
+            previous = Some(key);
+        }
+        if !rest.is_empty() {
+            return Err(malformed(serialized.len() - rest.len(), "bytes follow the last pair"));
+        }
+        Ok(())
+    }
+
+    /// The value of `key`.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.iter().find_map(|(k, v)| (k == key).then_some(v))
+    }
+
+    /// The pairs, sorted by the UTF-8 bytes of their keys.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        pairs(&self.0)
+    }
+
+    /// How many pairs there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.iter().count()
+    }
+
+    /// Whether there are no pairs.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The canonical serialization: empty for no pairs, else the pair count and the sorted pairs.
+    #[must_use]
+    pub fn as_serialized(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The first key that is reserved for the message format, if any.
+    pub(crate) fn reserved_key(&self) -> Option<&str> {
+        self.iter().map(|(key, _)| key).find(|key| key.starts_with(RESERVED_PREFIX))
+    }
+
+    /// The first of these pairs that the canonical serialization `message` lacks or contradicts.
+    pub(crate) fn first_mismatch<'a>(&'a self, message: &[u8]) -> Option<&'a str> {
+        if *self.0 == *message {
+            return None;
+        }
+        self.iter().find(|pair| !pairs(message).any(|other| other == *pair)).map(|(key, _)| key)
+    }
+}
+
+impl Default for EncryptionContext {
+    fn default() -> Self {
+        Self::empty()
+    }
+}
+
+impl fmt::Debug for EncryptionContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+/// The pairs of a valid canonical serialization.
+fn pairs(serialized: &[u8]) -> impl Iterator<Item = (&str, &str)> {
+    let mut rest = serialized.get(2..).unwrap_or_default();
+    std::iter::from_fn(move || Some((take_text(&mut rest)?, take_text(&mut rest)?)))
+}
+
+/// Takes one length-prefixed text off the front of `rest`.
+fn take_text<'a>(rest: &mut &'a [u8]) -> Option<&'a str> {
+    let (length, after) = rest.split_first_chunk()?;
+    let (text, after) = after.split_at_checked(u16::from_be_bytes(*length).into())?;
+    *rest = after;
+    std::str::from_utf8(text).ok()
+}
+
+/// A length as its 16-bit field.
+fn length(length: usize) -> Result<[u8; 2], Error> {
+    u16::try_from(length)
+        .map(u16::to_be_bytes)
+        .map_err(|_| Error::InvalidEncryptionContext { problem: "longer than 65,535 bytes" })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn empty_has_no_bytes() {
+        let none: [(&str, &str); 0] = [];
+        assert_eq!(EncryptionContext::new(none).unwrap().as_serialized(), b"");
+    }
+
+    #[test]
+    fn serialization_is_the_specified_one() {
+        let context = EncryptionContext::new([("b", ""), ("a", "é")]).unwrap();
+        assert_eq!(context.as_serialized(), b"\x00\x02\x00\x01a\x00\x02\xc3\xa9\x00\x01b\x00\x00");
+    }
+
+    #[test]
+    fn duplicates_and_oversize_are_refused() {
+        assert!(EncryptionContext::new([("a", "1"), ("a", "2")]).is_err());
+        assert!(EncryptionContext::new([("a", "x".repeat(65_536))]).is_err());
+        assert!(EncryptionContext::new([("a", "x".repeat(40_000)), ("b", "x".repeat(40_000))]).is_err());
+    }
+
+    #[test]
+    fn uncanonical_bytes_are_refused() {
+        let cases: [(&[u8], &str); 6] = [
+            (b"\x00", "cut off"),
+            (b"\x00\x00", "no bytes at all"),
+            (b"\x00\x01\x00\x01a\x00\x05x", "cut off"),
+            (b"\x00\x01\x00\x01\xff\x00\x00", "UTF-8"),
+            (b"\x00\x02\x00\x01a\x00\x00\x00\x01a\x00\x00", "twice"),
+            (b"\x00\x01\x00\x01a\x00\x00!", "follow"),
+        ];
+        for (bytes, expected) in cases {
+            let error = EncryptionContext::from_serialized(bytes, 0).unwrap_err();
+            assert!(error.to_string().contains(expected), "{bytes:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn mismatch_is_found() {
+        let message = EncryptionContext::new([("a", "1"), ("b", "2")]).unwrap();
+        let mismatch = |pairs: &[(&'static str, &str)]| {
+            let supplied = EncryptionContext::new(pairs.iter().copied()).unwrap();
+            supplied.first_mismatch(message.as_serialized()).map(ToOwned::to_owned)
+        };
+        assert_eq!(mismatch(&[]), None);
+        assert_eq!(mismatch(&[("b", "2")]), None);
+        assert_eq!(mismatch(&[("a", "1"), ("b", "2")]), None);
+        assert_eq!(mismatch(&[("b", "1")]).as_deref(), Some("b"));
+        assert_eq!(mismatch(&[("a", "1"), ("c", "")]).as_deref(), Some("c"));
+    }
+
+    proptest! {
+        #[test]
+        fn reads_what_it_writes(pairs: BTreeMap<String, String>) {
+            let context = EncryptionContext::new(&pairs).unwrap();
+            prop_assert!(context.iter().eq(pairs.iter().map(|(k, v)| (k.as_str(), v.as_str()))));
+            prop_assert_eq!(&EncryptionContext::from_serialized(context.as_serialized(), 0).unwrap(), &context);
+        }
+
+        #[test]
+        fn what_it_reads_it_writes_back(bytes in proptest::collection::vec(0u8..4, 0..24)) {
+            if let Ok(context) = EncryptionContext::from_serialized(&bytes, 0) {
+                let again = EncryptionContext::new(context.iter()).unwrap();
+                prop_assert_eq!(again.as_serialized(), &bytes[..]);
+            }
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Primitives: authenticated encryption, key derivation, randomness.
+
+pub(crate) mod aead;
+pub(crate) mod kdf;
+pub(crate) mod random;

@@ -1,0 +1,12 @@
+//! Random bytes from the system.
+
+use std::sync::Arc;
+
+use crate::error::Error;
+
+/// `N` bytes of the system's cryptographic random number generator.
+pub(crate) fn bytes<const N: usize>() -> Result<[u8; N], Error> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|cause| Error::Random(Arc::new(cause)))?;
+    Ok(bytes)
+}

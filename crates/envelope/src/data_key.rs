@@ -1,0 +1,78 @@
+//! Plaintext data keys.
+
+use secrecy::{ExposeSecret, SecretBox, SecretSlice};
+use zeroize::Zeroize;
+
+use crate::error::Error;
+
+/// A plaintext data key: wiped on drop, never cloned, never printed.
+///
+/// ```
+/// let key = envelope::DataKey::from_vec(vec![7; 32]);
+/// assert_eq!(key.len(), 32);
+/// assert!(!format!("{key:?}").contains('7'));
+/// ```
+#[derive(Debug)]
+pub struct DataKey(SecretSlice<u8>);
+
+impl DataKey {
+    /// Takes over key bytes. The vector is wiped: its spare capacity, too, may hold a copy.
+    #[must_use]
+    pub fn from_vec(mut bytes: Vec<u8>) -> Self {
+        let key = Self::copied_from(&bytes);
+        bytes.zeroize();
+        key
+    }
+
+    /// A new random data key of `length` bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Random`] when the system's random number generator fails.
+    pub fn generate(length: usize) -> Result<Self, Error> {
+        let mut bytes = SecretBox::new(vec![0; length].into_boxed_slice());
+        let buffer = secrecy::ExposeSecretMut::expose_secret_mut(&mut bytes);
+        getrandom::fill(buffer).map_err(|cause| Error::Random(std::sync::Arc::new(cause)))?;
+        Ok(Self(bytes))
+    }
+
+    /// A key with a copy of these bytes; wiping the original is up to the caller.
+    pub(crate) fn copied_from(bytes: &[u8]) -> Self {
+        Self(SecretBox::new(bytes.into()))
+    }
+
+    /// The key's length in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.expose_secret().len()
+    }
+
+    /// Whether the key has no bytes at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The key itself. For keyrings that wrap it; copy it nowhere.
+    #[must_use]
+    pub fn expose_secret(&self) -> &[u8] {
+        self.0.expose_secret()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_is_redacted() {
+        let shown = format!("{:?}", DataKey::from_vec(vec![0xAB; 32]));
+        assert!(!shown.contains("171") && !shown.to_lowercase().contains("ab, "), "{shown}");
+    }
+
+    #[test]
+    fn generated_keys_differ() {
+        let (a, b) = (DataKey::generate(32).unwrap(), DataKey::generate(32).unwrap());
+        assert_ne!(a.expose_secret(), b.expose_secret());
+    }
+}

@@ -1,0 +1,233 @@
+//! Everything that can go wrong, as one enum.
+
+use std::{fmt, sync::Arc};
+
+/// Why an operation failed.
+///
+/// A parse error names the field of the message and its byte offset. A cryptographic failure is
+/// opaque: it never tells which check failed. Nothing secret is in any variant.
+///
+/// Cloning is cheap: callers who waited for the same data key share one cause.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The message ends inside a field.
+    #[error("the message ends inside {field}, which starts at byte {offset}: {missing} more bytes are needed")]
+    Truncated {
+        /// The field, by its name in the specification.
+        field: &'static str,
+        /// Where the field starts in the message, in bytes.
+        offset: usize,
+        /// How many more bytes the field needs, at the least.
+        missing: usize,
+    },
+
+    /// A field holds a value that the specification forbids.
+    #[error("{field} at byte {offset} is malformed: {problem}")]
+    Malformed {
+        /// The field, by its name in the specification.
+        field: &'static str,
+        /// Where the offending bytes start in the message.
+        offset: usize,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+
+    /// A field holds a value that exists, or may exist one day, but that this library does not open.
+    #[error("{field} {value:#06x} at byte {offset} is not supported")]
+    Unsupported {
+        /// The field, by its name in the specification.
+        field: &'static str,
+        /// Where the field starts in the message.
+        offset: usize,
+        /// The value found there.
+        value: u16,
+    },
+
+    /// There are bytes after the end of the message.
+    #[error("the message ends at byte {offset}, but more bytes follow: pass one message, whole and alone")]
+    TrailingBytes {
+        /// Where the message ends.
+        offset: usize,
+    },
+
+    /// The message, or the keyring on encryption, has more encrypted data keys than the limit allows.
+    #[error(
+        "{count} encrypted data keys exceed the limit of {limit}: raise `max_encrypted_data_keys` if you expect that many"
+    )]
+    TooManyEncryptedDataKeys {
+        /// How many there are.
+        count: usize,
+        /// The limit in force.
+        limit: usize,
+    },
+
+    /// An encryption context can't be built from these pairs.
+    #[error("invalid encryption context: {problem}")]
+    InvalidEncryptionContext {
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+
+    /// A pair of the encryption context supplied on decryption is not what the message authenticates.
+    #[error("the message does not carry the supplied encryption context: key {key:?} is absent or has another value")]
+    EncryptionContextMismatch {
+        /// The first key that does not match.
+        key: String,
+    },
+
+    /// The plaintext does not fit the format: more than 2^32 - 1 frames of the frame length.
+    #[error(
+        "a plaintext of {length} bytes needs more than 2^32 - 1 frames of {frame_length} bytes: raise `frame_length`"
+    )]
+    PlaintextTooLong {
+        /// The plaintext's length in bytes.
+        length: usize,
+        /// The frame length in bytes.
+        frame_length: u32,
+    },
+
+    /// The message is not authentic under its data key, or was changed. Deliberately says no more.
+    #[error("the message failed authentication: it was changed, cut, or sealed under another key")]
+    Authentication,
+
+    /// A keyring could not produce or wrap a data key.
+    #[error("could not obtain a data key: {0}")]
+    DataKeyUnavailable(#[source] KeyringError),
+
+    /// No keyring could unwrap any of the message's encrypted data keys.
+    #[error("could not unwrap a data key: {}", Failures(.failures))]
+    DataKeyNotUnwrapped {
+        /// What each attempt failed with; empty when no encrypted data key matches the keyring.
+        failures: Vec<KeyringError>,
+    },
+
+    /// No usable data key is cached; only returned by the `try_` operations, which never wait.
+    #[error("no usable data key is cached: call the async operation, which fetches one")]
+    NotCached,
+
+    /// A setting, or a component's answer, is out of its allowed range.
+    #[error("invalid {setting}: {problem}")]
+    InvalidSetting {
+        /// The setting's name.
+        setting: &'static str,
+        /// What is wrong and what is allowed.
+        problem: String,
+    },
+
+    /// The system's random number generator failed.
+    #[error("the system's random number generator failed: {0}")]
+    Random(Arc<dyn std::error::Error + Send + Sync>),
+}
+
+impl Error {
+    /// Whether the same call may succeed later without anything being changed.
+    ///
+    /// True for throttling, time-outs and outages of a key provider; false for bad messages, wrong
+    /// keys and denied access.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::DataKeyUnavailable(cause) => cause.retryable,
+            Self::DataKeyNotUnwrapped { failures } => failures.iter().any(|cause| cause.retryable),
+            Self::NotCached | Self::Random(_) => true,
+            _ => false,
+        }
+    }
+
+    /// What the keyrings said, when a keyring is what failed.
+    #[must_use]
+    pub fn keyring_errors(&self) -> &[KeyringError] {
+        match self {
+            Self::DataKeyUnavailable(cause) => std::slice::from_ref(cause),
+            Self::DataKeyNotUnwrapped { failures } => failures,
+            _ => &[],
+        }
+    }
+
+    /// A setting, or what a component answered, is out of range.
+    pub(crate) fn invalid_setting(setting: &'static str, problem: impl Into<String>) -> Self {
+        Self::InvalidSetting { setting, problem: problem.into() }
+    }
+}
+
+/// Why one keyring could not generate, wrap or unwrap a data key.
+#[derive(Debug, Clone)]
+pub struct KeyringError {
+    wrapping_key: Arc<str>,
+    retryable: bool,
+    cause: Arc<dyn std::error::Error + Send + Sync>,
+}
+
+impl KeyringError {
+    /// An error of the keyring that uses `wrapping_key` (a name or an ARN, never key material).
+    pub fn new(
+        wrapping_key: impl Into<Arc<str>>,
+        retryable: bool,
+        cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { wrapping_key: wrapping_key.into(), retryable, cause: Arc::from(cause.into()) }
+    }
+
+    /// The wrapping key that was asked: its name or ARN.
+    #[must_use]
+    pub fn wrapping_key(&self) -> &str {
+        &self.wrapping_key
+    }
+
+    /// Whether the same request may succeed later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        self.retryable
+    }
+
+    /// The cause, to be downcast to the provider's own error type.
+    #[must_use]
+    pub fn cause(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+        &*self.cause
+    }
+}
+
+impl fmt::Display for KeyringError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.wrapping_key, self.cause)
+    }
+}
+
+impl std::error::Error for KeyringError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.cause)
+    }
+}
+
+struct Failures<'a>(&'a [KeyringError]);
+
+impl fmt::Display for Failures<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some((first, rest)) = self.0.split_first() else {
+            return f.write_str("none of the message's encrypted data keys matches the keyring's wrapping key");
+        };
+        write!(f, "{first}")?;
+        rest.iter().try_for_each(|failure| write!(f, "; {failure}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_failure_is_listed() {
+        let failures = vec![KeyringError::new("a", false, "denied"), KeyringError::new("b", true, "throttled")];
+        let error = Error::DataKeyNotUnwrapped { failures };
+        assert_eq!(error.to_string(), "could not unwrap a data key: a: denied; b: throttled");
+        assert!(error.is_retryable());
+    }
+
+    #[test]
+    fn no_match_says_so() {
+        let error = Error::DataKeyNotUnwrapped { failures: vec![] };
+        assert!(error.to_string().contains("none of the message's encrypted data keys"));
+        assert!(!error.is_retryable());
+    }
+}

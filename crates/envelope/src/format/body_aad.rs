@@ -1,0 +1,49 @@
+//! What a frame's tag authenticates beside its content (specification: `data-format/message-body-aad.md`).
+
+const FRAME: &[u8] = b"AWSKMSEncryptionClient Frame";
+const FINAL_FRAME: &[u8] = b"AWSKMSEncryptionClient Final Frame";
+const LENGTH: usize = 32 + FINAL_FRAME.len() + 4 + 8;
+
+/// The message body AAD: message id, content type, sequence number, content length.
+#[derive(Debug)]
+pub(crate) struct BodyAad {
+    bytes: [u8; LENGTH],
+    length: usize,
+}
+
+impl BodyAad {
+    /// The AAD of one frame with `content_length` bytes of plaintext.
+    pub(crate) fn of_frame(message_id: &[u8; 32], is_final: bool, sequence_number: u32, content_length: usize) -> Self {
+        let mut aad = Self { bytes: [0; LENGTH], length: 0 };
+        aad.append(message_id);
+        aad.append(if is_final { FINAL_FRAME } else { FRAME });
+        aad.append(&sequence_number.to_be_bytes());
+        aad.append(&(content_length as u64).to_be_bytes());
+        aad
+    }
+
+    /// The AAD's bytes.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+
+    fn append(&mut self, part: &[u8]) {
+        self.bytes[self.length..][..part.len()].copy_from_slice(part);
+        self.length += part.len();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn serialization_is_the_specified_one() {
+        let mut expected = vec![7; 32];
+        expected.extend_from_slice(b"AWSKMSEncryptionClient Frame\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x10\x00");
+        assert_eq!(BodyAad::of_frame(&[7; 32], false, 2, 4096).as_bytes(), expected);
+        let last = BodyAad::of_frame(&[7; 32], true, 3, 1);
+        assert!(last.as_bytes()[32..].starts_with(b"AWSKMSEncryptionClient Final Frame\x00\x00\x00\x03"));
+        assert_eq!(last.as_bytes().len(), LENGTH);
+    }
+}

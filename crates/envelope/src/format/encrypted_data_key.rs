@@ -1,0 +1,142 @@
+//! Encrypted data keys (specification: `data-format/message-header.md#encrypted-data-keys`).
+
+use super::codec::{Reader, write_prefixed};
+use crate::error::Error;
+
+/// One data key as one keyring wrapped it. Nothing in it is secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncryptedDataKey {
+    /// Who wrapped it: `aws-kms`, or a raw keyring's namespace. UTF-8, at most 65,535 bytes.
+    pub key_provider_id: String,
+    /// What that provider needs to know: a key's ARN, or a key's name and an IV. At most 65,535 bytes.
+    pub key_provider_information: Vec<u8>,
+    /// The wrapped data key. At most 65,535 bytes.
+    pub ciphertext: Vec<u8>,
+}
+
+/// The encrypted data keys of a message's header, as received and checked.
+#[derive(Debug, Clone, Copy)]
+pub struct EncryptedDataKeys<'a>(&'a [u8]);
+
+impl<'a> EncryptedDataKeys<'a> {
+    /// Reads the section and checks it, but copies nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Truncated`], [`Error::Malformed`], or [`Error::TooManyEncryptedDataKeys`] as soon as the
+    /// count is read.
+    pub(crate) fn read(reader: &mut Reader<'a>, limit: usize) -> Result<Self, Error> {
+        let start = reader.offset();
+        let count = reader.u16("encrypted data key count")?;
+        if count == 0 {
+            let (field, problem) = ("encrypted data key count", "there must be at least one");
+            return Err(Error::Malformed { field, offset: start, problem });
+        }
+        check_count(count.into(), limit)?;
+        for _ in 0..count {
+            let offset = reader.offset();
+            let provider_id = reader.prefixed("key provider id")?;
+            if std::str::from_utf8(provider_id).is_err() {
+                return Err(Error::Malformed { field: "key provider id", offset, problem: "not UTF-8" });
+            }
+            reader.prefixed("key provider information")?;
+            reader.prefixed("encrypted data key")?;
+        }
+        Ok(Self(reader.since(start)))
+    }
+
+    /// The section as serialized bytes, count included.
+    #[must_use]
+    pub fn as_serialized(&self) -> &'a [u8] {
+        self.0
+    }
+
+    /// The encrypted data keys, in the message's order.
+    pub fn iter(&self) -> impl Iterator<Item = EncryptedDataKey> + 'a {
+        let mut reader = Reader::new(self.0, 2);
+        std::iter::from_fn(move || {
+            let provider_id = reader.prefixed("key provider id").ok()?;
+            Some(EncryptedDataKey {
+                key_provider_id: std::str::from_utf8(provider_id).ok()?.to_owned(),
+                key_provider_information: reader.prefixed("key provider information").ok()?.to_vec(),
+                ciphertext: reader.prefixed("encrypted data key").ok()?.to_vec(),
+            })
+        })
+    }
+
+    /// The section that an earlier [`as_serialized`](Self::as_serialized) gave.
+    pub(crate) fn from_checked(serialized: &'a [u8]) -> Self {
+        Self(serialized)
+    }
+}
+
+/// Serializes encrypted data keys, count first.
+///
+/// # Errors
+///
+/// [`Error::InvalidSetting`] when a field, or the count, does not fit its 16-bit length or is zero.
+pub(crate) fn serialize(keys: &[EncryptedDataKey]) -> Result<Vec<u8>, Error> {
+    let field = "encrypted data key count";
+    let count = u16::try_from(keys.len()).ok().filter(|count| *count > 0);
+    let count = count.ok_or_else(|| Error::invalid_setting(field, format!("{} is not in 1..=65535", keys.len())))?;
+    let mut out = count.to_be_bytes().to_vec();
+    for key in keys {
+        write_prefixed(&mut out, "key provider id", key.key_provider_id.as_bytes())?;
+        write_prefixed(&mut out, "key provider information", &key.key_provider_information)?;
+        write_prefixed(&mut out, "encrypted data key", &key.ciphertext)?;
+    }
+    Ok(out)
+}
+
+/// Refuses more than `limit` encrypted data keys.
+pub(crate) fn check_count(count: usize, limit: usize) -> Result<(), Error> {
+    if count > limit {
+        return Err(Error::TooManyEncryptedDataKeys { count, limit });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_limit_holds_before_the_keys_are_read() {
+        let mut reader = Reader::new(b"\x00\x04", 0);
+        let error = EncryptedDataKeys::read(&mut reader, 3).unwrap_err();
+        assert!(matches!(error, Error::TooManyEncryptedDataKeys { count: 4, limit: 3 }));
+    }
+
+    #[test]
+    fn none_is_malformed() {
+        let mut reader = Reader::new(b"\x00\x00", 0);
+        assert!(matches!(EncryptedDataKeys::read(&mut reader, 3), Err(Error::Malformed { offset: 0, .. })));
+        assert!(serialize(&[]).is_err());
+    }
+
+    fn keys() -> impl Strategy<Value = Vec<EncryptedDataKey>> {
+        let key = (any::<String>(), any::<Vec<u8>>(), any::<Vec<u8>>()).prop_map(|(id, information, ciphertext)| {
+            EncryptedDataKey { key_provider_id: id, key_provider_information: information, ciphertext }
+        });
+        proptest::collection::vec(key, 1..5)
+    }
+
+    proptest! {
+        #[test]
+        fn reads_what_it_writes(keys in keys()) {
+            let bytes = serialize(&keys).unwrap();
+            let read = EncryptedDataKeys::read(&mut Reader::new(&bytes, 0), 5).unwrap();
+            prop_assert_eq!(read.iter().collect::<Vec<_>>(), keys);
+            prop_assert_eq!(read.as_serialized(), &bytes[..]);
+        }
+
+        #[test]
+        fn what_it_reads_it_writes_back(bytes in proptest::collection::vec(0u8..3, 0..64)) {
+            if let Ok(read) = EncryptedDataKeys::read(&mut Reader::new(&bytes, 0), 100) {
+                prop_assert_eq!(serialize(&read.iter().collect::<Vec<_>>()).unwrap(), read.as_serialized());
+            }
+        }
+    }
+}

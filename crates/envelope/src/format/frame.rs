@@ -1,0 +1,160 @@
+//! Frames of a message body (specification: `data-format/message-body.md#framed-data`).
+
+use super::codec::Reader;
+use crate::error::Error;
+
+/// Stands before the final frame's sequence number.
+const SEQUENCE_NUMBER_END: u32 = 0xFFFF_FFFF;
+/// Sequence number, IV and tag: what a regular frame has beside its content, in bytes.
+const REGULAR_OVERHEAD: usize = 4 + 12 + 16;
+/// End marker, sequence number, IV, content length and tag: what the final frame has beside its content.
+const FINAL_OVERHEAD: usize = 4 + 4 + 12 + 4 + 16;
+
+/// One frame as received: nothing in it is verified.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct UnverifiedFrame<'a> {
+    pub(crate) is_final: bool,
+    pub(crate) sequence_number: u32,
+    pub(crate) iv: &'a [u8; 12],
+    pub(crate) encrypted_content: &'a [u8],
+    pub(crate) tag: &'a [u8; 16],
+}
+
+impl<'a> UnverifiedFrame<'a> {
+    /// Reads one frame of a body whose header says `frame_length`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Truncated`], or [`Error::Malformed`] for a final frame longer than the frame length.
+    pub(crate) fn read(reader: &mut Reader<'a>, frame_length: u32) -> Result<Self, Error> {
+        let first = reader.u32("sequence number")?;
+        let is_final = first == SEQUENCE_NUMBER_END;
+        let sequence_number = if is_final { reader.u32("sequence number")? } else { first };
+        let iv = reader.array("IV")?;
+        let length_offset = reader.offset();
+        let content_length = if is_final { reader.u32("encrypted content length")? } else { frame_length };
+        if content_length > frame_length {
+            let (field, problem) = ("encrypted content length", "longer than the frame length");
+            return Err(Error::Malformed { field, offset: length_offset, problem });
+        }
+        let encrypted_content = reader.bytes("encrypted content", length(content_length))?;
+        let tag = reader.array("authentication tag")?;
+        Ok(Self { is_final, sequence_number, iv, encrypted_content, tag })
+    }
+}
+
+/// Appends what stands before a regular frame's content.
+pub(crate) fn write_regular_prefix(out: &mut Vec<u8>, sequence_number: u32, iv: [u8; 12]) {
+    out.extend_from_slice(&sequence_number.to_be_bytes());
+    out.extend_from_slice(&iv);
+}
+
+/// Appends what stands before the final frame's content.
+pub(crate) fn write_final_prefix(out: &mut Vec<u8>, sequence_number: u32, iv: [u8; 12], content_length: u32) {
+    out.extend_from_slice(&SEQUENCE_NUMBER_END.to_be_bytes());
+    out.extend_from_slice(&sequence_number.to_be_bytes());
+    out.extend_from_slice(&iv);
+    out.extend_from_slice(&content_length.to_be_bytes());
+}
+
+/// The IV of a frame: its sequence number, padded in front with zeros. Sequence numbers start at 1, so
+/// the header's IV, zero, is never a frame's.
+pub(crate) fn iv(sequence_number: u32) -> [u8; 12] {
+    let mut iv = [0; 12];
+    iv[8..].copy_from_slice(&sequence_number.to_be_bytes());
+    iv
+}
+
+/// How many frames hold `plaintext_length` bytes; a plaintext that is an exact multiple of the frame
+/// length ends in a full final frame, and an empty one in an empty final frame.
+///
+/// # Errors
+///
+/// [`Error::PlaintextTooLong`] for more than 2^32 - 1 frames.
+pub(crate) fn count(plaintext_length: usize, frame_length: u32) -> Result<u32, Error> {
+    let frames = plaintext_length.div_ceil(length(frame_length)).max(1);
+    u32::try_from(frames).map_err(|_| Error::PlaintextTooLong { length: plaintext_length, frame_length })
+}
+
+/// The length in bytes of a body of `frames` frames that hold `plaintext_length` bytes.
+pub(crate) fn body_length(plaintext_length: usize, frames: u32) -> usize {
+    plaintext_length + (length(frames) - 1) * REGULAR_OVERHEAD + FINAL_OVERHEAD
+}
+
+/// The most plaintext that a body of `body_length` bytes holds; exact for a well-formed body.
+pub(crate) fn plaintext_length(body_length: usize, frame_length: u32) -> usize {
+    let without_end = body_length.saturating_sub(FINAL_OVERHEAD);
+    without_end - without_end / (length(frame_length) + REGULAR_OVERHEAD) * REGULAR_OVERHEAD
+}
+
+/// A 32-bit length as this machine counts memory.
+fn length(length: u32) -> usize {
+    usize::try_from(length).expect("usize has at least 32 bits where the AWS SDK runs")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn write(frame: &UnverifiedFrame<'_>) -> Vec<u8> {
+        let mut out = vec![];
+        if frame.is_final {
+            let content_length = u32::try_from(frame.encrypted_content.len()).unwrap();
+            write_final_prefix(&mut out, frame.sequence_number, *frame.iv, content_length);
+        } else {
+            write_regular_prefix(&mut out, frame.sequence_number, *frame.iv);
+        }
+        out.extend_from_slice(frame.encrypted_content);
+        out.extend_from_slice(frame.tag);
+        out
+    }
+
+    #[test]
+    fn counts() {
+        assert_eq!(count(0, 4).unwrap(), 1);
+        assert_eq!(count(4, 4).unwrap(), 1);
+        assert_eq!(count(5, 4).unwrap(), 2);
+        assert!(matches!(count(usize::try_from(1u64 << 32).unwrap(), 1), Err(Error::PlaintextTooLong { .. })));
+    }
+
+    #[test]
+    fn a_final_frame_longer_than_the_frame_length_is_malformed() {
+        let mut bytes = vec![];
+        write_final_prefix(&mut bytes, 1, iv(1), 5);
+        bytes.extend_from_slice(&[0; 21]);
+        let error = UnverifiedFrame::read(&mut Reader::new(&bytes, 0), 4).unwrap_err();
+        assert!(matches!(error, Error::Malformed { field: "encrypted content length", offset: 20, .. }));
+    }
+
+    proptest! {
+        #[test]
+        fn reads_what_it_writes(
+            is_final: bool, sequence_number in 1..u32::MAX, iv: [u8; 12], content: Vec<u8>, tag: [u8; 16],
+        ) {
+            let frame = UnverifiedFrame { is_final, sequence_number, iv: &iv, encrypted_content: &content, tag: &tag };
+            let bytes = write(&frame);
+            let frame_length = u32::try_from(content.len()).unwrap();
+            let mut reader = Reader::new(&bytes, 0);
+            prop_assert_eq!(UnverifiedFrame::read(&mut reader, frame_length).unwrap(), frame);
+            prop_assert_eq!(reader.offset(), bytes.len());
+        }
+
+        #[test]
+        fn what_it_reads_it_writes_back(
+            bytes in proptest::collection::vec(prop_oneof![Just(0u8), Just(0xFF)], 0..80), frame_length in 0u32..16,
+        ) {
+            let mut reader = Reader::new(&bytes, 0);
+            if let Ok(frame) = UnverifiedFrame::read(&mut reader, frame_length) {
+                prop_assert_eq!(write(&frame), reader.since(0));
+            }
+        }
+
+        #[test]
+        fn lengths_agree(plaintext in 0usize..100_000, frame in 1u32..5000) {
+            let body = body_length(plaintext, count(plaintext, frame).unwrap());
+            prop_assert_eq!(plaintext_length(body, frame), plaintext);
+        }
+    }
+}

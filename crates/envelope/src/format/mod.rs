@@ -1,0 +1,7 @@
+//! Bytes on the wire (specification: `data-format/`). Holds bytes and lengths, never keys.
+
+pub(crate) mod body_aad;
+pub(crate) mod codec;
+pub(crate) mod encrypted_data_key;
+pub(crate) mod frame;
+pub(crate) mod header_v2;

@@ -1,0 +1,81 @@
+//! Keyrings: who generates, wraps and unwraps data keys (specification: `framework/keyring-interface.md`).
+
+#[cfg(feature = "aws-kms")]
+mod aws_kms;
+mod raw_aes;
+
+use std::{fmt, future::Future, pin::Pin};
+
+#[cfg(feature = "aws-kms")]
+pub use self::aws_kms::{AwsKmsKeyring, KmsKeyArn};
+pub use self::raw_aes::RawAesKeyring;
+pub use crate::error::KeyringError;
+use crate::{
+    context::EncryptionContext, data_key::DataKey, error::Error, format::encrypted_data_key::EncryptedDataKey,
+    suite::AlgorithmSuite,
+};
+
+/// What a keyring's operations return.
+pub type KeyringFuture<'a, T, E = Error> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
+
+/// Generates, wraps and unwraps data keys under wrapping keys that it alone knows how to use.
+///
+/// The specification's *OnEncrypt* is [`generate`](Self::generate) where no data key exists yet and
+/// [`wrap`](Self::wrap) where one does; *OnDecrypt* is [`unwrap`](Self::unwrap).
+pub trait Keyring: fmt::Debug + Send + Sync {
+    /// Makes a new data key and wraps it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DataKeyUnavailable`] with the provider's cause.
+    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey>;
+
+    /// Wraps a data key that another keyring made.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DataKeyUnavailable`] with the provider's cause.
+    fn wrap<'a>(
+        &'a self,
+        request: KeyringRequest<'a>,
+        data_key: &'a DataKey,
+    ) -> KeyringFuture<'a, Vec<EncryptedDataKey>>;
+
+    /// Unwraps the first of these encrypted data keys that it can, in their order.
+    ///
+    /// # Errors
+    ///
+    /// What each attempt failed with; empty when no encrypted data key is this keyring's.
+    fn unwrap<'a>(
+        &'a self,
+        request: KeyringRequest<'a>,
+        encrypted_data_keys: &'a [EncryptedDataKey],
+    ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>>;
+}
+
+/// What a data key is for, and bound to.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct KeyringRequest<'a> {
+    /// The algorithm suite that the data key is for.
+    pub suite: AlgorithmSuite,
+    /// The encryption context that the wrapping authenticates.
+    pub encryption_context: &'a EncryptionContext,
+}
+
+impl<'a> KeyringRequest<'a> {
+    /// A request for a data key of `suite`, bound to `encryption_context`.
+    #[must_use]
+    pub fn new(suite: AlgorithmSuite, encryption_context: &'a EncryptionContext) -> Self {
+        Self { suite, encryption_context }
+    }
+}
+
+/// A new data key, plain and wrapped.
+#[derive(Debug)]
+pub struct GeneratedDataKey {
+    /// The plaintext data key.
+    pub data_key: DataKey,
+    /// The same key under each wrapping key; at least one.
+    pub encrypted_data_keys: Vec<EncryptedDataKey>,
+}

@@ -1,0 +1,219 @@
+//! The raw AES keyring (specification: `framework/raw-aes-keyring.md`).
+
+use super::{EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringFuture, KeyringRequest};
+use crate::{
+    crypto::{
+        aead::{self, NONCE_LENGTH, TAG_LENGTH},
+        random,
+    },
+    data_key::DataKey,
+    error::Error,
+};
+
+/// The provider id of AWS KMS, which no raw keyring may claim.
+const AWS_KMS: &str = "aws-kms";
+
+/// Wraps data keys locally under an AES key that the caller keeps: AES-GCM, 128, 192 or 256 bits.
+///
+/// The same namespace, name and key open the message in every other AWS Encryption SDK client.
+///
+/// ```
+/// use envelope::{DataKey, keyring::RawAesKeyring};
+///
+/// let wrapping_key = DataKey::from_vec(vec![7; 32]); // from a vault or an HSM, never from code
+/// let keyring = RawAesKeyring::new("payments", "2026-key", &wrapping_key)?;
+/// # Ok::<(), envelope::Error>(())
+/// ```
+pub struct RawAesKeyring {
+    namespace: String,
+    name: String,
+    wrapping_key: aead::Key,
+}
+
+impl RawAesKeyring {
+    /// A keyring that wraps under `wrapping_key` (16, 24 or 32 bytes) and names it by `namespace` (the key
+    /// provider id) and `name` in every message.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidSetting`] for a wrapping key of another length, for the namespace `aws-kms`, and for
+    /// a namespace or name that does not fit the message format.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>, wrapping_key: &DataKey) -> Result<Self, Error> {
+        let (namespace, name) = (namespace.into(), name.into());
+        if namespace == AWS_KMS {
+            return Err(Error::invalid_setting("namespace", "`aws-kms` is reserved for AWS KMS"));
+        }
+        for (setting, value) in [("namespace", &namespace), ("name", &name)] {
+            if value.is_empty() || value.len() > usize::from(u16::MAX) - PROVIDER_SUFFIX_LENGTH {
+                return Err(Error::invalid_setting(setting, format!("{} bytes; 1 to 65,515 are allowed", value.len())));
+            }
+        }
+        let length = wrapping_key.len();
+        let wrapping_key = aead::Key::new(wrapping_key.expose_secret()).ok_or_else(|| {
+            Error::invalid_setting("wrapping key", format!("{length} bytes; 16, 24 or 32 are allowed"))
+        })?;
+        Ok(Self { namespace, name, wrapping_key })
+    }
+
+    fn wrap_now(&self, request: KeyringRequest<'_>, data_key: &DataKey) -> Result<EncryptedDataKey, Error> {
+        let iv = random::bytes()?;
+        // Room for the tag from the start: growing later would leave a copy behind.
+        let mut ciphertext = Vec::with_capacity(data_key.len() + TAG_LENGTH);
+        ciphertext.extend_from_slice(data_key.expose_secret());
+        let tag = self.wrapping_key.seal(iv, request.encryption_context.as_serialized(), &mut ciphertext);
+        ciphertext.extend_from_slice(&tag);
+        Ok(EncryptedDataKey {
+            key_provider_id: self.namespace.clone(),
+            key_provider_information: self.provider_information(iv),
+            ciphertext,
+        })
+    }
+
+    /// The data key in `wrapped`; `None` when another keyring wrapped it.
+    fn unwrap_now(
+        &self,
+        request: KeyringRequest<'_>,
+        wrapped: &EncryptedDataKey,
+    ) -> Option<Result<DataKey, KeyringError>> {
+        let iv = self.iv_of(wrapped)?;
+        let (ciphertext, tag) = wrapped.ciphertext.split_last_chunk()?;
+        let mut data_key = ciphertext.to_vec();
+        let opened = self.wrapping_key.open(iv, request.encryption_context.as_serialized(), &mut data_key, tag);
+        Some(match opened {
+            Ok(()) => Ok(DataKey::from_vec(data_key)),
+            Err(_) => {
+                let key = format!("{}/{}", self.namespace, self.name);
+                let cause = "the wrapped data key failed authentication: another wrapping key or encryption context";
+                Err(KeyringError::new(key, false, cause))
+            }
+        })
+    }
+
+    /// Key name, tag length in bits, IV length in bytes, IV.
+    fn provider_information(&self, iv: [u8; NONCE_LENGTH]) -> Vec<u8> {
+        let mut information = self.name.as_bytes().to_vec();
+        information.extend_from_slice(&LENGTHS);
+        information.extend_from_slice(&iv);
+        information
+    }
+
+    /// The IV of an encrypted data key that is this keyring's.
+    fn iv_of(&self, wrapped: &EncryptedDataKey) -> Option<[u8; NONCE_LENGTH]> {
+        if wrapped.key_provider_id != self.namespace {
+            return None;
+        }
+        let suffix = wrapped.key_provider_information.strip_prefix(self.name.as_bytes())?;
+        suffix.strip_prefix(&LENGTHS)?.try_into().ok()
+    }
+}
+
+/// Tag length in bits and IV length in bytes, as they stand in the key provider information.
+const LENGTHS: [u8; 8] = [0, 0, 0, 128, 0, 0, 0, 12];
+const PROVIDER_SUFFIX_LENGTH: usize = LENGTHS.len() + NONCE_LENGTH;
+
+impl Keyring for RawAesKeyring {
+    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey> {
+        Box::pin(async move {
+            let data_key = DataKey::generate(request.suite.data_key_length())?;
+            let encrypted_data_keys = vec![self.wrap_now(request, &data_key)?];
+            Ok(GeneratedDataKey { data_key, encrypted_data_keys })
+        })
+    }
+
+    fn wrap<'a>(
+        &'a self,
+        request: KeyringRequest<'a>,
+        data_key: &'a DataKey,
+    ) -> KeyringFuture<'a, Vec<EncryptedDataKey>> {
+        Box::pin(async move { Ok(vec![self.wrap_now(request, data_key)?]) })
+    }
+
+    fn unwrap<'a>(
+        &'a self,
+        request: KeyringRequest<'a>,
+        encrypted_data_keys: &'a [EncryptedDataKey],
+    ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
+        Box::pin(async move {
+            let mut failures = vec![];
+            for outcome in encrypted_data_keys.iter().filter_map(|key| self.unwrap_now(request, key)) {
+                match outcome {
+                    Ok(data_key) => return Ok(data_key),
+                    Err(failure) => failures.push(failure),
+                }
+            }
+            Err(failures)
+        })
+    }
+}
+
+impl std::fmt::Debug for RawAesKeyring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { namespace, name, wrapping_key: _ } = self;
+        f.debug_struct("RawAesKeyring").field("namespace", namespace).field("name", name).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::{context::EncryptionContext, suite::AlgorithmSuite};
+
+    fn keyring(name: &str, byte: u8) -> RawAesKeyring {
+        RawAesKeyring::new("ns", name, &DataKey::from_vec(vec![byte; 32])).unwrap()
+    }
+
+    fn unwrap(
+        keyring: &RawAesKeyring,
+        context: &EncryptionContext,
+        keys: &[EncryptedDataKey],
+    ) -> Result<DataKey, Vec<KeyringError>> {
+        let request = KeyringRequest::new(AlgorithmSuite::default(), context);
+        keyring.unwrap(request, keys).now_or_never().expect("a local keyring never waits")
+    }
+
+    #[test]
+    fn unwraps_only_its_own() {
+        let context = EncryptionContext::new([("a", "b")]).unwrap();
+        let request = KeyringRequest::new(AlgorithmSuite::default(), &context);
+        let keyring_a = keyring("a", 1);
+        let generated = keyring_a.generate(request).now_or_never().unwrap().unwrap();
+        let keys = generated.encrypted_data_keys;
+
+        let opened = unwrap(&keyring_a, &context, &keys).unwrap();
+        assert_eq!(opened.expose_secret(), generated.data_key.expose_secret());
+        assert!(unwrap(&keyring("b", 1), &context, &keys).unwrap_err().is_empty(), "another name");
+        assert_eq!(unwrap(&keyring("a", 2), &context, &keys).unwrap_err().len(), 1, "another key");
+        let other = EncryptionContext::empty();
+        assert_eq!(unwrap(&keyring_a, &other, &keys).unwrap_err().len(), 1, "another context");
+    }
+
+    #[test]
+    fn a_name_that_is_a_prefix_does_not_match() {
+        let context = EncryptionContext::empty();
+        let request = KeyringRequest::new(AlgorithmSuite::default(), &context);
+        let generated = keyring("key-1", 1).generate(request).now_or_never().unwrap().unwrap();
+        assert!(unwrap(&keyring("key", 1), &context, &generated.encrypted_data_keys).unwrap_err().is_empty());
+    }
+
+    #[test]
+    fn a_failure_does_not_hide_a_later_key() {
+        let context = EncryptionContext::empty();
+        let request = KeyringRequest::new(AlgorithmSuite::default(), &context);
+        let mut keys = keyring("a", 9).generate(request).now_or_never().unwrap().unwrap().encrypted_data_keys;
+        let wanted = keyring("a", 1).generate(request).now_or_never().unwrap().unwrap();
+        keys.extend(wanted.encrypted_data_keys);
+        let opened = unwrap(&keyring("a", 1), &context, &keys).unwrap();
+        assert_eq!(opened.expose_secret(), wanted.data_key.expose_secret());
+    }
+
+    #[test]
+    fn misuse_shows_when_it_is_built() {
+        let key = DataKey::from_vec(vec![1; 32]);
+        assert!(RawAesKeyring::new("aws-kms", "a", &key).is_err());
+        assert!(RawAesKeyring::new("ns", "", &key).is_err());
+        assert!(RawAesKeyring::new("ns", "a".repeat(65_516), &key).is_err());
+        assert!(RawAesKeyring::new("ns", "a", &DataKey::from_vec(vec![1; 31])).is_err());
+    }
+}

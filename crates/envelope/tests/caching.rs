@@ -1,0 +1,216 @@
+//! The caching materials manager: its limits, its single flight, its clock.
+
+mod support;
+
+use std::{collections::HashMap, sync::atomic::Ordering, time::Duration};
+
+use envelope::{
+    Clock, EncryptionContext, Envelope, Error,
+    materials::{CachingBuilder, CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache},
+};
+use futures_util::future::{join_all, poll_immediate};
+use support::{GatedKeyring, encrypted_data_keys};
+
+fn caching(keyring: &GatedKeyring, set: impl FnOnce(CachingBuilder) -> CachingBuilder) -> Envelope {
+    let builder = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring.clone()));
+    Envelope::builder(set(builder).build().unwrap()).build().unwrap()
+}
+
+fn context() -> EncryptionContext {
+    EncryptionContext::new([("tenant", "42")]).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_data_key_seals_more_than_max_messages() {
+    const TASKS: usize = 64;
+    const MESSAGES: usize = 100_000;
+    let keyring = GatedKeyring::open();
+    let envelope = caching(&keyring, |builder| builder.max_messages(1_000));
+    let tasks = (0..TASKS).map(|task| {
+        let envelope = envelope.clone();
+        tokio::spawn(async move {
+            let mut sealed: HashMap<Vec<u8>, u64> = HashMap::new();
+            for _ in (task..MESSAGES).step_by(TASKS) {
+                let message = envelope.encrypt(b"4111 1111 1111 1111", &context()).await.unwrap();
+                *sealed.entry(encrypted_data_keys(&message).to_vec()).or_default() += 1;
+            }
+            sealed
+        })
+    });
+    let mut per_key: HashMap<Vec<u8>, u64> = HashMap::new();
+    for sealed in join_all(tasks).await {
+        for (key, count) in sealed.unwrap() {
+            *per_key.entry(key).or_default() += count;
+        }
+    }
+    assert_eq!(per_key.values().sum::<u64>(), MESSAGES as u64);
+    assert_eq!(per_key.values().max(), Some(&1_000));
+    assert_eq!((per_key.len(), keyring.counts().0), (100, 100), "exactly as many data keys as needed");
+}
+
+#[tokio::test]
+async fn no_data_key_seals_more_than_max_bytes() {
+    let keyring = GatedKeyring::open();
+    let envelope = caching(&keyring, |builder| builder.max_bytes(10));
+    for length in [4, 6, 0, 1, 9, 11] {
+        envelope.encrypt(&vec![0; length], &context()).await.unwrap();
+    }
+    // 4 + 6 + 0 fill the first key, 1 + 9 the second, and 11 exceed any: a key of its own, uncached.
+    assert_eq!(keyring.counts().0, 3);
+    assert!(matches!(envelope.try_encrypt(&[0; 11], &context()), Err(Error::NotCached)));
+}
+
+#[tokio::test]
+async fn a_data_key_is_used_up_to_its_age_and_no_longer() {
+    let keyring = GatedKeyring::open();
+    let (clock, hand) = Clock::manual();
+    let envelope = caching(&keyring, |builder| builder.max_age(Duration::from_secs(60)).clock(clock));
+    let message = envelope.encrypt(b"x", &context()).await.unwrap();
+    envelope.decrypt(&message, &context()).await.unwrap();
+    hand.advance(Duration::from_nanos(59_999_999_999));
+    assert!(envelope.try_encrypt(b"x", &context()).is_ok());
+    assert!(envelope.try_decrypt(&message, &context()).is_ok());
+    hand.advance(Duration::from_nanos(1));
+    assert!(matches!(envelope.try_encrypt(b"x", &context()), Err(Error::NotCached)));
+    assert!(matches!(envelope.try_decrypt(&message, &context()), Err(Error::NotCached)));
+    envelope.encrypt(b"x", &context()).await.unwrap();
+    envelope.decrypt(&message, &context()).await.unwrap();
+    assert_eq!(keyring.counts(), (2, 2));
+}
+
+#[tokio::test]
+async fn age_counts_from_the_request_not_from_its_answer() {
+    let keyring = GatedKeyring::new(0);
+    let (clock, hand) = Clock::manual();
+    let envelope = caching(&keyring, |builder| builder.max_age(Duration::from_secs(60)).clock(clock));
+    let context = context();
+    let mut waiting = Box::pin(envelope.encrypt(b"x", &context));
+    assert!(poll_immediate(&mut waiting).await.is_none());
+    hand.advance(Duration::from_secs(60));
+    keyring.gate.add_permits(1);
+    waiting.await.expect("who waited for the key may use it");
+    assert!(matches!(envelope.try_encrypt(b"x", &context), Err(Error::NotCached)));
+}
+
+#[tokio::test]
+async fn those_who_miss_together_cost_one_request() {
+    let keyring = GatedKeyring::new(0);
+    let envelope = caching(&keyring, |builder| builder);
+    let context = context();
+    let mut sealing: Vec<_> = (0..1_000).map(|_| Box::pin(envelope.encrypt(b"x", &context))).collect();
+    for waiting in &mut sealing {
+        assert!(poll_immediate(waiting).await.is_none());
+    }
+    keyring.gate.add_permits(1);
+    let message = join_all(sealing).await.pop().unwrap().unwrap();
+
+    let mut opening: Vec<_> = (0..1_000).map(|_| Box::pin(envelope.decrypt(&message, &context))).collect();
+    for waiting in &mut opening {
+        assert!(poll_immediate(waiting).await.is_none());
+    }
+    keyring.gate.add_permits(1);
+    assert!(join_all(opening).await.iter().all(Result::is_ok));
+    assert_eq!(keyring.counts(), (1, 1));
+}
+
+#[tokio::test]
+async fn a_failure_is_shared_and_then_forgotten() {
+    let keyring = GatedKeyring::new(0);
+    let envelope = caching(&keyring, |builder| builder);
+    let context = context();
+    let mut waiting: Vec<_> = (0..100).map(|_| Box::pin(envelope.encrypt(b"x", &context))).collect();
+    for waiting in &mut waiting {
+        assert!(poll_immediate(waiting).await.is_none());
+    }
+    keyring.gate.close();
+    for result in join_all(waiting).await {
+        let error = result.unwrap_err();
+        assert!(matches!(error, Error::DataKeyUnavailable(_)) && error.is_retryable(), "{error:?}");
+    }
+    assert_eq!(keyring.counts().0, 1, "one request for all who waited");
+    assert!(envelope.encrypt(b"x", &context).await.is_err());
+    assert_eq!(keyring.counts().0, 2, "the next caller asks anew");
+}
+
+#[tokio::test]
+async fn a_cancelled_caller_wedges_nobody() {
+    let keyring = GatedKeyring::new(0);
+    let envelope = caching(&keyring, |builder| builder);
+    let context = context();
+    let mut leader = Box::pin(envelope.encrypt(b"x", &context));
+    let mut follower = Box::pin(envelope.encrypt(b"x", &context));
+    assert!(poll_immediate(&mut leader).await.is_none());
+    assert!(poll_immediate(&mut follower).await.is_none());
+    drop(leader);
+    keyring.gate.add_permits(1);
+    follower.await.unwrap();
+    assert_eq!(keyring.counts().0, 1);
+}
+
+#[tokio::test]
+async fn a_message_that_does_not_unwrap_takes_no_place_in_the_cache() {
+    let keyring = GatedKeyring::open();
+    let cache = MaterialsCache::new(10);
+    let envelope = caching(&keyring, |builder| builder.cache(&cache));
+    let mut message = envelope.encrypt(b"x", &context()).await.unwrap();
+    let end_of_keys = support::header_length(&message) - 53;
+    message[end_of_keys - 1] ^= 1;
+    assert!(envelope.decrypt(&message, &context()).await.is_err());
+    let stats = cache.stats().decryption;
+    assert_eq!((stats.entries, stats.loads, stats.load_failures), (0, 1, 1));
+}
+
+#[tokio::test]
+async fn partitions_share_entries_if_and_only_if_their_ids_are_equal() {
+    let keyring = GatedKeyring::open();
+    let cache = MaterialsCache::new(10);
+    let in_partition = |id: &str| caching(&keyring, |builder| builder.cache(&cache).partition_id(id));
+    let (a, also_a, b) = (in_partition("a"), in_partition("a"), in_partition("b"));
+    let own = || caching(&keyring, |builder| builder.cache(&cache));
+    let (own_1, own_2) = (own(), own());
+    a.encrypt(b"x", &context()).await.unwrap();
+    own_1.encrypt(b"x", &context()).await.unwrap();
+    assert!(also_a.try_encrypt(b"x", &context()).is_ok());
+    assert!(b.try_encrypt(b"x", &context()).is_err());
+    assert!(own_2.try_encrypt(b"x", &context()).is_err());
+}
+
+#[tokio::test]
+async fn contexts_never_share_a_data_key() {
+    let keyring = GatedKeyring::open();
+    let envelope = caching(&keyring, |builder| builder);
+    let other = EncryptionContext::new([("tenant", "43")]).unwrap();
+    let (a, b) = (envelope.encrypt(b"x", &context()).await.unwrap(), envelope.encrypt(b"x", &other).await.unwrap());
+    assert_ne!(encrypted_data_keys(&a), encrypted_data_keys(&b));
+    assert_eq!(keyring.counts().0, 2);
+}
+
+#[tokio::test]
+async fn stats_tell_what_happened() {
+    let keyring = GatedKeyring::open();
+    let cache = MaterialsCache::new(10);
+    let envelope = caching(&keyring, |builder| builder.cache(&cache).max_bytes(5));
+    for _ in 0..3 {
+        envelope.encrypt(b"x", &context()).await.unwrap();
+    }
+    envelope.encrypt(b"longer", &context()).await.unwrap();
+    let stats = cache.stats().encryption;
+    assert_eq!((stats.entries, stats.hits, stats.misses), (1, 2, 1));
+    assert_eq!((stats.loads, stats.load_failures, stats.coalesced, stats.bypasses), (1, 0, 0, 1));
+    cache.clear();
+    assert_eq!(cache.stats().encryption.entries, 0);
+    assert!(envelope.try_encrypt(b"x", &context()).is_err());
+    assert_eq!(keyring.generated.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn misuse_shows_when_it_is_built() {
+    let build = |set: fn(CachingBuilder) -> CachingBuilder| {
+        set(CachingMaterialsManager::builder(DefaultMaterialsManager::new(GatedKeyring::open()))).build()
+    };
+    assert!(build(|builder| builder.max_age(Duration::ZERO)).is_err());
+    assert!(build(|builder| builder.max_messages(0)).is_err());
+    assert!(build(|builder| builder.max_messages((1 << 32) + 1)).is_err());
+    assert!(build(|builder| builder.max_bytes(1 << 63)).is_err());
+    assert!(build(|builder| builder).is_ok());
+}

@@ -1,0 +1,102 @@
+//! What several integration tests share.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use envelope::{
+    DataKey,
+    keyring::{GeneratedDataKey, Keyring, KeyringError, KeyringFuture, KeyringRequest, RawAesKeyring},
+    materials::EncryptedDataKey,
+};
+use tokio::sync::Semaphore;
+
+/// A raw AES keyring with a fixed wrapping key.
+pub(crate) fn keyring() -> RawAesKeyring {
+    RawAesKeyring::new("tests", "key", &DataKey::from_vec(vec![7; 32])).unwrap()
+}
+
+/// A raw AES keyring that counts what it is asked for, and waits for a permit each time.
+#[derive(Debug, Clone)]
+pub(crate) struct GatedKeyring {
+    inner: Arc<RawAesKeyring>,
+    pub(crate) generated: Arc<AtomicU64>,
+    pub(crate) unwrapped: Arc<AtomicU64>,
+    pub(crate) gate: Arc<Semaphore>,
+}
+
+impl GatedKeyring {
+    /// A keyring that may be asked this often before it waits.
+    pub(crate) fn new(permits: usize) -> Self {
+        Self {
+            inner: Arc::new(keyring()),
+            generated: Arc::default(),
+            unwrapped: Arc::default(),
+            gate: Arc::new(Semaphore::new(permits)),
+        }
+    }
+
+    /// A keyring that never waits.
+    pub(crate) fn open() -> Self {
+        Self::new(Semaphore::MAX_PERMITS)
+    }
+
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.generated.load(Ordering::SeqCst), self.unwrapped.load(Ordering::SeqCst))
+    }
+
+    /// Passes the gate; fails once it is closed.
+    async fn pass(&self, count: &AtomicU64) -> Result<(), KeyringError> {
+        count.fetch_add(1, Ordering::SeqCst);
+        let permit = self.gate.acquire().await.map_err(|cause| KeyringError::new("tests/key", true, cause))?;
+        permit.forget();
+        Ok(())
+    }
+}
+
+impl Keyring for GatedKeyring {
+    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey> {
+        Box::pin(async move {
+            self.pass(&self.generated).await.map_err(envelope::Error::DataKeyUnavailable)?;
+            self.inner.generate(request).await
+        })
+    }
+
+    fn wrap<'a>(
+        &'a self,
+        request: KeyringRequest<'a>,
+        data_key: &'a DataKey,
+    ) -> KeyringFuture<'a, Vec<EncryptedDataKey>> {
+        self.inner.wrap(request, data_key)
+    }
+
+    fn unwrap<'a>(
+        &'a self,
+        request: KeyringRequest<'a>,
+        encrypted_data_keys: &'a [EncryptedDataKey],
+    ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
+        Box::pin(async move {
+            self.pass(&self.unwrapped).await.map_err(|failure| vec![failure])?;
+            self.inner.unwrap(request, encrypted_data_keys).await
+        })
+    }
+}
+
+/// The serialized encrypted data keys in a message's header: what tells one data key from another.
+pub(crate) fn encrypted_data_keys(message: &[u8]) -> &[u8] {
+    let u16_at = |at: usize| usize::from(u16::from_be_bytes([message[at], message[at + 1]]));
+    let start = 1 + 2 + 32 + 2 + u16_at(35);
+    let mut at = start + 2;
+    for _ in 0..u16_at(start) * 3 {
+        at += 2 + u16_at(at);
+    }
+    &message[start..at]
+}
+
+/// The length of a message's header, its tag included.
+pub(crate) fn header_length(message: &[u8]) -> usize {
+    let keys = encrypted_data_keys(message);
+    (keys.as_ptr() as usize - message.as_ptr() as usize) + keys.len() + 1 + 4 + 32 + 16
+}
