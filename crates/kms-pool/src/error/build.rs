@@ -1,0 +1,50 @@
+//! What can be wrong with a pool's settings.
+
+use std::error::Error;
+
+/// A setting with which no pool can be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// A number or duration out of its range.
+    #[error("{setting} is {value}, but must be between {least} and {most}")]
+    OutOfRange {
+        /// The builder's method.
+        setting: &'static str,
+        /// What it was given.
+        value: String,
+        /// The least value allowed.
+        least: String,
+        /// The greatest value allowed.
+        most: String,
+    },
+    /// An endpoint that is no `https://host[:port]`, or `http://` beyond this machine.
+    #[error("the endpoint URL of {region} {reason}")]
+    Endpoint {
+        /// The region, or `all regions`.
+        region: String,
+        /// What is wrong with the URL. The URL itself stays out, lest it hold a password.
+        reason: &'static str,
+    },
+    /// A custom certificate authority that cannot be read.
+    #[error("trust root number {index}, counted from 0, cannot be used: {reason}")]
+    TrustRoot {
+        /// Which one, in the order of the calls.
+        index: usize,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The name of a region that cannot be one.
+    #[error("`endpoint_url_for` was given something that is not the name of a region")]
+    Region,
+    /// An application name with characters that a user agent may not have.
+    #[error("the application name is not valid: use letters, digits and any of !#$%&'*+-.^_`|~")]
+    AppName,
+    /// The TLS stack refused its configuration.
+    #[error("the TLS configuration was refused")]
+    Tls {
+        /// Why.
+        #[source]
+        cause: Box<dyn Error + Send + Sync>,
+    },
+}

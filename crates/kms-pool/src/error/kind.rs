@@ -1,0 +1,134 @@
+//! The kinds of failure, and how the words of KMS map to them.
+
+/// What kind of failure a [`KmsError`](super::KmsError) is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KmsErrorKind {
+    /// KMS throttled the request, and the SDK's retries were used up.
+    Throttled,
+    /// No answer within the connect, attempt or operation timeout.
+    TimedOut,
+    /// KMS could not be reached, broke the connection off, or failed internally.
+    Unavailable,
+    /// The principal may not do this with this key.
+    AccessDenied,
+    /// The key is disabled.
+    KeyDisabled,
+    /// The key's state does not allow the operation: pending deletion, pending import, and the like.
+    KeyInvalidState,
+    /// There is no such key in this account and region.
+    KeyNotFound,
+    /// The ciphertext is damaged, or its encryption context differs.
+    InvalidCiphertext,
+    /// The ciphertext belongs to another key than the one named.
+    IncorrectKey,
+    /// The credentials have expired.
+    CredentialsExpired,
+    /// KMS does not know the access key, or the signature does not match.
+    CredentialsRejected,
+    /// The credentials provider failed, panicked or ran out of time.
+    CredentialsUnavailable,
+    /// The request itself is wrong, and always will be.
+    InvalidRequest,
+    /// A quota of keys, grants or aliases is used up. (The rate quota is [`Throttled`](Self::Throttled).)
+    LimitExceeded,
+    /// Anything else: see [`KmsError::code`](super::KmsError::code) and the error's source.
+    Other,
+}
+
+impl KmsErrorKind {
+    /// What failed, and what to do next.
+    pub(super) fn in_words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Throttled => ("KMS throttled the request", "send fewer requests or ask AWS for a higher quota"),
+            Self::TimedOut => ("KMS did not answer in time", "try again, or raise the timeouts of the pool"),
+            Self::Unavailable => (
+                "KMS could not be reached or failed internally",
+                "try again; if it persists, check the endpoint and the network",
+            ),
+            Self::AccessDenied => {
+                ("KMS denied access", "check the key policy, the grants and the IAM policy of the principal")
+            }
+            Self::KeyDisabled => ("the KMS key is disabled", "enable the key"),
+            Self::KeyInvalidState => {
+                ("the state of the KMS key does not allow this", "check whether the key is pending deletion or import")
+            }
+            Self::KeyNotFound => ("KMS has no such key", "check the key id, its region and its account"),
+            Self::InvalidCiphertext => {
+                ("KMS cannot open the ciphertext", "check that ciphertext and encryption context are the original ones")
+            }
+            Self::IncorrectKey => ("the ciphertext belongs to another KMS key", "name the key that encrypted it"),
+            Self::CredentialsExpired => ("the AWS credentials have expired", "check that their provider renews them"),
+            Self::CredentialsRejected => {
+                ("KMS does not accept the AWS credentials", "check the access key, its secret and the clock")
+            }
+            Self::CredentialsUnavailable => {
+                ("no AWS credentials could be had", "check the credentials provider of the principal")
+            }
+            Self::InvalidRequest => ("the request is not valid", "correct it: sending it again cannot help"),
+            Self::LimitExceeded => {
+                ("a KMS quota is used up", "free what is no longer needed or ask AWS for a higher quota")
+            }
+            Self::Other => ("the KMS request failed", "see the cause of this error"),
+        }
+    }
+
+    /// The codes of the KMS API reference, "Common Errors" and the "Errors" of each operation.
+    pub(super) fn of_code(code: &str) -> Option<Self> {
+        Some(match code {
+            "ThrottlingException"
+            | "Throttling"
+            | "TooManyRequestsException"
+            | "RequestLimitExceeded"
+            | "RequestThrottled"
+            | "RequestThrottledException"
+            | "SlowDown" => Self::Throttled,
+            "KMSInternalException"
+            | "KeyUnavailableException"
+            | "DependencyTimeoutException"
+            | "InternalFailure"
+            | "InternalServerError"
+            | "ServiceUnavailable"
+            | "ServiceUnavailableException" => Self::Unavailable,
+            "AccessDeniedException" | "AccessDenied" | "NotAuthorized" | "OptInRequired" => Self::AccessDenied,
+            "DisabledException" => Self::KeyDisabled,
+            "KMSInvalidStateException" => Self::KeyInvalidState,
+            "NotFoundException" => Self::KeyNotFound,
+            "InvalidCiphertextException" => Self::InvalidCiphertext,
+            "IncorrectKeyException" => Self::IncorrectKey,
+            "ExpiredTokenException" | "ExpiredToken" => Self::CredentialsExpired,
+            "UnrecognizedClientException"
+            | "InvalidClientTokenId"
+            | "InvalidSignatureException"
+            | "SignatureDoesNotMatch"
+            | "IncompleteSignature"
+            | "IncompleteSignatureException"
+            | "MissingAuthenticationToken"
+            | "MissingAuthenticationTokenException"
+            | "RequestExpired" => Self::CredentialsRejected,
+            "ValidationException"
+            | "ValidationError"
+            | "SerializationException"
+            | "UnknownOperationException"
+            | "UnsupportedOperationException"
+            | "InvalidArnException"
+            | "InvalidKeyUsageException"
+            | "InvalidGrantTokenException"
+            | "InvalidParameterValue" => Self::InvalidRequest,
+            "LimitExceededException" => Self::LimitExceeded,
+            _ => return None,
+        })
+    }
+
+    /// For answers whose code says nothing: a proxy's or load balancer's, say.
+    pub(super) fn of_status(status: u16) -> Self {
+        match status {
+            401 | 403 => Self::AccessDenied,
+            408 => Self::TimedOut,
+            429 => Self::Throttled,
+            400 | 404 | 405 | 413 => Self::InvalidRequest,
+            500..=599 => Self::Unavailable,
+            _ => Self::Other,
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! The pool against a server that speaks the real protocol, over TLS.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::{BTreeMap, HashMap};
+use std::error::Error;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{ProvideCredentials, future};
+use aws_sdk_kms::Client;
+use aws_sdk_kms::primitives::Blob;
+use futures_util::future::join_all;
+use kms_local::KmsLocal;
+use kms_pool::{KmsError, KmsErrorKind, KmsPool, KmsPoolBuilder, Principal};
+
+const REGION: &str = "us-east-1";
+
+async fn server() -> Arc<KmsLocal> {
+    let server = KmsLocal::builder().region(REGION).region("eu-west-1");
+    Arc::new(server.start().await.unwrap())
+}
+
+fn builder(kms: &KmsLocal) -> KmsPoolBuilder {
+    let builder = KmsPool::builder().trust_root_pem(kms.ca_pem()).max_attempts(1);
+    kms.regions().fold(builder, |builder, region| builder.endpoint_url_for(region, kms.endpoint(region)))
+}
+
+async fn random(client: &Client) -> Result<(), KmsError> {
+    client.generate_random().number_of_bytes(8).send().await?;
+    Ok(())
+}
+
+async fn decrypt(client: &Client, key: &str, ciphertext: &[u8]) -> Result<(), KmsError> {
+    client.decrypt().key_id(key).ciphertext_blob(Blob::new(ciphertext)).send().await?;
+    Ok(())
+}
+
+/// Makes a new session each time it is asked, and says that it has expired already, though for the
+/// server it has not: so the pool renews its client on every call, without anybody waiting.
+#[derive(Debug)]
+struct RestlessSessions(Arc<KmsLocal>);
+
+impl ProvideCredentials for RestlessSessions {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        let mut session = self.0.issue_session(Duration::from_hours(1));
+        *session.expiry_mut() = Some(SystemTime::UNIX_EPOCH);
+        future::ProvideCredentials::ready(Ok(session))
+    }
+}
+
+/// Makes a new session each time it is asked, not quite at once.
+#[derive(Debug)]
+struct Sessions(Arc<KmsLocal>);
+
+impl ProvideCredentials for Sessions {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(async {
+            tokio::task::yield_now().await;
+            Ok(self.0.issue_session(Duration::from_hours(1)))
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_tasks_share_one_client() {
+    let kms = server().await;
+    let pool = builder(&kms).build().unwrap();
+    let principal = Principal::new(Sessions(Arc::clone(&kms)));
+    let tasks = (0..64).map(|_| {
+        let (pool, principal) = (pool.clone(), principal.clone());
+        tokio::spawn(async move { random(&pool.client(REGION, &principal).await?).await })
+    });
+    for outcome in join_all(tasks).await {
+        outcome.unwrap().unwrap();
+    }
+    let stats = pool.stats();
+    assert_eq!((stats.slots, stats.builds, stats.refreshes), (1, 1, 1));
+    let counters = kms.counters(REGION);
+    assert_eq!(counters.succeeded("GenerateRandom"), 64);
+    assert_eq!(counters.access_keys.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn principals_never_share_a_client() {
+    let kms = server().await;
+    let pool = builder(&kms).build().unwrap();
+    let mut expected = BTreeMap::new();
+    let mut tasks = Vec::new();
+    for requests in 1..=8 {
+        let keys = kms.issue_credentials();
+        expected.insert(keys.access_key_id().to_owned(), requests);
+        let principal = Principal::new(keys);
+        for _ in 0..requests {
+            let (pool, principal) = (pool.clone(), principal.clone());
+            tasks.push(tokio::spawn(async move { random(&pool.client(REGION, &principal).await?).await }));
+        }
+    }
+    for outcome in join_all(tasks).await {
+        outcome.unwrap().unwrap();
+    }
+    assert_eq!(kms.counters(REGION).access_keys, expected);
+    assert_eq!(pool.stats().builds, 8);
+}
+
+#[tokio::test]
+async fn regions_have_their_own_endpoints() {
+    let kms = server().await;
+    let pool = builder(&kms).build().unwrap();
+    let principal = Principal::new(kms.issue_credentials());
+    for region in [REGION, "eu-west-1"] {
+        random(&pool.client(region, &principal).await.unwrap()).await.unwrap();
+        assert_eq!(kms.counters(region).succeeded("GenerateRandom"), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_rotation_keeps_the_connection() {
+    let kms = server().await;
+    let pool = builder(&kms).build().unwrap();
+    let principal = Principal::new(RestlessSessions(Arc::clone(&kms)));
+    let first = pool.client(REGION, &principal).await.unwrap();
+    random(&first).await.unwrap();
+    let warm = kms.counters(REGION);
+    assert_eq!(warm.tls_handshakes, 1);
+
+    for _ in 0..20 {
+        random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap();
+    }
+    // Whoever still holds the first generation can finish with it.
+    random(&first).await.unwrap();
+
+    let counters = kms.counters(REGION);
+    assert_eq!(counters.tls_handshakes, 1, "a new generation opened a new connection");
+    assert_eq!(counters.access_keys.len(), 21);
+    assert_eq!(pool.stats().builds, 21);
+}
+
+#[tokio::test]
+async fn principals_and_cleared_slots_keep_the_connection_too() {
+    let kms = server().await;
+    let pool = builder(&kms).build().unwrap();
+    for _ in 0..10 {
+        let principal = Principal::new(kms.issue_credentials());
+        random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap();
+        pool.clear();
+    }
+    assert_eq!(kms.counters(REGION).tls_handshakes, 1);
+}
+
+#[tokio::test]
+async fn a_request_in_flight_survives_the_clearing_of_its_slot() {
+    let kms = server().await;
+    let pool = builder(&kms).build().unwrap();
+    let principal = Principal::new(kms.issue_credentials());
+    let client = pool.client(REGION, &principal).await.unwrap();
+    kms.faults(REGION).hang(true);
+    let request = tokio::spawn(async move { random(&client).await });
+    while kms.counters(REGION).in_flight == 0 {
+        tokio::task::yield_now().await;
+    }
+    pool.clear();
+    pool.remove(&principal);
+    kms.faults(REGION).clear();
+    request.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn an_expired_session_is_replaced_after_remove() {
+    let kms = server().await;
+    let pool = builder(&kms).build().unwrap();
+    let principal = Principal::new(Sessions(Arc::clone(&kms)));
+    random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap();
+    kms.expire_sessions();
+    let client = pool.client(REGION, &principal).await.unwrap();
+    let error = random(&client).await.unwrap_err();
+    assert_eq!(error.kind(), KmsErrorKind::CredentialsExpired);
+    pool.remove(&principal);
+    random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap();
+}
+
+/// One failure of each kind that the server can bring about, by a name for messages.
+async fn failures(kms: &KmsLocal) -> HashMap<&'static str, KmsError> {
+    let pool = builder(kms).build().unwrap();
+    let hasty = builder(kms).attempt_timeout(Duration::from_millis(200)).build().unwrap();
+    let principal = Principal::new(kms.issue_credentials());
+    let client = pool.client(REGION, &principal).await.unwrap();
+    let hasty = hasty.client(REGION, &principal).await.unwrap();
+    let faults = kms.faults(REGION);
+    let mut failures = HashMap::new();
+
+    faults.throttle_above(0);
+    failures.insert("throttled", random(&client).await.unwrap_err());
+    faults.clear();
+    faults.hang(true);
+    failures.insert("hanging", random(&hasty).await.unwrap_err());
+    faults.clear();
+    faults.internal_errors(1.0);
+    failures.insert("internal", random(&client).await.unwrap_err());
+    faults.clear();
+    faults.connection_resets(1.0);
+    failures.insert("reset", random(&client).await.unwrap_err());
+    faults.clear();
+
+    let (key, other) = (kms.create_key(REGION), kms.create_key(REGION));
+    let sealed = client.encrypt().key_id(&key).plaintext(Blob::new("text")).send().await.unwrap();
+    let sealed = sealed.ciphertext_blob.unwrap().into_inner();
+    decrypt(&client, &key, &sealed).await.unwrap();
+    failures.insert("another key", decrypt(&client, &other, &sealed).await.unwrap_err());
+    let mut damaged = sealed.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    failures.insert("damaged", decrypt(&client, &key, &damaged).await.unwrap_err());
+    let unknown = "arn:aws:kms:us-east-1:000000000000:key/00000000-0000-0000-0000-000000000000";
+    failures.insert("unknown key", decrypt(&client, unknown, &sealed).await.unwrap_err());
+    failures.insert("no key id", decrypt(&client, "no key id", &sealed).await.unwrap_err());
+    kms.disable_key(REGION, &key).unwrap();
+    failures.insert("disabled", decrypt(&client, &key, &sealed).await.unwrap_err());
+    client.schedule_key_deletion().key_id(&key).send().await.unwrap();
+    failures.insert("pending deletion", decrypt(&client, &key, &sealed).await.unwrap_err());
+
+    for (name, keys) in [
+        ("wrong secret", forged(&kms.issue_session(Duration::from_hours(1)), "forged-secret-key")),
+        ("unknown access key", Credentials::new("AKIAUNKNOWN", SECRET, None, None, "test")),
+        ("expired", kms.issue_session(Duration::ZERO)),
+    ] {
+        let client = pool.client(REGION, &Principal::new(keys)).await.unwrap();
+        failures.insert(name, random(&client).await.unwrap_err());
+    }
+    failures
+}
+
+const SECRET: &str = "secret+in/tests";
+
+fn forged(keys: &Credentials, secret: &str) -> Credentials {
+    let token = keys.session_token().map(Into::into);
+    Credentials::new(keys.access_key_id(), secret, token, None, "test")
+}
+
+#[tokio::test]
+async fn every_failure_has_its_kind() {
+    use KmsErrorKind as Kind;
+    let failures = failures(&*server().await).await;
+    let expected = HashMap::from([
+        ("throttled", Kind::Throttled),
+        ("hanging", Kind::TimedOut),
+        ("internal", Kind::Unavailable),
+        ("reset", Kind::Unavailable),
+        ("another key", Kind::IncorrectKey),
+        ("damaged", Kind::InvalidCiphertext),
+        ("unknown key", Kind::KeyNotFound),
+        ("no key id", Kind::KeyNotFound),
+        ("disabled", Kind::KeyDisabled),
+        ("pending deletion", Kind::KeyInvalidState),
+        ("wrong secret", Kind::CredentialsRejected),
+        ("unknown access key", Kind::CredentialsRejected),
+        ("expired", Kind::CredentialsExpired),
+    ]);
+    let kinds: HashMap<_, _> = failures.iter().map(|(name, error)| (*name, error.kind())).collect();
+    assert_eq!(kinds, expected);
+    for (name, error) in failures {
+        let answered = !matches!(name, "hanging" | "reset");
+        assert_eq!(error.request_id().is_some(), answered, "{name}");
+        assert_eq!(error.code().is_some(), answered, "{name}");
+        assert_eq!(error.to_string().lines().count(), 1, "{name}");
+        let retryable = ["throttled", "hanging", "internal", "reset"].contains(&name);
+        assert_eq!(error.is_retryable(), retryable, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_be_reached_or_believed_is_unavailable() {
+    let kms = server().await;
+    let principal = Principal::new(kms.issue_credentials());
+    let other = server().await;
+    let unbelieved = KmsPool::builder()
+        .trust_root_pem(other.ca_pem())
+        .max_attempts(1)
+        .endpoint_url(kms.endpoint(REGION))
+        .build()
+        .unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let closed = format!("https://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let unreachable = builder(&kms).endpoint_url_for(REGION, closed).build().unwrap();
+    for pool in [unbelieved, unreachable] {
+        let client = pool.client(REGION, &principal).await.unwrap();
+        let error = random(&client).await.unwrap_err();
+        assert_eq!(error.kind(), KmsErrorKind::Unavailable, "{error:?}");
+    }
+    assert_eq!(kms.counters(REGION).total(), 0);
+}
+
+#[tokio::test]
+async fn an_attempt_is_made_again_when_allowed() {
+    let kms = server().await;
+    let pool = builder(&kms).max_attempts(2).build().unwrap();
+    let principal = Principal::new(kms.issue_credentials());
+    let client = pool.client(REGION, &principal).await.unwrap();
+    kms.faults(REGION).internal_errors(1.0);
+    let error = random(&client).await.unwrap_err();
+    assert_eq!(error.kind(), KmsErrorKind::Unavailable);
+    assert_eq!(kms.counters(REGION).requests("GenerateRandom"), 2);
+}
+
+/// Fails with a text that its author should have thought about.
+#[derive(Debug)]
+struct Talkative {
+    #[expect(dead_code, reason = "it is there to be printed by Debug")]
+    secret: &'static str,
+}
+
+impl ProvideCredentials for Talkative {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        let error = CredentialsError::provider_error(format!("could not use {SECRET}"));
+        future::ProvideCredentials::ready(Err(error))
+    }
+}
+
+#[tokio::test]
+async fn nothing_secret_is_ever_printed() {
+    let kms = server().await;
+    let keys = kms.issue_session(Duration::from_hours(1));
+    let pool = builder(&kms).build().unwrap();
+    let principal = Principal::new(keys.clone()).with_label("tenant-42");
+    let client = pool.client(REGION, &principal).await.unwrap();
+    random(&client).await.unwrap();
+    kms.expire_sessions();
+    let expired = random(&client).await.unwrap_err();
+    let forger = Principal::new(forged(&keys, SECRET));
+    let client = pool.client(REGION, &forger).await.unwrap();
+    let rejected = random(&client).await.unwrap_err();
+    let talkative = Principal::new(Talkative { secret: SECRET }).with_label("talkative");
+    let unavailable = pool.client(REGION, &talkative).await.unwrap_err();
+    assert_eq!(unavailable.kind(), KmsErrorKind::CredentialsUnavailable);
+    assert!(unavailable.to_string().contains("`talkative`"), "{unavailable}");
+
+    let mut printed = vec![
+        format!("{pool:?} {:?} {:?}", pool.stats(), builder(&kms)),
+        format!("{principal:?} {talkative:?}"),
+        format!("{unavailable} {unavailable:?}"),
+    ];
+    let failures = failures(&kms).await.into_values().chain([expired, rejected]);
+    for error in failures {
+        printed.push(format!("{error} {error:?} {error:#?}"));
+        let causes = std::iter::successors(error.source(), |&cause| cause.source());
+        printed.extend(causes.map(|cause| format!("{cause} {cause:?}")));
+    }
+
+    let token = keys.session_token().expect("a session has one");
+    for text in printed {
+        for secret in [SECRET, keys.secret_access_key(), &token[..8], &token[8..16]] {
+            assert!(!text.contains(secret), "{text}");
+        }
+    }
+}
