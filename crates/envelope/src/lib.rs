@@ -39,6 +39,8 @@ mod crypto;
 mod data_key;
 mod error;
 mod format;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod keyring;
 pub mod materials;
 mod message;

@@ -121,6 +121,39 @@ impl KmsPoolBuilder {
         self
     }
 
+    /// Takes over what the AWS SDKs and the AWS CLI read from the environment: the endpoint from
+    /// `AWS_ENDPOINT_URL_KMS` or else `AWS_ENDPOINT_URL` (neither when
+    /// `AWS_IGNORE_CONFIGURED_ENDPOINT_URLS` is `true`), and the certificate authorities to believe
+    /// instead of the platform's from the PEM file `AWS_CA_BUNDLE`.
+    ///
+    /// Nothing is read from the environment without this call.
+    ///
+    /// ```
+    /// # fn example() -> Result<(), kms_pool::BuildError> {
+    /// let pool = kms_pool::KmsPool::builder().from_environment()?.build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::CaBundle`] if the file that `AWS_CA_BUNDLE` names cannot be read.
+    pub fn from_environment(self) -> Result<Self, BuildError> {
+        self.from_variables(|name| std::env::var(name).ok())
+    }
+
+    fn from_variables(mut self, variable: impl Fn(&str) -> Option<String>) -> Result<Self, BuildError> {
+        let set = |name| variable(name).filter(|value| !value.is_empty());
+        if set("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS").is_none_or(|value| !value.eq_ignore_ascii_case("true")) {
+            self.endpoint = set("AWS_ENDPOINT_URL_KMS").or_else(|| set("AWS_ENDPOINT_URL")).or(self.endpoint);
+        }
+        if let Some(path) = set("AWS_CA_BUNDLE") {
+            let pem = std::fs::read(&path).map_err(|cause| BuildError::CaBundle { path, cause })?;
+            self.roots.pems.push(pem);
+        }
+        Ok(self)
+    }
+
     /// How long a TCP connection with its TLS handshake may take. Default 2 s; 1 ms to 5 min.
     ///
     /// It is the pool's: a client's own configuration cannot override it.
@@ -327,6 +360,29 @@ mod tests {
 
     fn builder() -> KmsPoolBuilder {
         KmsPool::builder().trust_root_pem(ROOT)
+    }
+
+    #[test]
+    fn the_environment_gives_endpoint_and_roots() {
+        let with = |variables: &'static [(&'static str, &'static str)]| {
+            let variable = |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
+            KmsPool::builder().endpoint_url("https://own").from_variables(variable)
+        };
+        let endpoint = |variables| with(variables).unwrap().endpoint.unwrap();
+        assert_eq!(endpoint(&[]), "https://own");
+        assert_eq!(endpoint(&[("AWS_ENDPOINT_URL", "https://all")]), "https://all");
+        assert_eq!(
+            endpoint(&[("AWS_ENDPOINT_URL", "https://all"), ("AWS_ENDPOINT_URL_KMS", "https://kms")]),
+            "https://kms"
+        );
+        let ignored = &[("AWS_ENDPOINT_URL_KMS", "https://kms"), ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")];
+        assert_eq!(endpoint(ignored), "https://own");
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/root.pem");
+        let roots = |path: String| {
+            KmsPool::builder().from_variables(move |name| (name == "AWS_CA_BUNDLE").then(|| path.clone()))
+        };
+        assert_eq!(roots(root.to_owned()).unwrap().roots.pems, [ROOT]);
+        assert!(matches!(roots("missing.pem".to_owned()), Err(BuildError::CaBundle { .. })));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Materials kept for reuse (specification: `framework/caching-cmm.md`).
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
     DecryptionMaterials, DecryptionMaterialsRequest, EncryptedDataKeys, EncryptionMaterials,
@@ -302,4 +302,12 @@ pub struct CacheStats {
     pub encryption: CacheCounts,
     /// For opening.
     pub decryption: CacheCounts,
+}
+
+impl fmt::Display for CacheStats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { encryption, decryption } = self;
+        write!(f, "sealing hit {} and missed {}, ", encryption.hits, encryption.misses)?;
+        write!(f, "opening hit {} and missed {}", decryption.hits, decryption.misses)
+    }
 }

@@ -34,6 +34,15 @@ pub enum BuildError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// The file that `AWS_CA_BUNDLE` names cannot be read.
+    #[error("the file {path:?}, which AWS_CA_BUNDLE names, cannot be read: {cause}")]
+    CaBundle {
+        /// The file.
+        path: String,
+        /// Why not.
+        #[source]
+        cause: std::io::Error,
+    },
     /// The name of a region that cannot be one.
     #[error("`endpoint_url_for` was given something that is not the name of a region")]
     Region,

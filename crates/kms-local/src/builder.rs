@@ -1,0 +1,216 @@
+//! What to start.
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+
+use crate::{
+    admin,
+    arn::Home,
+    counters::Tally,
+    error::StartError,
+    faults::Faults,
+    listener::{Handler, Listener},
+    principals::Principals,
+    region::Region,
+    server::{KmsLocal, Started},
+    store::{KeyStore, State, disk::Disk},
+    time,
+    tls::Tls,
+};
+
+const DEFAULT_REGION: &str = "us-east-1";
+const DEFAULT_ACCOUNT: &str = "000000000000";
+
+/// Says what to start. Made by [`KmsLocal::builder`].
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let kms = kms_local::KmsLocal::builder()
+///     .region("us-east-1")
+///     .region("eu-west-1")
+///     .account("111122223333")
+///     .start()
+///     .await?;
+/// let key = kms.create_key("eu-west-1");
+/// assert!(key.starts_with("arn:aws:kms:eu-west-1:111122223333:key/"));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "nothing is started before `start`"]
+pub struct Builder {
+    regions: Vec<(String, u16)>,
+    account: String,
+    data_dir: Option<PathBuf>,
+    plaintext_http: bool,
+    admin_port: Option<u16>,
+}
+
+impl Builder {
+    pub(crate) fn new() -> Self {
+        Self {
+            regions: Vec::new(),
+            account: DEFAULT_ACCOUNT.to_owned(),
+            data_dir: None,
+            plaintext_http: false,
+            admin_port: None,
+        }
+    }
+
+    /// Adds a region on a port that the operating system chooses. Without any region there is
+    /// `us-east-1`.
+    pub fn region(self, region: impl Into<String>) -> Self {
+        self.region_on_port(region, 0)
+    }
+
+    /// Adds a region on a port of `127.0.0.1`; 0 has the operating system choose.
+    pub fn region_on_port(mut self, region: impl Into<String>, port: u16) -> Self {
+        self.regions.push((region.into(), port));
+        self
+    }
+
+    /// Keeps keys and aliases in a directory, which is made if need be, so that they survive a
+    /// restart. Default: they live in memory. What is in the directory is as secret as the keys.
+    pub fn data_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.data_dir = Some(directory.into());
+        self
+    }
+
+    /// Speaks plain HTTP instead of TLS, for clients that cannot be given a certificate authority.
+    pub fn plaintext_http(mut self) -> Self {
+        self.plaintext_http = true;
+        self
+    }
+
+    /// Sets the account in ARNs: twelve digits. Default: `000000000000`.
+    pub fn account(mut self, account: impl Into<String>) -> Self {
+        self.account = account.into();
+        self
+    }
+
+    /// Opens the admin endpoint, plain HTTP on a port of `127.0.0.1`; 0 has the operating system
+    /// choose. Default: there is none.
+    ///
+    /// It asks nobody who they are, and takes and gives JSON:
+    ///
+    /// | request | body | does |
+    /// | --- | --- | --- |
+    /// | `GET /counters` | | gives the [`Counters`](crate::Counters) of each region |
+    /// | `POST /counters/reset` | | forgets them |
+    /// | `GET /faults` | | gives the [`FaultPlan`](crate::FaultPlan) of each region |
+    /// | `PUT /faults` | `{"us-east-1": {"latency_ms": 50}}` | sets the faults of these regions |
+    /// | `DELETE /faults` | | ends the faults of every region |
+    /// | `POST /credentials/expire` | | ends every session now |
+    /// | `POST /keys/disable` | `{"region": "us-east-1", "key_id": "…"}` | disables a key now |
+    pub fn admin(mut self, port: u16) -> Self {
+        self.admin_port = Some(port);
+        self
+    }
+
+    /// Starts the server on the current Tokio runtime. It stops when the value is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`] says what could not be had: a name, a port, the data directory, a certificate.
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime with I/O and time.
+    pub async fn start(mut self) -> Result<KmsLocal, StartError> {
+        if self.regions.is_empty() {
+            self = self.region(DEFAULT_REGION);
+        }
+        self.check()?;
+        let tls = if self.plaintext_http { None } else { Some(Tls::generate()?) };
+        let disk = match &self.data_dir {
+            Some(directory) => Some(Arc::new(Disk::open(directory, &self.account)?)),
+            None => None,
+        };
+        // It stops when dropped, so whatever fails from here on takes back what was begun.
+        let mut kms = KmsLocal {
+            regions: BTreeMap::new(),
+            principals: Arc::new(Principals::default()),
+            ca_pem: tls.as_ref().map(|tls| tls.ca_pem.clone()).unwrap_or_default(),
+            admin_endpoint: None,
+            disk,
+            stop: watch::Sender::new(false),
+            tasks: JoinSet::new(),
+        };
+        for (name, port) in self.regions {
+            let home = Home { region: name, account: self.account.clone() };
+            serve_region(&mut kms, home, port, tls.as_ref()).await?;
+        }
+        if let Some(port) = self.admin_port {
+            serve_admin(&mut kms, port).await?;
+        }
+        Ok(kms)
+    }
+
+    fn check(&self) -> Result<(), StartError> {
+        let letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        for (at, (name, _)) in self.regions.iter().enumerate() {
+            if name.is_empty() || name.len() > 32 || !name.chars().all(letter) {
+                return Err(StartError::InvalidRegion(name.clone()));
+            }
+            if self.regions[..at].iter().any(|(earlier, _)| earlier == name) {
+                return Err(StartError::DuplicateRegion(name.clone()));
+            }
+        }
+        if self.account.len() != 12 || !self.account.chars().all(|c| c.is_ascii_digit()) {
+            return Err(StartError::InvalidAccount(self.account.clone()));
+        }
+        Ok(())
+    }
+}
+
+async fn serve_region(kms: &mut KmsLocal, home: Home, port: u16, tls: Option<&Tls>) -> Result<(), StartError> {
+    let name = home.region.clone();
+    let state = match &kms.disk {
+        Some(disk) => disk.load(&name, time::now())?,
+        None => State::default(),
+    };
+    let region = Region {
+        keys: Arc::new(KeyStore::new(home, state, kms.disk.clone())),
+        principals: Arc::clone(&kms.principals),
+        faults: Faults::new(),
+        tally: Tally::default(),
+    };
+    let (tcp, address) = bind(port).await?;
+    let listener = Listener {
+        tcp,
+        tls: tls.map(|tls| Arc::clone(&tls.server)),
+        tally: region.tally.clone(),
+        stop: kms.stop.subscribe(),
+    };
+    let (served, stop) = (region.clone(), kms.stop.subscribe());
+    let handler: Handler = Arc::new(move |request| Box::pin(served.clone().answer(request, stop.clone())));
+    kms.tasks.spawn(listener.serve(handler));
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    kms.regions.insert(name, Started { region, endpoint: format!("{scheme}://{address}") });
+    Ok(())
+}
+
+async fn serve_admin(kms: &mut KmsLocal, port: u16) -> Result<(), StartError> {
+    let (tcp, address) = bind(port).await?;
+    let listener = Listener { tcp, tls: None, tally: Tally::default(), stop: kms.stop.subscribe() };
+    let by_name = kms.regions.iter().map(|(name, it)| (name.clone(), it.region.clone()));
+    let handler = admin::handler(by_name.collect());
+    kms.tasks.spawn(listener.serve(handler));
+    kms.admin_endpoint = Some(format!("http://{address}"));
+    Ok(())
+}
+
+async fn bind(port: u16) -> Result<(TcpListener, SocketAddr), StartError> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let bind_error = |source| StartError::Bind { address, source };
+    let listener = TcpListener::bind(address).await.map_err(bind_error)?;
+    let bound = listener.local_addr().map_err(bind_error)?;
+    Ok((listener, bound))
+}

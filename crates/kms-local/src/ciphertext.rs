@@ -1,0 +1,184 @@
+//! The ciphertext blob, and the key that makes and opens it.
+//!
+//! A blob is `version (1 byte, 0x01) ‖ key id (16) ‖ nonce (12) ‖ AES-256-GCM ciphertext ‖ tag (16)`.
+//! The version, the key id and the encryption context are authenticated with it. Callers have to
+//! take a blob as opaque, as they do those of AWS.
+
+use aes_gcm::{AeadInOut, Aes256Gcm, Key, KeyInit, Nonce};
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::{
+    context::{self, EncryptionContext},
+    error::Refusal,
+    random,
+};
+
+/// Bytes of a master key.
+pub(crate) const KEY_BYTES: usize = 32;
+
+const VERSION: u8 = 1;
+const HEADER_BYTES: usize = 1 + 16;
+const NONCE_BYTES: usize = 12;
+const TAG_BYTES: usize = 16;
+
+/// A parsed but not yet authenticated blob.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Ciphertext<'a> {
+    key_id: Uuid,
+    header: &'a [u8; HEADER_BYTES],
+    nonce: &'a [u8; NONCE_BYTES],
+    sealed: &'a [u8],
+}
+
+impl<'a> Ciphertext<'a> {
+    /// Takes a blob apart.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::InvalidCiphertext`] when it is too short or of another version.
+    pub(crate) fn parse(blob: &'a [u8]) -> Result<Self, Refusal> {
+        let (header, rest) = blob.split_first_chunk::<HEADER_BYTES>().ok_or(Refusal::InvalidCiphertext)?;
+        let (nonce, sealed) = rest.split_first_chunk::<NONCE_BYTES>().ok_or(Refusal::InvalidCiphertext)?;
+        let (version, key_id) = header.split_first().ok_or(Refusal::InvalidCiphertext)?;
+        if *version != VERSION || sealed.len() < TAG_BYTES {
+            return Err(Refusal::InvalidCiphertext);
+        }
+        let key_id = Uuid::from_slice(key_id).map_err(|_| Refusal::InvalidCiphertext)?;
+        Ok(Self { key_id, header, nonce, sealed })
+    }
+
+    /// The key that the blob names.
+    pub(crate) fn key_id(&self) -> Uuid {
+        self.key_id
+    }
+}
+
+/// A master key, ready to wrap and unwrap. Its round keys are wiped on drop.
+pub(crate) struct WrappingKey {
+    id: Uuid,
+    cipher: Aes256Gcm,
+}
+
+impl WrappingKey {
+    pub(crate) fn new(id: Uuid, material: &[u8; KEY_BYTES]) -> Self {
+        let cipher = Aes256Gcm::new(<&Key<Aes256Gcm>>::from(material));
+        Self { id, cipher }
+    }
+
+    /// Seals `plaintext` under a random nonce.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Internal`] past what AES-GCM can seal at once, which no request reaches.
+    pub(crate) fn wrap(&self, plaintext: &[u8], context: &EncryptionContext) -> Result<Vec<u8>, Refusal> {
+        let mut nonce = [0; NONCE_BYTES];
+        random::fill(&mut nonce);
+
+        let mut blob = Vec::with_capacity(HEADER_BYTES + NONCE_BYTES + plaintext.len() + TAG_BYTES);
+        blob.push(VERSION);
+        blob.extend_from_slice(self.id.as_bytes());
+        let associated_data = associated_data(&blob, context);
+        blob.extend_from_slice(&nonce);
+        blob.extend_from_slice(plaintext);
+        let tag = self
+            .cipher
+            .encrypt_inout_detached(
+                &Nonce::from(nonce),
+                &associated_data,
+                (&mut blob[HEADER_BYTES + NONCE_BYTES..]).into(),
+            )
+            .map_err(|_| Refusal::Internal("the plaintext is too long".to_owned()))?;
+        blob.extend_from_slice(&tag);
+        Ok(blob)
+    }
+
+    /// Opens a blob.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::InvalidCiphertext`] when the blob or the context is not what was sealed.
+    pub(crate) fn unwrap(
+        &self,
+        blob: &Ciphertext<'_>,
+        context: &EncryptionContext,
+    ) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+        let mut plaintext = Zeroizing::new(blob.sealed.to_vec());
+        self.cipher
+            .decrypt_in_place(&Nonce::from(*blob.nonce), &associated_data(blob.header, context), &mut *plaintext)
+            .map_err(|_| Refusal::InvalidCiphertext)?;
+        Ok(plaintext)
+    }
+}
+
+/// The header has a fixed length, so nothing in the context can be taken for a part of it.
+fn associated_data(header: &[u8], context: &EncryptionContext) -> Vec<u8> {
+    let mut bytes = header.to_vec();
+    context::encode(context, &mut bytes);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{
+        collection::{btree_map, vec},
+        prelude::*,
+    };
+
+    use super::*;
+
+    fn key() -> WrappingKey {
+        WrappingKey::new(Uuid::from_u128(7), &[7; KEY_BYTES])
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_wrapped_unwraps(
+            plaintext in vec(any::<u8>(), 0..200),
+            context in btree_map(".{0,8}", ".{0,8}", 0..4),
+        ) {
+            let blob = key().wrap(&plaintext, &context)?;
+            let parsed = Ciphertext::parse(&blob)?;
+            prop_assert_eq!(parsed.key_id(), Uuid::from_u128(7));
+            let opened = key().unwrap(&parsed, &context)?;
+            prop_assert_eq!(&opened[..], &plaintext[..]);
+        }
+
+        #[test]
+        fn any_changed_bit_is_noticed(plaintext in vec(any::<u8>(), 0..40), at: prop::sample::Index, bit in 0..8u32) {
+            let context = EncryptionContext::new();
+            let mut blob = key().wrap(&plaintext, &context)?;
+            let at = at.index(blob.len());
+            blob[at] ^= 1u8 << bit;
+            let opened = Ciphertext::parse(&blob).and_then(|blob| key().unwrap(&blob, &context));
+            prop_assert!(matches!(opened, Err(Refusal::InvalidCiphertext)));
+        }
+
+        #[test]
+        fn any_other_context_is_noticed(
+            one in btree_map("[ab]{0,2}", "[ab]{0,2}", 0..3),
+            other in btree_map("[ab]{0,2}", "[ab]{0,2}", 0..3),
+        ) {
+            let blob = key().wrap(b"data key", &one)?;
+            let opened = key().unwrap(&Ciphertext::parse(&blob)?, &other);
+            prop_assert_eq!(opened.is_ok(), one == other);
+        }
+
+        #[test]
+        fn parsing_never_panics_and_loses_nothing(blob in vec(any::<u8>(), 0..80), versioned: bool) {
+            let mut blob = blob;
+            if let (true, Some(first)) = (versioned, blob.first_mut()) {
+                *first = VERSION;
+            }
+            if let Ok(parsed) = Ciphertext::parse(&blob) {
+                prop_assert_eq!([parsed.header, parsed.nonce.as_slice(), parsed.sealed].concat(), blob);
+            }
+        }
+
+        #[test]
+        fn every_truncation_is_refused(length in 0..HEADER_BYTES + NONCE_BYTES + TAG_BYTES) {
+            let blob = key().wrap(b"", &EncryptionContext::new())?;
+            prop_assert!(Ciphertext::parse(&blob[..length]).is_err());
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! What a region has been asked, and how it went.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use serde::Serialize;
+
+/// What a region has counted since it started or since the counters were last reset.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let kms = kms_local::KmsLocal::builder().start().await?;
+/// let counters = kms.counters("us-east-1");
+/// assert_eq!(counters.requests("GenerateDataKey"), 0);
+/// assert_eq!(counters.connections, 0);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Counters {
+    /// For each operation, how many requests ended in each outcome. An outcome is `ok`, the type of
+    /// an error, `ConnectionReset`, or `Abandoned` when the caller went away or the server stopped.
+    /// What is no operation counts as `Unknown`.
+    pub operations: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Requests that have arrived and are not answered yet.
+    pub in_flight: u64,
+    /// The most requests there have been in flight at once.
+    pub max_in_flight: u64,
+    /// Connections accepted.
+    pub connections: u64,
+    /// TLS handshakes completed.
+    pub tls_handshakes: u64,
+    /// How many requests named each access key id that the server knows.
+    pub access_keys: BTreeMap<String, u64>,
+}
+
+impl Counters {
+    /// How many requests for `operation` have ended, however they did.
+    pub fn requests(&self, operation: &str) -> u64 {
+        self.operations.get(operation).map_or(0, |outcomes| outcomes.values().sum())
+    }
+
+    /// How many requests for `operation` were answered without an error.
+    pub fn succeeded(&self, operation: &str) -> u64 {
+        self.outcomes(operation, OK)
+    }
+
+    /// How many requests for `operation` ended in `outcome`, such as `ThrottlingException`.
+    pub fn outcomes(&self, operation: &str, outcome: &str) -> u64 {
+        self.operations.get(operation).and_then(|outcomes| outcomes.get(outcome)).copied().unwrap_or_default()
+    }
+
+    /// How many requests have ended, whatever they were for and however they did.
+    pub fn total(&self) -> u64 {
+        self.operations.values().flat_map(BTreeMap::values).sum()
+    }
+}
+
+/// Outcome of a request that was answered as it wished.
+pub(crate) const OK: &str = "ok";
+/// Outcome of a request whose connection was reset instead.
+pub(crate) const RESET: &str = "ConnectionReset";
+const ABANDONED: &str = "Abandoned";
+
+/// The counters while they count. Each is touched for a moment, so one lock serves them all.
+#[derive(Clone, Default)]
+pub(crate) struct Tally {
+    counts: Arc<Mutex<Counts>>,
+}
+
+#[derive(Default)]
+struct Counts {
+    /// By names of our own, so that no caller can make this grow.
+    operations: BTreeMap<(&'static str, &'static str), u64>,
+    access_keys: BTreeMap<String, u64>,
+    in_flight: u64,
+    max_in_flight: u64,
+    connections: u64,
+    tls_handshakes: u64,
+}
+
+/// A request in flight. Counts as abandoned unless it [`end`](Self::end)s.
+pub(crate) struct Visit {
+    tally: Tally,
+    operation: &'static str,
+    outcome: &'static str,
+}
+
+impl Tally {
+    pub(crate) fn snapshot(&self) -> Counters {
+        let counts = self.counts();
+        let mut operations: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+        for ((operation, outcome), count) in &counts.operations {
+            let outcomes = operations.entry((*operation).to_owned()).or_default();
+            outcomes.insert((*outcome).to_owned(), *count);
+        }
+        Counters {
+            operations,
+            in_flight: counts.in_flight,
+            max_in_flight: counts.max_in_flight,
+            connections: counts.connections,
+            tls_handshakes: counts.tls_handshakes,
+            access_keys: counts.access_keys.clone(),
+        }
+    }
+
+    /// Forgets everything but what is in flight.
+    pub(crate) fn reset(&self) {
+        let mut counts = self.counts();
+        let in_flight = counts.in_flight;
+        *counts = Counts { in_flight, max_in_flight: in_flight, ..Counts::default() };
+    }
+
+    pub(crate) fn connection(&self) {
+        self.counts().connections += 1;
+    }
+
+    pub(crate) fn tls_handshake(&self) {
+        self.counts().tls_handshakes += 1;
+    }
+
+    /// Counts a request that names an access key. Only for access keys that are known.
+    pub(crate) fn access_key(&self, id: &str) {
+        let mut counts = self.counts();
+        match counts.access_keys.get_mut(id) {
+            Some(count) => *count += 1,
+            None => {
+                counts.access_keys.insert(id.to_owned(), 1);
+            }
+        }
+    }
+
+    /// Begins a request.
+    pub(crate) fn begin(&self, operation: &'static str) -> Visit {
+        let mut counts = self.counts();
+        counts.in_flight += 1;
+        counts.max_in_flight = counts.max_in_flight.max(counts.in_flight);
+        Visit { tally: self.clone(), operation, outcome: ABANDONED }
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        // Additions do not panic half-way.
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Visit {
+    /// Ends the request with `outcome`.
+    pub(crate) fn end(mut self, outcome: &'static str) {
+        self.outcome = outcome;
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        let mut counts = self.tally.counts();
+        counts.in_flight -= 1;
+        *counts.operations.entry((self.operation, self.outcome)).or_default() += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_visit_that_does_not_end_is_abandoned() {
+        let tally = Tally::default();
+        let first = tally.begin("Encrypt");
+        let second = tally.begin("Encrypt");
+        assert_eq!(tally.snapshot().in_flight, 2);
+        first.end(OK);
+        drop(second);
+        let counters = tally.snapshot();
+        assert_eq!(counters.requests("Encrypt"), 2);
+        assert_eq!(counters.succeeded("Encrypt"), 1);
+        assert_eq!(counters.outcomes("Encrypt", "Abandoned"), 1);
+        assert_eq!((counters.in_flight, counters.max_in_flight), (0, 2));
+    }
+
+    #[test]
+    fn a_reset_keeps_what_is_in_flight() {
+        let tally = Tally::default();
+        let visit = tally.begin("Encrypt");
+        tally.begin("Decrypt").end(OK);
+        tally.reset();
+        assert_eq!(tally.snapshot().max_in_flight, 1);
+        visit.end(OK);
+        assert_eq!(tally.snapshot().total(), 1);
+    }
+}

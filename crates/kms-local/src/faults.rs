@@ -1,0 +1,248 @@
+//! Faults on demand: slow, throttling, failing, cut off, silent.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tokio::sync::watch;
+
+/// What goes wrong in a region, until it is cleared. The default is nothing.
+///
+/// As JSON, which is how the admin endpoint takes it, a latency is a number of milliseconds.
+///
+/// ```
+/// use std::time::Duration;
+/// use kms_local::FaultPlan;
+///
+/// let plan = FaultPlan { latency: Duration::from_millis(40), ..FaultPlan::default() };
+/// assert_eq!(serde_json::to_value(plan)?["latency_ms"], 40);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FaultPlan {
+    /// How long each request waits before anything else happens to it.
+    #[serde(rename = "latency_ms", serialize_with = "to_millis", deserialize_with = "from_millis")]
+    pub latency: Duration,
+    /// How many signed requests are let through in a second; the others get `ThrottlingException`.
+    /// `Some(0)` throttles all of them, `None` throttles none.
+    pub max_requests_per_second: Option<u32>,
+    /// The share of requests, 0 to 1, that get `KMSInternalException` with status 500.
+    pub internal_error_share: f64,
+    /// The share of requests, 0 to 1, whose connection is reset instead of answered.
+    pub connection_reset_share: f64,
+    /// Whether requests are accepted and not answered until this fault is cleared.
+    pub hang: bool,
+    /// What the shares are drawn with: the same seed draws the same faults.
+    pub seed: u64,
+}
+
+/// A handle on the faults of one region. Clones are handles on the same faults.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+///
+/// let kms = kms_local::KmsLocal::builder().start().await?;
+/// let faults = kms.faults("us-east-1");
+/// faults.latency(Duration::from_millis(20));
+/// faults.internal_errors(0.5);
+/// assert_eq!(faults.plan().internal_error_share, 0.5);
+/// faults.clear();
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Faults {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    plan: watch::Sender<FaultPlan>,
+    dice: Mutex<Dice>,
+}
+
+/// What chance decides about requests.
+struct Dice {
+    random: fastrand::Rng,
+    /// How many requests may still pass, as of the time beside it.
+    allowance: Option<(f64, Instant)>,
+}
+
+/// What chance holds for one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Pass,
+    Reset,
+    InternalError,
+}
+
+impl Faults {
+    pub(crate) fn new() -> Self {
+        let dice = Dice { random: fastrand::Rng::with_seed(0), allowance: None };
+        let plan = watch::Sender::new(FaultPlan::default());
+        Self { shared: Arc::new(Shared { plan, dice: Mutex::new(dice) }) }
+    }
+
+    /// The faults as they are set now.
+    pub fn plan(&self) -> FaultPlan {
+        *self.shared.plan.borrow()
+    }
+
+    /// Sets all faults at once and starts drawing anew from the plan's seed. A share outside 0 to 1
+    /// counts as the nearest that is inside.
+    pub fn set(&self, plan: FaultPlan) {
+        *self.dice() = Dice { random: fastrand::Rng::with_seed(plan.seed), allowance: None };
+        self.shared.plan.send_replace(plan);
+    }
+
+    /// Ends all faults. Requests that hang are answered.
+    pub fn clear(&self) {
+        self.set(FaultPlan::default());
+    }
+
+    /// Makes each request wait for `latency` first.
+    pub fn latency(&self, latency: Duration) {
+        self.change(|plan| plan.latency = latency);
+    }
+
+    /// Lets `requests_per_second` through and throttles the others; 0 throttles all of them.
+    pub fn throttle_above(&self, requests_per_second: u32) {
+        self.change(|plan| plan.max_requests_per_second = Some(requests_per_second));
+    }
+
+    /// Answers a `share` of requests, 0 to 1, with `KMSInternalException` and status 500.
+    pub fn internal_errors(&self, share: f64) {
+        self.change(|plan| plan.internal_error_share = share);
+    }
+
+    /// Resets the connection of a `share` of requests, 0 to 1, instead of answering.
+    pub fn connection_resets(&self, share: f64) {
+        self.change(|plan| plan.connection_reset_share = share);
+    }
+
+    /// Accepts requests and leaves them unanswered until `hang(false)` or [`clear`](Self::clear).
+    pub fn hang(&self, hang: bool) {
+        self.change(|plan| plan.hang = hang);
+    }
+
+    /// Starts drawing anew from `seed`. The default seed is 0.
+    pub fn seed(&self, seed: u64) {
+        self.change(|plan| plan.seed = seed);
+        self.dice().random = fastrand::Rng::with_seed(seed);
+    }
+
+    /// Waits as long as the plan says that a request has to.
+    pub(crate) async fn delay(&self) {
+        let mut plan = self.shared.plan.subscribe();
+        // The sender lives in `self`, so this ends only when the hanging does.
+        let _ = plan.wait_for(|plan| !plan.hang).await;
+        let latency = self.plan().latency;
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
+    }
+
+    /// Draws what becomes of one request. Every request draws the same number of times, so that
+    /// what one share is set to leaves the draws of another as they were.
+    pub(crate) fn draw(&self) -> Fate {
+        let plan = self.plan();
+        let mut dice = self.dice();
+        let (reset, internal) = (dice.random.f64(), dice.random.f64());
+        if reset < plan.connection_reset_share {
+            Fate::Reset
+        } else if internal < plan.internal_error_share {
+            Fate::InternalError
+        } else {
+            Fate::Pass
+        }
+    }
+
+    /// Whether the rate leaves room for one more request: a bucket of one second's requests.
+    pub(crate) fn admits(&self, now: Instant) -> bool {
+        let Some(rate) = self.plan().max_requests_per_second.map(f64::from) else { return true };
+        let mut dice = self.dice();
+        let (left, since) = dice.allowance.unwrap_or((rate, now));
+        let refilled = left + now.saturating_duration_since(since).as_secs_f64() * rate;
+        let left = refilled.min(rate);
+        let admitted = left >= 1.0;
+        dice.allowance = Some((if admitted { left - 1.0 } else { left }, now));
+        admitted
+    }
+
+    fn change(&self, change: impl FnOnce(&mut FaultPlan)) {
+        self.shared.plan.send_modify(change);
+    }
+
+    fn dice(&self) -> std::sync::MutexGuard<'_, Dice> {
+        // Any value of the dice is as good as any other.
+        self.shared.dice.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Faults").field(&self.plan()).finish()
+    }
+}
+
+fn to_millis<S: Serializer>(latency: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(latency.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn from_millis<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    u64::deserialize(deserializer).map(Duration::from_millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time;
+
+    fn fates(plan: FaultPlan) -> Vec<Fate> {
+        let faults = Faults::new();
+        faults.set(plan);
+        (0..200).map(|_| faults.draw()).collect()
+    }
+
+    #[test]
+    fn the_same_seed_draws_the_same_faults() {
+        let plan =
+            FaultPlan { internal_error_share: 0.3, connection_reset_share: 0.2, seed: 42, ..FaultPlan::default() };
+        let drawn = fates(plan);
+        assert_eq!(drawn, fates(plan));
+        assert_ne!(drawn, fates(FaultPlan { seed: 43, ..plan }));
+        for fate in [Fate::Pass, Fate::Reset, Fate::InternalError] {
+            assert!(drawn.contains(&fate), "{fate:?}");
+        }
+    }
+
+    #[test]
+    fn shares_of_none_and_all_are_exact() {
+        let all = FaultPlan { internal_error_share: 1.0, ..FaultPlan::default() };
+        assert!(fates(all).iter().all(|fate| *fate == Fate::InternalError));
+        assert!(fates(FaultPlan::default()).iter().all(|fate| *fate == Fate::Pass));
+    }
+
+    #[test]
+    fn a_rate_admits_its_number_each_second() {
+        let faults = Faults::new();
+        faults.throttle_above(3);
+        let start = time::monotonic();
+        let admitted = |at| (0..10).filter(|_| faults.admits(at)).count();
+        assert_eq!(admitted(start), 3);
+        assert_eq!(admitted(start + Duration::from_secs(1)), 3);
+        assert_eq!(admitted(start + Duration::from_mins(1)), 3);
+    }
+
+    #[test]
+    fn a_rate_of_none_admits_none() {
+        let faults = Faults::new();
+        faults.throttle_above(0);
+        assert!(!faults.admits(time::monotonic()));
+    }
+}

@@ -1,0 +1,136 @@
+//! Connections: accept them, speak TLS, hand their requests on, close them as asked.
+
+use std::{future::poll_fn, io, pin::Pin, sync::Arc, time::Duration};
+
+use axum::body::Body;
+use http::{Request, Response};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use thiserror::Error;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+
+use crate::counters::Tally;
+
+/// How long a client may take for its handshake, and for saying goodbye.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a connection may wait for the next request to arrive in full.
+const IDLE: Duration = Duration::from_mins(5);
+/// How long to wait when the operating system has no connection to give, such as out of files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Answers requests.
+pub(crate) type Handler = Arc<dyn Fn(Request<Incoming>) -> Answer + Send + Sync>;
+
+/// An answer on its way.
+pub(crate) type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Reset>> + Send>>;
+
+/// The connection is to be reset instead of answered.
+#[derive(Debug, Error)]
+#[error("the connection is reset")]
+pub(crate) struct Reset;
+
+/// A bound port.
+pub(crate) struct Listener {
+    pub(crate) tcp: TcpListener,
+    pub(crate) tls: Option<Arc<ServerConfig>>,
+    pub(crate) tally: Tally,
+    /// Becomes true when the server stops gracefully.
+    pub(crate) stop: watch::Receiver<bool>,
+}
+
+impl Listener {
+    /// Serves until told to stop, then until the open connections have answered what they were
+    /// asked. Dropping the future closes everything at once.
+    pub(crate) async fn serve(self, handler: Handler) {
+        let Self { tcp, tls, tally, mut stop } = self;
+        let acceptor = tls.map(TlsAcceptor::from);
+        let mut connections = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                accepted = tcp.accept() => accepted,
+                Some(_) = connections.join_next() => continue,
+                _ = stop.wait_for(|stop| *stop) => break,
+            };
+            let Ok((stream, _)) = accepted else {
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            };
+            tally.connection();
+            let connection = Connection { stop: stop.clone(), handler: Arc::clone(&handler) };
+            let (acceptor, tally) = (acceptor.clone(), tally.clone());
+            connections.spawn(async move {
+                if let Err(error) = connection.run(stream, acceptor, &tally).await {
+                    tracing::debug!(%error, "connection ended");
+                }
+            });
+        }
+        drop(tcp);
+        while connections.join_next().await.is_some() {}
+    }
+}
+
+struct Connection {
+    stop: watch::Receiver<bool>,
+    handler: Handler,
+}
+
+impl Connection {
+    async fn run(mut self, stream: TcpStream, acceptor: Option<TlsAcceptor>, tally: &Tally) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let Some(acceptor) = acceptor else {
+            return match self.speak(stream).await {
+                (mut stream, Ending::Orderly) => stream.shutdown().await,
+                (stream, Ending::Reset) => stream.set_zero_linger(),
+            };
+        };
+        let stream = tokio::select! {
+            stream = timeout(HANDSHAKE, acceptor.accept(stream)) => stream??,
+            _ = self.stop.wait_for(|stop| *stop) => return Ok(()),
+        };
+        tally.tls_handshake();
+        match self.speak(stream).await {
+            (mut stream, Ending::Orderly) => timeout(HANDSHAKE, stream.shutdown()).await?,
+            (stream, Ending::Reset) => stream.get_ref().0.set_zero_linger(),
+        }
+    }
+
+    /// Answers requests until the connection is at its end, and gives the stream back.
+    async fn speak<S: AsyncRead + AsyncWrite + Unpin>(mut self, stream: S) -> (S, Ending) {
+        let service = service_fn(move |request| (self.handler)(request));
+        let mut connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(IDLE)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut stopping = false;
+        let outcome = loop {
+            tokio::select! {
+                outcome = poll_fn(|context| connection.poll_without_shutdown(context)) => {
+                    break outcome;
+                }
+                _ = self.stop.wait_for(|stop| *stop), if !stopping => {
+                    stopping = true;
+                    Pin::new(&mut connection).graceful_shutdown();
+                }
+            }
+        };
+        let ending = match outcome {
+            Err(error) if error.is_user() => Ending::Reset,
+            _ => Ending::Orderly,
+        };
+        (connection.into_parts().io.into_inner(), ending)
+    }
+}
+
+/// How a connection is closed: with a goodbye, or by dropping it with a TCP reset.
+enum Ending {
+    Orderly,
+    Reset,
+}

@@ -1,0 +1,72 @@
+//! The only place that reads a clock; everything else takes `now`.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use time::{OffsetDateTime, PrimitiveDateTime, macros::format_description};
+
+/// The wall clock: for dates, expiry and signatures.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
+pub(crate) fn now() -> SystemTime {
+    SystemTime::now()
+}
+
+/// The monotonic clock: for rates.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the monotonic clock")]
+pub(crate) fn monotonic() -> Instant {
+    Instant::now()
+}
+
+/// Whole milliseconds since the epoch; 0 for anything earlier.
+pub(crate) fn to_millis(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The inverse of [`to_millis`]; `None` past the end of the clock.
+pub(crate) fn from_millis(millis: u64) -> Option<SystemTime> {
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))
+}
+
+/// Seconds since the epoch with a fraction: how AWS JSON writes a timestamp.
+pub(crate) fn to_epoch_seconds(time: SystemTime) -> f64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0.0, |age| Duration::from_millis(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)).as_secs_f64())
+}
+
+/// Reads `YYYYMMDDTHHMMSSZ`, the form of `X-Amz-Date`.
+pub(crate) fn parse_amz_date(text: &str) -> Option<SystemTime> {
+    let format = format_description!("[year][month][day]T[hour][minute][second]Z");
+    PrimitiveDateTime::parse(text, format).ok().map(|date| date.assume_utc().into())
+}
+
+/// Writes `YYYYMMDDTHHMMSSZ`.
+pub(crate) fn format_amz_date(time: SystemTime) -> String {
+    let time = OffsetDateTime::from(time);
+    format!(
+        "{:04}{:02}{:02}T{:02}{:02}{:02}Z",
+        time.year(),
+        u8::from(time.month()),
+        time.day(),
+        time.hour(),
+        time.minute(),
+        time.second()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amz_dates_read_back() {
+        let time = parse_amz_date("20240229T235958Z").unwrap();
+        assert_eq!(to_millis(time), 1_709_251_198_000);
+        assert_eq!(format_amz_date(time), "20240229T235958Z");
+    }
+
+    #[test]
+    fn malformed_amz_dates_are_refused() {
+        for text in ["", "20240229", "20230229T000000Z", "20240229T000000", "20240229T000000Z "] {
+            assert_eq!(parse_amz_date(text), None, "{text:?}");
+        }
+    }
+}

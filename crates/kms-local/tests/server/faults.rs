@@ -1,0 +1,223 @@
+use std::time::Duration;
+
+use aws_sdk_kms::error::SdkError;
+use http::{Method, Request};
+use http_body_util::Full;
+use kms_local::{FaultPlan, KmsLocal};
+use serde_json::json;
+
+use crate::support::{REGION, RawAnswer, RawConnection, RawRequest, Setup, client, code, setup, until};
+
+#[tokio::test]
+async fn a_rate_throttles() {
+    let Setup { kms, client, .. } = setup().await;
+    let faults = kms.faults(REGION);
+    faults.throttle_above(0);
+    assert_eq!(code(client.list_keys().send().await), "ThrottlingException");
+    faults.throttle_above(1000);
+    client.list_keys().send().await.unwrap();
+    let counters = kms.counters(REGION);
+    assert_eq!(counters.outcomes("ListKeys", "ThrottlingException"), 1);
+    assert_eq!(counters.succeeded("ListKeys"), 1);
+}
+
+#[tokio::test]
+async fn a_share_of_requests_fails_by_seed() {
+    let Setup { kms, client, .. } = setup().await;
+    let faults = kms.faults(REGION);
+    let failures = async |seed| {
+        faults.set(FaultPlan { internal_error_share: 0.5, seed, ..FaultPlan::default() });
+        let mut failures = Vec::new();
+        for _ in 0..40 {
+            failures.push(client.list_keys().send().await.is_err());
+        }
+        failures
+    };
+    let drawn = failures(1).await;
+    assert!(drawn.contains(&true) && drawn.contains(&false));
+    assert_eq!(failures(1).await, drawn);
+    assert_ne!(failures(2).await, drawn);
+
+    faults.set(FaultPlan::default());
+    faults.internal_errors(1.0);
+    let refused = client.list_keys().send().await.unwrap_err();
+    let SdkError::ServiceError(refused) = refused else { panic!("{refused:?}") };
+    assert_eq!(refused.raw().status().as_u16(), 500);
+    assert!(refused.err().is_kms_internal_exception());
+}
+
+#[tokio::test]
+async fn a_reset_is_no_answer() {
+    let Setup { kms, client, .. } = setup().await;
+    kms.faults(REGION).connection_resets(1.0);
+    let refused = client.list_keys().send().await.unwrap_err();
+    assert!(matches!(refused, SdkError::DispatchFailure(_)), "{refused:?}");
+    assert_eq!(kms.counters(REGION).outcomes("ListKeys", "ConnectionReset"), 1);
+    kms.faults(REGION).clear();
+    client.list_keys().send().await.unwrap();
+    assert_eq!(kms.counters(REGION).connections, 2);
+}
+
+#[tokio::test]
+async fn a_reset_reaches_the_socket() {
+    let kms = KmsLocal::builder().plaintext_http().start().await.unwrap();
+    kms.faults(REGION).connection_resets(1.0);
+    let mut connection = RawConnection::open(kms.endpoint(REGION)).await;
+    let request = RawRequest::right(kms.issue_credentials()).signed();
+    let error = connection.try_send(request).await.unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap();
+    let cause: &std::io::Error = cause.downcast_ref().unwrap();
+    assert_eq!(cause.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn what_hangs_is_answered_when_the_fault_is_cleared() {
+    let Setup { kms, client, .. } = setup().await;
+    kms.faults(REGION).hang(true);
+    let waiting = tokio::spawn(client.list_keys().send());
+    until(|| kms.counters(REGION).in_flight == 1).await;
+    assert_eq!(kms.counters(REGION).total(), 0);
+    kms.faults(REGION).clear();
+    waiting.await.unwrap().unwrap();
+    assert_eq!(kms.counters(REGION).in_flight, 0);
+}
+
+#[tokio::test]
+async fn what_hangs_is_forgotten_when_the_caller_goes_away() {
+    let Setup { kms, client, .. } = setup().await;
+    kms.faults(REGION).hang(true);
+    let waiting = tokio::spawn(client.list_keys().send());
+    until(|| kms.counters(REGION).in_flight == 1).await;
+    waiting.abort();
+    drop(client);
+    until(|| kms.counters(REGION).in_flight == 0).await;
+    assert_eq!(kms.counters(REGION).outcomes("ListKeys", "Abandoned"), 1);
+}
+
+#[tokio::test]
+async fn what_hangs_ends_with_the_server() {
+    for graceful in [true, false] {
+        let Setup { kms, client, .. } = setup().await;
+        kms.faults(REGION).hang(true);
+        let waiting = tokio::spawn(client.list_keys().send());
+        until(|| kms.counters(REGION).in_flight == 1).await;
+        if graceful {
+            kms.shutdown().await;
+        } else {
+            drop(kms);
+        }
+        let refused = waiting.await.unwrap().unwrap_err();
+        assert!(matches!(refused, SdkError::DispatchFailure(_)), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn latency_delays_and_no_more() {
+    let Setup { kms, client, .. } = setup().await;
+    kms.faults(REGION).latency(Duration::from_hours(1));
+    let waiting = tokio::spawn(client.list_keys().send());
+    until(|| kms.counters(REGION).in_flight == 1).await;
+    assert_eq!(kms.counters(REGION).total(), 0);
+    waiting.abort();
+    kms.faults(REGION).latency(Duration::from_millis(1));
+    client.list_keys().send().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_key_is_disabled_without_a_request() {
+    let Setup { kms, client, key } = setup().await;
+    kms.disable_key(REGION, &key).unwrap();
+    let generate = client.generate_data_key().key_id(&key).number_of_bytes(32).send().await;
+    assert_eq!(code(generate), "DisabledException");
+    assert_eq!(kms.disable_key(REGION, "nonsense").unwrap_err().code, "NotFoundException");
+}
+
+#[tokio::test]
+async fn counters_tell_operations_outcomes_and_access_keys() {
+    let Setup { kms, client: first, key } = setup().await;
+    let credentials = kms.issue_credentials();
+    let second = client(&kms, REGION, credentials.clone());
+    first.describe_key().key_id(&key).send().await.unwrap();
+    second.describe_key().key_id(&key).send().await.unwrap();
+    second.describe_key().key_id("alias/none").send().await.unwrap_err();
+    let counters = kms.counters(REGION);
+    assert_eq!(counters.requests("DescribeKey"), 3);
+    assert_eq!(counters.succeeded("DescribeKey"), 2);
+    assert_eq!(counters.outcomes("DescribeKey", "NotFoundException"), 1);
+    assert_eq!((counters.total(), counters.in_flight), (3, 0));
+    assert_eq!(counters.access_keys[credentials.access_key_id()], 2);
+    assert_eq!(counters.access_keys.values().sum::<u64>(), 3);
+
+    kms.reset_counters(REGION);
+    assert_eq!(kms.counters(REGION), kms_local::Counters::default());
+}
+
+#[tokio::test]
+async fn the_most_requests_in_flight_are_remembered() {
+    let Setup { kms, client, .. } = setup().await;
+    kms.faults(REGION).hang(true);
+    let waiting: Vec<_> = (0..5).map(|_| tokio::spawn(client.list_keys().send())).collect();
+    until(|| kms.counters(REGION).in_flight == 5).await;
+    kms.faults(REGION).hang(false);
+    for task in waiting {
+        task.await.unwrap().unwrap();
+    }
+    let counters = kms.counters(REGION);
+    assert_eq!((counters.in_flight, counters.max_in_flight), (0, 5));
+}
+
+async fn admin(kms: &KmsLocal, method: Method, path: &str, body: serde_json::Value) -> RawAnswer {
+    let mut connection = RawConnection::open(kms.admin_endpoint().unwrap()).await;
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "localhost")
+        .header("content-type", "application/json")
+        .body(Full::from(body.to_string()))
+        .unwrap();
+    connection.send(request).await
+}
+
+#[tokio::test]
+async fn the_admin_endpoint_counts_and_sets_faults() {
+    let kms = KmsLocal::builder().admin(0).start().await.unwrap();
+    let client = client(&kms, REGION, kms.issue_credentials());
+    client.list_keys().send().await.unwrap();
+
+    let counters = admin(&kms, Method::GET, "/counters", json!(null)).await.json();
+    assert_eq!(counters[REGION]["operations"]["ListKeys"]["ok"], 1);
+    let reset = admin(&kms, Method::POST, "/counters/reset", json!(null)).await;
+    assert_eq!((reset.status, kms.counters(REGION).total()), (204, 0));
+
+    let plan = json!({ REGION: { "internal_error_share": 1.0, "latency_ms": 1 } });
+    assert_eq!(admin(&kms, Method::PUT, "/faults", plan).await.status, 204);
+    let faults = admin(&kms, Method::GET, "/faults", json!(null)).await.json();
+    assert_eq!(faults[REGION]["latency_ms"], 1);
+    assert_eq!(code(client.list_keys().send().await), "KMSInternalException");
+    assert_eq!(admin(&kms, Method::DELETE, "/faults", json!(null)).await.status, 204);
+    client.list_keys().send().await.unwrap();
+
+    let elsewhere = json!({ REGION: { "hang": true }, "mars-1": {} });
+    assert_eq!(admin(&kms, Method::PUT, "/faults", elsewhere).await.status, 404);
+    let misspelt = json!({ REGION: { "hangs": true } });
+    assert_eq!(admin(&kms, Method::PUT, "/faults", misspelt).await.status, 422);
+    assert_eq!(kms.faults(REGION).plan(), FaultPlan::default());
+}
+
+#[tokio::test]
+async fn the_admin_endpoint_expires_and_disables() {
+    let kms = KmsLocal::builder().admin(0).start().await.unwrap();
+    let session = client(&kms, REGION, kms.issue_session(Duration::from_hours(1)));
+    session.list_keys().send().await.unwrap();
+    let key = kms.create_key(REGION);
+    let disable = json!({ "region": REGION, "key_id": key });
+    assert_eq!(admin(&kms, Method::POST, "/keys/disable", disable).await.status, 204);
+    let generate = session.generate_data_key().key_id(&key).number_of_bytes(32).send().await;
+    assert_eq!(code(generate), "DisabledException");
+    let unknown = json!({ "region": REGION, "key_id": "x" });
+    assert_eq!(admin(&kms, Method::POST, "/keys/disable", unknown).await.status, 400);
+
+    let expire = admin(&kms, Method::POST, "/credentials/expire", json!(null)).await;
+    assert_eq!(expire.status, 204);
+    assert_eq!(code(session.list_keys().send().await), "ExpiredTokenException");
+}

@@ -1,0 +1,188 @@
+use std::time::Duration;
+
+use aws_credential_types::Credentials;
+use http::{HeaderValue, header};
+use kms_local::KmsLocal;
+
+use crate::support::{REGION, RawConnection, RawRequest, client, code, kms_time, setup};
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+struct Raw {
+    kms: KmsLocal,
+    connection: RawConnection,
+}
+
+async fn raw() -> Raw {
+    let kms = KmsLocal::builder().plaintext_http().start().await.unwrap();
+    let connection = RawConnection::open(kms.endpoint(REGION)).await;
+    Raw { kms, connection }
+}
+
+#[tokio::test]
+async fn the_hand_made_request_is_right() {
+    let Raw { kms, mut connection } = raw().await;
+    let right = RawRequest::right(kms.issue_credentials());
+    assert_eq!(connection.send(right.signed()).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_request_without_signature_is_refused() {
+    let Raw { kms, mut connection } = raw().await;
+    let right = RawRequest::right(kms.issue_credentials());
+    let answer = connection.send(right.unsigned()).await;
+    assert_eq!(answer.status, 400);
+    assert_eq!(answer.code(), "MissingAuthenticationTokenException");
+    let mut garbled = right.signed();
+    garbled.headers_mut().insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer x"));
+    assert_eq!(connection.send(garbled).await.code(), "IncompleteSignatureException");
+}
+
+#[tokio::test]
+async fn an_unknown_access_key_is_refused() {
+    let Raw { kms: _kms, mut connection } = raw().await;
+    let stranger = Credentials::new("AKIAXXXXXXXXXXXXXXXX", "secret", None, None, "test");
+    let answer = connection.send(RawRequest::right(stranger).signed()).await;
+    assert_eq!(answer.code(), "UnrecognizedClientException");
+}
+
+#[tokio::test]
+async fn a_wrong_secret_is_refused() {
+    let Raw { kms, mut connection } = raw().await;
+    let id = kms.issue_credentials().access_key_id().to_owned();
+    let wrong = Credentials::new(id, "wrong", None, None, "test");
+    let answer = connection.send(RawRequest::right(wrong).signed()).await;
+    assert_eq!(answer.code(), "InvalidSignatureException");
+    assert!(answer.message().contains("does not match"), "{}", answer.message());
+}
+
+#[tokio::test]
+async fn what_changes_after_signing_is_noticed() {
+    let Raw { kms, mut connection } = raw().await;
+    let right = RawRequest::right(kms.issue_credentials());
+
+    let mut body = right.signed();
+    *body.body_mut() = http_body_util::Full::from(&br#"{"NumberOfBytes":9}"#[..]);
+    let mut target = right.signed();
+    let operation = HeaderValue::from_static("TrentService.CreateKey");
+    target.headers_mut().insert("x-amz-target", operation);
+    let mut host = right.signed();
+    host.headers_mut().insert(header::HOST, HeaderValue::from_static("elsewhere"));
+    for changed in [body, target, host] {
+        let answer = connection.send(changed).await;
+        assert_eq!(answer.code(), "InvalidSignatureException");
+    }
+
+    let mut added = right.signed();
+    added.headers_mut().insert("x-amz-more", HeaderValue::from_static("1"));
+    let answer = connection.send(added).await;
+    assert_eq!(answer.code(), "InvalidSignatureException");
+    assert!(answer.message().contains("x-amz-more"), "{}", answer.message());
+
+    let mut unsigned_extra = right.signed();
+    unsigned_extra.headers_mut().insert("x-other", HeaderValue::from_static("1"));
+    assert_eq!(connection.send(unsigned_extra).await.status, 200);
+}
+
+#[tokio::test]
+async fn the_host_has_to_be_signed() {
+    let Raw { kms, mut connection } = raw().await;
+    let mut request = RawRequest::right(kms.issue_credentials()).signed();
+    let authorization = request.headers()[header::AUTHORIZATION].to_str().unwrap();
+    let without = authorization.replace(";host;", ";");
+    assert_ne!(authorization, without);
+    request.headers_mut().insert(header::AUTHORIZATION, without.parse().unwrap());
+    let answer = connection.send(request).await;
+    assert_eq!(answer.code(), "InvalidSignatureException");
+    assert!(answer.message().contains("'host'"), "{}", answer.message());
+}
+
+#[tokio::test]
+async fn another_region_or_service_is_refused() {
+    let Raw { kms, mut connection } = raw().await;
+    let right = || RawRequest::right(kms.issue_credentials());
+    let region = RawRequest { region: "eu-west-1".to_owned(), ..right() };
+    let answer = connection.send(region.signed()).await;
+    assert_eq!(answer.code(), "InvalidSignatureException");
+    assert_eq!(answer.message(), "Credential should be scoped to a valid region.");
+
+    let service = RawRequest { service: "s3", ..right() };
+    let answer = connection.send(service.signed()).await;
+    assert_eq!(answer.code(), "InvalidSignatureException");
+    assert!(answer.message().contains("service"), "{}", answer.message());
+}
+
+#[tokio::test]
+async fn a_clock_off_by_more_than_five_minutes_is_refused() {
+    let Raw { kms, mut connection } = raw().await;
+    let at = |time| RawRequest { time, ..RawRequest::right(kms.issue_credentials()) }.signed();
+    let now = kms_time();
+    assert_eq!(connection.send(at(now - 4 * MINUTE)).await.status, 200);
+    assert_eq!(connection.send(at(now + 4 * MINUTE)).await.status, 200);
+    let late = connection.send(at(now - 6 * MINUTE)).await;
+    assert_eq!(late.code(), "InvalidSignatureException");
+    assert!(late.message().starts_with("Signature expired"), "{}", late.message());
+    let early = connection.send(at(now + 6 * MINUTE)).await;
+    assert_eq!(early.code(), "InvalidSignatureException");
+    assert!(early.message().starts_with("Signature not yet current"), "{}", early.message());
+}
+
+#[tokio::test]
+async fn a_session_needs_its_own_token() {
+    let Raw { kms, mut connection } = raw().await;
+    let session = kms.issue_session(60 * MINUTE);
+    let with = |token: Option<String>| {
+        let (id, secret) = (session.access_key_id(), session.secret_access_key());
+        RawRequest::right(Credentials::new(id, secret, token, None, "test")).signed()
+    };
+    let token = session.session_token().map(str::to_owned);
+    assert_eq!(connection.send(with(token)).await.status, 200);
+    for wrong in [None, Some("wrong".to_owned())] {
+        let answer = connection.send(with(wrong)).await;
+        assert_eq!(answer.code(), "UnrecognizedClientException");
+    }
+
+    let id = kms.issue_credentials();
+    let (id, secret) = (id.access_key_id(), id.secret_access_key());
+    let needless = Credentials::new(id, secret, Some("token".to_owned()), None, "test");
+    let answer = connection.send(RawRequest::right(needless).signed()).await;
+    assert_eq!(answer.code(), "UnrecognizedClientException");
+}
+
+#[tokio::test]
+async fn an_expired_session_is_refused() {
+    let Raw { kms, mut connection } = raw().await;
+    let expired = RawRequest::right(kms.issue_session(Duration::ZERO));
+    assert_eq!(connection.send(expired.signed()).await.code(), "ExpiredTokenException");
+
+    let session = RawRequest::right(kms.issue_session(60 * MINUTE));
+    let lasting = RawRequest::right(kms.issue_credentials());
+    assert_eq!(connection.send(session.signed()).await.status, 200);
+    kms.expire_sessions();
+    assert_eq!(connection.send(session.signed()).await.code(), "ExpiredTokenException");
+    assert_eq!(connection.send(lasting.signed()).await.status, 200);
+}
+
+#[tokio::test]
+async fn credentials_from_elsewhere_are_accepted() {
+    let Raw { kms, mut connection } = raw().await;
+    let token = Some("token".to_owned());
+    kms.accept_credentials("AKIDEXAMPLE", "secret", token.clone(), Some(kms_time() + MINUTE));
+    let same = Credentials::new("AKIDEXAMPLE", "secret", token.clone(), None, "test");
+    let request = RawRequest::right(same);
+    assert_eq!(connection.send(request.signed()).await.status, 200);
+    kms.accept_credentials("AKIDEXAMPLE", "secret", token, Some(kms_time()));
+    assert_eq!(connection.send(request.signed()).await.code(), "ExpiredTokenException");
+}
+
+#[tokio::test]
+async fn the_sdk_reads_the_refusals() {
+    let setup = setup().await;
+    let expired = client(&setup.kms, REGION, setup.kms.issue_session(60 * MINUTE));
+    expired.list_keys().send().await.unwrap();
+    setup.kms.expire_sessions();
+    assert_eq!(code(expired.list_keys().send().await), "ExpiredTokenException");
+    let stranger = Credentials::new("AKIAXXXXXXXXXXXXXXXX", "secret", None, None, "test");
+    let stranger = client(&setup.kms, REGION, stranger);
+    assert_eq!(code(stranger.list_keys().send().await), "UnrecognizedClientException");
+}
