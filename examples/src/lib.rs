@@ -1,1 +1,6 @@
-//! The examples are the `[[example]]` files beside this package.
+//! The examples are the `[[example]]` files beside this package: `cargo run --release --example NAME`.
+
+/// Compiles the code in README.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

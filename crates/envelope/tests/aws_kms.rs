@@ -3,6 +3,7 @@
 //! The tests in `any_kms` hold for every KMS. They run against `kms-local` over HTTPS, or, where
 //! `ENVELOPE_TEST_KMS` is set, against the server at that URL, with credentials from the default chain.
 //! The tests in `own_kms` need its counters and faults.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 

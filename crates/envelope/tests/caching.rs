@@ -1,4 +1,5 @@
 //! The caching materials manager: its limits, its single flight, its clock.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
@@ -64,7 +65,7 @@ async fn no_data_key_seals_more_than_max_bytes() {
 async fn a_data_key_is_used_up_to_its_age_and_no_longer() {
     let keyring = GatedKeyring::open();
     let (clock, hand) = Clock::manual();
-    let envelope = caching(&keyring, |builder| builder.max_age(Duration::from_secs(60)).clock(clock));
+    let envelope = caching(&keyring, |builder| builder.max_age(Duration::from_mins(1)).clock(clock));
     let message = envelope.encrypt(b"x", &context()).await.unwrap();
     envelope.decrypt(&message, &context()).await.unwrap();
     hand.advance(Duration::from_nanos(59_999_999_999));
@@ -82,11 +83,11 @@ async fn a_data_key_is_used_up_to_its_age_and_no_longer() {
 async fn age_counts_from_the_request_not_from_its_answer() {
     let keyring = GatedKeyring::new(0);
     let (clock, hand) = Clock::manual();
-    let envelope = caching(&keyring, |builder| builder.max_age(Duration::from_secs(60)).clock(clock));
+    let envelope = caching(&keyring, |builder| builder.max_age(Duration::from_mins(1)).clock(clock));
     let context = context();
     let mut waiting = Box::pin(envelope.encrypt(b"x", &context));
     assert!(poll_immediate(&mut waiting).await.is_none());
-    hand.advance(Duration::from_secs(60));
+    hand.advance(Duration::from_mins(1));
     keyring.gate.add_permits(1);
     waiting.await.expect("who waited for the key may use it");
     assert!(matches!(envelope.try_encrypt(b"x", &context), Err(Error::NotCached)));

@@ -130,7 +130,7 @@ impl KmsPoolBuilder {
     ///
     /// ```
     /// # fn example() -> Result<(), kms_pool::BuildError> {
-    /// let pool = kms_pool::KmsPool::builder().from_environment()?.build()?;
+    /// let pool = kms_pool::KmsPool::builder().with_environment()?.build()?;
     /// # Ok(())
     /// # }
     /// ```
@@ -138,11 +138,11 @@ impl KmsPoolBuilder {
     /// # Errors
     ///
     /// [`BuildError::CaBundle`] if the file that `AWS_CA_BUNDLE` names cannot be read.
-    pub fn from_environment(self) -> Result<Self, BuildError> {
-        self.from_variables(|name| std::env::var(name).ok())
+    pub fn with_environment(self) -> Result<Self, BuildError> {
+        self.with_variables(|name| std::env::var(name).ok())
     }
 
-    fn from_variables(mut self, variable: impl Fn(&str) -> Option<String>) -> Result<Self, BuildError> {
+    fn with_variables(mut self, variable: impl Fn(&str) -> Option<String>) -> Result<Self, BuildError> {
         let set = |name| variable(name).filter(|value| !value.is_empty());
         if set("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS").is_none_or(|value| !value.eq_ignore_ascii_case("true")) {
             self.endpoint = set("AWS_ENDPOINT_URL_KMS").or_else(|| set("AWS_ENDPOINT_URL")).or(self.endpoint);
@@ -366,7 +366,7 @@ mod tests {
     fn the_environment_gives_endpoint_and_roots() {
         let with = |variables: &'static [(&'static str, &'static str)]| {
             let variable = |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
-            KmsPool::builder().endpoint_url("https://own").from_variables(variable)
+            KmsPool::builder().endpoint_url("https://own").with_variables(variable)
         };
         let endpoint = |variables| with(variables).unwrap().endpoint.unwrap();
         assert_eq!(endpoint(&[]), "https://own");
@@ -379,7 +379,7 @@ mod tests {
         assert_eq!(endpoint(ignored), "https://own");
         let root = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/root.pem");
         let roots = |path: String| {
-            KmsPool::builder().from_variables(move |name| (name == "AWS_CA_BUNDLE").then(|| path.clone()))
+            KmsPool::builder().with_variables(move |name| (name == "AWS_CA_BUNDLE").then(|| path.clone()))
         };
         assert_eq!(roots(root.to_owned()).unwrap().roots.pems, [ROOT]);
         assert!(matches!(roots("missing.pem".to_owned()), Err(BuildError::CaBundle { .. })));

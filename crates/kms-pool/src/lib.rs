@@ -52,7 +52,8 @@
 //! | idle connections are closed after | 90 s | fixed |
 //! | TLS | rustls over aws-lc-rs, the platform's certificate authorities | custom ones by [`trust_root_pem`](KmsPoolBuilder::trust_root_pem) |
 //!
-//! Except for [`Principal::from_default_chain`], nothing is read from the environment.
+//! Nothing is read from the environment but by [`Principal::from_default_chain`] and
+//! [`KmsPoolBuilder::with_environment`].
 
 mod builder;
 mod error;

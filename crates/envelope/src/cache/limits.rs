@@ -7,6 +7,7 @@ use std::{
 
 /// How long and how much one cached data key may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_field_names, reason = "the names that the settings have")]
 pub(crate) struct Limits {
     pub(crate) max_age: Duration,
     pub(crate) max_messages: u64,

@@ -20,8 +20,8 @@ pub type KeyringFuture<'a, T, E = Error> = Pin<Box<dyn Future<Output = Result<T,
 
 /// Generates, wraps and unwraps data keys under wrapping keys that it alone knows how to use.
 ///
-/// The specification's *OnEncrypt* is [`generate`](Self::generate) where no data key exists yet and
-/// [`wrap`](Self::wrap) where one does; *OnDecrypt* is [`unwrap`](Self::unwrap).
+/// The specification's `OnEncrypt` is [`generate`](Self::generate) where no data key exists yet and
+/// [`wrap`](Self::wrap) where one does; `OnDecrypt` is [`unwrap`](Self::unwrap).
 pub trait Keyring: fmt::Debug + Send + Sync {
     /// Makes a new data key and wraps it.
     ///

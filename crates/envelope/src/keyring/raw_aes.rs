@@ -79,14 +79,11 @@ impl RawAesKeyring {
         let (ciphertext, tag) = wrapped.ciphertext.split_last_chunk()?;
         let mut data_key = ciphertext.to_vec();
         let opened = self.wrapping_key.open(iv, request.encryption_context.as_serialized(), &mut data_key, tag);
-        Some(match opened {
-            Ok(()) => Ok(DataKey::from_vec(data_key)),
-            Err(_) => {
-                let key = format!("{}/{}", self.namespace, self.name);
-                let cause = "the wrapped data key failed authentication: another wrapping key or encryption context";
-                Err(KeyringError::new(key, false, cause))
-            }
-        })
+        Some(opened.map(|()| DataKey::from_vec(data_key)).map_err(|_| {
+            let key = format!("{}/{}", self.namespace, self.name);
+            let cause = "the wrapped data key failed authentication: another wrapping key or encryption context";
+            KeyringError::new(key, false, cause)
+        }))
     }
 
     /// Key name, tag length in bits, IV length in bytes, IV.

@@ -58,7 +58,7 @@ pub struct CachingMaterialsManager {
 impl CachingMaterialsManager {
     /// A manager that asks `source` for what it does not hold.
     pub fn builder(source: impl MaterialsManager + 'static) -> CachingBuilder {
-        let limits = Limits { max_age: Duration::from_secs(300), max_messages: MAX_MESSAGES, max_bytes: MAX_BYTES };
+        let limits = Limits { max_age: Duration::from_mins(5), max_messages: MAX_MESSAGES, max_bytes: MAX_BYTES };
         CachingBuilder { source: Arc::new(source), cache: None, partition: None, limits, clock: Clock::system() }
     }
 

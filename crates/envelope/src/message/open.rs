@@ -44,11 +44,11 @@ pub(crate) fn open(
     let mut opener = Opener::start(header, materials)?;
     let mut plaintext = Vec::with_capacity(frame::plaintext_length(message.len() - body, header.frame_length));
     let mut reader = Reader::new(message, body);
-    let opened = opener.frames(&mut reader, &mut plaintext).and_then(|()| match reader.offset() {
+    let outcome = opener.frames(&mut reader, &mut plaintext).and_then(|()| match reader.offset() {
         end if end == message.len() => Ok(()),
         offset => Err(Error::TrailingBytes { offset }),
     });
-    match opened {
+    match outcome {
         Ok(()) => Ok(plaintext),
         Err(error) => {
             plaintext.zeroize();

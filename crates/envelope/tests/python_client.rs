@@ -1,0 +1,135 @@
+//! Both directions with the AWS Encryption SDK for Python, against one `kms-local`.
+//!
+//! Needs a Python with `tests/interop/requirements.txt` installed, named by `ENVELOPE_PYTHON`; says so and
+//! passes where that is not set. `tests/interop/run` sets it.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Write},
+    path::Path,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use envelope::{
+    DataKey, EncryptionContext, Envelope,
+    keyring::{AwsKmsKeyring, RawAesKeyring},
+    materials::DefaultMaterialsManager,
+};
+use kms_local::KmsLocal;
+use kms_pool::{KmsPool, Principal};
+use serde_json::{Value, json};
+
+const REGION: &str = "us-east-1";
+
+/// The Python client, in a process of its own.
+struct Python {
+    process: Child,
+    requests: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Python {
+    fn start(python: &str, kms: &KmsLocal, ca_file: &Path) -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/interop/python_client.py");
+        let credentials = kms.issue_credentials();
+        let mut process = Command::new(python)
+            .arg(script)
+            .env("AWS_ACCESS_KEY_ID", credentials.access_key_id())
+            .env("AWS_SECRET_ACCESS_KEY", credentials.secret_access_key())
+            .env("AWS_ENDPOINT_URL_KMS", kms.endpoint(REGION))
+            .env("AWS_CA_BUNDLE", ca_file)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("ENVELOPE_PYTHON runs");
+        let (requests, answers) = (process.stdin.take().unwrap(), BufReader::new(process.stdout.take().unwrap()));
+        Self { process, requests, answers }
+    }
+
+    fn ask(&mut self, request: &Value) -> Result<(Vec<u8>, BTreeMap<String, String>), String> {
+        writeln!(self.requests, "{request}").unwrap();
+        let mut line = String::new();
+        self.answers.read_line(&mut line).unwrap();
+        let answer: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("the Python client died: {line:?}"));
+        match answer["error"].as_str() {
+            Some(error) => Err(error.to_owned()),
+            None => Ok((
+                BASE64_STANDARD.decode(answer["data"].as_str().unwrap()).unwrap(),
+                serde_json::from_value(answer["context"].clone()).unwrap(),
+            )),
+        }
+    }
+}
+
+impl Drop for Python {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_opens_what_the_other_seals() {
+    let Ok(python) = std::env::var("ENVELOPE_PYTHON") else {
+        println!("skipped each_opens_what_the_other_seals: ENVELOPE_PYTHON is not set, see tests/interop/run");
+        return;
+    };
+    let kms = KmsLocal::builder().region(REGION).start().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let ca_file = folder.path().join("ca.pem");
+    std::fs::write(&ca_file, kms.ca_pem()).unwrap();
+    let mut python = Python::start(&python, &kms, &ca_file);
+
+    let arn = kms.create_key(REGION);
+    let pool = KmsPool::builder().endpoint_url(kms.endpoint(REGION)).trust_root_pem(kms.ca_pem()).build().unwrap();
+    let ours_kms = AwsKmsKeyring::new(pool, Principal::new(kms.issue_credentials()), arn.parse().unwrap());
+    let mut keyrings = vec![(json!({ "aws_kms": arn }), DefaultMaterialsManager::new(ours_kms))];
+    for length in [16, 24, 32] {
+        let key: Vec<u8> = (0..length).collect();
+        let theirs = json!({ "raw_aes": { "namespace": "ns", "name": "name", "key": BASE64_STANDARD.encode(&key) } });
+        let ours = RawAesKeyring::new("ns", "name", &DataKey::from_vec(key)).unwrap();
+        keyrings.push((theirs, DefaultMaterialsManager::new(ours)));
+    }
+    let contexts = [
+        EncryptionContext::empty(),
+        EncryptionContext::new([("tenant", "42")]).unwrap(),
+        // Sorted by UTF-8 bytes, U+FF5E comes before U+1D518; by UTF-16 units it would come after.
+        EncryptionContext::new([("～", "1"), ("𝔘", "2"), ("zweck", "Prüfung"), ("a", "")]).unwrap(),
+    ];
+    let lengths = [0_usize, 1, 127, 128, 129, 256, 10_000];
+
+    let mut cases = 0;
+    for (theirs, ours) in &keyrings {
+        let envelope = Envelope::builder(ours.clone()).frame_length(128).build().unwrap();
+        for context in &contexts {
+            let pairs: BTreeMap<_, _> = context.iter().collect();
+            for length in lengths {
+                let what = format!("{theirs}, {context:?}, {length} bytes");
+                let plaintext: Vec<u8> = (0..length).map(|i| u8::try_from(i % 251).unwrap()).collect();
+                let request = |operation, data: &[u8]| {
+                    let data = BASE64_STANDARD.encode(data);
+                    json!({ "operation": operation, "keyring": theirs, "context": pairs, "data": data, "frame_length": 128 })
+                };
+
+                let sealed = envelope.encrypt(&plaintext, context).await.unwrap();
+                let (opened, their_context) = python.ask(&request("decrypt", &sealed)).expect(&what);
+                assert_eq!(opened, plaintext, "Python opened ours: {what}");
+                let their_context = EncryptionContext::new(&their_context).unwrap();
+                assert_eq!(their_context, *context, "Python read our context: {what}");
+
+                let (sealed, _) = python.ask(&request("encrypt", &plaintext)).expect(&what);
+                let opened = envelope.decrypt(&sealed, context).await.expect(&what);
+                assert_eq!(opened.plaintext(), plaintext, "we opened Python's: {what}");
+                assert_eq!(opened.encryption_context(), context, "we read Python's context: {what}");
+
+                let mut changed = envelope.encrypt(&plaintext, context).await.unwrap();
+                *changed.last_mut().unwrap() ^= 1;
+                python.ask(&request("decrypt", &changed)).expect_err("Python opened a changed message");
+                cases += 3;
+            }
+        }
+    }
+    println!("{cases} cases with the Python client, both directions");
+}

@@ -1,0 +1,70 @@
+#!/usr/bin/env python3
+"""The AWS Encryption SDK for Python as a peer: answers one JSON request per line of standard input.
+
+    {"operation": "encrypt" | "decrypt", "keyring": KEYRING, "context": {...}, "data": BASE64, "frame_length": N}
+    KEYRING: {"aws_kms": ARN} | {"raw_aes": {"namespace": ..., "name": ..., "key": BASE64}}
+
+answers {"data": BASE64, "context": {...}} or {"error": TEXT}. Suite 0x0478 is written. AWS KMS is reached
+at AWS_ENDPOINT_URL_KMS, with the root CA in AWS_CA_BUNDLE and credentials from the environment.
+"""
+
+import base64
+import json
+import logging
+import os
+import sys
+
+import aws_encryption_sdk
+import boto3
+from aws_cryptographic_material_providers.mpl import AwsCryptographicMaterialProviders
+from aws_cryptographic_material_providers.mpl.config import MaterialProvidersConfig
+from aws_cryptographic_material_providers.mpl.models import (
+    AesWrappingAlg,
+    CreateAwsKmsKeyringInput,
+    CreateRawAesKeyringInput,
+)
+from aws_encryption_sdk.identifiers import AlgorithmSuite, CommitmentPolicy
+
+CLIENT = aws_encryption_sdk.EncryptionSDKClient(commitment_policy=CommitmentPolicy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT)
+PROVIDERS = AwsCryptographicMaterialProviders(config=MaterialProvidersConfig())
+WRAPPING = {16: "128", 24: "192", 32: "256"}
+
+
+def keyring(described):
+    if "aws_kms" in described:
+        arn = described["aws_kms"]
+        settings = {"endpoint_url": os.environ.get("AWS_ENDPOINT_URL_KMS"), "verify": os.environ.get("AWS_CA_BUNDLE")}
+        client = boto3.client("kms", region_name=arn.split(":")[3], **settings)
+        return PROVIDERS.create_aws_kms_keyring(CreateAwsKmsKeyringInput(kms_key_id=arn, kms_client=client))
+    raw = described["raw_aes"]
+    key = base64.b64decode(raw["key"])
+    algorithm = getattr(AesWrappingAlg, f"ALG_AES{WRAPPING[len(key)]}_GCM_IV12_TAG16")
+    settings = CreateRawAesKeyringInput(
+        key_namespace=raw["namespace"], key_name=raw["name"], wrapping_key=key, wrapping_alg=algorithm
+    )
+    return PROVIDERS.create_raw_aes_keyring(settings)
+
+
+def answer(request):
+    source = base64.b64decode(request["data"])
+    shared = {"source": source, "keyring": keyring(request["keyring"]), "encryption_context": request["context"]}
+    if request["operation"] == "encrypt":
+        suite = AlgorithmSuite.AES_256_GCM_HKDF_SHA512_COMMIT_KEY
+        data, header = CLIENT.encrypt(**shared, algorithm=suite, frame_length=request["frame_length"])
+    else:
+        data, header = CLIENT.decrypt(**shared)
+    return {"data": base64.b64encode(data).decode(), "context": dict(header.encryption_context)}
+
+
+def main():
+    logging.disable(logging.CRITICAL)
+    for line in sys.stdin:
+        try:
+            answered = answer(json.loads(line))
+        except Exception as error:  # whatever the peer raises is its answer
+            answered = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+        print(json.dumps(answered), flush=True)
+
+
+if __name__ == "__main__":
+    main()
