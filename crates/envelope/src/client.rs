@@ -5,19 +5,24 @@ use std::{fmt, sync::Arc};
 use crate::{
     context::EncryptionContext,
     error::Error,
-    format::{encrypted_data_key, header_v2::UnverifiedHeader},
+    format::{
+        encrypted_data_key,
+        header::{ContentType, UnverifiedHeader},
+    },
     keyring::Keyring,
     materials::{
         CachingMaterialsManager, DecryptionMaterials, DecryptionMaterialsRequest, DefaultMaterialsManager,
         EncryptionMaterials, EncryptionMaterialsRequest, MaterialsManager,
     },
     message::{open, seal},
-    suite::AlgorithmSuite,
+    suite::{AlgorithmSuite, CommitmentPolicy},
 };
 
 /// A hostile message could otherwise make one decryption cost thousands of KMS requests.
 const DEFAULT_MAX_ENCRYPTED_DATA_KEYS: usize = 16;
 const DEFAULT_FRAME_LENGTH: u32 = 4096;
+/// What a message leaves out of its stored context unless a materials manager says so.
+static NOTHING_REQUIRED: EncryptionContext = EncryptionContext::empty();
 
 /// Seals and opens messages in the AWS Encryption SDK format. Cheap to clone; share one per process.
 ///
@@ -37,8 +42,9 @@ const DEFAULT_FRAME_LENGTH: u32 = 4096;
 #[derive(Debug, Clone)]
 pub struct Envelope {
     manager: Arc<dyn MaterialsManager>,
+    policy: CommitmentPolicy,
     suite: AlgorithmSuite,
-    frame_length: u32,
+    content_type: ContentType,
     max_encrypted_data_keys: usize,
 }
 
@@ -59,24 +65,29 @@ impl Envelope {
     pub fn builder(manager: impl MaterialsManager + 'static) -> EnvelopeBuilder {
         EnvelopeBuilder {
             manager: Arc::new(manager),
+            policy: CommitmentPolicy::default(),
+            suite: None,
+            legacy_suites: false,
             frame_length: DEFAULT_FRAME_LENGTH,
+            framed: true,
             max_encrypted_data_keys: DEFAULT_MAX_ENCRYPTED_DATA_KEYS,
         }
     }
 
     /// Seals `plaintext`, bound to `context`, into one message. Waits only where no data key is cached.
     ///
-    /// Sealing itself runs on the calling thread, at about 1 ms for each 4 MiB: move it off the async
+    /// Sealing itself runs on the calling thread, at about 1 ms for each 2 MiB: move it off the async
     /// workers for plaintexts of many megabytes.
     ///
     /// # Errors
     ///
     /// [`Error::DataKeyUnavailable`] when the keyring can't supply a data key,
     /// [`Error::InvalidEncryptionContext`] for a key that starts with `aws-crypto-`,
-    /// [`Error::PlaintextTooLong`], [`Error::TooManyEncryptedDataKeys`], [`Error::Random`].
+    /// [`Error::RequiredContextMissing`], [`Error::PlaintextTooLong`],
+    /// [`Error::TooManyEncryptedDataKeys`], [`Error::Random`].
     pub async fn encrypt(&self, plaintext: &[u8], context: &EncryptionContext) -> Result<Vec<u8>, Error> {
         let request = self.encryption_request(plaintext, context)?;
-        let materials = match self.manager.try_encryption_materials(request) {
+        let materials = match self.manager.try_encryption_materials(request)? {
             Some(materials) => materials,
             None => self.manager.encryption_materials(request).await?,
         };
@@ -90,21 +101,25 @@ impl Envelope {
     /// [`Error::NotCached`] when no usable data key is cached, and those of [`encrypt`](Self::encrypt).
     pub fn try_encrypt(&self, plaintext: &[u8], context: &EncryptionContext) -> Result<Vec<u8>, Error> {
         let request = self.encryption_request(plaintext, context)?;
-        let materials = self.manager.try_encryption_materials(request).ok_or(Error::NotCached)?;
+        let materials = self.manager.try_encryption_materials(request)?.ok_or(Error::NotCached)?;
         self.seal(&materials, plaintext)
     }
 
-    /// Opens one whole message. Every pair of `context` must stand in the message; the message may hold
-    /// more, see [`Decrypted::encryption_context`].
+    /// Opens one whole message.
+    ///
+    /// The message must authenticate every pair of `context`: either store it, or have been sealed with it as
+    /// required context. It may store more, see [`Decrypted::encryption_context`]. Of a signed message nothing is
+    /// returned before its signature is verified.
     ///
     /// # Errors
     ///
-    /// [`Error::EncryptionContextMismatch`], [`Error::DataKeyNotUnwrapped`], [`Error::Authentication`], or
-    /// what is wrong with the message's form.
+    /// [`Error::EncryptionContextMismatch`], [`Error::RequiredContextMissing`], [`Error::CommitmentPolicy`],
+    /// [`Error::DataKeyNotUnwrapped`], [`Error::Authentication`], or what is wrong with the message's form.
     pub async fn decrypt(&self, message: &[u8], context: &EncryptionContext) -> Result<Decrypted, Error> {
-        let (header, body) = open::read_header(message, self.max_encrypted_data_keys)?;
-        let request = decryption_request(&header, context)?;
-        let materials = match self.manager.try_decryption_materials(request) {
+        let (header, body) = self.read_header(message, context)?;
+        let required = context.without(header.encryption_context);
+        let request = decryption_request(&header, context, &required);
+        let materials = match self.manager.try_decryption_materials(request)? {
             Some(materials) => materials,
             None => self.manager.decryption_materials(request).await?,
         };
@@ -118,9 +133,10 @@ impl Envelope {
     /// [`Error::NotCached`] when the message's data key is not cached, and those of
     /// [`decrypt`](Self::decrypt).
     pub fn try_decrypt(&self, message: &[u8], context: &EncryptionContext) -> Result<Decrypted, Error> {
-        let (header, body) = open::read_header(message, self.max_encrypted_data_keys)?;
-        let request = decryption_request(&header, context)?;
-        let materials = self.manager.try_decryption_materials(request).ok_or(Error::NotCached)?;
+        let (header, body) = self.read_header(message, context)?;
+        let required = context.without(header.encryption_context);
+        let request = decryption_request(&header, context, &required);
+        let materials = self.manager.try_decryption_materials(request)?.ok_or(Error::NotCached)?;
         decrypted(message, body, &header, &materials)
     }
 
@@ -133,13 +149,38 @@ impl Envelope {
             let problem = "keys that start with `aws-crypto-` are reserved for the message format";
             return Err(Error::InvalidEncryptionContext { problem });
         }
-        let plaintext_length = Some(plaintext.len() as u64);
-        Ok(EncryptionMaterialsRequest { suite: self.suite, encryption_context, plaintext_length })
+        Ok(EncryptionMaterialsRequest {
+            suite: self.suite,
+            encryption_context,
+            required_context: &NOTHING_REQUIRED,
+            plaintext_length: Some(plaintext.len() as u64),
+        })
     }
 
     fn seal(&self, materials: &EncryptionMaterials, plaintext: &[u8]) -> Result<Vec<u8>, Error> {
+        let (suite, policy) = (materials.suite(), self.policy);
+        if !policy.allows_encryption(suite) {
+            return Err(Error::CommitmentPolicy { suite, policy });
+        }
         encrypted_data_key::check_count(materials.encrypted_data_key_count(), self.max_encrypted_data_keys)?;
-        seal::seal(materials, plaintext, self.frame_length)
+        seal::seal(materials, plaintext, self.content_type)
+    }
+
+    /// Reads the header, and checks it against the policy and the supplied context.
+    fn read_header<'a>(
+        &self,
+        message: &'a [u8],
+        supplied: &EncryptionContext,
+    ) -> Result<(UnverifiedHeader<'a>, usize), Error> {
+        let (header, body) = open::read_header(message, self.max_encrypted_data_keys)?;
+        let (suite, policy) = (header.suite, self.policy);
+        if !policy.allows_decryption(suite) {
+            return Err(Error::CommitmentPolicy { suite, policy });
+        }
+        if let Some(key) = supplied.first_contradiction(header.encryption_context) {
+            return Err(Error::EncryptionContextMismatch { key: key.to_owned() });
+        }
+        Ok((header, body))
     }
 }
 
@@ -147,11 +188,39 @@ impl Envelope {
 #[derive(Debug)]
 pub struct EnvelopeBuilder {
     manager: Arc<dyn MaterialsManager>,
+    policy: CommitmentPolicy,
+    suite: Option<AlgorithmSuite>,
+    legacy_suites: bool,
     frame_length: u32,
+    framed: bool,
     max_encrypted_data_keys: usize,
 }
 
 impl EnvelopeBuilder {
+    /// Which messages are written and opened, by whether they commit to their data key. Default:
+    /// [`CommitmentPolicy::RequireEncryptRequireDecrypt`].
+    #[must_use]
+    pub fn commitment_policy(mut self, policy: CommitmentPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// The suite that messages are sealed with. Default: `0x0478`, or `0x0178` where the policy forbids
+    /// commitment. Signed suites need the feature `aws-lc-rs`.
+    #[must_use]
+    pub fn suite(mut self, suite: AlgorithmSuite) -> Self {
+        self.suite = Some(suite);
+        self
+    }
+
+    /// Allows writing the suites without key derivation: `0x0014`, `0x0046`, `0x0078`. Default: `false`. For
+    /// readers that know nothing else; such a data key is never cached.
+    #[must_use]
+    pub fn legacy_suites(mut self, allowed: bool) -> Self {
+        self.legacy_suites = allowed;
+        self
+    }
+
     /// How many plaintext bytes a frame holds. Default: 4096. Allowed: 1 to 2^32 - 1.
     ///
     /// Longer frames cost less per byte, shorter ones let a streaming reader start sooner. The Python
@@ -159,6 +228,14 @@ impl EnvelopeBuilder {
     #[must_use]
     pub fn frame_length(mut self, frame_length: u32) -> Self {
         self.frame_length = frame_length;
+        self
+    }
+
+    /// Whether the body is cut into frames. Default: `true`. `false` writes it in one piece, of at most 64 GiB,
+    /// for readers from before frames.
+    #[must_use]
+    pub fn framed(mut self, framed: bool) -> Self {
+        self.framed = framed;
         self
     }
 
@@ -175,9 +252,10 @@ impl EnvelopeBuilder {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] for a setting out of its range.
+    /// [`Error::InvalidSetting`] for a setting out of its range, [`Error::CommitmentPolicy`] for a suite that
+    /// the policy does not allow to be written.
     pub fn build(self) -> Result<Envelope, Error> {
-        let Self { manager, frame_length, max_encrypted_data_keys } = self;
+        let Self { manager, policy, frame_length, max_encrypted_data_keys, .. } = self;
         if frame_length == 0 {
             return Err(Error::invalid_setting("frame_length", "0 is not in 1..=2^32-1"));
         }
@@ -185,7 +263,22 @@ impl EnvelopeBuilder {
             let problem = format!("{max_encrypted_data_keys} is not in 1..=65535");
             return Err(Error::invalid_setting("max_encrypted_data_keys", problem));
         }
-        Ok(Envelope { manager, suite: AlgorithmSuite::default(), frame_length, max_encrypted_data_keys })
+        let suite = self.suite.unwrap_or(policy.default_suite());
+        if !policy.allows_encryption(suite) {
+            return Err(Error::CommitmentPolicy { suite, policy });
+        }
+        if suite.is_legacy() && !self.legacy_suites {
+            let problem = format!("{suite} seals without key derivation: call `legacy_suites(true)` if it must be");
+            return Err(Error::invalid_setting("suite", problem));
+        }
+        if suite.is_signed() && cfg!(not(feature = "aws-lc-rs")) {
+            return Err(Error::invalid_setting(
+                "suite",
+                format!("{suite} is signed: that takes the feature `aws-lc-rs`"),
+            ));
+        }
+        let content_type = if self.framed { ContentType::Framed { frame_length } } else { ContentType::NonFramed };
+        Ok(Envelope { manager, policy, suite, content_type, max_encrypted_data_keys })
     }
 }
 
@@ -209,7 +302,8 @@ impl Decrypted {
         self.plaintext
     }
 
-    /// The message's encryption context, authenticated: check here what you did not supply.
+    /// The message's encryption context, authenticated, with what it requires but does not store: check here what
+    /// you did not supply.
     #[must_use]
     pub fn encryption_context(&self) -> &EncryptionContext {
         &self.encryption_context
@@ -234,19 +328,19 @@ impl fmt::Debug for Decrypted {
     }
 }
 
-/// What a header asks of the materials manager, once the supplied context is found in it.
+/// What a header asks of the materials manager.
 fn decryption_request<'a>(
     header: &UnverifiedHeader<'a>,
-    supplied: &EncryptionContext,
-) -> Result<DecryptionMaterialsRequest<'a>, Error> {
-    if let Some(key) = supplied.first_mismatch(header.encryption_context) {
-        return Err(Error::EncryptionContextMismatch { key: key.to_owned() });
-    }
-    Ok(DecryptionMaterialsRequest {
+    supplied_context: &'a EncryptionContext,
+    required_context: &'a EncryptionContext,
+) -> DecryptionMaterialsRequest<'a> {
+    DecryptionMaterialsRequest {
         suite: header.suite,
         encrypted_data_keys: header.encrypted_data_keys,
-        encryption_context: header.encryption_context,
-    })
+        supplied_context,
+        required_context,
+        stored_context: header.encryption_context,
+    }
 }
 
 fn decrypted(

@@ -22,13 +22,16 @@ const RESERVED_PREFIX: &str = "aws-crypto-";
 /// # Ok::<(), envelope::Error>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct EncryptionContext(Arc<[u8]>);
+pub struct EncryptionContext(
+    /// `None` for no pairs.
+    Option<Arc<[u8]>>,
+);
 
 impl EncryptionContext {
     /// A context with no pairs.
     #[must_use]
-    pub fn empty() -> Self {
-        Self(Arc::from([]))
+    pub const fn empty() -> Self {
+        Self(None)
     }
 
     /// A context with these pairs, in any order.
@@ -55,7 +58,7 @@ impl EncryptionContext {
             }
         }
         length(serialized.len())?;
-        Ok(Self(serialized.into()))
+        Ok(Self(Some(serialized.into())))
     }
 
     /// The context with this serialization, which stands at `offset` of a message.
@@ -65,7 +68,7 @@ impl EncryptionContext {
     /// [`Error::Malformed`] unless `serialized` is empty or canonical.
     pub(crate) fn from_serialized(serialized: &[u8], offset: usize) -> Result<Self, Error> {
         Self::validate(serialized, offset)?;
-        Ok(Self(serialized.into()))
+        Ok(Self((!serialized.is_empty()).then(|| serialized.into())))
     }
 
     /// Checks that `serialized`, which stands at `offset` of a message, is a canonical serialization.
@@ -106,12 +109,12 @@ impl EncryptionContext {
     /// The value of `key`.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.iter().find_map(|(k, v)| (k == key).then_some(v))
+        get(self.as_serialized(), key)
     }
 
     /// The pairs, sorted by the UTF-8 bytes of their keys.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        pairs(&self.0)
+        pairs(self.as_serialized())
     }
 
     /// How many pairs there are.
@@ -123,13 +126,13 @@ impl EncryptionContext {
     /// Whether there are no pairs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
     }
 
     /// The canonical serialization: empty for no pairs, else the pair count and the sorted pairs.
     #[must_use]
     pub fn as_serialized(&self) -> &[u8] {
-        &self.0
+        self.0.as_deref().unwrap_or_default()
     }
 
     /// The first key that is reserved for the message format, if any.
@@ -137,12 +140,37 @@ impl EncryptionContext {
         self.iter().map(|(key, _)| key).find(|key| key.starts_with(RESERVED_PREFIX))
     }
 
-    /// The first of these pairs that the canonical serialization `message` lacks or contradicts.
-    pub(crate) fn first_mismatch<'a>(&'a self, message: &[u8]) -> Option<&'a str> {
-        if *self.0 == *message {
+    /// The first key that `stored`, a canonical serialization, gives another value.
+    pub(crate) fn first_contradiction<'a>(&'a self, stored: &[u8]) -> Option<&'a str> {
+        if self.as_serialized() == stored {
             return None;
         }
-        self.iter().find(|pair| !pairs(message).any(|other| other == *pair)).map(|(key, _)| key)
+        self.iter().find(|(key, value)| get(stored, key).is_some_and(|other| other != *value)).map(|(key, _)| key)
+    }
+
+    /// The pairs whose keys do not stand in `stored`, a canonical serialization.
+    pub(crate) fn without(&self, stored: &[u8]) -> Self {
+        if self.iter().all(|(key, _)| get(stored, key).is_some()) {
+            return Self::empty();
+        }
+        self.filtered(|key| get(stored, key).is_none())
+    }
+
+    /// The pairs whose keys are wanted.
+    pub(crate) fn filtered(&self, wanted: impl Fn(&str) -> bool) -> Self {
+        Self::new(self.iter().filter(|(key, _)| wanted(key))).expect("a part of a context is shorter than it")
+    }
+
+    /// The pairs of both, which have no key in common.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidEncryptionContext`] when they have, or when both together are too long.
+    pub(crate) fn with(&self, other: &Self) -> Result<Self, Error> {
+        if other.is_empty() {
+            return Ok(self.clone());
+        }
+        Self::new(self.iter().chain(other.iter()))
     }
 }
 
@@ -162,6 +190,11 @@ impl fmt::Debug for EncryptionContext {
 fn pairs(serialized: &[u8]) -> impl Iterator<Item = (&str, &str)> {
     let mut rest = serialized.get(2..).unwrap_or_default();
     std::iter::from_fn(move || Some((take_text(&mut rest)?, take_text(&mut rest)?)))
+}
+
+/// The value of `key` in a valid canonical serialization.
+fn get<'a>(serialized: &'a [u8], key: &str) -> Option<&'a str> {
+    pairs(serialized).find_map(|(k, v)| (k == key).then_some(v))
 }
 
 /// Takes one length-prefixed text off the front of `rest`.
@@ -223,17 +256,22 @@ mod tests {
     }
 
     #[test]
-    fn mismatch_is_found() {
-        let message = EncryptionContext::new([("a", "1"), ("b", "2")]).unwrap();
-        let mismatch = |pairs: &[(&'static str, &str)]| {
+    fn contradictions_and_what_is_not_stored_are_found() {
+        let stored = EncryptionContext::new([("a", "1"), ("b", "2")]).unwrap();
+        let against = |pairs: &[(&'static str, &str)]| {
             let supplied = EncryptionContext::new(pairs.iter().copied()).unwrap();
-            supplied.first_mismatch(message.as_serialized()).map(ToOwned::to_owned)
+            let contradiction = supplied.first_contradiction(stored.as_serialized()).map(ToOwned::to_owned);
+            (contradiction, supplied.without(stored.as_serialized()))
         };
-        assert_eq!(mismatch(&[]), None);
-        assert_eq!(mismatch(&[("b", "2")]), None);
-        assert_eq!(mismatch(&[("a", "1"), ("b", "2")]), None);
-        assert_eq!(mismatch(&[("b", "1")]).as_deref(), Some("b"));
-        assert_eq!(mismatch(&[("a", "1"), ("c", "")]).as_deref(), Some("c"));
+        let empty = EncryptionContext::empty();
+        assert_eq!(against(&[]), (None, empty.clone()));
+        assert_eq!(against(&[("b", "2")]), (None, empty.clone()));
+        assert_eq!(against(&[("a", "1"), ("b", "2")]), (None, empty.clone()));
+        assert_eq!(against(&[("b", "1")]), (Some("b".to_owned()), empty));
+        let other = EncryptionContext::new([("c", "")]).unwrap();
+        assert_eq!(against(&[("a", "1"), ("c", "")]), (None, other.clone()));
+        assert_eq!(stored.with(&other).unwrap().filtered(|key| key != "c"), stored);
+        assert!(stored.with(&stored).is_err());
     }
 
     proptest! {

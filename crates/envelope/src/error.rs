@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
+use crate::suite::{AlgorithmSuite, CommitmentPolicy};
+
 /// Why an operation failed.
 ///
 /// A parse error names the field of the message and its byte offset. A cryptographic failure is
@@ -69,11 +71,27 @@ pub enum Error {
         problem: &'static str,
     },
 
-    /// A pair of the encryption context supplied on decryption is not what the message authenticates.
-    #[error("the message does not carry the supplied encryption context: key {key:?} is absent or has another value")]
+    /// A pair of the encryption context supplied on decryption contradicts the message.
+    #[error("the message contradicts the supplied encryption context: key {key:?} has another value")]
     EncryptionContextMismatch {
         /// The first key that does not match.
         key: String,
+    },
+
+    /// A key that must be in the encryption context, but not in the message, was not supplied.
+    #[error("the encryption context lacks {key:?}, which is required: supply it with its value")]
+    RequiredContextMissing {
+        /// The first key that is missing.
+        key: String,
+    },
+
+    /// The commitment policy does not allow the message's algorithm suite.
+    #[error("the commitment policy {policy} does not allow algorithm suite {suite} here")]
+    CommitmentPolicy {
+        /// The suite, of the message or to be used.
+        suite: AlgorithmSuite,
+        /// The policy in force.
+        policy: CommitmentPolicy,
     },
 
     /// The plaintext does not fit the format: more than 2^32 - 1 frames of the frame length.
@@ -96,10 +114,13 @@ pub enum Error {
     DataKeyUnavailable(#[source] KeyringError),
 
     /// No keyring could unwrap any of the message's encrypted data keys.
-    #[error("could not unwrap a data key: {}", Failures(.failures))]
+    #[error("could not unwrap a data key: {}{}", Failures(.failures), NotStored(.not_stored))]
     DataKeyNotUnwrapped {
         /// What each attempt failed with; empty when no encrypted data key matches the keyring.
         failures: Vec<KeyringError>,
+        /// Keys of the supplied encryption context that do not stand in the message. Unwrapping succeeds only
+        /// if they are just those that were required, and so not stored, on encryption.
+        not_stored: Vec<String>,
     },
 
     /// No usable data key is cached; only returned by the `try_` operations, which never wait.
@@ -129,7 +150,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::DataKeyUnavailable(cause) => cause.retryable,
-            Self::DataKeyNotUnwrapped { failures } => failures.iter().any(|cause| cause.retryable),
+            Self::DataKeyNotUnwrapped { failures, .. } => failures.iter().any(|cause| cause.retryable),
             Self::NotCached | Self::Random(_) => true,
             _ => false,
         }
@@ -140,7 +161,7 @@ impl Error {
     pub fn keyring_errors(&self) -> &[KeyringError] {
         match self {
             Self::DataKeyUnavailable(cause) => std::slice::from_ref(cause),
-            Self::DataKeyNotUnwrapped { failures } => failures,
+            Self::DataKeyNotUnwrapped { failures, .. } => failures,
             _ => &[],
         }
     }
@@ -212,6 +233,17 @@ impl fmt::Display for Failures<'_> {
     }
 }
 
+struct NotStored<'a>(&'a [String]);
+
+impl fmt::Display for NotStored<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [] => Ok(()),
+            keys => write!(f, " (the message does not store these keys of the supplied encryption context: {keys:?})"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,15 +251,16 @@ mod tests {
     #[test]
     fn every_failure_is_listed() {
         let failures = vec![KeyringError::new("a", false, "denied"), KeyringError::new("b", true, "throttled")];
-        let error = Error::DataKeyNotUnwrapped { failures };
+        let error = Error::DataKeyNotUnwrapped { failures, not_stored: vec![] };
         assert_eq!(error.to_string(), "could not unwrap a data key: a: denied; b: throttled");
         assert!(error.is_retryable());
     }
 
     #[test]
     fn no_match_says_so() {
-        let error = Error::DataKeyNotUnwrapped { failures: vec![] };
+        let error = Error::DataKeyNotUnwrapped { failures: vec![], not_stored: vec!["tenant".to_owned()] };
         assert!(error.to_string().contains("none of the message's encrypted data keys"));
+        assert!(error.to_string().contains("\"tenant\""));
         assert!(!error.is_retryable());
     }
 }

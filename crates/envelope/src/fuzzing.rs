@@ -2,8 +2,8 @@
 
 use crate::format::{
     codec::Reader,
-    encrypted_data_key,
-    header_v2::{HeaderBody, UnverifiedHeader},
+    encrypted_data_key, header,
+    header::{HeaderBody, UnverifiedHeader},
 };
 
 /// Reads a header, and checks that writing it again gives the bytes that were read.
@@ -18,11 +18,11 @@ pub fn header_round_trip(bytes: &[u8]) {
         message_id: header.message_id,
         encryption_context: &context,
         encrypted_data_keys: &encrypted_data_key::serialize(&keys).expect("they were read"),
-        frame_length: header.frame_length,
+        content_type: header.content_type,
         commit_key: header.commit_key,
     };
     let mut written = vec![];
     body.write(&mut written).expect("it was read");
-    written.extend_from_slice(header.tag);
+    header::write_authentication(header.suite, header.iv, *header.tag, &mut written);
     assert_eq!(written, reader.since(0));
 }

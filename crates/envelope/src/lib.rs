@@ -52,6 +52,6 @@ pub use crate::{
     context::EncryptionContext,
     data_key::DataKey,
     error::Error,
-    suite::AlgorithmSuite,
+    suite::{AlgorithmSuite, CommitmentPolicy},
     time::{Clock, ManualClock},
 };

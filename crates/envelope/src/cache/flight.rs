@@ -126,7 +126,14 @@ mod tests {
     use super::{super::store::Key, *};
 
     fn key(context: &[u8]) -> OwnedKey {
-        Key { partition: "p", suite_id: 1, encryption_context: context, encrypted_data_keys: b"" }.to_owned()
+        Key {
+            partition: "p",
+            suite_id: 1,
+            encryption_context: context,
+            required_context: b"",
+            encrypted_data_keys: b"",
+        }
+        .to_owned()
     }
 
     fn wait<T: Clone>(boarding: Boarding<T, ()>) -> Flight<T> {

@@ -147,7 +147,8 @@ pub struct Counts {
     pub load_failures: u64,
     /// Times an operation waited for a load that another had begun.
     pub coalesced: u64,
-    /// Operations that may not use the cache: too long for `max_bytes`, or of unknown length.
+    /// Operations that may not use the cache: too long for `max_bytes`, of unknown length, or without key
+    /// derivation.
     pub bypasses: u64,
 }
 

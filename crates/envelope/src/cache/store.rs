@@ -18,6 +18,8 @@ pub(crate) struct Key<'a> {
     pub(crate) suite_id: u16,
     /// The encryption context's canonical serialization.
     pub(crate) encryption_context: &'a [u8],
+    /// The same of the part of it that the message does not store.
+    pub(crate) required_context: &'a [u8],
     /// The serialized encrypted data keys; empty for encryption.
     pub(crate) encrypted_data_keys: &'a [u8],
 }
@@ -29,6 +31,7 @@ impl Key<'_> {
             partition: self.partition.into(),
             suite_id: self.suite_id,
             encryption_context: self.encryption_context.into(),
+            required_context: self.required_context.into(),
             encrypted_data_keys: self.encrypted_data_keys.into(),
         }
     }
@@ -46,6 +49,7 @@ pub(crate) struct OwnedKey {
     partition: Arc<str>,
     suite_id: u16,
     encryption_context: Arc<[u8]>,
+    required_context: Arc<[u8]>,
     encrypted_data_keys: Arc<[u8]>,
 }
 
@@ -56,6 +60,7 @@ impl OwnedKey {
             partition: &self.partition,
             suite_id: self.suite_id,
             encryption_context: &self.encryption_context,
+            required_context: &self.required_context,
             encrypted_data_keys: &self.encrypted_data_keys,
         }
     }
@@ -116,7 +121,7 @@ mod tests {
     use crate::time::Clock;
 
     fn key<'a>(partition: &'a str, context: &'a [u8], keys: &'a [u8]) -> Key<'a> {
-        Key { partition, suite_id: 1, encryption_context: context, encrypted_data_keys: keys }
+        Key { partition, suite_id: 1, encryption_context: context, required_context: b"", encrypted_data_keys: keys }
     }
 
     fn entry(value: u8, now: Instant) -> Arc<Entry<u8>> {

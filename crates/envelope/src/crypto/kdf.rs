@@ -1,57 +1,92 @@
 //! Key derivation (specification: `framework/transitive-requirements.md#hkdf-encryption-key` and
 //! `#hkdf-commit-key`; RFC 5869).
 
-use hkdf::Hkdf;
-use sha2::Sha512;
+use hkdf::{GenericHkdf, Hkdf, HmacImpl};
+use sha2::{Sha256, Sha384, Sha512};
 use zeroize::Zeroizing;
 
+use crate::suite::{AlgorithmSuite, KeyDerivation};
+
 /// What one message is sealed with, derived from the data key and the message id.
-pub(crate) struct CommittingKeys {
-    /// The AES-256 key of the header tag and of every frame.
-    pub(crate) encryption_key: Zeroizing<[u8; 32]>,
-    /// Public: stands in the header and binds the message to this one data key.
-    pub(crate) commit_key: [u8; 32],
+pub(crate) struct DerivedKeys {
+    encryption_key: Zeroizing<[u8; 32]>,
+    length: usize,
+    /// Public: stands in the header and binds the message to this one data key. Only for suites that commit.
+    pub(crate) commit_key: Option<[u8; 32]>,
 }
 
-/// HKDF-SHA-512 with the message id as salt: one extract, two expands.
-pub(crate) fn derive_committing(suite_id: u16, data_key: &[u8], message_id: &[u8; 32]) -> CommittingKeys {
-    let hkdf = Hkdf::<Sha512>::new(Some(message_id), data_key);
-    let mut keys = CommittingKeys { encryption_key: Zeroizing::new([0; 32]), commit_key: [0; 32] };
-    let id = suite_id.to_be_bytes();
-    hkdf.expand_multi_info(&[&id, b"DERIVEKEY"], keys.encryption_key.as_mut())
-        .expect("32 bytes are fewer than HKDF-SHA-512's limit of 16,320");
-    hkdf.expand(b"COMMITKEY", &mut keys.commit_key).expect("32 bytes are fewer than HKDF-SHA-512's limit of 16,320");
+impl DerivedKeys {
+    /// The AES key of the header tag and of the body.
+    pub(crate) fn encryption_key(&self) -> &[u8] {
+        &self.encryption_key[..self.length]
+    }
+}
+
+/// Derives the keys of the message with `message_id`. `data_key` must have the suite's length.
+pub(crate) fn derive(suite: AlgorithmSuite, data_key: &[u8], message_id: &[u8]) -> DerivedKeys {
+    let length = suite.data_key_length();
+    let mut keys = DerivedKeys { encryption_key: Zeroizing::new([0; 32]), length, commit_key: None };
+    let key = &mut keys.encryption_key[..length];
+    let id = suite.id().to_be_bytes();
+    match suite.key_derivation() {
+        KeyDerivation::Identity => key.copy_from_slice(data_key),
+        KeyDerivation::HkdfSha256 => expand(&Hkdf::<Sha256>::new(None, data_key), &[&id, message_id], key),
+        KeyDerivation::HkdfSha384 => expand(&Hkdf::<Sha384>::new(None, data_key), &[&id, message_id], key),
+        KeyDerivation::HkdfSha512 => {
+            let hkdf = Hkdf::<Sha512>::new(Some(message_id), data_key);
+            expand(&hkdf, &[&id, b"DERIVEKEY"], key);
+            expand(&hkdf, &[b"COMMITKEY"], keys.commit_key.insert([0; 32]));
+        }
+    }
     keys
+}
+
+fn expand<H: HmacImpl>(hkdf: &GenericHkdf<H>, info: &[&[u8]], key: &mut [u8]) {
+    hkdf.expand_multi_info(info, key).expect("32 bytes are fewer than HKDF's limit of 255 hashes");
 }
 
 #[cfg(all(test, feature = "aws-lc-rs"))]
 mod tests {
-    use aws_lc_rs::hkdf::{HKDF_SHA512, KeyType, Salt};
+    use aws_lc_rs::hkdf::{HKDF_SHA256, HKDF_SHA384, HKDF_SHA512, KeyType, Salt};
     use proptest::prelude::*;
 
     use super::*;
 
-    struct Bytes32;
+    struct Length(usize);
 
-    impl KeyType for Bytes32 {
+    impl KeyType for Length {
         fn len(&self) -> usize {
-            32
+            self.0
         }
     }
 
     proptest! {
         /// The same keys as AWS-LC derives by RFC 5869.
         #[test]
-        fn agrees_with_aws_lc(suite: u16, data_key: [u8; 32], message_id: [u8; 32]) {
-            let prk = Salt::new(HKDF_SHA512, &message_id).extract(&data_key);
-            let expand = |info: &[&[u8]]| {
-                let mut out = [0; 32];
-                prk.expand(info, Bytes32).unwrap().fill(&mut out).unwrap();
+        fn agrees_with_aws_lc(
+            suite in proptest::sample::select(&AlgorithmSuite::ALL[..]), data_key: [u8; 32], message_id: [u8; 32],
+        ) {
+            let message_id = if suite.commits_to_key() { &message_id[..] } else { &message_id[..16] };
+            let data_key = &data_key[..suite.data_key_length()];
+            let expand = |salt: &Salt, info: &[&[u8]], length| {
+                let mut out = vec![0; length];
+                salt.extract(data_key).expand(info, Length(length)).unwrap().fill(&mut out).unwrap();
                 out
             };
-            let keys = derive_committing(suite, &data_key, &message_id);
-            prop_assert_eq!(*keys.encryption_key, expand(&[&suite.to_be_bytes(), b"DERIVEKEY"]));
-            prop_assert_eq!(keys.commit_key, expand(&[b"COMMITKEY"]));
+            let id = suite.id().to_be_bytes();
+            let length = suite.data_key_length();
+            let (key, commit_key) = match suite.key_derivation() {
+                KeyDerivation::Identity => (data_key.to_vec(), None),
+                KeyDerivation::HkdfSha256 => (expand(&Salt::new(HKDF_SHA256, &[]), &[&id, message_id], length), None),
+                KeyDerivation::HkdfSha384 => (expand(&Salt::new(HKDF_SHA384, &[]), &[&id, message_id], length), None),
+                KeyDerivation::HkdfSha512 => {
+                    let salt = Salt::new(HKDF_SHA512, message_id);
+                    (expand(&salt, &[&id, b"DERIVEKEY"], 32), Some(expand(&salt, &[b"COMMITKEY"], 32)))
+                }
+            };
+            let keys = derive(suite, data_key, message_id);
+            prop_assert_eq!(keys.encryption_key(), key);
+            prop_assert_eq!(keys.commit_key.map(Vec::from), commit_key);
         }
     }
 }

@@ -3,3 +3,4 @@
 pub(crate) mod aead;
 pub(crate) mod kdf;
 pub(crate) mod random;
+pub(crate) mod signature;

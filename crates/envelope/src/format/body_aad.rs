@@ -2,7 +2,8 @@
 
 const FRAME: &[u8] = b"AWSKMSEncryptionClient Frame";
 const FINAL_FRAME: &[u8] = b"AWSKMSEncryptionClient Final Frame";
-const LENGTH: usize = 32 + FINAL_FRAME.len() + 4 + 8;
+const SINGLE_BLOCK: &[u8] = b"AWSKMSEncryptionClient Single Block";
+const LENGTH: usize = 32 + SINGLE_BLOCK.len() + 4 + 8;
 
 /// The message body AAD: message id, content type, sequence number, content length.
 #[derive(Debug)]
@@ -13,10 +14,20 @@ pub(crate) struct BodyAad {
 
 impl BodyAad {
     /// The AAD of one frame with `content_length` bytes of plaintext.
-    pub(crate) fn of_frame(message_id: &[u8; 32], is_final: bool, sequence_number: u32, content_length: usize) -> Self {
+    pub(crate) fn of_frame(message_id: &[u8], is_final: bool, sequence_number: u32, content_length: usize) -> Self {
+        Self::new(message_id, if is_final { FINAL_FRAME } else { FRAME }, sequence_number, content_length)
+    }
+
+    /// The AAD of a body in one piece.
+    pub(crate) fn of_single_block(message_id: &[u8], content_length: usize) -> Self {
+        Self::new(message_id, SINGLE_BLOCK, 1, content_length)
+    }
+
+    /// `message_id` has at most 32 bytes.
+    fn new(message_id: &[u8], content: &[u8], sequence_number: u32, content_length: usize) -> Self {
         let mut aad = Self { bytes: [0; LENGTH], length: 0 };
         aad.append(message_id);
-        aad.append(if is_final { FINAL_FRAME } else { FRAME });
+        aad.append(content);
         aad.append(&sequence_number.to_be_bytes());
         aad.append(&(content_length as u64).to_be_bytes());
         aad
@@ -44,6 +55,8 @@ mod tests {
         assert_eq!(BodyAad::of_frame(&[7; 32], false, 2, 4096).as_bytes(), expected);
         let last = BodyAad::of_frame(&[7; 32], true, 3, 1);
         assert!(last.as_bytes()[32..].starts_with(b"AWSKMSEncryptionClient Final Frame\x00\x00\x00\x03"));
-        assert_eq!(last.as_bytes().len(), LENGTH);
+        let single = BodyAad::of_single_block(&[7; 32], 1);
+        assert!(single.as_bytes()[32..].starts_with(b"AWSKMSEncryptionClient Single Block\x00\x00\x00\x01"));
+        assert_eq!(single.as_bytes().len(), LENGTH);
     }
 }

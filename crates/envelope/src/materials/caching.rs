@@ -24,7 +24,8 @@ const MAX_BYTES: u64 = (1 << 63) - 1;
 /// - A message's share of the limits is reserved before it is sealed, so no limit is ever exceeded,
 ///   however many tasks seal at once.
 /// - Those who miss the same entry together wait for one request and share its result, or its failure.
-/// - A message longer than `max_bytes`, or of unknown length, gets a data key of its own, uncached.
+/// - A message longer than `max_bytes`, of unknown length, or of a suite without key derivation gets a data key
+///   of its own, uncached.
 ///
 /// | setting | default | what it bounds |
 /// | --- | --- | --- |
@@ -68,9 +69,11 @@ impl CachingMaterialsManager {
         &self.cache
     }
 
-    /// What a message of this length takes from an entry; `None` if it may not take from any.
+    /// What the message takes from an entry; `None` if it may not take from any. A data key that seals without
+    /// key derivation serves one message only (specification: `framework/caching-cmm.md#get-encryption-materials`).
     fn cacheable_length(&self, request: EncryptionMaterialsRequest<'_>) -> Option<u64> {
-        request.plaintext_length.filter(|length| *length <= self.limits.max_bytes)
+        let length = request.plaintext_length.filter(|length| *length <= self.limits.max_bytes);
+        length.filter(|_| !request.suite.is_legacy())
     }
 
     fn is_fresh<V>(&self, entry: &Entry<V>) -> bool {
@@ -82,6 +85,7 @@ impl CachingMaterialsManager {
             partition: &self.partition,
             suite_id: request.suite.id(),
             encryption_context: request.encryption_context.as_serialized(),
+            required_context: request.required_context.as_serialized(),
             encrypted_data_keys: &[],
         }
     }
@@ -90,7 +94,8 @@ impl CachingMaterialsManager {
         Key {
             partition: &self.partition,
             suite_id: request.suite.id(),
-            encryption_context: request.encryption_context,
+            encryption_context: request.stored_context,
+            required_context: request.required_context.as_serialized(),
             encrypted_data_keys: request.encrypted_data_keys.as_serialized(),
         }
     }
@@ -99,15 +104,21 @@ impl CachingMaterialsManager {
 // Whoever waited for a load uses what it brought, however long it took: its age is checked by those who
 // find it later. The limits on usage bind everybody.
 impl MaterialsManager for CachingMaterialsManager {
-    fn try_encryption_materials(&self, request: EncryptionMaterialsRequest<'_>) -> Option<Arc<EncryptionMaterials>> {
-        let bytes = self.cacheable_length(request)?;
+    fn try_encryption_materials(
+        &self,
+        request: EncryptionMaterialsRequest<'_>,
+    ) -> Result<Option<Arc<EncryptionMaterials>>, Error> {
+        let Some(bytes) = self.cacheable_length(request) else { return Ok(None) };
         let take = |entry: &Entry<_>| self.is_fresh(entry).then(|| entry.reserve(&self.limits, bytes)).flatten();
-        self.cache.encryption.find(&self.encryption_key(request), take)
+        Ok(self.cache.encryption.find(&self.encryption_key(request), take))
     }
 
-    fn try_decryption_materials(&self, request: DecryptionMaterialsRequest<'_>) -> Option<Arc<DecryptionMaterials>> {
+    fn try_decryption_materials(
+        &self,
+        request: DecryptionMaterialsRequest<'_>,
+    ) -> Result<Option<Arc<DecryptionMaterials>>, Error> {
         let take = |entry: &Entry<_>| self.is_fresh(entry).then(|| entry.value());
-        self.cache.decryption.find(&self.decryption_key(request), take)
+        Ok(self.cache.decryption.find(&self.decryption_key(request), take))
     }
 
     fn encryption_materials<'a>(
@@ -124,11 +135,15 @@ impl MaterialsManager for CachingMaterialsManager {
                 usable.then(|| entry.reserve(&self.limits, bytes)).flatten()
             };
             let load = || {
-                let (source, context) = (Arc::clone(&self.source), request.encryption_context.clone());
-                let EncryptionMaterialsRequest { suite, plaintext_length, .. } = request;
+                let (source, suite) = (Arc::clone(&self.source), request.suite);
+                let (context, required) = (request.encryption_context.clone(), request.required_context.clone());
                 let load = async move {
-                    let encryption_context = &context;
-                    let request = EncryptionMaterialsRequest { suite, encryption_context, plaintext_length };
+                    let request = EncryptionMaterialsRequest {
+                        suite,
+                        encryption_context: &context,
+                        required_context: &required,
+                        plaintext_length: Some(bytes),
+                    };
                     source.encryption_materials(request).await
                 };
                 (self.clock.now(), load)
@@ -142,18 +157,27 @@ impl MaterialsManager for CachingMaterialsManager {
         request: DecryptionMaterialsRequest<'a>,
     ) -> MaterialsFuture<'a, DecryptionMaterials> {
         Box::pin(async move {
+            if request.suite.is_legacy() {
+                self.cache.decryption.bypass();
+                return self.source.decryption_materials(request).await;
+            }
             let take = |entry: &Entry<_>, waited| {
                 let usable = waited == Waited::Yes || self.is_fresh(entry);
                 usable.then(|| entry.value())
             };
             let load = || {
                 let (source, suite) = (Arc::clone(&self.source), request.suite);
-                let context = request.encryption_context.to_vec();
+                let (supplied, required) = (request.supplied_context.clone(), request.required_context.clone());
+                let stored = request.stored_context.to_vec();
                 let keys = request.encrypted_data_keys.as_serialized().to_vec();
                 let load = async move {
-                    let encrypted_data_keys = EncryptedDataKeys::from_checked(&keys);
-                    let encryption_context = &context;
-                    let request = DecryptionMaterialsRequest { suite, encrypted_data_keys, encryption_context };
+                    let request = DecryptionMaterialsRequest {
+                        suite,
+                        encrypted_data_keys: EncryptedDataKeys::from_checked(&keys),
+                        supplied_context: &supplied,
+                        required_context: &required,
+                        stored_context: &stored,
+                    };
                     source.decryption_materials(request).await
                 };
                 (self.clock.now(), load)

@@ -2,14 +2,22 @@
 
 use std::sync::Arc;
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+
 use super::{
     DecryptionMaterials, DecryptionMaterialsRequest, EncryptionMaterials, EncryptionMaterialsRequest, MaterialsFuture,
     MaterialsManager,
 };
 use crate::{
+    context::EncryptionContext,
+    crypto::signature::{SigningKey, VerificationKey},
     error::Error,
     keyring::{Keyring, KeyringRequest},
+    suite::AlgorithmSuite,
 };
+
+/// Where the public key of a signed message stands in its encryption context.
+const PUBLIC_KEY: &str = "aws-crypto-public-key";
 
 /// Asks a keyring each time: no caching.
 #[derive(Debug, Clone)]
@@ -30,10 +38,16 @@ impl MaterialsManager for DefaultMaterialsManager {
         request: EncryptionMaterialsRequest<'a>,
     ) -> MaterialsFuture<'a, EncryptionMaterials> {
         Box::pin(async move {
-            let (suite, encryption_context) = (request.suite, request.encryption_context);
-            let wrapped = self.keyring.generate(KeyringRequest { suite, encryption_context }).await?;
-            let context = encryption_context.clone();
-            EncryptionMaterials::new(suite, context, wrapped.data_key, &wrapped.encrypted_data_keys).map(Arc::new)
+            let EncryptionMaterialsRequest { suite, encryption_context, required_context, .. } = request;
+            let signing_key = suite.curve().map(SigningKey::generate).transpose()?;
+            let context = match &signing_key {
+                Some(key) => encryption_context.with(&public_key_context(key)?)?,
+                None => encryption_context.clone(),
+            };
+            let wrapped = self.keyring.generate(KeyringRequest::new(suite, &context)).await?;
+            let (data_key, keys) = (wrapped.data_key, &wrapped.encrypted_data_keys);
+            let required = required_context.clone();
+            EncryptionMaterials::with_parts(suite, context, required, data_key, keys, signing_key).map(Arc::new)
         })
     }
 
@@ -42,12 +56,38 @@ impl MaterialsManager for DefaultMaterialsManager {
         request: DecryptionMaterialsRequest<'a>,
     ) -> MaterialsFuture<'a, DecryptionMaterials> {
         Box::pin(async move {
-            let (suite, encryption_context) = (request.suite, request.encryption_context()?);
+            let (suite, context) = (request.suite, request.encryption_context()?);
+            let verification_key = verification_key(suite, &context)?;
             let keys: Vec<_> = request.encrypted_data_keys.iter().collect();
-            let keyring_request = KeyringRequest { suite, encryption_context: &encryption_context };
-            let unwrapped = self.keyring.unwrap(keyring_request, &keys).await;
-            let data_key = unwrapped.map_err(|failures| Error::DataKeyNotUnwrapped { failures })?;
-            DecryptionMaterials::new(suite, encryption_context, data_key).map(Arc::new)
+            let unwrapped = self.keyring.unwrap(KeyringRequest::new(suite, &context), &keys).await;
+            let required = request.required_context.clone();
+            let data_key = unwrapped.map_err(|failures| {
+                let not_stored = required.iter().map(|(key, _)| key.to_owned()).collect();
+                Error::DataKeyNotUnwrapped { failures, not_stored }
+            })?;
+            DecryptionMaterials::with_parts(suite, context, required, data_key, verification_key).map(Arc::new)
         })
+    }
+}
+
+fn public_key_context(key: &SigningKey) -> Result<EncryptionContext, Error> {
+    EncryptionContext::new([(PUBLIC_KEY, BASE64_STANDARD.encode(key.public_key()))])
+}
+
+/// The key in the encryption context of a signed message; an unsigned one must have none.
+fn verification_key(suite: AlgorithmSuite, context: &EncryptionContext) -> Result<Option<VerificationKey>, Error> {
+    let invalid = |problem| Err(Error::InvalidEncryptionContext { problem });
+    match (suite.curve(), context.get(PUBLIC_KEY)) {
+        (None, None) => Ok(None),
+        (None, Some(_)) => invalid("`aws-crypto-public-key` in a message without signature"),
+        (Some(_), None) => invalid("no `aws-crypto-public-key` in a signed message"),
+        (Some(curve), Some(encoded)) => {
+            let point = BASE64_STANDARD.decode(encoded).ok();
+            match point.and_then(|point| VerificationKey::from_point(curve, &point)) {
+                Some(key) => Ok(Some(key)),
+                None if cfg!(not(feature = "aws-lc-rs")) => SigningKey::generate(curve).map(|_| None),
+                None => invalid("`aws-crypto-public-key` is not a point of the suite's curve in Base64"),
+            }
+        }
     }
 }

@@ -32,15 +32,29 @@ pub trait MaterialsManager: fmt::Debug + Send + Sync {
     ) -> MaterialsFuture<'a, DecryptionMaterials>;
 
     /// The same at once, or `None` where that takes waiting. Must not block.
-    fn try_encryption_materials(&self, request: EncryptionMaterialsRequest<'_>) -> Option<Arc<EncryptionMaterials>> {
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the manager from ever supplying them.
+    fn try_encryption_materials(
+        &self,
+        request: EncryptionMaterialsRequest<'_>,
+    ) -> Result<Option<Arc<EncryptionMaterials>>, Error> {
         let _ = request;
-        None
+        Ok(None)
     }
 
     /// The same at once, or `None` where that takes waiting. Must not block.
-    fn try_decryption_materials(&self, request: DecryptionMaterialsRequest<'_>) -> Option<Arc<DecryptionMaterials>> {
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the manager from ever supplying them.
+    fn try_decryption_materials(
+        &self,
+        request: DecryptionMaterialsRequest<'_>,
+    ) -> Result<Option<Arc<DecryptionMaterials>>, Error> {
         let _ = request;
-        None
+        Ok(None)
     }
 }
 
@@ -52,6 +66,8 @@ pub struct EncryptionMaterialsRequest<'a> {
     pub suite: AlgorithmSuite,
     /// The encryption context to be bound to the message.
     pub encryption_context: &'a EncryptionContext,
+    /// The part of it that the message authenticates, but does not store.
+    pub required_context: &'a EncryptionContext,
     /// The plaintext's length in bytes, or a bound on it; `None` when it is not known. A cached data key
     /// is lent only against a known length.
     pub plaintext_length: Option<u64>,
@@ -65,16 +81,20 @@ pub struct DecryptionMaterialsRequest<'a> {
     pub suite: AlgorithmSuite,
     /// The message's encrypted data keys.
     pub encrypted_data_keys: EncryptedDataKeys<'a>,
-    pub(crate) encryption_context: &'a [u8],
+    /// What the caller says that the encryption context holds; contradicts nothing that the message stores.
+    pub supplied_context: &'a EncryptionContext,
+    /// The part of it that the message does not store.
+    pub required_context: &'a EncryptionContext,
+    pub(crate) stored_context: &'a [u8],
 }
 
 impl DecryptionMaterialsRequest<'_> {
-    /// The message's encryption context.
+    /// The encryption context that the data key is bound to: what the message stores, and what it does not.
     ///
     /// # Errors
     ///
-    /// None in practice: it was checked when the header was read.
+    /// [`Error::InvalidEncryptionContext`] when both together are too long.
     pub fn encryption_context(&self) -> Result<EncryptionContext, Error> {
-        EncryptionContext::from_serialized(self.encryption_context, 0)
+        EncryptionContext::from_serialized(self.stored_context, 0)?.with(self.required_context)
     }
 }

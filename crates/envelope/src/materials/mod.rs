@@ -4,15 +4,22 @@
 mod caching;
 mod default;
 mod manager;
+mod required_context;
 
 pub use self::{
     caching::{CacheCounts, CacheStats, CachingBuilder, CachingMaterialsManager, MaterialsCache},
     default::DefaultMaterialsManager,
     manager::{DecryptionMaterialsRequest, EncryptionMaterialsRequest, MaterialsFuture, MaterialsManager},
+    required_context::RequiredContextMaterialsManager,
 };
 pub use crate::format::encrypted_data_key::{EncryptedDataKey, EncryptedDataKeys};
 use crate::{
-    context::EncryptionContext, data_key::DataKey, error::Error, format::encrypted_data_key, suite::AlgorithmSuite,
+    context::EncryptionContext,
+    crypto::signature::{SigningKey, VerificationKey},
+    data_key::DataKey,
+    error::Error,
+    format::encrypted_data_key,
+    suite::AlgorithmSuite,
 };
 
 /// What a message is sealed with: a data key and the same key as each keyring wrapped it.
@@ -20,29 +27,63 @@ use crate::{
 pub struct EncryptionMaterials {
     suite: AlgorithmSuite,
     encryption_context: EncryptionContext,
+    required_context: EncryptionContext,
+    stored_context: EncryptionContext,
     data_key: DataKey,
     /// Serialized once, written into every header.
     encrypted_data_keys: Vec<u8>,
     count: usize,
+    signing_key: Option<SigningKey>,
 }
 
 impl EncryptionMaterials {
-    /// Materials for `suite` and `encryption_context`.
+    /// Materials for `suite`, which is not a signed one, and `encryption_context`, all of it to be stored.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] when the data key's length is not the suite's, or when the encrypted
-    /// data keys are none or do not fit the message format.
+    /// [`Error::InvalidSetting`] when the suite is signed, when the data key's length is not the suite's, or
+    /// when the encrypted data keys are none or do not fit the message format.
     pub fn new(
         suite: AlgorithmSuite,
         encryption_context: EncryptionContext,
         data_key: DataKey,
         encrypted_data_keys: &[EncryptedDataKey],
     ) -> Result<Self, Error> {
+        let required = EncryptionContext::empty();
+        Self::with_parts(suite, encryption_context, required, data_key, encrypted_data_keys, None)
+    }
+
+    /// Materials with all they can have. `required_context` is the part of the context that is not stored;
+    /// the signing key is there exactly for signed suites, and its public key in the context.
+    pub(crate) fn with_parts(
+        suite: AlgorithmSuite,
+        encryption_context: EncryptionContext,
+        required_context: EncryptionContext,
+        data_key: DataKey,
+        encrypted_data_keys: &[EncryptedDataKey],
+        signing_key: Option<SigningKey>,
+    ) -> Result<Self, Error> {
         check_length(suite, &data_key)?;
+        if suite.is_signed() != signing_key.is_some() {
+            let problem = format!("suite {suite} without its signing key: take DefaultMaterialsManager's materials");
+            return Err(Error::invalid_setting("encryption materials", problem));
+        }
         let count = encrypted_data_keys.len();
         let encrypted_data_keys = encrypted_data_key::serialize(encrypted_data_keys)?;
-        Ok(Self { suite, encryption_context, data_key, encrypted_data_keys, count })
+        let stored_context = match required_context.is_empty() {
+            true => encryption_context.clone(),
+            false => encryption_context.filtered(|key| required_context.get(key).is_none()),
+        };
+        Ok(Self {
+            suite,
+            encryption_context,
+            required_context,
+            stored_context,
+            data_key,
+            encrypted_data_keys,
+            count,
+            signing_key,
+        })
     }
 
     /// The algorithm suite the data key is for.
@@ -55,6 +96,18 @@ impl EncryptionMaterials {
     #[must_use]
     pub fn encryption_context(&self) -> &EncryptionContext {
         &self.encryption_context
+    }
+
+    /// The part of the context that the message authenticates, but does not store.
+    #[must_use]
+    pub fn required_context(&self) -> &EncryptionContext {
+        &self.required_context
+    }
+
+    /// The part of the context that the message stores.
+    #[must_use]
+    pub fn stored_context(&self) -> &EncryptionContext {
+        &self.stored_context
     }
 
     /// The plaintext data key.
@@ -74,6 +127,11 @@ impl EncryptionMaterials {
     pub fn encrypted_data_key_count(&self) -> usize {
         self.count
     }
+
+    /// What the message is signed with, for signed suites.
+    pub(crate) fn signing_key(&self) -> Option<&SigningKey> {
+        self.signing_key.as_ref()
+    }
 }
 
 /// What a message is opened with.
@@ -81,18 +139,36 @@ impl EncryptionMaterials {
 pub struct DecryptionMaterials {
     suite: AlgorithmSuite,
     encryption_context: EncryptionContext,
+    required_context: EncryptionContext,
     data_key: DataKey,
+    verification_key: Option<VerificationKey>,
 }
 
 impl DecryptionMaterials {
-    /// Materials for `suite` and `encryption_context`.
+    /// Materials for `suite`, which is not a signed one, and `encryption_context`, all of it stored.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] when the data key's length is not the suite's.
+    /// [`Error::InvalidSetting`] when the suite is signed, or the data key's length is not the suite's.
     pub fn new(suite: AlgorithmSuite, encryption_context: EncryptionContext, data_key: DataKey) -> Result<Self, Error> {
+        Self::with_parts(suite, encryption_context, EncryptionContext::empty(), data_key, None)
+    }
+
+    /// Materials with all they can have. `required_context` is the part of the context that is not stored;
+    /// the verification key is there exactly for signed suites.
+    pub(crate) fn with_parts(
+        suite: AlgorithmSuite,
+        encryption_context: EncryptionContext,
+        required_context: EncryptionContext,
+        data_key: DataKey,
+        verification_key: Option<VerificationKey>,
+    ) -> Result<Self, Error> {
         check_length(suite, &data_key)?;
-        Ok(Self { suite, encryption_context, data_key })
+        if suite.is_signed() != verification_key.is_some() {
+            let problem = format!("suite {suite} without its verification key");
+            return Err(Error::invalid_setting("decryption materials", problem));
+        }
+        Ok(Self { suite, encryption_context, required_context, data_key, verification_key })
     }
 
     /// The algorithm suite the data key is for.
@@ -101,16 +177,27 @@ impl DecryptionMaterials {
         self.suite
     }
 
-    /// The message's encryption context.
+    /// The message's encryption context, with what it requires but does not store.
     #[must_use]
     pub fn encryption_context(&self) -> &EncryptionContext {
         &self.encryption_context
+    }
+
+    /// The part of the context that the message authenticates, but does not store.
+    #[must_use]
+    pub fn required_context(&self) -> &EncryptionContext {
+        &self.required_context
     }
 
     /// The plaintext data key.
     #[must_use]
     pub fn data_key(&self) -> &DataKey {
         &self.data_key
+    }
+
+    /// What the message's signature is verified with, for signed suites.
+    pub(crate) fn verification_key(&self) -> Option<&VerificationKey> {
+        self.verification_key.as_ref()
     }
 }
 

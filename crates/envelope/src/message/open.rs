@@ -4,15 +4,18 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
 use crate::{
-    crypto::aead,
+    crypto::{aead, kdf, signature::Verifier},
     error::Error,
     format::{
         body_aad::BodyAad,
         codec::Reader,
+        footer,
         frame::{self, UnverifiedFrame},
-        header_v2::UnverifiedHeader,
+        header::{ContentType, UnverifiedHeader},
+        non_framed::{self, UnverifiedBody},
     },
     materials::DecryptionMaterials,
+    message::MessageId,
 };
 
 /// Reads the header at the front of `message`; also gives where the body starts.
@@ -42,11 +45,17 @@ pub(crate) fn open(
     materials: &DecryptionMaterials,
 ) -> Result<Vec<u8>, Error> {
     let mut opener = Opener::start(header, materials)?;
-    let mut plaintext = Vec::with_capacity(frame::plaintext_length(message.len() - body, header.frame_length));
-    let mut reader = Reader::new(message, body);
-    let outcome = opener.frames(&mut reader, &mut plaintext).and_then(|()| match reader.offset() {
-        end if end == message.len() => Ok(()),
-        offset => Err(Error::TrailingBytes { offset }),
+    let body_length = message.len() - body;
+    let mut plaintext = Vec::with_capacity(match header.content_type {
+        ContentType::Framed { frame_length } => frame::plaintext_length(body_length, frame_length),
+        ContentType::NonFramed => body_length.saturating_sub(non_framed::OVERHEAD),
+    });
+    let outcome = open_body(&mut opener, &mut Reader::new(message, body), &mut plaintext).and_then(|mut reader| {
+        opener.finish(&mut reader)?;
+        match reader.offset() {
+            end if end == message.len() => Ok(()),
+            offset => Err(Error::TrailingBytes { offset }),
+        }
     });
     match outcome {
         Ok(()) => Ok(plaintext),
@@ -57,62 +66,120 @@ pub(crate) fn open(
     }
 }
 
-/// Opens the frames of one message whose header it verified: having one is the proof.
-struct Opener {
-    cipher: aead::Key,
-    message_id: [u8; 32],
-    frame_length: u32,
-    /// The sequence number that the next frame must have.
-    sequence_number: u32,
+/// Appends the plaintext of the whole body; gives the reader behind it.
+fn open_body<'a>(
+    opener: &mut Opener<'_>,
+    reader: &mut Reader<'a>,
+    plaintext: &mut Vec<u8>,
+) -> Result<Reader<'a>, Error> {
+    while !opener.next_piece(reader, plaintext)? {}
+    Ok(*reader)
 }
 
-impl Opener {
+/// Opens the body of one message whose header it verified: having one is the proof.
+pub(crate) struct Opener<'m> {
+    materials: &'m DecryptionMaterials,
+    cipher: aead::Key,
+    message_id: MessageId,
+    content_type: ContentType,
+    /// The sequence number that the next frame must have.
+    sequence_number: u32,
+    verifier: Option<Verifier>,
+}
+
+impl<'m> Opener<'m> {
     /// Verifies the commitment, then the header's tag over the bytes as they were received.
-    fn start(header: &UnverifiedHeader<'_>, materials: &DecryptionMaterials) -> Result<Self, Error> {
-        let (commit_key, cipher) = super::derive(header.suite, materials.data_key(), header.message_id);
-        let committed: bool = commit_key.ct_eq(header.commit_key).into();
-        let authentic = cipher.open(super::HEADER_IV, header.body, &mut [], header.tag).is_ok();
-        if !(committed && authentic) {
+    pub(crate) fn start(header: &UnverifiedHeader<'_>, materials: &'m DecryptionMaterials) -> Result<Self, Error> {
+        let keys = kdf::derive(header.suite, materials.data_key().expose_secret(), header.message_id);
+        let cipher = aead::Key::new(keys.encryption_key()).expect("every suite's key length is one of AES");
+        let committed: bool = match (&keys.commit_key, header.commit_key) {
+            (Some(derived), Some(received)) => derived.ct_eq(received).into(),
+            (derived, received) => derived.is_none() && received.is_none(),
+        };
+        let required = materials.required_context().as_serialized();
+        let authentic = match required {
+            [] => cipher.open(header.iv, header.body, &mut [], header.tag),
+            required => cipher.open(header.iv, &[header.body, required].concat(), &mut [], header.tag),
+        };
+        if !committed || authentic.is_err() {
             return Err(Error::Authentication);
         }
-        Ok(Self { cipher, message_id: *header.message_id, frame_length: header.frame_length, sequence_number: 1 })
+        let mut verifier = materials.verification_key().map(|key| key.verifier());
+        if let Some(verifier) = &mut verifier {
+            verifier.update(header.body);
+            if !header.suite.commits_to_key() {
+                verifier.update(&header.iv);
+            }
+            verifier.update(header.tag);
+        }
+        let message_id = MessageId::received(header.message_id);
+        Ok(Self { materials, cipher, message_id, content_type: header.content_type, sequence_number: 1, verifier })
     }
 
-    /// Appends the plaintext of all frames up to the final one.
-    fn frames(&mut self, reader: &mut Reader<'_>, plaintext: &mut Vec<u8>) -> Result<(), Error> {
-        while !self.next_frame(reader, plaintext)? {}
-        Ok(())
+    /// Appends the plaintext of the next frame, or of the body in one piece, if its tag is right; tells whether
+    /// it was the last.
+    pub(crate) fn next_piece(&mut self, reader: &mut Reader<'_>, plaintext: &mut Vec<u8>) -> Result<bool, Error> {
+        let start = reader.offset();
+        let is_last = match self.content_type {
+            ContentType::Framed { frame_length } => {
+                let frame = UnverifiedFrame::read(reader, frame_length)?;
+                self.open_frame(start, &frame, plaintext)?;
+                frame.is_final
+            }
+            ContentType::NonFramed => {
+                let body = UnverifiedBody::read(reader)?;
+                let aad = BodyAad::of_single_block(self.message_id.as_bytes(), body.encrypted_content.len());
+                self.open_content(*body.iv, &aad, body.encrypted_content, body.tag, plaintext)?;
+                true
+            }
+        };
+        if let Some(verifier) = &mut self.verifier {
+            verifier.update(reader.since(start));
+        }
+        Ok(is_last)
     }
 
-    /// Appends the plaintext of the next frame, if its tag is right; tells whether it was the final one.
-    fn next_frame(&mut self, reader: &mut Reader<'_>, plaintext: &mut Vec<u8>) -> Result<bool, Error> {
-        let offset = reader.offset();
-        let frame = UnverifiedFrame::read(reader, self.frame_length)?;
+    /// Reads and verifies the signature behind the body, if the suite has one.
+    pub(crate) fn finish(self, reader: &mut Reader<'_>) -> Result<(), Error> {
+        let (Some(verifier), Some(key)) = (self.verifier, self.materials.verification_key()) else { return Ok(()) };
+        let signature = footer::read(reader)?;
+        verifier.verify(key, signature).then_some(()).ok_or(Error::Authentication)
+    }
+
+    fn open_frame(&mut self, offset: usize, frame: &UnverifiedFrame<'_>, plaintext: &mut Vec<u8>) -> Result<(), Error> {
         let malformed = |field, problem| Error::Malformed { field, offset, problem };
         if frame.sequence_number != self.sequence_number {
             return Err(malformed("sequence number", "frames are not in sequence"));
         }
-        let iv = frame::iv(self.sequence_number);
-        if *frame.iv != iv {
+        if *frame.iv != frame::iv(self.sequence_number) {
             return Err(malformed("IV", "not the frame's sequence number"));
         }
         let content = frame.encrypted_content;
-        let aad = BodyAad::of_frame(&self.message_id, frame.is_final, self.sequence_number, content.len());
+        let message_id = self.message_id.as_bytes();
+        let aad = BodyAad::of_frame(message_id, frame.is_final, self.sequence_number, content.len());
+        self.open_content(*frame.iv, &aad, content, frame.tag, plaintext)?;
+        if !frame.is_final {
+            // A frame numbered 2^32 - 1 reads as a final one, so only a hostile body comes to this.
+            let next = self.sequence_number.checked_add(1);
+            self.sequence_number = next.ok_or_else(|| malformed("sequence number", "more than 2^32 - 1 frames"))?;
+        }
+        Ok(())
+    }
+
+    fn open_content(
+        &self,
+        iv: [u8; 12],
+        aad: &BodyAad,
+        content: &[u8],
+        tag: &[u8; 16],
+        plaintext: &mut Vec<u8>,
+    ) -> Result<(), Error> {
         let start = plaintext.len();
         plaintext.extend_from_slice(content);
-        let opened = self.cipher.open(iv, aad.as_bytes(), &mut plaintext[start..], frame.tag);
-        if opened.is_err() {
+        let opened = self.cipher.open(iv, aad.as_bytes(), &mut plaintext[start..], tag);
+        opened.map_err(|_| {
             plaintext.truncate(start);
-            return Err(Error::Authentication);
-        }
-        if !frame.is_final {
-            // A regular frame numbered 2^32 - 1 reads as a final frame, so this never overflows for a
-            // well-formed body; a hostile one ends here.
-            self.sequence_number = self
-                .sequence_number
-                .checked_add(1)
-                .ok_or_else(|| malformed("sequence number", "more than 2^32 - 1 frames"))?;
-        }
-        Ok(frame.is_final)
+            Error::Authentication
+        })
     }
 }

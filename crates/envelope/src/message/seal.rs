@@ -1,14 +1,16 @@
 //! Sealing (specification: `client-apis/encrypt.md`).
 
 use crate::{
-    crypto::{aead, random},
+    crypto::{aead, kdf, random, signature::Signer},
     error::Error,
     format::{
         body_aad::BodyAad,
-        frame,
-        header_v2::{self, HeaderBody},
+        footer, frame,
+        header::{self, ContentType, HeaderBody},
+        non_framed,
     },
     materials::EncryptionMaterials,
+    message::MessageId,
 };
 
 /// Seals a whole plaintext as one message.
@@ -16,82 +18,154 @@ use crate::{
 /// # Errors
 ///
 /// [`Error::PlaintextTooLong`] or [`Error::Random`].
-pub(crate) fn seal(materials: &EncryptionMaterials, plaintext: &[u8], frame_length: u32) -> Result<Vec<u8>, Error> {
-    let mut message = Vec::with_capacity(sealed_length(materials, plaintext.len(), frame_length)?);
-    let mut sealer = Sealer::start(materials, frame_length, &mut message)?;
+pub(crate) fn seal(
+    materials: &EncryptionMaterials,
+    plaintext: &[u8],
+    content_type: ContentType,
+) -> Result<Vec<u8>, Error> {
+    let mut message = Vec::with_capacity(sealed_length(materials, plaintext.len(), content_type)?);
+    let mut sealer = Sealer::start(materials, content_type, &mut message)?;
+    let ContentType::Framed { frame_length } = content_type else {
+        sealer.single_block(plaintext, &mut message);
+        sealer.finish(&mut message)?;
+        return Ok(message);
+    };
     let chunk = usize::try_from(frame_length).unwrap_or(usize::MAX);
     let mut rest = plaintext;
     while rest.len() > chunk {
         let (frame, after) = rest.split_at(chunk);
-        sealer.regular_frame(frame, &mut message);
+        sealer.regular_frame(frame, &mut message)?;
         rest = after;
     }
     sealer.final_frame(rest, &mut message);
+    sealer.finish(&mut message)?;
     Ok(message)
 }
 
-/// The length in bytes of a message with this much plaintext.
+/// The length in bytes of a message with this much plaintext, without a signature.
 ///
 /// # Errors
 ///
 /// [`Error::PlaintextTooLong`].
-pub(crate) fn sealed_length(
+fn sealed_length(
     materials: &EncryptionMaterials,
     plaintext_length: usize,
-    frame_length: u32,
+    content_type: ContentType,
 ) -> Result<usize, Error> {
-    let frames = frame::count(plaintext_length, frame_length)?;
-    let header = header_v2::length(materials.encryption_context(), materials.encrypted_data_keys().as_serialized());
-    Ok(header + frame::body_length(plaintext_length, frames))
+    let keys = materials.encrypted_data_keys().as_serialized();
+    let header = header::length(materials.suite(), materials.stored_context(), keys);
+    let body = match content_type {
+        ContentType::Framed { frame_length } => {
+            frame::body_length(plaintext_length, frame::count(plaintext_length, frame_length)?)
+        }
+        ContentType::NonFramed if plaintext_length as u64 <= non_framed::MAX_CONTENT_LENGTH => {
+            plaintext_length + non_framed::OVERHEAD
+        }
+        ContentType::NonFramed => {
+            return Err(Error::PlaintextTooLong { length: plaintext_length, frame_length: 0 });
+        }
+    };
+    Ok(header + body)
 }
 
-/// Seals one message, frame after frame, behind a header it wrote at the start. The key is this message's
-/// alone: it is derived from a fresh random message id, and each frame's IV is its sequence number.
-struct Sealer {
+/// Seals one message, piece by piece, behind a header it wrote at the start.
+///
+/// No IV repeats under one key: the key is this message's alone, since it is derived from a fresh random
+/// message id (or, for legacy suites, is a data key that is never cached); under it the header's IV is zero,
+/// and that of a frame is its sequence number, from one.
+pub(crate) struct Sealer<'m> {
+    materials: &'m EncryptionMaterials,
     cipher: aead::Key,
-    message_id: [u8; 32],
+    message_id: MessageId,
     sequence_number: u32,
+    signer: Option<Signer>,
 }
 
-impl Sealer {
+impl<'m> Sealer<'m> {
     /// Appends the header of a new message.
-    fn start(materials: &EncryptionMaterials, frame_length: u32, out: &mut Vec<u8>) -> Result<Self, Error> {
-        let message_id = random::bytes()?;
-        let (commit_key, cipher) = super::derive(materials.suite(), materials.data_key(), &message_id);
+    pub(crate) fn start(
+        materials: &'m EncryptionMaterials,
+        content_type: ContentType,
+        out: &mut Vec<u8>,
+    ) -> Result<Self, Error> {
+        let suite = materials.suite();
+        let message_id = MessageId::new(suite, random::bytes()?);
+        let keys = kdf::derive(suite, materials.data_key().expose_secret(), message_id.as_bytes());
+        let cipher = aead::Key::new(keys.encryption_key()).expect("every suite's key length is one of AES");
         let start = out.len();
         let body = HeaderBody {
-            suite: materials.suite(),
-            message_id: &message_id,
-            encryption_context: materials.encryption_context(),
+            suite,
+            message_id: message_id.as_bytes(),
+            encryption_context: materials.stored_context(),
             encrypted_data_keys: materials.encrypted_data_keys().as_serialized(),
-            frame_length,
-            commit_key: &commit_key,
+            content_type,
+            commit_key: keys.commit_key.as_ref(),
         };
         body.write(out)?;
+        // What is authenticated but not stored stands behind the body only while the tag is made.
+        let end = out.len();
+        out.extend_from_slice(materials.required_context().as_serialized());
         let tag = cipher.seal(super::HEADER_IV, &out[start..], &mut []);
-        out.extend_from_slice(&tag);
-        Ok(Self { cipher, message_id, sequence_number: 1 })
+        out.truncate(end);
+        header::write_authentication(suite, super::HEADER_IV, tag, out);
+        let mut signer = materials.signing_key().map(|key| key.signer());
+        if let Some(signer) = &mut signer {
+            signer.update(&out[start..]);
+        }
+        Ok(Self { materials, cipher, message_id, sequence_number: 1, signer })
     }
 
-    /// Appends a frame of exactly the frame length. There may be 2^32 - 2 of them.
-    fn regular_frame(&mut self, plaintext: &[u8], out: &mut Vec<u8>) {
-        frame::write_regular_prefix(out, self.sequence_number, frame::iv(self.sequence_number));
-        self.content(plaintext, false, out);
-        self.sequence_number = self.sequence_number.checked_add(1).expect("sealed_length() counted the frames");
+    /// Appends a frame of exactly the frame length.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::PlaintextTooLong`] when the final frame would be the 2^32nd.
+    pub(crate) fn regular_frame(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+        let next = self.sequence_number.checked_add(1).ok_or_else(|| Error::PlaintextTooLong {
+            length: usize::MAX,
+            frame_length: u32::try_from(plaintext.len()).unwrap_or(u32::MAX),
+        })?;
+        let (start, iv) = (out.len(), frame::iv(self.sequence_number));
+        frame::write_regular_prefix(out, self.sequence_number, iv);
+        let aad = BodyAad::of_frame(self.message_id.as_bytes(), false, self.sequence_number, plaintext.len());
+        self.content(start, iv, &aad, plaintext, out);
+        self.sequence_number = next;
+        Ok(())
     }
 
     /// Appends the last frame, of at most the frame length.
-    fn final_frame(self, plaintext: &[u8], out: &mut Vec<u8>) {
+    pub(crate) fn final_frame(&mut self, plaintext: &[u8], out: &mut Vec<u8>) {
+        let (start, iv) = (out.len(), frame::iv(self.sequence_number));
         let length = u32::try_from(plaintext.len()).expect("the final frame has at most the frame length");
-        frame::write_final_prefix(out, self.sequence_number, frame::iv(self.sequence_number), length);
-        self.content(plaintext, true, out);
+        frame::write_final_prefix(out, self.sequence_number, iv, length);
+        let aad = BodyAad::of_frame(self.message_id.as_bytes(), true, self.sequence_number, plaintext.len());
+        self.content(start, iv, &aad, plaintext, out);
     }
 
-    fn content(&self, plaintext: &[u8], is_final: bool, out: &mut Vec<u8>) {
-        let aad = BodyAad::of_frame(&self.message_id, is_final, self.sequence_number, plaintext.len());
-        let start = out.len();
+    /// Appends the body in one piece.
+    fn single_block(&mut self, plaintext: &[u8], out: &mut Vec<u8>) {
+        let (start, iv) = (out.len(), frame::iv(1));
+        non_framed::write_prefix(out, iv, plaintext.len());
+        let aad = BodyAad::of_single_block(self.message_id.as_bytes(), plaintext.len());
+        self.content(start, iv, &aad, plaintext, out);
+    }
+
+    /// Appends the footer, if the suite has one.
+    pub(crate) fn finish(self, out: &mut Vec<u8>) -> Result<(), Error> {
+        match (self.signer, self.materials.signing_key()) {
+            (Some(signer), Some(key)) => footer::write(&signer.sign(key)?, out),
+            _ => Ok(()),
+        }
+    }
+
+    /// Appends content and tag of the piece that started at `start`.
+    fn content(&mut self, start: usize, iv: [u8; 12], aad: &BodyAad, plaintext: &[u8], out: &mut Vec<u8>) {
+        let content = out.len();
         out.extend_from_slice(plaintext);
-        let tag = self.cipher.seal(frame::iv(self.sequence_number), aad.as_bytes(), &mut out[start..]);
+        let tag = self.cipher.seal(iv, aad.as_bytes(), &mut out[content..]);
         out.extend_from_slice(&tag);
+        if let Some(signer) = &mut self.signer {
+            signer.update(&out[start..]);
+        }
     }
 }

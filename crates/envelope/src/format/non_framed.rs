@@ -1,0 +1,77 @@
+//! A body in one piece (specification: `data-format/message-body.md#non-framed-data`).
+
+use super::codec::Reader;
+use crate::error::Error;
+
+/// AES-GCM encrypts no more under one IV: 2^36 - 32 bytes.
+pub(crate) const MAX_CONTENT_LENGTH: u64 = (1 << 36) - 32;
+/// IV, content length and tag, in bytes.
+pub(crate) const OVERHEAD: usize = 12 + 8 + 16;
+
+/// A body as received: nothing in it is verified.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct UnverifiedBody<'a> {
+    pub(crate) iv: &'a [u8; 12],
+    pub(crate) encrypted_content: &'a [u8],
+    pub(crate) tag: &'a [u8; 16],
+}
+
+impl<'a> UnverifiedBody<'a> {
+    /// Reads the body.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Truncated`], or [`Error::Malformed`] for a length that AES-GCM does not have.
+    pub(crate) fn read(reader: &mut Reader<'a>) -> Result<Self, Error> {
+        let iv = reader.array("IV")?;
+        let offset = reader.offset();
+        let content_length = u64::from_be_bytes(*reader.array("encrypted content length")?);
+        if content_length > MAX_CONTENT_LENGTH {
+            let (field, problem) = ("encrypted content length", "over 2^36 - 32 bytes");
+            return Err(Error::Malformed { field, offset, problem });
+        }
+        // What does not fit this machine's memory is cut off in any case.
+        let length = usize::try_from(content_length).unwrap_or(usize::MAX);
+        let encrypted_content = reader.bytes("encrypted content", length)?;
+        let tag = reader.array("authentication tag")?;
+        Ok(Self { iv, encrypted_content, tag })
+    }
+}
+
+/// Appends what stands before the content.
+pub(crate) fn write_prefix(out: &mut Vec<u8>, iv: [u8; 12], content_length: usize) {
+    out.extend_from_slice(&iv);
+    out.extend_from_slice(&(content_length as u64).to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn lengths_beyond_the_cipher_are_malformed() {
+        let mut bytes = vec![0; 12];
+        bytes.extend_from_slice(&(MAX_CONTENT_LENGTH + 1).to_be_bytes());
+        let error = UnverifiedBody::read(&mut Reader::new(&bytes, 0)).unwrap_err();
+        assert!(matches!(error, Error::Malformed { offset: 12, .. }), "{error:?}");
+        bytes.truncate(12);
+        bytes.extend_from_slice(&MAX_CONTENT_LENGTH.to_be_bytes());
+        let error = UnverifiedBody::read(&mut Reader::new(&bytes, 0)).unwrap_err();
+        assert!(matches!(error, Error::Truncated { offset: 20, .. }), "{error:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn reads_what_it_writes(iv: [u8; 12], content: Vec<u8>, tag: [u8; 16]) {
+            let mut bytes = vec![];
+            write_prefix(&mut bytes, iv, content.len());
+            bytes.extend_from_slice(&content);
+            bytes.extend_from_slice(&tag);
+            prop_assert_eq!(bytes.len(), content.len() + OVERHEAD);
+            let read = UnverifiedBody::read(&mut Reader::new(&bytes, 0)).unwrap();
+            prop_assert_eq!(read, UnverifiedBody { iv: &iv, encrypted_content: &content, tag: &tag });
+        }
+    }
+}
