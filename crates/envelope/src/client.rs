@@ -14,7 +14,10 @@ use crate::{
         CachingMaterialsManager, DecryptionMaterials, DecryptionMaterialsRequest, DefaultMaterialsManager,
         EncryptionMaterials, EncryptionMaterialsRequest, MaterialsManager,
     },
-    message::{open, seal},
+    message::{
+        open::{self, Opener},
+        seal,
+    },
     suite::{AlgorithmSuite, CommitmentPolicy},
 };
 
@@ -119,11 +122,14 @@ impl Envelope {
         let (header, body) = self.read_header(message, context)?;
         let required = context.without(header.encryption_context);
         let request = decryption_request(&header, context, &required);
-        let materials = match self.manager.try_decryption_materials(request)? {
-            Some(materials) => materials,
-            None => self.manager.decryption_materials(request).await?,
-        };
-        decrypted(message, body, &header, &materials)
+        let found = self.manager.try_decryption_materials(request)?;
+        if let Some(materials) = found {
+            return decrypted(Opener::start(&header, &materials)?, message, body, &materials);
+        }
+        let materials = self.manager.decryption_materials(request).await?;
+        let opener = Opener::start(&header, &materials);
+        self.manager.decryption_served(request, opener.is_ok());
+        decrypted(opener?, message, body, &materials)
     }
 
     /// Opens like [`decrypt`](Self::decrypt), but never waits.
@@ -137,7 +143,7 @@ impl Envelope {
         let required = context.without(header.encryption_context);
         let request = decryption_request(&header, context, &required);
         let materials = self.manager.try_decryption_materials(request)?.ok_or(Error::NotCached)?;
-        decrypted(message, body, &header, &materials)
+        decrypted(Opener::start(&header, &materials)?, message, body, &materials)
     }
 
     fn encryption_request<'a>(
@@ -149,6 +155,7 @@ impl Envelope {
             let problem = "keys that start with `aws-crypto-` are reserved for the message format";
             return Err(Error::InvalidEncryptionContext { problem });
         }
+        seal::check_length(plaintext.len(), self.content_type)?;
         Ok(EncryptionMaterialsRequest {
             suite: self.suite,
             encryption_context,
@@ -344,12 +351,12 @@ fn decryption_request<'a>(
 }
 
 fn decrypted(
+    opener: Opener<'_>,
     message: &[u8],
     body: usize,
-    header: &UnverifiedHeader<'_>,
     materials: &DecryptionMaterials,
 ) -> Result<Decrypted, Error> {
-    let plaintext = open::open(message, body, header, materials)?;
+    let plaintext = open::open_rest(opener, message, body)?;
     let encryption_context = materials.encryption_context().clone();
-    Ok(Decrypted { plaintext, encryption_context, suite: header.suite })
+    Ok(Decrypted { plaintext, encryption_context, suite: materials.suite() })
 }

@@ -123,6 +123,10 @@ pub enum Error {
         not_stored: Vec<String>,
     },
 
+    /// A keyring or materials manager panicked while it was asked for a data key.
+    #[error("the keyring or materials manager panicked: see the panic's own message")]
+    Panicked,
+
     /// No usable data key is cached; only returned by the `try_` operations, which never wait.
     #[error("no usable data key is cached: call the async operation, which fetches one")]
     NotCached,

@@ -161,6 +161,77 @@ async fn a_message_that_does_not_unwrap_takes_no_place_in_the_cache() {
     assert_eq!((stats.entries, stats.loads, stats.load_failures), (0, 1, 1));
 }
 
+/// A forged message carries a real wrapped key, so it gets real materials; they must not stay for its sake.
+#[tokio::test]
+async fn a_forged_message_takes_no_place_in_the_cache_and_drops_nobody_elses() {
+    let keyring = GatedKeyring::open();
+    let cache = MaterialsCache::new(10);
+    let envelope = caching(&keyring, |builder| builder.cache(&cache));
+    let message = envelope.encrypt(b"x", &context()).await.unwrap();
+    let mut forged = message.clone();
+    let tag = support::header_length(&message) - 16;
+    forged[tag] ^= 1;
+    assert!(matches!(envelope.decrypt(&forged, &context()).await, Err(Error::Authentication)));
+    assert_eq!(cache.stats().decryption.entries, 0);
+    envelope.decrypt(&message, &context()).await.unwrap();
+    assert!(matches!(envelope.decrypt(&forged, &context()).await, Err(Error::Authentication)));
+    assert_eq!(cache.stats().decryption.entries, 1);
+    assert!(envelope.try_decrypt(&message, &context()).is_ok());
+    cache.clear();
+    assert!(matches!(envelope.try_decrypt(&message, &context()), Err(Error::NotCached)));
+}
+
+#[tokio::test]
+async fn messages_under_two_data_keys_of_one_context_both_open() {
+    let keyring = GatedKeyring::open();
+    let envelope = caching(&keyring, |builder| builder.max_messages(1));
+    let one = envelope.encrypt(b"one", &context()).await.unwrap();
+    let other = envelope.encrypt(b"other", &context()).await.unwrap();
+    assert_ne!(encrypted_data_keys(&one), encrypted_data_keys(&other));
+    for _ in 0..2 {
+        assert_eq!(envelope.decrypt(&one, &context()).await.unwrap().plaintext(), b"one");
+        assert_eq!(envelope.decrypt(&other, &context()).await.unwrap().plaintext(), b"other");
+    }
+    assert_eq!(keyring.counts().1, 2);
+}
+
+/// The leader's task stands still while the answer is there; who comes later must not live on it.
+#[tokio::test]
+async fn a_stale_answer_serves_only_the_caller_who_asked_for_it() {
+    let keyring = GatedKeyring::new(0);
+    let (clock, hand) = Clock::manual();
+    let envelope = caching(&keyring, |builder| builder.max_age(Duration::from_mins(1)).clock(clock));
+    let context = context();
+    let mut leader = Box::pin(envelope.encrypt(b"x", &context));
+    let mut follower = Box::pin(envelope.encrypt(b"x", &context));
+    assert!(poll_immediate(&mut leader).await.is_none());
+    assert!(poll_immediate(&mut follower).await.is_none());
+    hand.advance(Duration::from_hours(24));
+    keyring.gate.add_permits(2);
+    let (leader, follower) = futures_util::future::join(leader, follower).await;
+    assert_ne!(encrypted_data_keys(&leader.unwrap()), encrypted_data_keys(&follower.unwrap()));
+    assert_eq!(keyring.counts().0, 2);
+}
+
+#[tokio::test]
+async fn a_keyring_that_panics_is_an_error_for_all_who_waited() {
+    let keyring = GatedKeyring::new(0);
+    keyring.panics.store(true, Ordering::SeqCst);
+    let envelope = caching(&keyring, |builder| builder);
+    let context = context();
+    let mut waiting: Vec<_> = (0..10).map(|_| Box::pin(envelope.encrypt(b"x", &context))).collect();
+    for waiting in &mut waiting {
+        assert!(poll_immediate(waiting).await.is_none());
+    }
+    keyring.gate.add_permits(1);
+    for result in join_all(waiting).await {
+        assert!(matches!(result, Err(Error::Panicked)), "{result:?}");
+    }
+    keyring.panics.store(false, Ordering::SeqCst);
+    keyring.gate.add_permits(1);
+    envelope.encrypt(b"x", &context).await.unwrap();
+}
+
 #[tokio::test]
 async fn partitions_share_entries_if_and_only_if_their_ids_are_equal() {
     let keyring = GatedKeyring::open();

@@ -47,6 +47,21 @@ fn a_message_of_each_shape_opens() {
     }
 }
 
+/// Made by the AWS Encryption SDK for Python 4.0.7; they are the fuzzers' seeds, too.
+#[test]
+fn messages_of_the_python_client_open() {
+    let seeds: [(&[u8], &[u8]); 4] = [
+        (include_bytes!("../../../fuzz/corpus/decrypt/empty"), b""),
+        (include_bytes!("../../../fuzz/corpus/decrypt/one-frame"), b"4111 1111 1111 1111"),
+        (include_bytes!("../../../fuzz/corpus/decrypt/three-frames"), &[0; 300]),
+        (include_bytes!("../../../fuzz/corpus/decrypt/exact"), &[0; 256]),
+    ];
+    for (message, plaintext) in seeds {
+        let opened = envelope(4096).decrypt(message, &EncryptionContext::empty()).now_or_never().unwrap();
+        assert_eq!(opened.unwrap().plaintext(), plaintext);
+    }
+}
+
 #[test]
 fn no_two_messages_share_a_message_id() {
     let envelope = Envelope::new(keyring()).unwrap();

@@ -16,9 +16,10 @@ fn suites() -> impl Iterator<Item = AlgorithmSuite> {
 }
 
 fn policy(suite: AlgorithmSuite) -> CommitmentPolicy {
-    match suite.commits_to_key() {
-        true => CommitmentPolicy::RequireEncryptRequireDecrypt,
-        false => CommitmentPolicy::ForbidEncryptAllowDecrypt,
+    if suite.commits_to_key() {
+        CommitmentPolicy::RequireEncryptRequireDecrypt
+    } else {
+        CommitmentPolicy::ForbidEncryptAllowDecrypt
     }
 }
 
@@ -113,9 +114,9 @@ fn policies_decide_what_is_written_and_opened() {
             if default.commits_to_key() { 2 } else { 1 }
         );
         for ((suite, writes), opens) in [committing, other].into_iter().zip(writes).zip(opens) {
-            let built = build().suite(suite).build();
-            assert_eq!(built.is_ok(), writes, "{policy} writes {suite}");
-            if let Err(error) = built {
+            let envelope = build().suite(suite).build();
+            assert_eq!(envelope.is_ok(), writes, "{policy} writes {suite}");
+            if let Err(error) = envelope {
                 assert!(matches!(error, Error::CommitmentPolicy { .. }), "{error:?}");
             }
             let message = encrypt(&builder(suite).build().unwrap(), b"x");

@@ -1,7 +1,10 @@
 //! One cached value with its age and usage.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -13,13 +16,14 @@ pub(crate) struct Entry<V> {
     value: Arc<V>,
     created: Instant,
     usage: Usage,
+    proven: AtomicBool,
 }
 
 impl<V> Entry<V> {
     /// A new entry. `created` is when its value was asked for, not when it came: age counts from the
     /// last moment at which the caller was certainly authorized.
     pub(crate) fn new(value: Arc<V>, created: Instant) -> Self {
-        Self { value, created, usage: Usage::default() }
+        Self { value, created, usage: Usage::default(), proven: AtomicBool::new(false) }
     }
 
     /// Whether the entry is younger than `max_age`.
@@ -30,6 +34,16 @@ impl<V> Entry<V> {
     /// The value for one message of `bytes` bytes, if the limits on usage allow it.
     pub(crate) fn reserve(&self, limits: &Limits, bytes: u64) -> Option<Arc<V>> {
         self.usage.reserve(limits, bytes).then(|| self.value())
+    }
+
+    /// Notes that the value has served.
+    pub(crate) fn prove(&self) {
+        self.proven.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the value has ever served.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.proven.load(Ordering::Relaxed)
     }
 
     /// The value, for uses that are not counted.

@@ -2,7 +2,7 @@
 //!
 //! A flight is driven by whoever waits for it, so a cancelled caller hands over to the next by
 //! construction; when the last one is gone the load is dropped. A failure is shared by all who waited
-//! for it and kept no longer: the next caller starts anew.
+//! for it and kept no longer: the next caller starts anew. A load must not panic, or its waiters would.
 
 use std::{
     collections::HashMap,
@@ -68,10 +68,11 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         if let Some(flight) = under_way.flights.get(key).and_then(|(_, flight)| flight.upgrade()) {
             return Boarding::Wait { flight, started: false };
         }
+        // Called before there is a `Landing`, whose drop would lock again.
+        let load = load();
         under_way.started += 1;
         let number = under_way.started;
         let landing = Landing { under_way: Arc::clone(&self.under_way), key: key.clone(), number };
-        let load = load();
         let flight = async move {
             let _landing = landing;
             load.await
@@ -193,7 +194,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_wedges_nobody() {
+    async fn a_late_landing_does_not_end_the_next_flight() {
+        let flights = Flights::new();
+        let _next = wait(flights.board(&key(b"a"), || None, std::future::pending::<u8>));
+        drop(Landing { under_way: Arc::clone(&flights.under_way), key: key(b"a"), number: 0 });
+        assert_eq!(flights.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_panic_takes_the_flight_off_the_list() {
         let flights = Flights::<u8>::new();
         let doomed = wait(flights.board(&key(b"a"), || None, || async { panic!("keyring bug") }));
         assert!(tokio::spawn(doomed).await.is_err());

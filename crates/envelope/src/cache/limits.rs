@@ -45,6 +45,8 @@ fn add(total: &AtomicU64, amount: u64, limit: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -64,15 +66,20 @@ mod tests {
 
     #[test]
     fn threads_together_get_exactly_the_limit() {
-        let usage = Usage::default();
         let limits = limits(10_007, u64::MAX);
-        let granted: usize = std::thread::scope(|scope| {
-            let work = || (0..5_000).filter(|_| usage.reserve(&limits, 3)).count();
-            let threads: Vec<_> = (0..8).map(|_| scope.spawn(work)).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
-        });
-        assert_eq!(granted, 10_007);
-        assert_eq!(usage.bytes.load(Ordering::Relaxed), 3 * 10_007);
+        for _ in 0..50 {
+            let (usage, start) = (Usage::default(), Barrier::new(4));
+            let work = || {
+                start.wait();
+                (0..5_000).filter(|_| usage.reserve(&limits, 3)).count()
+            };
+            let granted: usize = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(work)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+            });
+            assert_eq!(granted, 10_007);
+            assert_eq!(usage.bytes.load(Ordering::Relaxed), 3 * 10_007);
+        }
     }
 
     proptest! {

@@ -7,12 +7,15 @@ pub(crate) mod store;
 
 use std::{
     future::Future,
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Instant,
 };
+
+use futures_util::FutureExt;
 
 use self::{
     entry::Entry,
@@ -47,7 +50,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
     /// What `take` gets from the entry under `key`, which is loaded as often as it takes: a load may be
     /// used up by others who waited for it.
     ///
-    /// `take` gets an entry and whether it is one that the caller waited for.
+    /// `take` gets an entry and whose it is. A load that panics is a failure like any other.
     ///
     /// # Errors
     ///
@@ -55,27 +58,37 @@ impl<V: Send + Sync + 'static> Cache<V> {
     pub(crate) async fn obtain<L>(
         self: &Arc<Self>,
         key: Key<'_>,
-        take: impl Fn(&Entry<V>, Waited) -> Option<Arc<V>>,
+        take: impl Fn(&Entry<V>, Loaded) -> Option<Arc<V>>,
         load: impl Fn() -> (Instant, L),
     ) -> Result<Arc<V>, Error>
     where
         L: Future<Output = Result<Arc<V>, Error>> + Send + 'static,
     {
         let key = key.to_owned();
-        let find = || self.find(&key.borrow(), |entry| take(entry, Waited::No));
+        let find = || self.find(&key.borrow(), |entry| take(entry, Loaded::ByOthers));
         let mut missed = false;
         loop {
-            let flight = match self.flights.board(&key, find, || self.loading(key.clone(), load())) {
+            let (flight, loaded) = match self.flights.board(&key, find, || self.loading(key.clone(), load())) {
                 Boarding::Landed(value) => return Ok(value),
                 Boarding::Wait { flight, started } => {
                     self.counters.waiting(started, !std::mem::replace(&mut missed, true));
-                    flight
+                    (flight, if started { Loaded::ByCaller } else { Loaded::ByOthers })
                 }
             };
             let entry = flight.await?;
-            if let Some(value) = take(&entry, Waited::Yes) {
+            if let Some(value) = take(&entry, loaded) {
                 return Ok(value);
             }
+        }
+    }
+
+    /// Tells how the value under `key` served one that waited for it. A value that never served is dropped at
+    /// the first failure; one that has is not, or else a bad message could drop what good ones need.
+    pub(crate) fn served(&self, key: &Key<'_>, well: bool) {
+        if well {
+            self.entries.find(key).inspect(|entry| entry.prove());
+        } else {
+            self.entries.remove_if(key, |entry| !entry.is_proven());
         }
     }
 
@@ -114,7 +127,8 @@ impl<V: Send + Sync + 'static> Cache<V> {
     {
         let cache = Arc::clone(self);
         async move {
-            let loaded = load.await.inspect_err(|_| {
+            let outcome = AssertUnwindSafe(load).catch_unwind().await;
+            let loaded = outcome.unwrap_or(Err(Error::Panicked)).inspect_err(|_| {
                 cache.counters.load_failures.fetch_add(1, Relaxed);
             });
             let entry = Arc::new(Entry::new(loaded?, asked));
@@ -124,11 +138,13 @@ impl<V: Send + Sync + 'static> Cache<V> {
     }
 }
 
-/// Whether an entry came from a load that the caller waited for.
+/// Whose load brought an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Waited {
-    Yes,
-    No,
+pub(crate) enum Loaded {
+    /// One that the caller began and waited for: as young as it can be, however long that took.
+    ByCaller,
+    /// Another's.
+    ByOthers,
 }
 
 /// What happened in one half of a cache since it was made.

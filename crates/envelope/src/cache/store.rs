@@ -102,6 +102,11 @@ impl<V> Store<V> {
         self.entries.insert(key, entry);
     }
 
+    /// Drops the entry under `key` if it is `unwanted`.
+    pub(crate) fn remove_if(&self, key: &Key<'_>, unwanted: impl FnOnce(&Entry<V>) -> bool) {
+        self.entries.remove_if(key, |entry| unwanted(entry));
+    }
+
     /// Drops every entry. Values still in use live until their last user drops them.
     pub(crate) fn clear(&self) {
         self.entries.clear();

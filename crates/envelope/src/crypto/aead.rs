@@ -134,13 +134,13 @@ mod rust_crypto {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{rust_crypto::Key as Portable, *};
 
     #[test]
     fn other_key_lengths_are_refused() {
         for length in [0, 15, 17, 31, 33] {
             assert!(Key::new(&vec![0; length]).is_none());
-            assert!(rust_crypto::Key::new(&vec![0; length]).is_none());
+            assert!(Portable::new(&vec![0; length]).is_none());
         }
     }
 
@@ -167,7 +167,7 @@ mod tests {
         tag[0] ^= 1;
         let mut again = text;
         assert_eq!(Key::new(&key).unwrap().open([0; 12], b"", &mut text, &tag), Err(Unauthenticated));
-        assert_eq!(rust_crypto::Key::new(&key).unwrap().open([0; 12], b"", &mut again, &tag), Err(Unauthenticated));
+        assert_eq!(Portable::new(&key).unwrap().open([0; 12], b"", &mut again, &tag), Err(Unauthenticated));
         assert_eq!((text, again), ([0; 9], [0; 9]));
     }
 
@@ -179,7 +179,7 @@ mod tests {
             aad: Vec<u8>,
             plaintext in proptest::collection::vec(any::<u8>(), 0..5000),
         ) {
-            let (one, other) = (Key::new(&key).unwrap(), rust_crypto::Key::new(&key).unwrap());
+            let (one, other) = (Key::new(&key).unwrap(), Portable::new(&key).unwrap());
             let (mut a, mut b) = (plaintext.clone(), plaintext.clone());
             let (tag_a, tag_b) = (one.seal(nonce, &aad, &mut a), other.seal(nonce, &aad, &mut b));
             prop_assert_eq!((&a, tag_a), (&b, tag_b));

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
-use aws_sdk_kms::primitives::Blob;
+use aws_sdk_kms::{operation::decrypt::DecryptOutput, primitives::Blob};
 use kms_pool::{KmsError, KmsPool, Principal};
 
 use super::{EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringFuture, KeyringRequest};
@@ -96,11 +96,7 @@ impl AwsKmsKeyring {
             .send()
             .await
             .map_err(KmsError::from)?;
-        let data_key = plaintext(answer.plaintext, request.suite.data_key_length())?;
-        if answer.key_id.as_deref() != Some(self.key.as_str()) {
-            return Err(Failure::Contract("it decrypted under another key than it was told to"));
-        }
-        Ok(data_key)
+        decrypted(answer, &self.key, request.suite.data_key_length())
     }
 
     fn grant_tokens(&self) -> Option<Vec<String>> {
@@ -142,12 +138,13 @@ impl Keyring for AwsKmsKeyring {
         encrypted_data_keys: &'a [EncryptedDataKey],
     ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
         Box::pin(async move {
-            let ours = |wrapped: &&EncryptedDataKey| {
-                wrapped.key_provider_id == PROVIDER_ID
-                    && wrapped.key_provider_information == self.key.as_str().as_bytes()
-            };
+            let of_kms = || encrypted_data_keys.iter().filter(|wrapped| wrapped.key_provider_id == PROVIDER_ID);
+            if of_kms().any(|wrapped| key_arn(wrapped).is_none()) {
+                let problem = "the message names a key of AWS KMS by something that is not a key ARN";
+                return Err(vec![KeyringError::new(Arc::clone(&self.key.0), false, problem)]);
+            }
             let mut failures = vec![];
-            for wrapped in encrypted_data_keys.iter().filter(ours) {
+            for wrapped in of_kms().filter(|wrapped| key_arn(wrapped).as_ref() == Some(&self.key)) {
                 match self.decrypt(request, &wrapped.ciphertext).await {
                     Ok(data_key) => return Ok(data_key),
                     Err(failure) => failures.push(self.failed(failure)),
@@ -239,6 +236,20 @@ fn pairs(context: &EncryptionContext) -> Option<HashMap<String, String>> {
     (!pairs.is_empty()).then_some(pairs)
 }
 
+/// The key that wrapped this, if it is named as the specification wants it.
+fn key_arn(wrapped: &EncryptedDataKey) -> Option<KmsKeyArn> {
+    std::str::from_utf8(&wrapped.key_provider_information).ok()?.parse().ok()
+}
+
+/// The plaintext data key in an answer to Decrypt, which must be of this key and length.
+fn decrypted(answer: DecryptOutput, key: &KmsKeyArn, length: usize) -> Result<DataKey, Failure> {
+    let data_key = plaintext(answer.plaintext, length)?;
+    if answer.key_id.as_deref() != Some(key.as_str()) {
+        return Err(Failure::Contract("it decrypted under another key than it was told to"));
+    }
+    Ok(data_key)
+}
+
 /// The plaintext data key in an answer, moved into a secret before it is looked at.
 fn plaintext(blob: Option<Blob>, length: usize) -> Result<DataKey, Failure> {
     let key = blob.map(|blob| DataKey::from_vec(blob.into_inner()));
@@ -260,6 +271,20 @@ fn encrypted_data_key(key_id: Option<String>, ciphertext: Option<Blob>) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// No server that we can run answers so.
+    #[test]
+    fn an_answer_under_another_key_or_of_another_length_is_refused() {
+        let key: KmsKeyArn = "arn:aws:kms:us-east-1:1:key/a".parse().unwrap();
+        let answer = |key_id: &str, length| {
+            let output = DecryptOutput::builder().key_id(key_id).plaintext(Blob::new(vec![7; length])).build();
+            decrypted(output, &key, 32).is_ok()
+        };
+        assert!(answer("arn:aws:kms:us-east-1:1:key/a", 32));
+        assert!(!answer("arn:aws:kms:us-east-1:1:key/b", 32));
+        assert!(!answer("arn:aws:kms:us-east-1:1:key/a", 31));
+        assert!(decrypted(DecryptOutput::builder().key_id(key.as_str()).build(), &key, 32).is_err());
+    }
 
     #[test]
     fn only_key_arns_are_taken() {

@@ -10,7 +10,7 @@ use crate::{
     error::Error,
 };
 
-/// The provider id of AWS KMS, which no raw keyring may claim.
+/// What provider ids of AWS KMS start with, which no raw keyring may claim.
 const AWS_KMS: &str = "aws-kms";
 
 /// Wraps data keys locally under an AES key that the caller keeps: AES-GCM, 128, 192 or 256 bits.
@@ -36,12 +36,15 @@ impl RawAesKeyring {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] for a wrapping key of another length, for the namespace `aws-kms`, and for
+    /// [`Error::InvalidSetting`] for a wrapping key of another length, for a namespace that starts with `aws-kms`, and for
     /// a namespace or name that does not fit the message format.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>, wrapping_key: &DataKey) -> Result<Self, Error> {
         let (namespace, name) = (namespace.into(), name.into());
-        if namespace == AWS_KMS {
-            return Err(Error::invalid_setting("namespace", "`aws-kms` is reserved for AWS KMS"));
+        if namespace.starts_with(AWS_KMS) {
+            return Err(Error::invalid_setting(
+                "namespace",
+                "names that start with `aws-kms` are reserved for AWS KMS",
+            ));
         }
         for (setting, value) in [("namespace", &namespace), ("name", &name)] {
             if value.is_empty() || value.len() > usize::from(u16::MAX) - PROVIDER_SUFFIX_LENGTH {
@@ -195,6 +198,18 @@ mod tests {
     }
 
     #[test]
+    fn no_two_wrappings_share_an_iv() {
+        let context = EncryptionContext::empty();
+        let request = KeyringRequest::new(AlgorithmSuite::default(), &context);
+        let keyring = keyring("a", 1);
+        let information = || {
+            let generated = keyring.generate(request).now_or_never().unwrap().unwrap();
+            generated.encrypted_data_keys[0].key_provider_information.clone()
+        };
+        assert_ne!(information(), information());
+    }
+
+    #[test]
     fn a_failure_does_not_hide_a_later_key() {
         let context = EncryptionContext::empty();
         let request = KeyringRequest::new(AlgorithmSuite::default(), &context);
@@ -209,6 +224,7 @@ mod tests {
     fn misuse_shows_when_it_is_built() {
         let key = DataKey::from_vec(vec![1; 32]);
         assert!(RawAesKeyring::new("aws-kms", "a", &key).is_err());
+        assert!(RawAesKeyring::new("aws-kms-mine", "a", &key).is_err());
         assert!(RawAesKeyring::new("ns", "", &key).is_err());
         assert!(RawAesKeyring::new("ns", "a".repeat(65_516), &key).is_err());
         assert!(RawAesKeyring::new("ns", "a", &DataKey::from_vec(vec![1; 31])).is_err());

@@ -8,7 +8,7 @@ use super::{
 };
 pub use crate::cache::Counts as CacheCounts;
 use crate::{
-    cache::{Cache, Waited, entry::Entry, limits::Limits, store::Key},
+    cache::{Cache, Loaded, entry::Entry, limits::Limits, store::Key},
     crypto::random,
     error::Error,
     time::Clock,
@@ -101,8 +101,8 @@ impl CachingMaterialsManager {
     }
 }
 
-// Whoever waited for a load uses what it brought, however long it took: its age is checked by those who
-// find it later. The limits on usage bind everybody.
+// Whoever began a load and waited for it uses what it brought, however long that took; everybody else checks
+// its age. The limits on usage bind all.
 impl MaterialsManager for CachingMaterialsManager {
     fn try_encryption_materials(
         &self,
@@ -121,6 +121,10 @@ impl MaterialsManager for CachingMaterialsManager {
         Ok(self.cache.decryption.find(&self.decryption_key(request), take))
     }
 
+    fn decryption_served(&self, request: DecryptionMaterialsRequest<'_>, authentic: bool) {
+        self.cache.decryption.served(&self.decryption_key(request), authentic);
+    }
+
     fn encryption_materials<'a>(
         &'a self,
         request: EncryptionMaterialsRequest<'a>,
@@ -130,8 +134,8 @@ impl MaterialsManager for CachingMaterialsManager {
                 self.cache.encryption.bypass();
                 return self.source.encryption_materials(request).await;
             };
-            let take = |entry: &Entry<_>, waited| {
-                let usable = waited == Waited::Yes || self.is_fresh(entry);
+            let take = |entry: &Entry<_>, loaded| {
+                let usable = loaded == Loaded::ByCaller || self.is_fresh(entry);
                 usable.then(|| entry.reserve(&self.limits, bytes)).flatten()
             };
             let load = || {
@@ -161,8 +165,8 @@ impl MaterialsManager for CachingMaterialsManager {
                 self.cache.decryption.bypass();
                 return self.source.decryption_materials(request).await;
             }
-            let take = |entry: &Entry<_>, waited| {
-                let usable = waited == Waited::Yes || self.is_fresh(entry);
+            let take = |entry: &Entry<_>, loaded| {
+                let usable = loaded == Loaded::ByCaller || self.is_fresh(entry);
                 usable.then(|| entry.value())
             };
             let load = || {

@@ -56,6 +56,13 @@ pub trait MaterialsManager: fmt::Debug + Send + Sync {
         let _ = request;
         Ok(None)
     }
+
+    /// Tells whether a message's header was authentic under the decryption materials that were waited for. A
+    /// manager that keeps materials must drop those under which none ever was: a forged message gets real
+    /// materials, too, since they are supplied before anything can be verified.
+    fn decryption_served(&self, request: DecryptionMaterialsRequest<'_>, authentic: bool) {
+        let _ = (request, authentic);
+    }
 }
 
 /// What a message to be sealed asks of a materials manager.

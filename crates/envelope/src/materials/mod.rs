@@ -70,9 +70,10 @@ impl EncryptionMaterials {
         }
         let count = encrypted_data_keys.len();
         let encrypted_data_keys = encrypted_data_key::serialize(encrypted_data_keys)?;
-        let stored_context = match required_context.is_empty() {
-            true => encryption_context.clone(),
-            false => encryption_context.filtered(|key| required_context.get(key).is_none()),
+        let stored_context = if required_context.is_empty() {
+            encryption_context.clone()
+        } else {
+            encryption_context.filtered(|key| required_context.get(key).is_none())
         };
         Ok(Self {
             suite,

@@ -91,6 +91,10 @@ impl MaterialsManager for RequiredContextMaterialsManager {
         })
     }
 
+    fn decryption_served(&self, request: DecryptionMaterialsRequest<'_>, authentic: bool) {
+        self.source.decryption_served(request, authentic);
+    }
+
     fn try_encryption_materials(
         &self,
         request: EncryptionMaterialsRequest<'_>,

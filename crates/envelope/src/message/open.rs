@@ -1,10 +1,13 @@
 //! Opening (specification: `client-apis/decrypt.md`).
 
 use subtle::ConstantTimeEq;
-use zeroize::Zeroize;
+use zeroize::Zeroizing;
 
 use crate::{
-    crypto::{aead, kdf, signature::Verifier},
+    crypto::{
+        aead, kdf,
+        signature::{VerificationKey, Verifier},
+    },
     error::Error,
     format::{
         body_aad::BodyAad,
@@ -32,48 +35,26 @@ pub(crate) fn read_header(
     Ok((header, reader.offset()))
 }
 
-/// Opens the body of `message`, which starts at `body`, once its header is verified.
+/// Opens the rest of `message`, which starts at `body`.
 ///
 /// # Errors
 ///
 /// [`Error::Authentication`], or what is wrong with the body's form. No plaintext is returned, and what
 /// was decrypted until then is wiped.
-pub(crate) fn open(
-    message: &[u8],
-    body: usize,
-    header: &UnverifiedHeader<'_>,
-    materials: &DecryptionMaterials,
-) -> Result<Vec<u8>, Error> {
-    let mut opener = Opener::start(header, materials)?;
+pub(crate) fn open_rest(mut opener: Opener<'_>, message: &[u8], body: usize) -> Result<Vec<u8>, Error> {
     let body_length = message.len() - body;
-    let mut plaintext = Vec::with_capacity(match header.content_type {
+    // Never outgrown: growing would leave a copy behind.
+    let mut plaintext = Zeroizing::new(Vec::with_capacity(match opener.content_type {
         ContentType::Framed { frame_length } => frame::plaintext_length(body_length, frame_length),
         ContentType::NonFramed => body_length.saturating_sub(non_framed::OVERHEAD),
-    });
-    let outcome = open_body(&mut opener, &mut Reader::new(message, body), &mut plaintext).and_then(|mut reader| {
-        opener.finish(&mut reader)?;
-        match reader.offset() {
-            end if end == message.len() => Ok(()),
-            offset => Err(Error::TrailingBytes { offset }),
-        }
-    });
-    match outcome {
-        Ok(()) => Ok(plaintext),
-        Err(error) => {
-            plaintext.zeroize();
-            Err(error)
-        }
+    }));
+    let mut reader = Reader::new(message, body);
+    while !opener.next_piece(&mut reader, &mut plaintext)? {}
+    opener.finish(&mut reader)?;
+    match reader.offset() {
+        end if end == message.len() => Ok(std::mem::take(&mut *plaintext)),
+        offset => Err(Error::TrailingBytes { offset }),
     }
-}
-
-/// Appends the plaintext of the whole body; gives the reader behind it.
-fn open_body<'a>(
-    opener: &mut Opener<'_>,
-    reader: &mut Reader<'a>,
-    plaintext: &mut Vec<u8>,
-) -> Result<Reader<'a>, Error> {
-    while !opener.next_piece(reader, plaintext)? {}
-    Ok(*reader)
 }
 
 /// Opens the body of one message whose header it verified: having one is the proof.
@@ -104,7 +85,7 @@ impl<'m> Opener<'m> {
         if !committed || authentic.is_err() {
             return Err(Error::Authentication);
         }
-        let mut verifier = materials.verification_key().map(|key| key.verifier());
+        let mut verifier = materials.verification_key().map(VerificationKey::verifier);
         if let Some(verifier) = &mut verifier {
             verifier.update(header.body);
             if !header.suite.commits_to_key() {
@@ -181,5 +162,86 @@ impl<'m> Opener<'m> {
             plaintext.truncate(start);
             Error::Authentication
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        context::EncryptionContext,
+        data_key::DataKey,
+        format::header::{self, HeaderBody},
+        materials::{EncryptedDataKey, EncryptionMaterials},
+        message::{HEADER_IV, seal},
+        suite::AlgorithmSuite,
+    };
+
+    const SUITE: AlgorithmSuite = AlgorithmSuite::Aes256GcmHkdfSha512CommitKey;
+
+    fn data_key() -> DataKey {
+        DataKey::from_vec(vec![7; 32])
+    }
+
+    fn open(message: &[u8]) -> Result<Vec<u8>, Error> {
+        let (header, body) = read_header(message, 1)?;
+        let materials = DecryptionMaterials::new(SUITE, EncryptionContext::empty(), data_key())?;
+        open_rest(Opener::start(&header, &materials)?, message, body)
+    }
+
+    fn wrapped() -> [EncryptedDataKey; 1] {
+        let (key_provider_id, key_provider_information) = ("ns".to_owned(), b"name".to_vec());
+        [EncryptedDataKey { key_provider_id, key_provider_information, ciphertext: vec![] }]
+    }
+
+    /// The header's tag alone would pass: only the commitment is wrong.
+    #[test]
+    fn a_wrong_commitment_under_a_right_tag_is_refused() {
+        let keys = kdf::derive(SUITE, data_key().expose_secret(), &[1; 32]);
+        let cipher = aead::Key::new(keys.encryption_key()).unwrap();
+        let message = |commit_key: [u8; 32]| {
+            let mut message = vec![];
+            let body = HeaderBody {
+                suite: SUITE,
+                message_id: &[1; 32],
+                encryption_context: &EncryptionContext::empty(),
+                encrypted_data_keys: &crate::format::encrypted_data_key::serialize(&wrapped()).unwrap(),
+                content_type: ContentType::Framed { frame_length: 4 },
+                commit_key: Some(&commit_key),
+            };
+            body.write(&mut message).unwrap();
+            let tag = cipher.seal(HEADER_IV, &message, &mut []);
+            header::write_authentication(SUITE, HEADER_IV, tag, &mut message);
+            frame::write_final_prefix(&mut message, 1, frame::iv(1), 0);
+            let tag = cipher.seal(frame::iv(1), BodyAad::of_frame(&[1; 32], true, 1, 0).as_bytes(), &mut []);
+            message.extend_from_slice(&tag);
+            message
+        };
+        let right = keys.commit_key.unwrap();
+        assert_eq!(open(&message(right)).unwrap(), b"");
+        for at in 0..32 {
+            let mut wrong = right;
+            wrong[at] ^= 1;
+            assert!(matches!(open(&message(wrong)), Err(Error::Authentication)), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_public_key_in_a_message_without_signature_is_refused_before_any_keyring_is_asked() {
+        use futures_util::FutureExt;
+
+        let context = EncryptionContext::new([("aws-crypto-public-key", "AAAA")]).unwrap();
+        let materials = EncryptionMaterials::new(SUITE, context, data_key(), &wrapped()).unwrap();
+        let message = seal::seal(&materials, b"x", ContentType::Framed { frame_length: 4 }).unwrap();
+        let keyring = crate::keyring::RawAesKeyring::new("ns", "name", &data_key()).unwrap();
+        let envelope = crate::client::Envelope::new(keyring).unwrap();
+        let opened = envelope.decrypt(&message, &EncryptionContext::empty()).now_or_never().unwrap();
+        assert!(matches!(opened, Err(Error::InvalidEncryptionContext { .. })), "{opened:?}");
+    }
+
+    #[test]
+    fn the_header_and_the_frames_share_no_iv() {
+        assert_eq!(HEADER_IV, [0; 12]);
+        assert_ne!(HEADER_IV, frame::iv(1));
     }
 }

@@ -1,7 +1,10 @@
 //! Sealing (specification: `client-apis/encrypt.md`).
 
 use crate::{
-    crypto::{aead, kdf, random, signature::Signer},
+    crypto::{
+        aead, kdf, random,
+        signature::{Signer, SigningKey},
+    },
     error::Error,
     format::{
         body_aad::BodyAad,
@@ -53,19 +56,25 @@ fn sealed_length(
     content_type: ContentType,
 ) -> Result<usize, Error> {
     let keys = materials.encrypted_data_keys().as_serialized();
-    let header = header::length(materials.suite(), materials.stored_context(), keys);
-    let body = match content_type {
+    Ok(header::length(materials.suite(), materials.stored_context(), keys)
+        + check_length(plaintext_length, content_type)?)
+}
+
+/// The length in bytes of the body of a message with this much plaintext.
+///
+/// # Errors
+///
+/// [`Error::PlaintextTooLong`].
+pub(crate) fn check_length(plaintext_length: usize, content_type: ContentType) -> Result<usize, Error> {
+    match content_type {
         ContentType::Framed { frame_length } => {
-            frame::body_length(plaintext_length, frame::count(plaintext_length, frame_length)?)
+            Ok(frame::body_length(plaintext_length, frame::count(plaintext_length, frame_length)?))
         }
         ContentType::NonFramed if plaintext_length as u64 <= non_framed::MAX_CONTENT_LENGTH => {
-            plaintext_length + non_framed::OVERHEAD
+            Ok(plaintext_length + non_framed::OVERHEAD)
         }
-        ContentType::NonFramed => {
-            return Err(Error::PlaintextTooLong { length: plaintext_length, frame_length: 0 });
-        }
-    };
-    Ok(header + body)
+        ContentType::NonFramed => Err(Error::PlaintextTooLong { length: plaintext_length, frame_length: 0 }),
+    }
 }
 
 /// Seals one message, piece by piece, behind a header it wrote at the start.
@@ -108,7 +117,7 @@ impl<'m> Sealer<'m> {
         let tag = cipher.seal(super::HEADER_IV, &out[start..], &mut []);
         out.truncate(end);
         header::write_authentication(suite, super::HEADER_IV, tag, out);
-        let mut signer = materials.signing_key().map(|key| key.signer());
+        let mut signer = materials.signing_key().map(SigningKey::signer);
         if let Some(signer) = &mut signer {
             signer.update(&out[start..]);
         }

@@ -3,7 +3,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use envelope::{
@@ -25,6 +25,8 @@ pub(crate) struct GatedKeyring {
     pub(crate) generated: Arc<AtomicU64>,
     pub(crate) unwrapped: Arc<AtomicU64>,
     pub(crate) gate: Arc<Semaphore>,
+    /// Whether it panics once it has passed the gate.
+    pub(crate) panics: Arc<AtomicBool>,
 }
 
 impl GatedKeyring {
@@ -35,6 +37,7 @@ impl GatedKeyring {
             generated: Arc::default(),
             unwrapped: Arc::default(),
             gate: Arc::new(Semaphore::new(permits)),
+            panics: Arc::default(),
         }
     }
 
@@ -52,6 +55,7 @@ impl GatedKeyring {
         count.fetch_add(1, Ordering::SeqCst);
         let permit = self.gate.acquire().await.map_err(|cause| KeyringError::new("tests/key", true, cause))?;
         permit.forget();
+        assert!(!self.panics.load(Ordering::SeqCst), "told to panic");
         Ok(())
     }
 }
