@@ -79,3 +79,18 @@ pub struct GeneratedDataKey {
     /// The same key under each wrapping key; at least one.
     pub encrypted_data_keys: Vec<EncryptedDataKey>,
 }
+
+/// Refuses a namespace that is AWS KMS's (specification: `framework/keyring-interface.md#key-provider-id`), and
+/// a namespace or name of a raw keyring that is empty or does not fit its field.
+fn check_key_names(namespace: &str, name: &str, longest_name: usize) -> Result<(), Error> {
+    if namespace.starts_with("aws-kms") {
+        return Err(Error::invalid_setting("namespace", "what starts with `aws-kms` is reserved for AWS KMS"));
+    }
+    for (setting, value, longest) in [("namespace", namespace, usize::from(u16::MAX)), ("name", name, longest_name)] {
+        if !(1..=longest).contains(&value.len()) {
+            let problem = format!("{} bytes; 1 to {longest} are allowed", value.len());
+            return Err(Error::invalid_setting(setting, problem));
+        }
+    }
+    Ok(())
+}
