@@ -1,5 +1,7 @@
-//! Primitives: authenticated encryption, key derivation, randomness.
+//! Primitives: authenticated encryption, key derivation, randomness, RSA.
 
 pub(crate) mod aead;
 pub(crate) mod kdf;
 pub(crate) mod random;
+#[cfg(feature = "aws-lc-rs")]
+pub(crate) mod rsa;

@@ -3,12 +3,18 @@
 #[cfg(feature = "aws-kms")]
 mod aws_kms;
 mod raw_aes;
+#[cfg(feature = "aws-lc-rs")]
+mod raw_rsa;
 
 use std::{fmt, future::Future, pin::Pin};
 
 #[cfg(feature = "aws-kms")]
 pub use self::aws_kms::{AwsKmsKeyring, KmsKeyArn};
+#[cfg(feature = "aws-lc-rs")]
+pub use self::raw_rsa::RawRsaKeyring;
 pub use self::raw_aes::RawAesKeyring;
+#[cfg(feature = "aws-lc-rs")]
+pub use crate::crypto::rsa::{RsaPadding, RsaPrivateKey, RsaPublicKey};
 pub use crate::error::KeyringError;
 use crate::{
     context::EncryptionContext, data_key::DataKey, error::Error, format::encrypted_data_key::EncryptedDataKey,
