@@ -2,6 +2,7 @@
 
 #[cfg(feature = "aws-kms")]
 mod aws_kms;
+mod multi;
 mod raw_aes;
 #[cfg(feature = "aws-lc-rs")]
 mod raw_rsa;
@@ -12,7 +13,10 @@ use std::{fmt, future::Future, pin::Pin};
 pub use self::aws_kms::{AwsKmsKeyring, KmsKeyArn};
 #[cfg(feature = "aws-lc-rs")]
 pub use self::raw_rsa::RawRsaKeyring;
-pub use self::raw_aes::RawAesKeyring;
+pub use self::{
+    multi::{MultiKeyring, MultiKeyringBuilder},
+    raw_aes::RawAesKeyring,
+};
 #[cfg(feature = "aws-lc-rs")]
 pub use crate::crypto::rsa::{RsaPadding, RsaPrivateKey, RsaPublicKey};
 pub use crate::error::KeyringError;
