@@ -210,5 +210,8 @@ async fn each_member_opens(python: &mut Python) -> usize {
     let (opened, _) = python.ask(&request("decrypt", &children, &ours)).expect("Python's children open ours");
     assert_eq!(opened, b"secret");
     python.ask(&request("encrypt", &children, b"secret")).expect_err("Python sealed without a generator");
-    2 * members.len() + 2
+    // A multi-keyring with a generator is no other one's child, on both sides.
+    let nested = json!({ "multi": [raw_aes("outer", 32).0, their_multi] });
+    python.ask(&request("encrypt", &nested, b"secret")).expect_err("Python wrapped with a generator's multi-keyring");
+    2 * members.len() + 3
 }

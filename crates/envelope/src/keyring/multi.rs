@@ -10,6 +10,8 @@ use crate::{data_key::DataKey, error::Error};
 /// all of the message's encrypted data keys, and the first that unwraps one wins. The order of the keyrings is
 /// the order of the message's encrypted data keys.
 ///
+/// A multi-keyring with a generator can't be another one's child: the specification has it generate, or fail.
+///
 /// Whoever can use any one of the keyrings can open the message: it is as safe as the weakest of them.
 ///
 /// ```
@@ -45,8 +47,7 @@ impl Keyring for MultiKeyring {
     fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey> {
         Box::pin(async move {
             let Some(generator) = &self.generator else {
-                let cause = "it has no generator to make a data key: set one with `MultiKeyringBuilder::generator`";
-                return Err(Error::DataKeyUnavailable(KeyringError::new("multi-keyring", false, cause)));
+                return Err(misused("it has no generator to make a data key: set one with `MultiKeyringBuilder`"));
             };
             let mut generated = generator.generate(request).await?;
             for child in &self.children {
@@ -62,9 +63,12 @@ impl Keyring for MultiKeyring {
         data_key: &'a DataKey,
     ) -> KeyringFuture<'a, Vec<EncryptedDataKey>> {
         Box::pin(async move {
+            if self.generator.is_some() {
+                return Err(misused("it has a generator, so it wraps no data key but the one that it generates"));
+            }
             let mut encrypted_data_keys = vec![];
-            for keyring in self.keyrings() {
-                encrypted_data_keys.extend(keyring.wrap(request, data_key).await?);
+            for child in &self.children {
+                encrypted_data_keys.extend(child.wrap(request, data_key).await?);
             }
             Ok(encrypted_data_keys)
         })
@@ -86,6 +90,10 @@ impl Keyring for MultiKeyring {
             Err(failures)
         })
     }
+}
+
+fn misused(cause: &'static str) -> Error {
+    Error::DataKeyUnavailable(KeyringError::new("multi-keyring", false, cause))
 }
 
 /// Builds a [`MultiKeyring`].
