@@ -3,6 +3,8 @@
 
     {"operation": "encrypt" | "decrypt", "keyring": KEYRING, "context": {...}, "data": BASE64, "frame_length": N}
     KEYRING: {"aws_kms": ARN} | {"raw_aes": {"namespace": ..., "name": ..., "key": BASE64}}
+        | {"raw_rsa": {"namespace": ..., "name": ..., "padding": ..., "public_pem": ..., "private_pem": ...}}
+        | {"multi": [GENERATOR or null, CHILD, ...]}
 
 answers {"data": BASE64, "context": {...}} or {"error": TEXT}. Suite 0x0478 is written. AWS KMS is reached
 at AWS_ENDPOINT_URL_KMS, with the root CA in AWS_CA_BUNDLE and credentials from the environment.
@@ -21,7 +23,10 @@ from aws_cryptographic_material_providers.mpl.config import MaterialProvidersCon
 from aws_cryptographic_material_providers.mpl.models import (
     AesWrappingAlg,
     CreateAwsKmsKeyringInput,
+    CreateMultiKeyringInput,
     CreateRawAesKeyringInput,
+    CreateRawRsaKeyringInput,
+    PaddingScheme,
 )
 from aws_encryption_sdk.identifiers import AlgorithmSuite, CommitmentPolicy
 
@@ -36,6 +41,20 @@ def keyring(described):
         settings = {"endpoint_url": os.environ.get("AWS_ENDPOINT_URL_KMS"), "verify": os.environ.get("AWS_CA_BUNDLE")}
         client = boto3.client("kms", region_name=arn.split(":")[3], **settings)
         return PROVIDERS.create_aws_kms_keyring(CreateAwsKmsKeyringInput(kms_key_id=arn, kms_client=client))
+    if "multi" in described:
+        generator, *children = [part and keyring(part) for part in described["multi"]]
+        return PROVIDERS.create_multi_keyring(CreateMultiKeyringInput(generator=generator, child_keyrings=children))
+    if "raw_rsa" in described:
+        raw = described["raw_rsa"]
+        public, private = (raw.get(which) and raw[which].encode() for which in ("public_pem", "private_pem"))
+        settings = CreateRawRsaKeyringInput(
+            key_namespace=raw["namespace"],
+            key_name=raw["name"],
+            padding_scheme=getattr(PaddingScheme, raw["padding"]),
+            public_key=public,
+            private_key=private,
+        )
+        return PROVIDERS.create_raw_rsa_keyring(settings)
     raw = described["raw_aes"]
     key = base64.b64decode(raw["key"])
     algorithm = getattr(AesWrappingAlg, f"ALG_AES{WRAPPING[len(key)]}_GCM_IV12_TAG16")

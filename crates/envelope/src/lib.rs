@@ -39,7 +39,7 @@ mod crypto;
 mod data_key;
 mod error;
 mod format;
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 pub mod keyring;
 pub mod materials;

@@ -2,13 +2,23 @@
 
 #[cfg(feature = "aws-kms")]
 mod aws_kms;
+mod multi;
 mod raw_aes;
+#[cfg(feature = "aws-lc-rs")]
+mod raw_rsa;
 
 use std::{fmt, future::Future, pin::Pin};
 
 #[cfg(feature = "aws-kms")]
 pub use self::aws_kms::{AwsKmsKeyring, KmsKeyArn};
-pub use self::raw_aes::RawAesKeyring;
+#[cfg(feature = "aws-lc-rs")]
+pub use self::raw_rsa::RawRsaKeyring;
+pub use self::{
+    multi::{MultiKeyring, MultiKeyringBuilder},
+    raw_aes::RawAesKeyring,
+};
+#[cfg(feature = "aws-lc-rs")]
+pub use crate::crypto::rsa::{RsaPadding, RsaPrivateKey, RsaPublicKey};
 pub use crate::error::KeyringError;
 use crate::{
     context::EncryptionContext, data_key::DataKey, error::Error, format::encrypted_data_key::EncryptedDataKey,
@@ -78,4 +88,19 @@ pub struct GeneratedDataKey {
     pub data_key: DataKey,
     /// The same key under each wrapping key; at least one.
     pub encrypted_data_keys: Vec<EncryptedDataKey>,
+}
+
+/// Refuses a namespace that is AWS KMS's (specification: `framework/keyring-interface.md#key-provider-id`), and
+/// a namespace or name of a raw keyring that is empty or does not fit its field.
+fn check_key_names(namespace: &str, name: &str, longest_name: usize) -> Result<(), Error> {
+    if namespace.starts_with("aws-kms") {
+        return Err(Error::invalid_setting("namespace", "what starts with `aws-kms` is reserved for AWS KMS"));
+    }
+    for (setting, value, longest) in [("namespace", namespace, usize::from(u16::MAX)), ("name", name, longest_name)] {
+        if !(1..=longest).contains(&value.len()) {
+            let problem = format!("{} bytes; 1 to {longest} are allowed", value.len());
+            return Err(Error::invalid_setting(setting, problem));
+        }
+    }
+    Ok(())
 }

@@ -1,6 +1,8 @@
 //! The raw AES keyring (specification: `framework/raw-aes-keyring.md`).
 
-use super::{EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringFuture, KeyringRequest};
+use super::{
+    EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringFuture, KeyringRequest, check_key_names,
+};
 use crate::{
     crypto::{
         aead::{self, NONCE_LENGTH, TAG_LENGTH},
@@ -9,9 +11,6 @@ use crate::{
     data_key::DataKey,
     error::Error,
 };
-
-/// What provider ids of AWS KMS start with, which no raw keyring may claim.
-const AWS_KMS: &str = "aws-kms";
 
 /// Wraps data keys locally under an AES key that the caller keeps: AES-GCM, 128, 192 or 256 bits.
 ///
@@ -36,21 +35,11 @@ impl RawAesKeyring {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] for a wrapping key of another length, for a namespace that starts with `aws-kms`, and for
-    /// a namespace or name that does not fit the message format.
+    /// [`Error::InvalidSetting`] for a wrapping key of another length, for a namespace that starts with
+    /// `aws-kms`, and for a namespace or name that does not fit the message format.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>, wrapping_key: &DataKey) -> Result<Self, Error> {
         let (namespace, name) = (namespace.into(), name.into());
-        if namespace.starts_with(AWS_KMS) {
-            return Err(Error::invalid_setting(
-                "namespace",
-                "names that start with `aws-kms` are reserved for AWS KMS",
-            ));
-        }
-        for (setting, value) in [("namespace", &namespace), ("name", &name)] {
-            if value.is_empty() || value.len() > usize::from(u16::MAX) - PROVIDER_SUFFIX_LENGTH {
-                return Err(Error::invalid_setting(setting, format!("{} bytes; 1 to 65,515 are allowed", value.len())));
-            }
-        }
+        check_key_names(&namespace, &name, usize::from(u16::MAX) - PROVIDER_SUFFIX_LENGTH)?;
         let length = wrapping_key.len();
         let wrapping_key = aead::Key::new(wrapping_key.expose_secret()).ok_or_else(|| {
             Error::invalid_setting("wrapping key", format!("{length} bytes; 16, 24 or 32 are allowed"))
@@ -224,7 +213,7 @@ mod tests {
     fn misuse_shows_when_it_is_built() {
         let key = DataKey::from_vec(vec![1; 32]);
         assert!(RawAesKeyring::new("aws-kms", "a", &key).is_err());
-        assert!(RawAesKeyring::new("aws-kms-mine", "a", &key).is_err());
+        assert!(RawAesKeyring::new("aws-kms-mrk", "a", &key).is_err());
         assert!(RawAesKeyring::new("ns", "", &key).is_err());
         assert!(RawAesKeyring::new("ns", "a".repeat(65_516), &key).is_err());
         assert!(RawAesKeyring::new("ns", "a", &DataKey::from_vec(vec![1; 31])).is_err());
