@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """The AWS Encryption SDK for Python as a peer: answers one JSON request per line of standard input.
 
-    {"operation": "encrypt" | "decrypt", "keyring": KEYRING, "context": {...}, "data": BASE64, "frame_length": N}
+    {"operation": "encrypt" | "decrypt", "keyring": KEYRING, "context": {...}, "data": BASE64, "frame_length": N,
+     "suite": ID}
     KEYRING: {"aws_kms": ARN} | {"raw_aes": {"namespace": ..., "name": ..., "key": BASE64}}
         | {"raw_rsa": {"namespace": ..., "name": ..., "padding": ..., "public_pem": ..., "private_pem": ...}}
         | {"multi": [GENERATOR or null, CHILD, ...]}
 
-answers {"data": BASE64, "context": {...}} or {"error": TEXT}. Suite 0x0478 is written. AWS KMS is reached
-at AWS_ENDPOINT_URL_KMS, with the root CA in AWS_CA_BUNDLE and credentials from the environment.
+answers {"data": BASE64, "context": {...}} or {"error": TEXT}. A frame length of 0 writes the body in one piece; the
+suite is 0x0478 unless given. AWS KMS is reached at AWS_ENDPOINT_URL_KMS, with the root CA in AWS_CA_BUNDLE and credentials from the environment.
 """
 
 import base64
@@ -30,7 +31,10 @@ from aws_cryptographic_material_providers.mpl.models import (
 )
 from aws_encryption_sdk.identifiers import AlgorithmSuite, CommitmentPolicy
 
-CLIENT = aws_encryption_sdk.EncryptionSDKClient(commitment_policy=CommitmentPolicy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT)
+COMMITTING, FORBIDDING = (
+    aws_encryption_sdk.EncryptionSDKClient(commitment_policy=policy)
+    for policy in (CommitmentPolicy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT, CommitmentPolicy.FORBID_ENCRYPT_ALLOW_DECRYPT)
+)
 PROVIDERS = AwsCryptographicMaterialProviders(config=MaterialProvidersConfig())
 WRAPPING = {16: "128", 24: "192", 32: "256"}
 
@@ -67,11 +71,12 @@ def keyring(described):
 def answer(request):
     source = base64.b64decode(request["data"])
     shared = {"source": source, "keyring": keyring(request["keyring"]), "encryption_context": request["context"]}
+    suite = AlgorithmSuite.get_by_id(request.get("suite", 0x0478))
+    client = COMMITTING if suite.is_committing() else FORBIDDING
     if request["operation"] == "encrypt":
-        suite = AlgorithmSuite.AES_256_GCM_HKDF_SHA512_COMMIT_KEY
-        data, header = CLIENT.encrypt(**shared, algorithm=suite, frame_length=request["frame_length"])
+        data, header = client.encrypt(**shared, algorithm=suite, frame_length=request["frame_length"])
     else:
-        data, header = CLIENT.decrypt(**shared)
+        data, header = client.decrypt(**shared)
     return {"data": base64.b64encode(data).decode(), "context": dict(header.encryption_context)}
 
 

@@ -29,7 +29,7 @@
 //! | feature | default | what it adds |
 //! | --- | --- | --- |
 //! | `aws-kms` | yes | the AWS KMS keyring, over `kms-pool` |
-//! | `aws-lc-rs` | yes | AES-GCM by AWS-LC instead of RustCrypto's portable implementation |
+//! | `aws-lc-rs` | yes | AES-GCM by AWS-LC instead of RustCrypto's portable implementation; signed suites; the raw RSA keyring |
 #![cfg_attr(not(feature = "aws-kms"), allow(rustdoc::broken_intra_doc_links))]
 
 mod cache;

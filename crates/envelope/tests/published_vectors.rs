@@ -2,7 +2,7 @@
 //!
 //! The archives are not part of this project. They are looked for where `ENVELOPE_VECTORS` points, and in
 //! `shared/vectors` beside the checkout; a test says so and passes where there are none.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking, and names what it skips")]
 
 use std::{
     fs::File,
@@ -65,12 +65,12 @@ fn envelope(test: &Value, keys: &Value) -> Option<Envelope> {
     let mut builder = MultiKeyring::builder();
     for described in test["master-keys"].as_array().unwrap() {
         let key = &keys[described["key"].as_str().unwrap()];
-        let text = |value: &Value| value.as_str().unwrap().to_owned();
-        let name = text(&key["key-id"]);
+        let string = |value: &Value| value.as_str().unwrap().to_owned();
+        let name = string(&key["key-id"]);
         builder = match described["encryption-algorithm"].as_str()? {
             "aes" => {
-                let material = DataKey::from_vec(BASE64_STANDARD.decode(text(&key["material"])).unwrap());
-                builder.child(RawAesKeyring::new(text(&described["provider-id"]), name, &material).unwrap())
+                let material = DataKey::from_vec(BASE64_STANDARD.decode(string(&key["material"])).unwrap());
+                builder.child(RawAesKeyring::new(string(&described["provider-id"]), name, &material).unwrap())
             }
             "rsa" => {
                 let padding = match described["padding-hash"].as_str().unwrap() {
@@ -78,7 +78,7 @@ fn envelope(test: &Value, keys: &Value) -> Option<Envelope> {
                     "sha512" => RsaPadding::OaepSha512Mgf1,
                     other => panic!("another hash: {other}"),
                 };
-                let (namespace, pem) = (text(&described["provider-id"]), text(&key["material"]));
+                let (namespace, pem) = (string(&described["provider-id"]), string(&key["material"]));
                 builder.child(if key["type"] == "private" {
                     let key = RsaPrivateKey::from_pem(pem).unwrap();
                     RawRsaKeyring::with_private_key(namespace, name, padding, key).unwrap()

@@ -13,7 +13,7 @@ use std::{
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use envelope::{
-    DataKey, EncryptionContext, Envelope,
+    AlgorithmSuite, CommitmentPolicy, DataKey, EncryptionContext, Envelope,
     keyring::{AwsKmsKeyring, MultiKeyring, RawAesKeyring, RawRsaKeyring, RsaPadding, RsaPrivateKey, RsaPublicKey},
     materials::DefaultMaterialsManager,
 };
@@ -174,8 +174,48 @@ async fn each_opens_what_the_other_seals() {
             }
         }
     }
+    cases += each_suite_opens(&mut python).await;
     cases += each_member_opens(&mut python).await;
     println!("{cases} cases with the Python client, both directions");
+}
+
+/// Every suite, framed and in one piece, in both directions. Returns how many cases.
+async fn each_suite_opens(python: &mut Python) -> usize {
+    let mut cases = 0;
+    for suite in AlgorithmSuite::ALL {
+        let policy = if suite.commits_to_key() {
+            CommitmentPolicy::RequireEncryptRequireDecrypt
+        } else {
+            CommitmentPolicy::ForbidEncryptAllowDecrypt
+        };
+        let (theirs, ours) = raw_aes("name", 32);
+        let ours = DefaultMaterialsManager::new(ours);
+        let context = EncryptionContext::new([("tenant", "42")]).unwrap();
+        for frame_length in [128, 4096, 0] {
+            let builder = Envelope::builder(ours.clone());
+            let builder = builder.commitment_policy(policy).suite(suite).legacy_suites(true);
+            let builder = if frame_length == 0 { builder.framed(false) } else { builder.frame_length(frame_length) };
+            let envelope = builder.build().unwrap();
+            for length in [0_usize, 1, 128, 300] {
+                let what = format!("{suite}, frames of {frame_length}, {length} bytes");
+                let plaintext: Vec<u8> = (0..length).map(|i| u8::try_from(i % 251).unwrap()).collect();
+                let request = |operation, data: &[u8]| {
+                    json!({
+                        "operation": operation, "keyring": theirs, "context": {"tenant": "42"}, "suite": suite.id(),
+                        "data": BASE64_STANDARD.encode(data), "frame_length": frame_length,
+                    })
+                };
+                let sealed = envelope.encrypt(&plaintext, &context).await.unwrap();
+                let (opened, _) = python.ask(&request("decrypt", &sealed)).expect(&what);
+                assert_eq!(opened, plaintext, "Python opened ours: {what}");
+                let (sealed, _) = python.ask(&request("encrypt", &plaintext)).expect(&what);
+                let opened = envelope.decrypt(&sealed, &context).await.expect(&what);
+                assert_eq!(opened.plaintext(), plaintext, "we opened Python's: {what}");
+                cases += 2;
+            }
+        }
+    }
+    cases
 }
 
 /// One side seals with a multi-keyring, the other opens with each of its members alone. Returns how many cases.
