@@ -94,15 +94,13 @@ pub enum Error {
         policy: CommitmentPolicy,
     },
 
-    /// The plaintext does not fit the format: more than 2^32 - 1 frames of the frame length.
+    /// The plaintext does not fit the format: 2^32 - 1 frames of the frame length, or 64 GiB in one piece.
     #[error(
-        "a plaintext of {length} bytes needs more than 2^32 - 1 frames of {frame_length} bytes: raise `frame_length`"
+        "the plaintext has over {limit} bytes, which is all that this message can hold: raise `frame_length`, or cut the body into frames"
     )]
     PlaintextTooLong {
-        /// The plaintext's length in bytes.
-        length: usize,
-        /// The frame length in bytes.
-        frame_length: u32,
+        /// The most bytes that a message with these settings holds.
+        limit: u64,
     },
 
     /// The message is not authentic under its data key, or was changed. Deliberately says no more.

@@ -73,7 +73,12 @@ pub(crate) fn iv(sequence_number: u32) -> [u8; 12] {
 /// [`Error::PlaintextTooLong`] for more than 2^32 - 1 frames.
 pub(crate) fn count(plaintext_length: usize, frame_length: u32) -> Result<u32, Error> {
     let frames = plaintext_length.div_ceil(length(frame_length)).max(1);
-    u32::try_from(frames).map_err(|_| Error::PlaintextTooLong { length: plaintext_length, frame_length })
+    u32::try_from(frames).map_err(|_| too_long(frame_length))
+}
+
+/// The error of a plaintext that takes more frames than there are sequence numbers.
+pub(crate) fn too_long(frame_length: u32) -> Error {
+    Error::PlaintextTooLong { limit: u64::from(frame_length) * u64::from(u32::MAX) }
 }
 
 /// The length in bytes of a body of `frames` frames that hold `plaintext_length` bytes.

@@ -104,3 +104,17 @@ fn check_key_names(namespace: &str, name: &str, longest_name: usize) -> Result<(
     }
     Ok(())
 }
+
+/// The first success, or every failure: how a keyring tries one encrypted data key after the other.
+fn first_unwrapped(
+    outcomes: impl Iterator<Item = Result<DataKey, KeyringError>>,
+) -> Result<DataKey, Vec<KeyringError>> {
+    let mut failures = vec![];
+    for outcome in outcomes {
+        match outcome {
+            Ok(data_key) => return Ok(data_key),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    Err(failures)
+}

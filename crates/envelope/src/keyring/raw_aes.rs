@@ -2,6 +2,7 @@
 
 use super::{
     EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringFuture, KeyringRequest, check_key_names,
+    first_unwrapped,
 };
 use crate::{
     crypto::{
@@ -122,16 +123,9 @@ impl Keyring for RawAesKeyring {
         request: KeyringRequest<'a>,
         encrypted_data_keys: &'a [EncryptedDataKey],
     ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
-        Box::pin(async move {
-            let mut failures = vec![];
-            for outcome in encrypted_data_keys.iter().filter_map(|key| self.unwrap_now(request, key)) {
-                match outcome {
-                    Ok(data_key) => return Ok(data_key),
-                    Err(failure) => failures.push(failure),
-                }
-            }
-            Err(failures)
-        })
+        Box::pin(
+            async move { first_unwrapped(encrypted_data_keys.iter().filter_map(|key| self.unwrap_now(request, key))) },
+        )
     }
 }
 

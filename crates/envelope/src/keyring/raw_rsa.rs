@@ -2,7 +2,7 @@
 
 use super::{
     EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringFuture, KeyringRequest, RsaPadding,
-    RsaPrivateKey, RsaPublicKey, check_key_names,
+    RsaPrivateKey, RsaPublicKey, check_key_names, first_unwrapped,
 };
 use crate::{data_key::DataKey, error::Error};
 
@@ -168,15 +168,8 @@ impl Keyring for RawRsaKeyring {
         request: KeyringRequest<'a>,
         encrypted_data_keys: &'a [EncryptedDataKey],
     ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
-        Box::pin(async move {
-            let mut failures = vec![];
-            for outcome in encrypted_data_keys.iter().filter_map(|key| self.unwrap_now(request, key)) {
-                match outcome {
-                    Ok(data_key) => return Ok(data_key),
-                    Err(failure) => failures.push(failure),
-                }
-            }
-            Err(failures)
-        })
+        Box::pin(
+            async move { first_unwrapped(encrypted_data_keys.iter().filter_map(|key| self.unwrap_now(request, key))) },
+        )
     }
 }

@@ -73,7 +73,7 @@ pub(crate) fn check_length(plaintext_length: usize, content_type: ContentType) -
         ContentType::NonFramed if plaintext_length as u64 <= non_framed::MAX_CONTENT_LENGTH => {
             Ok(plaintext_length + non_framed::OVERHEAD)
         }
-        ContentType::NonFramed => Err(Error::PlaintextTooLong { length: plaintext_length, frame_length: 0 }),
+        ContentType::NonFramed => Err(Error::PlaintextTooLong { limit: non_framed::MAX_CONTENT_LENGTH }),
     }
 }
 
@@ -130,10 +130,8 @@ impl<'m> Sealer<'m> {
     ///
     /// [`Error::PlaintextTooLong`] when the final frame would be the 2^32nd.
     pub(crate) fn regular_frame(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
-        let next = self.sequence_number.checked_add(1).ok_or_else(|| Error::PlaintextTooLong {
-            length: usize::MAX,
-            frame_length: u32::try_from(plaintext.len()).unwrap_or(u32::MAX),
-        })?;
+        let frame_length = || u32::try_from(plaintext.len()).unwrap_or(u32::MAX);
+        let next = self.sequence_number.checked_add(1).ok_or_else(|| frame::too_long(frame_length()))?;
         let (start, iv) = (out.len(), frame::iv(self.sequence_number));
         frame::write_regular_prefix(out, self.sequence_number, iv);
         let aad = BodyAad::of_frame(self.message_id.as_bytes(), false, self.sequence_number, plaintext.len());
