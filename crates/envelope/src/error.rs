@@ -7,7 +7,8 @@ use crate::suite::{AlgorithmSuite, CommitmentPolicy};
 /// Why an operation failed.
 ///
 /// A parse error names the field of the message and its byte offset. A cryptographic failure is
-/// opaque: it never tells which check failed. Nothing secret is in any variant.
+/// opaque: it never tells which check failed. Nothing secret is in any variant. What AWS KMS answered is
+/// behind `Error::kms`, typed (feature `aws-kms`).
 ///
 /// Cloning is cheap: callers who waited for the same data key share one cause.
 #[derive(Debug, Clone, thiserror::Error)]

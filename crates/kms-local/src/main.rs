@@ -27,6 +27,9 @@ Environment:
   KMS_LOCAL_SESSION_TOKEN
           Makes it a session
 
+To reach it, give an AWS client AWS_ENDPOINT_URL_KMS (the URL below), AWS_CA_BUNDLE (the CA file), AWS_REGION,
+AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
+
 Output, one line each, as soon as it is known:
   endpoint REGION URL
   admin URL

@@ -157,6 +157,14 @@ impl Keyring for AwsKmsKeyring {
 
 impl Error {
     /// What AWS KMS answered, when that is what failed; of several attempts, the first.
+    ///
+    /// ```
+    /// use kms_pool::KmsErrorKind;
+    ///
+    /// fn is_throttled(error: &envelope::Error) -> bool {
+    ///     error.kms().is_some_and(|kms| kms.kind() == KmsErrorKind::Throttled)
+    /// }
+    /// ```
     #[must_use]
     pub fn kms(&self) -> Option<&KmsError> {
         self.keyring_errors().iter().find_map(|failure| failure.cause().downcast_ref())

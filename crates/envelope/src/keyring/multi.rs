@@ -8,7 +8,8 @@ use crate::{data_key::DataKey, error::Error};
 /// Sealing needs all of them: the generator makes the data key, then every child wraps it, and a failure of one
 /// fails the whole. Opening needs one: the generator is asked first, then the children in their order, each with
 /// all of the message's encrypted data keys, and the first that unwraps one wins. The order of the keyrings is
-/// the order of the message's encrypted data keys.
+/// the order of the message's encrypted data keys. A keyring that does not answer is waited for, AWS KMS up to the
+/// pool's operation timeout: to open in an emergency, build a client with the child alone.
 ///
 /// A multi-keyring with a generator can't be another one's child: the specification has it generate, or fail.
 ///

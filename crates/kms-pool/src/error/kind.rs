@@ -44,7 +44,7 @@ impl KmsErrorKind {
             Self::TimedOut => ("KMS did not answer in time", "try again, or raise the timeouts of the pool"),
             Self::Unavailable => (
                 "KMS could not be reached or failed internally",
-                "try again; if it persists, check the endpoint and the network",
+                "try again; if it persists, check the endpoint, its certificate and the network",
             ),
             Self::AccessDenied => {
                 ("KMS denied access", "check the key policy, the grants and the IAM policy of the principal")
