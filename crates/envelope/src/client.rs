@@ -124,9 +124,11 @@ impl Envelope {
         let request = decryption_request(&header, context, &required);
         let found = self.manager.try_decryption_materials(request)?;
         if let Some(materials) = found {
+            check_suite(materials.suite(), header.suite)?;
             return decrypted(Opener::start(&header, &materials)?, message, body, &materials);
         }
         let materials = self.manager.decryption_materials(request).await?;
+        check_suite(materials.suite(), header.suite)?;
         let opener = Opener::start(&header, &materials);
         self.manager.decryption_served(request, opener.is_ok());
         decrypted(opener?, message, body, &materials)
@@ -143,6 +145,7 @@ impl Envelope {
         let required = context.without(header.encryption_context);
         let request = decryption_request(&header, context, &required);
         let materials = self.manager.try_decryption_materials(request)?.ok_or(Error::NotCached)?;
+        check_suite(materials.suite(), header.suite)?;
         decrypted(Opener::start(&header, &materials)?, message, body, &materials)
     }
 
@@ -165,10 +168,8 @@ impl Envelope {
     }
 
     fn seal(&self, materials: &EncryptionMaterials, plaintext: &[u8]) -> Result<Vec<u8>, Error> {
-        let (suite, policy) = (materials.suite(), self.policy);
-        if !policy.allows_encryption(suite) {
-            return Err(Error::CommitmentPolicy { suite, policy });
-        }
+        // Policy, legacy suites and caching were decided for the suite that was asked for.
+        check_suite(materials.suite(), self.suite)?;
         encrypted_data_key::check_count(materials.encrypted_data_key_count(), self.max_encrypted_data_keys)?;
         seal::seal(materials, plaintext, self.content_type)
     }
@@ -348,6 +349,15 @@ fn decryption_request<'a>(
         required_context,
         stored_context: header.encryption_context,
     }
+}
+
+/// Refuses materials for another suite than was asked for.
+fn check_suite(supplied: AlgorithmSuite, asked: AlgorithmSuite) -> Result<(), Error> {
+    if supplied != asked {
+        let problem = format!("for suite {supplied}, but {asked} was asked for");
+        return Err(Error::invalid_setting("materials", problem));
+    }
+    Ok(())
 }
 
 fn decrypted(

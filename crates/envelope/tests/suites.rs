@@ -5,7 +5,11 @@ mod support;
 
 use envelope::{
     AlgorithmSuite, CommitmentPolicy, EncryptionContext, Envelope, EnvelopeBuilder, Error,
-    materials::{CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache, RequiredContextMaterialsManager},
+    materials::{
+        CachingMaterialsManager, DecryptionMaterials, DecryptionMaterialsRequest, DefaultMaterialsManager,
+        EncryptionMaterials, EncryptionMaterialsRequest, MaterialsCache, MaterialsFuture, MaterialsManager,
+        RequiredContextMaterialsManager,
+    },
 };
 use futures_util::FutureExt;
 use support::keyring;
@@ -181,4 +185,40 @@ fn required_context_is_authenticated_but_not_stored() {
         // The stored part alone must not find what was cached for the whole.
         assert!(open(&requiring, &message, &[("account", "0042"), ("kind", "other")]).is_err());
     }
+}
+
+/// Asks for a suite without key derivation, whatever it is asked for.
+#[derive(Debug)]
+struct Disobedient(DefaultMaterialsManager);
+
+impl MaterialsManager for Disobedient {
+    fn encryption_materials<'a>(
+        &'a self,
+        mut request: EncryptionMaterialsRequest<'a>,
+    ) -> MaterialsFuture<'a, EncryptionMaterials> {
+        request.suite = AlgorithmSuite::Aes256GcmNoKdf;
+        self.0.encryption_materials(request)
+    }
+
+    fn decryption_materials<'a>(
+        &'a self,
+        mut request: DecryptionMaterialsRequest<'a>,
+    ) -> MaterialsFuture<'a, DecryptionMaterials> {
+        request.suite = AlgorithmSuite::Aes256GcmNoKdf;
+        self.0.decryption_materials(request)
+    }
+}
+
+/// Cached under the suite that was asked for, such a data key would seal many messages under one key and IV.
+#[test]
+fn materials_for_another_suite_are_refused() {
+    let source = Disobedient(DefaultMaterialsManager::new(keyring()));
+    let manager = CachingMaterialsManager::builder(source).build().unwrap();
+    let suite = AlgorithmSuite::Aes256GcmHkdfSha256;
+    let envelope = Envelope::builder(manager).commitment_policy(policy(suite)).suite(suite).build().unwrap();
+    let sealed = envelope.encrypt(b"x", &context()).now_or_never().unwrap();
+    assert!(matches!(sealed, Err(Error::InvalidSetting { setting: "materials", .. })), "{sealed:?}");
+    let message = encrypt(&builder(suite).build().unwrap(), b"x");
+    let opened = decrypt(&envelope, &message);
+    assert!(matches!(opened, Err(Error::InvalidSetting { setting: "materials", .. })), "{opened:?}");
 }
