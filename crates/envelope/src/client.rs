@@ -1,23 +1,24 @@
 //! The client: the only place that asks for materials and then seals or opens with them.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, io, sync::Arc};
 
 use crate::{
     context::EncryptionContext,
     error::Error,
     format::{
         encrypted_data_key,
-        header::{ContentType, UnverifiedHeader},
+        header::{self, ContentType},
     },
     keyring::Keyring,
     materials::{
-        CachingMaterialsManager, DecryptionMaterials, DecryptionMaterialsRequest, DefaultMaterialsManager,
-        EncryptionMaterials, EncryptionMaterialsRequest, MaterialsManager,
+        CachingMaterialsManager, DecryptionMaterialsRequest, DefaultMaterialsManager, EncryptionMaterials,
+        EncryptionMaterialsRequest, MaterialsManager,
     },
     message::{
         open::{self, Opener},
         seal,
     },
+    stream::{DecryptionMode, Decryptor, Encryptor, UnverifiedHeader},
     suite::{AlgorithmSuite, CommitmentPolicy},
 };
 
@@ -89,12 +90,8 @@ impl Envelope {
     /// [`Error::RequiredContextMissing`], [`Error::PlaintextTooLong`],
     /// [`Error::TooManyEncryptedDataKeys`], [`Error::Random`].
     pub async fn encrypt(&self, plaintext: &[u8], context: &EncryptionContext) -> Result<Vec<u8>, Error> {
-        let request = self.encryption_request(plaintext, context)?;
-        let materials = match self.manager.try_encryption_materials(request)? {
-            Some(materials) => materials,
-            None => self.manager.encryption_materials(request).await?,
-        };
-        self.seal(&materials, plaintext)
+        let materials = self.encryption_materials(context, Some(plaintext.len() as u64)).await?;
+        self.seal(materials, plaintext)
     }
 
     /// Seals like [`encrypt`](Self::encrypt), but never waits.
@@ -103,9 +100,9 @@ impl Envelope {
     ///
     /// [`Error::NotCached`] when no usable data key is cached, and those of [`encrypt`](Self::encrypt).
     pub fn try_encrypt(&self, plaintext: &[u8], context: &EncryptionContext) -> Result<Vec<u8>, Error> {
-        let request = self.encryption_request(plaintext, context)?;
+        let request = self.encryption_request(context, Some(plaintext.len() as u64))?;
         let materials = self.manager.try_encryption_materials(request)?.ok_or(Error::NotCached)?;
-        self.seal(&materials, plaintext)
+        self.seal(materials, plaintext)
     }
 
     /// Opens one whole message.
@@ -119,19 +116,8 @@ impl Envelope {
     /// [`Error::EncryptionContextMismatch`], [`Error::RequiredContextMissing`], [`Error::CommitmentPolicy`],
     /// [`Error::DataKeyNotUnwrapped`], [`Error::Authentication`], or what is wrong with the message's form.
     pub async fn decrypt(&self, message: &[u8], context: &EncryptionContext) -> Result<Decrypted, Error> {
-        let (header, body) = self.read_header(message, context)?;
-        let required = context.without(header.encryption_context);
-        let request = decryption_request(&header, context, &required);
-        let found = self.manager.try_decryption_materials(request)?;
-        if let Some(materials) = found {
-            check_suite(materials.suite(), header.suite)?;
-            return decrypted(Opener::start(&header, &materials)?, message, body, &materials);
-        }
-        let materials = self.manager.decryption_materials(request).await?;
-        check_suite(materials.suite(), header.suite)?;
-        let opener = Opener::start(&header, &materials);
-        self.manager.decryption_served(request, opener.is_ok());
-        decrypted(opener?, message, body, &materials)
+        let (header, body) = open::read_header(message, self.max_encrypted_data_keys)?;
+        decrypted(self.opener(&header, context).await?, message, body)
     }
 
     /// Opens like [`decrypt`](Self::decrypt), but never waits.
@@ -141,54 +127,148 @@ impl Envelope {
     /// [`Error::NotCached`] when the message's data key is not cached, and those of
     /// [`decrypt`](Self::decrypt).
     pub fn try_decrypt(&self, message: &[u8], context: &EncryptionContext) -> Result<Decrypted, Error> {
-        let (header, body) = self.read_header(message, context)?;
+        let (header, body) = open::read_header(message, self.max_encrypted_data_keys)?;
+        self.check_header(&header, context)?;
         let required = context.without(header.encryption_context);
         let request = decryption_request(&header, context, &required);
         let materials = self.manager.try_decryption_materials(request)?.ok_or(Error::NotCached)?;
         check_suite(materials.suite(), header.suite)?;
-        decrypted(Opener::start(&header, &materials)?, message, body, &materials)
+        decrypted(Opener::start(&header, materials)?, message, body)
+    }
+
+    /// Starts a message that is sealed as a stream, bound to `context`, see [`stream`](crate::stream). Waits only where no data key
+    /// is cached.
+    ///
+    /// `plaintext_bound` is how many bytes the plaintext has, at the most: so many are reserved under a cached data
+    /// key, and one more is an error. With `None`, the message gets a data key of its own.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`encrypt`](Self::encrypt).
+    pub async fn encryptor(
+        &self,
+        context: &EncryptionContext,
+        plaintext_bound: Option<u64>,
+    ) -> Result<Encryptor, Error> {
+        let materials = self.encryption_materials(context, plaintext_bound).await?;
+        self.check_materials(&materials)?;
+        Encryptor::start(materials, self.content_type, plaintext_bound)
+    }
+
+    /// Reads the header of a message off `source`, and no byte more; `source` is best buffered.
+    ///
+    /// # Errors
+    ///
+    /// Those of `source`, and with [`Error`] inside, what is wrong with the header's form.
+    pub fn read_header(&self, source: &mut impl io::Read) -> io::Result<UnverifiedHeader> {
+        UnverifiedHeader::read(source, self.max_encrypted_data_keys)
+    }
+
+    /// Reads like [`read_header`](Self::read_header), and waits where there is nothing to read.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read_header`](Self::read_header).
+    #[cfg(feature = "tokio")]
+    pub async fn read_header_async(
+        &self,
+        source: &mut (impl tokio::io::AsyncRead + Unpin),
+    ) -> io::Result<UnverifiedHeader> {
+        UnverifiedHeader::read_async(source, self.max_encrypted_data_keys).await
+    }
+
+    /// Verifies the header of a message, whose body then is opened as a stream, see [`stream`](crate::stream). Waits only where its
+    /// data key is not cached.
+    ///
+    /// The message must authenticate every pair of `context`, as in [`decrypt`](Self::decrypt).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::SignedMessage`] for what `mode` does not allow, and those of [`decrypt`](Self::decrypt).
+    pub async fn decryptor(
+        &self,
+        header: &UnverifiedHeader,
+        context: &EncryptionContext,
+        mode: DecryptionMode,
+    ) -> Result<Decryptor, Error> {
+        let unverified = header.parsed();
+        encrypted_data_key::check_count(unverified.encrypted_data_keys.count(), self.max_encrypted_data_keys)?;
+        mode.check(unverified.suite)?;
+        let opener = self.opener(&unverified, context).await?;
+        Ok(Decryptor::start(opener, header.length()))
+    }
+
+    async fn encryption_materials(
+        &self,
+        context: &EncryptionContext,
+        plaintext_bound: Option<u64>,
+    ) -> Result<Arc<EncryptionMaterials>, Error> {
+        let request = self.encryption_request(context, plaintext_bound)?;
+        match self.manager.try_encryption_materials(request)? {
+            Some(materials) => Ok(materials),
+            None => self.manager.encryption_materials(request).await,
+        }
+    }
+
+    /// Verifies a header under the data key that the materials manager has for it.
+    async fn opener(
+        &self,
+        header: &header::UnverifiedHeader<'_>,
+        context: &EncryptionContext,
+    ) -> Result<Opener, Error> {
+        self.check_header(header, context)?;
+        let required = context.without(header.encryption_context);
+        let request = decryption_request(header, context, &required);
+        if let Some(materials) = self.manager.try_decryption_materials(request)? {
+            check_suite(materials.suite(), header.suite)?;
+            return Opener::start(header, materials);
+        }
+        let materials = self.manager.decryption_materials(request).await?;
+        check_suite(materials.suite(), header.suite)?;
+        let opener = Opener::start(header, materials);
+        self.manager.decryption_served(request, opener.is_ok());
+        opener
     }
 
     fn encryption_request<'a>(
         &self,
-        plaintext: &[u8],
         encryption_context: &'a EncryptionContext,
+        plaintext_length: Option<u64>,
     ) -> Result<EncryptionMaterialsRequest<'a>, Error> {
         if encryption_context.reserved_key().is_some() {
             let problem = "keys that start with `aws-crypto-` are reserved for the message format";
             return Err(Error::InvalidEncryptionContext { problem });
         }
-        seal::check_length(plaintext.len(), self.content_type)?;
+        seal::check_length(plaintext_length.unwrap_or(0), self.content_type)?;
         Ok(EncryptionMaterialsRequest {
             suite: self.suite,
             encryption_context,
             required_context: &NOTHING_REQUIRED,
-            plaintext_length: Some(plaintext.len() as u64),
+            plaintext_length,
         })
     }
 
-    fn seal(&self, materials: &EncryptionMaterials, plaintext: &[u8]) -> Result<Vec<u8>, Error> {
-        // Policy, legacy suites and caching were decided for the suite that was asked for.
-        check_suite(materials.suite(), self.suite)?;
-        encrypted_data_key::check_count(materials.encrypted_data_key_count(), self.max_encrypted_data_keys)?;
+    fn seal(&self, materials: Arc<EncryptionMaterials>, plaintext: &[u8]) -> Result<Vec<u8>, Error> {
+        self.check_materials(&materials)?;
         seal::seal(materials, plaintext, self.content_type)
     }
 
-    /// Reads the header, and checks it against the policy and the supplied context.
-    fn read_header<'a>(
-        &self,
-        message: &'a [u8],
-        supplied: &EncryptionContext,
-    ) -> Result<(UnverifiedHeader<'a>, usize), Error> {
-        let (header, body) = open::read_header(message, self.max_encrypted_data_keys)?;
+    /// Policy, legacy suites and caching were decided for the suite that was asked for.
+    fn check_materials(&self, materials: &EncryptionMaterials) -> Result<(), Error> {
+        check_suite(materials.suite(), self.suite)?;
+        encrypted_data_key::check_count(materials.encrypted_data_key_count(), self.max_encrypted_data_keys)
+    }
+
+    /// Checks a header against the policy and the supplied context.
+    fn check_header(&self, header: &header::UnverifiedHeader<'_>, supplied: &EncryptionContext) -> Result<(), Error> {
         let (suite, policy) = (header.suite, self.policy);
         if !policy.allows_decryption(suite) {
             return Err(Error::CommitmentPolicy { suite, policy });
         }
-        if let Some(key) = supplied.first_contradiction(header.encryption_context) {
-            return Err(Error::EncryptionContextMismatch { key: key.to_owned() });
+        match supplied.first_contradiction(header.encryption_context) {
+            Some(key) => Err(Error::EncryptionContextMismatch { key: key.to_owned() }),
+            None => Ok(()),
         }
-        Ok((header, body))
     }
 }
 
@@ -338,7 +418,7 @@ impl fmt::Debug for Decrypted {
 
 /// What a header asks of the materials manager.
 fn decryption_request<'a>(
-    header: &UnverifiedHeader<'a>,
+    header: &header::UnverifiedHeader<'a>,
     supplied_context: &'a EncryptionContext,
     required_context: &'a EncryptionContext,
 ) -> DecryptionMaterialsRequest<'a> {
@@ -360,13 +440,8 @@ fn check_suite(supplied: AlgorithmSuite, asked: AlgorithmSuite) -> Result<(), Er
     Ok(())
 }
 
-fn decrypted(
-    opener: Opener<'_>,
-    message: &[u8],
-    body: usize,
-    materials: &DecryptionMaterials,
-) -> Result<Decrypted, Error> {
-    let plaintext = open::open_rest(opener, message, body)?;
-    let encryption_context = materials.encryption_context().clone();
-    Ok(Decrypted { plaintext, encryption_context, suite: materials.suite() })
+fn decrypted(mut opener: Opener, message: &[u8], body: usize) -> Result<Decrypted, Error> {
+    let plaintext = open::open_rest(&mut opener, message, body)?;
+    let materials = opener.materials();
+    Ok(Decrypted { plaintext, encryption_context: materials.encryption_context().clone(), suite: materials.suite() })
 }

@@ -66,7 +66,7 @@ impl EncryptionContext {
     /// # Errors
     ///
     /// [`Error::Malformed`] unless `serialized` is empty or canonical.
-    pub(crate) fn from_serialized(serialized: &[u8], offset: usize) -> Result<Self, Error> {
+    pub(crate) fn from_serialized(serialized: &[u8], offset: u64) -> Result<Self, Error> {
         Self::validate(serialized, offset)?;
         Ok(Self((!serialized.is_empty()).then(|| serialized.into())))
     }
@@ -76,9 +76,9 @@ impl EncryptionContext {
     /// # Errors
     ///
     /// [`Error::Malformed`] when it is not.
-    pub(crate) fn validate(serialized: &[u8], offset: usize) -> Result<(), Error> {
+    pub(crate) fn validate(serialized: &[u8], offset: u64) -> Result<(), Error> {
         let malformed =
-            |at: usize, problem| Error::Malformed { field: "encryption context", offset: offset + at, problem };
+            |at: usize, problem| Error::Malformed { field: "encryption context", offset: offset + at as u64, problem };
         if serialized.is_empty() {
             return Ok(());
         }

@@ -1,6 +1,6 @@
 //! Everything that can go wrong, as one enum.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, io, sync::Arc};
 
 use crate::suite::{AlgorithmSuite, CommitmentPolicy};
 
@@ -20,8 +20,8 @@ pub enum Error {
         /// The field, by its name in the specification.
         field: &'static str,
         /// Where the field starts in the message, in bytes.
-        offset: usize,
-        /// How many more bytes the field needs, at the least.
+        offset: u64,
+        /// How many more bytes the message needs, at the least.
         missing: usize,
     },
 
@@ -31,7 +31,7 @@ pub enum Error {
         /// The field, by its name in the specification.
         field: &'static str,
         /// Where the offending bytes start in the message.
-        offset: usize,
+        offset: u64,
         /// What is wrong with it.
         problem: &'static str,
     },
@@ -42,7 +42,7 @@ pub enum Error {
         /// The field, by its name in the specification.
         field: &'static str,
         /// Where the field starts in the message.
-        offset: usize,
+        offset: u64,
         /// The value found there.
         value: u16,
     },
@@ -51,7 +51,7 @@ pub enum Error {
     #[error("the message ends at byte {offset}, but more bytes follow: pass one message, whole and alone")]
     TrailingBytes {
         /// Where the message ends.
-        offset: usize,
+        offset: u64,
     },
 
     /// The message, or the keyring on encryption, has more encrypted data keys than the limit allows.
@@ -102,6 +102,22 @@ pub enum Error {
     PlaintextTooLong {
         /// The most bytes that a message with these settings holds.
         limit: u64,
+    },
+
+    /// A stream was given more plaintext than was announced, and so reserved under its data key.
+    #[error("the plaintext has over {bound} bytes, which is what was announced for this stream")]
+    PlaintextBoundExceeded {
+        /// The bound that was announced, in bytes.
+        bound: u64,
+    },
+
+    /// A signed message was to be opened as a stream that takes unsigned ones only.
+    #[error(
+        "the message is signed (suite {suite}), and a stream would release its frames before the signature is verified: decrypt it in one piece, or allow that by `DecryptionMode::ReleaseBeforeSignatureIsVerified`"
+    )]
+    SignedMessage {
+        /// The message's suite.
+        suite: AlgorithmSuite,
     },
 
     /// The message is not authentic under its data key, or was changed. Deliberately says no more.
@@ -169,9 +185,42 @@ impl Error {
         }
     }
 
+    /// The error of this library inside `error`, when there is one: streams fail with [`io::Error`].
+    ///
+    /// ```
+    /// use envelope::{Error, stream::UnverifiedHeader};
+    ///
+    /// let failed = UnverifiedHeader::read(&mut &b"\x02"[..], 16).unwrap_err();
+    /// assert!(matches!(Error::in_io(&failed), Some(Error::Truncated { field: "algorithm suite id", .. })));
+    /// ```
+    #[must_use]
+    pub fn in_io(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+
     /// A setting, or what a component answered, is out of range.
     pub(crate) fn invalid_setting(setting: &'static str, problem: impl Into<String>) -> Self {
         Self::InvalidSetting { setting, problem: problem.into() }
+    }
+}
+
+/// A message that ends too early is [`UnexpectedEof`](io::ErrorKind::UnexpectedEof), one that holds what it must not is
+/// [`InvalidData`](io::ErrorKind::InvalidData), more plaintext than fits or was announced is
+/// [`InvalidInput`](io::ErrorKind::InvalidInput), and all else [`Other`](io::ErrorKind::Other). The error itself is
+/// inside, see [`Error::in_io`].
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        let kind = match error {
+            Error::Truncated { .. } => io::ErrorKind::UnexpectedEof,
+            Error::Malformed { .. }
+            | Error::Unsupported { .. }
+            | Error::TrailingBytes { .. }
+            | Error::TooManyEncryptedDataKeys { .. }
+            | Error::Authentication => io::ErrorKind::InvalidData,
+            Error::PlaintextTooLong { .. } | Error::PlaintextBoundExceeded { .. } => io::ErrorKind::InvalidInput,
+            _ => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
     }
 }
 

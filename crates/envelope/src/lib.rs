@@ -21,7 +21,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! With AWS KMS, take [`keyring::AwsKmsKeyring`] instead; with limits of your own,
+//! What is larger than memory goes through a [`stream`]. With AWS KMS, take [`keyring::AwsKmsKeyring`] instead; with limits of your own,
 //! [`materials::CachingMaterialsManager`].
 //!
 //! # Features
@@ -30,6 +30,7 @@
 //! | --- | --- | --- |
 //! | `aws-kms` | yes | the AWS KMS keyring, over `kms-pool` |
 //! | `aws-lc-rs` | yes | AES-GCM by AWS-LC instead of RustCrypto's portable implementation; signed suites; the raw RSA keyring |
+//! | `tokio` | yes | streams over tokio's `AsyncRead` and `AsyncWrite`, beside those of the standard library |
 #![cfg_attr(not(feature = "aws-kms"), allow(rustdoc::broken_intra_doc_links))]
 
 mod cache;
@@ -44,6 +45,7 @@ pub mod fuzzing;
 pub mod keyring;
 pub mod materials;
 mod message;
+pub mod stream;
 mod suite;
 mod time;
 

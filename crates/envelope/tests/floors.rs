@@ -13,6 +13,7 @@ const ROOMS: &[(&str, u8)] = &[
     ("materials/default", 4),
     ("materials/caching", 4),
     ("materials/required_context", 4),
+    ("stream", 4),
     ("keyring", 3),
     ("message", 3),
     ("materials", 2),

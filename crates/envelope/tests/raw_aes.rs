@@ -102,7 +102,7 @@ fn every_truncation_is_refused() {
     let (message, _) = three_frames(&envelope);
     for end in 0..message.len() {
         let error = decrypt(&envelope, &message[..end]).expect_err("a cut message opened");
-        assert!(matches!(error, Error::Truncated { offset, .. } if offset <= end), "{end}: {error:?}");
+        assert!(matches!(error, Error::Truncated { offset, .. } if offset <= end as u64), "{end}: {error:?}");
     }
 }
 
@@ -112,7 +112,7 @@ fn trailing_bytes_are_refused() {
     let (mut message, _) = three_frames(&envelope);
     let end = message.len();
     message.push(0);
-    assert!(matches!(decrypt(&envelope, &message), Err(Error::TrailingBytes { offset }) if offset == end));
+    assert!(matches!(decrypt(&envelope, &message), Err(Error::TrailingBytes { offset }) if offset == end as u64));
 }
 
 #[test]

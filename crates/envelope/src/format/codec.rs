@@ -2,38 +2,58 @@
 
 use crate::error::Error;
 
-/// Reads big-endian fields off the front of a message.
+/// Reads big-endian fields off the front of a message, or of a later part of one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reader<'a> {
-    message: &'a [u8],
-    offset: usize,
+    bytes: &'a [u8],
+    /// Where the next field starts in `bytes`.
+    position: usize,
+    /// Where `bytes` start in the message.
+    base: u64,
 }
 
 impl<'a> Reader<'a> {
-    /// A reader of `message`, from `offset` on; `offset` must not exceed its length.
-    pub(crate) fn new(message: &'a [u8], offset: usize) -> Self {
-        debug_assert!(offset <= message.len());
-        Self { message, offset }
+    /// A reader of a message, from `position` on; `position` must not exceed its length.
+    pub(crate) fn new(message: &'a [u8], position: usize) -> Self {
+        debug_assert!(position <= message.len());
+        Self { bytes: message, position, base: 0 }
     }
 
-    /// Where the next field starts.
-    pub(crate) fn offset(&self) -> usize {
-        self.offset
+    /// A reader of `bytes`, which start at byte `base` of the message.
+    pub(crate) fn continuing(bytes: &'a [u8], base: u64) -> Self {
+        Self { bytes, position: 0, base }
     }
 
-    /// All bytes from `start` up to the next field.
+    /// Where the next field starts in the message.
+    pub(crate) fn offset(&self) -> u64 {
+        self.base + self.position as u64
+    }
+
+    /// Where the next field starts in the bytes that are read.
+    pub(crate) fn position(&self) -> usize {
+        self.position
+    }
+
+    /// All bytes from the position `start` up to the next field.
     pub(crate) fn since(&self, start: usize) -> &'a [u8] {
-        &self.message[start..self.offset]
+        &self.bytes[start..self.position]
+    }
+
+    /// Fails unless there are `length` more bytes, none of which is read.
+    pub(crate) fn require(&self, field: &'static str, length: usize) -> Result<(), Error> {
+        let rest = self.bytes.len() - self.position;
+        match length.checked_sub(rest) {
+            None | Some(0) => Ok(()),
+            Some(missing) => Err(Error::Truncated { field, offset: self.offset(), missing }),
+        }
     }
 
     /// The next `length` bytes.
     pub(crate) fn bytes(&mut self, field: &'static str, length: usize) -> Result<&'a [u8], Error> {
-        let rest = &self.message[self.offset..];
-        let Some((bytes, _)) = rest.split_at_checked(length) else {
-            return Err(Error::Truncated { field, offset: self.offset, missing: length - rest.len() });
-        };
-        self.offset += length;
-        Ok(bytes)
+        self.require(field, length)?;
+        let start = self.position;
+        self.position += length;
+        Ok(self.since(start))
     }
 
     /// The next `N` bytes.
@@ -93,6 +113,6 @@ mod tests {
     fn since_gives_what_was_read() {
         let mut reader = Reader::new(b"x\x00\x02ab!", 1);
         reader.prefixed("name").unwrap();
-        assert_eq!((reader.since(1), reader.offset()), (&b"\x00\x02ab"[..], 5));
+        assert_eq!((reader.since(1), reader.position()), (&b"\x00\x02ab"[..], 5));
     }
 }

@@ -3,6 +3,9 @@
 use super::codec::{Reader, write_prefixed};
 use crate::error::Error;
 
+/// An encrypted data key of three empty fields, each behind its length, in bytes.
+const SHORTEST: usize = 3 * 2;
+
 /// One data key as one keyring wrapped it. Nothing in it is secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncryptedDataKey {
@@ -26,21 +29,21 @@ impl<'a> EncryptedDataKeys<'a> {
     /// [`Error::Truncated`], [`Error::Malformed`], or [`Error::TooManyEncryptedDataKeys`] as soon as the
     /// count is read.
     pub(crate) fn read(reader: &mut Reader<'a>, limit: usize) -> Result<Self, Error> {
-        let start = reader.offset();
+        let (start, offset) = (reader.position(), reader.offset());
         let count = reader.u16("encrypted data key count")?;
         if count == 0 {
             let (field, problem) = ("encrypted data key count", "there must be at least one");
-            return Err(Error::Malformed { field, offset: start, problem });
+            return Err(Error::Malformed { field, offset, problem });
         }
         check_count(count.into(), limit)?;
-        for _ in 0..count {
-            let offset = reader.offset();
-            let provider_id = reader.prefixed("key provider id")?;
-            if std::str::from_utf8(provider_id).is_err() {
-                return Err(Error::Malformed { field: "key provider id", offset, problem: "not UTF-8" });
-            }
-            reader.prefixed("key provider information")?;
-            reader.prefixed("encrypted data key")?;
+        for following in (0..usize::from(count)).rev() {
+            read_one(reader).map_err(|error| match error {
+                // Who reads a stream bit by bit is told of all that must follow, and so asks seldom.
+                Error::Truncated { field, offset, missing } => {
+                    Error::Truncated { field, offset, missing: missing + following * SHORTEST }
+                }
+                error => error,
+            })?;
         }
         Ok(Self(reader.since(start)))
     }
@@ -49,6 +52,12 @@ impl<'a> EncryptedDataKeys<'a> {
     #[must_use]
     pub fn as_serialized(&self) -> &'a [u8] {
         self.0
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.first_chunk().map_or(0, |count| u16::from_be_bytes(*count).into())
     }
 
     /// The encrypted data keys, in the message's order.
@@ -68,6 +77,17 @@ impl<'a> EncryptedDataKeys<'a> {
     pub(crate) fn from_checked(serialized: &'a [u8]) -> Self {
         Self(serialized)
     }
+}
+
+/// Passes over one encrypted data key, and checks it.
+fn read_one(reader: &mut Reader<'_>) -> Result<(), Error> {
+    let offset = reader.offset();
+    let provider_id = reader.prefixed("key provider id")?;
+    if std::str::from_utf8(provider_id).is_err() {
+        return Err(Error::Malformed { field: "key provider id", offset, problem: "not UTF-8" });
+    }
+    reader.prefixed("key provider information")?;
+    reader.prefixed("encrypted data key").map(drop)
 }
 
 /// Serializes encrypted data keys, count first.

@@ -3,6 +3,9 @@
 use super::codec::{Reader, write_prefixed};
 use crate::error::Error;
 
+/// The longest footer in bytes: a length, and a signature by P-384 in DER.
+pub(crate) const MAX_LENGTH: usize = 2 + 104;
+
 /// Reads the signature.
 ///
 /// # Errors

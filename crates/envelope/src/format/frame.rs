@@ -6,9 +6,40 @@ use crate::error::Error;
 /// Stands before the final frame's sequence number.
 const SEQUENCE_NUMBER_END: u32 = 0xFFFF_FFFF;
 /// Sequence number, IV and tag: what a regular frame has beside its content, in bytes.
-const REGULAR_OVERHEAD: usize = 4 + 12 + 16;
+pub(crate) const REGULAR_OVERHEAD: usize = 4 + 12 + 16;
 /// End marker, sequence number, IV, content length and tag: what the final frame has beside its content.
-const FINAL_OVERHEAD: usize = 4 + 4 + 12 + 4 + 16;
+pub(crate) const FINAL_OVERHEAD: usize = 4 + 4 + 12 + 4 + 16;
+
+/// What stands before a frame's content, as received: nothing in it is verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct UnverifiedPrefix<'a> {
+    pub(crate) is_final: bool,
+    pub(crate) sequence_number: u32,
+    pub(crate) iv: &'a [u8; 12],
+    /// At most the frame length.
+    pub(crate) content_length: u32,
+}
+
+impl<'a> UnverifiedPrefix<'a> {
+    /// Reads what stands before the content of one frame of a body whose header says `frame_length`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Truncated`], or [`Error::Malformed`] for a final frame longer than the frame length.
+    pub(crate) fn read(reader: &mut Reader<'a>, frame_length: u32) -> Result<Self, Error> {
+        let first = reader.u32("sequence number")?;
+        let is_final = first == SEQUENCE_NUMBER_END;
+        let sequence_number = if is_final { reader.u32("sequence number")? } else { first };
+        let iv = reader.array("IV")?;
+        let length_offset = reader.offset();
+        let content_length = if is_final { reader.u32("encrypted content length")? } else { frame_length };
+        if content_length > frame_length {
+            let (field, problem) = ("encrypted content length", "longer than the frame length");
+            return Err(Error::Malformed { field, offset: length_offset, problem });
+        }
+        Ok(Self { is_final, sequence_number, iv, content_length })
+    }
+}
 
 /// One frame as received: nothing in it is verified.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,16 +58,8 @@ impl<'a> UnverifiedFrame<'a> {
     ///
     /// [`Error::Truncated`], or [`Error::Malformed`] for a final frame longer than the frame length.
     pub(crate) fn read(reader: &mut Reader<'a>, frame_length: u32) -> Result<Self, Error> {
-        let first = reader.u32("sequence number")?;
-        let is_final = first == SEQUENCE_NUMBER_END;
-        let sequence_number = if is_final { reader.u32("sequence number")? } else { first };
-        let iv = reader.array("IV")?;
-        let length_offset = reader.offset();
-        let content_length = if is_final { reader.u32("encrypted content length")? } else { frame_length };
-        if content_length > frame_length {
-            let (field, problem) = ("encrypted content length", "longer than the frame length");
-            return Err(Error::Malformed { field, offset: length_offset, problem });
-        }
+        let prefix = UnverifiedPrefix::read(reader, frame_length)?;
+        let UnverifiedPrefix { is_final, sequence_number, iv, content_length } = prefix;
         let encrypted_content = reader.bytes("encrypted content", length(content_length))?;
         let tag = reader.array("authentication tag")?;
         Ok(Self { is_final, sequence_number, iv, encrypted_content, tag })
@@ -71,8 +94,8 @@ pub(crate) fn iv(sequence_number: u32) -> [u8; 12] {
 /// # Errors
 ///
 /// [`Error::PlaintextTooLong`] for more than 2^32 - 1 frames.
-pub(crate) fn count(plaintext_length: usize, frame_length: u32) -> Result<u32, Error> {
-    let frames = plaintext_length.div_ceil(length(frame_length)).max(1);
+pub(crate) fn count(plaintext_length: u64, frame_length: u32) -> Result<u32, Error> {
+    let frames = plaintext_length.div_ceil(frame_length.into()).max(1);
     u32::try_from(frames).map_err(|_| too_long(frame_length))
 }
 
@@ -94,7 +117,7 @@ pub(crate) fn plaintext_length(body_length: usize, frame_length: u32) -> usize {
 }
 
 /// A 32-bit length as this machine counts memory.
-fn length(length: u32) -> usize {
+pub(crate) fn length(length: u32) -> usize {
     usize::try_from(length).expect("usize has at least 32 bits where the AWS SDK runs")
 }
 
@@ -128,7 +151,7 @@ mod tests {
         assert_eq!(count(0, 4).unwrap(), 1);
         assert_eq!(count(4, 4).unwrap(), 1);
         assert_eq!(count(5, 4).unwrap(), 2);
-        assert!(matches!(count(usize::try_from(1u64 << 32).unwrap(), 1), Err(Error::PlaintextTooLong { .. })));
+        assert!(matches!(count(1 << 32, 1), Err(Error::PlaintextTooLong { .. })));
     }
 
     #[test]
@@ -150,7 +173,7 @@ mod tests {
             let frame_length = u32::try_from(content.len()).unwrap();
             let mut reader = Reader::new(&bytes, 0);
             prop_assert_eq!(UnverifiedFrame::read(&mut reader, frame_length).unwrap(), frame);
-            prop_assert_eq!(reader.offset(), bytes.len());
+            prop_assert_eq!(reader.position(), bytes.len());
         }
 
         #[test]
@@ -172,7 +195,7 @@ mod tests {
 
         #[test]
         fn lengths_agree(plaintext in 0usize..100_000, frame in 1u32..5000) {
-            let body = body_length(plaintext, count(plaintext, frame).unwrap());
+            let body = body_length(plaintext, count(plaintext as u64, frame).unwrap());
             prop_assert!((plaintext..=plaintext + 8).contains(&plaintext_length(body, frame)));
         }
     }

@@ -65,11 +65,11 @@ impl<'a> UnverifiedHeader<'a> {
     /// [`Error::Truncated`], [`Error::Malformed`], [`Error::Unsupported`], or
     /// [`Error::TooManyEncryptedDataKeys`].
     pub(crate) fn read(reader: &mut Reader<'a>, max_encrypted_data_keys: usize) -> Result<Self, Error> {
-        let start = reader.offset();
+        let (start, offset) = (reader.position(), reader.offset());
         match reader.u8("version")? {
             header_v1::VERSION => header_v1::read(reader, start, max_encrypted_data_keys),
             header_v2::VERSION => header_v2::read(reader, start, max_encrypted_data_keys),
-            version => Err(Error::Unsupported { field: "version", offset: start, value: version.into() }),
+            version => Err(Error::Unsupported { field: "version", offset, value: version.into() }),
         }
     }
 }
@@ -219,7 +219,7 @@ mod tests {
             let bytes = header(suite, &EncryptionContext::new([("a", "b")]).unwrap(), FRAMES);
             for end in 0..bytes.len() {
                 let error = read(&bytes[..end]).unwrap_err();
-                assert!(matches!(error, Error::Truncated { offset, .. } if offset <= end), "{end}: {error:?}");
+                assert!(matches!(error, Error::Truncated { offset, .. } if offset <= end as u64), "{end}: {error:?}");
             }
         }
     }

@@ -23,19 +23,29 @@ impl<'a> UnverifiedBody<'a> {
     ///
     /// [`Error::Truncated`], or [`Error::Malformed`] for a length that AES-GCM does not have.
     pub(crate) fn read(reader: &mut Reader<'a>) -> Result<Self, Error> {
-        let iv = reader.array("IV")?;
-        let offset = reader.offset();
-        let content_length = u64::from_be_bytes(*reader.array("encrypted content length")?);
-        if content_length > MAX_CONTENT_LENGTH {
-            let (field, problem) = ("encrypted content length", "over 2^36 - 32 bytes");
-            return Err(Error::Malformed { field, offset, problem });
-        }
+        let (iv, content_length) = read_prefix(reader)?;
         // What does not fit this machine's memory is cut off in any case.
         let length = usize::try_from(content_length).unwrap_or(usize::MAX);
         let encrypted_content = reader.bytes("encrypted content", length)?;
         let tag = reader.array("authentication tag")?;
         Ok(Self { iv, encrypted_content, tag })
     }
+}
+
+/// Reads what stands before the content: the IV, and the content's length in bytes.
+///
+/// # Errors
+///
+/// [`Error::Truncated`], or [`Error::Malformed`] for a length that AES-GCM does not have.
+pub(crate) fn read_prefix<'a>(reader: &mut Reader<'a>) -> Result<(&'a [u8; 12], u64), Error> {
+    let iv = reader.array("IV")?;
+    let offset = reader.offset();
+    let content_length = u64::from_be_bytes(*reader.array("encrypted content length")?);
+    if content_length > MAX_CONTENT_LENGTH {
+        let (field, problem) = ("encrypted content length", "over 2^36 - 32 bytes");
+        return Err(Error::Malformed { field, offset, problem });
+    }
+    Ok((iv, content_length))
 }
 
 /// Appends what stands before the content.

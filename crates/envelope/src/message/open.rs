@@ -1,5 +1,7 @@
 //! Opening (specification: `client-apis/decrypt.md`).
 
+use std::sync::Arc;
+
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
@@ -32,7 +34,7 @@ pub(crate) fn read_header(
 ) -> Result<(UnverifiedHeader<'_>, usize), Error> {
     let mut reader = Reader::new(message, 0);
     let header = UnverifiedHeader::read(&mut reader, max_encrypted_data_keys)?;
-    Ok((header, reader.offset()))
+    Ok((header, reader.position()))
 }
 
 /// Opens the rest of `message`, which starts at `body`.
@@ -41,7 +43,7 @@ pub(crate) fn read_header(
 ///
 /// [`Error::Authentication`], or what is wrong with the body's form. No plaintext is returned, and what
 /// was decrypted until then is wiped.
-pub(crate) fn open_rest(mut opener: Opener<'_>, message: &[u8], body: usize) -> Result<Vec<u8>, Error> {
+pub(crate) fn open_rest(opener: &mut Opener, message: &[u8], body: usize) -> Result<Vec<u8>, Error> {
     let body_length = message.len() - body;
     // Never outgrown: growing would leave a copy behind.
     let mut plaintext = Zeroizing::new(Vec::with_capacity(match opener.content_type {
@@ -51,15 +53,15 @@ pub(crate) fn open_rest(mut opener: Opener<'_>, message: &[u8], body: usize) -> 
     let mut reader = Reader::new(message, body);
     while !opener.next_piece(&mut reader, &mut plaintext)? {}
     opener.finish(&mut reader)?;
-    match reader.offset() {
-        end if end == message.len() => Ok(std::mem::take(&mut *plaintext)),
-        offset => Err(Error::TrailingBytes { offset }),
+    if reader.position() != message.len() {
+        return Err(Error::TrailingBytes { offset: reader.offset() });
     }
+    Ok(std::mem::take(&mut *plaintext))
 }
 
 /// Opens the body of one message whose header it verified: having one is the proof.
-pub(crate) struct Opener<'m> {
-    materials: &'m DecryptionMaterials,
+pub(crate) struct Opener {
+    materials: Arc<DecryptionMaterials>,
     cipher: aead::Key,
     message_id: MessageId,
     content_type: ContentType,
@@ -68,9 +70,9 @@ pub(crate) struct Opener<'m> {
     verifier: Option<Verifier>,
 }
 
-impl<'m> Opener<'m> {
+impl Opener {
     /// Verifies the commitment, then the header's tag over the bytes as they were received.
-    pub(crate) fn start(header: &UnverifiedHeader<'_>, materials: &'m DecryptionMaterials) -> Result<Self, Error> {
+    pub(crate) fn start(header: &UnverifiedHeader<'_>, materials: Arc<DecryptionMaterials>) -> Result<Self, Error> {
         let keys = kdf::derive(header.suite, materials.data_key().expose_secret(), header.message_id);
         let cipher = aead::Key::new(keys.encryption_key()).expect("every suite's key length is one of AES");
         let committed: bool = match (&keys.commit_key, header.commit_key) {
@@ -99,12 +101,17 @@ impl<'m> Opener<'m> {
 
     /// Appends the plaintext of the next frame, or of the body in one piece, if its tag is right; tells whether
     /// it was the last.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Truncated`] leaves everything as it was, so that the piece can be read again once more of it is
+    /// there. After any other error, the message must be given up.
     pub(crate) fn next_piece(&mut self, reader: &mut Reader<'_>, plaintext: &mut Vec<u8>) -> Result<bool, Error> {
-        let start = reader.offset();
+        let (start, offset) = (reader.position(), reader.offset());
         let is_last = match self.content_type {
             ContentType::Framed { frame_length } => {
                 let frame = UnverifiedFrame::read(reader, frame_length)?;
-                self.open_frame(start, &frame, plaintext)?;
+                self.open_frame(offset, &frame, plaintext)?;
                 frame.is_final
             }
             ContentType::NonFramed => {
@@ -121,13 +128,24 @@ impl<'m> Opener<'m> {
     }
 
     /// Reads and verifies the signature behind the body, if the suite has one.
-    pub(crate) fn finish(self, reader: &mut Reader<'_>) -> Result<(), Error> {
-        let (Some(verifier), Some(key)) = (self.verifier, self.materials.verification_key()) else { return Ok(()) };
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Truncated`] leaves everything as it was, so that the footer can be read again once more of it is
+    /// there. [`Error::Authentication`] when the signature is not the message's.
+    pub(crate) fn finish(&mut self, reader: &mut Reader<'_>) -> Result<(), Error> {
+        let Some(key) = self.materials.verification_key() else { return Ok(()) };
         let signature = footer::read(reader)?;
-        verifier.verify(key, signature).then_some(()).ok_or(Error::Authentication)
+        let verified = self.verifier.take().is_some_and(|verifier| verifier.verify(key, signature));
+        verified.then_some(()).ok_or(Error::Authentication)
     }
 
-    fn open_frame(&mut self, offset: usize, frame: &UnverifiedFrame<'_>, plaintext: &mut Vec<u8>) -> Result<(), Error> {
+    /// What the message is opened with.
+    pub(crate) fn materials(&self) -> &DecryptionMaterials {
+        &self.materials
+    }
+
+    fn open_frame(&mut self, offset: u64, frame: &UnverifiedFrame<'_>, plaintext: &mut Vec<u8>) -> Result<(), Error> {
         let malformed = |field, problem| Error::Malformed { field, offset, problem };
         if frame.sequence_number != self.sequence_number {
             return Err(malformed("sequence number", "frames are not in sequence"));
@@ -186,7 +204,7 @@ mod tests {
     fn open(message: &[u8]) -> Result<Vec<u8>, Error> {
         let (header, body) = read_header(message, 1)?;
         let materials = DecryptionMaterials::new(SUITE, EncryptionContext::empty(), data_key())?;
-        open_rest(Opener::start(&header, &materials)?, message, body)
+        open_rest(&mut Opener::start(&header, Arc::new(materials))?, message, body)
     }
 
     fn wrapped() -> [EncryptedDataKey; 1] {
@@ -232,7 +250,7 @@ mod tests {
 
         let context = EncryptionContext::new([("aws-crypto-public-key", "AAAA")]).unwrap();
         let materials = EncryptionMaterials::new(SUITE, context, data_key(), &wrapped()).unwrap();
-        let message = seal::seal(&materials, b"x", ContentType::Framed { frame_length: 4 }).unwrap();
+        let message = seal::seal(Arc::new(materials), b"x", ContentType::Framed { frame_length: 4 }).unwrap();
         let keyring = crate::keyring::RawAesKeyring::new("ns", "name", &data_key()).unwrap();
         let envelope = crate::client::Envelope::new(keyring).unwrap();
         let opened = envelope.decrypt(&message, &EncryptionContext::empty()).now_or_never().unwrap();

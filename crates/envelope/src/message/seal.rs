@@ -1,5 +1,7 @@
 //! Sealing (specification: `client-apis/encrypt.md`).
 
+use std::sync::Arc;
+
 use crate::{
     crypto::{
         aead, kdf, random,
@@ -22,11 +24,11 @@ use crate::{
 ///
 /// [`Error::PlaintextTooLong`] or [`Error::Random`].
 pub(crate) fn seal(
-    materials: &EncryptionMaterials,
+    materials: Arc<EncryptionMaterials>,
     plaintext: &[u8],
     content_type: ContentType,
 ) -> Result<Vec<u8>, Error> {
-    let mut message = Vec::with_capacity(sealed_length(materials, plaintext.len(), content_type)?);
+    let mut message = Vec::with_capacity(sealed_length(&materials, plaintext.len(), content_type)?);
     let mut sealer = Sealer::start(materials, content_type, &mut message)?;
     let ContentType::Framed { frame_length } = content_type else {
         sealer.single_block(plaintext, &mut message);
@@ -55,24 +57,31 @@ fn sealed_length(
     plaintext_length: usize,
     content_type: ContentType,
 ) -> Result<usize, Error> {
-    let keys = materials.encrypted_data_keys().as_serialized();
-    Ok(header::length(materials.suite(), materials.stored_context(), keys)
-        + check_length(plaintext_length, content_type)?)
+    check_length(plaintext_length as u64, content_type)?;
+    let body = match content_type {
+        ContentType::Framed { frame_length } => {
+            frame::body_length(plaintext_length, frame::count(plaintext_length as u64, frame_length)?)
+        }
+        ContentType::NonFramed => plaintext_length + non_framed::OVERHEAD,
+    };
+    Ok(header_length(materials) + body)
 }
 
-/// The length in bytes of the body of a message with this much plaintext.
+/// The length in bytes of the header under these materials.
+pub(crate) fn header_length(materials: &EncryptionMaterials) -> usize {
+    let keys = materials.encrypted_data_keys().as_serialized();
+    header::length(materials.suite(), materials.stored_context(), keys)
+}
+
+/// Checks that a message holds so many plaintext bytes.
 ///
 /// # Errors
 ///
 /// [`Error::PlaintextTooLong`].
-pub(crate) fn check_length(plaintext_length: usize, content_type: ContentType) -> Result<usize, Error> {
+pub(crate) fn check_length(plaintext_length: u64, content_type: ContentType) -> Result<(), Error> {
     match content_type {
-        ContentType::Framed { frame_length } => {
-            Ok(frame::body_length(plaintext_length, frame::count(plaintext_length, frame_length)?))
-        }
-        ContentType::NonFramed if plaintext_length as u64 <= non_framed::MAX_CONTENT_LENGTH => {
-            Ok(plaintext_length + non_framed::OVERHEAD)
-        }
+        ContentType::Framed { frame_length } => frame::count(plaintext_length, frame_length).map(drop),
+        ContentType::NonFramed if plaintext_length <= non_framed::MAX_CONTENT_LENGTH => Ok(()),
         ContentType::NonFramed => Err(Error::PlaintextTooLong { limit: non_framed::MAX_CONTENT_LENGTH }),
     }
 }
@@ -82,18 +91,22 @@ pub(crate) fn check_length(plaintext_length: usize, content_type: ContentType) -
 /// No IV repeats under one key: the key is this message's alone, since it is derived from a fresh random
 /// message id (or, for legacy suites, is a data key that is never cached); under it the header's IV is zero,
 /// and that of a frame is its sequence number, from one.
-pub(crate) struct Sealer<'m> {
-    materials: &'m EncryptionMaterials,
+pub(crate) struct Sealer {
+    materials: Arc<EncryptionMaterials>,
     cipher: aead::Key,
     message_id: MessageId,
     sequence_number: u32,
     signer: Option<Signer>,
 }
 
-impl<'m> Sealer<'m> {
+impl Sealer {
     /// Appends the header of a new message.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Random`].
     pub(crate) fn start(
-        materials: &'m EncryptionMaterials,
+        materials: Arc<EncryptionMaterials>,
         content_type: ContentType,
         out: &mut Vec<u8>,
     ) -> Result<Self, Error> {
@@ -150,7 +163,7 @@ impl<'m> Sealer<'m> {
     }
 
     /// Appends the body in one piece.
-    fn single_block(&mut self, plaintext: &[u8], out: &mut Vec<u8>) {
+    pub(crate) fn single_block(&mut self, plaintext: &[u8], out: &mut Vec<u8>) {
         let (start, iv) = (out.len(), frame::iv(1));
         non_framed::write_prefix(out, iv, plaintext.len());
         let aad = BodyAad::of_single_block(self.message_id.as_bytes(), plaintext.len());

@@ -1,0 +1,157 @@
+//! Sealing a stream (specification: `client-apis/encrypt.md`).
+
+use std::{fmt, sync::Arc};
+
+use super::{
+    Reader, Writer,
+    buffer::Buffer,
+    machine::{CHUNK, Steps},
+};
+use crate::{
+    error::Error,
+    format::{footer, frame, header::ContentType, non_framed},
+    materials::EncryptionMaterials,
+    message::seal::{self, Sealer},
+};
+
+/// Seals one message as its plaintext comes. From [`Envelope::encryptor`](crate::Envelope::encryptor).
+pub struct Encryptor {
+    content_type: ContentType,
+    bound: Option<u64>,
+    /// How many plaintext bytes came so far.
+    length: u64,
+    /// The plaintext of the frame that is being filled. A full one waits for more plaintext, since the last frame is
+    /// marked.
+    frame: Buffer,
+    output: Buffer,
+    state: State,
+}
+
+enum State {
+    Open(Sealer),
+    Ended,
+    Failed(Error),
+}
+
+impl Encryptor {
+    /// A message whose header is its first output.
+    pub(crate) fn start(
+        materials: Arc<EncryptionMaterials>,
+        content_type: ContentType,
+        bound: Option<u64>,
+    ) -> Result<Self, Error> {
+        let mut output = Buffer::default();
+        let length = seal::header_length(&materials);
+        let sealer = Sealer::start(materials, content_type, output.appending(length))?;
+        let (frame, state) = (Buffer::default(), State::Open(sealer));
+        Ok(Self { content_type, bound, length: 0, frame, output, state })
+    }
+
+    /// The message of the plaintext that is read from `source`, to be read.
+    pub fn reader<R>(self, source: R) -> Reader<Self, R> {
+        Reader::new(self, source)
+    }
+
+    /// Takes the plaintext, and writes its message to `sink`. It must be finished, see [`Writer`].
+    pub fn writer<W>(self, sink: W) -> Writer<Self, W> {
+        Writer::new(self, sink)
+    }
+
+    /// Remembers a failure, and gives up everything else.
+    fn fail<T>(&mut self, error: Error) -> Result<T, Error> {
+        self.frame.clear();
+        self.output.clear();
+        self.state = State::Failed(error.clone());
+        Err(error)
+    }
+
+    fn push_checked(&mut self, input: &[u8]) -> Result<usize, Error> {
+        if input.is_empty() {
+            return Ok(0);
+        }
+        let State::Open(sealer) = &mut self.state else {
+            return Err(Error::invalid_setting("stream", "it was ended: nothing can be written to it any more"));
+        };
+        let mut rest = input;
+        let ContentType::Framed { frame_length } = self.content_type else {
+            self.frame.appending(rest.len()).extend_from_slice(rest);
+            return Ok(rest.len());
+        };
+        let frame_length = frame::length(frame_length);
+        while !rest.is_empty() && self.output.released().len() < CHUNK {
+            if self.frame.length() == 0 && rest.len() > frame_length {
+                let (frame, after) = rest.split_at(frame_length);
+                sealer.regular_frame(frame, self.output.appending(frame_length + frame::REGULAR_OVERHEAD))?;
+                rest = after;
+            } else if self.frame.length() == frame_length {
+                let out = self.output.appending(frame_length + frame::REGULAR_OVERHEAD);
+                sealer.regular_frame(self.frame.released(), out)?;
+                self.frame.take(frame_length);
+            } else {
+                let (frame, after) = rest.split_at(rest.len().min(frame_length - self.frame.length()));
+                self.frame.appending(frame.len()).extend_from_slice(frame);
+                rest = after;
+            }
+        }
+        Ok(input.len() - rest.len())
+    }
+
+    /// Refuses more plaintext than was announced, or than the message holds.
+    fn check_length(&self, length: u64) -> Result<(), Error> {
+        match self.bound {
+            Some(bound) if length > bound => Err(Error::PlaintextBoundExceeded { bound }),
+            _ => seal::check_length(length, self.content_type),
+        }
+    }
+}
+
+impl Steps for Encryptor {
+    fn push(&mut self, input: &[u8]) -> Result<usize, Error> {
+        if let State::Failed(error) = &self.state {
+            return Err(error.clone());
+        }
+        let checked = self.check_length(self.length.saturating_add(input.len() as u64));
+        let taken = checked.and_then(|()| self.push_checked(input));
+        let taken = taken.or_else(|error| self.fail(error))?;
+        self.length += taken as u64;
+        Ok(taken)
+    }
+
+    fn end(&mut self) -> Result<(), Error> {
+        let mut sealer = match std::mem::replace(&mut self.state, State::Ended) {
+            State::Open(sealer) => sealer,
+            State::Ended => return Ok(()),
+            State::Failed(error) => return self.fail(error),
+        };
+        let length = self.frame.length();
+        let overhead = frame::FINAL_OVERHEAD.max(non_framed::OVERHEAD) + footer::MAX_LENGTH;
+        let out = self.output.appending(length + overhead);
+        match self.content_type {
+            ContentType::Framed { .. } => sealer.final_frame(self.frame.released(), out),
+            ContentType::NonFramed => sealer.single_block(self.frame.released(), out),
+        }
+        let finished = sealer.finish(out);
+        self.frame.clear();
+        finished.or_else(|error| self.fail(error))
+    }
+
+    fn wanted(&self) -> usize {
+        CHUNK
+    }
+
+    fn output(&mut self) -> &mut Buffer {
+        &mut self.output
+    }
+}
+
+/// How far it is, nothing of what it seals.
+impl fmt::Debug for Encryptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match &self.state {
+            State::Open(_) => "open",
+            State::Ended => "ended",
+            State::Failed(_) => "failed",
+        };
+        f.debug_struct("Encryptor").field("length", &self.length).field("state", &state).finish_non_exhaustive()
+    }
+}

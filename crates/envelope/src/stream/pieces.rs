@@ -1,0 +1,123 @@
+//! A look at a message's body without its key.
+
+use std::{
+    fmt,
+    io::{self, Read as _},
+};
+
+use super::{UnverifiedHeader, header::read_exactly};
+use crate::{
+    error::Error,
+    format::{codec, footer, frame::UnverifiedPrefix, non_framed},
+};
+
+/// Authentication tag of a piece, in bytes.
+const TAG_LENGTH: u64 = 16;
+
+/// Where the frames of a message lie, or its body in one piece. **Verifies nothing**: anyone can write a message that
+/// looks like this one.
+///
+/// Its source must stand behind the header. It ends after the last piece; then
+/// [`signature_length`](Self::signature_length) reads the rest.
+pub struct UnverifiedPieces<R> {
+    source: R,
+    frame_length: Option<u32>,
+    is_signed: bool,
+    /// Where the source stands in the message.
+    offset: u64,
+    ended: bool,
+}
+
+/// A frame, or the body in one piece, as a message presents it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UnverifiedPiece {
+    /// Where it starts in the message, in bytes.
+    pub offset: u64,
+    /// Its sequence number; 1 for a body in one piece.
+    pub sequence_number: u32,
+    /// Whether it says that it is the last one.
+    pub is_final: bool,
+    /// How many bytes of content it has.
+    pub content_length: u64,
+}
+
+impl<R: io::Read> UnverifiedPieces<R> {
+    /// Looks at the body of the message with this header, in `source`, which is best buffered.
+    pub fn new(header: &UnverifiedHeader, source: R) -> Self {
+        let (frame_length, is_signed) = (header.frame_length(), header.suite().is_signed());
+        Self { source, frame_length, is_signed, offset: header.length() as u64, ended: false }
+    }
+
+    /// Reads what follows the last piece: how long the signature is, if the message has one.
+    ///
+    /// # Errors
+    ///
+    /// Those of the source, and with [`Error`] inside, [`Error::Truncated`] or [`Error::TrailingBytes`].
+    pub fn signature_length(mut self) -> io::Result<Option<usize>> {
+        let mut length = None;
+        if self.is_signed {
+            let offset = self.offset;
+            let bytes = read_exactly(&mut self.source, |bytes| {
+                let mut reader = codec::Reader::continuing(bytes, offset);
+                length = Some(footer::read(&mut reader)?.len());
+                Ok(())
+            })?;
+            self.offset += bytes.len() as u64;
+        }
+        match self.source.by_ref().take(1).read_to_end(&mut vec![])? {
+            0 => Ok(length),
+            _ => Err(Error::TrailingBytes { offset: self.offset }.into()),
+        }
+    }
+
+    fn read_piece(&mut self) -> io::Result<UnverifiedPiece> {
+        let (offset, frame_length) = (self.offset, self.frame_length);
+        let mut piece = UnverifiedPiece { offset, sequence_number: 1, is_final: true, content_length: 0 };
+        let prefix = read_exactly(&mut self.source, |bytes| {
+            let mut reader = codec::Reader::continuing(bytes, offset);
+            if let Some(frame_length) = frame_length {
+                let prefix = UnverifiedPrefix::read(&mut reader, frame_length)?;
+                (piece.sequence_number, piece.is_final) = (prefix.sequence_number, prefix.is_final);
+                piece.content_length = prefix.content_length.into();
+            } else {
+                piece.content_length = non_framed::read_prefix(&mut reader)?.1;
+            }
+            Ok(())
+        })?;
+        self.offset += prefix.len() as u64;
+        self.skip("encrypted content", piece.content_length)?;
+        self.skip("authentication tag", TAG_LENGTH)?;
+        Ok(piece)
+    }
+
+    fn skip(&mut self, field: &'static str, length: u64) -> io::Result<()> {
+        let skipped = io::copy(&mut self.source.by_ref().take(length), &mut io::sink())?;
+        let (offset, missing) = (self.offset, usize::try_from(length - skipped).unwrap_or(usize::MAX));
+        self.offset += skipped;
+        match missing {
+            0 => Ok(()),
+            missing => Err(Error::Truncated { field, offset, missing }.into()),
+        }
+    }
+}
+
+impl<R: io::Read> Iterator for UnverifiedPieces<R> {
+    type Item = io::Result<UnverifiedPiece>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let piece = self.read_piece();
+        self.ended = piece.as_ref().map_or(true, |piece| piece.is_final);
+        Some(piece)
+    }
+}
+
+impl<R> fmt::Debug for UnverifiedPieces<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { offset, ended, .. } = self;
+        f.debug_struct("UnverifiedPieces").field("offset", offset).field("ended", ended).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,125 @@
+//! Reading through a machine.
+
+use std::{fmt, io};
+#[cfg(feature = "tokio")]
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use zeroize::Zeroizing;
+
+use super::machine::{CHUNK, Machine};
+
+/// Reads from a source, and gives what a machine makes of it: the message, or its plaintext.
+///
+/// At the end of the source it ends the message, or checks that the message has ended. Reading `Ok(0)` means that all is
+/// well. After an error of the source reading may go on; after one of the machine, each further read fails with the same.
+pub struct Reader<M, R> {
+    machine: M,
+    source: R,
+    input: Zeroizing<Vec<u8>>,
+    /// Which part of `input` the machine has not taken yet.
+    unread: std::ops::Range<usize>,
+    at_end: bool,
+    ended: bool,
+}
+
+impl<M: Machine, R> Reader<M, R> {
+    pub(super) fn new(machine: M, source: R) -> Self {
+        let input = Zeroizing::new(vec![0; CHUNK]);
+        Self { machine, source, input, unread: 0..0, at_end: false, ended: false }
+    }
+
+    /// The machine.
+    pub fn machine(&self) -> &M {
+        &self.machine
+    }
+
+    /// The source.
+    pub fn source(&self) -> &R {
+        &self.source
+    }
+
+    /// The source. What was read ahead of what was given is lost.
+    pub fn into_source(self) -> R {
+        self.source
+    }
+
+    /// Fills `buffer`, and tells how much it took; `None` when the source must be read first.
+    fn serve(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        loop {
+            // Also where there is nothing to push: a machine that failed goes on failing.
+            self.unread.start += self.machine.push(&self.input[self.unread.clone()])?;
+            let output = self.machine.output();
+            let count = output.released().len().min(buffer.len());
+            if count > 0 || buffer.is_empty() {
+                buffer[..count].copy_from_slice(&output.released()[..count]);
+                output.take(count);
+                return Ok(Some(count));
+            }
+            if self.ended {
+                return Ok(Some(0));
+            }
+            if self.unread.is_empty() {
+                if !self.at_end && self.machine.wanted() > 0 {
+                    return Ok(None);
+                }
+                self.machine.end()?;
+                self.ended = true;
+            }
+        }
+    }
+
+    /// How much to read from the source at once.
+    fn wanted(&self) -> usize {
+        self.machine.wanted().min(CHUNK)
+    }
+
+    /// Notes that the source gave so many bytes.
+    fn received(&mut self, count: usize) {
+        self.unread = 0..count;
+        self.at_end = count == 0;
+    }
+}
+
+impl<M: Machine, R: io::Read> io::Read for Reader<M, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if let Some(count) = self.serve(buffer)? {
+                return Ok(count);
+            }
+            let wanted = self.wanted();
+            let count = self.source.read(&mut self.input[..wanted])?;
+            self.received(count);
+        }
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl<M: Machine + Unpin, R: tokio::io::AsyncRead + Unpin> tokio::io::AsyncRead for Reader<M, R> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        loop {
+            if let Some(count) = this.serve(buffer.initialize_unfilled())? {
+                buffer.advance(count);
+                return Poll::Ready(Ok(()));
+            }
+            let wanted = this.wanted();
+            let mut input = tokio::io::ReadBuf::new(&mut this.input[..wanted]);
+            ready!(Pin::new(&mut this.source).poll_read(cx, &mut input))?;
+            let count = input.filled().len();
+            this.received(count);
+        }
+    }
+}
+
+impl<M: fmt::Debug, R> fmt::Debug for Reader<M, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").field("machine", &self.machine).finish_non_exhaustive()
+    }
+}
