@@ -1,9 +1,25 @@
 //! Doors for the fuzz targets into rooms that are closed otherwise. Only built by `cargo fuzz`, and for tests.
+#![allow(clippy::missing_panics_doc, reason = "a fuzz target finds by panicking")]
 
-use crate::format::{
-    codec::Reader,
-    encrypted_data_key, header,
-    header::{HeaderBody, UnverifiedHeader},
+use std::io::{self, Read, Write as _};
+
+use futures_util::FutureExt as _;
+
+use crate::{
+    client::Envelope,
+    context::EncryptionContext,
+    crypto::aead,
+    data_key::DataKey,
+    error::Error,
+    format::{
+        codec::Reader,
+        encrypted_data_key, header,
+        header::{HeaderBody, UnverifiedHeader},
+    },
+    keyring::RawAesKeyring,
+    materials::DefaultMaterialsManager,
+    stream::{DecryptionMode, Machine, Writer},
+    suite::{AlgorithmSuite, CommitmentPolicy},
 };
 
 /// Reads a header, and checks that writing it again gives the bytes that were read.
@@ -15,8 +31,8 @@ pub fn header_round_trip(bytes: &[u8]) {
 fn read_and_write(bytes: &[u8]) -> bool {
     let mut reader = Reader::new(bytes, 0);
     let Ok(header) = UnverifiedHeader::read(&mut reader, usize::MAX) else { return false };
-    let context = crate::EncryptionContext::from_serialized(header.encryption_context, 0).expect("it was checked");
-    let context = crate::EncryptionContext::new(context.iter()).expect("its pairs are unique");
+    let context = EncryptionContext::from_serialized(header.encryption_context, 0).expect("it was checked");
+    let context = EncryptionContext::new(context.iter()).expect("its pairs are unique");
     let keys: Vec<_> = header.encrypted_data_keys.iter().collect();
     let body = HeaderBody {
         suite: header.suite,
@@ -33,11 +49,153 @@ fn read_and_write(bytes: &[u8]) -> bool {
     true
 }
 
+/// Seals and opens with both AES-GCM backends, and checks that they agree.
+pub fn aead_backends_agree(key: &[u8], nonce: [u8; 12], aad: &[u8], plaintext: &[u8]) {
+    let (used, portable) = (aead::Key::new(key), aead::Portable::new(key));
+    assert_eq!(used.is_some(), portable.is_some());
+    let (Some(used), Some(portable)) = (used, portable) else { return };
+    let (mut one, mut other) = (plaintext.to_vec(), plaintext.to_vec());
+    let (tag, other_tag) = (used.seal(nonce, aad, &mut one), portable.seal(nonce, aad, &mut other));
+    assert_eq!((&one, tag), (&other, other_tag));
+    // A wrong tag first: neither takes it.
+    let wrong = std::array::from_fn(|at| tag[at] ^ u8::from(at == usize::from(nonce[0]) % 16));
+    assert!(used.open(nonce, aad, &mut one.clone(), &wrong).is_err());
+    assert!(portable.open(nonce, aad, &mut one.clone(), &wrong).is_err());
+    assert!(portable.open(nonce, aad, &mut one, &tag).is_ok());
+    assert!(used.open(nonce, aad, &mut other, &tag).is_ok());
+    assert_eq!((&one[..], &other[..]), (plaintext, plaintext));
+}
+
+/// Seals a stream that is cut in one way, and opens it as a stream that is cut in another, and in one piece.
+pub fn any_split_gives_the_same(suite: u8, frame_length: u32, plaintext: &[u8], written: &[u16], read: &[u16]) {
+    let envelope = envelope(suite, frame_length);
+    let writer =
+        now(envelope.encryptor(&EncryptionContext::empty(), None)).expect("the keyring is local").writer(vec![]);
+    let message = write(writer, plaintext, written).expect("it fits");
+    let opened = now(envelope.decrypt(&message, &EncryptionContext::empty())).expect("it was just sealed");
+    assert_eq!(opened.plaintext(), plaintext);
+    assert_eq!(open_stream(&envelope, &message, read).expect("it opens in one piece"), plaintext);
+    let encryptor = now(envelope.encryptor(&EncryptionContext::empty(), Some(plaintext.len() as u64)));
+    let mut message = vec![];
+    let source = Cut { bytes: plaintext, plan: read, step: 0 };
+    encryptor.expect("the keyring is local").reader(source).read_to_end(&mut message).expect("it fits");
+    let opened = now(envelope.decrypt(&message, &EncryptionContext::empty())).expect("it was just sealed");
+    assert_eq!(opened.plaintext(), plaintext);
+}
+
+/// Changes a message, and checks that it opens, or fails, alike in one piece and as a stream.
+pub fn a_stream_fails_like_one_piece(
+    suite: u8,
+    frame_length: u32,
+    plaintext: &[u8],
+    changes: &[(u8, u16, u16)],
+    plan: &[u16],
+) {
+    let envelope = envelope(suite, frame_length);
+    let mut message = now(envelope.encrypt(plaintext, &EncryptionContext::empty())).expect("the keyring is local");
+    for (kind, at, length) in changes {
+        let at = usize::from(*at) % (message.len() + 1);
+        let end = (at + usize::from(*length)).min(message.len());
+        match kind % 4 {
+            0 => message.truncate(at),
+            1 => message.get_mut(at).into_iter().for_each(|byte| *byte ^= length.to_le_bytes()[0]),
+            2 => drop(message.splice(at..at, message[at..end].to_vec())),
+            _ => drop(message.drain(at..end)),
+        }
+    }
+    let whole = now(envelope.decrypt(&message, &EncryptionContext::empty()));
+    match (whole, open_stream(&envelope, &message, plan)) {
+        (Ok(whole), Ok(streamed)) => assert_eq!(whole.plaintext(), streamed),
+        (Err(whole), Err(streamed)) => {
+            assert_eq!(whole.to_string(), Error::in_io(&streamed).expect("memory does not fail").to_string());
+        }
+        (whole, streamed) => panic!("in one piece {whole:?}, as a stream {streamed:?}"),
+    }
+}
+
+/// A client that opens and writes what it may, under a fixed raw AES key. Frames of `frame_length`, or one piece for 0.
+fn envelope(suite: u8, frame_length: u32) -> Envelope {
+    let suites = AlgorithmSuite::ALL.into_iter().filter(|suite| cfg!(feature = "aws-lc-rs") || !suite.is_signed());
+    let suites: Vec<_> = suites.collect();
+    let suite = suites[usize::from(suite) % suites.len()];
+    let policy = if suite.commits_to_key() {
+        CommitmentPolicy::RequireEncryptRequireDecrypt
+    } else {
+        CommitmentPolicy::ForbidEncryptAllowDecrypt
+    };
+    let keyring =
+        RawAesKeyring::new("tests", "key", &DataKey::from_vec(vec![7; 32])).expect("the key is 32 bytes long");
+    let builder = Envelope::builder(DefaultMaterialsManager::new(keyring)).commitment_policy(policy).suite(suite);
+    let builder = if frame_length == 0 { builder.framed(false) } else { builder.frame_length(frame_length) };
+    builder.legacy_suites(true).build().expect("the settings are right")
+}
+
+/// What a local keyring answers, which never waits.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    future.now_or_never().expect("a local keyring never waits")
+}
+
+fn open_stream(envelope: &Envelope, message: &[u8], plan: &[u16]) -> io::Result<Vec<u8>> {
+    let mut source = Cut { bytes: message, plan, step: 0 };
+    let header = envelope.read_header(&mut source)?;
+    let mode = DecryptionMode::ReleaseBeforeSignatureIsVerified;
+    let decryptor = || now(envelope.decryptor(&header, &EncryptionContext::empty(), mode));
+    let rest = source.bytes;
+    let mut read = vec![];
+    let result = decryptor()?.reader(source).read_to_end(&mut read).map(|_| read);
+    let written = write(decryptor()?.writer(vec![]), rest, plan);
+    assert_eq!(result.as_ref().map_err(ToString::to_string), written.as_ref().map_err(ToString::to_string));
+    result
+}
+
+/// Writes in pieces as long as the plan says.
+fn write<M: Machine>(mut writer: Writer<M, Vec<u8>>, bytes: &[u8], plan: &[u16]) -> io::Result<Vec<u8>> {
+    let mut source = Cut { bytes, plan, step: 0 };
+    let mut piece = vec![0; 1 << 16];
+    loop {
+        match source.read(&mut piece)? {
+            0 => return writer.finish(),
+            length => writer.write_all(&piece[..length])?,
+        }
+    }
+}
+
+/// Is read in pieces as long as its plan says, again and again.
+struct Cut<'a> {
+    bytes: &'a [u8],
+    plan: &'a [u16],
+    step: usize,
+}
+
+impl Read for Cut<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most =
+            self.plan.get(self.step % self.plan.len().max(1)).map_or(usize::MAX, |step| usize::from(*step).max(1));
+        self.step += 1;
+        let length = most.min(buffer.len());
+        self.bytes.read(&mut buffer[..length])
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{fs::File, io::Read, path::PathBuf};
+    use std::{fs::File, path::PathBuf};
+
+    use proptest::prelude::*;
 
     use super::*;
+
+    proptest! {
+        #[test]
+        fn streams_agree(
+            suite: u8, frame_length in prop_oneof![0u32..10, 10u32..6000], plaintext: Vec<u8>,
+            changes in proptest::collection::vec((any::<u8>(), any::<u16>(), 0u16..50), 0..3),
+            one: Vec<u16>, other: Vec<u16>,
+        ) {
+            any_split_gives_the_same(suite, frame_length, &plaintext, &one, &other);
+            a_stream_fails_like_one_piece(suite, frame_length, &plaintext, &changes, &one);
+        }
+    }
 
     /// 360 messages that the Python client 1.3.5 wrote; see `tests/published_vectors.rs` for where they are.
     #[test]

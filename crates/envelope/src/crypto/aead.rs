@@ -14,6 +14,9 @@ pub(crate) const TAG_LENGTH: usize = 16;
 pub(crate) use self::aws_lc::Key;
 #[cfg(not(feature = "aws-lc-rs"))]
 pub(crate) use self::rust_crypto::Key;
+/// RustCrypto's backend, to be held against the one in use.
+#[cfg(any(fuzzing, test))]
+pub(crate) use self::rust_crypto::Key as Portable;
 
 /// The tag did not match. Says no more on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +69,7 @@ mod aws_lc {
     }
 }
 
-#[cfg(any(test, not(feature = "aws-lc-rs")))]
+#[cfg(any(fuzzing, test, not(feature = "aws-lc-rs")))]
 mod rust_crypto {
     use aes_gcm::{
         Aes128Gcm, Aes256Gcm, AesGcm, KeyInit, Nonce, Tag,
@@ -134,7 +137,7 @@ mod rust_crypto {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{rust_crypto::Key as Portable, *};
+    use super::*;
 
     #[test]
     fn other_key_lengths_are_refused() {

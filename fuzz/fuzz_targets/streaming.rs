@@ -1,0 +1,18 @@
+//! Changed messages: a stream opens what one piece does, and fails for the same reason.
+#![no_main]
+
+use libfuzzer_sys::arbitrary::{self, Arbitrary};
+
+#[derive(Debug, Arbitrary)]
+struct Input {
+    suite: u8,
+    frame_length: u16,
+    plaintext: Vec<u8>,
+    changes: Vec<(u8, u16, u16)>,
+    plan: Vec<u16>,
+}
+
+libfuzzer_sys::fuzz_target!(|input: Input| {
+    let Input { suite, frame_length, plaintext, changes, plan } = input;
+    envelope::fuzzing::a_stream_fails_like_one_piece(suite, frame_length.into(), &plaintext, &changes, &plan);
+});
