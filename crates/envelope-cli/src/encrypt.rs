@@ -1,0 +1,85 @@
+//! `envelope encrypt`.
+
+use envelope::{
+    EncryptionContext, Envelope, EnvelopeBuilder,
+    materials::{DefaultMaterialsManager, RequiredContextMaterialsManager},
+};
+
+use crate::{
+    arguments::Encrypt,
+    failure::Failure,
+    input::Input,
+    output::Output,
+    wrapping_key::{self, Purpose},
+};
+
+/// How much is read and written at once, in bytes.
+pub(crate) const CHUNK: usize = 256 * 1024;
+
+pub(crate) fn run(arguments: &Encrypt) -> Result<(), Failure> {
+    let context = context(&arguments.encryption_context)?;
+    if let Some(key) = arguments.required_context.iter().find(|key| context.get(key).is_none()) {
+        return Err(Failure::usage(format!(
+            "--required-context {key}: give its pair by --encryption-context {key}=VALUE"
+        )));
+    }
+    let runtime = runtime()?;
+    let keyring = wrapping_key::keyring(&arguments.wrapping_keys, Purpose::Encrypt, &arguments.kms, &runtime)?;
+    let envelope = builder(keyring, &arguments.required_context)?
+        .commitment_policy(arguments.commitment_policy.into())
+        .legacy_suites(arguments.legacy)
+        .frame_length(arguments.frame_length);
+    let envelope = if let Some(suite) = arguments.suite { envelope.suite(suite) } else { envelope };
+    let envelope = envelope.build().map_err(|error| Failure::envelope(&error))?;
+
+    let mut input = Input::open(&arguments.files.input, arguments.files.quiet)?;
+    let mut output = Output::open(arguments.files.output.as_deref(), true)?;
+    let encryptor = runtime.block_on(envelope.encryptor(&context, None)).map_err(|error| Failure::envelope(&error))?;
+    let name = input.name();
+    let mut reader = encryptor.reader(&mut input);
+    copy(&mut reader, &mut output, |error| Failure::stream(name.display(), error))?;
+    output.finish()
+}
+
+/// A client that gets a new data key for each message.
+pub(crate) fn builder(
+    keyring: envelope::keyring::MultiKeyring,
+    required: &[String],
+) -> Result<EnvelopeBuilder, Failure> {
+    let manager = DefaultMaterialsManager::new(keyring);
+    if required.is_empty() {
+        return Ok(Envelope::builder(manager));
+    }
+    let manager = RequiredContextMaterialsManager::new(required, manager).map_err(|error| Failure::envelope(&error))?;
+    Ok(Envelope::builder(manager))
+}
+
+pub(crate) fn context(pairs: &[(String, String)]) -> Result<EncryptionContext, Failure> {
+    let pairs = pairs.iter().map(|(key, value)| (key, value));
+    EncryptionContext::new(pairs).map_err(|error| Failure::envelope(&error))
+}
+
+/// Everything on this thread, and no more threads than that.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failure::new(format!("can't start: {error}")))
+}
+
+/// Copies everything; `failed` says why what is read failed.
+pub(crate) fn copy(
+    from: &mut impl std::io::Read,
+    to: &mut Output,
+    failed: impl Fn(&std::io::Error) -> Failure,
+) -> Result<(), Failure> {
+    use std::io::Write as _;
+
+    let mut buffer = zeroize::Zeroizing::new(vec![0; CHUNK]);
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => to.write_all(&buffer[..count]).map_err(|error| to.failed(&error))?,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(failed(&error)),
+        }
+    }
+}

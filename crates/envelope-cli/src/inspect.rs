@@ -1,0 +1,151 @@
+//! `envelope inspect`.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use envelope::stream::{UnverifiedHeader, UnverifiedPieces};
+use serde::Serialize;
+
+use crate::{arguments::Inspect, failure::Failure, input::Input, print};
+
+/// A header may have as many as the format allows: none of them costs a request here.
+const MAX_ENCRYPTED_DATA_KEYS: usize = 65_535;
+
+/// What a message says of itself. Its names are those of the specification.
+#[derive(Debug, Serialize)]
+struct Summary {
+    verified: bool,
+    version: u8,
+    algorithm_suite: String,
+    committed: bool,
+    signed: bool,
+    message_id: String,
+    encryption_context: BTreeMap<String, String>,
+    encrypted_data_keys: Vec<WrappedKey>,
+    /// `null` where the body is in one piece.
+    frame_length: Option<u32>,
+    header_length: usize,
+    body: Option<Body>,
+}
+
+#[derive(Debug, Serialize)]
+struct WrappedKey {
+    key_provider_id: String,
+    /// Where it is text.
+    key_provider_information: Option<String>,
+    key_provider_information_hex: String,
+    ciphertext_length: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Body {
+    frames: u64,
+    plaintext_length: u64,
+    /// `null` where the message has none.
+    signature_length: Option<usize>,
+}
+
+pub(crate) fn run(arguments: &Inspect) -> Result<(), Failure> {
+    let mut input = Input::open(&arguments.input, true)?;
+    let name = input.name();
+    let failed = |error: &std::io::Error| Failure::stream(name.display(), error);
+    let header = UnverifiedHeader::read(&mut input, MAX_ENCRYPTED_DATA_KEYS).map_err(|error| failed(&error))?;
+    let mut summary = Summary::new(&header);
+    let body = body(&header, input);
+    let failure = match body {
+        Ok(body) => {
+            summary.body = Some(body);
+            None
+        }
+        Err(error) => Some(failed(&error)),
+    };
+    let text = if arguments.json {
+        serde_json::to_string_pretty(&summary).expect("text and numbers have a JSON form") + "\n"
+    } else {
+        summary.text()
+    };
+    print(text.as_bytes())?;
+    // The header was shown, but the message is damaged.
+    failure.map_or(Ok(()), Err)
+}
+
+fn body(header: &UnverifiedHeader, input: Input) -> std::io::Result<Body> {
+    let mut pieces = UnverifiedPieces::new(header, input);
+    let (mut frames, mut plaintext_length) = (0, 0);
+    for piece in &mut pieces {
+        frames += 1;
+        plaintext_length += piece?.content_length;
+    }
+    Ok(Body { frames, plaintext_length, signature_length: pieces.signature_length()? })
+}
+
+impl Summary {
+    fn new(header: &UnverifiedHeader) -> Self {
+        let suite = header.suite();
+        let encrypted_data_keys = header.encrypted_data_keys().iter().map(|key| WrappedKey {
+            key_provider_information: text(&key.key_provider_information),
+            key_provider_information_hex: hex::encode(&key.key_provider_information),
+            key_provider_id: key.key_provider_id,
+            ciphertext_length: key.ciphertext.len(),
+        });
+        let context = header.encryption_context().iter();
+        Self {
+            verified: false,
+            version: header.version(),
+            algorithm_suite: suite.to_string(),
+            committed: suite.commits_to_key(),
+            signed: suite.is_signed(),
+            message_id: hex::encode(header.message_id()),
+            encryption_context: context.map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+            encrypted_data_keys: encrypted_data_keys.collect(),
+            frame_length: header.frame_length(),
+            header_length: header.length(),
+            body: None,
+        }
+    }
+
+    /// For a person. What the message says stands escaped: it may be hostile to terminals.
+    fn text(&self) -> String {
+        let mut out = "NOT VERIFIED: anyone can write a message that looks like this one\n".to_owned();
+        let mut line = |name: &str, value: String| {
+            let _ = writeln!(out, "{name:<21} {value}");
+        };
+        line("format version", self.version.to_string());
+        let has = |is: bool, what: &str| format!("{} {what}", if is { "with" } else { "without" });
+        let properties = [has(self.committed, "key commitment"), has(self.signed, "signature")].join(", ");
+        line("algorithm suite", format!("{}, {properties}", self.algorithm_suite));
+        line("message id", self.message_id.clone());
+        for (key, value) in &self.encryption_context {
+            line("encryption context", format!("{key:?} = {value:?}"));
+        }
+        if self.encryption_context.is_empty() {
+            line("encryption context", "empty".to_owned());
+        }
+        for key in &self.encrypted_data_keys {
+            let information = match &key.key_provider_information {
+                Some(text) => format!("{text:?}"),
+                None => format!("0x{}", key.key_provider_information_hex),
+            };
+            let length = key.ciphertext_length;
+            line("wrapped data key", format!("{:?} {information}, {length} bytes", key.key_provider_id));
+        }
+        line("header", format!("{} bytes", self.header_length));
+        let frame_length = self.frame_length.map(|length| format!("frames of {length} bytes"));
+        line("body", frame_length.unwrap_or_else(|| "in one piece".to_owned()));
+        if let Some(body) = &self.body {
+            if self.frame_length.is_some() {
+                line("frames", body.frames.to_string());
+            }
+            line("plaintext", format!("{} bytes", body.plaintext_length));
+            if let Some(length) = body.signature_length {
+                line("signature", format!("{length} bytes"));
+            }
+        }
+        out
+    }
+}
+
+/// The bytes as text, if they are printable text.
+fn text(bytes: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    (!text.chars().any(char::is_control)).then(|| text.to_owned())
+}

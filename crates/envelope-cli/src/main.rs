@@ -1,0 +1,58 @@
+//! The `envelope` program: see `envelope --help`.
+
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod decrypt;
+mod encrypt;
+mod failure;
+mod input;
+mod inspect;
+mod output;
+mod wrapping_key;
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use clap::{CommandFactory as _, Parser as _};
+
+use self::{
+    arguments::{Arguments, Command},
+    failure::Failure,
+};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = output::remove_on_interrupt().and_then(|()| run(arguments.command));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Encrypt(arguments) => encrypt::run(&arguments),
+        Command::Decrypt(arguments) => decrypt::run(&arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Completions { shell } => {
+            let mut script = vec![];
+            clap_complete::generate(shell, &mut Arguments::command(), "envelope", &mut script);
+            print(&script)
+        }
+        Command::Man { command } => {
+            let mut page = vec![];
+            let described = arguments::described(command.as_deref())?;
+            clap_mangen::Man::new(described).render(&mut page).map_err(|error| Failure::output(&error))?;
+            print(&page)
+        }
+    }
+}
+
+/// Writes text to standard output.
+fn print(text: &[u8]) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(text).and_then(|()| out.flush()).map_err(|error| Failure::output(&error))
+}

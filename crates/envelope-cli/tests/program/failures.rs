@@ -1,0 +1,181 @@
+//! What fails says why in one line, and leaves everything as it was.
+
+use std::{fs, io::Read as _, process::Stdio};
+
+use crate::{AES, OTHER_AES, Place, RSA, RSA_PUBLIC, plaintext};
+
+const DECRYPT: [&str; 3] = ["decrypt", "--wrapping-key", AES];
+
+/// A message of several frames.
+fn message(place: &Place) -> Vec<u8> {
+    let arguments = ["encrypt", "--wrapping-key", AES, "--frame-length", "100", "--encryption-context", "tenant=42"];
+    place.does(&arguments, &plaintext(1000))
+}
+
+#[test]
+fn wrong_keys_and_wrong_context_open_nothing() {
+    let place = Place::new();
+    place.write("older", b"as it was");
+    let message = message(&place);
+    let wrong = AES.replace("aes.key", "other.key");
+    for key in [OTHER_AES, RSA, &wrong] {
+        for output in ["new", "older", "-"] {
+            let ran = place.fails(&["decrypt", "--wrapping-key", key, "-o", output], &message, "envelope inspect");
+            assert_eq!(ran.output, b"");
+        }
+    }
+    for (pair, expected) in [("tenant=43", "contradicts"), ("other=1", "other")] {
+        let ran =
+            place.fails(&[&DECRYPT[..], &["--encryption-context", pair, "-o", "older"]].concat(), &message, expected);
+        assert!(ran.said.contains("envelope inspect"), "{}", ran.said);
+    }
+}
+
+#[test]
+fn a_changed_cut_or_extended_message_leaves_no_file_and_no_byte_of_the_damaged_frame() {
+    let place = Place::new();
+    place.write("older", b"as it was");
+    let (whole, sealed) = (plaintext(1000), message(&place));
+    let mut changed = sealed.clone();
+    // In the last frame.
+    *changed.last_mut().unwrap() ^= 1;
+    let cut = sealed[..sealed.len() - 1].to_vec();
+    let extended = [&sealed[..], b"\n"].concat();
+    for (damaged, expected) in
+        [(changed, "authentication"), (cut, "is the input whole?"), (extended, "more bytes follow")]
+    {
+        place.write("message", &damaged);
+        for output in ["new", "older"] {
+            place.fails(&[&DECRYPT[..], &["-o", output]].concat(), &damaged, expected);
+            place.fails(&[&DECRYPT[..], &["-i", "message", "-o", output]].concat(), b"", expected);
+        }
+        // A pipe has what was verified, and no more.
+        let piped = place.fails(&DECRYPT, &damaged, expected).output;
+        assert!(piped.len().is_multiple_of(100) && whole.starts_with(&piped), "{} bytes", piped.len());
+    }
+    for no_message in [&b""[..], b"x", b"Dear Sir or Madam, this is no message", &[0; 5000]] {
+        place.fails(&[&DECRYPT[..], &["-o", "new"]].concat(), no_message, "input");
+    }
+}
+
+#[test]
+fn a_signed_message_goes_to_a_file_or_is_released_on_request() {
+    let place = Place::new();
+    let message = place.does(&["encrypt", "--wrapping-key", AES, "--suite", "0578"], &plaintext(10_000));
+    let refused = place.fails(&DECRYPT, &message, "--release-unverified");
+    assert_eq!(refused.output, b"");
+    place.fails(&[&DECRYPT[..], &["-o", "/dev/null"]].concat(), &message, "-o FILE");
+    place.does(&[&DECRYPT[..], &["-o", "again"]].concat(), &message);
+    assert_eq!(place.read("again"), plaintext(10_000));
+    assert_eq!(place.does(&[&DECRYPT[..], &["--release-unverified"]].concat(), &message), plaintext(10_000));
+    // The footer of another message.
+    let other = place.does(&["encrypt", "--wrapping-key", AES, "--suite", "0578"], &plaintext(10_000));
+    let forged = [&message[..message.len() - 80], &other[other.len() - 80..]].concat();
+    place.fails(&[&DECRYPT[..], &["-o", "forged"]].concat(), &forged, "");
+    place.fails(&[&DECRYPT[..], &["--release-unverified"]].concat(), &forged, "");
+}
+
+#[test]
+fn policies_and_limits_are_enforced() {
+    let place = Place::new();
+    let encrypt = ["encrypt", "--wrapping-key", AES, "--wrapping-key", OTHER_AES];
+    place.fails(&[&encrypt[..], &["--suite", "0178"]].concat(), b"secret", "--commitment-policy");
+    let old = [&encrypt[..], &["--commitment-policy", "forbid-encrypt-allow-decrypt"]].concat();
+    place.fails(&[&old[..], &["--suite", "0478"]].concat(), b"secret", "--commitment-policy");
+    let message = place.does(&old, b"secret");
+    // Operators open old data, unless they say otherwise.
+    assert_eq!(place.does(&[&DECRYPT[..], &["--release-unverified"]].concat(), &message), b"secret");
+    let strict = [&DECRYPT[..], &["--commitment-policy", "require-encrypt-require-decrypt"]].concat();
+    place.fails(&strict, &message, "--commitment-policy");
+    let one_key = [&DECRYPT[..], &["--max-encrypted-data-keys", "1"]].concat();
+    place.fails(&one_key, &message, "--max-encrypted-data-keys");
+}
+
+#[test]
+fn files_that_cannot_be_read_or_written_are_named() {
+    let place = Place::new();
+    fs::create_dir(place.path("folder")).unwrap();
+    place.write("short.key", &[1; 31]);
+    place.write("long.key", &[1; 33]);
+    place.write("empty.pem", b"");
+    let key = |file: &str| AES.replace("aes.key", file);
+    let encrypt = ["encrypt", "--wrapping-key", AES];
+    let message = message(&place);
+    for command in [&encrypt[..], &DECRYPT] {
+        place.fails(&[command, &["-i", "missing", "-o", "out"]].concat(), b"", "missing: ");
+        place.fails(&[command, &["-i", "folder", "-o", "out"]].concat(), b"", "folder");
+        place.fails(&[command, &["-o", "folder"]].concat(), &message, "folder: it is a directory");
+        place.fails(&[command, &["-o", "missing/out"]].concat(), &message, "missing");
+        place.fails(&[command, &["-o", "aes.key/out"]].concat(), &message, "aes.key/out");
+        place.fails(&[command, &["-o", "/dev/full"]].concat(), &message, "/dev/full: No space");
+        let named = command[0];
+        for file in ["short.key", "long.key", "missing.key", "folder"] {
+            place.fails(&[named, "--wrapping-key", &key(file), "-o", "out"], &message, file);
+        }
+        for file in ["empty.pem", "aes.key", "missing.pem"] {
+            let key = RSA.replace("rsa.pem", file);
+            place.fails(&[named, "--wrapping-key", &key, "-o", "out"], &message, file);
+        }
+    }
+    place.fails(&["decrypt", "--wrapping-key", RSA_PUBLIC], &message, "public key");
+    place.fails(&["encrypt", "--wrapping-key", &key("aes.key").replace("ns", "aws-kms")], b"", "aws-kms");
+    place.fails(&["inspect", "-i", "missing"], b"", "missing: ");
+}
+
+#[test]
+fn a_full_disk_leaves_no_file() {
+    let place = Place::new();
+    let command = place.command(&[]);
+    let program = command.get_program().to_str().unwrap();
+    place.write("older", b"as it was");
+    let before = place.files();
+    for output in ["new", "older"] {
+        // A file may grow to some kilobytes, and then writing fails.
+        let script = format!("ulimit -f 8; trap '' XFSZ; exec '{program}' encrypt --wrapping-key {AES} -o {output}");
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &script]).current_dir(&place.folder).stdin(Stdio::piped()).stderr(Stdio::piped());
+        let mut shell = shell.spawn().unwrap();
+        let _ = std::io::Write::write_all(&mut shell.stdin.take().unwrap(), &plaintext(1_000_000));
+        let done = shell.wait_with_output().unwrap();
+        assert_eq!(done.status.code(), Some(1));
+        let said = String::from_utf8(done.stderr).unwrap();
+        assert!(said.contains(output) && said.lines().count() == 1, "{said}");
+        assert_eq!(place.files(), before);
+    }
+}
+
+#[test]
+fn wrong_usage_is_told_apart() {
+    let place = Place::new();
+    for (arguments, expected) in [
+        (&["encrypt"][..], "--wrapping-key"),
+        (&["decrypt"], "--wrapping-key"),
+        (&["encrypt", "--wrapping-key", "key"], "raw-aes,"),
+        (&["encrypt", "--wrapping-key", AES, "--suite", "0479"], "0478"),
+        (&["encrypt", "--wrapping-key", AES, "--frame-length", "0"], "frame-length"),
+        (&["encrypt", "--wrapping-key", AES, "--encryption-context", "tenant"], "KEY=VALUE"),
+        (&["encrypt", "--wrapping-key", AES, "--encryption-context", "a=1", "--encryption-context", "a=2"], "context"),
+        (&["encrypt", "--wrapping-key", AES, "--encryption-context", "aws-crypto-public-key=1"], "aws-crypto"),
+        (&["encrypt", "--wrapping-key", AES, "--required-context", "a"], "a=VALUE"),
+        (&["decrypt", "--wrapping-key", AES, "--max-encrypted-data-keys", "0"], "max-encrypted-data-keys"),
+        (&["decrypt", "--wrapping-key", AES, "--commitment-policy", "none"], "require-encrypt-allow-decrypt"),
+        (&["man", "nothing"], "nothing"),
+        (&["seal"], "seal"),
+        (&[], "Usage"),
+    ] {
+        let ran = place.run(arguments, b"secret");
+        assert_eq!((ran.status, &*ran.output), (Some(2), &b""[..]), "{arguments:?}: {}", ran.said);
+        assert!(ran.said.contains(expected), "{arguments:?}: {}", ran.said);
+    }
+}
+
+#[test]
+fn nobody_is_told_that_the_reader_has_gone() {
+    let place = Place::new();
+    place.write("message", &place.does(&["encrypt", "--wrapping-key", AES], &plaintext(10_000_000)));
+    let mut process = place.command(&[&DECRYPT[..], &["-i", "message"]].concat()).spawn().unwrap();
+    let mut first = [0; 10];
+    process.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    let done = process.wait_with_output().unwrap();
+    assert_eq!((done.status.code(), &*done.stderr), (Some(1), &b""[..]));
+}

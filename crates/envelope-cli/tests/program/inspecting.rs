@@ -1,0 +1,72 @@
+//! `inspect`, and what the program says about itself.
+
+use serde_json::{Value, json};
+
+use crate::{AES, Place, RSA_PUBLIC, plaintext};
+
+/// A signed message under two keys, with a hostile encryption context.
+fn message(place: &Place) -> Vec<u8> {
+    let context = ["--encryption-context", "a\x1b[31m=\u{202e}b\n", "--encryption-context", "tenant=42"];
+    let keys = ["encrypt", "--wrapping-key", AES, "--wrapping-key", RSA_PUBLIC, "--suite", "0578"];
+    place.does(&[&keys[..], &context, &["--frame-length", "1000"]].concat(), &plaintext(2500))
+}
+
+#[test]
+fn everything_is_shown_without_a_key_and_called_unverified() {
+    let place = Place::new();
+    let shown = String::from_utf8(place.does(&["inspect"], &message(&place))).unwrap();
+    assert!(shown.starts_with("NOT VERIFIED"), "{shown}");
+    for part in ["0x0578", "with key commitment, with signature", "tenant", "\"ns\"", "frames of 1000", "2500 bytes"] {
+        assert!(shown.contains(part), "{part} is missing in: {shown}");
+    }
+    let printable = |character: char| character == '\n' || !character.is_control() && character != '\u{202e}';
+    assert!(shown.chars().all(printable), "{shown:?}");
+}
+
+#[test]
+fn json_has_the_same() {
+    let place = Place::new();
+    let shown: Value = serde_json::from_slice(&place.does(&["inspect", "--json"], &message(&place))).unwrap();
+    assert_eq!(shown["verified"], false);
+    assert_eq!(shown["version"], 2);
+    assert_eq!(shown["algorithm_suite"], "0x0578");
+    assert_eq!(shown["encryption_context"]["a\x1b[31m"], "\u{202e}b\n");
+    assert_eq!(shown["encrypted_data_keys"][1]["key_provider_information"], "rsa");
+    assert_eq!(shown["encrypted_data_keys"][1]["ciphertext_length"], 256);
+    assert_eq!(shown["message_id"].as_str().unwrap().len(), 64);
+    assert_eq!((&shown["body"]["frames"], &shown["body"]["plaintext_length"]), (&json!(3), &json!(2500)));
+}
+
+#[test]
+fn a_damaged_message_shows_its_header_and_fails() {
+    let place = Place::new();
+    let message = message(&place);
+    for cut in [&message[..message.len() - 1], &message[..message.len() - 200], &[&message[..], b"x"].concat()] {
+        for arguments in [&["inspect"][..], &["inspect", "--json"]] {
+            let ran = place.fails(arguments, cut, "message ends");
+            assert!(String::from_utf8(ran.output).unwrap().contains("0x0578"));
+        }
+    }
+    assert_eq!(place.fails(&["inspect"], &message[..50], "message ends").output, b"");
+    assert_eq!(place.fails(&["inspect"], b"", "empty").output, b"");
+}
+
+#[test]
+fn the_program_describes_itself() {
+    let place = Place::new();
+    let text = |arguments: &[&str]| String::from_utf8(place.does(arguments, b"")).unwrap();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        assert!(text(&["completions", shell]).contains("--required-context") || shell == "fish");
+    }
+    assert!(text(&["completions", "fish"]).contains("required-context"));
+    for (page, title) in [(&["man"][..], "envelope"), (&["man", "encrypt"], "envelope\\-encrypt")] {
+        let page = text(page);
+        assert!(page.contains(".TH envelope") && page.contains(title), "{page}");
+    }
+    let help = text(&["decrypt", "--help"]);
+    for part in ["[default: require-encrypt-allow-decrypt]", "SPEC", "raw-rsa,", "AWS_ENDPOINT_URL_KMS", "Exit status"]
+    {
+        assert!(help.contains(part), "{part} is missing in: {help}");
+    }
+    assert!(text(&["--version"]).starts_with("envelope "));
+}

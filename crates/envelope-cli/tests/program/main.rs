@@ -1,0 +1,116 @@
+//! The program as its users meet it: the real binary, real files, real pipes, a real KMS on a socket.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod failures;
+mod inspecting;
+mod interrupts;
+mod round_trips;
+
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+};
+
+const AES: &str = "raw-aes,namespace=ns,name=aes,key-file=aes.key";
+const OTHER_AES: &str = "raw-aes,namespace=ns,name=other,key-file=other.key";
+const RSA_PUBLIC: &str = "raw-rsa,namespace=ns,name=rsa,padding=oaep-sha256,key-file=rsa.public.pem";
+const RSA: &str = "raw-rsa,namespace=ns,name=rsa,padding=oaep-sha256,key-file=rsa.pem";
+
+/// A folder with keys, in which the program runs.
+struct Place {
+    folder: tempfile::TempDir,
+    variables: Vec<(&'static str, String)>,
+}
+
+/// What the program did.
+#[derive(Debug)]
+struct Ran {
+    status: Option<i32>,
+    output: Vec<u8>,
+    /// What it said on standard error.
+    said: String,
+}
+
+impl Place {
+    fn new() -> Self {
+        let place = Self { folder: tempfile::tempdir().unwrap(), variables: vec![] };
+        place.write("aes.key", &[7; 32]);
+        place.write("other.key", &[8; 32]);
+        let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("../envelope/tests/data/rsa");
+        fs::copy(keys.join("test-only-2048.private.pkcs8.pem"), place.path("rsa.pem")).unwrap();
+        fs::copy(keys.join("test-only-2048.public.spki.pem"), place.path("rsa.public.pem")).unwrap();
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) {
+        fs::write(self.path(name), bytes).unwrap();
+    }
+
+    fn read(&self, name: &str) -> Vec<u8> {
+        fs::read(self.path(name)).unwrap()
+    }
+
+    /// The program, with nothing of AWS in its environment but what the place has.
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_envelope"));
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AWS_")) {
+            command.env_remove(name);
+        }
+        command.env("AWS_EC2_METADATA_DISABLED", "true").envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command.args(arguments).current_dir(&self.folder);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, arguments: &[&str], input: &[u8]) -> Ran {
+        let mut process = self.command(arguments).spawn().unwrap();
+        let mut stdin = process.stdin.take().unwrap();
+        let done = thread::scope(|scope| {
+            // Who fails early does not read it all.
+            scope.spawn(move || drop(stdin.write_all(input)));
+            process.wait_with_output().unwrap()
+        });
+        Ran { status: done.status.code(), output: done.stdout, said: String::from_utf8(done.stderr).unwrap() }
+    }
+
+    /// Runs what must succeed, and gives what it wrote to standard output.
+    fn does(&self, arguments: &[&str], input: &[u8]) -> Vec<u8> {
+        let ran = self.run(arguments, input);
+        assert_eq!((ran.status, &*ran.said), (Some(0), ""), "{arguments:?}");
+        ran.output
+    }
+
+    /// Runs what must fail, with `expected` in its one line on standard error, and leave no trace.
+    fn fails(&self, arguments: &[&str], input: &[u8], expected: &str) -> Ran {
+        let before = self.files();
+        let ran = self.run(arguments, input);
+        assert_eq!(ran.status, Some(1), "{arguments:?}: {}", ran.said);
+        assert!(ran.said.contains(expected), "{arguments:?} said: {}", ran.said);
+        assert!(ran.said.starts_with("envelope: ") && ran.said.ends_with('\n'), "{}", ran.said);
+        assert_eq!(ran.said.lines().count(), 1, "{}", ran.said);
+        assert_eq!(self.files(), before, "{arguments:?} left, took or changed a file");
+        ran
+    }
+
+    /// Every file here, and what it holds.
+    fn files(&self) -> Vec<(String, Vec<u8>)> {
+        let files = fs::read_dir(&self.folder).unwrap().map(|entry| entry.unwrap());
+        let mut files: Vec<_> = files
+            .filter(|file| file.file_type().unwrap().is_file())
+            .map(|file| (file.file_name().into_string().unwrap(), fs::read(file.path()).unwrap()))
+            .collect();
+        files.sort();
+        files
+    }
+}
+
+fn plaintext(length: usize) -> Vec<u8> {
+    (0..length).map(|at| u8::try_from(at % 251).unwrap()).collect()
+}

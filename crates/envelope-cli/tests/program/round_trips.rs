@@ -1,0 +1,162 @@
+//! What is encrypted, decrypts again.
+
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
+use kms_local::KmsLocal;
+
+use crate::{AES, OTHER_AES, Place, RSA, RSA_PUBLIC, plaintext};
+
+const REGION: &str = "eu-west-1";
+
+#[test]
+fn through_pipes_and_files_of_any_length() {
+    let place = Place::new();
+    for length in [0, 1, 4095, 4096, 4097, 1_000_000] {
+        let plaintext = plaintext(length);
+        let message = place.does(&["encrypt", "--wrapping-key", AES], &plaintext);
+        assert_eq!(place.does(&["decrypt", "--wrapping-key", AES, "-i", "-", "-o", "-"], &message), plaintext);
+
+        place.write("plain", &plaintext);
+        place.does(&["encrypt", "--wrapping-key", AES, "-i", "plain", "-o", "message"], b"");
+        assert_eq!(place.does(&["decrypt", "--wrapping-key", AES, "--input", "message"], b""), plaintext);
+        place.does(&["decrypt", "--wrapping-key", AES, "-i", "message", "--output", "again"], b"");
+        assert_eq!(place.read("again"), plaintext);
+    }
+    let names: Vec<_> = place.files().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["aes.key", "again", "message", "other.key", "plain", "rsa.pem", "rsa.public.pem"]);
+}
+
+#[test]
+fn under_several_keys_any_of_which_opens() {
+    let place = Place::new();
+    let arguments = ["encrypt", "--wrapping-key", AES, "--wrapping-key", RSA_PUBLIC, "--wrapping-key", OTHER_AES];
+    let message = place.does(&arguments, b"secret");
+    for key in [AES, RSA, OTHER_AES] {
+        assert_eq!(place.does(&["decrypt", "--wrapping-key", key], &message), b"secret");
+    }
+    // The first one may be RSA, and a private key serves to encrypt, too.
+    for first in [RSA, RSA_PUBLIC] {
+        let message = place.does(&["encrypt", "--wrapping-key", first, "--wrapping-key", AES], b"secret");
+        assert_eq!(place.does(&["decrypt", "--wrapping-key", RSA], &message), b"secret");
+        assert_eq!(place.does(&["decrypt", "--wrapping-key", OTHER_AES, "--wrapping-key", AES], &message), b"secret");
+    }
+}
+
+#[test]
+fn under_each_length_of_aes_and_each_padding_of_rsa() {
+    let place = Place::new();
+    for length in [16, 24, 32] {
+        place.write("a, \\ b.key", &vec![9; length]);
+        let key = "raw-aes,namespace=n\\,s,name=\\\\,key-file=a\\, \\\\ b.key";
+        let message = place.does(&["encrypt", "--wrapping-key", key], b"secret");
+        assert_eq!(place.does(&["decrypt", "--wrapping-key", key], &message), b"secret");
+        let shown = place.does(&["inspect"], &message);
+        assert!(String::from_utf8(shown).unwrap().contains(r#""n,s""#));
+    }
+    for padding in ["pkcs1", "oaep-sha1", "oaep-sha256", "oaep-sha384", "oaep-sha512"] {
+        let public = RSA_PUBLIC.replace("oaep-sha256", padding);
+        let message = place.does(&["encrypt", "--wrapping-key", &public], b"secret");
+        let private = RSA.replace("oaep-sha256", padding);
+        assert_eq!(place.does(&["decrypt", "--wrapping-key", &private], &message), b"secret");
+    }
+}
+
+#[test]
+fn in_every_suite() {
+    let place = Place::new();
+    for suite in ["0478", "0x0578", "0014", "0046", "0078", "0114", "0146", "0178", "0214", "0346", "0378"] {
+        let commits = ["0478", "0x0578"].contains(&suite);
+        let policy: &[_] = if commits { &[] } else { &["--commitment-policy", "forbid-encrypt-allow-decrypt"] };
+        let encrypt = ["encrypt", "--wrapping-key", AES, "--suite", suite, "-o", "message"];
+        let mut arguments = [&encrypt, policy].concat();
+        if suite.starts_with("00") {
+            place.fails(&arguments, b"secret", "--legacy");
+            arguments.push("--legacy");
+        }
+        place.does(&arguments, b"secret");
+        place.does(&["decrypt", "--wrapping-key", AES, "-i", "message", "-o", "again"], b"");
+        assert_eq!(place.read("again"), b"secret", "{suite}");
+    }
+}
+
+#[test]
+fn with_encryption_context_stored_and_required() {
+    let place = Place::new();
+    let stored = ["--encryption-context", "tenant=42", "--encryption-context", "zweck=a=b, ü"];
+    let message = place.does(&[&["encrypt", "--wrapping-key", AES], &stored[..]].concat(), b"secret");
+    let decrypt = ["decrypt", "--wrapping-key", AES];
+    for supplied in [&stored[..], &stored[..2], &stored[2..], &[]] {
+        assert_eq!(place.does(&[&decrypt, supplied].concat(), &message), b"secret");
+    }
+
+    let encrypt = [&["encrypt", "--wrapping-key", AES, "--required-context", "tenant"], &stored[..]].concat();
+    let message = place.does(&encrypt, b"secret");
+    assert_eq!(place.does(&[&decrypt, &stored[..2]].concat(), &message), b"secret");
+    place.fails(&decrypt, &message, "encryption context");
+    place.fails(&[&decrypt, &["--encryption-context", "tenant=43"][..]].concat(), &message, "");
+    let shown = String::from_utf8(place.does(&["inspect"], &message)).unwrap();
+    assert!(shown.contains("zweck") && !shown.contains("tenant"), "{shown}");
+}
+
+#[test]
+fn onto_the_input_itself_through_a_link_and_with_its_permissions() {
+    let place = Place::new();
+    place.write("file", b"secret");
+    fs::set_permissions(place.path("file"), fs::Permissions::from_mode(0o600)).unwrap();
+    std::os::unix::fs::symlink("file", place.path("link")).unwrap();
+    place.does(&["encrypt", "--wrapping-key", AES, "-i", "file", "-o", "link"], b"");
+    assert!(fs::symlink_metadata(place.path("link")).unwrap().is_symlink());
+    assert_eq!(fs::metadata(place.path("file")).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_ne!(place.read("file"), b"secret");
+    place.does(&["decrypt", "--wrapping-key", AES, "-i", "file", "-o", "file"], b"");
+    assert_eq!(place.read("file"), b"secret");
+}
+
+#[test]
+fn frames_are_as_long_as_was_asked() {
+    let place = Place::new();
+    for (length, frames) in [("1", 10_001), ("4096", 3), ("10000", 2), ("4294967295", 1)] {
+        let message = place.does(&["encrypt", "--wrapping-key", AES, "--frame-length", length], &plaintext(10_000));
+        let shown: serde_json::Value = serde_json::from_slice(&place.does(&["inspect", "--json"], &message)).unwrap();
+        assert_eq!(shown["frame_length"].to_string(), length);
+        // A message ends with a final frame, which is empty where the others hold everything.
+        assert!(shown["body"]["frames"] == frames || shown["body"]["frames"] == frames - 1, "{shown}");
+        assert_eq!(place.does(&["decrypt", "--wrapping-key", AES], &message), plaintext(10_000));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_aws_kms() {
+    let kms = KmsLocal::builder().region(REGION).start().await.unwrap();
+    let credentials = kms.issue_credentials();
+    let mut place = Place::new();
+    place.write("ca.pem", kms.ca_pem().as_bytes());
+    place.variables = vec![
+        ("AWS_ACCESS_KEY_ID", credentials.access_key_id().to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", credentials.secret_access_key().to_owned()),
+    ];
+    let (arn, other) = (kms.create_key(REGION), kms.create_key(REGION));
+    let (key, other_key) = (format!("aws-kms:{arn}"), format!("aws-kms:{other}"));
+    let endpoint = kms.endpoint(REGION).to_string();
+    let options = ["--endpoint-url", &endpoint, "--ca-file", "ca.pem"];
+
+    let encrypt = [&["encrypt", "--wrapping-key", &key, "--wrapping-key", AES], &options[..]].concat();
+    let message = place.does(&encrypt, b"secret");
+    assert_eq!(place.does(&[&["decrypt", "--wrapping-key", &key], &options[..]].concat(), &message), b"secret");
+    assert_eq!(place.does(&["decrypt", "--wrapping-key", AES], &message), b"secret");
+    let told = place.fails(&[&["decrypt", "--wrapping-key", &other_key], &options[..]].concat(), &message, "inspect");
+    assert!(!told.said.contains("secret"));
+
+    // The environment says it as well.
+    place.variables.push(("AWS_ENDPOINT_URL_KMS", endpoint.clone()));
+    place.variables.push(("AWS_CA_BUNDLE", place.path("ca.pem").to_str().unwrap().to_owned()));
+    assert_eq!(place.does(&["decrypt", "--wrapping-key", &key], &message), b"secret");
+
+    // KMS can't be reached, knows no such key, or gets no credentials.
+    let missing = format!("aws-kms:{}00000000-0000-0000-0000-000000000000", &arn[..arn.len() - 36]);
+    place.fails(&["encrypt", "--wrapping-key", &missing, "-o", "out"], b"secret", "no such key");
+    let nobody = ["encrypt", "--wrapping-key", &key, "--endpoint-url", "https://127.0.0.1:1", "-o", "out"];
+    place.fails(&nobody, b"secret", "try again later");
+    place.variables.retain(|(name, _)| !name.contains("ACCESS_KEY"));
+    place.fails(&["encrypt", "--wrapping-key", &key, "-o", "out"], b"secret", "credentials");
+}
