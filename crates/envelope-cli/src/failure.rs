@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Display,
-    io::{self, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     path::Path,
     process::ExitCode,
 };
@@ -88,5 +88,8 @@ impl Failure {
 /// One line on standard error. Whoever reads it may have gone, and then it does not matter.
 pub(crate) fn say(text: &str) {
     let line: String = text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect();
-    let _ = writeln!(io::stderr().lock(), "envelope: {line}");
+    let mut stderr = io::stderr().lock();
+    // On a terminal, in place of any progress.
+    let clear = if stderr.is_terminal() { "\r\x1b[K" } else { "" };
+    let _ = writeln!(stderr, "{clear}envelope: {line}");
 }

@@ -30,9 +30,10 @@ struct Summary {
 #[derive(Debug, Serialize)]
 struct WrappedKey {
     key_provider_id: String,
-    /// Where it is text.
-    key_provider_information: Option<String>,
-    key_provider_information_hex: String,
+    /// What the provider calls the key, where that is text.
+    key_name: Option<String>,
+    /// In hexadecimal.
+    key_provider_information: String,
     ciphertext_length: usize,
 }
 
@@ -82,8 +83,8 @@ impl Summary {
     fn new(header: &UnverifiedHeader) -> Self {
         let suite = header.suite();
         let encrypted_data_keys = header.encrypted_data_keys().iter().map(|key| WrappedKey {
-            key_provider_information: text(&key.key_provider_information),
-            key_provider_information_hex: hex::encode(&key.key_provider_information),
+            key_name: key_name(&key.key_provider_information),
+            key_provider_information: hex::encode(&key.key_provider_information),
             key_provider_id: key.key_provider_id,
             ciphertext_length: key.ciphertext.len(),
         });
@@ -121,12 +122,11 @@ impl Summary {
             line("encryption context", "empty".to_owned());
         }
         for key in &self.encrypted_data_keys {
-            let information = match &key.key_provider_information {
-                Some(text) => format!("{text:?}"),
-                None => format!("0x{}", key.key_provider_information_hex),
+            let name = match &key.key_name {
+                Some(name) => format!("{name:?}"),
+                None => format!("0x{}", key.key_provider_information),
             };
-            let length = key.ciphertext_length;
-            line("wrapped data key", format!("{:?} {information}, {length} bytes", key.key_provider_id));
+            line("wrapped data key", format!("{:?} {name}, {} bytes", key.key_provider_id, key.ciphertext_length));
         }
         line("header", format!("{} bytes", self.header_length));
         let frame_length = self.frame_length.map(|length| format!("frames of {length} bytes"));
@@ -144,8 +144,14 @@ impl Summary {
     }
 }
 
-/// The bytes as text, if they are printable text.
-fn text(bytes: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(bytes).ok()?;
-    (!text.chars().any(char::is_control)).then(|| text.to_owned())
+/// The name at the start of a key provider's information.
+///
+/// AWS KMS and raw RSA keyrings have a name and nothing else; a raw AES keyring has the length of its tag in bits, the
+/// length of its IV in bytes, and the IV behind it.
+/// Source: the AWS Encryption SDK specification, framework/raw-aes-keyring.md, "Key Provider Information".
+fn key_name(information: &[u8]) -> Option<String> {
+    let aes =
+        information.split_last_chunk::<12>().and_then(|(rest, _iv)| rest.strip_suffix(&[0, 0, 0, 128, 0, 0, 0, 12]));
+    let name = std::str::from_utf8(aes.unwrap_or(information)).ok()?;
+    (!name.chars().any(char::is_control)).then(|| name.to_owned())
 }

@@ -16,7 +16,9 @@ fn everything_is_shown_without_a_key_and_called_unverified() {
     let place = Place::new();
     let shown = String::from_utf8(place.does(&["inspect"], &message(&place))).unwrap();
     assert!(shown.starts_with("NOT VERIFIED"), "{shown}");
-    for part in ["0x0578", "with key commitment, with signature", "tenant", "\"ns\"", "frames of 1000", "2500 bytes"] {
+    for part in
+        ["0x0578", "with key commitment, with signature", "tenant", r#""ns" "aes""#, "frames of 1000", "2500 bytes"]
+    {
         assert!(shown.contains(part), "{part} is missing in: {shown}");
     }
     let printable = |character: char| character == '\n' || !character.is_control() && character != '\u{202e}';
@@ -31,8 +33,11 @@ fn json_has_the_same() {
     assert_eq!(shown["version"], 2);
     assert_eq!(shown["algorithm_suite"], "0x0578");
     assert_eq!(shown["encryption_context"]["a\x1b[31m"], "\u{202e}b\n");
-    assert_eq!(shown["encrypted_data_keys"][1]["key_provider_information"], "rsa");
-    assert_eq!(shown["encrypted_data_keys"][1]["ciphertext_length"], 256);
+    assert_eq!(shown["encrypted_data_keys"][0]["key_name"], "aes");
+    let rsa = json!({
+        "key_provider_id": "ns", "key_name": "rsa", "key_provider_information": "727361", "ciphertext_length": 256,
+    });
+    assert_eq!(shown["encrypted_data_keys"][1], rsa);
     assert_eq!(shown["message_id"].as_str().unwrap().len(), 64);
     assert_eq!((&shown["body"]["frames"], &shown["body"]["plaintext_length"]), (&json!(3), &json!(2500)));
 }
