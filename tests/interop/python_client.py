@@ -2,16 +2,20 @@
 """The AWS Encryption SDK for Python as a peer: answers one JSON request per line of standard input.
 
     {"operation": "encrypt" | "decrypt", "keyring": KEYRING, "context": {...}, "data": BASE64, "frame_length": N,
-     "suite": ID}
-    KEYRING: {"aws_kms": ARN} | {"raw_aes": {"namespace": ..., "name": ..., "key": BASE64}}
+     "suite": ID, "streaming": BOOL}
+    KEYRING: {"aws_kms": ARN, "endpoint": URL}
+        | {"raw_aes": {"namespace": ..., "name": ..., "key": BASE64}}
         | {"raw_rsa": {"namespace": ..., "name": ..., "padding": ..., "public_pem": ..., "private_pem": ...}}
         | {"multi": [GENERATOR or null, CHILD, ...]}
 
 answers {"data": BASE64, "context": {...}} or {"error": TEXT}. A frame length of 0 writes the body in one piece; the
-suite is 0x0478 unless given. AWS KMS is reached at AWS_ENDPOINT_URL_KMS, with the root CA in AWS_CA_BUNDLE and credentials from the environment.
+suite is 0x0478 unless given; a stream is given and gives small pieces. AWS KMS is reached at AWS_ENDPOINT_URL_KMS
+unless its endpoint is given, with the root CA in AWS_CA_BUNDLE and credentials from the environment.
 """
 
 import base64
+import functools
+import io
 import json
 import logging
 import os
@@ -36,17 +40,27 @@ COMMITTING, FORBIDDING = (
     for policy in (CommitmentPolicy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT, CommitmentPolicy.FORBID_ENCRYPT_ALLOW_DECRYPT)
 )
 PROVIDERS = AwsCryptographicMaterialProviders(config=MaterialProvidersConfig())
+# How many bytes a stream is given and gives at once.
+PIECE = 1021
 WRAPPING = {16: "128", 24: "192", 32: "256"}
 
 
 def keyring(described):
+    return described and keyring_of(json.dumps(described))
+
+
+@functools.cache
+def keyring_of(text):
+    """The keyring, made once for each description."""
+    described = json.loads(text)
     if "aws_kms" in described:
         arn = described["aws_kms"]
-        settings = {"endpoint_url": os.environ.get("AWS_ENDPOINT_URL_KMS"), "verify": os.environ.get("AWS_CA_BUNDLE")}
+        endpoint = described.get("endpoint", os.environ.get("AWS_ENDPOINT_URL_KMS"))
+        settings = {"endpoint_url": endpoint, "verify": os.environ.get("AWS_CA_BUNDLE")}
         client = boto3.client("kms", region_name=arn.split(":")[3], **settings)
         return PROVIDERS.create_aws_kms_keyring(CreateAwsKmsKeyringInput(kms_key_id=arn, kms_client=client))
     if "multi" in described:
-        generator, *children = [part and keyring(part) for part in described["multi"]]
+        generator, *children = map(keyring, described["multi"])
         return PROVIDERS.create_multi_keyring(CreateMultiKeyringInput(generator=generator, child_keyrings=children))
     if "raw_rsa" in described:
         raw = described["raw_rsa"]
@@ -68,16 +82,36 @@ def keyring(described):
     return PROVIDERS.create_raw_aes_keyring(settings)
 
 
+class Piecewise(io.RawIOBase):
+    """A source that is never ready with more than a piece, and can't be sought in."""
+
+    def __init__(self, data):
+        self.inner = io.BytesIO(data)
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        return self.inner.readinto(memoryview(buffer)[:PIECE])
+
+
+def streamed(client, mode, data, **settings):
+    with client.stream(mode=mode, source=io.BufferedReader(Piecewise(data)), **settings) as stream:
+        return b"".join(iter(lambda: stream.read(PIECE), b"")), stream.header
+
+
 def answer(request):
-    source = base64.b64decode(request["data"])
-    shared = {"source": source, "keyring": keyring(request["keyring"]), "encryption_context": request["context"]}
+    mode, data = request["operation"], base64.b64decode(request["data"])
+    settings = {"keyring": keyring(request["keyring"]), "encryption_context": request["context"]}
     suite = AlgorithmSuite.get_by_id(request.get("suite", 0x0478))
     client = COMMITTING if suite.is_committing() else FORBIDDING
-    if request["operation"] == "encrypt":
-        data, header = client.encrypt(**shared, algorithm=suite, frame_length=request["frame_length"])
+    if mode == "encrypt":
+        settings |= {"algorithm": suite, "frame_length": request["frame_length"]}
+    if request.get("streaming"):
+        made, header = streamed(client, mode, data, **settings)
     else:
-        data, header = client.decrypt(**shared)
-    return {"data": base64.b64encode(data).decode(), "context": dict(header.encryption_context)}
+        made, header = getattr(client, mode)(source=data, **settings)
+    return {"data": base64.b64encode(made).decode(), "context": dict(header.encryption_context)}
 
 
 def main():
