@@ -63,7 +63,7 @@ function newKeyring(described) {
     keyName: name,
     unencryptedMasterKey,
     wrappingSuite: RawAesWrappingSuiteIdentifier[`AES${bits}_GCM_IV12_TAG16_NO_PADDING`],
-    utf8Sorting: true, // its default is the order of UTF-16 units, which no other client opens
+    utf8Sorting: true, // its default, the order of UTF-16 units, is no other client's
   });
 }
 

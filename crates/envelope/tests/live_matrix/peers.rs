@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Write},
-    path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     thread,
 };
@@ -22,9 +21,9 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub(crate) fn start(program: &str, script: &Path, environment: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(program: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut process = Command::new(program)
-            .arg(script)
+            .args(arguments)
             .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -54,8 +53,12 @@ impl Peer {
 
 fn read_answer(answers: &mut impl BufRead) -> Answer {
     let mut line = String::new();
-    answers.read_line(&mut line).unwrap();
-    let answer: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("the peer died: {line:?}"));
+    // Node.js begins with a warning if it was told to do what it thinks better of.
+    while !line.starts_with('{') {
+        line.clear();
+        assert!(answers.read_line(&mut line).unwrap() > 0, "the peer died");
+    }
+    let answer: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not an answer: {line:?}"));
     match answer["error"].as_str() {
         Some(error) => Err(error.to_owned()),
         None => Ok((
