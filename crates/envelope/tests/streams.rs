@@ -393,6 +393,22 @@ fn a_header_with_as_many_keys_as_fit_is_read_in_few_steps() {
 }
 
 #[test]
+fn a_cut_header_fails_like_one_piece_wherever_it_is_cut() {
+    let envelope = Envelope::builder(DefaultMaterialsManager::new(keyring()));
+    let envelope = envelope.max_encrypted_data_keys(65_535).build().unwrap();
+    let message = encrypt(&envelope, b"");
+    let keys = support::header_length(&message) - 53 - support::encrypted_data_keys(&message).len();
+    let mut hostile = [&message[..keys], &50_000_u16.to_be_bytes()[..]].concat();
+    let key = [&[0, 20][..], &[b'k'; 20], &[0, 20], &[0; 20], &[0, 20], &[0; 20]].concat();
+    (0..50_000).for_each(|_| hostile.extend_from_slice(&key));
+    for end in (0..=hostile.len()).rev().step_by(100_001).chain(0..keys + 200) {
+        let error = envelope.read_header(&mut &hostile[..end]).unwrap_err();
+        let whole = now(envelope.decrypt(&hostile[..end], &context())).unwrap_err();
+        assert_eq!(Error::in_io(&error).unwrap().to_string(), whole.to_string());
+    }
+}
+
+#[test]
 fn lengths_that_a_message_claims_cost_nothing_before_its_bytes_arrive() {
     // 4 GiB frames: an allocation of that size for each of a hundred streams would not go unnoticed.
     let envelope = envelope(AlgorithmSuite::default(), u32::MAX);
@@ -428,16 +444,63 @@ impl<R: Read> Read for Failing<R> {
 }
 
 #[test]
-fn an_error_of_the_source_is_passed_on_and_does_no_harm() {
+fn an_error_of_the_source_that_passes_does_no_harm() {
     let envelope = envelope(AlgorithmSuite::default(), 4);
     let message = encrypt(&envelope, b"aaaabbbbcc");
     let mut source = &message[..];
     let decryptor = decryptor(&envelope, &mut source).unwrap();
-    let mut reader = decryptor.reader(Failing(source, Some(io::ErrorKind::ConnectionReset.into())));
+    let mut reader = decryptor.reader(Failing(source, Some(io::ErrorKind::WouldBlock.into())));
     let mut plaintext = vec![];
-    assert_eq!(reader.read_to_end(&mut plaintext).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    assert_eq!(reader.read_to_end(&mut plaintext).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     reader.read_to_end(&mut plaintext).unwrap();
     assert_eq!(plaintext, b"aaaabbbbcc");
+}
+
+#[test]
+fn a_source_that_failed_for_good_is_never_sealed_over() {
+    let envelope = envelope(AlgorithmSuite::default(), 4);
+    let encryptor = now(envelope.encryptor(&context(), None)).unwrap();
+    let source = (&b"aaaabbbbcc"[..]).chain(Failing(&b""[..], Some(io::ErrorKind::ConnectionReset.into())));
+    let mut reader = encryptor.reader(source);
+    let mut message = vec![];
+    for _ in 0..3 {
+        let failed = reader.read_to_end(&mut message).unwrap_err();
+        assert_eq!(failed.kind(), io::ErrorKind::ConnectionReset);
+    }
+    now(envelope.decrypt(&message, &context())).unwrap_err();
+}
+
+/// The longest frame that fits what a machine makes at once, and longer ones, in writes that end with a frame.
+#[test]
+fn a_writer_takes_something_of_every_write() {
+    for frame_length in [65_503, 65_504, 65_536, 70_000, 1 << 20] {
+        for step in [8192, 65_536, frame_length as usize] {
+            let envelope = envelope(AlgorithmSuite::default(), frame_length);
+            let plaintext = plaintext(3 * frame_length as usize + 1);
+            let mut writer = now(envelope.encryptor(&context(), None)).unwrap().writer(vec![]);
+            plaintext.chunks(step).for_each(|piece| writer.write_all(piece).unwrap());
+            let message = writer.finish().unwrap();
+            assert_eq!(pieces(&message), pieces(&encrypt(&envelope, &plaintext)));
+            let mut source = &message[..];
+            let mut writer = decryptor(&envelope, &mut source).unwrap().writer(vec![]);
+            source.chunks(step).for_each(|piece| writer.write_all(piece).unwrap());
+            assert!(writer.finish().unwrap() == plaintext, "frames of {frame_length}, writes of {step}");
+        }
+    }
+}
+
+#[test]
+fn a_writer_that_failed_does_not_flush() {
+    let envelope = envelope(AlgorithmSuite::default(), 4);
+    let mut message = encrypt(&envelope, b"aaaabbbbcc");
+    *message.last_mut().unwrap() ^= 1;
+    let mut source = &message[..];
+    let mut writer = decryptor(&envelope, &mut source).unwrap().writer(vec![]);
+    writer.write_all(source).unwrap_err();
+    for _ in 0..2 {
+        let failed = writer.flush().unwrap_err();
+        assert!(matches!(Error::in_io(&failed), Some(Error::Authentication)));
+    }
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use super::codec::{Reader, write_prefixed};
 use crate::error::Error;
 
-/// An encrypted data key of three empty fields, each behind its length, in bytes.
-const SHORTEST: usize = 3 * 2;
+/// The field behind the count.
+pub(crate) const FIRST_FIELD: &str = "key provider id";
 
 /// One data key as one keyring wrapped it. Nothing in it is secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,14 +36,8 @@ impl<'a> EncryptedDataKeys<'a> {
             return Err(Error::Malformed { field, offset, problem });
         }
         check_count(count.into(), limit)?;
-        for following in (0..usize::from(count)).rev() {
-            read_one(reader).map_err(|error| match error {
-                // Who reads a stream bit by bit is told of all that must follow, and so asks seldom.
-                Error::Truncated { field, offset, missing } => {
-                    Error::Truncated { field, offset, missing: missing + following * SHORTEST }
-                }
-                error => error,
-            })?;
+        for _ in 0..count {
+            read_one(reader)?;
         }
         Ok(Self(reader.since(start)))
     }
@@ -79,10 +73,40 @@ impl<'a> EncryptedDataKeys<'a> {
     }
 }
 
+/// Finds the end of encrypted data keys that arrive bit by bit, without going over any of them twice.
+#[derive(Debug)]
+pub(crate) struct Walk {
+    /// Where the next field starts.
+    position: usize,
+    /// How many fields are still to come.
+    fields: usize,
+}
+
+impl Walk {
+    /// Starts at the end of `bytes`, if the count is the last thing there.
+    pub(crate) fn behind_count(bytes: &[u8]) -> Option<Self> {
+        let count = u16::from_be_bytes(*bytes.last_chunk()?);
+        Some(Self { position: bytes.len(), fields: usize::from(count) * 3 })
+    }
+
+    /// How many more bytes there must be at the least, once these have come; 0 at the end.
+    pub(crate) fn missing(&mut self, bytes: &[u8]) -> usize {
+        while let Some(following) = self.fields.checked_sub(1) {
+            let length = bytes.get(self.position..).and_then(<[u8]>::first_chunk);
+            let end = self.position + 2 + length.map_or(0, |length| usize::from(u16::from_be_bytes(*length)));
+            if length.is_none() || end > bytes.len() {
+                return end - bytes.len() + following * 2;
+            }
+            (self.position, self.fields) = (end, following);
+        }
+        0
+    }
+}
+
 /// Passes over one encrypted data key, and checks it.
 fn read_one(reader: &mut Reader<'_>) -> Result<(), Error> {
     let offset = reader.offset();
-    let provider_id = reader.prefixed("key provider id")?;
+    let provider_id = reader.prefixed(FIRST_FIELD)?;
     if std::str::from_utf8(provider_id).is_err() {
         return Err(Error::Malformed { field: "key provider id", offset, problem: "not UTF-8" });
     }

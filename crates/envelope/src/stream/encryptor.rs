@@ -78,7 +78,8 @@ impl Encryptor {
             return Ok(rest.len());
         };
         let frame_length = frame::length(frame_length);
-        while !rest.is_empty() && self.output.released().len() < CHUNK {
+        // At least one byte is taken, however long the frame that must be sealed first: a writer that takes none is closed.
+        while !rest.is_empty() && (rest.len() == input.len() || self.output.released().len() < CHUNK) {
             if self.frame.length() == 0 && rest.len() > frame_length {
                 let (frame, after) = rest.split_at(frame_length);
                 sealer.regular_frame(frame, self.output.appending(frame_length + frame::REGULAR_OVERHEAD))?;

@@ -5,7 +5,7 @@ use std::io::{self, Read as _};
 use crate::{
     context::EncryptionContext,
     error::Error,
-    format::{codec::Reader, header, header::ContentType},
+    format::{codec::Reader, encrypted_data_key, encrypted_data_key::Walk, header, header::ContentType},
     materials::EncryptedDataKeys,
     message::open,
     suite::AlgorithmSuite,
@@ -37,13 +37,15 @@ impl UnverifiedHeader {
     ///
     /// # Errors
     ///
-    /// Those of `source`, and with [`Error`] inside, what is wrong with the header's form.
+    /// Those of `source`, and with [`Error`] inside, what is wrong with the header's form. What was read by then is lost:
+    /// a source that has nothing to read yet must wait rather than fail.
     pub fn read(source: &mut impl io::Read, max_encrypted_data_keys: usize) -> io::Result<Self> {
-        let bytes = read_exactly(source, |bytes| open::read_header(bytes, max_encrypted_data_keys).map(drop))?;
+        let mut needs = Needs { max_encrypted_data_keys, keys: None };
+        let bytes = read_exactly(source, |bytes, at_end| needs.missing(bytes, at_end))?;
         Ok(Self::checked(bytes)?)
     }
 
-    /// Reads like [`read`](Self::read), and waits where there is nothing to read.
+    /// Reads like [`read`](Self::read), and waits where there is nothing to read. Cancelled, it loses what it has read.
     ///
     /// # Errors
     ///
@@ -55,16 +57,16 @@ impl UnverifiedHeader {
     ) -> io::Result<Self> {
         use tokio::io::AsyncReadExt as _;
 
+        let mut needs = Needs { max_encrypted_data_keys, keys: None };
         let mut bytes = vec![];
         loop {
-            match open::read_header(&bytes, max_encrypted_data_keys) {
-                Ok(_) => return Ok(Self::checked(bytes)?),
-                Err(error @ Error::Truncated { missing, .. }) => {
-                    if source.take(missing as u64).read_to_end(&mut bytes).await? == 0 {
-                        return Err(error.into());
-                    }
-                }
-                Err(error) => return Err(error.into()),
+            let missing = needs.missing(&bytes, false)?;
+            if missing == 0 {
+                return Ok(Self::checked(bytes)?);
+            }
+            if source.take(missing as u64).read_to_end(&mut bytes).await? == 0 {
+                needs.missing(&bytes, true)?;
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
     }
@@ -127,22 +129,53 @@ impl UnverifiedHeader {
     }
 }
 
-/// Reads what `parse` needs, and no byte more: it says by [`Error::Truncated`] how much is missing.
+/// How much of a header is missing, as it arrives.
+struct Needs {
+    max_encrypted_data_keys: usize,
+    /// Where the encrypted data keys end, once that many were allowed.
+    keys: Option<Walk>,
+}
+
+impl Needs {
+    /// How many more bytes must come at the least; 0 when the header is whole. `at_end` tells that none will.
+    fn missing(&mut self, bytes: &[u8], at_end: bool) -> Result<usize, Error> {
+        match self.keys.as_mut().map_or(0, |keys| keys.missing(bytes)) {
+            missing if missing > 0 && !at_end => return Ok(missing),
+            _ => {}
+        }
+        let parsed = open::read_header(bytes, self.max_encrypted_data_keys).map(drop);
+        if matches!(parsed, Err(Error::Truncated { field: encrypted_data_key::FIRST_FIELD, .. })) && self.keys.is_none()
+        {
+            self.keys = Walk::behind_count(bytes);
+        }
+        shortfall(parsed, at_end)
+    }
+}
+
+/// How many more bytes a parse needs; its error when they will not come.
+pub(super) fn shortfall(parsed: Result<(), Error>, at_end: bool) -> Result<usize, Error> {
+    match parsed {
+        Ok(()) => Ok(0),
+        Err(Error::Truncated { missing, .. }) if !at_end => Ok(missing),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads as much as `missing` says, and no byte more. It is asked again as bytes arrive, and at their end.
 pub(super) fn read_exactly(
     source: &mut impl io::Read,
-    mut parse: impl FnMut(&[u8]) -> Result<(), Error>,
+    mut missing: impl FnMut(&[u8], bool) -> Result<usize, Error>,
 ) -> io::Result<Vec<u8>> {
     let mut bytes = vec![];
     loop {
-        match parse(&bytes) {
-            Ok(()) => return Ok(bytes),
-            Err(error @ Error::Truncated { missing, .. }) => {
-                // Grows as bytes arrive, whatever length is claimed.
-                if source.by_ref().take(missing as u64).read_to_end(&mut bytes)? == 0 {
-                    return Err(error.into());
-                }
-            }
-            Err(error) => return Err(error.into()),
+        let missing_now = missing(&bytes, false)?;
+        if missing_now == 0 {
+            return Ok(bytes);
+        }
+        // Grows as bytes arrive, whatever length is claimed.
+        if source.by_ref().take(missing_now as u64).read_to_end(&mut bytes)? == 0 {
+            missing(&bytes, true)?;
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
 }

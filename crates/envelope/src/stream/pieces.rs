@@ -5,7 +5,10 @@ use std::{
     io::{self, Read as _},
 };
 
-use super::{UnverifiedHeader, header::read_exactly};
+use super::{
+    UnverifiedHeader,
+    header::{read_exactly, shortfall},
+};
 use crate::{
     error::Error,
     format::{codec, footer, frame::UnverifiedPrefix, non_framed},
@@ -42,6 +45,21 @@ pub struct UnverifiedPiece {
     pub content_length: u64,
 }
 
+impl UnverifiedPiece {
+    /// Takes what stands before the content.
+    fn read_prefix(&mut self, bytes: &[u8], frame_length: Option<u32>) -> Result<(), Error> {
+        let mut reader = codec::Reader::continuing(bytes, self.offset);
+        if let Some(frame_length) = frame_length {
+            let prefix = UnverifiedPrefix::read(&mut reader, frame_length)?;
+            (self.sequence_number, self.is_final) = (prefix.sequence_number, prefix.is_final);
+            self.content_length = prefix.content_length.into();
+        } else {
+            self.content_length = non_framed::read_prefix(&mut reader)?.1;
+        }
+        Ok(())
+    }
+}
+
 impl<R: io::Read> UnverifiedPieces<R> {
     /// Looks at the body of the message with this header, in `source`, which is best buffered.
     pub fn new(header: &UnverifiedHeader, source: R) -> Self {
@@ -58,10 +76,9 @@ impl<R: io::Read> UnverifiedPieces<R> {
         let mut length = None;
         if self.is_signed {
             let offset = self.offset;
-            let bytes = read_exactly(&mut self.source, |bytes| {
+            let bytes = read_exactly(&mut self.source, |bytes, at_end| {
                 let mut reader = codec::Reader::continuing(bytes, offset);
-                length = Some(footer::read(&mut reader)?.len());
-                Ok(())
+                shortfall(footer::read(&mut reader).map(|signature| length = Some(signature.len())), at_end)
             })?;
             self.offset += bytes.len() as u64;
         }
@@ -74,17 +91,8 @@ impl<R: io::Read> UnverifiedPieces<R> {
     fn read_piece(&mut self) -> io::Result<UnverifiedPiece> {
         let (offset, frame_length) = (self.offset, self.frame_length);
         let mut piece = UnverifiedPiece { offset, sequence_number: 1, is_final: true, content_length: 0 };
-        let prefix = read_exactly(&mut self.source, |bytes| {
-            let mut reader = codec::Reader::continuing(bytes, offset);
-            if let Some(frame_length) = frame_length {
-                let prefix = UnverifiedPrefix::read(&mut reader, frame_length)?;
-                (piece.sequence_number, piece.is_final) = (prefix.sequence_number, prefix.is_final);
-                piece.content_length = prefix.content_length.into();
-            } else {
-                piece.content_length = non_framed::read_prefix(&mut reader)?.1;
-            }
-            Ok(())
-        })?;
+        let prefix =
+            read_exactly(&mut self.source, |bytes, at_end| shortfall(piece.read_prefix(bytes, frame_length), at_end))?;
         self.offset += prefix.len() as u64;
         self.skip("encrypted content", piece.content_length)?;
         self.skip("authentication tag", TAG_LENGTH)?;

@@ -14,7 +14,9 @@ use super::machine::{CHUNK, Machine};
 /// Reads from a source, and gives what a machine makes of it: the message, or its plaintext.
 ///
 /// At the end of the source it ends the message, or checks that the message has ended. Reading `Ok(0)` means that all is
-/// well. After an error of the source reading may go on; after one of the machine, each further read fails with the same.
+/// well (into a buffer that is not empty). After an error of the source that passes (interrupted, would block, timed out)
+/// reading may go on; after any other, and after one of the machine, each further read fails: a message is never sealed
+/// over what a source failed to give.
 pub struct Reader<M, R> {
     machine: M,
     source: R,
@@ -23,12 +25,14 @@ pub struct Reader<M, R> {
     unread: std::ops::Range<usize>,
     at_end: bool,
     ended: bool,
+    /// How the source failed for good.
+    failed: Option<io::ErrorKind>,
 }
 
 impl<M: Machine, R> Reader<M, R> {
     pub(super) fn new(machine: M, source: R) -> Self {
         let input = Zeroizing::new(vec![0; CHUNK]);
-        Self { machine, source, input, unread: 0..0, at_end: false, ended: false }
+        Self { machine, source, input, unread: 0..0, at_end: false, ended: false, failed: None }
     }
 
     /// The machine.
@@ -72,8 +76,21 @@ impl<M: Machine, R> Reader<M, R> {
     }
 
     /// How much to read from the source at once.
-    fn wanted(&self) -> usize {
-        self.machine.wanted().min(CHUNK)
+    fn wanted(&self) -> io::Result<usize> {
+        match self.failed {
+            Some(kind) => Err(io::Error::new(kind, "the source failed before")),
+            None => Ok(self.machine.wanted().min(CHUNK)),
+        }
+    }
+
+    /// Notes how the source failed, unless that passes.
+    fn source_failed(&mut self, error: io::Error) -> io::Error {
+        use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
+
+        if !matches!(error.kind(), Interrupted | TimedOut | WouldBlock) {
+            self.failed = Some(error.kind());
+        }
+        error
     }
 
     /// Notes that the source gave so many bytes.
@@ -89,8 +106,9 @@ impl<M: Machine, R: io::Read> io::Read for Reader<M, R> {
             if let Some(count) = self.serve(buffer)? {
                 return Ok(count);
             }
-            let wanted = self.wanted();
-            let count = self.source.read(&mut self.input[..wanted])?;
+            let wanted = self.wanted()?;
+            let count = self.source.read(&mut self.input[..wanted]);
+            let count = count.map_err(|error| self.source_failed(error))?;
             self.received(count);
         }
     }
@@ -109,10 +127,11 @@ impl<M: Machine + Unpin, R: tokio::io::AsyncRead + Unpin> tokio::io::AsyncRead f
                 buffer.advance(count);
                 return Poll::Ready(Ok(()));
             }
-            let wanted = this.wanted();
+            let wanted = this.wanted()?;
             let mut input = tokio::io::ReadBuf::new(&mut this.input[..wanted]);
-            ready!(Pin::new(&mut this.source).poll_read(cx, &mut input))?;
-            let count = input.filled().len();
+            let polled = ready!(Pin::new(&mut this.source).poll_read(cx, &mut input));
+            let count = polled.map(|()| input.filled().len());
+            let count = count.map_err(|error| this.source_failed(error))?;
             this.received(count);
         }
     }

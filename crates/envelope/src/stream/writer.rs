@@ -13,7 +13,8 @@ use super::Machine;
 ///
 /// It must be finished: by [`finish`](Self::finish), or over `tokio::io` by [`finish_async`](Self::finish_async) or
 /// `shutdown`. One that is dropped leaves a message cut short, which no one opens; or when opening, a plaintext that was
-/// never checked to be whole. Flushing writes the frames that are complete.
+/// never checked to be whole. So drop it, and don't finish or shut it down, when what is sealed could not be read to its
+/// end. Flushing writes the frames that are complete.
 pub struct Writer<M, W> {
     machine: M,
     sink: W,
@@ -36,6 +37,11 @@ impl<M: Machine, W> Writer<M, W> {
 
     fn push(&mut self, input: &[u8]) -> io::Result<usize> {
         Ok(self.machine.push(input)?)
+    }
+
+    /// A machine that failed goes on failing.
+    fn check(&mut self) -> io::Result<()> {
+        self.push(&[]).map(drop)
     }
 
     fn end(&mut self) -> io::Result<()> {
@@ -86,6 +92,7 @@ impl<M: Machine, W: io::Write> io::Write for Writer<M, W> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        self.check()?;
         self.drain()?;
         self.sink.flush()
     }
@@ -123,6 +130,7 @@ impl<M: Machine + Unpin, W: tokio::io::AsyncWrite + Unpin> tokio::io::AsyncWrite
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check()?;
         ready!(self.poll_drain(cx))?;
         Pin::new(&mut self.sink).poll_flush(cx)
     }
