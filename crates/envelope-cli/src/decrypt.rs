@@ -21,8 +21,9 @@ pub(crate) fn run(arguments: &Decrypt) -> Result<(), Failure> {
         .build()
         .map_err(|error| Failure::envelope(&error))?;
 
-    let mut input = Input::open(&arguments.files.input, arguments.files.quiet)?;
+    let input = Input::open(&arguments.files.input, arguments.files.quiet)?;
     let name = input.name();
+    let mut input = input.buffered();
     let failed = |error: &std::io::Error| Failure::stream(name.display(), error);
     let header = envelope.read_header(&mut input).map_err(|error| failed(&error))?;
     let mut output = Output::open(arguments.files.output.as_deref(), false)?;

@@ -34,7 +34,7 @@ pub(crate) fn run(arguments: &Encrypt) -> Result<(), Failure> {
 
     let mut input = Input::open(&arguments.files.input, arguments.files.quiet)?;
     let mut output = Output::open(arguments.files.output.as_deref(), true)?;
-    let encryptor = runtime.block_on(envelope.encryptor(&context, None)).map_err(|error| Failure::envelope(&error))?;
+    let encryptor = runtime.block_on(envelope.encryptor(&context, None)).map_err(|error| Failure::context(&error))?;
     let name = input.name();
     let mut reader = encryptor.reader(&mut input);
     copy(&mut reader, &mut output, |error| Failure::stream(name.display(), error))?;
@@ -56,7 +56,7 @@ pub(crate) fn builder(
 
 pub(crate) fn context(pairs: &[(String, String)]) -> Result<EncryptionContext, Failure> {
     let pairs = pairs.iter().map(|(key, value)| (key, value));
-    EncryptionContext::new(pairs).map_err(|error| Failure::envelope(&error))
+    EncryptionContext::new(pairs).map_err(|error| Failure::context(&error))
 }
 
 /// Everything on this thread, and no more threads than that.

@@ -50,6 +50,14 @@ impl Failure {
         }
     }
 
+    /// The encryption context of the command line can't be.
+    pub(crate) fn context(error: &Error) -> Self {
+        match error {
+            Error::InvalidEncryptionContext { .. } => Self::usage(format!("--encryption-context: {error}")),
+            error => Self::envelope(error),
+        }
+    }
+
     pub(crate) fn envelope(error: &Error) -> Self {
         let hint = match error {
             Error::CommitmentPolicy { .. } => {
@@ -65,7 +73,6 @@ impl Failure {
                      write to a file with -o FILE, which appears after the verification, or allow it by --release-unverified"
                 ));
             }
-            Error::InvalidEncryptionContext { .. } => return Self::usage(format!("--encryption-context: {error}")),
             Error::InvalidSetting { setting: "suite", .. } => "; on the command line that is --legacy",
             Error::Truncated { offset: 0, .. } => "; the input is empty, or no message",
             Error::Truncated { .. } => "; is the input whole?",
@@ -87,9 +94,15 @@ impl Failure {
 
 /// One line on standard error. Whoever reads it may have gone, and then it does not matter.
 pub(crate) fn say(text: &str) {
-    let line: String = text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect();
+    let line: String = text.chars().map(|character| if is_plain(character) { character } else { ' ' }).collect();
     let mut stderr = io::stderr().lock();
     // On a terminal, in place of any progress.
     let clear = if stderr.is_terminal() { "\r\x1b[K" } else { "" };
     let _ = writeln!(stderr, "{clear}envelope: {line}");
+}
+
+/// Whether a character does nothing to a terminal or to the order of the text around it.
+pub(crate) fn is_plain(character: char) -> bool {
+    let reorders = matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    !character.is_control() && !reorders
 }

@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, BufReader, IsTerminal as _, Read},
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,9 +16,9 @@ use crate::failure::Failure;
 const SILENT: Duration = Duration::from_secs(1);
 const BUFFER: usize = 256 * 1024;
 
-/// A file or standard input, buffered.
+/// A file or standard input. Without a buffer: what is read may be a plaintext, which must not lie around.
 pub(crate) struct Input {
-    source: BufReader<Box<dyn Read>>,
+    source: File,
     name: PathBuf,
     progress: Option<ProgressBar>,
     shown: bool,
@@ -26,13 +27,13 @@ pub(crate) struct Input {
 impl Input {
     /// Opens the file, or takes standard input for `-`.
     pub(crate) fn open(path: &Path, quiet: bool) -> Result<Self, Failure> {
-        let (source, length): (Box<dyn Read>, _) = if path == Path::new("-") {
-            (Box::new(io::stdin().lock()), None)
+        let source = if path == Path::new("-") {
+            io::stdin().as_fd().try_clone_to_owned().map(File::from)
         } else {
-            let file = File::open(path).map_err(|error| Failure::file(path, &error))?;
-            let length = file.metadata().ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len());
-            (Box::new(file), length)
+            File::open(path)
         };
+        let source = source.map_err(|error| Failure::file(path, &error))?;
+        let length = source.metadata().ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len());
         let name = if path == Path::new("-") { PathBuf::from("standard input") } else { path.to_owned() };
         let wanted = !quiet && io::stderr().is_terminal();
         let progress = wanted.then(|| {
@@ -43,7 +44,12 @@ impl Input {
             };
             bar.with_style(ProgressStyle::with_template(template).expect("the template is right"))
         });
-        Ok(Self { source: BufReader::with_capacity(BUFFER, source), name, progress, shown: false })
+        Ok(Self { source, name, progress, shown: false })
+    }
+
+    /// The same behind a buffer, for a message, whose header is read in small pieces.
+    pub(crate) fn buffered(self) -> BufReader<Self> {
+        BufReader::with_capacity(BUFFER, self)
     }
 
     /// What to call it in an error.

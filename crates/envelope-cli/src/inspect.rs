@@ -1,11 +1,16 @@
 //! `envelope inspect`.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{collections::BTreeMap, fmt::Write as _, io::Read};
 
 use envelope::stream::{UnverifiedHeader, UnverifiedPieces};
 use serde::Serialize;
 
-use crate::{arguments::Inspect, failure::Failure, input::Input, print};
+use crate::{
+    arguments::Inspect,
+    failure::{Failure, is_plain},
+    input::Input,
+    print,
+};
 
 /// A header may have as many as the format allows: none of them costs a request here.
 const MAX_ENCRYPTED_DATA_KEYS: usize = 65_535;
@@ -46,8 +51,9 @@ struct Body {
 }
 
 pub(crate) fn run(arguments: &Inspect) -> Result<(), Failure> {
-    let mut input = Input::open(&arguments.input, true)?;
+    let input = Input::open(&arguments.input, true)?;
     let name = input.name();
+    let mut input = input.buffered();
     let failed = |error: &std::io::Error| Failure::stream(name.display(), error);
     let header = UnverifiedHeader::read(&mut input, MAX_ENCRYPTED_DATA_KEYS).map_err(|error| failed(&error))?;
     let mut summary = Summary::new(&header);
@@ -60,7 +66,7 @@ pub(crate) fn run(arguments: &Inspect) -> Result<(), Failure> {
         Err(error) => Some(failed(&error)),
     };
     let text = if arguments.json {
-        serde_json::to_string_pretty(&summary).expect("text and numbers have a JSON form") + "\n"
+        escaped(&serde_json::to_string_pretty(&summary).expect("text and numbers have a JSON form")) + "\n"
     } else {
         summary.text()
     };
@@ -69,7 +75,7 @@ pub(crate) fn run(arguments: &Inspect) -> Result<(), Failure> {
     failure.map_or(Ok(()), Err)
 }
 
-fn body(header: &UnverifiedHeader, input: Input) -> std::io::Result<Body> {
+fn body(header: &UnverifiedHeader, input: impl Read) -> std::io::Result<Body> {
     let mut pieces = UnverifiedPieces::new(header, input);
     let (mut frames, mut plaintext_length) = (0, 0);
     for piece in &mut pieces {
@@ -153,5 +159,18 @@ fn key_name(information: &[u8]) -> Option<String> {
     let aes =
         information.split_last_chunk::<12>().and_then(|(rest, _iv)| rest.strip_suffix(&[0, 0, 0, 128, 0, 0, 0, 12]));
     let name = std::str::from_utf8(aes.unwrap_or(information)).ok()?;
-    (!name.chars().any(char::is_control)).then(|| name.to_owned())
+    name.chars().all(is_plain).then(|| name.to_owned())
+}
+
+/// JSON without what a terminal would obey. All of that can only stand inside strings.
+fn escaped(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for character in json.chars() {
+        if character == '\n' || is_plain(character) {
+            out.push(character);
+        } else {
+            let _ = write!(out, "\\u{:04x}", u32::from(character));
+        }
+    }
+    out
 }

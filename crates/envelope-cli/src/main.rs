@@ -11,16 +11,14 @@ mod inspect;
 mod output;
 mod wrapping_key;
 
-use std::{
-    io::{self, Write as _},
-    process::ExitCode,
-};
+use std::{io::Write as _, process::ExitCode};
 
 use clap::{CommandFactory as _, Parser as _};
 
 use self::{
     arguments::{Arguments, Command},
     failure::Failure,
+    output::Output,
 };
 
 fn main() -> ExitCode {
@@ -53,6 +51,6 @@ fn run(command: Command) -> Result<(), Failure> {
 
 /// Writes text to standard output.
 fn print(text: &[u8]) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    out.write_all(text).and_then(|()| out.flush()).map_err(|error| Failure::output(&error))
+    let mut out = Output::stdout()?;
+    out.write_all(text).map_err(|error| Failure::output(&error))
 }

@@ -1,30 +1,55 @@
 //! What is written: a file that appears when it is whole, or standard output.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, Metadata, OpenOptions, Permissions},
     io::{self, IsTerminal as _, Write},
+    os::{
+        fd::AsFd as _,
+        unix::fs::{MetadataExt as _, PermissionsExt as _, fchown},
+    },
     path::{Path, PathBuf},
     process,
     sync::{Mutex, MutexGuard, PoisonError},
+    thread,
 };
 
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM},
+    iterator::Signals,
+};
 use tempfile::TempPath;
 
 use crate::failure::{self, Failure};
 
-/// The file that is being written, under its temporary name.
-static UNFINISHED: Mutex<Option<TempPath>> = Mutex::new(None);
+/// How far the output is.
+static PROGRESS: Mutex<Progress> = Mutex::new(Progress::Nothing);
+
+enum Progress {
+    Nothing,
+    /// A file is being written, under its temporary name.
+    Unfinished(TempPath),
+    /// The file has appeared.
+    Finished,
+}
 
 /// A file, or standard output.
 pub(crate) struct Output {
-    sink: Box<dyn Write>,
+    sink: File,
     name: PathBuf,
-    /// A file to be renamed to `name` when all is well.
-    file: Option<File>,
+    /// What happens when all is well.
+    then: Then,
+}
+
+enum Then {
+    /// It was standard output, or another stream.
+    Nothing,
+    /// It takes its name, and the place of the file that had it.
+    Rename { replaced: Option<Metadata> },
 }
 
 impl Output {
-    /// Opens the output. What is not a regular file, as a pipe or a device, is written directly.
+    /// Opens the output. What is not a regular file, as a pipe or a device, is written directly, and so is a descriptor
+    /// that is open already, as `/dev/stdout`.
     ///
     /// `binary` output goes to a terminal only where that was asked for.
     pub(crate) fn open(path: Option<&Path>, binary: bool) -> Result<Self, Failure> {
@@ -33,63 +58,75 @@ impl Output {
                 let problem = "a message is no text for a terminal: give -o FILE, or -o - if it must be";
                 return Err(Failure::usage(problem));
             }
-            let (sink, name) = (Box::new(io::stdout().lock()), PathBuf::from("standard output"));
-            return Ok(Self { sink, name, file: None });
+            return Self::stdout();
         };
         let failed = |error: io::Error| Failure::file(path, &error);
-        let existing = match fs::metadata(path) {
+        let replaced = match fs::metadata(path) {
             Ok(metadata) if metadata.is_dir() => {
                 return Err(Failure::new(format!("{}: it is a directory: name a file in it", path.display())));
             }
-            Ok(metadata) if !metadata.is_file() => {
-                let sink = OpenOptions::new().write(true).open(path).map_err(failed)?;
-                return Ok(Self { sink: Box::new(sink), name: path.to_owned(), file: None });
+            Ok(metadata) if !metadata.is_file() || is_descriptor(path) => {
+                let sink = OpenOptions::new().append(true).open(path).map_err(failed)?;
+                return Ok(Self { sink, name: path.to_owned(), then: Then::Nothing });
             }
             Ok(metadata) => Some(metadata),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(failed(error)),
         };
         // A symbolic link stays one: what it points to is replaced.
-        let name = if existing.is_some() { fs::canonicalize(path).map_err(failed)? } else { path.to_owned() };
-        let folder = name.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let name = match (&replaced, fs::read_link(path)) {
+            (Some(_), _) => fs::canonicalize(path).map_err(failed)?,
+            (None, Ok(target)) => folder_of(path).join(target),
+            (None, Err(_)) => path.to_owned(),
+        };
+        let folder = folder_of(&name);
+        // What replaces a file is nobody else's to read before it has that file's permissions.
+        let mode = if replaced.is_some() { 0o600 } else { 0o666 };
         let mut builder = tempfile::Builder::new();
-        builder.prefix(".envelope-");
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let in_folder = |error: io::Error| Failure::new(format!("{}: can't write there: {error}", folder.display()));
-        let mut unfinished = unfinished();
-        let (file, temporary) = builder.tempfile_in(folder).map_err(in_folder)?.into_parts();
-        *unfinished = Some(temporary);
-        if let Some(existing) = existing {
-            file.set_permissions(existing.permissions()).map_err(failed)?;
-        }
-        let sink = file.try_clone().map_err(failed)?;
-        Ok(Self { sink: Box::new(sink), name, file: Some(file) })
+        builder.prefix(".envelope-").permissions(Permissions::from_mode(mode));
+        let mut progress = progress();
+        let (sink, temporary) = builder
+            .tempfile_in(folder)
+            .map_err(|error| Failure::new(format!("{}: can't write there: {error}", folder.display())))?
+            .into_parts();
+        *progress = Progress::Unfinished(temporary);
+        Ok(Self { sink, name, then: Then::Rename { replaced } })
     }
 
     /// Whether nobody sees anything of it before it is finished.
     pub(crate) fn appears_at_the_end(&self) -> bool {
-        self.file.is_some()
+        matches!(self.then, Then::Rename { .. })
     }
 
     /// Makes everything that was written appear.
-    pub(crate) fn finish(mut self) -> Result<(), Failure> {
-        self.sink.flush().map_err(|error| self.failed(&error))?;
-        let Some(file) = &self.file else { return Ok(()) };
-        file.sync_all().map_err(|error| self.failed(&error))?;
-        let mut unfinished = unfinished();
-        let Some(temporary) = unfinished.take() else { return Ok(()) };
-        temporary.persist(&self.name).map_err(|error| self.failed(&error.error))
+    pub(crate) fn finish(self) -> Result<(), Failure> {
+        let Then::Rename { replaced } = &self.then else { return Ok(()) };
+        let inherited = replaced.as_ref().map_or(Ok(()), |replaced| inherit(&self.sink, replaced));
+        inherited.and_then(|()| self.sink.sync_all()).map_err(|error| self.failed(&error))?;
+        let mut progress = progress();
+        let Progress::Unfinished(temporary) = std::mem::replace(&mut *progress, Progress::Nothing) else {
+            return Ok(());
+        };
+        temporary.persist(&self.name).map_err(|error| self.failed(&error.error))?;
+        *progress = Progress::Finished;
+        // The name, too, should outlive a power failure; not every file system can promise that.
+        let _ = File::open(folder_of(&self.name)).and_then(|folder| folder.sync_all());
+        Ok(())
     }
 
     /// Why it could not be written.
     pub(crate) fn failed(&self, error: &io::Error) -> Failure {
-        match self.file {
-            None if self.name == Path::new("standard output") => Failure::output(error),
-            _ => Failure::file(&self.name, error),
-        }
+        if self.name == Path::new(STDOUT) { Failure::output(error) } else { Failure::file(&self.name, error) }
+    }
+
+    /// Standard output, past the buffer of the standard library, which takes a closed one for an open one.
+    pub(crate) fn stdout() -> Result<Self, Failure> {
+        let sink = io::stdout().as_fd().try_clone_to_owned().map_err(|error| Failure::output(&error))?;
+        Ok(Self { sink: sink.into(), name: STDOUT.into(), then: Then::Nothing })
     }
 }
+
+const STDOUT: &str = "standard output";
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -104,24 +141,82 @@ impl Write for Output {
 /// Whatever was not finished is removed.
 impl Drop for Output {
     fn drop(&mut self) {
-        if self.file.is_some() {
-            drop(unfinished().take());
+        let mut progress = progress();
+        if matches!(*progress, Progress::Unfinished(_)) {
+            *progress = Progress::Nothing;
         }
     }
 }
 
-/// From now on, Ctrl-C and the signals that ask to end remove what is unfinished.
+/// From now on, Ctrl-C and the signals that ask to end remove what is unfinished. Those that whoever started the program
+/// has it ignore, as `nohup` does, stay ignored.
 pub(crate) fn remove_on_interrupt() -> Result<(), Failure> {
-    ctrlc::set_handler(|| {
+    let ignored = ignored_signals();
+    let signals = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0);
+    let failed = |error: io::Error| Failure::new(format!("can't wait for interrupts: {error}"));
+    let mut signals = Signals::new(signals).map_err(failed)?;
+    let wait = move || {
+        if signals.forever().next().is_none() {
+            return;
+        }
         // Held to the end, so that nothing is renamed any more.
-        let mut unfinished = unfinished();
-        let was_file = unfinished.take().is_some();
-        failure::say(if was_file { "interrupted: nothing was written" } else { "interrupted" });
+        let mut progress = progress();
+        let said = match std::mem::replace(&mut *progress, Progress::Nothing) {
+            // It came too late: all is well.
+            Progress::Finished => return,
+            Progress::Unfinished(temporary) => {
+                drop(temporary);
+                "interrupted: nothing was written"
+            }
+            Progress::Nothing => "interrupted",
+        };
+        failure::say(said);
         process::exit(1);
-    })
-    .map_err(|error| Failure::new(format!("can't wait for interrupts: {error}")))
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop).map_err(failed)
 }
 
-fn unfinished() -> MutexGuard<'static, Option<TempPath>> {
-    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+/// The signals that are ignored, one bit each, as Linux tells them; elsewhere none.
+fn ignored_signals() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
+/// Whether a path leads to a descriptor that this process has open, as `/dev/stdout` and `/dev/fd/5` do.
+fn is_descriptor(path: &Path) -> bool {
+    let mut path = path.to_owned();
+    // As many links as Linux follows.
+    for _ in 0..40 {
+        let Ok(folder) = fs::canonicalize(folder_of(&path)) else { return false };
+        if folder.starts_with("/proc") && folder.ends_with("fd") {
+            return true;
+        }
+        let Ok(target) = fs::read_link(&path) else { return false };
+        path = folder.join(target);
+    }
+    false
+}
+
+/// Gives a file the owner, group and permissions of the one that it replaces. What one group may do, another may not; and
+/// nothing runs as its owner.
+fn inherit(file: &File, replaced: &Metadata) -> io::Result<()> {
+    let ours = file.metadata()?;
+    let mut mode = replaced.mode() & 0o777;
+    if ours.gid() != replaced.gid() && fchown(file, None, Some(replaced.gid())).is_err() {
+        mode &= 0o707;
+    }
+    if ours.uid() != replaced.uid() {
+        // Only the superuser may; for others the file becomes their own.
+        let _ = fchown(file, Some(replaced.uid()), None);
+    }
+    file.set_permissions(Permissions::from_mode(mode))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn progress() -> MutexGuard<'static, Progress> {
+    PROGRESS.lock().unwrap_or_else(PoisonError::into_inner)
 }

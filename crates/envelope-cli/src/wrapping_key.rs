@@ -17,6 +17,7 @@ use envelope::{
 };
 use kms_pool::{KmsPool, Principal};
 use tokio::runtime::Runtime;
+use zeroize::Zeroizing;
 
 use crate::{arguments::Kms, failure::Failure};
 
@@ -27,6 +28,9 @@ pub(crate) enum WrappingKey {
     RawAes { namespace: String, name: String, key_file: PathBuf },
     RawRsa { namespace: String, name: String, padding: RsaPadding, key_file: PathBuf },
 }
+
+/// Four times what a key of 16,384 bits takes, in bytes.
+const LONGEST_PEM: usize = 64 * 1024;
 
 /// What the wrapping keys are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,7 +139,7 @@ fn rsa_keyring(
     file: &Path,
     purpose: Purpose,
 ) -> Result<RawRsaKeyring, Failure> {
-    let pem = fs::read_to_string(file).map_err(|error| Failure::file(file, &error))?;
+    let pem = pem(file)?;
     let failed = |error: envelope::Error| Failure::key_file(file, &error);
     let keyring = match RsaPublicKey::from_pem(&pem) {
         Ok(_) if purpose == Purpose::Decrypt => {
@@ -149,6 +153,17 @@ fn rsa_keyring(
         }
     };
     keyring.map_err(failed)
+}
+
+/// Reads a key's PEM into memory that never grows, and so leaves no copies behind.
+fn pem(file: &Path) -> Result<String, Failure> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST_PEM + 1));
+    let read = File::open(file).and_then(|file| file.take(LONGEST_PEM as u64 + 1).read_to_end(&mut bytes));
+    read.map_err(|error| Failure::file(file, &error))?;
+    match std::str::from_utf8(&bytes) {
+        Ok(pem) if bytes.len() <= LONGEST_PEM => Ok(pem.to_owned()),
+        _ => Err(Failure::new(format!("{}: not a key in PEM: it starts with `-----BEGIN`", file.display()))),
+    }
 }
 
 fn padding(name: &str) -> Result<RsaPadding, String> {

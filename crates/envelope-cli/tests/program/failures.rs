@@ -170,6 +170,29 @@ fn wrong_usage_is_told_apart() {
 }
 
 #[test]
+fn an_output_that_takes_nothing_is_a_failure() {
+    let place = Place::new();
+    let message = message(&place);
+    let closed = fs::File::open("/dev/null").unwrap();
+    let mut process = place.command(&DECRYPT).stdout(closed).spawn().unwrap();
+    std::io::Write::write_all(&mut process.stdin.take().unwrap(), &message).unwrap();
+    let done = process.wait_with_output().unwrap();
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(done.status.code() == Some(1) && said.contains("standard output"), "{said}");
+}
+
+#[test]
+fn a_message_that_is_wrong_is_no_wrong_usage() {
+    let place = Place::new();
+    let old =
+        ["encrypt", "--wrapping-key", AES, "--commitment-policy", "forbid-encrypt-allow-decrypt", "--suite", "0178"];
+    let mut message = place.does(&[&old[..], &["--encryption-context", "aws-kripto-public-key=1"]].concat(), b"secret");
+    let key = message.windows(10).position(|window| window == b"aws-kripto").unwrap();
+    message[key..key + 10].copy_from_slice(b"aws-crypto");
+    place.fails(&DECRYPT, &message, "encryption context");
+}
+
+#[test]
 fn nobody_is_told_that_the_reader_has_gone() {
     let place = Place::new();
     place.write("message", &place.does(&["encrypt", "--wrapping-key", AES], &plaintext(10_000_000)));

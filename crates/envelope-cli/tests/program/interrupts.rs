@@ -1,9 +1,10 @@
 //! Signals in the middle of the work: no output appears.
 
 use std::{
+    fs,
     io::{Read as _, Write as _},
-    os::unix::process::ExitStatusExt as _,
-    process::{Child, Command},
+    os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
+    process::{Child, Command, Stdio},
 };
 
 use crate::{AES, Place, plaintext};
@@ -67,6 +68,41 @@ fn a_sigkill_leaves_at_most_a_hidden_temporary_file() {
     after.retain(|(name, _)| !name.starts_with(".envelope-"));
     before.sort();
     assert_eq!(after, before);
+}
+
+/// What replaces a private file is private from its first byte.
+#[test]
+fn an_unfinished_file_is_as_private_as_the_one_it_replaces() {
+    let place = Place::new();
+    place.write("older", b"as it was");
+    fs::set_permissions(place.path("older"), fs::Permissions::from_mode(0o600)).unwrap();
+    let mut process = place.command(&["encrypt", "--wrapping-key", AES, "-o", "older"]).spawn().unwrap();
+    let mut stdin = process.stdin.take().unwrap();
+    stdin.write_all(&plaintext(MUCH)).unwrap();
+    let unfinished = fs::read_dir(&place.folder).unwrap().map(|entry| entry.unwrap());
+    let unfinished: Vec<_> =
+        unfinished.filter(|file| file.file_name().to_string_lossy().starts_with(".envelope-")).collect();
+    assert_eq!(unfinished.len(), 1);
+    assert_eq!(unfinished[0].metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    drop(stdin);
+    assert!(process.wait().unwrap().success());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_signal_that_was_ignored_stays_ignored() {
+    let place = Place::new();
+    let command = place.command(&[]);
+    let program = command.get_program().to_str().unwrap();
+    let script = format!("trap '' HUP; exec '{program}' encrypt --wrapping-key {AES} -o new");
+    let mut shell = Command::new("sh");
+    let mut process = shell.args(["-c", &script]).current_dir(&place.folder).stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = process.stdin.take().unwrap();
+    stdin.write_all(&plaintext(MUCH)).unwrap();
+    kill(&process, "HUP");
+    drop(stdin);
+    assert!(process.wait().unwrap().success());
+    assert_eq!(place.does(&["decrypt", "--wrapping-key", AES, "-i", "new"], b""), plaintext(MUCH));
 }
 
 #[test]

@@ -113,6 +113,39 @@ fn onto_the_input_itself_through_a_link_and_with_its_permissions() {
 }
 
 #[test]
+fn a_link_that_leads_nowhere_yet_stays_one() {
+    let place = Place::new();
+    std::os::unix::fs::symlink("target", place.path("link")).unwrap();
+    place.does(&["encrypt", "--wrapping-key", AES, "-o", "link"], b"secret");
+    assert!(fs::symlink_metadata(place.path("link")).unwrap().is_symlink());
+    assert!(!place.read("target").is_empty());
+}
+
+#[test]
+fn what_runs_as_its_owner_does_so_no_more() {
+    let place = Place::new();
+    place.write("older", b"as it was");
+    fs::set_permissions(place.path("older"), fs::Permissions::from_mode(0o4750)).unwrap();
+    place.does(&["encrypt", "--wrapping-key", AES, "-o", "older"], b"secret");
+    assert_eq!(fs::metadata(place.path("older")).unwrap().permissions().mode() & 0o7777, 0o750);
+}
+
+/// A descriptor that is open already is written to, not replaced.
+#[test]
+fn onto_a_descriptor_by_its_name() {
+    let place = Place::new();
+    let message = place.does(&["encrypt", "--wrapping-key", AES], b"secret");
+    for name in ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"] {
+        place.write("log", b"line\n");
+        let log = fs::OpenOptions::new().append(true).open(place.path("log")).unwrap();
+        let mut process = place.command(&["decrypt", "--wrapping-key", AES, "-o", name]).stdout(log).spawn().unwrap();
+        std::io::Write::write_all(&mut process.stdin.take().unwrap(), &message).unwrap();
+        assert!(process.wait().unwrap().success(), "{name}");
+        assert_eq!(place.read("log"), b"line\nsecret", "{name}");
+    }
+}
+
+#[test]
 fn frames_are_as_long_as_was_asked() {
     let place = Place::new();
     for (length, frames) in [("1", 10_001), ("4096", 3), ("10000", 2), ("4294967295", 1)] {
