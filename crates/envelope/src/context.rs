@@ -156,6 +156,11 @@ impl EncryptionContext {
         self.filtered(|key| get(stored, key).is_none())
     }
 
+    /// The pairs whose keys are the caller's, not the message format's.
+    pub(crate) fn without_reserved(&self) -> Self {
+        self.filtered(|key| !key.starts_with(RESERVED_PREFIX))
+    }
+
     /// The pairs whose keys are wanted.
     pub(crate) fn filtered(&self, wanted: impl Fn(&str) -> bool) -> Self {
         Self::new(self.iter().filter(|(key, _)| wanted(key))).expect("a part of a context is shorter than it")

@@ -1,6 +1,6 @@
 //! Everything that can go wrong, as one enum.
 
-use std::{fmt, io, sync::Arc};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use crate::suite::{AlgorithmSuite, CommitmentPolicy};
 
@@ -146,6 +146,16 @@ pub enum Error {
     #[error("no usable data key is cached: call the async operation, which fetches one")]
     NotCached,
 
+    /// A failure that is remembered: the keyring was not asked again.
+    #[error("{cause} (remembered from an earlier request: asked again in {} ms)", retry_after.as_millis())]
+    Remembered {
+        /// What it failed with when it was asked.
+        #[source]
+        cause: Arc<Self>,
+        /// How long it goes on being refused.
+        retry_after: Duration,
+    },
+
     /// A setting, or a component's answer, is out of its allowed range.
     #[error("invalid {setting}: {problem}")]
     InvalidSetting {
@@ -170,6 +180,7 @@ impl Error {
         match self {
             Self::DataKeyUnavailable(cause) => cause.retryable,
             Self::DataKeyNotUnwrapped { failures, .. } => failures.iter().any(|cause| cause.retryable),
+            Self::Remembered { cause, .. } => cause.is_retryable(),
             Self::NotCached | Self::Random(_) => true,
             _ => false,
         }
@@ -181,6 +192,7 @@ impl Error {
         match self {
             Self::DataKeyUnavailable(cause) => std::slice::from_ref(cause),
             Self::DataKeyNotUnwrapped { failures, .. } => failures,
+            Self::Remembered { cause, .. } => cause.keyring_errors(),
             _ => &[],
         }
     }
@@ -196,6 +208,11 @@ impl Error {
     #[must_use]
     pub fn in_io(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
+    }
+
+    /// The same failure, for those who are refused with it.
+    pub(crate) fn remembered(self, retry_after: Duration) -> Self {
+        Self::Remembered { cause: Arc::new(self), retry_after }
     }
 
     /// A setting, or what a component answered, is out of range.
@@ -229,7 +246,18 @@ impl From<Error> for io::Error {
 pub struct KeyringError {
     wrapping_key: Arc<str>,
     retryable: bool,
+    refusal: Option<Refusal>,
     cause: Arc<dyn std::error::Error + Send + Sync>,
+}
+
+/// That a wrapping key may not be used, and by whom: what was cached under it must go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// This caller may not use it, at least not with this encryption context.
+    Denied,
+    /// Nobody may: it is disabled, or about to be deleted.
+    Unusable,
 }
 
 impl KeyringError {
@@ -239,7 +267,27 @@ impl KeyringError {
         retryable: bool,
         cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self { wrapping_key: wrapping_key.into(), retryable, cause: Arc::from(cause.into()) }
+        Self { wrapping_key: wrapping_key.into(), retryable, refusal: None, cause: Arc::from(cause.into()) }
+    }
+
+    /// The same, since the wrapping key may not be used: data keys that are cached under it are dropped.
+    ///
+    /// ```
+    /// use envelope::keyring::{KeyringError, Refusal};
+    ///
+    /// let error = KeyringError::new("tenant-42", false, "the key is locked").with_refusal(Refusal::Unusable);
+    /// assert_eq!(error.refusal(), Some(Refusal::Unusable));
+    /// ```
+    #[must_use]
+    pub fn with_refusal(mut self, refusal: Refusal) -> Self {
+        self.refusal = Some(refusal);
+        self
+    }
+
+    /// Whether the wrapping key may not be used, and by whom.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.refusal
     }
 
     /// The wrapping key that was asked: its name or ARN.

@@ -7,12 +7,12 @@
 
 mod support;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use envelope::{
-    DataKey, EncryptionContext, Envelope, Error,
+    Clock, DataKey, EncryptionContext, Envelope, Error,
     keyring::{AwsKmsKeyring, Keyring, KeyringRequest},
-    materials::{CachingBuilder, CachingMaterialsManager, DefaultMaterialsManager, EncryptedDataKey},
+    materials::{CachingBuilder, CachingMaterialsManager, DefaultMaterialsManager, EncryptedDataKey, MaterialsCache},
 };
 use futures_util::future::join_all;
 use kms_local::KmsLocal;
@@ -221,7 +221,9 @@ mod own_kms {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_hundred_thousand_messages_cost_exactly_as_many_data_keys_as_needed() {
         let kms = Kms::local().await;
-        let sealed = seal_with_64_tasks(kms.caching(|builder| builder.max_messages(1_000)), 100_000).await;
+        // Ahead of need, a last one might come that nobody needs.
+        let envelope = kms.caching(|builder| builder.max_messages(1_000).refresh_ahead(false));
+        let sealed = seal_with_64_tasks(envelope, 100_000).await;
         assert_eq!(sealed.values().sum::<u64>(), 100_000);
         assert_eq!(sealed.values().max(), Some(&1_000), "no data key sealed more than its limit");
         assert_eq!((sealed.len(), kms.succeeded("GenerateDataKey")), (100, 100));
@@ -247,6 +249,29 @@ mod own_kms {
             envelope.decrypt(&message, &context()).await.unwrap();
         }
         assert_eq!((kms.succeeded("GenerateDataKey"), kms.succeeded("Decrypt")), (10, 10));
+    }
+
+    /// The refresh of one entry is told; the entries of every context under the key go.
+    #[tokio::test]
+    async fn a_key_that_was_disabled_is_dropped_by_the_next_refresh() {
+        let kms = Kms::local().await;
+        let (clock, hand) = Clock::manual();
+        let cache = MaterialsCache::new(10);
+        let envelope = kms.caching(|builder| builder.max_age(Duration::from_mins(1)).clock(clock).cache(&cache));
+        let other = EncryptionContext::new([("tenant", "43")]).unwrap();
+        let message = envelope.encrypt(b"x", &context()).await.unwrap();
+        envelope.encrypt(b"x", &other).await.unwrap();
+        envelope.decrypt(&message, &context()).await.unwrap();
+        kms.local.as_ref().unwrap().disable_key(REGION, &kms.key).unwrap();
+        hand.advance(Duration::from_secs(50));
+        envelope.try_encrypt(b"x", &context()).expect("cached, and the refresh begins only now");
+        while cache.stats().encryption.entries + cache.stats().decryption.entries > 0 {
+            tokio::task::yield_now().await;
+        }
+        for outcome in [envelope.encrypt(b"x", &context()).await, envelope.encrypt(b"x", &other).await] {
+            assert_eq!(kind(&outcome.unwrap_err()), KmsErrorKind::KeyDisabled);
+        }
+        assert_eq!(kind(&envelope.decrypt(&message, &context()).await.unwrap_err()), KmsErrorKind::KeyDisabled);
     }
 
     #[tokio::test]

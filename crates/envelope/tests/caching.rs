@@ -26,7 +26,8 @@ async fn no_data_key_seals_more_than_max_messages() {
     const TASKS: usize = 64;
     const MESSAGES: usize = 100_000;
     let keyring = GatedKeyring::open();
-    let envelope = caching(&keyring, |builder| builder.max_messages(1_000));
+    // Ahead of need, a last data key might come that nobody needs.
+    let envelope = caching(&keyring, |builder| builder.max_messages(1_000).refresh_ahead(false));
     let tasks = (0..TASKS).map(|task| {
         let envelope = envelope.clone();
         tokio::spawn(async move {
@@ -52,7 +53,7 @@ async fn no_data_key_seals_more_than_max_messages() {
 #[tokio::test]
 async fn no_data_key_seals_more_than_max_bytes() {
     let keyring = GatedKeyring::open();
-    let envelope = caching(&keyring, |builder| builder.max_bytes(10));
+    let envelope = caching(&keyring, |builder| builder.max_bytes(10).refresh_ahead(false));
     for length in [4, 6, 0, 1, 9, 11] {
         envelope.encrypt(&vec![0; length], &context()).await.unwrap();
     }
@@ -65,7 +66,8 @@ async fn no_data_key_seals_more_than_max_bytes() {
 async fn a_data_key_is_used_up_to_its_age_and_no_longer() {
     let keyring = GatedKeyring::open();
     let (clock, hand) = Clock::manual();
-    let envelope = caching(&keyring, |builder| builder.max_age(Duration::from_mins(1)).clock(clock));
+    let envelope =
+        caching(&keyring, |builder| builder.max_age(Duration::from_mins(1)).clock(clock).refresh_ahead(false));
     let message = envelope.encrypt(b"x", &context()).await.unwrap();
     envelope.decrypt(&message, &context()).await.unwrap();
     hand.advance(Duration::from_nanos(59_999_999_999));
@@ -115,9 +117,10 @@ async fn those_who_miss_together_cost_one_request() {
 }
 
 #[tokio::test]
-async fn a_failure_is_shared_and_then_forgotten() {
+async fn a_failure_is_shared_remembered_and_then_tried_again() {
     let keyring = GatedKeyring::new(0);
-    let envelope = caching(&keyring, |builder| builder);
+    let (clock, hand) = Clock::manual();
+    let envelope = caching(&keyring, |builder| builder.clock(clock));
     let context = context();
     let mut waiting: Vec<_> = (0..100).map(|_| Box::pin(envelope.encrypt(b"x", &context))).collect();
     for waiting in &mut waiting {
@@ -129,8 +132,186 @@ async fn a_failure_is_shared_and_then_forgotten() {
         assert!(matches!(error, Error::DataKeyUnavailable(_)) && error.is_retryable(), "{error:?}");
     }
     assert_eq!(keyring.counts().0, 1, "one request for all who waited");
-    assert!(envelope.encrypt(b"x", &context).await.is_err());
-    assert_eq!(keyring.counts().0, 2, "the next caller asks anew");
+    // Each failure in a row is remembered for 50 to 100 ms, 100 to 200 ms, …
+    for failures in 1..5 {
+        let error = envelope.encrypt(b"x", &context).await.unwrap_err();
+        let Error::Remembered { cause, retry_after } = &error else { panic!("{error:?}") };
+        assert!(matches!(&**cause, Error::DataKeyUnavailable(_)) && error.is_retryable());
+        let longest = Duration::from_millis(100 * 2_u64.pow(failures - 1));
+        assert!(*retry_after <= longest && *retry_after >= longest / 2, "{retry_after:?}");
+        assert_eq!((keyring.counts().0, error.keyring_errors().len()), (failures.into(), 1));
+        hand.advance(*retry_after);
+        let error = envelope.encrypt(b"x", &context).await.unwrap_err();
+        assert!(matches!(error, Error::DataKeyUnavailable(_)), "asked anew: {error:?}");
+    }
+    // Another entry is not held up.
+    let other = EncryptionContext::new([("tenant", "43")]).unwrap();
+    assert!(matches!(envelope.encrypt(b"x", &other).await, Err(Error::DataKeyUnavailable(_))));
+}
+
+#[tokio::test]
+async fn what_cannot_work_is_refused_for_as_long_as_was_set() {
+    for remembered in [Duration::from_secs(3), Duration::ZERO] {
+        let keyring = GatedKeyring::open();
+        let (clock, hand) = Clock::manual();
+        let cache = MaterialsCache::new(10);
+        let envelope =
+            caching(&keyring, |builder| builder.clock(clock).cache(&cache).remember_failures_for(remembered));
+        let mut message = envelope.encrypt(b"x", &context()).await.unwrap();
+        let end_of_keys = support::header_length(&message) - 53;
+        message[end_of_keys - 1] ^= 1;
+        for asked in [1, if remembered.is_zero() { 2 } else { 1 }] {
+            assert!(envelope.decrypt(&message, &context()).await.is_err());
+            assert_eq!(keyring.counts().1, asked);
+        }
+        assert_eq!(cache.stats().decryption.refused, u64::from(!remembered.is_zero()));
+        hand.advance(remembered);
+        let error = envelope.decrypt(&message, &context()).await.unwrap_err();
+        assert!(matches!(error, Error::DataKeyNotUnwrapped { .. }), "{error:?}");
+    }
+}
+
+/// Polls `until` it holds, so that tasks in the background get their turn.
+#[cfg(feature = "tokio")]
+async fn eventually(until: impl Fn() -> bool) {
+    for _ in 0..1_000 {
+        if until() {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("it never came");
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test]
+async fn nobody_waits_for_a_successor_by_age_or_by_usage() {
+    let keyring = GatedKeyring::open();
+    let (clock, hand) = Clock::manual();
+    let cache = MaterialsCache::new(10);
+    let envelope = caching(&keyring, |builder| {
+        builder.max_age(Duration::from_mins(1)).max_messages(100).clock(clock).cache(&cache)
+    });
+    let message = envelope.encrypt(b"x", &context()).await.unwrap();
+    envelope.decrypt(&message, &context()).await.unwrap();
+    for round in 1..=10 {
+        // The one in use is now 49 seconds old, and those after it were 11 when they took over.
+        hand.advance(Duration::from_secs(if round == 1 { 49 } else { 38 }));
+        envelope.try_encrypt(b"x", &context()).unwrap();
+        envelope.try_decrypt(&message, &context()).unwrap();
+        eventually(|| keyring.counts() == (1 + round, 1 + round)).await;
+        hand.advance(Duration::from_secs(11));
+        envelope.try_encrypt(b"x", &context()).unwrap();
+        envelope.try_decrypt(&message, &context()).unwrap();
+    }
+    let before = keyring.counts().0;
+    for _ in 0..10 {
+        for _ in 0..100 {
+            envelope.try_encrypt(b"x", &context()).unwrap();
+            tokio::task::yield_now().await;
+        }
+    }
+    assert!((9..=12).contains(&(keyring.counts().0 - before)), "{:?}", keyring.counts());
+    let stats = cache.stats();
+    assert_eq!((stats.encryption.misses, stats.decryption.misses), (1, 1));
+    assert_eq!(stats.encryption.refreshes, stats.encryption.loads - 1);
+    assert!(stats.encryption.promotions >= 19);
+}
+
+#[tokio::test]
+async fn an_outage_is_bridged_up_to_the_ceiling_and_never_past_the_limits() {
+    let keyring = GatedKeyring::open();
+    let (clock, hand) = Clock::manual();
+    let cache = MaterialsCache::new(10);
+    let envelope = caching(&keyring, |builder| {
+        let builder = builder.max_age(Duration::from_mins(1)).serve_stale_for(Duration::from_mins(2));
+        builder.max_messages(5).clock(clock).cache(&cache)
+    });
+    let message = envelope.encrypt(b"1", &context()).await.unwrap();
+    envelope.decrypt(&message, &context()).await.unwrap();
+    keyring.gate.close();
+    hand.advance(Duration::from_mins(1));
+    // The first one asks, and is told that there is an outage; those after it need not ask.
+    assert!(envelope.try_encrypt(b"x", &context()).is_err());
+    for _ in 0..2 {
+        envelope.encrypt(b"x", &context()).await.unwrap();
+        envelope.decrypt(&message, &context()).await.unwrap();
+    }
+    envelope.try_encrypt(b"x", &context()).unwrap();
+    envelope.try_decrypt(&message, &context()).unwrap();
+    hand.advance(Duration::from_mins(2) - Duration::from_nanos(1));
+    envelope.try_encrypt(b"x", &context()).unwrap();
+    assert!(envelope.encrypt(b"6", &context()).await.is_err(), "past max_messages");
+    envelope.try_decrypt(&message, &context()).unwrap();
+    hand.advance(Duration::from_nanos(1));
+    assert!(envelope.decrypt(&message, &context()).await.is_err(), "past the ceiling");
+    assert!(cache.stats().decryption.stale >= 4);
+}
+
+#[tokio::test]
+async fn without_a_ceiling_nothing_serves_past_its_age() {
+    let keyring = GatedKeyring::open();
+    let (clock, hand) = Clock::manual();
+    let envelope = caching(&keyring, |builder| builder.max_age(Duration::from_mins(1)).clock(clock));
+    envelope.encrypt(b"1", &context()).await.unwrap();
+    keyring.gate.close();
+    hand.advance(Duration::from_mins(1));
+    assert!(envelope.encrypt(b"x", &context()).await.is_err());
+    assert!(envelope.encrypt(b"x", &context()).await.is_err());
+}
+
+/// What was asked for before an invalidation serves those who asked, and nobody after.
+#[tokio::test]
+async fn nothing_from_before_an_invalidation_is_used_after() {
+    let keyring = GatedKeyring::new(0);
+    let cache = MaterialsCache::new(10);
+    let envelope = caching(&keyring, |builder| builder.cache(&cache));
+    let (context, other) = (context(), EncryptionContext::new([("tenant", "43")]).unwrap());
+    let mut before = Box::pin(envelope.encrypt(b"x", &context));
+    assert!(poll_immediate(&mut before).await.is_none());
+    cache.invalidate(&context);
+    let mut after = Box::pin(envelope.encrypt(b"x", &context));
+    assert!(poll_immediate(&mut after).await.is_none());
+    keyring.gate.add_permits(2);
+    let (before, after) = futures_util::future::join(before, after).await;
+    let (before, after) = (before.unwrap(), after.unwrap());
+    assert_ne!(encrypted_data_keys(&before), encrypted_data_keys(&after));
+    let now = envelope.try_encrypt(b"x", &context).unwrap();
+    assert_eq!(encrypted_data_keys(&now), encrypted_data_keys(&after));
+
+    keyring.gate.add_permits(10);
+    envelope.encrypt(b"x", &other).await.unwrap();
+    envelope.decrypt(&after, &context).await.unwrap();
+    for invalidate in
+        [&(|| cache.invalidate(&context)) as &dyn Fn(), &|| cache.invalidate_key("key"), &|| cache.clear()]
+    {
+        envelope.encrypt(b"x", &context).await.unwrap();
+        envelope.encrypt(b"x", &other).await.unwrap();
+        envelope.decrypt(&after, &context).await.unwrap();
+        invalidate();
+        assert!(matches!(envelope.try_encrypt(b"x", &context), Err(Error::NotCached)));
+        assert!(matches!(envelope.try_decrypt(&after, &context), Err(Error::NotCached)));
+    }
+    envelope.encrypt(b"x", &other).await.unwrap();
+    cache.invalidate(&context);
+    cache.invalidate_key("another key");
+    envelope.try_encrypt(b"x", &other).expect("nobody else's entry goes");
+}
+
+#[tokio::test]
+async fn no_more_loads_at_once_than_allowed() {
+    let keyring = GatedKeyring::new(0);
+    let cache = MaterialsCache::with_max_loads(100, 4);
+    let envelope = caching(&keyring, |builder| builder.cache(&cache));
+    let contexts: Vec<_> =
+        (0..50).map(|tenant| EncryptionContext::new([("tenant", tenant.to_string())]).unwrap()).collect();
+    let mut waiting: Vec<_> = contexts.iter().map(|context| Box::pin(envelope.encrypt(b"x", context))).collect();
+    for waiting in &mut waiting {
+        assert!(poll_immediate(waiting).await.is_none());
+    }
+    assert_eq!(keyring.counts().0, 4);
+    keyring.gate.add_permits(50);
+    assert!(join_all(waiting).await.iter().all(Result::is_ok));
 }
 
 #[tokio::test]

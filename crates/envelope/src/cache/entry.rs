@@ -8,32 +8,54 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::limits::{Limits, Usage};
+use super::{
+    limits::{Limits, Usage},
+    policy::Policy,
+};
 
 /// A cached value: shared by those who use it, dropped (and wiped, where it is secret) with the last.
 #[derive(Debug)]
 pub(crate) struct Entry<V> {
     value: Arc<V>,
-    created: Instant,
+    asked: Instant,
+    load_time: Duration,
     usage: Usage,
     proven: AtomicBool,
 }
 
 impl<V> Entry<V> {
-    /// A new entry. `created` is when its value was asked for, not when it came: age counts from the
+    /// A new entry, of a value that was asked for at `asked` and came at `landed`. Age counts from the first: the
     /// last moment at which the caller was certainly authorized.
-    pub(crate) fn new(value: Arc<V>, created: Instant) -> Self {
-        Self { value, created, usage: Usage::default(), proven: AtomicBool::new(false) }
+    pub(crate) fn new(value: Arc<V>, asked: Instant, landed: Instant) -> Self {
+        let load_time = landed.saturating_duration_since(asked);
+        Self { value, asked, load_time, usage: Usage::default(), proven: AtomicBool::new(false) }
+    }
+
+    /// How long ago the value was asked for.
+    pub(crate) fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.asked)
     }
 
     /// Whether the entry is younger than `max_age`.
     pub(crate) fn is_fresh(&self, now: Instant, max_age: Duration) -> bool {
-        now.saturating_duration_since(self.created) < max_age
+        self.age(now) < max_age
     }
 
-    /// The value for one message of `bytes` bytes, if the limits on usage allow it.
-    pub(crate) fn reserve(&self, limits: &Limits, bytes: u64) -> Option<Arc<V>> {
-        self.usage.reserve(limits, bytes).then(|| self.value())
+    /// The value for one message of `bytes` bytes, if the limits on usage allow it; `None` is a use that is not counted.
+    pub(crate) fn reserve(&self, limits: &Limits, bytes: Option<u64>) -> Option<Arc<V>> {
+        bytes.is_none_or(|bytes| self.usage.reserve(limits, bytes)).then(|| Arc::clone(&self.value))
+    }
+
+    /// Whether it is time to fetch the next one.
+    pub(crate) fn is_low(&self, now: Instant, policy: &Policy) -> bool {
+        policy.is_low(self.age(now), self.usage.used(), self.load_time)
+    }
+
+    /// Whether hardly any message fits under it any more.
+    pub(crate) fn is_used_up(&self, limits: &Limits) -> bool {
+        let (messages, bytes) = self.usage.used();
+        // A twentieth of the bytes may stay unused where messages are long.
+        messages >= limits.max_messages || bytes > limits.max_bytes - limits.max_bytes / 20
     }
 
     /// Notes that the value has served.
@@ -46,8 +68,8 @@ impl<V> Entry<V> {
         self.proven.load(Ordering::Relaxed)
     }
 
-    /// The value, for uses that are not counted.
-    pub(crate) fn value(&self) -> Arc<V> {
-        Arc::clone(&self.value)
+    /// The value, to look at.
+    pub(crate) fn value(&self) -> &V {
+        &self.value
     }
 }

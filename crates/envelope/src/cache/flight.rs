@@ -2,7 +2,7 @@
 //!
 //! A flight is driven by whoever waits for it, so a cancelled caller hands over to the next by
 //! construction; when the last one is gone the load is dropped. A failure is shared by all who waited
-//! for it and kept no longer: the next caller starts anew. A load must not panic, or its waiters would.
+//! for it. A load must not panic, or its waiters would.
 
 use std::{
     collections::HashMap,
@@ -81,6 +81,11 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         let weak = flight.downgrade().expect("a flight that was never polled has not ended");
         under_way.flights.insert(key.clone(), (number, weak));
         Boarding::Wait { flight, started: true }
+    }
+
+    /// From now on nobody joins the loads that are under way.
+    pub(crate) fn detach(&self) {
+        lock(&self.under_way).flights.clear();
     }
 
     /// How many loads are under way.

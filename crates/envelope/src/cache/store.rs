@@ -1,13 +1,14 @@
 //! Where entries are kept: bounded, concurrent, with an eviction that a scan does not flush.
 
 use std::{
+    convert::Infallible,
     hash::{Hash, Hasher},
     sync::Arc,
 };
 
-use quick_cache::{Equivalent, sync::Cache};
+use quick_cache::{DefaultHashBuilder, Equivalent, Lifecycle, UnitWeighter, sync::Cache};
 
-use super::entry::Entry;
+use super::{slot::Slot, stripe::Counter};
 
 /// What an entry is found by: everything that the materials depend on, byte for byte (specification:
 /// `framework/caching-cmm.md#appendix-a-cache-entry-identifier-formulas`, without the hash: equal bytes,
@@ -80,63 +81,87 @@ impl Hash for OwnedKey {
     }
 }
 
-/// A bounded set of entries.
+/// A bounded set of slots. What leaves it is emptied at once, whoever still holds it.
 #[derive(Debug)]
 pub(crate) struct Store<V> {
-    entries: Cache<OwnedKey, Arc<Entry<V>>>,
+    slots: Cache<OwnedKey, Arc<Slot<V>>, UnitWeighter, DefaultHashBuilder, Evictions>,
+    evicted: Arc<Counter>,
 }
 
 impl<V> Store<V> {
-    /// A store of at most `capacity` entries.
+    /// A store of at most `capacity` slots.
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { entries: Cache::new(capacity) }
+        let evicted = Arc::<Counter>::default();
+        let weight = capacity as u64;
+        let evictions = Evictions(Arc::clone(&evicted));
+        Self { slots: Cache::with(capacity, weight, UnitWeighter, DefaultHashBuilder::default(), evictions), evicted }
     }
 
-    /// The entry under `key`.
-    pub(crate) fn find(&self, key: &Key<'_>) -> Option<Arc<Entry<V>>> {
-        self.entries.get(key)
+    /// The slot under `key`.
+    pub(crate) fn find(&self, key: &Key<'_>) -> Option<Arc<Slot<V>>> {
+        self.slots.get(key)
     }
 
-    /// Puts an entry in the place of the one under `key`, if any.
-    pub(crate) fn insert(&self, key: OwnedKey, entry: Arc<Entry<V>>) {
-        self.entries.insert(key, entry);
+    /// The slot under `key`, made if there is none.
+    pub(crate) fn slot(&self, key: &OwnedKey) -> Arc<Slot<V>> {
+        let made = self.slots.get_or_insert_with(key, || Ok::<_, Infallible>(Arc::new(Slot::empty())));
+        made.unwrap_or_else(|never| match never {})
     }
 
-    /// Drops the entry under `key` if it is `unwanted`.
-    pub(crate) fn remove_if(&self, key: &Key<'_>, unwanted: impl FnOnce(&Entry<V>) -> bool) {
-        self.entries.remove_if(key, |entry| unwanted(entry));
+    /// Drops the slots that `doomed` picks. Values still in use live until their last user drops them.
+    pub(crate) fn remove_where(&self, doomed: impl Fn(&OwnedKey, &Slot<V>) -> bool) {
+        self.slots.retain(|key, slot| {
+            let goes = doomed(key, slot);
+            if goes {
+                slot.retire();
+            }
+            !goes
+        });
     }
 
-    /// Drops every entry. Values still in use live until their last user drops them.
-    pub(crate) fn clear(&self) {
-        self.entries.clear();
+    /// Drops the slot under `key` if it is `unwanted`.
+    pub(crate) fn remove_if(&self, key: &Key<'_>, unwanted: impl FnOnce(&Slot<V>) -> bool) {
+        if let Some((_, slot)) = self.slots.remove_if(key, |slot| unwanted(slot)) {
+            slot.retire();
+        }
     }
 
-    /// How many entries there are.
+    /// How many slots there are.
     pub(crate) fn len(&self) -> usize {
-        self.entries.len()
+        self.slots.len()
+    }
+
+    /// How many left to make room for others.
+    pub(crate) fn evicted(&self) -> u64 {
+        self.evicted.total()
+    }
+}
+
+/// Empties and counts the slots that make room for others.
+#[derive(Debug, Clone)]
+struct Evictions(Arc<Counter>);
+
+impl<V> Lifecycle<OwnedKey, Arc<Slot<V>>> for Evictions {
+    type RequestState = ();
+
+    fn on_evict(&self, (): &mut (), _key: OwnedKey, slot: Arc<Slot<V>>) {
+        slot.retire();
+        self.0.count();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use super::*;
-    use crate::time::Clock;
 
     fn key<'a>(partition: &'a str, context: &'a [u8], keys: &'a [u8]) -> Key<'a> {
         Key { partition, suite_id: 1, encryption_context: context, required_context: b"", encrypted_data_keys: keys }
     }
 
-    fn entry(value: u8, now: Instant) -> Arc<Entry<u8>> {
-        Arc::new(Entry::new(Arc::new(value), now))
-    }
-
     #[test]
     fn parts_do_not_run_together() {
-        let store = Store::new(10);
-        store.insert(key("p", b"ab", b"c").to_owned(), entry(1, Clock::system().now()));
+        let store = Store::<u8>::new(10);
+        store.slot(&key("p", b"ab", b"c").to_owned());
         assert!(store.find(&key("p", b"ab", b"c")).is_some());
         assert!(store.find(&key("p", b"a", b"bc")).is_none());
         assert!(store.find(&key("pa", b"b", b"c")).is_none());
@@ -144,10 +169,11 @@ mod tests {
 
     #[test]
     fn the_capacity_holds() {
-        let store = Store::new(50);
+        let store = Store::<u8>::new(50);
         for number in 0..1_000u32 {
-            store.insert(key("p", &number.to_be_bytes(), b"").to_owned(), entry(0, Clock::system().now()));
+            store.slot(&key("p", &number.to_be_bytes(), b"").to_owned());
         }
         assert!((1..=50).contains(&store.len()), "{}", store.len());
+        assert_eq!(store.evicted() + store.len() as u64, 1_000);
     }
 }

@@ -3,9 +3,9 @@
 use std::{collections::HashMap, fmt, sync::Arc};
 
 use aws_sdk_kms::{operation::decrypt::DecryptOutput, primitives::Blob};
-use kms_pool::{KmsError, KmsPool, Principal};
+use kms_pool::{KmsError, KmsErrorKind, KmsPool, Principal};
 
-use super::{EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringFuture, KeyringRequest};
+use super::{EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringFuture, KeyringRequest, Refusal};
 use crate::{context::EncryptionContext, data_key::DataKey, error::Error};
 
 /// The key provider id of every key that AWS KMS wraps.
@@ -105,11 +105,30 @@ impl AwsKmsKeyring {
 
     fn failed(&self, failure: Failure) -> KeyringError {
         let retryable = matches!(&failure, Failure::Kms(error) if error.is_retryable());
+        let refusal = match &failure {
+            Failure::Kms(error) => refusal(error.kind()),
+            Failure::Contract(_) => None,
+        };
         let cause: Box<dyn std::error::Error + Send + Sync> = match failure {
             Failure::Kms(error) => error.into(),
             Failure::Contract(problem) => format!("AWS KMS broke its contract: {problem}").into(),
         };
-        KeyringError::new(Arc::clone(&self.key.0), retryable, cause)
+        let error = KeyringError::new(Arc::clone(&self.key.0), retryable, cause);
+        match refusal {
+            Some(refusal) => error.with_refusal(refusal),
+            None => error,
+        }
+    }
+}
+
+/// What a failure says of the key's use from now on.
+fn refusal(kind: KmsErrorKind) -> Option<Refusal> {
+    match kind {
+        KmsErrorKind::AccessDenied => Some(Refusal::Denied),
+        KmsErrorKind::KeyDisabled | KmsErrorKind::KeyInvalidState | KmsErrorKind::KeyNotFound => {
+            Some(Refusal::Unusable)
+        }
+        _ => None,
     }
 }
 

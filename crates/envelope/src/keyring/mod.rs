@@ -19,7 +19,7 @@ pub use self::{
 };
 #[cfg(feature = "aws-lc-rs")]
 pub use crate::crypto::rsa::{RsaPadding, RsaPrivateKey, RsaPublicKey};
-pub use crate::error::KeyringError;
+pub use crate::error::{KeyringError, Refusal};
 use crate::{
     context::EncryptionContext, data_key::DataKey, error::Error, format::encrypted_data_key::EncryptedDataKey,
     suite::AlgorithmSuite,

@@ -1,6 +1,13 @@
 //! Materials kept for reuse (specification: `framework/caching-cmm.md`).
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+#[cfg(feature = "tokio")]
+use tokio::runtime::Handle;
 
 use super::{
     DecryptionMaterials, DecryptionMaterialsRequest, EncryptedDataKeys, EncryptionMaterials,
@@ -8,9 +15,11 @@ use super::{
 };
 pub use crate::cache::Counts as CacheCounts;
 use crate::{
-    cache::{Cache, Loaded, entry::Entry, limits::Limits, store::Key},
+    cache::{Cache, Settings, Source, Task, gate::Gate, limits::Limits, policy::Policy, store::Key},
+    context::EncryptionContext,
     crypto::random,
-    error::Error,
+    error::{Error, Refusal},
+    suite::AlgorithmSuite,
     time::Clock,
 };
 
@@ -18,12 +27,17 @@ use crate::{
 const MAX_MESSAGES: u64 = 1 << 32;
 /// The specification's default and upper limit for bytes under one data key.
 const MAX_BYTES: u64 = (1 << 63) - 1;
+const MAX_LOADS: usize = 16;
 
 /// Keeps data keys for reuse within limits on age, messages and bytes.
 ///
 /// - A message's share of the limits is reserved before it is sealed, so no limit is ever exceeded,
 ///   however many tasks seal at once.
-/// - Those who miss the same entry together wait for one request and share its result, or its failure.
+/// - While a data key is in use, its successor is fetched in the background before it is spent, and takes its place by one
+///   swap: whoever seals or opens does not wait for it. That takes the feature `tokio`, and a runtime.
+/// - Those who miss the same entry together wait for one request and share its result, or its failure. A failure is
+///   remembered for a while, see [`Error::Remembered`].
+/// - When a refresh is told that a wrapping key may not be used any more, what is cached under it is dropped.
 /// - A message longer than `max_bytes`, of unknown length, or of a suite without key derivation gets a data key
 ///   of its own, uncached.
 ///
@@ -32,9 +46,22 @@ const MAX_BYTES: u64 = (1 << 63) - 1;
 /// | [`max_age`](CachingBuilder::max_age) | 5 minutes | how long a data key is used after it was asked for |
 /// | [`max_messages`](CachingBuilder::max_messages) | 2^32 | messages sealed under one data key |
 /// | [`max_bytes`](CachingBuilder::max_bytes) | 2^63 - 1 | plaintext bytes sealed under one data key |
+/// | [`serve_stale_for`](CachingBuilder::serve_stale_for) | zero | how long past `max_age` while KMS is out of reach |
+/// | [`remember_failures_for`](CachingBuilder::remember_failures_for) | 1 second | how long what can't work is refused at once |
+/// | [`longest_backoff`](CachingBuilder::longest_backoff) | 5 seconds | the same for what may work again |
 /// | [`cache`](CachingBuilder::cache) | 1,000 entries | data keys held for encryption, and as many for decryption |
 ///
 /// The limits on messages and bytes count what is sealed; opening is bounded by age alone.
+///
+/// # Revocation
+///
+/// A key that KMS no longer allows is used on for as long as it is cached and nobody asked KMS again:
+///
+/// | | at most |
+/// | --- | --- |
+/// | sealing and opening, by default | `max_age` after the data key was asked for; while it is in use, KMS is asked again at seven to eight tenths of that |
+/// | with `serve_stale_for`, while KMS is out of reach | `max_age` and that much more |
+/// | after [`MaterialsCache::invalidate_key`], [`invalidate`](MaterialsCache::invalidate) or [`clear`](MaterialsCache::clear) has returned | not at all, but for operations under way |
 ///
 /// ```
 /// use std::time::Duration;
@@ -52,15 +79,24 @@ pub struct CachingMaterialsManager {
     source: Arc<dyn MaterialsManager>,
     cache: MaterialsCache,
     partition: Arc<str>,
-    limits: Limits,
+    policy: Arc<Policy>,
     clock: Clock,
+    #[cfg(feature = "tokio")]
+    runtime: Option<Handle>,
 }
 
 impl CachingMaterialsManager {
     /// A manager that asks `source` for what it does not hold.
     pub fn builder(source: impl MaterialsManager + 'static) -> CachingBuilder {
-        let limits = Limits { max_age: Duration::from_mins(5), max_messages: MAX_MESSAGES, max_bytes: MAX_BYTES };
-        CachingBuilder { source: Arc::new(source), cache: None, partition: None, limits, clock: Clock::system() }
+        let policy = Policy {
+            limits: Limits { max_age: Duration::from_mins(5), max_messages: MAX_MESSAGES, max_bytes: MAX_BYTES },
+            stale: Duration::ZERO,
+            refuse_for: Duration::from_secs(1),
+            longest_backoff: Duration::from_secs(5),
+            refresh_ahead: true,
+            jitter: fastrand::f64(),
+        };
+        CachingBuilder { source: Arc::new(source), cache: None, partition: None, policy, clock: Clock::system() }
     }
 
     /// The cache this manager uses, alone or with others.
@@ -72,12 +108,8 @@ impl CachingMaterialsManager {
     /// What the message takes from an entry; `None` if it may not take from any. A data key that seals without
     /// key derivation serves one message only (specification: `framework/caching-cmm.md#get-encryption-materials`).
     fn cacheable_length(&self, request: EncryptionMaterialsRequest<'_>) -> Option<u64> {
-        let length = request.plaintext_length.filter(|length| *length <= self.limits.max_bytes);
+        let length = request.plaintext_length.filter(|length| *length <= self.policy.limits.max_bytes);
         length.filter(|_| !request.suite.is_legacy())
-    }
-
-    fn is_fresh<V>(&self, entry: &Entry<V>) -> bool {
-        entry.is_fresh(self.clock.now(), self.limits.max_age)
     }
 
     fn encryption_key<'a>(&'a self, request: EncryptionMaterialsRequest<'a>) -> Key<'a> {
@@ -99,26 +131,48 @@ impl CachingMaterialsManager {
             encrypted_data_keys: request.encrypted_data_keys.as_serialized(),
         }
     }
+
+    fn encryption_source(&self, request: EncryptionMaterialsRequest<'_>, bytes: u64) -> EncryptionSource {
+        let (context, required) = (request.encryption_context.clone(), request.required_context.clone());
+        EncryptionSource { manager: self.clone(), suite: request.suite, context, required, bytes }
+    }
+
+    fn decryption_source(&self, request: DecryptionMaterialsRequest<'_>) -> DecryptionSource {
+        DecryptionSource {
+            manager: self.clone(),
+            suite: request.suite,
+            supplied: request.supplied_context.clone(),
+            required: request.required_context.clone(),
+            stored: request.stored_context.into(),
+            keys: request.encrypted_data_keys.as_serialized().into(),
+        }
+    }
 }
 
-// Whoever began a load and waited for it uses what it brought, however long that took; everybody else checks
-// its age. The limits on usage bind all.
 impl MaterialsManager for CachingMaterialsManager {
     fn try_encryption_materials(
         &self,
         request: EncryptionMaterialsRequest<'_>,
     ) -> Result<Option<Arc<EncryptionMaterials>>, Error> {
         let Some(bytes) = self.cacheable_length(request) else { return Ok(None) };
-        let take = |entry: &Entry<_>| self.is_fresh(entry).then(|| entry.reserve(&self.limits, bytes)).flatten();
-        Ok(self.cache.encryption.find(&self.encryption_key(request), take))
+        let (key, half) = (self.encryption_key(request), &self.cache.encryption);
+        let Ok(taken) = half.find(&key, self.clock.now(), &self.policy, Some(bytes)) else { return Ok(None) };
+        if taken.wants_refresh {
+            half.refresh(&key, &self.encryption_source(request, bytes));
+        }
+        Ok(Some(taken.value))
     }
 
     fn try_decryption_materials(
         &self,
         request: DecryptionMaterialsRequest<'_>,
     ) -> Result<Option<Arc<DecryptionMaterials>>, Error> {
-        let take = |entry: &Entry<_>| self.is_fresh(entry).then(|| entry.value());
-        Ok(self.cache.decryption.find(&self.decryption_key(request), take))
+        let (key, half) = (self.decryption_key(request), &self.cache.decryption);
+        let Ok(taken) = half.find(&key, self.clock.now(), &self.policy, None) else { return Ok(None) };
+        if taken.wants_refresh {
+            half.refresh(&key, &self.decryption_source(request));
+        }
+        Ok(Some(taken.value))
     }
 
     fn decryption_served(&self, request: DecryptionMaterialsRequest<'_>, authentic: bool) {
@@ -134,25 +188,8 @@ impl MaterialsManager for CachingMaterialsManager {
                 self.cache.encryption.bypass();
                 return self.source.encryption_materials(request).await;
             };
-            let take = |entry: &Entry<_>, loaded| {
-                let usable = loaded == Loaded::ByCaller || self.is_fresh(entry);
-                usable.then(|| entry.reserve(&self.limits, bytes)).flatten()
-            };
-            let load = || {
-                let (source, suite) = (Arc::clone(&self.source), request.suite);
-                let (context, required) = (request.encryption_context.clone(), request.required_context.clone());
-                let load = async move {
-                    let request = EncryptionMaterialsRequest {
-                        suite,
-                        encryption_context: &context,
-                        required_context: &required,
-                        plaintext_length: Some(bytes),
-                    };
-                    source.encryption_materials(request).await
-                };
-                (self.clock.now(), load)
-            };
-            self.cache.encryption.obtain(self.encryption_key(request), take, load).await
+            let source = self.encryption_source(request, bytes);
+            self.cache.encryption.obtain(self.encryption_key(request), source).await
         })
     }
 
@@ -165,29 +202,112 @@ impl MaterialsManager for CachingMaterialsManager {
                 self.cache.decryption.bypass();
                 return self.source.decryption_materials(request).await;
             }
-            let take = |entry: &Entry<_>, loaded| {
-                let usable = loaded == Loaded::ByCaller || self.is_fresh(entry);
-                usable.then(|| entry.value())
-            };
-            let load = || {
-                let (source, suite) = (Arc::clone(&self.source), request.suite);
-                let (supplied, required) = (request.supplied_context.clone(), request.required_context.clone());
-                let stored = request.stored_context.to_vec();
-                let keys = request.encrypted_data_keys.as_serialized().to_vec();
-                let load = async move {
-                    let request = DecryptionMaterialsRequest {
-                        suite,
-                        encrypted_data_keys: EncryptedDataKeys::from_checked(&keys),
-                        supplied_context: &supplied,
-                        required_context: &required,
-                        stored_context: &stored,
-                    };
-                    source.decryption_materials(request).await
-                };
-                (self.clock.now(), load)
-            };
-            self.cache.decryption.obtain(self.decryption_key(request), take, load).await
+            self.cache.decryption.obtain(self.decryption_key(request), self.decryption_source(request)).await
         })
+    }
+}
+
+/// Where the materials of one context come from.
+#[derive(Clone)]
+struct EncryptionSource {
+    manager: CachingMaterialsManager,
+    suite: AlgorithmSuite,
+    context: EncryptionContext,
+    required: EncryptionContext,
+    bytes: u64,
+}
+
+impl Source for EncryptionSource {
+    type Value = EncryptionMaterials;
+    const IN_PLACE: bool = false;
+
+    fn settings(&self) -> &impl Settings {
+        &self.manager
+    }
+
+    fn bytes(&self) -> Option<u64> {
+        Some(self.bytes)
+    }
+
+    async fn load(self) -> Result<Arc<EncryptionMaterials>, Error> {
+        let request = EncryptionMaterialsRequest {
+            suite: self.suite,
+            encryption_context: &self.context,
+            required_context: &self.required,
+            plaintext_length: Some(self.bytes),
+        };
+        self.manager.source.encryption_materials(request).await
+    }
+}
+
+/// Where the materials of one data key come from.
+#[derive(Clone)]
+struct DecryptionSource {
+    manager: CachingMaterialsManager,
+    suite: AlgorithmSuite,
+    supplied: EncryptionContext,
+    required: EncryptionContext,
+    stored: Arc<[u8]>,
+    keys: Arc<[u8]>,
+}
+
+impl Source for DecryptionSource {
+    type Value = DecryptionMaterials;
+    const IN_PLACE: bool = true;
+
+    fn settings(&self) -> &impl Settings {
+        &self.manager
+    }
+
+    fn bytes(&self) -> Option<u64> {
+        None
+    }
+
+    async fn load(self) -> Result<Arc<DecryptionMaterials>, Error> {
+        let request = DecryptionMaterialsRequest {
+            suite: self.suite,
+            encrypted_data_keys: EncryptedDataKeys::from_checked(&self.keys),
+            supplied_context: &self.supplied,
+            required_context: &self.required,
+            stored_context: &self.stored,
+        };
+        self.manager.source.decryption_materials(request).await
+    }
+}
+
+impl Settings for CachingMaterialsManager {
+    fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    fn chance(&self) -> f64 {
+        fastrand::f64()
+    }
+
+    fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// What came of a wrapping key that nobody may use any more must go; and where this caller may not, once it was told so
+    /// of a key that it had. (Who is denied a first time may have sent a message that is not theirs to open.)
+    fn failed(&self, error: &Error, refresh: bool) {
+        for failure in error.keyring_errors() {
+            match failure.refusal() {
+                Some(Refusal::Unusable) => self.cache.invalidate_key(failure.wrapping_key()),
+                Some(Refusal::Denied) if refresh => self.cache.invalidate_key(failure.wrapping_key()),
+                _ => {}
+            }
+        }
+    }
+
+    /// Runs the task on the caller's runtime, or else on the one that the manager was built on. Without any, it is dropped.
+    fn spawn(&self, task: Task) {
+        #[cfg(feature = "tokio")]
+        if let Some(runtime) = Handle::try_current().ok().or_else(|| self.runtime.clone()) {
+            runtime.spawn(task);
+            return;
+        }
+        drop(task);
     }
 }
 
@@ -197,7 +317,7 @@ pub struct CachingBuilder {
     source: Arc<dyn MaterialsManager>,
     cache: Option<MaterialsCache>,
     partition: Option<Arc<str>>,
-    limits: Limits,
+    policy: Policy,
     clock: Clock,
 }
 
@@ -207,14 +327,14 @@ impl CachingBuilder {
     /// This also bounds how long a key goes on being used after KMS would have refused it.
     #[must_use]
     pub fn max_age(mut self, max_age: Duration) -> Self {
-        self.limits.max_age = max_age;
+        self.policy.limits.max_age = max_age;
         self
     }
 
     /// How many messages are sealed under one data key. Default: 2^32. Allowed: 1 to 2^32.
     #[must_use]
     pub fn max_messages(mut self, max_messages: u64) -> Self {
-        self.limits.max_messages = max_messages;
+        self.policy.limits.max_messages = max_messages;
         self
     }
 
@@ -223,7 +343,46 @@ impl CachingBuilder {
     /// A longer message gets a data key of its own.
     #[must_use]
     pub fn max_bytes(mut self, max_bytes: u64) -> Self {
-        self.limits.max_bytes = max_bytes;
+        self.policy.limits.max_bytes = max_bytes;
+        self
+    }
+
+    /// Whether the successor of a data key in use is fetched in the background before that one is spent: past seven to eight
+    /// tenths of its age (by chance, so that a fleet does not ask in step), half of its messages or bytes, or when at this
+    /// pace it would be spent within four times as long as a request takes. Default: `true`.
+    ///
+    /// With `false`, or without a tokio runtime, whoever finds a data key spent waits for the next one.
+    #[must_use]
+    pub fn refresh_ahead(mut self, ahead: bool) -> Self {
+        self.policy.refresh_ahead = ahead;
+        self
+    }
+
+    /// How long a data key serves past its `max_age` while KMS is out of reach: when asking for a new one failed by
+    /// throttling, a time-out, a connection or an internal error, and not by a refusal. Default: zero. Allowed: any.
+    ///
+    /// `max_messages` and `max_bytes` go on binding. It makes the bound on revocation longer.
+    #[must_use]
+    pub fn serve_stale_for(mut self, ceiling: Duration) -> Self {
+        self.policy.stale = ceiling;
+        self
+    }
+
+    /// How long a failure that does not pass by itself is remembered: access denied, a disabled or missing key, a wrapped
+    /// key that does not unwrap. Whoever asks again in that time gets [`Error::Remembered`] at once. Default: 1 second.
+    /// Allowed: any; zero remembers none.
+    #[must_use]
+    pub fn remember_failures_for(mut self, duration: Duration) -> Self {
+        self.policy.refuse_for = duration;
+        self
+    }
+
+    /// The longest wait between requests for one entry that fail in a way that may pass, as by throttling: 50 to 100
+    /// milliseconds after the first failure, twice as long after each further one. Whoever asks in between gets
+    /// [`Error::Remembered`] at once. Default: 5 seconds. Allowed: any; zero asks each time.
+    #[must_use]
+    pub fn longest_backoff(mut self, duration: Duration) -> Self {
+        self.policy.longest_backoff = duration;
         self
     }
 
@@ -258,7 +417,7 @@ impl CachingBuilder {
     ///
     /// [`Error::InvalidSetting`] for a limit out of its range.
     pub fn build(self) -> Result<CachingMaterialsManager, Error> {
-        let Limits { max_age, max_messages, max_bytes } = self.limits;
+        let Limits { max_age, max_messages, max_bytes } = self.policy.limits;
         if max_age.is_zero() {
             return Err(Error::invalid_setting(
                 "max_age",
@@ -279,8 +438,10 @@ impl CachingBuilder {
             source: self.source,
             cache: self.cache.unwrap_or_default(),
             partition,
-            limits: self.limits,
+            policy: Arc::new(self.policy),
             clock: self.clock,
+            #[cfg(feature = "tokio")]
+            runtime: Handle::try_current().ok(),
         })
     }
 }
@@ -298,15 +459,45 @@ pub struct MaterialsCache {
 impl MaterialsCache {
     /// A cache of at most `capacity` entries for encryption and as many for decryption. An entry is one
     /// encryption context, or for decryption one data key. Default: 1,000.
+    ///
+    /// A scan of contexts that are used once does not flush those that are used often.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        Self { encryption: Arc::new(Cache::new(capacity)), decryption: Arc::new(Cache::new(capacity)) }
+        Self::with_max_loads(capacity, MAX_LOADS)
     }
 
-    /// Drops every entry. Loads under way at this moment still leave theirs.
+    /// The same, with at most `max_loads` requests to keyrings at once, for encryption and decryption together; those that
+    /// somebody waits for go first. Default: 16. Allowed: over zero, which zero is taken for.
+    #[must_use]
+    pub fn with_max_loads(capacity: usize, max_loads: usize) -> Self {
+        let gate = Gate::new(max_loads.max(1));
+        Self {
+            encryption: Arc::new(Cache::new(capacity, gate.clone())),
+            decryption: Arc::new(Cache::new(capacity, gate)),
+        }
+    }
+
+    /// Drops every entry. No operation that begins after this has returned uses what was cached, or asked for, before.
     pub fn clear(&self) {
         self.encryption.clear();
         self.decryption.clear();
+    }
+
+    /// Drops the entries of one encryption context, for sealing and opening, as [`clear`](Self::clear) drops all. Looks at
+    /// each entry.
+    pub fn invalidate(&self, context: &EncryptionContext) {
+        self.encryption.invalidate(|_, materials| materials.encryption_context().without_reserved() == *context);
+        self.decryption.invalidate(|_, materials| materials.encryption_context().without_reserved() == *context);
+    }
+
+    /// Drops the entries under one wrapping key, for sealing and opening, as [`clear`](Self::clear) drops all: an AWS KMS key
+    /// by its ARN, a raw key by its name (and with it those whose names begin with that). Of a data key that several keys wrap, each one counts. Looks at each entry.
+    pub fn invalidate_key(&self, wrapping_key: &str) {
+        let under = |keys: EncryptedDataKeys<'_>| {
+            keys.iter().any(|key| key.key_provider_information.starts_with(wrapping_key.as_bytes()))
+        };
+        self.encryption.invalidate(|_, materials| under(materials.encrypted_data_keys()));
+        self.decryption.invalidate(|key, _| under(EncryptedDataKeys::from_checked(key.borrow().encrypted_data_keys)));
     }
 
     /// What happened so far.

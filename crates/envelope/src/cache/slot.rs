@@ -1,0 +1,315 @@
+//! The place of one key in the cache: the value in use, and the one that takes its place.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+
+use super::{entry::Entry, policy::Policy};
+
+/// Holds a current and a standby value. Both change by one swap, so whoever finds the current one spent finds its
+/// successor at the same time.
+pub(crate) struct Slot<V> {
+    state: ArcSwap<State<V>>,
+    /// The last refresh failed in a way that may pass, so a value past its age may serve for a while.
+    in_outage: AtomicBool,
+    refresh: Mutex<Refresh>,
+}
+
+/// What is in a slot. Never changed, only replaced.
+enum State<V> {
+    Live {
+        current: Option<Arc<Entry<V>>>,
+        standby: Option<Arc<Entry<V>>>,
+    },
+    /// Taken out of the cache: nothing is put in any more.
+    Retired,
+}
+
+/// What is known about refreshing.
+#[derive(Debug, Default)]
+struct Refresh {
+    under_way: bool,
+    failures: u32,
+    not_before: Option<Instant>,
+}
+
+/// A value out of a slot, and what else came of it.
+pub(crate) struct Taken<V> {
+    pub(crate) value: Arc<V>,
+    /// Whether the next value should be fetched now.
+    pub(crate) wants_refresh: bool,
+    /// Whether it was past its age.
+    pub(crate) stale: bool,
+    /// Whether the standby took the current one's place.
+    pub(crate) promoted: bool,
+}
+
+/// Why nothing could be taken out of a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Vacant {
+    /// Nothing was there.
+    Absent,
+    /// It was too old.
+    Age,
+    /// Its messages or bytes were spent.
+    Usage,
+}
+
+impl<V> Slot<V> {
+    /// A slot with nothing in it.
+    pub(crate) fn empty() -> Self {
+        let state = ArcSwap::from_pointee(State::Live { current: None, standby: None });
+        Self { state, in_outage: AtomicBool::new(false), refresh: Mutex::default() }
+    }
+
+    /// A value for one message of `bytes` bytes; `None` is a use that is not counted. Waits for nothing.
+    pub(crate) fn take(&self, now: Instant, policy: &Policy, bytes: Option<u64>) -> Result<Taken<V>, Vacant> {
+        let limits = &policy.limits;
+        let mut promoted = false;
+        loop {
+            let state = self.state.load();
+            let State::Live { current: Some(current), standby } = &**state else { return Err(Vacant::Absent) };
+            let standby = standby.as_ref().filter(|standby| standby.is_fresh(now, limits.max_age));
+            let fresh = current.is_fresh(now, limits.max_age);
+            let past_age = !fresh && standby.is_none() && self.may_be_stale(current.age(now), policy);
+            if fresh || past_age {
+                if let Some(value) = current.reserve(limits, bytes) {
+                    let wants_refresh = policy.refresh_ahead && standby.is_none() && current.is_low(now, policy);
+                    return Ok(Taken { value, wants_refresh, stale: past_age, promoted });
+                }
+                // A long message does not spend a value in which short ones still have room.
+                if let Some(value) =
+                    standby.filter(|_| !current.is_used_up(limits)).and_then(|it| it.reserve(limits, bytes))
+                {
+                    return Ok(Taken { value, wants_refresh: false, stale: false, promoted });
+                }
+            }
+            let Some(standby) = standby else {
+                return Err(if fresh || past_age { Vacant::Usage } else { Vacant::Age });
+            };
+            let next = Arc::new(State::Live { current: Some(Arc::clone(standby)), standby: None });
+            let found = self.state.compare_and_swap(&state, next);
+            promoted |= Arc::ptr_eq(&found, &state);
+        }
+    }
+
+    /// Puts a value in: beside the current one where that is still good, or else in its place. False if the slot was
+    /// retired.
+    pub(crate) fn put(&self, entry: &Arc<Entry<V>>, now: Instant, policy: &Policy, in_place: bool) -> bool {
+        let limits = &policy.limits;
+        if in_place && self.holds(Entry::is_proven) {
+            // The same value again.
+            entry.prove();
+        }
+        let state = self.state.rcu(|state| match &**state {
+            State::Retired => Arc::clone(state),
+            State::Live { current: Some(current), .. }
+                if !in_place && current.is_fresh(now, limits.max_age) && !current.is_used_up(limits) =>
+            {
+                Arc::new(State::Live { current: Some(Arc::clone(current)), standby: Some(Arc::clone(entry)) })
+            }
+            State::Live { .. } => Arc::new(State::Live { current: Some(Arc::clone(entry)), standby: None }),
+        });
+        self.in_outage.store(false, Relaxed);
+        let mut refresh = self.lock();
+        (refresh.failures, refresh.not_before) = (0, None);
+        matches!(&*state, State::Live { .. })
+    }
+
+    /// Empties the slot for good.
+    pub(crate) fn retire(&self) {
+        self.state.store(Arc::new(State::Retired));
+    }
+
+    /// Whether any of its values is `wanted`.
+    pub(crate) fn holds(&self, wanted: impl Fn(&Entry<V>) -> bool) -> bool {
+        match &**self.state.load() {
+            State::Live { current, standby } => [current, standby].into_iter().flatten().any(|entry| wanted(entry)),
+            State::Retired => false,
+        }
+    }
+
+    /// Whether a standby waits.
+    #[cfg(test)]
+    fn has_standby(&self) -> bool {
+        matches!(&**self.state.load(), State::Live { standby: Some(_), .. })
+    }
+
+    /// Whether the caller is the one to refresh; then it must tell how that ended.
+    pub(crate) fn begin_refresh(&self, now: Instant) -> bool {
+        let mut refresh = self.lock();
+        let may = !refresh.under_way && refresh.not_before.is_none_or(|not_before| now >= not_before);
+        refresh.under_way |= may;
+        may
+    }
+
+    /// The refresh has ended, well or not.
+    pub(crate) fn end_refresh(&self) {
+        self.lock().under_way = false;
+    }
+
+    /// A load failed in a way that may pass: values past their age may serve, and the next refresh waits.
+    pub(crate) fn note_outage(&self, now: Instant, policy: &Policy, chance: f64) {
+        self.in_outage.store(true, Relaxed);
+        let mut refresh = self.lock();
+        refresh.failures = refresh.failures.saturating_add(1);
+        refresh.not_before = now.checked_add(policy.backoff(refresh.failures, chance));
+    }
+
+    fn may_be_stale(&self, age: Duration, policy: &Policy) -> bool {
+        let ceiling = policy.limits.max_age.saturating_add(policy.stale);
+        age < ceiling && self.in_outage.load(Relaxed)
+    }
+
+    /// Whole between any two statements, so a panic elsewhere does not spoil it.
+    fn lock(&self) -> MutexGuard<'_, Refresh> {
+        self.refresh.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<V> fmt::Debug for Slot<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::{cache::policy::tests::policy, time::Clock};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn entry(value: u8, asked: Instant) -> Arc<Entry<u8>> {
+        Arc::new(Entry::new(Arc::new(value), asked, asked))
+    }
+
+    fn take(slot: &Slot<u8>, now: Instant, policy: &Policy, bytes: u64) -> Result<(u8, bool), Vacant> {
+        slot.take(now, policy, Some(bytes)).map(|taken| (*taken.value, taken.promoted))
+    }
+
+    #[test]
+    fn a_standby_takes_over_by_age_and_by_usage() {
+        let (now, policy) = (Clock::system().now(), policy(10 * SECOND, 3, 100));
+        let slot = Slot::empty();
+        assert_eq!(take(&slot, now, &policy, 1), Err(Vacant::Absent));
+        assert!(slot.put(&entry(1, now), now, &policy, false));
+        assert!(slot.put(&entry(2, now), now, &policy, false));
+        assert!((0..3).all(|_| take(&slot, now, &policy, 1) == Ok((1, false))));
+        assert_eq!(take(&slot, now, &policy, 1), Ok((2, true)));
+        assert!(slot.put(&entry(3, now + 9 * SECOND), now, &policy, false));
+        assert_eq!(take(&slot, now + 9 * SECOND, &policy, 1), Ok((2, false)));
+        assert_eq!(take(&slot, now + 10 * SECOND, &policy, 1), Ok((3, true)));
+        assert_eq!(take(&slot, now + 19 * SECOND, &policy, 1), Err(Vacant::Age));
+    }
+
+    #[test]
+    fn a_long_message_leaves_room_for_short_ones() {
+        let (now, policy) = (Clock::system().now(), policy(10 * SECOND, 100, 100));
+        let slot = Slot::empty();
+        slot.put(&entry(1, now), now, &policy, false);
+        assert_eq!(take(&slot, now, &policy, 60), Ok((1, false)));
+        assert_eq!(take(&slot, now, &policy, 60), Err(Vacant::Usage));
+        slot.put(&entry(2, now), now, &policy, false);
+        assert_eq!(take(&slot, now, &policy, 60), Ok((2, false)));
+        assert_eq!(take(&slot, now, &policy, 38), Ok((1, false)));
+        // Hardly anything is left, so the next one takes over, with what is left of it.
+        assert_eq!(take(&slot, now, &policy, 38), Ok((2, true)));
+        assert_eq!(take(&slot, now, &policy, 3), Err(Vacant::Usage));
+        assert_eq!(take(&slot, now, &policy, 2), Ok((2, false)));
+    }
+
+    #[test]
+    fn a_refresh_is_one_persons_and_waits_after_a_failure() {
+        let (now, policy) = (Clock::system().now(), policy(10 * SECOND, 100, 100));
+        let slot = Slot::<u8>::empty();
+        assert!(slot.begin_refresh(now) && !slot.begin_refresh(now));
+        slot.note_outage(now, &policy, 0.0);
+        slot.end_refresh();
+        assert!(!slot.begin_refresh(now));
+        assert!(slot.begin_refresh(now + SECOND / 10));
+        slot.note_outage(now + SECOND / 10, &policy, 0.0);
+        slot.end_refresh();
+        assert!(!slot.begin_refresh(now + SECOND / 5));
+        slot.put(&entry(1, now), now, &policy, false);
+        assert!(slot.begin_refresh(now));
+    }
+
+    #[test]
+    fn past_its_age_a_value_serves_in_an_outage_up_to_the_ceiling_alone() {
+        let now = Clock::system().now();
+        let policy = Policy { stale: 5 * SECOND, ..policy(10 * SECOND, 3, 100) };
+        let slot = Slot::empty();
+        slot.put(&entry(1, now), now, &policy, false);
+        assert_eq!(take(&slot, now + 10 * SECOND, &policy, 1), Err(Vacant::Age));
+        slot.note_outage(now + 10 * SECOND, &policy, 0.0);
+        let taken = slot.take(now + 10 * SECOND, &policy, Some(1)).unwrap_or_else(|why| panic!("{why:?}"));
+        assert!(taken.stale && taken.wants_refresh);
+        assert_eq!(take(&slot, now + 15 * SECOND, &policy, 1), Err(Vacant::Age));
+        assert_eq!(take(&slot, now + 14 * SECOND, &policy, 1), Ok((1, false)));
+        assert_eq!(take(&slot, now + 14 * SECOND, &policy, 1), Ok((1, false)));
+        assert_eq!(take(&slot, now + 14 * SECOND, &policy, 1), Err(Vacant::Usage));
+    }
+
+    #[test]
+    fn what_was_retired_stays_empty_and_holds_nothing() {
+        let (now, policy) = (Clock::system().now(), policy(10 * SECOND, 3, 100));
+        let slot = Slot::empty();
+        let value = Arc::new(1);
+        slot.put(&Arc::new(Entry::new(Arc::clone(&value), now, now)), now, &policy, false);
+        slot.retire();
+        assert_eq!(Arc::strong_count(&value), 1);
+        assert!(!slot.put(&entry(2, now), now, &policy, false));
+        assert_eq!(take(&slot, now, &policy, 1), Err(Vacant::Absent));
+    }
+
+    /// Threads drain values while another one puts standbys in: no value serves more often than its limit, and whoever
+    /// finds nothing finds so only when there was nothing.
+    #[test]
+    fn threads_together_spend_each_value_exactly() {
+        const VALUES: u8 = 200;
+        let (now, policy) = (Clock::system().now(), policy(10 * SECOND, 100, u64::MAX));
+        let (slot, done) = (Slot::empty(), AtomicBool::new(false));
+        let served: Vec<u64> = thread::scope(|scope| {
+            let drain = || {
+                let (mut served, mut last) = (vec![0; VALUES.into()], 0);
+                loop {
+                    let is_last_look = done.load(Relaxed);
+                    match take(&slot, now, &policy, 1) {
+                        Ok((value, _)) => {
+                            assert!(value >= last, "a spent value came back");
+                            last = value;
+                            served[usize::from(value)] += 1;
+                        }
+                        Err(_) if is_last_look => return served,
+                        Err(_) => thread::yield_now(),
+                    }
+                }
+            };
+            let threads: Vec<_> = (0..3).map(|_| scope.spawn(drain)).collect();
+            for value in 0..VALUES {
+                slot.put(&entry(value, now), now, &policy, false);
+                // The next one when this one is in use: a standby is never replaced by another.
+                while slot.has_standby() {
+                    thread::yield_now();
+                }
+            }
+            done.store(true, Relaxed);
+            let mut total = vec![0; VALUES.into()];
+            for thread in threads {
+                total.iter_mut().zip(thread.join().unwrap()).for_each(|(total, served)| *total += served);
+            }
+            total
+        });
+        assert_eq!(served, vec![100; VALUES.into()]);
+    }
+}
