@@ -30,7 +30,7 @@
 //! | --- | --- | --- |
 //! | `aws-kms` | yes | the AWS KMS keyring, over `kms-pool` |
 //! | `aws-lc-rs` | yes | AES-GCM by AWS-LC instead of RustCrypto's portable implementation; signed suites; the raw RSA keyring |
-//! | `tokio` | yes | streams over tokio's `AsyncRead` and `AsyncWrite`, beside those of the standard library |
+//! | `tokio` | yes | data keys are refreshed in the background; streams over tokio's `AsyncRead` and `AsyncWrite`; `aws-kms` brings it along |
 #![cfg_attr(not(feature = "aws-kms"), allow(rustdoc::broken_intra_doc_links))]
 
 mod cache;

@@ -265,9 +265,12 @@ mod own_kms {
         kms.local.as_ref().unwrap().disable_key(REGION, &kms.key).unwrap();
         hand.advance(Duration::from_secs(50));
         envelope.try_encrypt(b"x", &context()).expect("cached, and the refresh begins only now");
-        while cache.stats().encryption.entries + cache.stats().decryption.entries > 0 {
-            tokio::task::yield_now().await;
-        }
+        let dropped = async {
+            while cache.stats().encryption.entries + cache.stats().decryption.entries > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), dropped).await.expect("the refresh drops them");
         for outcome in [envelope.encrypt(b"x", &context()).await, envelope.encrypt(b"x", &other).await] {
             assert_eq!(kind(&outcome.unwrap_err()), KmsErrorKind::KeyDisabled);
         }
