@@ -37,7 +37,7 @@ Examples:
       --encryption-context file=report -i report.pdf.enc -o report.pdf
   envelope decrypt --wrapping-key aws-kms:arn:aws:kms:eu-west-1:111122223333:key/ID < srv.tar.enc | tar x
 
-Each frame is verified before a byte of it is written. To a pipe, the frames before a damaged one are written by then, so
+Each frame is verified before a byte of it is written. To a pipe, frames before a damaged one may be written by then, so
 watch the exit status (in a shell, `set -o pipefail`).";
 
 /// Encrypts, decrypts and inspects files in the AWS Encryption SDK message format.

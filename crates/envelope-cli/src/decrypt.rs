@@ -26,7 +26,7 @@ pub(crate) fn run(arguments: &Decrypt) -> Result<(), Failure> {
     let mut input = input.buffered();
     let failed = |error: &std::io::Error| Failure::stream(name.display(), error);
     let header = envelope.read_header(&mut input).map_err(|error| failed(&error))?;
-    let mut output = Output::open(arguments.files.output.as_deref(), false)?;
+    let mut output = Output::open(arguments.files.output.as_deref(), false, &arguments.wrapping_keys)?;
     // A file appears after the signature was verified.
     let mode = if output.appears_at_the_end() || arguments.release_unverified {
         DecryptionMode::ReleaseBeforeSignatureIsVerified

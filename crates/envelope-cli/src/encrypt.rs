@@ -33,7 +33,7 @@ pub(crate) fn run(arguments: &Encrypt) -> Result<(), Failure> {
     let envelope = envelope.build().map_err(|error| Failure::envelope(&error))?;
 
     let mut input = Input::open(&arguments.files.input, arguments.files.quiet)?;
-    let mut output = Output::open(arguments.files.output.as_deref(), true)?;
+    let mut output = Output::open(arguments.files.output.as_deref(), true, &arguments.wrapping_keys)?;
     let encryptor = runtime.block_on(envelope.encryptor(&context, None)).map_err(|error| Failure::context(&error))?;
     let name = input.name();
     let mut reader = encryptor.reader(&mut input);

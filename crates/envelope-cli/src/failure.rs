@@ -65,7 +65,8 @@ impl Failure {
             }
             Error::TooManyEncryptedDataKeys { .. } => "; the option is --max-encrypted-data-keys",
             Error::EncryptionContextMismatch { .. } | Error::DataKeyNotUnwrapped { .. } => {
-                "; `envelope inspect` shows the wrapping keys and the encryption context that the message names"
+                "; `envelope inspect` shows the wrapping keys and the encryption context that the message names, but not what \
+                 must be supplied since it was sealed with --required-context"
             }
             Error::SignedMessage { suite } => {
                 return Self::new(format!(

@@ -19,7 +19,10 @@ use signal_hook::{
 };
 use tempfile::TempPath;
 
-use crate::failure::{self, Failure};
+use crate::{
+    failure::{self, Failure},
+    wrapping_key::WrappingKey,
+};
 
 /// How far the output is.
 static PROGRESS: Mutex<Progress> = Mutex::new(Progress::Nothing);
@@ -51,8 +54,8 @@ impl Output {
     /// Opens the output. What is not a regular file, as a pipe or a device, is written directly, and so is a descriptor
     /// that is open already, as `/dev/stdout`.
     ///
-    /// `binary` output goes to a terminal only where that was asked for.
-    pub(crate) fn open(path: Option<&Path>, binary: bool) -> Result<Self, Failure> {
+    /// `binary` output goes to a terminal only where that was asked for. It never takes the place of a file in `keys`.
+    pub(crate) fn open(path: Option<&Path>, binary: bool, keys: &[WrappingKey]) -> Result<Self, Failure> {
         let Some(path) = path.filter(|path| *path != Path::new("-")) else {
             if path.is_none() && binary && io::stdout().is_terminal() {
                 let problem = "a message is no text for a terminal: give -o FILE, or -o - if it must be";
@@ -68,6 +71,9 @@ impl Output {
             Ok(metadata) if !metadata.is_file() || is_descriptor(path) => {
                 let sink = OpenOptions::new().append(true).open(path).map_err(failed)?;
                 return Ok(Self { sink, name: path.to_owned(), then: Then::Nothing });
+            }
+            Ok(metadata) if keys.iter().filter_map(WrappingKey::file).any(|key| is_file(key, &metadata)) => {
+                return Err(Failure::usage(format!("{}: it is a wrapping key's file: name another", path.display())));
             }
             Ok(metadata) => Some(metadata),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -211,6 +217,11 @@ fn inherit(file: &File, replaced: &Metadata) -> io::Result<()> {
         let _ = fchown(file, Some(replaced.uid()), None);
     }
     file.set_permissions(Permissions::from_mode(mode))
+}
+
+/// Whether a path leads to this file, by whatever name.
+fn is_file(path: &Path, file: &Metadata) -> bool {
+    fs::metadata(path).is_ok_and(|other| (other.dev(), other.ino()) == (file.dev(), file.ino()))
 }
 
 fn folder_of(path: &Path) -> &Path {

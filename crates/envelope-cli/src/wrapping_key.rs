@@ -32,6 +32,16 @@ pub(crate) enum WrappingKey {
 /// Four times what a key of 16,384 bits takes, in bytes.
 const LONGEST_PEM: usize = 64 * 1024;
 
+impl WrappingKey {
+    /// The file that the key is in, if it is in one.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        match self {
+            Self::AwsKms(_) => None,
+            Self::RawAes { key_file, .. } | Self::RawRsa { key_file, .. } => Some(key_file),
+        }
+    }
+}
+
 /// What the wrapping keys are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {

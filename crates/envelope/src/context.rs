@@ -8,7 +8,8 @@ use crate::error::Error;
 const RESERVED_PREFIX: &str = "aws-crypto-";
 
 /// Non-secret pairs that are authenticated with a message and stored beside it: a tenant, a table, a
-/// purpose. Without the same pairs the message does not open.
+/// purpose. On decryption, a pair that contradicts the message's, or that it does not authenticate, is an error; pairs that
+/// you don't supply are not checked, but for those that were required when it was sealed.
 ///
 /// Held in its canonical serialization (sorted by the UTF-8 bytes of the keys), which is what the header,
 /// the wrapping keys and the cache all need. Cloning is cheap.

@@ -145,6 +145,21 @@ fn a_full_disk_leaves_no_file() {
 }
 
 #[test]
+fn a_wrapping_key_is_not_written_over() {
+    let place = Place::new();
+    let message = message(&place);
+    fs::hard_link(place.path("aes.key"), place.path("another name")).unwrap();
+    let before = place.files();
+    for (command, input) in [("encrypt", &b"secret"[..]), ("decrypt", &message)] {
+        for output in ["aes.key", "./aes.key", "another name"] {
+            let ran = place.run(&[command, "--wrapping-key", AES, "-o", output], input);
+            assert!(ran.status == Some(2) && ran.said.contains("wrapping key's file"), "{}", ran.said);
+            assert_eq!(place.files(), before);
+        }
+    }
+}
+
+#[test]
 fn wrong_usage_is_told_apart() {
     let place = Place::new();
     for (arguments, expected) in [

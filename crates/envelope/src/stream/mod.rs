@@ -49,6 +49,31 @@
 //! # Ok(()) }
 //! ```
 //!
+//! Over tokio, which takes the feature `tokio`:
+//!
+//! ```
+//! # #[cfg(feature = "tokio")]
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use envelope::{DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring, stream::DecryptionMode};
+//! use tokio::io::copy;
+//!
+//! # let envelope = Envelope::new(RawAesKeyring::new("example", "key", &DataKey::generate(32)?)?)?;
+//! # let context = EncryptionContext::new([("file", "report")])?;
+//! let mut writer = envelope.encryptor(&context, None).await?.writer(Vec::new()); // any `AsyncWrite`
+//! copy(&mut &[7; 10_000][..], &mut writer).await?;
+//! let message = writer.finish_async().await?;
+//!
+//! let mut source = &message[..]; // any `AsyncRead`, best buffered
+//! let header = envelope.read_header_async(&mut source).await?;
+//! let decryptor = envelope.decryptor(&header, &context, DecryptionMode::UnsignedOnly).await?;
+//! let mut plaintext = vec![];
+//! copy(&mut decryptor.reader(source), &mut plaintext).await?;
+//! assert_eq!(plaintext, [7; 10_000]);
+//! # Ok(()) }
+//! # #[cfg(not(feature = "tokio"))]
+//! # fn main() {}
+//! ```
+//!
 //! [`Envelope::encryptor`]: crate::Envelope::encryptor
 //! [`Envelope::decryptor`]: crate::Envelope::decryptor
 //! [`Envelope::read_header`]: crate::Envelope::read_header
