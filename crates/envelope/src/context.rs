@@ -118,6 +118,11 @@ impl EncryptionContext {
         pairs(self.as_serialized())
     }
 
+    /// The keys without their values.
+    pub fn keys(&self) -> ContextKeys<'_> {
+        ContextKeys(self.as_serialized())
+    }
+
     /// How many pairs there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -134,6 +139,11 @@ impl EncryptionContext {
     #[must_use]
     pub fn as_serialized(&self) -> &[u8] {
         self.0.as_deref().unwrap_or_default()
+    }
+
+    /// The canonical serialization, to keep.
+    pub(crate) fn to_canonical(&self) -> Arc<[u8]> {
+        self.0.clone().unwrap_or_default()
     }
 
     /// The first key that is reserved for the message format, if any.
@@ -189,6 +199,45 @@ impl Default for EncryptionContext {
 impl fmt::Debug for EncryptionContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+/// The keys of an encryption context, without their values: what logs may show. Displays as `key, key, …`.
+///
+/// ```
+/// use envelope::EncryptionContext;
+///
+/// let context = EncryptionContext::new([("tenant", "42"), ("purpose", "card number")])?;
+/// assert_eq!(context.keys().to_string(), "purpose, tenant");
+/// # Ok::<(), envelope::Error>(())
+/// ```
+#[derive(Clone, Copy)]
+pub struct ContextKeys<'a>(
+    /// A valid canonical serialization.
+    &'a [u8],
+);
+
+impl<'a> ContextKeys<'a> {
+    /// The keys in a valid canonical serialization.
+    pub(crate) fn of_serialized(serialized: &'a [u8]) -> Self {
+        Self(serialized)
+    }
+
+    /// The keys, sorted by their UTF-8 bytes.
+    pub fn iter(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        pairs(self.0).map(|(key, _)| key)
+    }
+}
+
+impl fmt::Display for ContextKeys<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.iter().enumerate().try_for_each(|(at, key)| write!(f, "{}{key}", if at == 0 { "" } else { ", " }))
+    }
+}
+
+impl fmt::Debug for ContextKeys<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
     }
 }
 

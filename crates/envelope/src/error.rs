@@ -156,6 +156,19 @@ pub enum Error {
         retry_after: Duration,
     },
 
+    /// Some of the encryption contexts that were warmed have no usable data key; only returned by
+    /// [`Envelope::ready`](crate::Envelope::ready).
+    #[error("{missing} of {warmed} warmed encryption contexts have no usable data key; the first: {cause}")]
+    NotReady {
+        /// How many have none.
+        missing: usize,
+        /// How many were warmed.
+        warmed: usize,
+        /// What the first of them failed with.
+        #[source]
+        cause: Arc<Self>,
+    },
+
     /// A setting, or a component's answer, is out of its allowed range.
     #[error("invalid {setting}: {problem}")]
     InvalidSetting {
@@ -178,9 +191,9 @@ impl Error {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::DataKeyUnavailable(cause) => cause.retryable,
-            Self::DataKeyNotUnwrapped { failures, .. } => failures.iter().any(|cause| cause.retryable),
-            Self::Remembered { cause, .. } => cause.is_retryable(),
+            Self::DataKeyUnavailable(cause) => cause.is_retryable(),
+            Self::DataKeyNotUnwrapped { failures, .. } => failures.iter().any(KeyringError::is_retryable),
+            Self::Remembered { cause, .. } | Self::NotReady { cause, .. } => cause.is_retryable(),
             Self::NotCached | Self::Random(_) => true,
             _ => false,
         }
@@ -192,7 +205,7 @@ impl Error {
         match self {
             Self::DataKeyUnavailable(cause) => std::slice::from_ref(cause),
             Self::DataKeyNotUnwrapped { failures, .. } => failures,
-            Self::Remembered { cause, .. } => cause.keyring_errors(),
+            Self::Remembered { cause, .. } | Self::NotReady { cause, .. } => cause.keyring_errors(),
             _ => &[],
         }
     }
@@ -245,49 +258,90 @@ impl From<Error> for io::Error {
 #[derive(Debug, Clone)]
 pub struct KeyringError {
     wrapping_key: Arc<str>,
-    retryable: bool,
-    refusal: Option<Refusal>,
+    kind: KeyringErrorKind,
     cause: Arc<dyn std::error::Error + Send + Sync>,
 }
 
-/// That a wrapping key may not be used, and by whom: what was cached under it must go.
+/// What kind of failure a keyring's is. It decides what the cache makes of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Refusal {
-    /// This caller may not use it, at least not with this encryption context.
+pub enum KeyringErrorKind {
+    /// It was asked too often. May pass by itself.
+    Throttled,
+    /// No answer came in time. May pass by itself.
+    TimedOut,
+    /// It was out of reach, or failed inside. May pass by itself.
+    Unavailable,
+    /// This caller may not use the wrapping key, at least not with this encryption context: data keys that were cached
+    /// under it are dropped when a refresh hears this.
     Denied,
-    /// Nobody may: it is disabled, or about to be deleted.
+    /// Nobody may use the wrapping key: it is disabled, about to be deleted, or gone. Data keys that are cached under it
+    /// are dropped.
     Unusable,
+    /// The caller's credentials have expired, were not accepted, or could not be had.
+    Credentials,
+    /// The wrapped data key does not unwrap: it is damaged, or bound to another encryption context.
+    InvalidCiphertext,
+    /// Anything else.
+    Other,
+}
+
+impl KeyringErrorKind {
+    /// Every kind, in the order of declaration.
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Throttled,
+        Self::TimedOut,
+        Self::Unavailable,
+        Self::Denied,
+        Self::Unusable,
+        Self::Credentials,
+        Self::InvalidCiphertext,
+        Self::Other,
+    ];
+
+    /// Whether the same request may succeed later without anything being changed.
+    #[must_use]
+    pub fn is_retryable(self) -> bool {
+        matches!(self, Self::Throttled | Self::TimedOut | Self::Unavailable)
+    }
+
+    /// The kind's name, in `snake_case`: for metrics and logs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Throttled => "throttled",
+            Self::TimedOut => "timed_out",
+            Self::Unavailable => "unavailable",
+            Self::Denied => "denied",
+            Self::Unusable => "unusable",
+            Self::Credentials => "credentials",
+            Self::InvalidCiphertext => "invalid_ciphertext",
+            Self::Other => "other",
+        }
+    }
 }
 
 impl KeyringError {
     /// An error of the keyring that uses `wrapping_key` (a name or an ARN, never key material).
+    ///
+    /// ```
+    /// use envelope::keyring::{KeyringError, KeyringErrorKind};
+    ///
+    /// let error = KeyringError::new("tenant-42", KeyringErrorKind::Unusable, "the key is locked");
+    /// assert!(!error.is_retryable());
+    /// ```
     pub fn new(
         wrapping_key: impl Into<Arc<str>>,
-        retryable: bool,
+        kind: KeyringErrorKind,
         cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self { wrapping_key: wrapping_key.into(), retryable, refusal: None, cause: Arc::from(cause.into()) }
+        Self { wrapping_key: wrapping_key.into(), kind, cause: Arc::from(cause.into()) }
     }
 
-    /// The same, since the wrapping key may not be used: data keys that are cached under it are dropped.
-    ///
-    /// ```
-    /// use envelope::keyring::{KeyringError, Refusal};
-    ///
-    /// let error = KeyringError::new("tenant-42", false, "the key is locked").with_refusal(Refusal::Unusable);
-    /// assert_eq!(error.refusal(), Some(Refusal::Unusable));
-    /// ```
+    /// What kind of failure it is.
     #[must_use]
-    pub fn with_refusal(mut self, refusal: Refusal) -> Self {
-        self.refusal = Some(refusal);
-        self
-    }
-
-    /// Whether the wrapping key may not be used, and by whom.
-    #[must_use]
-    pub fn refusal(&self) -> Option<Refusal> {
-        self.refusal
+    pub fn kind(&self) -> KeyringErrorKind {
+        self.kind
     }
 
     /// The wrapping key that was asked: its name or ARN.
@@ -299,7 +353,7 @@ impl KeyringError {
     /// Whether the same request may succeed later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        self.retryable
+        self.kind.is_retryable()
     }
 
     /// The cause, to be downcast to the provider's own error type.
@@ -350,7 +404,8 @@ mod tests {
 
     #[test]
     fn every_failure_is_listed() {
-        let failures = vec![KeyringError::new("a", false, "denied"), KeyringError::new("b", true, "throttled")];
+        let failures = [("a", KeyringErrorKind::Denied, "denied"), ("b", KeyringErrorKind::Throttled, "throttled")];
+        let failures = failures.map(|(key, kind, cause)| KeyringError::new(key, kind, cause)).to_vec();
         let error = Error::DataKeyNotUnwrapped { failures, not_stored: vec![] };
         assert_eq!(error.to_string(), "could not unwrap a data key: a: denied; b: throttled");
         assert!(error.is_retryable());

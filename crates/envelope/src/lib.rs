@@ -31,6 +31,9 @@
 //! | `aws-kms` | yes | the AWS KMS keyring, over `kms-pool` |
 //! | `aws-lc-rs` | yes | AES-GCM by AWS-LC instead of RustCrypto's portable implementation; signed suites; the raw RSA keyring |
 //! | `tokio` | yes | data keys are refreshed in the background; streams over tokio's `AsyncRead` and `AsyncWrite`; `aws-kms` brings it along |
+//! | `tracing` | yes | what happens in the cache, as events |
+//! | `metrics` | no | the same, for the `metrics` facade: see [`materials::MaterialsCache`] |
+//! | `serde` | no | the cache's statistics can be serialized |
 #![cfg_attr(not(feature = "aws-kms"), allow(rustdoc::broken_intra_doc_links))]
 
 mod cache;
@@ -45,13 +48,14 @@ pub mod fuzzing;
 pub mod keyring;
 pub mod materials;
 mod message;
+pub mod observer;
 pub mod stream;
 mod suite;
 mod time;
 
 pub use crate::{
-    client::{Decrypted, Envelope, EnvelopeBuilder},
-    context::EncryptionContext,
+    client::{Decrypted, Envelope, EnvelopeBuilder, PreparedContext},
+    context::{ContextKeys, EncryptionContext},
     data_key::DataKey,
     error::Error,
     suite::{AlgorithmSuite, CommitmentPolicy},

@@ -256,8 +256,8 @@ mod own_kms {
     async fn a_key_that_was_disabled_is_dropped_by_the_next_refresh() {
         let kms = Kms::local().await;
         let (clock, hand) = Clock::manual();
-        let cache = MaterialsCache::new(10);
-        let envelope = kms.caching(|builder| builder.max_age(Duration::from_mins(1)).clock(clock).cache(&cache));
+        let cache = MaterialsCache::builder().clock(clock).build();
+        let envelope = kms.caching(|builder| builder.max_age(Duration::from_mins(1)).cache(&cache));
         let other = EncryptionContext::new([("tenant", "43")]).unwrap();
         let message = envelope.encrypt(b"x", &context()).await.unwrap();
         envelope.encrypt(b"x", &other).await.unwrap();

@@ -66,8 +66,12 @@ async fn no_data_key_seals_more_than_max_bytes() {
 async fn a_data_key_is_used_up_to_its_age_and_no_longer() {
     let keyring = GatedKeyring::open();
     let (clock, hand) = Clock::manual();
-    let envelope =
-        caching(&keyring, |builder| builder.max_age(Duration::from_mins(1)).clock(clock).refresh_ahead(false));
+    let envelope = caching(&keyring, |builder| {
+        builder
+            .max_age(Duration::from_mins(1))
+            .cache(&MaterialsCache::builder().clock(clock).build())
+            .refresh_ahead(false)
+    });
     let message = envelope.encrypt(b"x", &context()).await.unwrap();
     envelope.decrypt(&message, &context()).await.unwrap();
     hand.advance(Duration::from_nanos(59_999_999_999));
@@ -85,7 +89,9 @@ async fn a_data_key_is_used_up_to_its_age_and_no_longer() {
 async fn age_counts_from_the_request_not_from_its_answer() {
     let keyring = GatedKeyring::new(0);
     let (clock, hand) = Clock::manual();
-    let envelope = caching(&keyring, |builder| builder.max_age(Duration::from_mins(1)).clock(clock));
+    let envelope = caching(&keyring, |builder| {
+        builder.max_age(Duration::from_mins(1)).cache(&MaterialsCache::builder().clock(clock).build())
+    });
     let context = context();
     let mut waiting = Box::pin(envelope.encrypt(b"x", &context));
     assert!(poll_immediate(&mut waiting).await.is_none());
@@ -120,7 +126,7 @@ async fn those_who_miss_together_cost_one_request() {
 async fn a_failure_is_shared_remembered_and_then_tried_again() {
     let keyring = GatedKeyring::new(0);
     let (clock, hand) = Clock::manual();
-    let envelope = caching(&keyring, |builder| builder.clock(clock));
+    let envelope = caching(&keyring, |builder| builder.cache(&MaterialsCache::builder().clock(clock).build()));
     let context = context();
     let mut waiting: Vec<_> = (0..100).map(|_| Box::pin(envelope.encrypt(b"x", &context))).collect();
     for waiting in &mut waiting {
@@ -154,9 +160,8 @@ async fn what_cannot_work_is_refused_for_as_long_as_was_set() {
     for remembered in [Duration::from_secs(3), Duration::ZERO] {
         let keyring = GatedKeyring::open();
         let (clock, hand) = Clock::manual();
-        let cache = MaterialsCache::new(10);
-        let envelope =
-            caching(&keyring, |builder| builder.clock(clock).cache(&cache).remember_failures_for(remembered));
+        let cache = MaterialsCache::builder().clock(clock).build();
+        let envelope = caching(&keyring, |builder| builder.cache(&cache).remember_failures_for(remembered));
         let mut message = envelope.encrypt(b"x", &context()).await.unwrap();
         let end_of_keys = support::header_length(&message) - 53;
         message[end_of_keys - 1] ^= 1;
@@ -188,10 +193,8 @@ async fn eventually(until: impl Fn() -> bool) {
 async fn nobody_waits_for_a_successor_by_age_or_by_usage() {
     let keyring = GatedKeyring::open();
     let (clock, hand) = Clock::manual();
-    let cache = MaterialsCache::new(10);
-    let envelope = caching(&keyring, |builder| {
-        builder.max_age(Duration::from_mins(1)).max_messages(100).clock(clock).cache(&cache)
-    });
+    let cache = MaterialsCache::builder().clock(clock).build();
+    let envelope = caching(&keyring, |builder| builder.max_age(Duration::from_mins(1)).max_messages(100).cache(&cache));
     let message = envelope.encrypt(b"x", &context()).await.unwrap();
     envelope.decrypt(&message, &context()).await.unwrap();
     for round in 1..=10 {
@@ -222,10 +225,10 @@ async fn nobody_waits_for_a_successor_by_age_or_by_usage() {
 async fn an_outage_is_bridged_up_to_the_ceiling_and_never_past_the_limits() {
     let keyring = GatedKeyring::open();
     let (clock, hand) = Clock::manual();
-    let cache = MaterialsCache::new(10);
+    let cache = MaterialsCache::builder().clock(clock).build();
     let envelope = caching(&keyring, |builder| {
         let builder = builder.max_age(Duration::from_mins(1)).serve_stale_for(Duration::from_mins(2));
-        builder.max_messages(5).clock(clock).cache(&cache)
+        builder.max_messages(5).cache(&cache)
     });
     let message = envelope.encrypt(b"1", &context()).await.unwrap();
     envelope.decrypt(&message, &context()).await.unwrap();
@@ -252,7 +255,9 @@ async fn an_outage_is_bridged_up_to_the_ceiling_and_never_past_the_limits() {
 async fn without_a_ceiling_nothing_serves_past_its_age() {
     let keyring = GatedKeyring::open();
     let (clock, hand) = Clock::manual();
-    let envelope = caching(&keyring, |builder| builder.max_age(Duration::from_mins(1)).clock(clock));
+    let envelope = caching(&keyring, |builder| {
+        builder.max_age(Duration::from_mins(1)).cache(&MaterialsCache::builder().clock(clock).build())
+    });
     envelope.encrypt(b"1", &context()).await.unwrap();
     keyring.gate.close();
     hand.advance(Duration::from_mins(1));
@@ -301,7 +306,7 @@ async fn nothing_from_before_an_invalidation_is_used_after() {
 #[tokio::test]
 async fn no_more_loads_at_once_than_allowed() {
     let keyring = GatedKeyring::new(0);
-    let cache = MaterialsCache::with_max_loads(100, 4);
+    let cache = MaterialsCache::builder().max_loads(4).build();
     let envelope = caching(&keyring, |builder| builder.cache(&cache));
     let contexts: Vec<_> =
         (0..50).map(|tenant| EncryptionContext::new([("tenant", tenant.to_string())]).unwrap()).collect();
@@ -381,7 +386,9 @@ async fn messages_under_two_data_keys_of_one_context_both_open() {
 async fn a_stale_answer_serves_only_the_caller_who_asked_for_it() {
     let keyring = GatedKeyring::new(0);
     let (clock, hand) = Clock::manual();
-    let envelope = caching(&keyring, |builder| builder.max_age(Duration::from_mins(1)).clock(clock));
+    let envelope = caching(&keyring, |builder| {
+        builder.max_age(Duration::from_mins(1)).cache(&MaterialsCache::builder().clock(clock).build())
+    });
     let context = context();
     let mut leader = Box::pin(envelope.encrypt(b"x", &context));
     let mut follower = Box::pin(envelope.encrypt(b"x", &context));

@@ -25,6 +25,7 @@ const ROOMS: &[(&str, u8)] = &[
     ("suite", 0),
     ("context", 0),
     ("data_key", 0),
+    ("observer", 0),
 ];
 
 #[test]

@@ -6,8 +6,8 @@ mod support;
 use envelope::{
     AlgorithmSuite, DataKey, EncryptionContext, Envelope, Error,
     keyring::{
-        GeneratedDataKey, Keyring, KeyringError, KeyringFuture, KeyringRequest, MultiKeyring, MultiKeyringBuilder,
-        RawAesKeyring,
+        GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture, KeyringRequest, MultiKeyring,
+        MultiKeyringBuilder, RawAesKeyring,
     },
     materials::EncryptedDataKey,
 };
@@ -28,7 +28,7 @@ struct Failing(&'static str);
 
 impl Failing {
     fn error(&self) -> KeyringError {
-        KeyringError::new(self.0, true, "out of order")
+        KeyringError::new(self.0, KeyringErrorKind::Unavailable, "out of order")
     }
 }
 

@@ -18,6 +18,8 @@ use super::{
 pub(crate) struct Entry<V> {
     value: Arc<V>,
     asked: Instant,
+    /// The age from which its successor is wanted, however little it was used.
+    low_age: Duration,
     load_time: Duration,
     usage: Usage,
     proven: AtomicBool,
@@ -26,9 +28,10 @@ pub(crate) struct Entry<V> {
 impl<V> Entry<V> {
     /// A new entry, of a value that was asked for at `asked` and came at `landed`. Age counts from the first: the
     /// last moment at which the caller was certainly authorized.
-    pub(crate) fn new(value: Arc<V>, asked: Instant, landed: Instant) -> Self {
+    pub(crate) fn new(value: Arc<V>, asked: Instant, landed: Instant, policy: &Policy) -> Self {
         let load_time = landed.saturating_duration_since(asked);
-        Self { value, asked, load_time, usage: Usage::default(), proven: AtomicBool::new(false) }
+        let low_age = policy.low_age(load_time);
+        Self { value, asked, low_age, load_time, usage: Usage::default(), proven: AtomicBool::new(false) }
     }
 
     /// How long ago the value was asked for.
@@ -41,21 +44,31 @@ impl<V> Entry<V> {
         self.age(now) < max_age
     }
 
-    /// The value for one message of `bytes` bytes, if the limits on usage allow it; `None` is a use that is not counted.
-    pub(crate) fn reserve(&self, limits: &Limits, bytes: Option<u64>) -> Option<Arc<V>> {
-        bytes.is_none_or(|bytes| self.usage.reserve(limits, bytes)).then(|| Arc::clone(&self.value))
+    /// Whether the limits on usage allow one message of `bytes` bytes, which then counts; `None` is a use that is not
+    /// counted.
+    pub(crate) fn reserve(&self, limits: &Limits, bytes: Option<u64>) -> bool {
+        match bytes {
+            Some(bytes) => self.usage.reserve(limits, bytes),
+            None => !self.is_used_up(limits),
+        }
     }
 
-    /// Whether it is time to fetch the next one.
-    pub(crate) fn is_low(&self, now: Instant, policy: &Policy) -> bool {
-        policy.is_low(self.age(now), self.usage.used(), self.load_time)
+    /// Whether it is time to fetch the next one, for uses that are `gap` apart.
+    pub(crate) fn is_low(&self, age: Duration, gap: Duration, policy: &Policy) -> bool {
+        age >= self.low_age
+            || age.saturating_add(gap).saturating_add(gap) >= policy.limits.max_age
+            || policy.is_nearly_used(age, self.usage.used(), self.load_time)
     }
 
     /// Whether hardly any message fits under it any more.
     pub(crate) fn is_used_up(&self, limits: &Limits) -> bool {
-        let (messages, bytes) = self.usage.used();
         // A twentieth of the bytes may stay unused where messages are long.
-        messages >= limits.max_messages || bytes > limits.max_bytes - limits.max_bytes / 20
+        self.has_no_message_left(limits) || self.usage.used().1 > limits.max_bytes - limits.max_bytes / 20
+    }
+
+    /// Whether all its messages were reserved or leased.
+    pub(crate) fn has_no_message_left(&self, limits: &Limits) -> bool {
+        self.usage.used().0 >= limits.max_messages
     }
 
     /// Notes that the value has served.
@@ -68,8 +81,8 @@ impl<V> Entry<V> {
         self.proven.load(Ordering::Relaxed)
     }
 
-    /// The value, to look at.
-    pub(crate) fn value(&self) -> &V {
+    /// The value.
+    pub(crate) fn value(&self) -> &Arc<V> {
         &self.value
     }
 }

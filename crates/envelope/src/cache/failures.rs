@@ -18,8 +18,18 @@ pub(crate) struct Failures<K> {
 #[derive(Debug, Clone)]
 struct Failure {
     error: Error,
+    noted: Instant,
     until: Instant,
-    in_a_row: u32,
+    streak: Streak,
+}
+
+/// How many failures there were in a row.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Streak {
+    /// Each one.
+    pub(crate) failures: u32,
+    /// Those that were asked for together count as one.
+    pub(crate) waves: u32,
 }
 
 impl<K: Clone + Eq + Hash> Failures<K> {
@@ -38,11 +48,23 @@ impl<K: Clone + Eq + Hash> Failures<K> {
         Some((failure.error, left))
     }
 
-    /// Remembers a failure for as long as `wait` says, which gets how many there were in a row.
-    pub(crate) fn note(&self, key: &K, error: &Error, now: Instant, wait: impl FnOnce(u32) -> Duration) {
-        let in_a_row = self.failures.peek(key).map_or(0, |failure| failure.in_a_row).saturating_add(1);
-        let Some(until) = now.checked_add(wait(in_a_row)) else { return };
-        self.failures.insert(key.clone(), Failure { error: error.clone(), until, in_a_row });
+    /// Remembers the failure of what was asked for at `asked`, for as long as `wait` says.
+    pub(crate) fn note(
+        &self,
+        key: &K,
+        error: &Error,
+        asked: Instant,
+        now: Instant,
+        wait: impl FnOnce(Streak) -> Duration,
+    ) {
+        let before = self.failures.peek(key);
+        let mut streak = before.as_ref().map_or_else(Streak::default, |failure| failure.streak);
+        streak.failures = streak.failures.saturating_add(1);
+        if before.is_none_or(|failure| asked >= failure.noted) {
+            streak.waves = streak.waves.saturating_add(1);
+        }
+        let Some(until) = now.checked_add(wait(streak)) else { return };
+        self.failures.insert(key.clone(), Failure { error: error.clone(), noted: now, until, streak });
     }
 
     /// Forgets a failure: it works again.
@@ -53,6 +75,11 @@ impl<K: Clone + Eq + Hash> Failures<K> {
         if !self.failures.is_empty() {
             self.failures.remove(key);
         }
+    }
+
+    /// Whether nothing is remembered.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.failures.is_empty()
     }
 
     /// Forgets every failure.
@@ -72,9 +99,9 @@ mod tests {
     fn a_failure_is_remembered_for_its_time_and_counted() {
         let (failures, now) = (Failures::new(10), Clock::system().now());
         let note = |now, expected: u32| {
-            failures.note(&"a", &Error::Authentication, now, |in_a_row| {
-                assert_eq!(in_a_row, expected);
-                SECOND * in_a_row
+            failures.note(&"a", &Error::Authentication, now, now, |streak| {
+                assert_eq!((streak.failures, streak.waves), (expected, expected));
+                SECOND * streak.waves
             });
         };
         assert!(failures.find(&"a", now).is_none());
@@ -87,5 +114,15 @@ mod tests {
         failures.forget(&"a");
         assert!(failures.find(&"a", now + SECOND).is_none());
         note(now, 1);
+    }
+    #[test]
+    fn failures_that_were_asked_for_together_are_one_wave() {
+        let (failures, now) = (Failures::new(10), Clock::system().now());
+        for (asked, noted, expected) in [(0, 5, (1, 1)), (1, 6, (2, 1)), (4, 6, (3, 1)), (6, 9, (4, 2))] {
+            failures.note(&"a", &Error::Authentication, now + SECOND * asked, now + SECOND * noted, |streak| {
+                assert_eq!((streak.failures, streak.waves), expected);
+                SECOND
+            });
+        }
     }
 }

@@ -1,12 +1,16 @@
 //! A generic cache with usage limits, single flight, refresh ahead of need, and a memory for failures. Knows neither
 //! keys nor clocks.
 
+mod counts;
+mod departed;
 pub(crate) mod entry;
 pub(crate) mod failures;
 pub(crate) mod flight;
 pub(crate) mod gate;
 pub(crate) mod limits;
 pub(crate) mod policy;
+mod repeats;
+mod sight;
 pub(crate) mod slot;
 pub(crate) mod store;
 pub(crate) mod stripe;
@@ -16,22 +20,26 @@ use std::{
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::{Arc, PoisonError, RwLock},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use futures_util::FutureExt;
 
+pub use self::counts::{Counts, FailureCounts};
 use self::{
     entry::Entry,
     failures::Failures,
     flight::{Boarding, Flights},
     gate::{Gate, Pass, Priority},
     policy::Policy,
+    sight::Sight,
     slot::{Slot, Taken, Vacant},
     store::{Key, OwnedKey, Store},
-    stripe::Counter,
 };
-use crate::error::Error;
+use crate::{
+    error::{Error, KeyringErrorKind},
+    observer::{EventKind, Observer, Operation},
+};
 
 /// Something to be done while nobody waits for it.
 pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -68,9 +76,35 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
     /// What the operation reserves, in bytes; `None` is a use that is not counted.
     fn bytes(&self) -> Option<u64>;
 
+    /// The wrapping keys of which any one may be asked, by the names in [`KeyringError`](crate::error::KeyringError); none
+    /// where that is not known.
+    fn wrapping_keys(&self) -> Vec<Arc<str>>;
+
     /// Asks for a value.
     fn load(self) -> impl Future<Output = Result<Arc<Self::Value>, Error>> + Send + 'static;
+
+    /// A value that was asked for at `asked` is about to be kept. Nothing is invalidated meanwhile.
+    fn loaded(&self, value: &Arc<Self::Value>, asked: Instant) {
+        let _ = (value, asked);
+    }
 }
+
+/// What the two halves of a cache have in common: how much is asked at once, and which wrapping keys are left alone.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared {
+    gate: Gate,
+    backoffs: Arc<Failures<Arc<str>>>,
+}
+
+impl Shared {
+    /// At most `max_loads` loads run at once.
+    pub(crate) fn new(max_loads: usize) -> Self {
+        Self { gate: Gate::new(max_loads), backoffs: Arc::new(Failures::new(WRAPPING_KEYS)) }
+    }
+}
+
+/// How many wrapping keys are remembered to fail.
+const WRAPPING_KEYS: usize = 1_000;
 
 /// Entries, the loads under way for those that are missing, and counts of what happened.
 #[derive(Debug)]
@@ -79,21 +113,44 @@ pub(crate) struct Cache<V> {
     flights: Flights<Result<Arc<Entry<V>>, Error>>,
     gate: Gate,
     failures: Failures<OwnedKey>,
+    backoffs: Arc<Failures<Arc<str>>>,
     /// How often values were invalidated. What was asked for before is not put in after.
     invalidations: RwLock<u64>,
-    counters: Counters,
+    sight: Arc<Sight>,
+}
+
+/// A place in a cache that was looked up once.
+#[derive(Debug)]
+pub(crate) struct Place<V> {
+    key: OwnedKey,
+    slot: Arc<Slot<V>>,
+}
+
+impl<V> Place<V> {
+    /// The key it is at.
+    pub(crate) fn key(&self) -> Key<'_> {
+        self.key.borrow()
+    }
 }
 
 impl<V: Send + Sync + 'static> Cache<V> {
-    /// An empty cache of at most `capacity` entries, with at most as many loads at once as `gate` lets through.
-    pub(crate) fn new(capacity: usize, gate: Gate) -> Self {
+    /// An empty cache of at most `capacity` entries.
+    pub(crate) fn new(
+        capacity: usize,
+        shared: Shared,
+        operation: Operation,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Self {
+        let sight = Arc::new(Sight::new(capacity, operation, observer));
+        let Shared { gate, backoffs } = shared;
         Self {
-            slots: Store::new(capacity),
+            slots: Store::new(capacity, Arc::clone(&sight)),
             flights: Flights::new(),
             gate,
             failures: Failures::new(capacity),
+            backoffs,
             invalidations: RwLock::new(0),
-            counters: Counters::default(),
+            sight,
         }
     }
 
@@ -106,8 +163,38 @@ impl<V: Send + Sync + 'static> Cache<V> {
         bytes: Option<u64>,
     ) -> Result<Taken<V>, Vacant> {
         let taken = self.slots.find(key).ok_or(Vacant::Absent)?.take(now, policy, bytes)?;
-        self.counters.taken(&taken);
+        self.sight.taken(key, &taken);
         Ok(taken)
+    }
+
+    /// The place of `key`, to find values there without looking it up again.
+    pub(crate) fn place(&self, key: Key<'_>, now: Instant) -> Place<V> {
+        let key = key.to_owned();
+        Place { slot: self.slots.slot(&key, now), key }
+    }
+
+    /// A value from a place, as [`find`](Self::find) gives it.
+    pub(crate) fn find_at(
+        &self,
+        place: &Place<V>,
+        now: Instant,
+        policy: &Policy,
+        bytes: Option<u64>,
+    ) -> Result<Taken<V>, Vacant> {
+        match place.slot.take(now, policy, bytes) {
+            Ok(taken) => {
+                self.sight.taken(&place.key.borrow(), &taken);
+                Ok(taken)
+            }
+            Err(Vacant::Absent) if place.slot.is_retired() => {
+                let _one_at_a_time = self.invalidations.write().unwrap_or_else(PoisonError::into_inner);
+                if place.slot.is_retired() {
+                    self.slots.put_back(&place.key, &place.slot);
+                }
+                Err(Vacant::Absent)
+            }
+            Err(vacant) => Err(vacant),
+        }
     }
 
     /// A value from the entry under `key`, which is loaded as often as it takes: a load may be used up by others who
@@ -128,43 +215,45 @@ impl<V: Send + Sync + 'static> Cache<V> {
         loop {
             let mut vacant = Vacant::Absent;
             let find = || match self.find(&key.borrow(), settings.now(), policy, bytes) {
-                Ok(taken) => Some(Ok(taken)),
+                Ok(taken) => Some(Ok((taken.value.to_arc(), taken.wants_refresh))),
                 Err(why) => {
                     vacant = why;
-                    self.failures.find(&key.borrow(), settings.now()).map(Err)
+                    self.remembered(&key, &source).map(Err)
                 }
             };
             let boarding = self.flights.board(&key, find, || self.foreground(key.clone(), source.clone()));
             let (flight, started) = match boarding {
-                Boarding::Landed(Ok(taken)) => {
-                    if taken.wants_refresh {
+                Boarding::Landed(Ok((value, wants_refresh))) => {
+                    if wants_refresh {
                         self.refresh(&key.borrow(), &source);
                     }
-                    return Ok(taken.value);
+                    return Ok(value);
                 }
                 Boarding::Landed(Err((cause, retry_after))) => {
-                    self.counters.refused.count();
-                    return Err(cause.remembered(retry_after));
+                    if !missed {
+                        self.sight.missed(&key.borrow(), vacant);
+                    }
+                    return Err(self.refused(&key, cause.remembered(retry_after)));
                 }
                 Boarding::Wait { flight, started } => (flight, started),
             };
             if !std::mem::replace(&mut missed, true) {
-                self.counters.missed(vacant);
+                self.sight.missed(&key.borrow(), vacant);
             }
             if !started {
-                self.counters.coalesced.count();
+                self.sight.tell(&key.borrow(), EventKind::Coalesced);
             }
             match flight.await {
                 // Whoever began the load uses what it brought, however long that took.
                 Ok(entry) => {
                     let usable = started || entry.is_fresh(settings.now(), policy.limits.max_age);
-                    if let Some(value) = usable.then(|| entry.reserve(&policy.limits, bytes)).flatten() {
-                        return Ok(value);
+                    if usable && entry.reserve(&policy.limits, bytes) {
+                        return Ok(Arc::clone(entry.value()));
                     }
                 }
                 Err(error) => {
                     let stale = self.find(&key.borrow(), settings.now(), policy, bytes);
-                    return stale.map(|taken| taken.value).map_err(|_| error);
+                    return stale.map(|taken| taken.value.to_arc()).map_err(|_| self.refused(&key, error));
                 }
             }
         }
@@ -173,6 +262,9 @@ impl<V: Send + Sync + 'static> Cache<V> {
     /// Fetches the next value in the background, unless that is under way.
     pub(crate) fn refresh<S: Source<Value = V>>(self: &Arc<Self>, key: &Key<'_>, source: &S) {
         let now = source.settings().now();
+        if self.backed_off(source, now).is_some() {
+            return;
+        }
         let Some(slot) = self.slots.find(key).filter(|slot| slot.begin_refresh(now)) else { return };
         let end = EndOfRefresh(slot);
         let (cache, key, task_source) = (Arc::clone(self), (*key).to_owned(), source.clone());
@@ -181,14 +273,20 @@ impl<V: Send + Sync + 'static> Cache<V> {
             // Nobody can join it before its turn: who waits must not wait behind what nobody waits for.
             let pass = cache.gate.enter(Priority::Background).await;
             let load = || cache.load(key.clone(), task_source, pass, true);
-            if let Boarding::Wait { flight, started } = cache.flights.board(&key, || None::<()>, load) {
-                if started {
-                    cache.counters.refreshes.count();
-                }
+            if let Boarding::Wait { flight, .. } = cache.flights.board(&key, || None::<()>, load) {
                 // Its failure was noted.
                 let _ = flight.await;
             }
         }));
+    }
+
+    /// Puts in a value that was come by otherwise, and asked for at `asked`.
+    pub(crate) fn prime<S: Source<Value = V>>(&self, key: &Key<'_>, value: Arc<V>, asked: Instant, source: &S) {
+        let invalidations = *self.invalidations.read().unwrap_or_else(PoisonError::into_inner);
+        let settings = source.settings();
+        let entry = Arc::new(Entry::new(value, asked, settings.now(), settings.policy()));
+        entry.prove();
+        self.put(&(*key).to_owned(), &entry, source, asked, invalidations);
     }
 
     /// Tells how the value under `key` served one that waited for it. A value that never served is dropped at
@@ -207,8 +305,8 @@ impl<V: Send + Sync + 'static> Cache<V> {
     }
 
     /// Counts an operation that may not use the cache.
-    pub(crate) fn bypass(&self) {
-        self.counters.bypasses.count();
+    pub(crate) fn bypass(&self, key: &Key<'_>) {
+        self.sight.tell(key, EventKind::Bypassed);
     }
 
     /// Drops the entries that `doomed` picks, and all memory of failures. Nothing that was asked for before is used by
@@ -217,8 +315,18 @@ impl<V: Send + Sync + 'static> Cache<V> {
         let mut invalidations = self.invalidations.write().unwrap_or_else(PoisonError::into_inner);
         *invalidations += 1;
         self.flights.detach();
-        self.slots.remove_where(|key, slot| slot.holds(|entry| doomed(key, entry.value())));
+        let entries = self.slots.remove_where(|key, slot| {
+            let goes = slot.holds(|entry| doomed(key, entry.value()));
+            if goes {
+                self.sight.invalidated(&key.borrow());
+            }
+            goes
+        });
         self.failures.clear();
+        self.backoffs.clear();
+        if entries > 0 {
+            self.sight.invalidated_in_all(entries);
+        }
     }
 
     /// Drops every entry, as [`invalidate`](Self::invalidate) does.
@@ -226,27 +334,19 @@ impl<V: Send + Sync + 'static> Cache<V> {
         self.invalidate(|_, _| true);
     }
 
+    /// Drops the entries whose values are all older than `age`; a value that is being loaded may come after.
+    pub(crate) fn remove_older_than(&self, age: Duration, now: Instant) -> u64 {
+        self.slots.remove_where(|_, slot| !slot.holds(|entry| entry.age(now) < age))
+    }
+
+    /// The age of the oldest value. Looks at each entry.
+    pub(crate) fn oldest(&self, now: Instant) -> Option<Duration> {
+        self.slots.iter().filter_map(|slot| slot.oldest(now)).max()
+    }
+
     /// What happened so far.
     pub(crate) fn counts(&self) -> Counts {
-        let Counters { hits, absent, too_old, used_up, loads, load_failures, .. } = &self.counters;
-        let Counters { coalesced, bypasses, refreshes, promotions, stale, refused, .. } = &self.counters;
-        Counts {
-            entries: self.slots.len(),
-            hits: hits.total(),
-            misses: absent.total() + too_old.total() + used_up.total(),
-            misses_absent: absent.total(),
-            misses_age: too_old.total(),
-            misses_usage: used_up.total(),
-            loads: loads.total(),
-            load_failures: load_failures.total(),
-            coalesced: coalesced.total(),
-            bypasses: bypasses.total(),
-            refreshes: refreshes.total(),
-            promotions: promotions.total(),
-            stale: stale.total(),
-            refused: refused.total(),
-            evictions: self.slots.evicted(),
-        }
+        self.sight.counts(self.slots.len())
     }
 
     /// A load that somebody waits for.
@@ -258,6 +358,10 @@ impl<V: Send + Sync + 'static> Cache<V> {
         let cache = Arc::clone(self);
         async move {
             let pass = cache.gate.enter(Priority::Foreground).await;
+            // Those before it may have been told meanwhile that there is no use in asking.
+            if let Some((cause, retry_after)) = cache.backed_off(&source, source.settings().now()) {
+                return Err(cause.remembered(retry_after));
+            }
             cache.load(key, source, pass, false).await
         }
     }
@@ -268,24 +372,26 @@ impl<V: Send + Sync + 'static> Cache<V> {
         key: OwnedKey,
         source: S,
         pass: Pass,
-        refresh: bool,
+        ahead: bool,
     ) -> impl Future<Output = Result<Arc<Entry<V>>, Error>> + Send + use<S, V> {
         let cache = Arc::clone(self);
         async move {
             let _pass = pass;
             let settings = source.settings();
-            cache.counters.loads.count();
             let invalidations = *cache.invalidations.read().unwrap_or_else(PoisonError::into_inner);
             let asked = settings.now();
             let outcome = AssertUnwindSafe(source.clone().load()).catch_unwind().await;
+            let took = settings.now().saturating_duration_since(asked);
             match outcome.unwrap_or(Err(Error::Panicked)) {
                 Ok(value) => {
-                    let entry = Arc::new(Entry::new(value, asked, settings.now()));
-                    cache.put(&key, &entry, &source, invalidations);
+                    let entry = Arc::new(Entry::new(value, asked, settings.now(), settings.policy()));
+                    cache.sight.tell(&key.borrow(), EventKind::Loaded { ahead, took });
+                    cache.put(&key, &entry, &source, asked, invalidations);
                     Ok(entry)
                 }
                 Err(error) => {
-                    cache.note_failure(&key, &error, settings, refresh);
+                    cache.sight.tell(&key.borrow(), EventKind::LoadFailed { ahead, took, cause: &error });
+                    cache.note_failure(&key, &error, &source, asked, ahead);
                     Err(error)
                 }
             }
@@ -293,33 +399,95 @@ impl<V: Send + Sync + 'static> Cache<V> {
     }
 
     /// Keeps an entry, unless something was invalidated since it was asked for.
-    fn put<S: Source<Value = V>>(&self, key: &OwnedKey, entry: &Arc<Entry<V>>, source: &S, asked_after: u64) {
+    fn put<S>(&self, key: &OwnedKey, entry: &Arc<Entry<V>>, source: &S, asked: Instant, asked_after: u64)
+    where
+        S: Source<Value = V>,
+    {
         let invalidations = self.invalidations.read().unwrap_or_else(PoisonError::into_inner);
         if *invalidations != asked_after {
             return;
         }
         self.failures.forget(&key.borrow());
+        if !self.backoffs.is_empty() {
+            source.wrapping_keys().iter().for_each(|key| self.backoffs.forget(&**key));
+        }
         let settings = source.settings();
+        let now = settings.now();
         // A slot may be evicted in between; not for ever.
-        (0..3).any(|_| self.slots.slot(key).put(entry, settings.now(), settings.policy(), S::IN_PLACE));
+        (0..3).any(|_| self.slots.slot(key, now).put(entry, now, settings.policy(), S::IN_PLACE));
+        source.loaded(entry.value(), asked);
     }
 
     /// Remembers what a keyring failed with, and drops what it will not give again.
-    fn note_failure(&self, key: &OwnedKey, error: &Error, settings: &impl Settings, refresh: bool) {
-        self.counters.load_failures.count();
-        if error.keyring_errors().is_empty() {
+    fn note_failure<S: Source<Value = V>>(
+        &self,
+        key: &OwnedKey,
+        error: &Error,
+        source: &S,
+        asked: Instant,
+        refresh: bool,
+    ) {
+        let settings = source.settings();
+        let (now, policy, chance) = (settings.now(), settings.policy(), settings.chance());
+        let (failures, may_pass) = (error.keyring_errors(), error.is_retryable());
+        if let Some(slot) = self.slots.find(&key.borrow()) {
+            slot.note_failure(now, policy, chance, may_pass && !failures.is_empty());
+        }
+        if failures.is_empty() {
             return;
         }
-        let (now, policy, chance) = (settings.now(), settings.policy(), settings.chance());
-        if error.is_retryable() {
-            self.slots.find(&key.borrow()).inspect(|slot| slot.note_outage(now, policy, chance));
-            self.failures.note(key, error, now, |in_a_row| policy.backoff(in_a_row, chance));
-        } else {
-            self.failures.note(key, error, now, |_| policy.refuse_for);
-            self.slots.remove_if(&key.borrow(), |_| true);
+        self.failures.note(key, error, asked, now, |streak| {
+            if may_pass { policy.backoff(streak.waves, chance) } else { policy.refuse_for }
+        });
+        for failure in failures.iter().filter(|failure| failure.is_retryable()) {
+            let wrapping_key = Arc::from(failure.wrapping_key());
+            self.backoffs.note(&wrapping_key, error, asked, now, |streak| {
+                policy.key_backoff(streak.failures, streak.waves, chance)
+            });
+        }
+        if !may_pass && failures.iter().any(|failure| is_refusal(failure.kind())) {
+            let removed = self.slots.remove_if(&key.borrow(), |_| true);
+            if removed {
+                self.sight.invalidated(&key.borrow());
+                self.sight.invalidated_in_all(1);
+            }
         }
         settings.failed(error, refresh);
     }
+
+    /// The failure that the entry under `key`, or all wrapping keys of it, are refused with, and for how long.
+    fn remembered<S: Source>(&self, key: &OwnedKey, source: &S) -> Option<(Error, Duration)> {
+        let now = source.settings().now();
+        self.failures.find(&key.borrow(), now).or_else(|| self.backed_off(source, now))
+    }
+
+    /// The failure for which the wrapping keys are left alone, and for how long.
+    fn backed_off<S: Source>(&self, source: &S, now: Instant) -> Option<(Error, Duration)> {
+        if self.backoffs.is_empty() {
+            return None;
+        }
+        let mut shortest: Option<(Error, Duration)> = None;
+        for key in source.wrapping_keys() {
+            let (error, left) = self.backoffs.find(&*key, now)?;
+            if shortest.as_ref().is_none_or(|(_, shortest)| left < *shortest) {
+                shortest = Some((error, left));
+            }
+        }
+        shortest
+    }
+
+    /// Tells of a failure that is served from memory.
+    fn refused(&self, key: &OwnedKey, error: Error) -> Error {
+        if let Error::Remembered { cause, retry_after } = &error {
+            self.sight.tell(&key.borrow(), EventKind::Refused { cause, retry_after: *retry_after });
+        }
+        error
+    }
+}
+
+/// Whether a failure says that what was cached must not be used any more.
+fn is_refusal(kind: KeyringErrorKind) -> bool {
+    matches!(kind, KeyringErrorKind::Denied | KeyringErrorKind::Unusable)
 }
 
 /// Ends a refresh, however it goes.
@@ -328,78 +496,5 @@ struct EndOfRefresh<V>(Arc<Slot<V>>);
 impl<V> Drop for EndOfRefresh<V> {
     fn drop(&mut self) {
         self.0.end_refresh();
-    }
-}
-
-/// What happened in one half of a cache since it was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct Counts {
-    /// Entries held now, expired ones that nobody asked for since included.
-    pub entries: usize,
-    /// Operations served from an entry without waiting.
-    pub hits: u64,
-    /// Operations that found no usable entry.
-    pub misses: u64,
-    /// Of these, those that found none: the first for its context, or after an eviction or invalidation.
-    pub misses_absent: u64,
-    /// Of these, those that found one past its age.
-    pub misses_age: u64,
-    /// Of these, those that found one whose messages or bytes were spent.
-    pub misses_usage: u64,
-    /// Requests to the underlying materials manager: one `GenerateDataKey` or `Decrypt` each.
-    pub loads: u64,
-    /// Loads that failed.
-    pub load_failures: u64,
-    /// Times an operation waited for a load that another had begun.
-    pub coalesced: u64,
-    /// Operations that may not use the cache: too long for `max_bytes`, of unknown length, or without key
-    /// derivation.
-    pub bypasses: u64,
-    /// Loads ahead of need, in the background.
-    pub refreshes: u64,
-    /// Times a standby took the place of a spent data key.
-    pub promotions: u64,
-    /// Operations served by a data key past its age, since KMS was out of reach.
-    pub stale: u64,
-    /// Operations refused at once, by a failure that was remembered.
-    pub refused: u64,
-    /// Entries that made room for others.
-    pub evictions: u64,
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    hits: Counter,
-    absent: Counter,
-    too_old: Counter,
-    used_up: Counter,
-    loads: Counter,
-    load_failures: Counter,
-    coalesced: Counter,
-    bypasses: Counter,
-    refreshes: Counter,
-    promotions: Counter,
-    stale: Counter,
-    refused: Counter,
-}
-
-impl Counters {
-    fn taken<V>(&self, taken: &Taken<V>) {
-        self.hits.count();
-        if taken.stale {
-            self.stale.count();
-        }
-        if taken.promoted {
-            self.promotions.count();
-        }
-    }
-
-    fn missed(&self, why: Vacant) {
-        match why {
-            Vacant::Absent => self.absent.count(),
-            Vacant::Age => self.too_old.count(),
-            Vacant::Usage => self.used_up.count(),
-        }
     }
 }

@@ -7,6 +7,9 @@ use super::limits::Limits;
 /// The first wait after a failure that may pass, in milliseconds; doubled with each further one.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 
+/// How many loads under one wrapping key must fail in a row before it is left alone for a while.
+const FAILURES_OF_A_KEY: u32 = 3;
+
 /// What a cache is told to do.
 #[derive(Debug, Clone)]
 pub(crate) struct Policy {
@@ -24,14 +27,10 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
-    /// Whether it is time to fetch what comes after a value of this age and usage, which took `load_time` to come:
-    /// past seven to eight tenths of its age, past half of its messages or bytes, or when at this pace it will be spent
-    /// within four times the load time.
-    pub(crate) fn is_low(&self, age: Duration, (messages, bytes): (u64, u64), load_time: Duration) -> bool {
+    /// Whether a value of this age and usage, which took `load_time` to come, will be spent soon: past half of its messages
+    /// or bytes, or when at this pace it will be spent within four times the load time.
+    pub(crate) fn is_nearly_used(&self, age: Duration, (messages, bytes): (u64, u64), load_time: Duration) -> bool {
         let Limits { max_messages, max_bytes, .. } = self.limits;
-        if age >= self.low_age(load_time) {
-            return true;
-        }
         if messages.saturating_mul(8) < max_messages && bytes.saturating_mul(8) < max_bytes {
             return false;
         }
@@ -39,12 +38,23 @@ impl Policy {
         used >= 0.5 - self.jitter * 0.1 || age.as_secs_f64() * (1.0 - used) / used < load_time.as_secs_f64() * 4.0
     }
 
-    /// The age from which a value is refreshed.
-    fn low_age(&self, load_time: Duration) -> Duration {
+    /// The age from which a value that took `load_time` to come is refreshed: seven to eight tenths of the most.
+    pub(crate) fn low_age(&self, load_time: Duration) -> Duration {
         let max_age = self.limits.max_age;
         let early = max_age.mul_f64(0.8 - self.jitter * 0.1);
         // Slow loads start sooner, but never before half of the age is used.
-        early.min(max_age.saturating_sub(load_time * 4)).max(max_age / 2)
+        early.min(max_age.saturating_sub(load_time.saturating_mul(4))).max(max_age / 2)
+    }
+
+    /// How far apart two uses must be for the time between them to matter.
+    pub(crate) fn least_gap(&self) -> Duration {
+        self.limits.max_age / 32
+    }
+
+    /// How long to leave a wrapping key alone after so many failures under it: the first few say nothing yet, since they
+    /// may be one entry's own; then as long as after so many `waves` of failures in a row.
+    pub(crate) fn key_backoff(&self, failures: u32, waves: u32, chance: f64) -> Duration {
+        if failures < FAILURES_OF_A_KEY { Duration::ZERO } else { self.backoff(waves, chance) }
     }
 
     /// How long to wait after so many failures in a row: doubled each time, and up to a half shorter by chance.
@@ -81,20 +91,26 @@ pub(crate) mod tests {
     #[test]
     fn little_used_values_are_refreshed_by_age_alone() {
         let policy = policy(10 * SECOND, 1000, 1000);
-        assert!(!policy.is_low(7 * SECOND, (124, 124), SECOND / 10));
-        assert!(policy.is_low(8 * SECOND, (0, 0), SECOND / 10));
+        assert!(!policy.is_nearly_used(7 * SECOND, (124, 124), SECOND / 10));
+        assert_eq!(policy.low_age(SECOND / 10), Duration::from_millis(7500));
         // A load that takes long is begun early, but not from the start.
-        assert!(policy.is_low(5 * SECOND, (0, 0), 5 * SECOND));
-        assert!(!policy.is_low(4 * SECOND, (0, 0), 5 * SECOND));
+        assert_eq!(policy.low_age(5 * SECOND), 5 * SECOND);
     }
 
     #[test]
     fn what_is_spent_soon_is_refreshed_at_once() {
         let policy = policy(100 * SECOND, 1000, u64::MAX);
         // A fifth in one second: four more to go.
-        assert!(policy.is_low(SECOND, (200, 0), SECOND + SECOND / 100));
-        assert!(!policy.is_low(SECOND, (200, 0), Duration::from_millis(990)));
-        assert!(policy.is_low(50 * SECOND, (500, 0), Duration::ZERO));
+        assert!(policy.is_nearly_used(SECOND, (200, 0), SECOND + SECOND / 100));
+        assert!(!policy.is_nearly_used(SECOND, (200, 0), Duration::from_millis(990)));
+        assert!(policy.is_nearly_used(50 * SECOND, (500, 0), Duration::ZERO));
+    }
+
+    #[test]
+    fn a_key_is_left_alone_after_several_failures() {
+        let policy = policy(SECOND, 1, 1);
+        assert!(policy.key_backoff(2, 2, 0.0).is_zero());
+        assert_eq!(policy.key_backoff(16, 1, 0.0), policy.backoff(1, 0.0));
     }
 
     proptest! {
@@ -108,11 +124,10 @@ pub(crate) mod tests {
         }
 
         #[test]
-        fn nothing_is_low_without_use_before_half_of_its_age(
-            millis in 0u64..500, load in 0u64..10_000, jitter in 0.0..1.0,
-        ) {
+        fn nothing_is_low_without_use_before_half_of_its_age(load in 0u64..10_000, jitter in 0.0..1.0) {
             let policy = Policy { jitter, ..policy(SECOND, 1000, 1000) };
-            prop_assert!(!policy.is_low(Duration::from_millis(millis), (1, 1), Duration::from_millis(load)));
+            let low_age = policy.low_age(Duration::from_millis(load));
+            prop_assert!(low_age >= SECOND / 2 && low_age <= SECOND * 4 / 5);
         }
     }
 }

@@ -2,14 +2,18 @@
 
 use std::{
     fmt,
+    ops::Deref,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{AcqRel, Acquire, Relaxed},
+        },
     },
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 
 use super::{entry::Entry, policy::Policy};
 
@@ -17,6 +21,9 @@ use super::{entry::Entry, policy::Policy};
 /// successor at the same time.
 pub(crate) struct Slot<V> {
     state: ArcSwap<State<V>>,
+    born: Instant,
+    /// When the slot was last used, in nanoseconds since it was born, to a thirty-second of the age: so that few uses write.
+    last_use: AtomicU64,
     /// The last refresh failed in a way that may pass, so a value past its age may serve for a while.
     in_outage: AtomicBool,
     refresh: Mutex<Refresh>,
@@ -42,13 +49,26 @@ struct Refresh {
 
 /// A value out of a slot, and what else came of it.
 pub(crate) struct Taken<V> {
-    pub(crate) value: Arc<V>,
+    pub(crate) value: Loan<V>,
     /// Whether the next value should be fetched now.
     pub(crate) wants_refresh: bool,
     /// Whether it was past its age.
     pub(crate) stale: bool,
     /// Whether the standby took the current one's place.
     pub(crate) promoted: bool,
+}
+
+/// A value that is lent without counting who holds it, so that threads do not get into each other's way. Not to be held
+/// across an await.
+pub(crate) struct Loan<V> {
+    state: Guard<Arc<State<V>>>,
+    from: Position,
+}
+
+#[derive(Clone, Copy)]
+enum Position {
+    Current,
+    Standby,
 }
 
 /// Why nothing could be taken out of a slot.
@@ -58,41 +78,73 @@ pub(crate) enum Vacant {
     Absent,
     /// It was too old.
     Age,
-    /// Its messages or bytes were spent.
-    Usage,
+    /// Its messages were spent.
+    Messages,
+    /// It had not as many bytes left.
+    Bytes,
+}
+
+impl<V> Loan<V> {
+    /// The value, to keep.
+    pub(crate) fn to_arc(&self) -> Arc<V> {
+        Arc::clone(self.value())
+    }
+
+    fn value(&self) -> &Arc<V> {
+        match (&**self.state, self.from) {
+            (State::Live { current: Some(entry), .. }, Position::Current)
+            | (State::Live { standby: Some(entry), .. }, Position::Standby) => entry.value(),
+            _ => unreachable!("a loan is made of a state that holds the value, and states do not change"),
+        }
+    }
+}
+
+impl<V> Deref for Loan<V> {
+    type Target = V;
+
+    fn deref(&self) -> &V {
+        self.value()
+    }
 }
 
 impl<V> Slot<V> {
     /// A slot with nothing in it.
-    pub(crate) fn empty() -> Self {
+    pub(crate) fn empty(now: Instant) -> Self {
         let state = ArcSwap::from_pointee(State::Live { current: None, standby: None });
-        Self { state, in_outage: AtomicBool::new(false), refresh: Mutex::default() }
+        let (last_use, in_outage) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self { state, born: now, last_use, in_outage, refresh: Mutex::default() }
     }
 
     /// A value for one message of `bytes` bytes; `None` is a use that is not counted. Waits for nothing.
     pub(crate) fn take(&self, now: Instant, policy: &Policy, bytes: Option<u64>) -> Result<Taken<V>, Vacant> {
         let limits = &policy.limits;
+        let gap = self.used(now, policy.least_gap());
         let mut promoted = false;
         loop {
             let state = self.state.load();
             let State::Live { current: Some(current), standby } = &**state else { return Err(Vacant::Absent) };
             let standby = standby.as_ref().filter(|standby| standby.is_fresh(now, limits.max_age));
-            let fresh = current.is_fresh(now, limits.max_age);
-            let past_age = !fresh && standby.is_none() && self.may_be_stale(current.age(now), policy);
+            let age = current.age(now);
+            let fresh = age < limits.max_age;
+            let past_age = !fresh && standby.is_none() && self.may_be_stale(age, policy);
             if fresh || past_age {
-                if let Some(value) = current.reserve(limits, bytes) {
-                    let wants_refresh = policy.refresh_ahead && standby.is_none() && current.is_low(now, policy);
+                if current.reserve(limits, bytes) {
+                    let wants_refresh = policy.refresh_ahead && standby.is_none() && current.is_low(age, gap, policy);
+                    let value = Loan { state, from: Position::Current };
                     return Ok(Taken { value, wants_refresh, stale: past_age, promoted });
                 }
                 // A long message does not spend a value in which short ones still have room.
-                if let Some(value) =
-                    standby.filter(|_| !current.is_used_up(limits)).and_then(|it| it.reserve(limits, bytes))
-                {
+                if standby.is_some_and(|standby| !current.is_used_up(limits) && standby.reserve(limits, bytes)) {
+                    let value = Loan { state, from: Position::Standby };
                     return Ok(Taken { value, wants_refresh: false, stale: false, promoted });
                 }
             }
             let Some(standby) = standby else {
-                return Err(if fresh || past_age { Vacant::Usage } else { Vacant::Age });
+                return Err(match fresh || past_age {
+                    false => Vacant::Age,
+                    true if current.has_no_message_left(limits) => Vacant::Messages,
+                    true => Vacant::Bytes,
+                });
             };
             let next = Arc::new(State::Live { current: Some(Arc::clone(standby)), standby: None });
             let found = self.state.compare_and_swap(&state, next);
@@ -123,9 +175,25 @@ impl<V> Slot<V> {
         matches!(&*state, State::Live { .. })
     }
 
-    /// Empties the slot for good.
+    /// Empties the slot; nothing is put in from now on.
     pub(crate) fn retire(&self) {
         self.state.store(Arc::new(State::Retired));
+    }
+
+    /// Whether it was retired.
+    pub(crate) fn is_retired(&self) -> bool {
+        matches!(&**self.state.load(), State::Retired)
+    }
+
+    /// Takes the place of `other`, with what that holds, if this slot was retired.
+    pub(crate) fn succeed(&self, other: Option<&Self>) {
+        let heritage = other.map(|other| other.state.load_full());
+        let empty = || Arc::new(State::Live { current: None, standby: None });
+        self.state.rcu(|state| match (&**state, &heritage) {
+            (State::Live { .. }, _) => Arc::clone(state),
+            (State::Retired, Some(heritage)) if matches!(**heritage, State::Live { .. }) => Arc::clone(heritage),
+            (State::Retired, _) => empty(),
+        });
     }
 
     /// Whether any of its values is `wanted`.
@@ -133,6 +201,14 @@ impl<V> Slot<V> {
         match &**self.state.load() {
             State::Live { current, standby } => [current, standby].into_iter().flatten().any(|entry| wanted(entry)),
             State::Retired => false,
+        }
+    }
+
+    /// The age of its oldest value.
+    pub(crate) fn oldest(&self, now: Instant) -> Option<Duration> {
+        match &**self.state.load() {
+            State::Live { current, standby } => [current, standby].into_iter().flatten().map(|it| it.age(now)).max(),
+            State::Retired => None,
         }
     }
 
@@ -155,9 +231,9 @@ impl<V> Slot<V> {
         self.lock().under_way = false;
     }
 
-    /// A load failed in a way that may pass: values past their age may serve, and the next refresh waits.
-    pub(crate) fn note_outage(&self, now: Instant, policy: &Policy, chance: f64) {
-        self.in_outage.store(true, Relaxed);
+    /// A load failed, so the next refresh waits. In an `outage`, which may pass, values past their age may serve.
+    pub(crate) fn note_failure(&self, now: Instant, policy: &Policy, chance: f64, outage: bool) {
+        self.in_outage.store(outage, Relaxed);
         let mut refresh = self.lock();
         refresh.failures = refresh.failures.saturating_add(1);
         refresh.not_before = now.checked_add(policy.backoff(refresh.failures, chance));
@@ -166,6 +242,19 @@ impl<V> Slot<V> {
     fn may_be_stale(&self, age: Duration, policy: &Policy) -> bool {
         let ceiling = policy.limits.max_age.saturating_add(policy.stale);
         age < ceiling && self.in_outage.load(Relaxed)
+    }
+
+    /// Notes a use, and tells how long it was after the one before: zero where that is less than `least`.
+    fn used(&self, now: Instant, least: Duration) -> Duration {
+        let last_use = Duration::from_nanos(self.last_use.load(Acquire));
+        let this_use = now.saturating_duration_since(self.born);
+        let gap = this_use.saturating_sub(last_use);
+        if gap < least {
+            return Duration::ZERO;
+        }
+        let nanos = u64::try_from(this_use.as_nanos()).unwrap_or(u64::MAX);
+        self.last_use.fetch_max(nanos, AcqRel);
+        gap
     }
 
     /// Whole between any two statements, so a panic elsewhere does not spoil it.
@@ -190,7 +279,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn entry(value: u8, asked: Instant) -> Arc<Entry<u8>> {
-        Arc::new(Entry::new(Arc::new(value), asked, asked))
+        Arc::new(Entry::new(Arc::new(value), asked, asked, &policy(10 * SECOND, 100, 100)))
     }
 
     fn take(slot: &Slot<u8>, now: Instant, policy: &Policy, bytes: u64) -> Result<(u8, bool), Vacant> {
@@ -200,7 +289,7 @@ mod tests {
     #[test]
     fn a_standby_takes_over_by_age_and_by_usage() {
         let (now, policy) = (Clock::system().now(), policy(10 * SECOND, 3, 100));
-        let slot = Slot::empty();
+        let slot = Slot::empty(now);
         assert_eq!(take(&slot, now, &policy, 1), Err(Vacant::Absent));
         assert!(slot.put(&entry(1, now), now, &policy, false));
         assert!(slot.put(&entry(2, now), now, &policy, false));
@@ -215,29 +304,29 @@ mod tests {
     #[test]
     fn a_long_message_leaves_room_for_short_ones() {
         let (now, policy) = (Clock::system().now(), policy(10 * SECOND, 100, 100));
-        let slot = Slot::empty();
+        let slot = Slot::empty(now);
         slot.put(&entry(1, now), now, &policy, false);
         assert_eq!(take(&slot, now, &policy, 60), Ok((1, false)));
-        assert_eq!(take(&slot, now, &policy, 60), Err(Vacant::Usage));
+        assert_eq!(take(&slot, now, &policy, 60), Err(Vacant::Bytes));
         slot.put(&entry(2, now), now, &policy, false);
         assert_eq!(take(&slot, now, &policy, 60), Ok((2, false)));
         assert_eq!(take(&slot, now, &policy, 38), Ok((1, false)));
         // Hardly anything is left, so the next one takes over, with what is left of it.
         assert_eq!(take(&slot, now, &policy, 38), Ok((2, true)));
-        assert_eq!(take(&slot, now, &policy, 3), Err(Vacant::Usage));
+        assert_eq!(take(&slot, now, &policy, 3), Err(Vacant::Bytes));
         assert_eq!(take(&slot, now, &policy, 2), Ok((2, false)));
     }
 
     #[test]
     fn a_refresh_is_one_persons_and_waits_after_a_failure() {
         let (now, policy) = (Clock::system().now(), policy(10 * SECOND, 100, 100));
-        let slot = Slot::<u8>::empty();
+        let slot = Slot::<u8>::empty(now);
         assert!(slot.begin_refresh(now) && !slot.begin_refresh(now));
-        slot.note_outage(now, &policy, 0.0);
+        slot.note_failure(now, &policy, 0.0, true);
         slot.end_refresh();
         assert!(!slot.begin_refresh(now));
         assert!(slot.begin_refresh(now + SECOND / 10));
-        slot.note_outage(now + SECOND / 10, &policy, 0.0);
+        slot.note_failure(now + SECOND / 10, &policy, 0.0, true);
         slot.end_refresh();
         assert!(!slot.begin_refresh(now + SECOND / 5));
         slot.put(&entry(1, now), now, &policy, false);
@@ -248,24 +337,24 @@ mod tests {
     fn past_its_age_a_value_serves_in_an_outage_up_to_the_ceiling_alone() {
         let now = Clock::system().now();
         let policy = Policy { stale: 5 * SECOND, ..policy(10 * SECOND, 3, 100) };
-        let slot = Slot::empty();
+        let slot = Slot::empty(now);
         slot.put(&entry(1, now), now, &policy, false);
         assert_eq!(take(&slot, now + 10 * SECOND, &policy, 1), Err(Vacant::Age));
-        slot.note_outage(now + 10 * SECOND, &policy, 0.0);
+        slot.note_failure(now + 10 * SECOND, &policy, 0.0, true);
         let taken = slot.take(now + 10 * SECOND, &policy, Some(1)).unwrap_or_else(|why| panic!("{why:?}"));
         assert!(taken.stale && taken.wants_refresh);
         assert_eq!(take(&slot, now + 15 * SECOND, &policy, 1), Err(Vacant::Age));
         assert_eq!(take(&slot, now + 14 * SECOND, &policy, 1), Ok((1, false)));
         assert_eq!(take(&slot, now + 14 * SECOND, &policy, 1), Ok((1, false)));
-        assert_eq!(take(&slot, now + 14 * SECOND, &policy, 1), Err(Vacant::Usage));
+        assert_eq!(take(&slot, now + 14 * SECOND, &policy, 1), Err(Vacant::Messages));
     }
 
     #[test]
     fn what_was_retired_stays_empty_and_holds_nothing() {
         let (now, policy) = (Clock::system().now(), policy(10 * SECOND, 3, 100));
-        let slot = Slot::empty();
+        let slot = Slot::empty(now);
         let value = Arc::new(1);
-        slot.put(&Arc::new(Entry::new(Arc::clone(&value), now, now)), now, &policy, false);
+        slot.put(&Arc::new(Entry::new(Arc::clone(&value), now, now, &policy)), now, &policy, false);
         slot.retire();
         assert_eq!(Arc::strong_count(&value), 1);
         assert!(!slot.put(&entry(2, now), now, &policy, false));
@@ -278,7 +367,7 @@ mod tests {
     fn threads_together_spend_each_value_exactly() {
         const VALUES: u8 = 200;
         let (now, policy) = (Clock::system().now(), policy(10 * SECOND, 100, u64::MAX));
-        let (slot, done) = (Slot::empty(), AtomicBool::new(false));
+        let (slot, done) = (Slot::empty(now), AtomicBool::new(false));
         let served: Vec<u64> = thread::scope(|scope| {
             let drain = || {
                 let (mut served, mut last) = (vec![0; VALUES.into()], 0);

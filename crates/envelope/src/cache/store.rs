@@ -1,14 +1,16 @@
 //! Where entries are kept: bounded, concurrent, with an eviction that a scan does not flush.
 
 use std::{
+    cell::Cell,
     convert::Infallible,
     hash::{Hash, Hasher},
     sync::Arc,
+    time::Instant,
 };
 
 use quick_cache::{DefaultHashBuilder, Equivalent, Lifecycle, UnitWeighter, sync::Cache};
 
-use super::{slot::Slot, stripe::Counter};
+use super::{sight::Sight, slot::Slot};
 
 /// What an entry is found by: everything that the materials depend on, byte for byte (specification:
 /// `framework/caching-cmm.md#appendix-a-cache-entry-identifier-formulas`, without the hash: equal bytes,
@@ -85,16 +87,13 @@ impl Hash for OwnedKey {
 #[derive(Debug)]
 pub(crate) struct Store<V> {
     slots: Cache<OwnedKey, Arc<Slot<V>>, UnitWeighter, DefaultHashBuilder, Evictions>,
-    evicted: Arc<Counter>,
 }
 
 impl<V> Store<V> {
     /// A store of at most `capacity` slots.
-    pub(crate) fn new(capacity: usize) -> Self {
-        let evicted = Arc::<Counter>::default();
-        let weight = capacity as u64;
-        let evictions = Evictions(Arc::clone(&evicted));
-        Self { slots: Cache::with(capacity, weight, UnitWeighter, DefaultHashBuilder::default(), evictions), evicted }
+    pub(super) fn new(capacity: usize, sight: Arc<Sight>) -> Self {
+        let hasher = DefaultHashBuilder::default();
+        Self { slots: Cache::with(capacity, capacity as u64, UnitWeighter, hasher, Evictions(sight)) }
     }
 
     /// The slot under `key`.
@@ -103,65 +102,84 @@ impl<V> Store<V> {
     }
 
     /// The slot under `key`, made if there is none.
-    pub(crate) fn slot(&self, key: &OwnedKey) -> Arc<Slot<V>> {
-        let made = self.slots.get_or_insert_with(key, || Ok::<_, Infallible>(Arc::new(Slot::empty())));
+    pub(crate) fn slot(&self, key: &OwnedKey, now: Instant) -> Arc<Slot<V>> {
+        let made = self.slots.get_or_insert_with(key, || Ok::<_, Infallible>(Arc::new(Slot::empty(now))));
         made.unwrap_or_else(|never| match never {})
     }
 
-    /// Drops the slots that `doomed` picks. Values still in use live until their last user drops them.
-    pub(crate) fn remove_where(&self, doomed: impl Fn(&OwnedKey, &Slot<V>) -> bool) {
+    /// Puts a slot that was retired back under `key`, with what is there now. Not to be called by two at once.
+    pub(crate) fn put_back(&self, key: &OwnedKey, slot: &Arc<Slot<V>>) {
+        // Taken out first: a slot that another one replaces counts as evicted, and is retired.
+        let there = self.slots.remove(&key.borrow()).map(|(_, there)| there).filter(|it| !Arc::ptr_eq(it, slot));
+        slot.succeed(there.as_deref());
+        self.slots.insert(key.clone(), Arc::clone(slot));
+        if let Some(there) = there {
+            there.retire();
+        }
+    }
+
+    /// Drops the slots that `doomed` picks, and tells how many. Values still in use live until their last user drops them.
+    pub(crate) fn remove_where(&self, doomed: impl Fn(&OwnedKey, &Slot<V>) -> bool) -> u64 {
+        let removed = Cell::new(0);
         self.slots.retain(|key, slot| {
             let goes = doomed(key, slot);
             if goes {
                 slot.retire();
+                removed.set(removed.get() + 1);
             }
             !goes
         });
+        removed.get()
     }
 
-    /// Drops the slot under `key` if it is `unwanted`.
-    pub(crate) fn remove_if(&self, key: &Key<'_>, unwanted: impl FnOnce(&Slot<V>) -> bool) {
-        if let Some((_, slot)) = self.slots.remove_if(key, |slot| unwanted(slot)) {
-            slot.retire();
-        }
+    /// Drops the slot under `key` if it is `unwanted`, and tells whether it was.
+    pub(crate) fn remove_if(&self, key: &Key<'_>, unwanted: impl FnOnce(&Slot<V>) -> bool) -> bool {
+        let removed = self.slots.remove_if(key, |slot| unwanted(slot));
+        removed.inspect(|(_, slot)| slot.retire()).is_some()
+    }
+
+    /// All the slots there are.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Arc<Slot<V>>> {
+        self.slots.iter().map(|(_, slot)| slot)
     }
 
     /// How many slots there are.
     pub(crate) fn len(&self) -> usize {
         self.slots.len()
     }
-
-    /// How many left to make room for others.
-    pub(crate) fn evicted(&self) -> u64 {
-        self.evicted.total()
-    }
 }
 
-/// Empties and counts the slots that make room for others.
+/// Empties the slots that make room for others, and tells of them.
 #[derive(Debug, Clone)]
-struct Evictions(Arc<Counter>);
+struct Evictions(Arc<Sight>);
 
 impl<V> Lifecycle<OwnedKey, Arc<Slot<V>>> for Evictions {
     type RequestState = ();
 
-    fn on_evict(&self, (): &mut (), _key: OwnedKey, slot: Arc<Slot<V>>) {
+    fn on_evict(&self, (): &mut (), key: OwnedKey, slot: Arc<Slot<V>>) {
         slot.retire();
-        self.0.count();
+        self.0.evicted(&key.borrow());
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{observer::Operation, time::Clock};
 
     fn key<'a>(partition: &'a str, context: &'a [u8], keys: &'a [u8]) -> Key<'a> {
         Key { partition, suite_id: 1, encryption_context: context, required_context: b"", encrypted_data_keys: keys }
     }
 
+    fn store(capacity: usize) -> (Store<u8>, Arc<Sight>) {
+        let sight = Arc::new(Sight::new(capacity, Operation::Encryption, None));
+        (Store::new(capacity, Arc::clone(&sight)), sight)
+    }
+
     #[test]
     fn parts_do_not_run_together() {
-        let store = Store::<u8>::new(10);
-        store.slot(&key("p", b"ab", b"c").to_owned());
+        let (store, now) = (store(10).0, Clock::system().now());
+        store.slot(&key("p", b"ab", b"c").to_owned(), now);
         assert!(store.find(&key("p", b"ab", b"c")).is_some());
         assert!(store.find(&key("p", b"a", b"bc")).is_none());
         assert!(store.find(&key("pa", b"b", b"c")).is_none());
@@ -169,11 +187,11 @@ mod tests {
 
     #[test]
     fn the_capacity_holds() {
-        let store = Store::<u8>::new(50);
+        let ((store, sight), now) = (store(50), Clock::system().now());
         for number in 0..1_000u32 {
-            store.slot(&key("p", &number.to_be_bytes(), b"").to_owned());
+            store.slot(&key("p", &number.to_be_bytes(), b"").to_owned(), now);
         }
         assert!((1..=50).contains(&store.len()), "{}", store.len());
-        assert_eq!(store.evicted() + store.len() as u64, 1_000);
+        assert_eq!(sight.counts(0).evictions + store.len() as u64, 1_000);
     }
 }

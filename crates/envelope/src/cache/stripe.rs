@@ -17,14 +17,9 @@ pub(crate) struct Padded<T>(pub(crate) T);
 pub(crate) struct Counter([Padded<AtomicU64>; STRIPES]);
 
 impl Counter {
-    /// Counts one more.
-    pub(crate) fn count(&self) {
-        self.add(1);
-    }
-
-    /// Counts several more.
-    pub(crate) fn add(&self, amount: u64) {
-        self.0[thread_number() % STRIPES].0.fetch_add(amount, Relaxed);
+    /// Counts one more, and tells how many this thread's stripe had before.
+    pub(crate) fn count(&self) -> u64 {
+        self.0[thread_number() % STRIPES].0.fetch_add(1, Relaxed)
     }
 
     /// The count so far.
@@ -53,7 +48,7 @@ mod tests {
         let counter = Counter::default();
         thread::scope(|scope| {
             for _ in 0..20 {
-                scope.spawn(|| (0..1_000).for_each(|_| counter.count()));
+                scope.spawn(|| (0..1_000).for_each(|_| _ = counter.count()));
             }
         });
         assert_eq!(counter.total(), 20_000);

@@ -5,7 +5,9 @@ use std::{collections::HashMap, fmt, sync::Arc};
 use aws_sdk_kms::{operation::decrypt::DecryptOutput, primitives::Blob};
 use kms_pool::{KmsError, KmsErrorKind, KmsPool, Principal};
 
-use super::{EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringFuture, KeyringRequest, Refusal};
+use super::{
+    EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture, KeyringRequest,
+};
 use crate::{context::EncryptionContext, data_key::DataKey, error::Error};
 
 /// The key provider id of every key that AWS KMS wraps.
@@ -104,31 +106,32 @@ impl AwsKmsKeyring {
     }
 
     fn failed(&self, failure: Failure) -> KeyringError {
-        let retryable = matches!(&failure, Failure::Kms(error) if error.is_retryable());
-        let refusal = match &failure {
-            Failure::Kms(error) => refusal(error.kind()),
-            Failure::Contract(_) => None,
-        };
-        let cause: Box<dyn std::error::Error + Send + Sync> = match failure {
-            Failure::Kms(error) => error.into(),
-            Failure::Contract(problem) => format!("AWS KMS broke its contract: {problem}").into(),
-        };
-        let error = KeyringError::new(Arc::clone(&self.key.0), retryable, cause);
-        match refusal {
-            Some(refusal) => error.with_refusal(refusal),
-            None => error,
+        match failure {
+            Failure::Kms(error) => KeyringError::new(Arc::clone(&self.key.0), kind(error.kind()), error),
+            Failure::Contract(problem) => self.failed_by_itself(format!("AWS KMS broke its contract: {problem}")),
         }
+    }
+
+    fn failed_by_itself(&self, problem: impl Into<String>) -> KeyringError {
+        KeyringError::new(Arc::clone(&self.key.0), KeyringErrorKind::Other, problem.into())
     }
 }
 
-/// What a failure says of the key's use from now on.
-fn refusal(kind: KmsErrorKind) -> Option<Refusal> {
+/// What AWS KMS answered, in the words of keyrings.
+fn kind(kind: KmsErrorKind) -> KeyringErrorKind {
     match kind {
-        KmsErrorKind::AccessDenied => Some(Refusal::Denied),
+        KmsErrorKind::Throttled => KeyringErrorKind::Throttled,
+        KmsErrorKind::TimedOut => KeyringErrorKind::TimedOut,
+        KmsErrorKind::Unavailable => KeyringErrorKind::Unavailable,
+        KmsErrorKind::AccessDenied => KeyringErrorKind::Denied,
         KmsErrorKind::KeyDisabled | KmsErrorKind::KeyInvalidState | KmsErrorKind::KeyNotFound => {
-            Some(Refusal::Unusable)
+            KeyringErrorKind::Unusable
         }
-        _ => None,
+        KmsErrorKind::CredentialsExpired | KmsErrorKind::CredentialsRejected | KmsErrorKind::CredentialsUnavailable => {
+            KeyringErrorKind::Credentials
+        }
+        KmsErrorKind::InvalidCiphertext | KmsErrorKind::IncorrectKey => KeyringErrorKind::InvalidCiphertext,
+        _ => KeyringErrorKind::Other,
     }
 }
 
@@ -160,7 +163,7 @@ impl Keyring for AwsKmsKeyring {
             let of_kms = || encrypted_data_keys.iter().filter(|wrapped| wrapped.key_provider_id == PROVIDER_ID);
             if of_kms().any(|wrapped| key_arn(wrapped).is_none()) {
                 let problem = "the message names a key of AWS KMS by something that is not a key ARN";
-                return Err(vec![KeyringError::new(Arc::clone(&self.key.0), false, problem)]);
+                return Err(vec![self.failed_by_itself(problem)]);
             }
             let mut failures = vec![];
             for wrapped in of_kms().filter(|wrapped| key_arn(wrapped).as_ref() == Some(&self.key)) {
@@ -171,6 +174,10 @@ impl Keyring for AwsKmsKeyring {
             }
             Err(failures)
         })
+    }
+
+    fn wrapping_key(&self, _request: KeyringRequest<'_>) -> Option<Arc<str>> {
+        Some(Arc::clone(&self.key.0))
     }
 }
 

@@ -7,7 +7,7 @@ mod raw_aes;
 #[cfg(feature = "aws-lc-rs")]
 mod raw_rsa;
 
-use std::{fmt, future::Future, pin::Pin};
+use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 #[cfg(feature = "aws-kms")]
 pub use self::aws_kms::{AwsKmsKeyring, KmsKeyArn};
@@ -19,7 +19,7 @@ pub use self::{
 };
 #[cfg(feature = "aws-lc-rs")]
 pub use crate::crypto::rsa::{RsaPadding, RsaPrivateKey, RsaPublicKey};
-pub use crate::error::{KeyringError, Refusal};
+pub use crate::error::{KeyringError, KeyringErrorKind};
 use crate::{
     context::EncryptionContext, data_key::DataKey, error::Error, format::encrypted_data_key::EncryptedDataKey,
     suite::AlgorithmSuite,
@@ -61,6 +61,13 @@ pub trait Keyring: fmt::Debug + Send + Sync {
         request: KeyringRequest<'a>,
         encrypted_data_keys: &'a [EncryptedDataKey],
     ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>>;
+
+    /// The wrapping key that [`generate`](Self::generate) would ask for this, as its errors name it. Where one is named,
+    /// requests to it back off together when it fails. Default: `None`, for keyrings that ask nobody.
+    fn wrapping_key(&self, request: KeyringRequest<'_>) -> Option<Arc<str>> {
+        let _ = request;
+        None
+    }
 }
 
 /// What a data key is for, and bound to.

@@ -1,6 +1,10 @@
 //! The multi-keyring (specification: `framework/multi-keyring.md`).
 
-use super::{EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringFuture, KeyringRequest};
+use std::sync::Arc;
+
+use super::{
+    EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture, KeyringRequest,
+};
 use crate::{data_key::DataKey, error::Error};
 
 /// Wraps one data key with several keyrings, so that any one of them opens the message.
@@ -91,10 +95,14 @@ impl Keyring for MultiKeyring {
             Err(failures)
         })
     }
+
+    fn wrapping_key(&self, request: KeyringRequest<'_>) -> Option<Arc<str>> {
+        self.generator.as_ref()?.wrapping_key(request)
+    }
 }
 
 fn misused(cause: &'static str) -> Error {
-    Error::DataKeyUnavailable(KeyringError::new("multi-keyring", false, cause))
+    Error::DataKeyUnavailable(KeyringError::new("multi-keyring", KeyringErrorKind::Other, cause))
 }
 
 /// Builds a [`MultiKeyring`].

@@ -1,8 +1,8 @@
 //! The raw AES keyring (specification: `framework/raw-aes-keyring.md`).
 
 use super::{
-    EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringFuture, KeyringRequest, check_key_names,
-    first_unwrapped,
+    EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture, KeyringRequest,
+    check_key_names, first_unwrapped,
 };
 use crate::{
     crypto::{
@@ -75,7 +75,7 @@ impl RawAesKeyring {
         Some(opened.map(|()| DataKey::from_vec(data_key)).map_err(|_| {
             let key = format!("{}/{}", self.namespace, self.name);
             let cause = "the wrapped data key failed authentication: another wrapping key or encryption context";
-            KeyringError::new(key, false, cause)
+            KeyringError::new(key, KeyringErrorKind::InvalidCiphertext, cause)
         }))
     }
 

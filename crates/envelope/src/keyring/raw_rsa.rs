@@ -1,8 +1,8 @@
 //! The raw RSA keyring (specification: `framework/raw-rsa-keyring.md`).
 
 use super::{
-    EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringFuture, KeyringRequest, RsaPadding,
-    RsaPrivateKey, RsaPublicKey, check_key_names, first_unwrapped,
+    EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture, KeyringRequest,
+    RsaPadding, RsaPrivateKey, RsaPublicKey, check_key_names, first_unwrapped,
 };
 use crate::{data_key::DataKey, error::Error};
 
@@ -106,7 +106,7 @@ impl RawRsaKeyring {
     }
 
     fn wrap_now(&self, data_key: &DataKey) -> Result<EncryptedDataKey, Error> {
-        let failed = |cause| Error::DataKeyUnavailable(self.failed(cause));
+        let failed = |cause| Error::DataKeyUnavailable(self.failed(KeyringErrorKind::Other, cause));
         let public_key =
             self.public_key.as_ref().ok_or_else(|| failed("the keyring has no public key to wrap with"))?;
         let ciphertext = public_key.encrypt(self.padding, data_key.expose_secret());
@@ -127,19 +127,20 @@ impl RawRsaKeyring {
             return None;
         }
         let Some(private_key) = &self.private_key else {
-            return Some(Err(self.failed("the keyring has no private key to unwrap with")));
+            return Some(Err(self.failed(KeyringErrorKind::Other, "the keyring has no private key to unwrap with")));
         };
         // A key of another length must fail like bad padding, and here: later it would fail in other words,
         // and tell whoever made it up that its padding was right.
         let length = request.suite.data_key_length();
         let data_key = private_key.decrypt(self.padding, &wrapped.ciphertext).ok().filter(|key| key.len() == length);
         Some(data_key.ok_or_else(|| {
-            self.failed("the wrapped data key did not decrypt: it was changed, or wrapped with another key or padding")
+            let cause = "the wrapped data key did not decrypt: it was changed, or wrapped with another key or padding";
+            self.failed(KeyringErrorKind::InvalidCiphertext, cause)
         }))
     }
 
-    fn failed(&self, cause: &'static str) -> KeyringError {
-        KeyringError::new(format!("{}/{}", self.namespace, self.name), false, cause)
+    fn failed(&self, kind: KeyringErrorKind, cause: &'static str) -> KeyringError {
+        KeyringError::new(format!("{}/{}", self.namespace, self.name), kind, cause)
     }
 }
 

@@ -68,6 +68,10 @@ impl MaterialsManager for DefaultMaterialsManager {
             DecryptionMaterials::with_parts(suite, context, required, data_key, verification_key).map(Arc::new)
         })
     }
+
+    fn wrapping_key(&self, request: EncryptionMaterialsRequest<'_>) -> Option<Arc<str>> {
+        self.keyring.wrapping_key(KeyringRequest::new(request.suite, request.encryption_context))
+    }
 }
 
 fn public_key_context(key: &SigningKey) -> Result<EncryptionContext, Error> {

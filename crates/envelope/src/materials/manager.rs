@@ -63,6 +63,44 @@ pub trait MaterialsManager: fmt::Debug + Send + Sync {
     fn decryption_served(&self, request: DecryptionMaterialsRequest<'_>, authentic: bool) {
         let _ = (request, authentic);
     }
+
+    /// The wrapping key that would be asked for these materials, see
+    /// [`Keyring::wrapping_key`](crate::keyring::Keyring::wrapping_key). Default: not known.
+    fn wrapping_key(&self, request: EncryptionMaterialsRequest<'_>) -> Option<Arc<str>> {
+        let _ = request;
+        None
+    }
+
+    /// Looks up once what many messages like this will need; its plaintext length is of no account. Default: `None`, where
+    /// nothing is kept.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the manager from ever supplying materials.
+    fn prepare(&self, request: EncryptionMaterialsRequest<'_>) -> Result<Option<Arc<dyn PreparedMaterials>>, Error> {
+        let _ = request;
+        Ok(None)
+    }
+
+    /// Fetches what messages like this will need, unless it is there. Default: nothing, where nothing is kept.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the manager from supplying materials.
+    fn warm<'a>(&'a self, request: EncryptionMaterialsRequest<'a>) -> WarmFuture<'a> {
+        let _ = request;
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// What [`MaterialsManager::warm`] returns.
+pub type WarmFuture<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>;
+
+/// Encryption materials that were looked up once, for many messages: from [`MaterialsManager::prepare`].
+pub trait PreparedMaterials: fmt::Debug + Send + Sync {
+    /// Lends materials for one message of `plaintext_length` bytes; or does not, and says so with `false`, where that takes
+    /// waiting. Must not block.
+    fn lend(&self, plaintext_length: u64, borrow: &mut dyn FnMut(&EncryptionMaterials)) -> bool;
 }
 
 /// What a message to be sealed asks of a materials manager.
@@ -78,6 +116,19 @@ pub struct EncryptionMaterialsRequest<'a> {
     /// The plaintext's length in bytes, or a bound on it; `None` when it is not known. A cached data key
     /// is lent only against a known length.
     pub plaintext_length: Option<u64>,
+}
+
+impl<'a> EncryptionMaterialsRequest<'a> {
+    /// A request with nothing required.
+    #[must_use]
+    pub fn new(
+        suite: AlgorithmSuite,
+        encryption_context: &'a EncryptionContext,
+        plaintext_length: Option<u64>,
+    ) -> Self {
+        static NOTHING: EncryptionContext = EncryptionContext::empty();
+        Self { suite, encryption_context, required_context: &NOTHING, plaintext_length }
+    }
 }
 
 /// What a message to be opened asks of a materials manager. Nothing in it is authenticated yet.

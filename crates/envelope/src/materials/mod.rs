@@ -7,9 +7,15 @@ mod manager;
 mod required_context;
 
 pub use self::{
-    caching::{CacheCounts, CacheStats, CachingBuilder, CachingMaterialsManager, MaterialsCache},
+    caching::{
+        CacheCounts, CacheStats, CachingBuilder, CachingMaterialsManager, FailureCounts, MaterialsCache,
+        MaterialsCacheBuilder,
+    },
     default::DefaultMaterialsManager,
-    manager::{DecryptionMaterialsRequest, EncryptionMaterialsRequest, MaterialsFuture, MaterialsManager},
+    manager::{
+        DecryptionMaterialsRequest, EncryptionMaterialsRequest, MaterialsFuture, MaterialsManager, PreparedMaterials,
+        WarmFuture,
+    },
     required_context::RequiredContextMaterialsManager,
 };
 pub use crate::format::encrypted_data_key::{EncryptedDataKey, EncryptedDataKeys};
@@ -127,6 +133,21 @@ impl EncryptionMaterials {
     #[must_use]
     pub fn encrypted_data_key_count(&self) -> usize {
         self.count
+    }
+
+    /// Materials that open what these seal; `None` if their public key is not one.
+    pub(crate) fn to_decryption(&self) -> Option<DecryptionMaterials> {
+        let verification_key = match (&self.signing_key, self.suite.curve()) {
+            (Some(key), Some(curve)) => Some(VerificationKey::from_point(curve, &key.public_key())?),
+            _ => None,
+        };
+        Some(DecryptionMaterials {
+            suite: self.suite,
+            encryption_context: self.encryption_context.clone(),
+            required_context: self.required_context.clone(),
+            data_key: DataKey::copied_from(self.data_key.expose_secret()),
+            verification_key,
+        })
     }
 
     /// What the message is signed with, for signed suites.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     DecryptionMaterials, DecryptionMaterialsRequest, EncryptionMaterials, EncryptionMaterialsRequest, MaterialsFuture,
-    MaterialsManager,
+    MaterialsManager, PreparedMaterials, WarmFuture,
 };
 use crate::{context::EncryptionContext, error::Error};
 
@@ -111,5 +111,22 @@ impl MaterialsManager for RequiredContextMaterialsManager {
         let materials = self.source.try_decryption_materials(request)?;
         materials.as_ref().map_or(Ok(()), |materials| self.check(materials.encryption_context()))?;
         Ok(materials)
+    }
+
+    fn wrapping_key(&self, request: EncryptionMaterialsRequest<'_>) -> Option<Arc<str>> {
+        let required_context = &self.required(request).ok()?;
+        self.source.wrapping_key(EncryptionMaterialsRequest { required_context, ..request })
+    }
+
+    fn prepare(&self, request: EncryptionMaterialsRequest<'_>) -> Result<Option<Arc<dyn PreparedMaterials>>, Error> {
+        let required_context = &self.required(request)?;
+        self.source.prepare(EncryptionMaterialsRequest { required_context, ..request })
+    }
+
+    fn warm<'a>(&'a self, request: EncryptionMaterialsRequest<'a>) -> WarmFuture<'a> {
+        Box::pin(async move {
+            let required_context = &self.required(request)?;
+            self.source.warm(EncryptionMaterialsRequest { required_context, ..request }).await
+        })
     }
 }

@@ -250,7 +250,7 @@ mod tests {
 
         let context = EncryptionContext::new([("aws-crypto-public-key", "AAAA")]).unwrap();
         let materials = EncryptionMaterials::new(SUITE, context, data_key(), &wrapped()).unwrap();
-        let message = seal::seal(Arc::new(materials), b"x", ContentType::Framed { frame_length: 4 }).unwrap();
+        let message = seal::seal(&materials, b"x", ContentType::Framed { frame_length: 4 }).unwrap();
         let keyring = crate::keyring::RawAesKeyring::new("ns", "name", &data_key()).unwrap();
         let envelope = crate::client::Envelope::new(keyring).unwrap();
         let opened = envelope.decrypt(&message, &EncryptionContext::empty()).now_or_never().unwrap();

@@ -1,6 +1,6 @@
 //! Sealing (specification: `client-apis/encrypt.md`).
 
-use std::sync::Arc;
+use std::ops::Deref;
 
 use crate::{
     crypto::{
@@ -24,11 +24,11 @@ use crate::{
 ///
 /// [`Error::PlaintextTooLong`] or [`Error::Random`].
 pub(crate) fn seal(
-    materials: Arc<EncryptionMaterials>,
+    materials: &EncryptionMaterials,
     plaintext: &[u8],
     content_type: ContentType,
 ) -> Result<Vec<u8>, Error> {
-    let mut message = Vec::with_capacity(sealed_length(&materials, plaintext.len(), content_type)?);
+    let mut message = Vec::with_capacity(sealed_length(materials, plaintext.len(), content_type)?);
     let mut sealer = Sealer::start(materials, content_type, &mut message)?;
     let ContentType::Framed { frame_length } = content_type else {
         sealer.single_block(plaintext, &mut message);
@@ -91,25 +91,21 @@ pub(crate) fn check_length(plaintext_length: u64, content_type: ContentType) -> 
 /// No IV repeats under one key: the key is this message's alone, since it is derived from a fresh random
 /// message id (or, for legacy suites, is a data key that is never cached); under it the header's IV is zero,
 /// and that of a frame is its sequence number, from one.
-pub(crate) struct Sealer {
-    materials: Arc<EncryptionMaterials>,
+pub(crate) struct Sealer<M> {
+    materials: M,
     cipher: aead::Key,
     message_id: MessageId,
     sequence_number: u32,
     signer: Option<Signer>,
 }
 
-impl Sealer {
+impl<M: Deref<Target = EncryptionMaterials>> Sealer<M> {
     /// Appends the header of a new message.
     ///
     /// # Errors
     ///
     /// [`Error::Random`].
-    pub(crate) fn start(
-        materials: Arc<EncryptionMaterials>,
-        content_type: ContentType,
-        out: &mut Vec<u8>,
-    ) -> Result<Self, Error> {
+    pub(crate) fn start(materials: M, content_type: ContentType, out: &mut Vec<u8>) -> Result<Self, Error> {
         let suite = materials.suite();
         let message_id = MessageId::new(suite, random::bytes()?);
         let keys = kdf::derive(suite, materials.data_key().expose_secret(), message_id.as_bytes());

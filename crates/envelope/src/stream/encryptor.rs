@@ -28,7 +28,7 @@ pub struct Encryptor {
 }
 
 enum State {
-    Open(Sealer),
+    Open(Sealer<Arc<EncryptionMaterials>>),
     Ended,
     Failed(Error),
 }

@@ -8,7 +8,9 @@ use std::sync::{
 
 use envelope::{
     DataKey,
-    keyring::{GeneratedDataKey, Keyring, KeyringError, KeyringFuture, KeyringRequest, RawAesKeyring},
+    keyring::{
+        GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture, KeyringRequest, RawAesKeyring,
+    },
     materials::EncryptedDataKey,
 };
 use tokio::sync::Semaphore;
@@ -53,7 +55,11 @@ impl GatedKeyring {
     /// Passes the gate; fails once it is closed.
     async fn pass(&self, count: &AtomicU64) -> Result<(), KeyringError> {
         count.fetch_add(1, Ordering::SeqCst);
-        let permit = self.gate.acquire().await.map_err(|cause| KeyringError::new("tests/key", true, cause))?;
+        let permit = self
+            .gate
+            .acquire()
+            .await
+            .map_err(|cause| KeyringError::new("tests/key", KeyringErrorKind::Unavailable, cause))?;
         permit.forget();
         assert!(!self.panics.load(Ordering::SeqCst), "told to panic");
         Ok(())

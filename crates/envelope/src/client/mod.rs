@@ -1,6 +1,14 @@
 //! The client: the only place that asks for materials and then seals or opens with them.
 
-use std::{fmt, io, sync::Arc};
+mod builder;
+mod decrypted;
+mod prepared;
+mod readiness;
+
+use std::{io, sync::Arc};
+
+use self::readiness::Warmed;
+pub use self::{builder::EnvelopeBuilder, decrypted::Decrypted, prepared::PreparedContext};
 
 use crate::{
     context::EncryptionContext,
@@ -21,12 +29,6 @@ use crate::{
     stream::{DecryptionMode, Decryptor, Encryptor, UnverifiedHeader},
     suite::{AlgorithmSuite, CommitmentPolicy},
 };
-
-/// A hostile message could otherwise make one decryption cost thousands of KMS requests.
-const DEFAULT_MAX_ENCRYPTED_DATA_KEYS: usize = 16;
-const DEFAULT_FRAME_LENGTH: u32 = 4096;
-/// What a message leaves out of its stored context unless a materials manager says so.
-static NOTHING_REQUIRED: EncryptionContext = EncryptionContext::empty();
 
 /// Seals and opens messages in the AWS Encryption SDK format. Cheap to clone; share one per process.
 ///
@@ -50,6 +52,7 @@ pub struct Envelope {
     suite: AlgorithmSuite,
     content_type: ContentType,
     max_encrypted_data_keys: usize,
+    warmed: Warmed,
 }
 
 impl Envelope {
@@ -67,15 +70,7 @@ impl Envelope {
     /// A client over a materials manager: [`CachingMaterialsManager`] to reuse data keys,
     /// [`DefaultMaterialsManager`] for a new one per message.
     pub fn builder(manager: impl MaterialsManager + 'static) -> EnvelopeBuilder {
-        EnvelopeBuilder {
-            manager: Arc::new(manager),
-            policy: CommitmentPolicy::default(),
-            suite: None,
-            legacy_suites: false,
-            frame_length: DEFAULT_FRAME_LENGTH,
-            framed: true,
-            max_encrypted_data_keys: DEFAULT_MAX_ENCRYPTED_DATA_KEYS,
-        }
+        EnvelopeBuilder::new(Arc::new(manager))
     }
 
     /// Seals `plaintext`, bound to `context`, into one message. Waits only where no data key is cached.
@@ -91,7 +86,7 @@ impl Envelope {
     /// [`Error::TooManyEncryptedDataKeys`], [`Error::Random`].
     pub async fn encrypt(&self, plaintext: &[u8], context: &EncryptionContext) -> Result<Vec<u8>, Error> {
         let materials = self.encryption_materials(context, Some(plaintext.len() as u64)).await?;
-        self.seal(materials, plaintext)
+        self.seal(&materials, plaintext)
     }
 
     /// Seals like [`encrypt`](Self::encrypt), but never waits.
@@ -102,7 +97,7 @@ impl Envelope {
     pub fn try_encrypt(&self, plaintext: &[u8], context: &EncryptionContext) -> Result<Vec<u8>, Error> {
         let request = self.encryption_request(context, Some(plaintext.len() as u64))?;
         let materials = self.manager.try_encryption_materials(request)?.ok_or(Error::NotCached)?;
-        self.seal(materials, plaintext)
+        self.seal(&materials, plaintext)
     }
 
     /// Opens one whole message.
@@ -240,16 +235,11 @@ impl Envelope {
             return Err(Error::InvalidEncryptionContext { problem });
         }
         seal::check_length(plaintext_length.unwrap_or(0), self.content_type)?;
-        Ok(EncryptionMaterialsRequest {
-            suite: self.suite,
-            encryption_context,
-            required_context: &NOTHING_REQUIRED,
-            plaintext_length,
-        })
+        Ok(EncryptionMaterialsRequest::new(self.suite, encryption_context, plaintext_length))
     }
 
-    fn seal(&self, materials: Arc<EncryptionMaterials>, plaintext: &[u8]) -> Result<Vec<u8>, Error> {
-        self.check_materials(&materials)?;
+    fn seal(&self, materials: &EncryptionMaterials, plaintext: &[u8]) -> Result<Vec<u8>, Error> {
+        self.check_materials(materials)?;
         seal::seal(materials, plaintext, self.content_type)
     }
 
@@ -269,150 +259,6 @@ impl Envelope {
             Some(key) => Err(Error::EncryptionContextMismatch { key: key.to_owned() }),
             None => Ok(()),
         }
-    }
-}
-
-/// Builds an [`Envelope`].
-#[derive(Debug)]
-pub struct EnvelopeBuilder {
-    manager: Arc<dyn MaterialsManager>,
-    policy: CommitmentPolicy,
-    suite: Option<AlgorithmSuite>,
-    legacy_suites: bool,
-    frame_length: u32,
-    framed: bool,
-    max_encrypted_data_keys: usize,
-}
-
-impl EnvelopeBuilder {
-    /// Which messages are written and opened, by whether they commit to their data key. Default:
-    /// [`CommitmentPolicy::RequireEncryptRequireDecrypt`].
-    #[must_use]
-    pub fn commitment_policy(mut self, policy: CommitmentPolicy) -> Self {
-        self.policy = policy;
-        self
-    }
-
-    /// The suite that messages are sealed with. Default: `0x0478`, or `0x0178` where the policy forbids
-    /// commitment. Signed suites need the feature `aws-lc-rs`.
-    #[must_use]
-    pub fn suite(mut self, suite: AlgorithmSuite) -> Self {
-        self.suite = Some(suite);
-        self
-    }
-
-    /// Allows writing the suites without key derivation: `0x0014`, `0x0046`, `0x0078`. Default: `false`. For
-    /// readers that know nothing else; such a data key is never cached.
-    #[must_use]
-    pub fn legacy_suites(mut self, allowed: bool) -> Self {
-        self.legacy_suites = allowed;
-        self
-    }
-
-    /// How many plaintext bytes a frame holds. Default: 4096. Allowed: 1 to 2^32 - 1.
-    ///
-    /// Longer frames cost less per byte, shorter ones let a streaming reader start sooner. The Python
-    /// client writes only multiples of 128, but reads any.
-    #[must_use]
-    pub fn frame_length(mut self, frame_length: u32) -> Self {
-        self.frame_length = frame_length;
-        self
-    }
-
-    /// Whether the body is cut into frames. Default: `true`. `false` writes it in one piece, of at most 64 GiB,
-    /// for readers from before frames.
-    #[must_use]
-    pub fn framed(mut self, framed: bool) -> Self {
-        self.framed = framed;
-        self
-    }
-
-    /// How many wrapped data keys a message may have, sealed or opened. Default: 16. Allowed: 1 to 65,535.
-    ///
-    /// A hostile message could otherwise make one decryption cost thousands of KMS requests.
-    #[must_use]
-    pub fn max_encrypted_data_keys(mut self, limit: usize) -> Self {
-        self.max_encrypted_data_keys = limit;
-        self
-    }
-
-    /// The client.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidSetting`] for a setting out of its range, [`Error::CommitmentPolicy`] for a suite that
-    /// the policy does not allow to be written.
-    pub fn build(self) -> Result<Envelope, Error> {
-        let Self { manager, policy, frame_length, max_encrypted_data_keys, .. } = self;
-        if frame_length == 0 {
-            return Err(Error::invalid_setting("frame_length", "0 is not in 1..=2^32-1"));
-        }
-        if !(1..=usize::from(u16::MAX)).contains(&max_encrypted_data_keys) {
-            let problem = format!("{max_encrypted_data_keys} is not in 1..=65535");
-            return Err(Error::invalid_setting("max_encrypted_data_keys", problem));
-        }
-        let suite = self.suite.unwrap_or(policy.default_suite());
-        if !policy.allows_encryption(suite) {
-            return Err(Error::CommitmentPolicy { suite, policy });
-        }
-        if suite.is_legacy() && !self.legacy_suites {
-            let problem = format!("{suite} seals without key derivation: call `legacy_suites(true)` if it must be");
-            return Err(Error::invalid_setting("suite", problem));
-        }
-        if suite.is_signed() && cfg!(not(feature = "aws-lc-rs")) {
-            return Err(Error::invalid_setting(
-                "suite",
-                format!("{suite} is signed: that takes the feature `aws-lc-rs`"),
-            ));
-        }
-        let content_type = if self.framed { ContentType::Framed { frame_length } } else { ContentType::NonFramed };
-        Ok(Envelope { manager, policy, suite, content_type, max_encrypted_data_keys })
-    }
-}
-
-/// An opened message.
-pub struct Decrypted {
-    plaintext: Vec<u8>,
-    encryption_context: EncryptionContext,
-    suite: AlgorithmSuite,
-}
-
-impl Decrypted {
-    /// The plaintext.
-    #[must_use]
-    pub fn plaintext(&self) -> &[u8] {
-        &self.plaintext
-    }
-
-    /// The plaintext, to keep.
-    #[must_use]
-    pub fn into_plaintext(self) -> Vec<u8> {
-        self.plaintext
-    }
-
-    /// The message's encryption context, authenticated, with what it requires but does not store: check here what
-    /// you did not supply.
-    #[must_use]
-    pub fn encryption_context(&self) -> &EncryptionContext {
-        &self.encryption_context
-    }
-
-    /// The algorithm suite the message was sealed with.
-    #[must_use]
-    pub fn suite(&self) -> AlgorithmSuite {
-        self.suite
-    }
-}
-
-/// The plaintext's length, not the plaintext.
-impl fmt::Debug for Decrypted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { plaintext, encryption_context, suite } = self;
-        f.debug_struct("Decrypted")
-            .field("plaintext", &format_args!("[{} bytes]", plaintext.len()))
-            .field("encryption_context", encryption_context)
-            .field("suite", suite)
-            .finish()
     }
 }
 

@@ -1,0 +1,213 @@
+//! Counts of what happened, and the snapshot of them.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::stripe::Counter;
+use crate::{
+    error::{Error, KeyringError, KeyringErrorKind},
+    observer::{EventKind, MissReason},
+};
+
+/// What happened in one half of a cache since it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct Counts {
+    /// Entries held now, expired ones that nobody asked for since included.
+    pub entries: usize,
+    /// Operations served from an entry without waiting.
+    pub hits: u64,
+    /// Operations that found no usable entry: the sum of the next seven.
+    pub misses: u64,
+    /// Those that found none, and none was remembered to have been there.
+    pub misses_absent: u64,
+    /// Those whose entry had made room for another: a larger capacity may help.
+    pub misses_evicted: u64,
+    /// Those whose entry had been invalidated, or dropped since its wrapping key was refused.
+    pub misses_invalidated: u64,
+    /// Those that found none while encryption contexts hardly ever repeat: caching is of no use to them.
+    pub misses_never_repeats: u64,
+    /// Those that found one past its age.
+    pub misses_age: u64,
+    /// Those that found one which had sealed as many messages as it may.
+    pub misses_messages: u64,
+    /// Those that found one which had not as many bytes left as the message has.
+    pub misses_bytes: u64,
+    /// Requests to the underlying materials manager: one `GenerateDataKey` or `Decrypt` each.
+    pub loads: u64,
+    /// Loads that failed.
+    pub load_failures: u64,
+    /// The same by the kind of failure.
+    pub failures: FailureCounts,
+    /// Times an operation waited for a load that another had begun.
+    pub coalesced: u64,
+    /// Operations that may not use the cache: too long for `max_bytes`, of unknown length, or without key
+    /// derivation. Each is a request to the underlying materials manager, too.
+    pub bypasses: u64,
+    /// Loads ahead of need, in the background.
+    pub refreshes: u64,
+    /// Times a standby took the place of a spent data key.
+    pub promotions: u64,
+    /// Operations served by a data key past its age, since KMS was out of reach.
+    pub stale: u64,
+    /// Operations refused at once, by a failure that was remembered.
+    pub refused: u64,
+    /// Entries that made room for others.
+    pub evictions: u64,
+    /// Entries that were invalidated, or dropped since their wrapping key was refused.
+    pub invalidated: u64,
+}
+
+impl Counts {
+    /// Requests to the underlying materials manager: one request to KMS each, with the AWS KMS keyring.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.loads + self.bypasses
+    }
+
+    /// Requests that there would have been without the cache, beyond [`requests`](Self::requests).
+    #[must_use]
+    pub fn requests_avoided(&self) -> u64 {
+        let operations = self.hits + self.misses + self.bypasses;
+        operations.saturating_sub(self.refused).saturating_sub(self.requests())
+    }
+}
+
+/// Loads that failed, by the kind of their first failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct FailureCounts {
+    /// See [`KeyringErrorKind::Throttled`].
+    pub throttled: u64,
+    /// See [`KeyringErrorKind::TimedOut`].
+    pub timed_out: u64,
+    /// See [`KeyringErrorKind::Unavailable`].
+    pub unavailable: u64,
+    /// See [`KeyringErrorKind::Denied`].
+    pub denied: u64,
+    /// See [`KeyringErrorKind::Unusable`].
+    pub unusable: u64,
+    /// See [`KeyringErrorKind::Credentials`].
+    pub credentials: u64,
+    /// See [`KeyringErrorKind::InvalidCiphertext`].
+    pub invalid_ciphertext: u64,
+    /// See [`KeyringErrorKind::Other`]; and what no keyring failed with.
+    pub other: u64,
+}
+
+/// Counts while they count. Hits come often and from many threads, everything else does not.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) hits: Counter,
+    misses: [AtomicU64; MissReason::ALL.len()],
+    failures: [AtomicU64; KeyringErrorKind::ALL.len()],
+    loads: AtomicU64,
+    coalesced: AtomicU64,
+    bypasses: AtomicU64,
+    refreshes: AtomicU64,
+    promotions: AtomicU64,
+    stale: AtomicU64,
+    refused: AtomicU64,
+    evictions: AtomicU64,
+    invalidated: AtomicU64,
+}
+
+impl Counters {
+    /// Counts what happened.
+    pub(super) fn count(&self, kind: &EventKind<'_>) {
+        let loaded = |ahead: bool| {
+            self.loads.fetch_add(1, Relaxed);
+            self.refreshes.fetch_add(ahead.into(), Relaxed);
+        };
+        match kind {
+            EventKind::Hit => {
+                self.hits.count();
+            }
+            EventKind::Missed(reason) => _ = self.misses[*reason as usize].fetch_add(1, Relaxed),
+            EventKind::Coalesced => _ = self.coalesced.fetch_add(1, Relaxed),
+            EventKind::Bypassed => _ = self.bypasses.fetch_add(1, Relaxed),
+            EventKind::Refused { .. } => _ = self.refused.fetch_add(1, Relaxed),
+            EventKind::Loaded { ahead, .. } => loaded(*ahead),
+            EventKind::LoadFailed { ahead, cause, .. } => {
+                loaded(*ahead);
+                self.failures[kind_of(cause) as usize].fetch_add(1, Relaxed);
+            }
+            EventKind::Promoted => _ = self.promotions.fetch_add(1, Relaxed),
+            EventKind::StaleServed => _ = self.stale.fetch_add(1, Relaxed),
+            EventKind::Evicted => _ = self.evictions.fetch_add(1, Relaxed),
+            EventKind::Invalidated { entries } => _ = self.invalidated.fetch_add(*entries, Relaxed),
+            EventKind::ContextsNeverRepeat => {}
+        }
+    }
+
+    /// The counts so far.
+    pub(super) fn snapshot(&self, entries: usize) -> Counts {
+        let load = |count: &AtomicU64| count.load(Relaxed);
+        let [absent, evicted, invalidated, never_repeats, age, messages, bytes] = self.misses.each_ref().map(load);
+        let failures = self.failures.each_ref().map(load);
+        let [throttled, timed_out, unavailable, denied, unusable, credentials, invalid_ciphertext, other] = failures;
+        Counts {
+            entries,
+            hits: self.hits.total(),
+            misses: absent + evicted + invalidated + never_repeats + age + messages + bytes,
+            misses_absent: absent,
+            misses_evicted: evicted,
+            misses_invalidated: invalidated,
+            misses_never_repeats: never_repeats,
+            misses_age: age,
+            misses_messages: messages,
+            misses_bytes: bytes,
+            loads: load(&self.loads),
+            load_failures: failures.iter().sum(),
+            failures: FailureCounts {
+                throttled,
+                timed_out,
+                unavailable,
+                denied,
+                unusable,
+                credentials,
+                invalid_ciphertext,
+                other,
+            },
+            coalesced: load(&self.coalesced),
+            bypasses: load(&self.bypasses),
+            refreshes: load(&self.refreshes),
+            promotions: load(&self.promotions),
+            stale: load(&self.stale),
+            refused: load(&self.refused),
+            evictions: load(&self.evictions),
+            invalidated: load(&self.invalidated),
+        }
+    }
+}
+
+/// What kind of failure a load's is, by the first keyring that failed.
+fn kind_of(error: &Error) -> KeyringErrorKind {
+    error.keyring_errors().first().map_or(KeyringErrorKind::Other, KeyringError::kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn each_thing_is_counted_in_its_place() {
+        let counters = Counters::default();
+        for (count, reason) in (1..).zip(MissReason::ALL) {
+            (0..count).for_each(|_| counters.count(&EventKind::Missed(reason)));
+        }
+        for (count, kind) in (1..).zip(KeyringErrorKind::ALL) {
+            let cause = &Error::DataKeyUnavailable(KeyringError::new("key", kind, "so it is"));
+            let failed = EventKind::LoadFailed { ahead: kind.is_retryable(), took: Duration::ZERO, cause };
+            (0..count).for_each(|_| counters.count(&failed));
+        }
+        let counts = counters.snapshot(3);
+        assert_eq!((counts.entries, counts.misses, counts.load_failures, counts.refreshes), (3, 28, 36, 6));
+        assert_eq!((counts.misses_absent, counts.misses_never_repeats, counts.misses_bytes), (1, 4, 7));
+        let FailureCounts { throttled, denied, other, .. } = counts.failures;
+        assert_eq!((throttled, denied, other), (1, 4, 8));
+    }
+}

@@ -1,0 +1,129 @@
+//! Everything that looks on: counts, observers, and the memory that gives misses their reason.
+
+use std::sync::Arc;
+#[cfg(feature = "metrics")]
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::{
+    counts::{Counters, Counts},
+    departed::{Cause, Departed},
+    repeats::Repeats,
+    slot::{Taken, Vacant},
+    store::Key,
+};
+use crate::{
+    context::ContextKeys,
+    observer::{EventKind, MissReason, Observer, Observers, Operation},
+};
+
+/// After how many hits on one stripe the `metrics` facade hears of them.
+#[cfg(feature = "metrics")]
+const HITS_AT_ONCE: u64 = 1024;
+
+/// What looks on at one half of a cache.
+#[derive(Debug)]
+pub(super) struct Sight {
+    counters: Counters,
+    departed: Departed,
+    repeats: Repeats,
+    observers: Observers,
+    #[cfg(feature = "metrics")]
+    published: AtomicU64,
+}
+
+impl Sight {
+    pub(super) fn new(capacity: usize, operation: Operation, observer: Option<Arc<dyn Observer>>) -> Self {
+        Self {
+            counters: Counters::default(),
+            departed: Departed::new(capacity),
+            repeats: Repeats::new(capacity),
+            observers: Observers::new(operation, observer),
+            #[cfg(feature = "metrics")]
+            published: AtomicU64::new(0),
+        }
+    }
+
+    /// Counts and tells what happened to the entry under `key`.
+    pub(super) fn tell(&self, key: &Key<'_>, kind: EventKind<'_>) {
+        self.counters.count(&kind);
+        self.observers.tell(keys_of(key), kind);
+        #[cfg(feature = "metrics")]
+        self.publish_hits();
+    }
+
+    /// Something was taken out of the entry under `key`.
+    pub(super) fn taken<V>(&self, key: &Key<'_>, taken: &Taken<V>) {
+        let hits = self.counters.hits.count();
+        self.observers.hit(|| keys_of(key));
+        if taken.stale {
+            self.tell(key, EventKind::StaleServed);
+        }
+        if taken.promoted {
+            self.tell(key, EventKind::Promoted);
+        }
+        #[cfg(feature = "metrics")]
+        if hits.is_multiple_of(HITS_AT_ONCE) {
+            self.publish_hits();
+        }
+        #[cfg(not(feature = "metrics"))]
+        let _ = hits;
+    }
+
+    /// Nothing usable was found under `key`.
+    pub(super) fn missed(&self, key: &Key<'_>, why: Vacant) {
+        let reason = match why {
+            Vacant::Absent => match self.departed.take(key) {
+                Some(Cause::Evicted) => MissReason::Evicted,
+                Some(Cause::Invalidated) => MissReason::Invalidated,
+                None => {
+                    if self.repeats.first(|| self.counters.hits.total()) {
+                        self.tell(key, EventKind::ContextsNeverRepeat);
+                    }
+                    if self.repeats.never() { MissReason::NeverRepeats } else { MissReason::Absent }
+                }
+            },
+            Vacant::Age => MissReason::Age,
+            Vacant::Messages => MissReason::Messages,
+            Vacant::Bytes => MissReason::Bytes,
+        };
+        self.tell(key, EventKind::Missed(reason));
+    }
+
+    /// The entry under `key` made room for another.
+    pub(super) fn evicted(&self, key: &Key<'_>) {
+        self.departed.note(key, Cause::Evicted);
+        self.tell(key, EventKind::Evicted);
+    }
+
+    /// The entry under `key` was invalidated: to be told together with others.
+    pub(super) fn invalidated(&self, key: &Key<'_>) {
+        self.departed.note(key, Cause::Invalidated);
+    }
+
+    /// So many entries were invalidated.
+    pub(super) fn invalidated_in_all(&self, entries: u64) {
+        let kind = EventKind::Invalidated { entries };
+        self.counters.count(&kind);
+        self.observers.tell(ContextKeys::of_serialized(&[]), kind);
+    }
+
+    /// The counts so far.
+    pub(super) fn counts(&self, entries: usize) -> Counts {
+        #[cfg(feature = "metrics")]
+        self.publish_hits();
+        self.counters.snapshot(entries)
+    }
+
+    #[cfg(feature = "metrics")]
+    fn publish_hits(&self) {
+        let total = self.counters.hits.total();
+        let before = self.published.fetch_max(total, Relaxed);
+        if total > before {
+            self.observers.hits(total - before);
+        }
+    }
+}
+
+fn keys_of<'a>(key: &Key<'a>) -> ContextKeys<'a> {
+    ContextKeys::of_serialized(key.encryption_context)
+}

@@ -1,0 +1,126 @@
+//! How a client is set.
+
+use std::sync::Arc;
+
+use super::{Envelope, readiness::Warmed};
+use crate::{
+    error::Error,
+    format::header::ContentType,
+    materials::MaterialsManager,
+    suite::{AlgorithmSuite, CommitmentPolicy},
+};
+
+/// A hostile message could otherwise make one decryption cost thousands of KMS requests.
+const DEFAULT_MAX_ENCRYPTED_DATA_KEYS: usize = 16;
+const DEFAULT_FRAME_LENGTH: u32 = 4096;
+
+/// Builds an [`Envelope`].
+#[derive(Debug)]
+pub struct EnvelopeBuilder {
+    manager: Arc<dyn MaterialsManager>,
+    policy: CommitmentPolicy,
+    suite: Option<AlgorithmSuite>,
+    legacy_suites: bool,
+    frame_length: u32,
+    framed: bool,
+    max_encrypted_data_keys: usize,
+}
+
+impl EnvelopeBuilder {
+    pub(super) fn new(manager: Arc<dyn MaterialsManager>) -> Self {
+        Self {
+            manager,
+            policy: CommitmentPolicy::default(),
+            suite: None,
+            legacy_suites: false,
+            frame_length: DEFAULT_FRAME_LENGTH,
+            framed: true,
+            max_encrypted_data_keys: DEFAULT_MAX_ENCRYPTED_DATA_KEYS,
+        }
+    }
+
+    /// Which messages are written and opened, by whether they commit to their data key. Default:
+    /// [`CommitmentPolicy::RequireEncryptRequireDecrypt`].
+    #[must_use]
+    pub fn commitment_policy(mut self, policy: CommitmentPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// The suite that messages are sealed with. Default: `0x0478`, or `0x0178` where the policy forbids
+    /// commitment. Signed suites need the feature `aws-lc-rs`.
+    #[must_use]
+    pub fn suite(mut self, suite: AlgorithmSuite) -> Self {
+        self.suite = Some(suite);
+        self
+    }
+
+    /// Allows writing the suites without key derivation: `0x0014`, `0x0046`, `0x0078`. Default: `false`. For
+    /// readers that know nothing else; such a data key is never cached.
+    #[must_use]
+    pub fn legacy_suites(mut self, allowed: bool) -> Self {
+        self.legacy_suites = allowed;
+        self
+    }
+
+    /// How many plaintext bytes a frame holds. Default: 4096. Allowed: 1 to 2^32 - 1.
+    ///
+    /// Longer frames cost less per byte, shorter ones let a streaming reader start sooner. The Python
+    /// client writes only multiples of 128, but reads any.
+    #[must_use]
+    pub fn frame_length(mut self, frame_length: u32) -> Self {
+        self.frame_length = frame_length;
+        self
+    }
+
+    /// Whether the body is cut into frames. Default: `true`. `false` writes it in one piece, of at most 64 GiB,
+    /// for readers from before frames.
+    #[must_use]
+    pub fn framed(mut self, framed: bool) -> Self {
+        self.framed = framed;
+        self
+    }
+
+    /// How many wrapped data keys a message may have, sealed or opened. Default: 16. Allowed: 1 to 65,535.
+    ///
+    /// A hostile message could otherwise make one decryption cost thousands of KMS requests.
+    #[must_use]
+    pub fn max_encrypted_data_keys(mut self, limit: usize) -> Self {
+        self.max_encrypted_data_keys = limit;
+        self
+    }
+
+    /// The client.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidSetting`] for a setting out of its range, [`Error::CommitmentPolicy`] for a suite that
+    /// the policy does not allow to be written.
+    pub fn build(self) -> Result<Envelope, Error> {
+        let Self { manager, policy, frame_length, max_encrypted_data_keys, .. } = self;
+        if frame_length == 0 {
+            return Err(Error::invalid_setting("frame_length", "0 is not in 1..=2^32-1"));
+        }
+        if !(1..=usize::from(u16::MAX)).contains(&max_encrypted_data_keys) {
+            let problem = format!("{max_encrypted_data_keys} is not in 1..=65535");
+            return Err(Error::invalid_setting("max_encrypted_data_keys", problem));
+        }
+        let suite = self.suite.unwrap_or(policy.default_suite());
+        if !policy.allows_encryption(suite) {
+            return Err(Error::CommitmentPolicy { suite, policy });
+        }
+        if suite.is_legacy() && !self.legacy_suites {
+            let problem = format!("{suite} seals without key derivation: call `legacy_suites(true)` if it must be");
+            return Err(Error::invalid_setting("suite", problem));
+        }
+        if suite.is_signed() && cfg!(not(feature = "aws-lc-rs")) {
+            return Err(Error::invalid_setting(
+                "suite",
+                format!("{suite} is signed: that takes the feature `aws-lc-rs`"),
+            ));
+        }
+        let content_type = if self.framed { ContentType::Framed { frame_length } } else { ContentType::NonFramed };
+        let warmed = Warmed::default();
+        Ok(Envelope { manager, policy, suite, content_type, max_encrypted_data_keys, warmed })
+    }
+}

@@ -1,0 +1,82 @@
+//! Warming, and whether that has worked.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::{StreamExt, stream};
+
+use super::Envelope;
+use crate::{context::EncryptionContext, error::Error};
+
+/// How many contexts are asked for at once; how many requests that makes is up to the cache.
+const AT_ONCE: usize = 256;
+
+/// The contexts that are to be ready, as last told.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Warmed(Arc<Mutex<Vec<EncryptionContext>>>);
+
+impl Warmed {
+    fn set(&self, contexts: Vec<EncryptionContext>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = contexts;
+    }
+
+    fn all(&self) -> Vec<EncryptionContext> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Envelope {
+    /// Fetches a data key for each of these contexts that has none, so that nobody waits for it later; gives one result for
+    /// each, in their order. No more requests run at once than the cache's
+    /// [`max_loads`](crate::materials::MaterialsCacheBuilder::max_loads), and one failure does not stop the others.
+    ///
+    /// From now on these are the contexts that [`ready`](Self::ready) looks at. No more of them than the cache's capacity can
+    /// stay.
+    ///
+    /// ```
+    /// # use envelope::{DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), envelope::Error> {
+    /// # let envelope = Envelope::new(RawAesKeyring::new("example", "key", &DataKey::generate(32)?)?)?;
+    /// let tenants = ["42", "43"].map(|tenant| EncryptionContext::new([("tenant", tenant)]).expect("it is short"));
+    /// for (tenant, warmed) in tenants.iter().zip(envelope.warm(&tenants).await) {
+    ///     if let Err(error) = warmed {
+    ///         eprintln!("{tenant:?}: {error}");
+    ///     }
+    /// }
+    /// assert!(envelope.ready().await.is_ok());
+    /// envelope.try_encrypt(b"at once", &tenants[0])?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn warm<'a>(&self, contexts: impl IntoIterator<Item = &'a EncryptionContext>) -> Vec<Result<(), Error>> {
+        let contexts: Vec<_> = contexts.into_iter().cloned().collect();
+        self.warmed.set(contexts.clone());
+        self.warm_all(&contexts).await
+    }
+
+    /// Whether each context of the last [`warm`](Self::warm) has a usable data key, for a health check. Asks for those that
+    /// are missing; a failure that is remembered is not asked for again, so that it may be called often. `Ok` where nothing
+    /// was warmed.
+    ///
+    /// A data key that nobody uses expires, and is then fetched anew by this: called every few seconds, it costs one request
+    /// for each idle context and `max_age`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotReady`], with how many have none, and the first one's reason.
+    pub async fn ready(&self) -> Result<(), Error> {
+        let contexts = self.warmed.all();
+        let failures: Vec<_> = self.warm_all(&contexts).await.into_iter().filter_map(Result::err).collect();
+        let missing = failures.len();
+        match failures.into_iter().next() {
+            None => Ok(()),
+            Some(first) => Err(Error::NotReady { missing, warmed: contexts.len(), cause: Arc::new(first) }),
+        }
+    }
+
+    async fn warm_all(&self, contexts: &[EncryptionContext]) -> Vec<Result<(), Error>> {
+        let warming = contexts.iter().map(|context| async move {
+            let request = self.encryption_request(context, Some(0))?;
+            self.manager.warm(request).await
+        });
+        stream::iter(warming).buffered(AT_ONCE).collect().await
+    }
+}

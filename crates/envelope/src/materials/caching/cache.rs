@@ -1,0 +1,232 @@
+//! The cache that caching managers share.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use super::{CacheCounts, DecryptionMaterials, EncryptionMaterials};
+use crate::{
+    cache::{Cache, Shared},
+    context::EncryptionContext,
+    format::encrypted_data_key::EncryptedDataKeys,
+    observer::{Observer, Operation},
+    time::Clock,
+};
+
+const CAPACITY: usize = 1_000;
+const MAX_LOADS: usize = 16;
+
+/// Where materials are kept, by one manager or several. Cloning is cheap and shares the entries.
+///
+/// A data key in it is wiped when its entry is evicted, replaced or cleared and the last operation under it has ended.
+/// An entry takes about 1.5 KB for sealing and 2 KB for opening, with one wrapped key and a short encryption context;
+/// `cargo run --release -p benches --bin residency` measures it.
+///
+/// # What can be seen of it
+///
+/// [`stats`](Self::stats) has the counts so far, an [`Observer`] is told of each thing as it happens, and with the feature
+/// `tracing` (a default one) the same are events under the target `envelope::cache`: with the keys of encryption contexts,
+/// never their values. With the feature `metrics`, the `metrics` facade gets:
+///
+/// | metric | labels beside `operation` (`encryption`, `decryption`) |
+/// | --- | --- |
+/// | `envelope_cache_hits_total` (up to 1,024 a thread late) | |
+/// | `envelope_cache_misses_total` | `reason`: `absent`, `evicted`, `invalidated`, `never_repeats`, `age`, `messages`, `bytes` |
+/// | `envelope_cache_loads_total` | `ahead`: `true`, `false`; `outcome`: `ok`, or the [kind](crate::keyring::KeyringErrorKind) of failure |
+/// | `envelope_cache_load_seconds`, a histogram | `outcome` |
+/// | `envelope_cache_coalesced_total`, `…_bypasses_total`, `…_refused_total`, `…_promotions_total`, `…_stale_served_total`, `…_evictions_total`, `…_invalidations_total`, `…_contexts_never_repeat_total` | |
+#[derive(Debug, Clone)]
+pub struct MaterialsCache(Arc<Halves>);
+
+#[derive(Debug)]
+struct Halves {
+    encryption: Arc<Cache<EncryptionMaterials>>,
+    decryption: Arc<Cache<DecryptionMaterials>>,
+    clock: Clock,
+}
+
+impl MaterialsCache {
+    /// A cache of at most `capacity` entries for encryption and as many for decryption, else with the defaults of
+    /// [`builder`](Self::builder).
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Self::builder().capacity(capacity).build()
+    }
+
+    /// A cache with settings of its own.
+    #[must_use]
+    pub fn builder() -> MaterialsCacheBuilder {
+        MaterialsCacheBuilder { capacity: CAPACITY, max_loads: MAX_LOADS, clock: Clock::system(), observer: None }
+    }
+
+    /// Drops every entry. No operation that begins after this has returned uses what was cached, or asked for, before.
+    pub fn clear(&self) {
+        // Sealing first: what primes the entries for opening must have ended when those are dropped.
+        self.0.encryption.clear();
+        self.0.decryption.clear();
+    }
+
+    /// Drops the entries of one encryption context, for sealing and opening, as [`clear`](Self::clear) drops all. Looks at
+    /// each entry.
+    pub fn invalidate(&self, context: &EncryptionContext) {
+        self.0.encryption.invalidate(|_, materials| materials.encryption_context().without_reserved() == *context);
+        self.0.decryption.invalidate(|_, materials| materials.encryption_context().without_reserved() == *context);
+    }
+
+    /// Drops the entries under one wrapping key, for sealing and opening, as [`clear`](Self::clear) drops all: an AWS KMS key
+    /// by its ARN, a raw key by its name (and with it those whose names begin with that). Of a data key that several keys
+    /// wrap, each one counts. Looks at each entry.
+    pub fn invalidate_key(&self, wrapping_key: &str) {
+        let under = |keys: EncryptedDataKeys<'_>| {
+            keys.iter().any(|key| key.key_provider_information.starts_with(wrapping_key.as_bytes()))
+        };
+        self.0.encryption.invalidate(|_, materials| under(materials.encrypted_data_keys()));
+        self.0.decryption.invalidate(|key, _| under(EncryptedDataKeys::from_checked(key.borrow().encrypted_data_keys)));
+    }
+
+    /// Drops the entries whose data keys are all older than `age`, and so wipes them; tells how many. An expired data key is
+    /// never used, but stays in memory until its entry is asked for again, evicted or dropped. Looks at each entry.
+    pub fn remove_older_than(&self, age: Duration) -> u64 {
+        let now = self.0.clock.now();
+        self.0.encryption.remove_older_than(age, now) + self.0.decryption.remove_older_than(age, now)
+    }
+
+    /// What happened so far. Cheap: it looks at no entry.
+    #[must_use]
+    pub fn stats(&self) -> CacheStats {
+        CacheStats { encryption: self.0.encryption.counts(), decryption: self.0.decryption.counts() }
+    }
+
+    /// How long ago the oldest data key that is held was asked for. Looks at each entry.
+    #[must_use]
+    pub fn oldest_data_key_age(&self) -> Option<Duration> {
+        let now = self.0.clock.now();
+        self.0.encryption.oldest(now).max(self.0.decryption.oldest(now))
+    }
+
+    pub(super) fn encryption(&self) -> &Arc<Cache<EncryptionMaterials>> {
+        &self.0.encryption
+    }
+
+    pub(super) fn decryption(&self) -> &Arc<Cache<DecryptionMaterials>> {
+        &self.0.decryption
+    }
+
+    pub(super) fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+}
+
+impl Default for MaterialsCache {
+    fn default() -> Self {
+        Self::builder().build()
+    }
+}
+
+/// Builds a [`MaterialsCache`].
+///
+/// ```
+/// use envelope::materials::MaterialsCache;
+///
+/// let cache = MaterialsCache::builder().capacity(10_000).max_loads(32).build();
+/// assert_eq!(cache.stats().encryption.entries, 0);
+/// ```
+#[derive(Debug, Clone)]
+pub struct MaterialsCacheBuilder {
+    capacity: usize,
+    max_loads: usize,
+    clock: Clock,
+    observer: Option<Arc<dyn Observer>>,
+}
+
+impl MaterialsCacheBuilder {
+    /// How many entries are held for encryption, and as many for decryption. An entry is one encryption context, or for
+    /// decryption one data key. Default: 1,000. Allowed: any; zero holds none.
+    ///
+    /// A scan of contexts that are used once does not flush those that are used often.
+    #[must_use]
+    pub fn capacity(mut self, capacity: usize) -> Self {
+        self.capacity = capacity;
+        self
+    }
+
+    /// How many requests to keyrings run at once, for encryption and decryption together; those that somebody waits for go
+    /// first. Default: 16. Allowed: over zero, which zero is taken for.
+    #[must_use]
+    pub fn max_loads(mut self, max_loads: usize) -> Self {
+        self.max_loads = max_loads.max(1);
+        self
+    }
+
+    /// The clock that ages are read from. Default: [`Clock::system`].
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Who is told of all that happens, as it happens. Default: nobody.
+    #[must_use]
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
+    /// The cache, empty.
+    #[must_use]
+    pub fn build(self) -> MaterialsCache {
+        let shared = Shared::new(self.max_loads);
+        let encryption = Cache::new(self.capacity, shared.clone(), Operation::Encryption, self.observer.clone());
+        let decryption = Cache::new(self.capacity, shared, Operation::Decryption, self.observer);
+        MaterialsCache(Arc::new(Halves {
+            encryption: Arc::new(encryption),
+            decryption: Arc::new(decryption),
+            clock: self.clock,
+        }))
+    }
+}
+
+/// What happened in a [`MaterialsCache`] since it was made. With the feature `serde`, it can be serialized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct CacheStats {
+    /// For sealing.
+    pub encryption: CacheCounts,
+    /// For opening.
+    pub decryption: CacheCounts,
+}
+
+impl CacheStats {
+    /// Requests to keyrings: one request to KMS each, with the AWS KMS keyring.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.encryption.requests() + self.decryption.requests()
+    }
+
+    /// Requests that there would have been without the cache, beyond [`requests`](Self::requests).
+    #[must_use]
+    pub fn requests_avoided(&self) -> u64 {
+        self.encryption.requests_avoided() + self.decryption.requests_avoided()
+    }
+
+    /// What the avoided requests would have cost, at a price for 10,000 of them: AWS KMS takes 0.03 US dollars in most
+    /// regions.
+    ///
+    /// ```
+    /// # let cache = envelope::materials::MaterialsCache::new(1_000);
+    /// println!("saved {:.2} US dollars", cache.stats().saved(0.03));
+    /// ```
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "nobody saves 2^53 requests")]
+    pub fn saved(&self, price_of_10_000_requests: f64) -> f64 {
+        self.requests_avoided() as f64 / 10_000.0 * price_of_10_000_requests
+    }
+}
+
+impl fmt::Display for CacheStats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { encryption, decryption } = self;
+        write!(f, "sealing hit {} and missed {}, ", encryption.hits, encryption.misses)?;
+        write!(f, "opening hit {} and missed {}, ", decryption.hits, decryption.misses)?;
+        write!(f, "{} requests made and {} avoided", self.requests(), self.requests_avoided())
+    }
+}

@@ -1,0 +1,264 @@
+//! Materials kept for reuse (specification: `framework/caching-cmm.md`).
+
+mod builder;
+mod cache;
+mod sources;
+
+use std::{fmt, sync::Arc, time::Instant};
+
+#[cfg(feature = "tokio")]
+use tokio::runtime::Handle;
+
+use self::sources::{DecryptionSource, EncryptionSource, Prepared};
+pub use self::{
+    builder::CachingBuilder,
+    cache::{CacheStats, MaterialsCache, MaterialsCacheBuilder},
+};
+use super::{
+    DecryptionMaterials, DecryptionMaterialsRequest, EncryptionMaterials, EncryptionMaterialsRequest, MaterialsFuture,
+    MaterialsManager, PreparedMaterials, manager::WarmFuture,
+};
+pub use crate::cache::{Counts as CacheCounts, FailureCounts};
+use crate::{
+    cache::{Settings, Task, policy::Policy, store::Key},
+    error::{Error, KeyringErrorKind},
+    time::Clock,
+};
+
+/// Keeps data keys for reuse within limits on age, messages and bytes.
+///
+/// - A message's share of the limits is reserved before it is sealed, so no limit is ever exceeded,
+///   however many tasks seal at once.
+/// - While a data key is in use, its successor is fetched in the background before it is spent, and takes its place by one
+///   swap: whoever seals or opens does not wait for it. That takes the feature `tokio`, and a runtime.
+/// - Those who miss the same entry together wait for one request and share its result, or its failure. A failure is
+///   remembered for a while, see [`Error::Remembered`].
+///   Where several entries fail under one wrapping key, the others under it are refused for a while, too.
+/// - When a refresh is told that a wrapping key may not be used any more, what is cached under it is dropped.
+/// - A message longer than `max_bytes`, of unknown length, or of a suite without key derivation gets a data key
+///   of its own, uncached.
+///
+/// | setting | default | what it bounds |
+/// | --- | --- | --- |
+/// | [`max_age`](CachingBuilder::max_age) | 5 minutes | how long a data key is used after it was asked for |
+/// | [`max_messages`](CachingBuilder::max_messages) | 2^32 | messages sealed under one data key |
+/// | [`max_bytes`](CachingBuilder::max_bytes) | 2^63 - 1 | plaintext bytes sealed under one data key |
+/// | [`serve_stale_for`](CachingBuilder::serve_stale_for) | zero | how long past `max_age` while KMS is out of reach |
+/// | [`remember_failures_for`](CachingBuilder::remember_failures_for) | 1 second | how long what can't work is refused at once |
+/// | [`longest_backoff`](CachingBuilder::longest_backoff) | 5 seconds | the same for what may work again |
+/// | [`prime_decrypt`](CachingBuilder::prime_decrypt) | no | whether what was just sealed opens without asking KMS |
+/// | [`cache`](CachingBuilder::cache) | 1,000 entries | data keys held for encryption, and as many for decryption |
+///
+/// The limits on messages and bytes count what is sealed; opening is bounded by age alone.
+///
+/// # Revocation
+///
+/// A key that KMS no longer allows is used on for as long as it is cached and nobody asked KMS again:
+///
+/// | | at most |
+/// | --- | --- |
+/// | sealing and opening, by default | `max_age` after the data key was asked for |
+/// | while the entry is in use, with `refresh_ahead` | seven to eight tenths of that, plus the time that KMS takes to refuse |
+/// | opening, with `prime_decrypt` | the same, from when the data key was asked for to seal |
+/// | with `serve_stale_for`, while KMS is out of reach | `max_age` and that much more |
+/// | after [`MaterialsCache::invalidate_key`], [`invalidate`](MaterialsCache::invalidate) or [`clear`](MaterialsCache::clear) has returned | not at all, but for operations under way |
+///
+/// ```
+/// use std::time::Duration;
+/// use envelope::{DataKey, keyring::RawAesKeyring, materials::{CachingMaterialsManager, DefaultMaterialsManager}};
+///
+/// # let keyring = RawAesKeyring::new("ns", "name", &DataKey::generate(32)?)?;
+/// let manager = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring))
+///     .max_age(Duration::from_secs(60))
+///     .max_messages(1_000_000)
+///     .build()?;
+/// # Ok::<(), envelope::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct CachingMaterialsManager(Arc<Inner>);
+
+struct Inner {
+    source: Arc<dyn MaterialsManager>,
+    cache: MaterialsCache,
+    partition: Arc<str>,
+    policy: Policy,
+    prime_decrypt: bool,
+    #[cfg(feature = "tokio")]
+    runtime: Option<Handle>,
+}
+
+impl CachingMaterialsManager {
+    /// A manager that asks `source` for what it does not hold.
+    pub fn builder(source: impl MaterialsManager + 'static) -> CachingBuilder {
+        CachingBuilder::new(Arc::new(source))
+    }
+
+    /// The cache this manager uses, alone or with others.
+    #[must_use]
+    pub fn cache(&self) -> &MaterialsCache {
+        &self.0.cache
+    }
+
+    fn clock(&self) -> &Clock {
+        self.0.cache.clock()
+    }
+
+    /// What the message takes from an entry; `None` if it may not take from any. A data key that seals without
+    /// key derivation serves one message only (specification: `framework/caching-cmm.md#get-encryption-materials`).
+    fn cacheable_length(&self, request: EncryptionMaterialsRequest<'_>) -> Option<u64> {
+        let length = request.plaintext_length.filter(|length| *length <= self.0.policy.limits.max_bytes);
+        length.filter(|_| !request.suite.is_legacy())
+    }
+
+    fn encryption_key<'a>(&'a self, request: EncryptionMaterialsRequest<'a>) -> Key<'a> {
+        Key {
+            partition: &self.0.partition,
+            suite_id: request.suite.id(),
+            encryption_context: request.encryption_context.as_serialized(),
+            required_context: request.required_context.as_serialized(),
+            encrypted_data_keys: &[],
+        }
+    }
+
+    fn decryption_key<'a>(&'a self, request: DecryptionMaterialsRequest<'a>) -> Key<'a> {
+        Key {
+            partition: &self.0.partition,
+            suite_id: request.suite.id(),
+            encryption_context: request.stored_context,
+            required_context: request.required_context.as_serialized(),
+            encrypted_data_keys: request.encrypted_data_keys.as_serialized(),
+        }
+    }
+
+    fn encryption_source(&self, request: EncryptionMaterialsRequest<'_>, bytes: Option<u64>) -> EncryptionSource {
+        EncryptionSource::new(self.clone(), request, bytes)
+    }
+}
+
+impl MaterialsManager for CachingMaterialsManager {
+    fn try_encryption_materials(
+        &self,
+        request: EncryptionMaterialsRequest<'_>,
+    ) -> Result<Option<Arc<EncryptionMaterials>>, Error> {
+        let Some(bytes) = self.cacheable_length(request) else { return Ok(None) };
+        let (key, half) = (self.encryption_key(request), self.0.cache.encryption());
+        let Ok(taken) = half.find(&key, self.now(), self.policy(), Some(bytes)) else { return Ok(None) };
+        if taken.wants_refresh {
+            half.refresh(&key, &self.encryption_source(request, Some(bytes)));
+        }
+        Ok(Some(taken.value.to_arc()))
+    }
+
+    fn try_decryption_materials(
+        &self,
+        request: DecryptionMaterialsRequest<'_>,
+    ) -> Result<Option<Arc<DecryptionMaterials>>, Error> {
+        let (key, half) = (self.decryption_key(request), self.0.cache.decryption());
+        let Ok(taken) = half.find(&key, self.now(), self.policy(), None) else { return Ok(None) };
+        if taken.wants_refresh {
+            half.refresh(&key, &DecryptionSource::new(self.clone(), request));
+        }
+        Ok(Some(taken.value.to_arc()))
+    }
+
+    fn decryption_served(&self, request: DecryptionMaterialsRequest<'_>, authentic: bool) {
+        self.0.cache.decryption().served(&self.decryption_key(request), authentic);
+    }
+
+    fn encryption_materials<'a>(
+        &'a self,
+        request: EncryptionMaterialsRequest<'a>,
+    ) -> MaterialsFuture<'a, EncryptionMaterials> {
+        Box::pin(async move {
+            let (key, half) = (self.encryption_key(request), self.0.cache.encryption());
+            let Some(bytes) = self.cacheable_length(request) else {
+                half.bypass(&key);
+                return self.0.source.encryption_materials(request).await;
+            };
+            half.obtain(key, self.encryption_source(request, Some(bytes))).await
+        })
+    }
+
+    fn decryption_materials<'a>(
+        &'a self,
+        request: DecryptionMaterialsRequest<'a>,
+    ) -> MaterialsFuture<'a, DecryptionMaterials> {
+        Box::pin(async move {
+            let (key, half) = (self.decryption_key(request), self.0.cache.decryption());
+            if request.suite.is_legacy() {
+                half.bypass(&key);
+                return self.0.source.decryption_materials(request).await;
+            }
+            half.obtain(key, DecryptionSource::new(self.clone(), request)).await
+        })
+    }
+
+    fn wrapping_key(&self, request: EncryptionMaterialsRequest<'_>) -> Option<Arc<str>> {
+        self.0.source.wrapping_key(request)
+    }
+
+    fn prepare(&self, request: EncryptionMaterialsRequest<'_>) -> Result<Option<Arc<dyn PreparedMaterials>>, Error> {
+        if request.suite.is_legacy() {
+            return Ok(None);
+        }
+        let place = self.0.cache.encryption().place(self.encryption_key(request), self.now());
+        Ok(Some(Arc::new(Prepared::new(place, self.encryption_source(request, None)))))
+    }
+
+    fn warm<'a>(&'a self, request: EncryptionMaterialsRequest<'a>) -> WarmFuture<'a> {
+        Box::pin(async move {
+            if !request.suite.is_legacy() {
+                let source = self.encryption_source(request, None);
+                self.0.cache.encryption().obtain(self.encryption_key(request), source).await?;
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Settings for CachingMaterialsManager {
+    fn now(&self) -> Instant {
+        self.clock().now()
+    }
+
+    fn chance(&self) -> f64 {
+        fastrand::f64()
+    }
+
+    fn policy(&self) -> &Policy {
+        &self.0.policy
+    }
+
+    /// What came of a wrapping key that nobody may use any more must go; and where this caller may not, once it was told so
+    /// of a key that it had. (Who is denied a first time may have sent a message that is not theirs to open.)
+    fn failed(&self, error: &Error, refresh: bool) {
+        for failure in error.keyring_errors() {
+            match failure.kind() {
+                KeyringErrorKind::Unusable => self.0.cache.invalidate_key(failure.wrapping_key()),
+                KeyringErrorKind::Denied if refresh => self.0.cache.invalidate_key(failure.wrapping_key()),
+                _ => {}
+            }
+        }
+    }
+
+    /// Runs the task on the caller's runtime, or else on the one that the manager was built on. Without any, it is dropped.
+    fn spawn(&self, task: Task) {
+        #[cfg(feature = "tokio")]
+        if let Some(runtime) = Handle::try_current().ok().or_else(|| self.0.runtime.clone()) {
+            runtime.spawn(task);
+            return;
+        }
+        drop(task);
+    }
+}
+
+impl fmt::Debug for CachingMaterialsManager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { source, partition, policy, .. } = &*self.0;
+        f.debug_struct("CachingMaterialsManager")
+            .field("source", source)
+            .field("partition", partition)
+            .field("policy", policy)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,201 @@
+//! What happens in a cache, told as it happens.
+
+#[cfg(feature = "metrics")]
+mod metrics;
+#[cfg(feature = "tracing")]
+mod tracing;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use crate::{context::ContextKeys, error::Error};
+
+/// Watches what happens in a [`MaterialsCache`](crate::materials::MaterialsCache).
+///
+/// Called on the thread to which it happens, at most with a lock of one shard of the cache held: it must not wait, and must
+/// not use the cache.
+///
+/// ```
+/// use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
+/// use envelope::observer::{Event, EventKind, Observer};
+/// use envelope::materials::MaterialsCache;
+///
+/// #[derive(Debug, Default)]
+/// struct Alarm(AtomicU64);
+///
+/// impl Observer for Alarm {
+///     fn observe(&self, event: &Event<'_>) {
+///         if let EventKind::StaleServed = event.kind {
+///             self.0.fetch_add(1, Ordering::Relaxed);
+///         }
+///     }
+/// }
+///
+/// let cache = MaterialsCache::builder().observer(Arc::new(Alarm::default())).build();
+/// ```
+pub trait Observer: fmt::Debug + Send + Sync {
+    /// Something happened.
+    fn observe(&self, event: &Event<'_>);
+}
+
+/// Something that happened in a cache.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Event<'a> {
+    /// Whether it happened to what seals or to what opens.
+    pub operation: Operation,
+    /// The keys, not the values, of the encryption context that it happened to.
+    pub context_keys: ContextKeys<'a>,
+    /// What happened.
+    pub kind: EventKind<'a>,
+}
+
+/// What a data key was wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// Sealing.
+    Encryption,
+    /// Opening.
+    Decryption,
+}
+
+impl Operation {
+    /// `"encryption"` or `"decryption"`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Encryption => "encryption",
+            Self::Decryption => "decryption",
+        }
+    }
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum EventKind<'a> {
+    /// An operation was served without waiting.
+    Hit,
+    /// An operation found no usable data key, and had to wait for one.
+    Missed(MissReason),
+    /// An operation waits for a load that another one began.
+    Coalesced,
+    /// An operation may not use the cache, and got a data key of its own.
+    Bypassed,
+    /// An operation was refused at once, by a failure that is remembered.
+    Refused {
+        /// The failure.
+        cause: &'a Error,
+        /// How long this goes on.
+        retry_after: Duration,
+    },
+    /// A data key came.
+    Loaded {
+        /// Whether it came ahead of need, in the background.
+        ahead: bool,
+        /// How long it took.
+        took: Duration,
+    },
+    /// A data key did not come.
+    LoadFailed {
+        /// Whether it was asked for ahead of need, in the background.
+        ahead: bool,
+        /// How long it took.
+        took: Duration,
+        /// Why.
+        cause: &'a Error,
+    },
+    /// The standby took the place of a data key that was spent.
+    Promoted,
+    /// An operation was served by a data key past its age, since its provider is out of reach.
+    StaleServed,
+    /// An entry made room for another.
+    Evicted,
+    /// Entries were dropped: by [`invalidate`](crate::materials::MaterialsCache::invalidate) and its like, or since their
+    /// wrapping key was refused.
+    Invalidated {
+        /// How many.
+        entries: u64,
+    },
+    /// Nearly every operation comes with an encryption context that was never seen before, so that caching does nothing.
+    /// Told once for each cache and operation.
+    ContextsNeverRepeat,
+}
+
+/// Why an operation found no usable data key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum MissReason {
+    /// There was none, and none was remembered to have been there.
+    Absent,
+    /// It had made room for another entry.
+    Evicted,
+    /// It had been invalidated, or its wrapping key refused.
+    Invalidated,
+    /// There was none, and there is no use in looking: contexts hardly ever repeat.
+    NeverRepeats,
+    /// It was too old.
+    Age,
+    /// It had sealed as many messages as it may.
+    Messages,
+    /// It had not as many bytes left as the message has.
+    Bytes,
+}
+
+impl MissReason {
+    /// Every reason, in the order of declaration.
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Absent, Self::Evicted, Self::Invalidated, Self::NeverRepeats, Self::Age, Self::Messages, Self::Bytes];
+
+    /// The reason's name, in `snake_case`: for metrics and logs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Evicted => "evicted",
+            Self::Invalidated => "invalidated",
+            Self::NeverRepeats => "never_repeats",
+            Self::Age => "age",
+            Self::Messages => "messages",
+            Self::Bytes => "bytes",
+        }
+    }
+}
+
+/// All who watch one half of a cache.
+#[derive(Debug)]
+pub(crate) struct Observers {
+    operation: Operation,
+    own: Option<Arc<dyn Observer>>,
+}
+
+impl Observers {
+    /// `own` is the user's; the features `tracing` and `metrics` bring theirs.
+    pub(crate) fn new(operation: Operation, own: Option<Arc<dyn Observer>>) -> Self {
+        Self { operation, own }
+    }
+
+    /// Tells all of them.
+    pub(crate) fn tell(&self, context_keys: ContextKeys<'_>, kind: EventKind<'_>) {
+        let event = Event { operation: self.operation, context_keys, kind };
+        #[cfg(feature = "tracing")]
+        tracing::emit(&event);
+        #[cfg(feature = "metrics")]
+        metrics::emit(&event);
+        if let Some(own) = &self.own {
+            own.observe(&event);
+        }
+    }
+
+    /// Tells of a hit, which only the user's may want to hear: those are too many, and counted elsewhere.
+    pub(crate) fn hit<'a>(&self, context_keys: impl FnOnce() -> ContextKeys<'a>) {
+        if let Some(own) = &self.own {
+            own.observe(&Event { operation: self.operation, context_keys: context_keys(), kind: EventKind::Hit });
+        }
+    }
+
+    /// Tells the `metrics` facade of several hits at once.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn hits(&self, count: u64) {
+        metrics::hits(self.operation, count);
+    }
+}
