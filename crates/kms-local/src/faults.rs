@@ -1,4 +1,4 @@
-//! Faults on demand: slow, throttling, failing, cut off, silent.
+//! Faults on demand: slow, throttling, failing, cut off, silent, forbidding.
 
 use std::{
     fmt,
@@ -36,6 +36,8 @@ pub struct FaultPlan {
     pub connection_reset_share: f64,
     /// Whether requests are accepted and not answered until this fault is cleared.
     pub hang: bool,
+    /// Whether requests that are signed right get `AccessDeniedException`, as if the key policy had been changed.
+    pub access_denied: bool,
     /// What the shares are drawn with: the same seed draws the same faults.
     pub seed: u64,
 }
@@ -128,6 +130,21 @@ impl Faults {
     /// Accepts requests and leaves them unanswered until `hang(false)` or [`clear`](Self::clear).
     pub fn hang(&self, hang: bool) {
         self.change(|plan| plan.hang = hang);
+    }
+
+    /// Answers every signed request with `AccessDeniedException` until `deny_access(false)` or [`clear`](Self::clear).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let kms = kms_local::KmsLocal::builder().start().await?;
+    /// kms.faults("us-east-1").deny_access(true);
+    /// assert!(kms.faults("us-east-1").plan().access_denied);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn deny_access(&self, deny: bool) {
+        self.change(|plan| plan.access_denied = deny);
     }
 
     /// Starts drawing anew from `seed`. The default seed is 0.

@@ -4,8 +4,8 @@
 //! It is faithful where clients depend on it: the AWS JSON 1.1 protocol over TLS and kept-alive
 //! connections, verified signatures (Signature Version 4), expiring sessions, key states, aliases,
 //! an authenticated encryption context, and the error types of AWS KMS. It has symmetric
-//! encryption keys only. On demand it is slow, throttles, fails, hangs or cuts connections, and it
-//! counts what it is asked, so that a test can see what a client did.
+//! encryption keys only. On demand it is slow, throttles, fails, hangs, denies access or cuts
+//! connections, and it counts what it is asked, so that a test can see what a client did.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]

@@ -92,6 +92,11 @@ impl Region {
             return Err(Refusal::Internal("a fault was asked for".to_owned()));
         }
         let operation = operation.ok_or(Refusal::UnknownOperation)?;
+        if self.faults.plan().access_denied {
+            return Err(Refusal::AccessDenied(
+                "The principal is not authorized to perform this operation: a fault was asked for",
+            ));
+        }
         self.run(operation, body).await
     }
 

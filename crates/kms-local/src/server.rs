@@ -13,7 +13,9 @@ use tokio::{sync::watch, task::JoinSet, time::timeout};
 use crate::{
     Builder, Counters, Faults,
     error::Refused,
-    operations::{CreateKey, NamedKey, PointAlias, check_alias_name, create_alias, create_key, disable_key},
+    operations::{
+        CreateKey, NamedKey, PointAlias, check_alias_name, create_alias, create_key, disable_key, enable_key,
+    },
     principals::Principals,
     region::Region,
     store::disk::Disk,
@@ -170,6 +172,31 @@ impl KmsLocal {
     pub fn disable_key(&self, region: &str, key: &str) -> Result<(), Refused> {
         let request = NamedKey { key_id: Some(key.to_owned()) };
         Ok(disable_key(&self.started(region).region.keys, request, time::now())?)
+    }
+
+    /// Enables a key now that was disabled, by key id or key ARN. Blocks for the disk when there is a data directory.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] when there is no such key, or it is pending deletion.
+    ///
+    /// # Panics
+    ///
+    /// When the region was not started.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let kms = kms_local::KmsLocal::builder().start().await?;
+    /// let key = kms.create_key("us-east-1");
+    /// kms.disable_key("us-east-1", &key)?;
+    /// kms.enable_key("us-east-1", &key)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn enable_key(&self, region: &str, key: &str) -> Result<(), Refused> {
+        let request = NamedKey { key_id: Some(key.to_owned()) };
+        Ok(enable_key(&self.started(region).region.keys, request, time::now())?)
     }
 
     /// A handle on the faults of a region.

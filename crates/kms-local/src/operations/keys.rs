@@ -181,7 +181,7 @@ pub(super) fn list_keys(store: &KeyStore, request: ListKeys, now: SystemTime) ->
     Ok(KeyPage { keys, next_marker, truncated })
 }
 
-pub(super) fn enable_key(store: &KeyStore, request: NamedKey, now: SystemTime) -> Result<(), Refusal> {
+pub(crate) fn enable_key(store: &KeyStore, request: NamedKey, now: SystemTime) -> Result<(), Refusal> {
     switch(store, request, now, KeyState::Enabled)
 }
 

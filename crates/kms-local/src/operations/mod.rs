@@ -12,7 +12,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{error::Refusal, store::KeyStore};
 
 pub(crate) use self::aliases::{PointAlias, check_alias_name, create_alias};
-pub(crate) use self::keys::{CreateKey, NamedKey, create_key, disable_key};
+pub(crate) use self::keys::{CreateKey, NamedKey, create_key, disable_key, enable_key};
 
 /// One operation of the API.
 pub(crate) struct Operation {
@@ -40,7 +40,7 @@ const OPERATIONS: [Operation; 17] = [
     reading("ListKeys", |keys, body, now| reply(&keys::list_keys(keys, parse(body)?, now)?)),
     reading("ListAliases", |keys, body, now| reply(&aliases::list_aliases(keys, parse(body)?, now)?)),
     changing("CreateKey", |keys, body, now| reply(&create_key(keys, parse(body)?, now)?)),
-    changing("EnableKey", |keys, body, now| nothing(keys::enable_key(keys, parse(body)?, now))),
+    changing("EnableKey", |keys, body, now| nothing(enable_key(keys, parse(body)?, now))),
     changing("DisableKey", |keys, body, now| nothing(disable_key(keys, parse(body)?, now))),
     changing("ScheduleKeyDeletion", |keys, body, now| reply(&keys::schedule_key_deletion(keys, parse(body)?, now)?)),
     changing("CancelKeyDeletion", |keys, body, now| reply(&keys::cancel_key_deletion(keys, parse(body)?, now)?)),

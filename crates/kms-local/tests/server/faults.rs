@@ -124,12 +124,34 @@ async fn latency_delays_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_key_is_disabled_without_a_request() {
+async fn access_is_denied_to_whoever_signs_right() {
+    let Setup { kms, client: allowed, key } = setup().await;
+    let generate = async || allowed.generate_data_key().key_id(&key).number_of_bytes(32).send().await;
+    let data_key = generate().await.unwrap().ciphertext_blob.unwrap();
+    kms.faults(REGION).deny_access(true);
+    let refused = generate().await.unwrap_err();
+    assert_eq!(refused.raw_response().unwrap().status().as_u16(), 400);
+    assert_eq!(code::<(), _>(Err(refused)), "AccessDeniedException");
+    assert_eq!(code(allowed.decrypt().ciphertext_blob(data_key).send().await), "AccessDeniedException");
+    // Whoever KMS doesn't know is told so first.
+    let expired = client(&kms, REGION, kms.issue_session(Duration::ZERO));
+    assert_eq!(code(expired.list_keys().send().await), "ExpiredTokenException");
+    kms.faults(REGION).deny_access(false);
+    generate().await.unwrap();
+    assert_eq!(kms.counters(REGION).outcomes("GenerateDataKey", "AccessDeniedException"), 1);
+}
+
+#[tokio::test]
+async fn a_key_is_disabled_and_enabled_without_a_request() {
     let Setup { kms, client, key } = setup().await;
     kms.disable_key(REGION, &key).unwrap();
     let generate = client.generate_data_key().key_id(&key).number_of_bytes(32).send().await;
     assert_eq!(code(generate), "DisabledException");
-    assert_eq!(kms.disable_key(REGION, "nonsense").unwrap_err().code, "NotFoundException");
+    kms.enable_key(REGION, &key).unwrap();
+    client.generate_data_key().key_id(&key).number_of_bytes(32).send().await.unwrap();
+    for change in [KmsLocal::disable_key, KmsLocal::enable_key] {
+        assert_eq!(change(&kms, REGION, "nonsense").unwrap_err().code, "NotFoundException");
+    }
 }
 
 #[tokio::test]
@@ -196,6 +218,11 @@ async fn the_admin_endpoint_counts_and_sets_faults() {
     assert_eq!(code(client.list_keys().send().await), "KMSInternalException");
     assert_eq!(admin(&kms, Method::DELETE, "/faults", json!(null)).await.status, 204);
     client.list_keys().send().await.unwrap();
+
+    let plan = json!({ REGION: { "access_denied": true } });
+    assert_eq!(admin(&kms, Method::PUT, "/faults", plan).await.status, 204);
+    assert_eq!(code(client.list_keys().send().await), "AccessDeniedException");
+    assert_eq!(admin(&kms, Method::DELETE, "/faults", json!(null)).await.status, 204);
 
     let elsewhere = json!({ REGION: { "hang": true }, "mars-1": {} });
     assert_eq!(admin(&kms, Method::PUT, "/faults", elsewhere).await.status, 404);
