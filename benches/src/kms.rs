@@ -1,0 +1,149 @@
+//! A KMS in this process, on threads of its own, and caching clients for it.
+
+use std::error::Error;
+
+use envelope::{
+    Envelope,
+    keyring::AwsKmsKeyring,
+    materials::{CachingBuilder, CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache},
+};
+use kms_local::{Counters, Faults, KmsLocal};
+use kms_pool::{KmsPool, KmsPoolBuilder, Principal};
+use tokio::runtime::{self, Runtime};
+
+/// The server's only region.
+pub const REGION: &str = "us-east-1";
+
+/// An empty cache of at most `capacity` entries and at most `max_loads` requests at once.
+#[must_use]
+pub fn cache(capacity: usize, max_loads: usize) -> MaterialsCache {
+    MaterialsCache::with_max_loads(capacity, max_loads)
+}
+
+/// A running KMS with one key, and a client whose cache counts.
+#[derive(Debug)]
+pub struct Kms {
+    /// The server.
+    pub server: KmsLocal,
+    /// The client.
+    pub envelope: Envelope,
+    /// The client's cache.
+    pub cache: MaterialsCache,
+    pool: KmsPool,
+    principal: Principal,
+    key: String,
+    _thread: ServerThread,
+}
+
+impl Kms {
+    /// Starts the server, and builds a client as `set` says.
+    ///
+    /// # Errors
+    ///
+    /// When the server can't start.
+    pub async fn start(
+        cache: MaterialsCache,
+        set: impl FnOnce(CachingBuilder) -> CachingBuilder,
+    ) -> Result<Self, Box<dyn Error>> {
+        let principal = |server: &KmsLocal| Principal::new(server.issue_credentials());
+        Self::start_with(principal, |pool| pool, cache, set).await
+    }
+
+    /// The same, for a certain principal and with a pool as `set_pool` says.
+    ///
+    /// # Errors
+    ///
+    /// When the server can't start, or for what is set out of range.
+    pub async fn start_with(
+        principal: impl FnOnce(&KmsLocal) -> Principal,
+        set_pool: impl FnOnce(KmsPoolBuilder) -> KmsPoolBuilder,
+        cache: MaterialsCache,
+        set: impl FnOnce(CachingBuilder) -> CachingBuilder,
+    ) -> Result<Self, Box<dyn Error>> {
+        let thread = ServerThread::start()?;
+        let server = thread.spawn(KmsLocal::builder().region(REGION).start()).await??;
+        let pool = KmsPool::builder().endpoint_url(server.endpoint(REGION)).trust_root_pem(server.ca_pem());
+        let pool = set_pool(pool).build()?;
+        let (principal, key) = (principal(&server), server.create_key(REGION));
+        let envelope = client(&pool, &principal, &key, &cache, set)?;
+        Ok(Self { server, envelope, cache, pool, principal, key, _thread: thread })
+    }
+
+    /// A further client of the same server, over the same connections, with a cache of its own.
+    ///
+    /// # Errors
+    ///
+    /// For what `set` sets out of range.
+    pub fn client(
+        &self,
+        cache: &MaterialsCache,
+        set: impl FnOnce(CachingBuilder) -> CachingBuilder,
+    ) -> Result<Envelope, Box<dyn Error>> {
+        client(&self.pool, &self.principal, &self.key, cache, set)
+    }
+
+    /// The ARN of the key.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// What the server counted since it started, or since they were last reset.
+    pub fn counters(&self) -> Counters {
+        self.server.counters(REGION)
+    }
+
+    /// Begins to count anew.
+    pub fn reset_counters(&self) {
+        self.server.reset_counters(REGION);
+    }
+
+    /// How often the server did an operation with success.
+    pub fn succeeded(&self, operation: &str) -> u64 {
+        self.counters().succeeded(operation)
+    }
+
+    /// What goes wrong at the server.
+    pub fn faults(&self) -> Faults {
+        self.server.faults(REGION)
+    }
+}
+
+fn client(
+    pool: &KmsPool,
+    principal: &Principal,
+    key: &str,
+    cache: &MaterialsCache,
+    set: impl FnOnce(CachingBuilder) -> CachingBuilder,
+) -> Result<Envelope, Box<dyn Error>> {
+    let source = DefaultMaterialsManager::new(AwsKmsKeyring::new(pool.clone(), principal.clone(), key.parse()?));
+    let manager = set(CachingMaterialsManager::builder(source).cache(cache)).build()?;
+    Ok(Envelope::builder(manager).build()?)
+}
+
+/// Where the server runs: what it does must not take the turn of what is measured.
+#[derive(Debug)]
+struct ServerThread(Option<Runtime>);
+
+impl ServerThread {
+    fn start() -> Result<Self, Box<dyn Error>> {
+        let runtime =
+            runtime::Builder::new_multi_thread().worker_threads(1).thread_name("kms-local").enable_all().build()?;
+        Ok(Self(Some(runtime)))
+    }
+
+    fn spawn<F>(&self, future: F) -> tokio::task::JoinHandle<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        self.0.as_ref().expect("it ends only when dropped").spawn(future)
+    }
+}
+
+impl Drop for ServerThread {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            // May be dropped on another runtime, which must not wait.
+            runtime.shutdown_background();
+        }
+    }
+}
