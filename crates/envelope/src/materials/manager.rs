@@ -103,6 +103,9 @@ pub trait PreparedMaterials: fmt::Debug + Send + Sync {
     fn lend(&self, plaintext_length: u64, borrow: &mut dyn FnMut(&EncryptionMaterials)) -> bool;
 }
 
+/// What a message has that requires nothing of its context.
+static NOTHING_REQUIRED: EncryptionContext = EncryptionContext::empty();
+
 /// What a message to be sealed asks of a materials manager.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
@@ -119,15 +122,30 @@ pub struct EncryptionMaterialsRequest<'a> {
 }
 
 impl<'a> EncryptionMaterialsRequest<'a> {
-    /// A request with nothing required.
+    /// What a message asks for that stores all of `encryption_context`. For `plaintext_length`, see the field.
+    ///
+    /// ```
+    /// use envelope::{
+    ///     AlgorithmSuite, DataKey, EncryptionContext,
+    ///     keyring::RawAesKeyring,
+    ///     materials::{DefaultMaterialsManager, EncryptionMaterialsRequest, MaterialsManager},
+    /// };
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), envelope::Error> {
+    /// let manager = DefaultMaterialsManager::new(RawAesKeyring::new("ns", "name", &DataKey::generate(32)?)?);
+    /// let context = EncryptionContext::new([("tenant", "42")])?;
+    /// let request = EncryptionMaterialsRequest::new(AlgorithmSuite::default(), &context, Some(1024));
+    /// let materials = manager.encryption_materials(request).await?;
+    /// assert_eq!(materials.data_key().len(), 32);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn new(
         suite: AlgorithmSuite,
         encryption_context: &'a EncryptionContext,
         plaintext_length: Option<u64>,
     ) -> Self {
-        static NOTHING: EncryptionContext = EncryptionContext::empty();
-        Self { suite, encryption_context, required_context: &NOTHING, plaintext_length }
+        Self { suite, encryption_context, required_context: &NOTHING_REQUIRED, plaintext_length }
     }
 }
 
