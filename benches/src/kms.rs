@@ -17,7 +17,7 @@ pub const REGION: &str = "us-east-1";
 /// An empty cache of at most `capacity` entries and at most `max_loads` requests at once.
 #[must_use]
 pub fn cache(capacity: usize, max_loads: usize) -> MaterialsCache {
-    MaterialsCache::with_max_loads(capacity, max_loads)
+    MaterialsCache::builder().capacity(capacity).max_loads(max_loads).build()
 }
 
 /// A running KMS with one key, and a client whose cache counts.

@@ -13,13 +13,13 @@ use aws_credential_types::{
 };
 use envelope::{
     Clock, EncryptionContext, ManualClock,
-    materials::{CacheCounts, CacheStats, CachingBuilder},
+    materials::{CacheCounts, CacheStats, CachingBuilder, MaterialsCache},
 };
 use kms_local::KmsLocal;
 use kms_pool::{KmsErrorKind, KmsPoolBuilder, Principal};
 use tokio::time::Instant;
 
-use crate::kms::{Kms, REGION, cache};
+use crate::kms::{Kms, REGION};
 
 /// How long the client waits for KMS, once.
 pub const TIMEOUT: Duration = Duration::from_millis(300);
@@ -284,8 +284,8 @@ impl Scene {
             Principal::new(sessions.clone())
         };
         let grace = if state == State::InGrace { GRACE } else { Duration::ZERO };
-        let set = |builder: CachingBuilder| builder.max_age(MAX_AGE).serve_stale_for(grace).clock(clock);
-        let kms = Kms::start_with(principal, impatient, cache(100, 16), set).await?;
+        let set = |builder: CachingBuilder| builder.max_age(MAX_AGE).serve_stale_for(grace);
+        let kms = Kms::start_with(principal, impatient, MaterialsCache::builder().clock(clock).build(), set).await?;
         let context = crate::context()?;
         let message = kms.envelope.encrypt(b"x", &context).await?;
         kms.cache.clear();
