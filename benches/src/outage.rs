@@ -331,7 +331,7 @@ impl Scene {
             Operation::Decrypt => envelope.decrypt(&self.message, context).await.map(drop),
         };
         match outcome {
-            Ok(()) => served(before, self.kms.cache.stats()),
+            Ok(()) => served(&before, &self.kms.cache.stats()),
             Err(error) => match (error.kms(), &error) {
                 (None, _) => Answer::Untyped,
                 (Some(kms), envelope::Error::Remembered { .. }) => Answer::Remembered(kms.kind()),
@@ -355,9 +355,9 @@ impl Scene {
 }
 
 /// Where the data key of a call that succeeded came from.
-fn served(before: CacheStats, after: CacheStats) -> Answer {
-    let grew = |count: fn(CacheCounts) -> u64| {
-        count(after.encryption) > count(before.encryption) || count(after.decryption) > count(before.decryption)
+fn served(before: &CacheStats, after: &CacheStats) -> Answer {
+    let grew = |count: fn(&CacheCounts) -> u64| {
+        count(&after.encryption) > count(&before.encryption) || count(&after.decryption) > count(&before.decryption)
     };
     match (grew(|counts| counts.stale), grew(|counts| counts.hits)) {
         (true, _) => Answer::Stale,

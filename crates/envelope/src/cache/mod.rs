@@ -181,20 +181,15 @@ impl<V: Send + Sync + 'static> Cache<V> {
         policy: &Policy,
         bytes: Option<u64>,
     ) -> Result<Taken<V>, Vacant> {
-        match place.slot.take(now, policy, bytes) {
-            Ok(taken) => {
-                self.sight.taken(&place.key.borrow(), &taken);
-                Ok(taken)
+        let mut taken = place.slot.take(now, policy, bytes);
+        if matches!(taken, Err(Vacant::Absent)) && place.slot.is_retired() {
+            let _one_at_a_time = self.invalidations.write().unwrap_or_else(PoisonError::into_inner);
+            if place.slot.is_retired() {
+                self.slots.put_back(&place.key, &place.slot);
             }
-            Err(Vacant::Absent) if place.slot.is_retired() => {
-                let _one_at_a_time = self.invalidations.write().unwrap_or_else(PoisonError::into_inner);
-                if place.slot.is_retired() {
-                    self.slots.put_back(&place.key, &place.slot);
-                }
-                Err(Vacant::Absent)
-            }
-            Err(vacant) => Err(vacant),
+            taken = place.slot.take(now, policy, bytes);
         }
+        taken.inspect(|taken| self.sight.taken(&place.key(), taken))
     }
 
     /// A value from the entry under `key`, which is loaded as often as it takes: a load may be used up by others who

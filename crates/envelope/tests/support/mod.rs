@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
@@ -14,6 +14,9 @@ use envelope::{
     materials::EncryptedDataKey,
 };
 use tokio::sync::Semaphore;
+
+/// The name of the wrapping key, as messages have it.
+pub(crate) const WRAPPING_KEY: &str = "key";
 
 /// A raw AES keyring with a fixed wrapping key.
 pub(crate) fn keyring() -> RawAesKeyring {
@@ -29,6 +32,8 @@ pub(crate) struct GatedKeyring {
     pub(crate) gate: Arc<Semaphore>,
     /// Whether it panics once it has passed the gate.
     pub(crate) panics: Arc<AtomicBool>,
+    /// What it fails with once it has passed the gate.
+    pub(crate) failure: Arc<Mutex<Option<KeyringErrorKind>>>,
 }
 
 impl GatedKeyring {
@@ -40,6 +45,7 @@ impl GatedKeyring {
             unwrapped: Arc::default(),
             gate: Arc::new(Semaphore::new(permits)),
             panics: Arc::default(),
+            failure: Arc::default(),
         }
     }
 
@@ -59,10 +65,18 @@ impl GatedKeyring {
             .gate
             .acquire()
             .await
-            .map_err(|cause| KeyringError::new("tests/key", KeyringErrorKind::Unavailable, cause))?;
+            .map_err(|cause| KeyringError::new(WRAPPING_KEY, KeyringErrorKind::Unavailable, cause))?;
         permit.forget();
         assert!(!self.panics.load(Ordering::SeqCst), "told to panic");
-        Ok(())
+        match *self.failure.lock().unwrap() {
+            Some(kind) => Err(KeyringError::new(WRAPPING_KEY, kind, "told to fail")),
+            None => Ok(()),
+        }
+    }
+
+    /// From now on it fails like this, or works again.
+    pub(crate) fn fail(&self, kind: Option<KeyringErrorKind>) {
+        *self.failure.lock().unwrap() = kind;
     }
 }
 
@@ -91,6 +105,10 @@ impl Keyring for GatedKeyring {
             self.pass(&self.unwrapped).await.map_err(|failure| vec![failure])?;
             self.inner.unwrap(request, encrypted_data_keys).await
         })
+    }
+
+    fn wrapping_key(&self, _request: KeyringRequest<'_>) -> Option<Arc<str>> {
+        Some(WRAPPING_KEY.into())
     }
 }
 

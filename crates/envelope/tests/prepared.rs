@@ -1,0 +1,276 @@
+//! Contexts that are prepared once, warmed ahead, and looked at by a health check.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::time::Duration;
+
+use envelope::{
+    Clock, EncryptionContext, Envelope, Error,
+    keyring::KeyringErrorKind,
+    materials::{
+        CachingBuilder, CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache,
+        RequiredContextMaterialsManager,
+    },
+};
+use futures_util::future::{join_all, poll_immediate};
+use support::{GatedKeyring, encrypted_data_keys};
+
+fn caching(keyring: &GatedKeyring, set: impl FnOnce(CachingBuilder) -> CachingBuilder) -> Envelope {
+    let builder = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring.clone()));
+    Envelope::builder(set(builder).build().unwrap()).build().unwrap()
+}
+
+fn context(tenant: &str) -> EncryptionContext {
+    EncryptionContext::new([("tenant", tenant)]).unwrap()
+}
+
+#[tokio::test]
+async fn a_handle_and_its_client_share_one_entry() {
+    let keyring = GatedKeyring::open();
+    let cache = MaterialsCache::new(10);
+    let envelope = caching(&keyring, |builder| builder.cache(&cache).max_messages(3).refresh_ahead(false));
+    let prepared = envelope.prepare(&context("42")).unwrap();
+    assert!(matches!(prepared.try_encrypt(b"x"), Err(Error::NotCached)));
+    let first = prepared.encrypt(b"x").await.unwrap();
+    let second = envelope.try_encrypt(b"x", &context("42")).unwrap();
+    let third = prepared.try_encrypt(b"x").unwrap();
+    assert_eq!(encrypted_data_keys(&first), encrypted_data_keys(&second));
+    assert_eq!(encrypted_data_keys(&first), encrypted_data_keys(&third));
+    assert!(matches!(prepared.try_encrypt(b"x"), Err(Error::NotCached)), "the limit is theirs together");
+    assert_eq!(prepared.decrypt(&first).await.unwrap().plaintext(), b"x");
+    assert_eq!(prepared.try_decrypt(&second).unwrap().encryption_context(), prepared.context());
+    assert_eq!((keyring.counts(), cache.stats().encryption.hits), ((1, 1), 2));
+    let other = envelope.encrypt(b"x", &context("43")).await.unwrap();
+    assert!(matches!(prepared.decrypt(&other).await, Err(Error::EncryptionContextMismatch { .. })));
+}
+
+/// A handle outlives its entry, and finds the next one, as all do.
+#[tokio::test]
+async fn a_handle_outlives_evictions_and_invalidations() {
+    let keyring = GatedKeyring::open();
+    let cache = MaterialsCache::new(4);
+    let envelope = caching(&keyring, |builder| builder.cache(&cache));
+    let prepared = [envelope.prepare(&context("42")).unwrap(), envelope.prepare(&context("42")).unwrap()];
+    let others: Vec<_> = (0..100).map(|tenant| context(&format!("other {tenant}"))).collect();
+    // Twice each, or else they would not count as worth more than the first.
+    let evict = || async {
+        for context in others.iter().flat_map(|context| [context, context]) {
+            envelope.encrypt(b"x", context).await.unwrap();
+        }
+    };
+    let mut seen = vec![];
+    for round in 0..3 {
+        let message = prepared[round % 2].encrypt(b"x").await.unwrap();
+        assert!(!seen.contains(&encrypted_data_keys(&message).to_vec()), "nothing comes back");
+        seen.push(encrypted_data_keys(&message).to_vec());
+        for handle in &prepared {
+            assert_eq!(encrypted_data_keys(&handle.try_encrypt(b"x").unwrap()), seen[round]);
+        }
+        assert_eq!(encrypted_data_keys(&envelope.try_encrypt(b"x", &context("42")).unwrap()), seen[round]);
+        match round {
+            0 => cache.clear(),
+            1 => cache.invalidate_key(support::WRAPPING_KEY),
+            _ => evict().await,
+        }
+        assert!(prepared.iter().all(|handle| matches!(handle.try_encrypt(b"x"), Err(Error::NotCached))));
+    }
+    // What a plain call fetched meanwhile, a handle takes over.
+    evict().await;
+    let plain = envelope.encrypt(b"x", &context("42")).await.unwrap();
+    assert_eq!(encrypted_data_keys(&prepared[0].try_encrypt(b"x").unwrap()), encrypted_data_keys(&plain));
+    assert_eq!(encrypted_data_keys(&prepared[1].try_encrypt(b"x").unwrap()), encrypted_data_keys(&plain));
+    assert_eq!(encrypted_data_keys(&envelope.try_encrypt(b"x", &context("42")).unwrap()), encrypted_data_keys(&plain));
+}
+
+#[tokio::test]
+async fn handles_check_as_clients_do() {
+    let keyring = GatedKeyring::open();
+    let envelope = caching(&keyring, |builder| builder.max_bytes(5));
+    let reserved = EncryptionContext::new([("aws-crypto-public-key", "x")]).unwrap();
+    assert!(matches!(envelope.prepare(&reserved), Err(Error::InvalidEncryptionContext { .. })));
+    let prepared = envelope.prepare(&context("42")).unwrap();
+    let long = prepared.encrypt(b"longer").await.unwrap();
+    assert!(matches!(prepared.try_encrypt(b"longer"), Err(Error::NotCached)), "a data key of its own each time");
+    assert_eq!(prepared.decrypt(&long).await.unwrap().plaintext(), b"longer");
+
+    // Through a manager above the cache, and without any cache.
+    let caching = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring.clone())).build().unwrap();
+    let manager = RequiredContextMaterialsManager::new(["tenant"], caching).unwrap();
+    let envelope = Envelope::builder(manager).build().unwrap();
+    assert!(matches!(envelope.prepare(&EncryptionContext::empty()), Err(Error::RequiredContextMissing { .. })));
+    let prepared = envelope.prepare(&context("42")).unwrap();
+    let message = prepared.encrypt(b"x").await.unwrap();
+    prepared.try_encrypt(b"x").unwrap();
+    assert!(envelope.decrypt(&message, &EncryptionContext::empty()).await.is_err());
+    assert_eq!(prepared.decrypt(&message).await.unwrap().plaintext(), b"x");
+    let uncached = Envelope::builder(DefaultMaterialsManager::new(keyring)).build().unwrap();
+    let prepared = uncached.prepare(&context("42")).unwrap();
+    let message = prepared.encrypt(b"x").await.unwrap();
+    assert!(matches!(prepared.try_encrypt(b"x"), Err(Error::NotCached)));
+    assert_eq!(prepared.decrypt(&message).await.unwrap().plaintext(), b"x");
+}
+
+#[tokio::test]
+async fn warming_gives_one_result_for_each_and_reserves_nothing() {
+    let keyring = GatedKeyring::new(2);
+    let cache = MaterialsCache::builder().max_loads(4).build();
+    let envelope = caching(&keyring, |builder| builder.cache(&cache).max_messages(1).refresh_ahead(false));
+    let contexts: Vec<_> = (0..50).map(|tenant| context(&tenant.to_string())).collect();
+    envelope.ready().await.expect("nothing was warmed yet");
+    let mut warming = Box::pin(envelope.warm(&contexts));
+    assert!(poll_immediate(&mut warming).await.is_none());
+    assert_eq!(keyring.counts().0, 4 + 2, "four at once");
+    keyring.gate.add_permits(48);
+    assert!(warming.await.iter().all(Result::is_ok));
+    envelope.ready().await.unwrap();
+    assert_eq!(keyring.counts().0, 50);
+    for context in &contexts {
+        envelope.try_encrypt(b"x", context).unwrap();
+    }
+    // Their only message is spent.
+    keyring.fail(Some(KeyringErrorKind::Denied));
+    keyring.gate.add_permits(50);
+    let error = envelope.ready().await.unwrap_err();
+    let Error::NotReady { missing: 50, warmed: 50, cause } = &error else { panic!("{error:?}") };
+    assert!(matches!(**cause, Error::DataKeyUnavailable(_)) && !error.is_retryable());
+    // Asked again in a moment, not at each health check.
+    let asked = keyring.counts().0;
+    assert!(envelope.ready().await.is_err());
+    assert_eq!(keyring.counts().0, asked);
+    let reserved = EncryptionContext::new([("aws-crypto-x", "x")]).unwrap();
+    let results = envelope.warm([&reserved, &context("0")]).await;
+    assert!(matches!(results[..], [Err(Error::InvalidEncryptionContext { .. }), Err(Error::Remembered { .. })]));
+}
+
+#[tokio::test]
+async fn a_health_check_keeps_idle_contexts_warm() {
+    let keyring = GatedKeyring::open();
+    let (clock, hand) = Clock::manual();
+    let cache = MaterialsCache::builder().clock(clock).build();
+    let envelope = caching(&keyring, |builder| builder.cache(&cache).max_age(Duration::from_mins(1)));
+    envelope.warm([&context("42")]).await;
+    hand.advance(Duration::from_mins(1));
+    assert!(envelope.try_encrypt(b"x", &context("42")).is_err());
+    envelope.ready().await.unwrap();
+    envelope.try_encrypt(b"x", &context("42")).unwrap();
+    assert_eq!(cache.remove_older_than(Duration::from_secs(1)), 0);
+    hand.advance(Duration::from_secs(1));
+    assert_eq!(cache.oldest_data_key_age(), Some(Duration::from_secs(1)));
+    assert_eq!(cache.remove_older_than(Duration::from_secs(1)), 1);
+    assert_eq!((cache.stats().encryption.entries, cache.oldest_data_key_age()), (0, None));
+}
+
+#[tokio::test]
+async fn what_was_sealed_opens_without_asking_if_it_is_primed() {
+    for prime in [true, false] {
+        let keyring = GatedKeyring::open();
+        let cache = MaterialsCache::new(10);
+        let envelope = caching(&keyring, |builder| builder.cache(&cache).prime_decrypt(prime));
+        let message = envelope.encrypt(b"x", &context("42")).await.unwrap();
+        assert_eq!(envelope.decrypt(&message, &context("42")).await.unwrap().plaintext(), b"x");
+        assert_eq!(keyring.counts(), (1, u64::from(!prime)));
+        let mut forged = message.clone();
+        *forged.last_mut().unwrap() ^= 1;
+        assert!(matches!(envelope.decrypt(&forged, &context("42")).await, Err(Error::Authentication)));
+        cache.invalidate_key(support::WRAPPING_KEY);
+        assert!(matches!(envelope.try_decrypt(&message, &context("42")), Err(Error::NotCached)));
+    }
+    // What was asked for before an invalidation primes nothing after it.
+    let keyring = GatedKeyring::new(0);
+    let cache = MaterialsCache::new(10);
+    let envelope = caching(&keyring, |builder| builder.cache(&cache).prime_decrypt(true));
+    let context = context("42");
+    let mut sealing = Box::pin(envelope.encrypt(b"x", &context));
+    assert!(poll_immediate(&mut sealing).await.is_none());
+    cache.clear();
+    keyring.gate.add_permits(1);
+    let message = sealing.await.unwrap();
+    assert!(matches!(envelope.try_decrypt(&message, &context), Err(Error::NotCached)));
+}
+
+#[cfg(feature = "aws-lc-rs")]
+#[tokio::test]
+async fn signed_messages_are_primed_too() {
+    use envelope::AlgorithmSuite;
+
+    let keyring = GatedKeyring::open();
+    let manager = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring.clone())).prime_decrypt(true);
+    let suite = AlgorithmSuite::from_id(0x0578).unwrap();
+    let envelope = Envelope::builder(manager.build().unwrap()).suite(suite).build().unwrap();
+    let message = envelope.encrypt(b"x", &context("42")).await.unwrap();
+    assert_eq!(envelope.try_decrypt(&message, &context("42")).unwrap().plaintext(), b"x");
+    let mut forged = message.clone();
+    *forged.last_mut().unwrap() ^= 1;
+    assert!(matches!(envelope.try_decrypt(&forged, &context("42")), Err(Error::Authentication)));
+}
+
+/// After several failures under one wrapping key, nobody else under it waits for the next one.
+#[tokio::test]
+async fn failures_of_a_wrapping_key_are_everybodys() {
+    let keyring = GatedKeyring::open();
+    let (clock, hand) = Clock::manual();
+    let cache = MaterialsCache::builder().clock(clock).build();
+    let envelope = caching(&keyring, |builder| builder.cache(&cache));
+    let contexts: Vec<_> = (0..20).map(|tenant| context(&tenant.to_string())).collect();
+    let message = envelope.encrypt(b"x", &contexts[0]).await.unwrap();
+    keyring.fail(Some(KeyringErrorKind::Throttled));
+    for (before, context) in contexts[1..].iter().enumerate() {
+        let error = envelope.encrypt(b"x", context).await.unwrap_err();
+        assert_eq!(matches!(error, Error::Remembered { .. }), before >= 3, "{before}: {error:?}");
+        assert!(error.is_retryable());
+    }
+    assert_eq!(keyring.counts().0, 1 + 3);
+    envelope.try_encrypt(b"x", &contexts[0]).expect("what is cached goes on");
+    // It works again: the first success ends it for all.
+    keyring.fail(None);
+    hand.advance(Duration::from_secs(1));
+    assert!(
+        join_all(contexts[1..].iter().map(|context| envelope.encrypt(b"x", context))).await.iter().all(Result::is_ok)
+    );
+    keyring.fail(Some(KeyringErrorKind::Throttled));
+    cache.invalidate(&context("none"));
+    let error = envelope.decrypt(&message, &contexts[0]).await.unwrap_err();
+    assert!(matches!(error, Error::DataKeyNotUnwrapped { .. }), "{error:?}");
+}
+
+/// Those who wait their turn at the gate are told, too.
+#[tokio::test]
+async fn an_outage_costs_one_round_of_requests() {
+    let keyring = GatedKeyring::new(0);
+    let cache = MaterialsCache::builder().max_loads(4).build();
+    let envelope = caching(&keyring, |builder| builder.cache(&cache));
+    let contexts: Vec<_> = (0..100).map(|tenant| context(&tenant.to_string())).collect();
+    let mut waiting: Vec<_> = contexts.iter().map(|context| Box::pin(envelope.encrypt(b"x", context))).collect();
+    for waiting in &mut waiting {
+        assert!(poll_immediate(waiting).await.is_none());
+    }
+    keyring.gate.close();
+    let results = join_all(waiting).await;
+    let remembered = results.iter().filter(|result| matches!(result, Err(Error::Remembered { .. }))).count();
+    assert!(results.iter().all(Result::is_err));
+    assert!(remembered >= 90 && keyring.counts().0 <= 10, "{remembered} {:?}", keyring.counts());
+}
+
+/// Used every 25 s under a `max_age` of 60 s: nobody waits, though no use falls into the last tenths of an age.
+#[cfg(feature = "tokio")]
+#[tokio::test]
+async fn nobody_waits_who_comes_now_and_then() {
+    for every in [7, 13, 25, 29, 40, 55] {
+        let keyring = GatedKeyring::open();
+        let (clock, hand) = Clock::manual();
+        let cache = MaterialsCache::builder().clock(clock).build();
+        let envelope = caching(&keyring, |builder| builder.cache(&cache).max_age(Duration::from_mins(1)));
+        let message = envelope.encrypt(b"x", &context("42")).await.unwrap();
+        envelope.decrypt(&message, &context("42")).await.unwrap();
+        for use_number in 0..50 {
+            hand.advance(Duration::from_secs(every));
+            envelope.try_encrypt(b"x", &context("42")).unwrap_or_else(|_| panic!("every {every} s, use {use_number}"));
+            envelope.try_decrypt(&message, &context("42")).unwrap_or_else(|_| panic!("{every} s, {use_number}"));
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
+        }
+        let (generated, requests) = (keyring.counts().0, 50 * every / 60);
+        assert!(generated <= 3 * requests + 2, "every {every} s: {generated} requests");
+    }
+}

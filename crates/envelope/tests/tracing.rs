@@ -1,0 +1,58 @@
+//! Events for `tracing`. Alone in its process: whether an event is enabled is remembered for all threads.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::sync::{Arc, Mutex};
+
+use envelope::{
+    EncryptionContext, Envelope, Error,
+    keyring::KeyringErrorKind,
+    materials::{CachingMaterialsManager, DefaultMaterialsManager},
+};
+use support::GatedKeyring;
+
+fn context(tenant: &str) -> EncryptionContext {
+    EncryptionContext::new([("tenant", tenant)]).unwrap()
+}
+
+#[tokio::test]
+async fn tracing_shows_the_keys_of_contexts_and_nothing_that_is_secret() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _default = tracing::subscriber::set_default(subscriber);
+    let keyring = GatedKeyring::open();
+    let manager = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring.clone())).prime_decrypt(true);
+    let envelope = Envelope::builder(manager.build().unwrap()).build().unwrap();
+    let message = envelope.encrypt(b"4111 1111", &context("who it is")).await.unwrap();
+    envelope.decrypt(&message, &context("who it is")).await.unwrap();
+    keyring.fail(Some(KeyringErrorKind::Throttled));
+    assert!(matches!(envelope.encrypt(b"x", &context("another")).await, Err(Error::DataKeyUnavailable(_))));
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let expected =
+        ["envelope::cache", "context_keys=tenant", "reason=\"absent\"", "a data key came", "WARN", "told to fail"];
+    for expected in expected {
+        assert!(log.contains(expected), "{expected} is not in {log}");
+    }
+    for hidden in ["who it is", "another", "4111 1111"] {
+        assert!(!log.contains(hidden), "{hidden} is in {log}");
+    }
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
