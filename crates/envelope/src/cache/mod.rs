@@ -453,7 +453,11 @@ impl<V: Send + Sync + 'static> Cache<V> {
     /// The failure that the entry under `key`, or all wrapping keys of it, are refused with, and for how long.
     fn remembered<S: Source>(&self, key: &OwnedKey, source: &S) -> Option<(Error, Duration)> {
         let now = source.settings().now();
-        self.failures.find(&key.borrow(), now).or_else(|| self.backed_off(source, now))
+        let (own, backed_off) = (self.failures.find(&key.borrow(), now), self.backed_off(source, now));
+        match (own, backed_off) {
+            (Some((error, left)), Some((_, longer))) => Some((error, left.max(longer))),
+            (own, backed_off) => own.or(backed_off),
+        }
     }
 
     /// The failure for which the wrapping keys are left alone, and for how long.
