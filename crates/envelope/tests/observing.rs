@@ -150,41 +150,6 @@ async fn contexts_that_never_repeat_are_told_of_once() {
     assert!(stats.misses_never_repeats > 1_900 && stats.hits == 0, "{stats:?}");
 }
 
-/// Credentials that ran out say nothing of the wrapping key: what is fresh goes on, but nothing serves past its age.
-#[cfg(feature = "tokio")]
-#[tokio::test]
-async fn a_failed_refresh_drops_what_is_fresh_only_if_the_key_was_refused() {
-    for (kind, goes_on) in [
-        (KeyringErrorKind::Credentials, true),
-        (KeyringErrorKind::Other, true),
-        (KeyringErrorKind::Throttled, true),
-        (KeyringErrorKind::Denied, false),
-        (KeyringErrorKind::Unusable, false),
-    ] {
-        let keyring = GatedKeyring::open();
-        let (clock, hand) = Clock::manual();
-        let cache = MaterialsCache::builder().clock(clock).build();
-        let envelope = caching(&keyring, |builder| builder.cache(&cache).max_age(MINUTE).serve_stale_for(MINUTE));
-        let message = envelope.encrypt(b"x", &context("a")).await.unwrap();
-        envelope.encrypt(b"x", &context("b")).await.unwrap();
-        envelope.decrypt(&message, &context("a")).await.unwrap();
-        keyring.fail(Some(kind));
-        hand.advance(Duration::from_secs(49));
-        envelope.try_encrypt(b"x", &context("a")).unwrap();
-        for _ in 0..10 {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(cache.stats().encryption.load_failures, 1);
-        assert_eq!(envelope.try_encrypt(b"x", &context("a")).is_ok(), goes_on, "{kind:?}");
-        assert_eq!(envelope.try_encrypt(b"x", &context("b")).is_ok(), goes_on, "{kind:?}: all under the key");
-        assert_eq!(envelope.try_decrypt(&message, &context("a")).is_ok(), goes_on, "{kind:?}");
-        // Past its age only an outage is bridged.
-        hand.advance(Duration::from_secs(11));
-        let sealed = envelope.encrypt(b"x", &context("a")).await;
-        assert_eq!(sealed.is_ok(), kind == KeyringErrorKind::Throttled, "{kind:?}");
-    }
-}
-
 /// What the facade hears is what the statistics say.
 #[cfg(feature = "metrics")]
 #[test]

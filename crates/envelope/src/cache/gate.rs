@@ -2,7 +2,9 @@
 
 use std::{
     collections::VecDeque,
+    future::poll_fn,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Poll,
 };
 
 use futures_channel::oneshot;
@@ -58,12 +60,28 @@ impl Gate {
             turn
         };
         // Senders are dropped with the gate alone, which this call holds.
-        turn.await.unwrap_or_else(|_| Pass { gate: None })
+        let pass = turn.await.unwrap_or_else(|_| Pass { gate: None });
+        yield_once().await;
+        pass
     }
 
     fn lock(&self) -> MutexGuard<'_, Queues> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Lets a caller whose deadline has passed go before anything is begun for them: time-outs look at what they wait for
+/// first, and at the clock after it.
+async fn yield_once() {
+    let mut yielded = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 impl Drop for Pass {
@@ -108,6 +126,23 @@ mod tests {
         assert!(poll_immediate(&mut background).await.is_none());
         drop(pass);
         background.await;
+    }
+
+    #[tokio::test]
+    async fn nothing_is_begun_for_one_who_gives_up_when_called() {
+        let gate = Gate::new(1);
+        let pass = gate.enter(Priority::Foreground).await;
+        let mut begun = false;
+        let mut late = Box::pin(async {
+            let _pass = gate.enter(Priority::Foreground).await;
+            begun = true;
+        });
+        assert!(poll_immediate(&mut late).await.is_none());
+        drop(pass);
+        // As a time-out does: it looks once more, and then goes.
+        assert!(poll_immediate(&mut late).await.is_none());
+        drop(late);
+        assert!(!begun && gate.lock().free == 1);
     }
 
     #[tokio::test]

@@ -55,8 +55,8 @@ pub(crate) trait Settings: Send + Sync {
     /// How values are kept.
     fn policy(&self) -> &Policy;
 
-    /// A load failed. `refresh` tells that there was a value before.
-    fn failed(&self, error: &Error, refresh: bool);
+    /// A load failed. `had` tells that there was a value before.
+    fn failed(&self, error: &Error, had: bool);
 
     /// Does something in the background, or drops it where there is none.
     fn spawn(&self, task: Task);
@@ -310,6 +310,14 @@ impl<V: Send + Sync + 'static> Cache<V> {
         let mut invalidations = self.invalidations.write().unwrap_or_else(PoisonError::into_inner);
         *invalidations += 1;
         self.flights.detach();
+        self.drop_where(doomed);
+        self.failures.clear();
+        self.backoffs.clear();
+    }
+
+    /// Drops the entries that `doomed` picks, and nothing else: what is being loaded may come, since whoever supplies it
+    /// is asked at this moment.
+    pub(crate) fn drop_where(&self, doomed: impl Fn(&OwnedKey, &V) -> bool) {
         let entries = self.slots.remove_where(|key, slot| {
             let goes = slot.holds(|entry| doomed(key, entry.value()));
             if goes {
@@ -317,8 +325,6 @@ impl<V: Send + Sync + 'static> Cache<V> {
             }
             goes
         });
-        self.failures.clear();
-        self.backoffs.clear();
         if entries > 0 {
             self.sight.invalidated_in_all(entries);
         }
@@ -386,7 +392,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
                 }
                 Err(error) => {
                     cache.sight.tell(&key.borrow(), EventKind::LoadFailed { ahead, took, cause: &error });
-                    cache.note_failure(&key, &error, &source, asked, ahead);
+                    cache.note_failure(&key, &error, &source, asked);
                     Err(error)
                 }
             }
@@ -414,18 +420,14 @@ impl<V: Send + Sync + 'static> Cache<V> {
     }
 
     /// Remembers what a keyring failed with, and drops what it will not give again.
-    fn note_failure<S: Source<Value = V>>(
-        &self,
-        key: &OwnedKey,
-        error: &Error,
-        source: &S,
-        asked: Instant,
-        refresh: bool,
-    ) {
+    fn note_failure<S: Source<Value = V>>(&self, key: &OwnedKey, error: &Error, source: &S, asked: Instant) {
         let settings = source.settings();
         let (now, policy, chance) = (settings.now(), settings.policy(), settings.chance());
         let (failures, may_pass) = (error.keyring_errors(), error.is_retryable());
-        if let Some(slot) = self.slots.find(&key.borrow()) {
+        let slot = self.slots.find(&key.borrow());
+        // A value that served, or that we made ourselves: a bad message can't have brought it here.
+        let had = slot.as_ref().is_some_and(|slot| slot.holds(|entry| !S::IN_PLACE || entry.is_proven()));
+        if let Some(slot) = slot {
             slot.note_failure(now, policy, chance, may_pass && !failures.is_empty());
         }
         if failures.is_empty() {
@@ -447,7 +449,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
                 self.sight.invalidated_in_all(1);
             }
         }
-        settings.failed(error, refresh);
+        settings.failed(error, had);
     }
 
     /// The failure that the entry under `key`, or all wrapping keys of it, are refused with, and for how long.

@@ -80,7 +80,9 @@ impl CachingBuilder {
     /// How long a data key serves past its `max_age` while KMS is out of reach: when asking for a new one failed by
     /// throttling, a time-out, a connection or an internal error, and not by a refusal. Default: zero. Allowed: any.
     ///
-    /// `max_messages` and `max_bytes` go on binding. It makes the bound on revocation longer.
+    /// `max_messages` and `max_bytes` go on binding. It makes the bound on revocation longer. Whoever is the first to ask
+    /// past `max_age` learns of the outage by waiting for it, up to the key provider's own time-outs, unless a refresh
+    /// ahead of that learned of it before.
     #[must_use]
     pub fn serve_stale_for(mut self, ceiling: Duration) -> Self {
         self.policy.stale = ceiling;

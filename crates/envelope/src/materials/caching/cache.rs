@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use super::{CacheCounts, DecryptionMaterials, EncryptionMaterials};
 use crate::{
-    cache::{Cache, Shared},
+    cache::{Cache, Shared, store::OwnedKey},
     context::EncryptionContext,
     format::encrypted_data_key::EncryptedDataKeys,
     observer::{Observer, Operation},
@@ -75,11 +75,14 @@ impl MaterialsCache {
     /// by its ARN, a raw key by its name (and with it those whose names begin with that). Of a data key that several keys
     /// wrap, each one counts. Looks at each entry.
     pub fn invalidate_key(&self, wrapping_key: &str) {
-        let under = |keys: EncryptedDataKeys<'_>| {
-            keys.iter().any(|key| key.key_provider_information.starts_with(wrapping_key.as_bytes()))
-        };
-        self.0.encryption.invalidate(|_, materials| under(materials.encrypted_data_keys()));
-        self.0.decryption.invalidate(|key, _| under(EncryptedDataKeys::from_checked(key.borrow().encrypted_data_keys)));
+        self.0.encryption.invalidate(|_, materials| is_under(materials.encrypted_data_keys(), wrapping_key));
+        self.0.decryption.invalidate(|key, _| is_under(keys_of(key), wrapping_key));
+    }
+
+    /// Drops the entries under a wrapping key that was just refused.
+    pub(super) fn drop_refused(&self, wrapping_key: &str) {
+        self.0.encryption.drop_where(|_, materials| is_under(materials.encrypted_data_keys(), wrapping_key));
+        self.0.decryption.drop_where(|key, _| is_under(keys_of(key), wrapping_key));
     }
 
     /// Drops the entries whose data keys are all older than `age`, and so wipes them; tells how many. An expired data key is
@@ -113,6 +116,16 @@ impl MaterialsCache {
     pub(super) fn clock(&self) -> &Clock {
         &self.0.clock
     }
+}
+
+/// Whether one of these is wrapped by the key of this name.
+fn is_under(keys: EncryptedDataKeys<'_>, wrapping_key: &str) -> bool {
+    keys.iter().any(|key| key.key_provider_information.starts_with(wrapping_key.as_bytes()))
+}
+
+/// The encrypted data keys of an entry for opening.
+fn keys_of(key: &OwnedKey) -> EncryptedDataKeys<'_> {
+    EncryptedDataKeys::from_checked(key.borrow().encrypted_data_keys)
 }
 
 impl Default for MaterialsCache {

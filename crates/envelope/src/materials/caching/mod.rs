@@ -231,11 +231,11 @@ impl Settings for CachingMaterialsManager {
 
     /// What came of a wrapping key that nobody may use any more must go; and where this caller may not, once it was told so
     /// of a key that it had. (Who is denied a first time may have sent a message that is not theirs to open.)
-    fn failed(&self, error: &Error, refresh: bool) {
+    fn failed(&self, error: &Error, had: bool) {
         for failure in error.keyring_errors() {
             match failure.kind() {
-                KeyringErrorKind::Unusable => self.0.cache.invalidate_key(failure.wrapping_key()),
-                KeyringErrorKind::Denied if refresh => self.0.cache.invalidate_key(failure.wrapping_key()),
+                KeyringErrorKind::Unusable => self.0.cache.drop_refused(failure.wrapping_key()),
+                KeyringErrorKind::Denied if had => self.0.cache.drop_refused(failure.wrapping_key()),
                 _ => {}
             }
         }

@@ -1,0 +1,121 @@
+//! What a refusal does to what is cached, and what it does not.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::time::Duration;
+
+use envelope::{
+    Clock, EncryptionContext, Envelope, Error,
+    keyring::KeyringErrorKind,
+    materials::{CachingBuilder, CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache},
+};
+use futures_util::future::poll_immediate;
+use support::{GatedKeyring, encrypted_data_keys};
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+fn caching(keyring: &GatedKeyring, set: impl FnOnce(CachingBuilder) -> CachingBuilder) -> Envelope {
+    let builder = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring.clone()));
+    Envelope::builder(set(builder).build().unwrap()).build().unwrap()
+}
+
+fn context(tenant: &str) -> EncryptionContext {
+    EncryptionContext::new([("tenant", tenant)]).unwrap()
+}
+
+/// Credentials that ran out say nothing of the wrapping key: what is fresh goes on, but nothing serves past its age.
+#[cfg(feature = "tokio")]
+#[tokio::test]
+async fn a_failed_refresh_drops_what_is_fresh_only_if_the_key_was_refused() {
+    for (kind, goes_on) in [
+        (KeyringErrorKind::Credentials, true),
+        (KeyringErrorKind::Other, true),
+        (KeyringErrorKind::Throttled, true),
+        (KeyringErrorKind::Denied, false),
+        (KeyringErrorKind::Unusable, false),
+    ] {
+        let keyring = GatedKeyring::open();
+        let (clock, hand) = Clock::manual();
+        let cache = MaterialsCache::builder().clock(clock).build();
+        let envelope = caching(&keyring, |builder| builder.cache(&cache).max_age(MINUTE).serve_stale_for(MINUTE));
+        let message = envelope.encrypt(b"x", &context("a")).await.unwrap();
+        envelope.encrypt(b"x", &context("b")).await.unwrap();
+        envelope.decrypt(&message, &context("a")).await.unwrap();
+        keyring.fail(Some(kind));
+        hand.advance(Duration::from_secs(49));
+        envelope.try_encrypt(b"x", &context("a")).unwrap();
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(cache.stats().encryption.load_failures, 1);
+        assert_eq!(envelope.try_encrypt(b"x", &context("a")).is_ok(), goes_on, "{kind:?}");
+        assert_eq!(envelope.try_encrypt(b"x", &context("b")).is_ok(), goes_on, "{kind:?}: all under the key");
+        assert_eq!(envelope.try_decrypt(&message, &context("a")).is_ok(), goes_on, "{kind:?}");
+        // Past its age only an outage is bridged.
+        hand.advance(Duration::from_secs(11));
+        let sealed = envelope.encrypt(b"x", &context("a")).await;
+        assert_eq!(sealed.is_ok(), kind == KeyringErrorKind::Throttled, "{kind:?}");
+    }
+}
+
+/// Who learns of it need not be in the background.
+#[tokio::test]
+async fn a_refusal_at_expiry_drops_all_under_the_key_and_is_remembered() {
+    for kind in [KeyringErrorKind::Denied, KeyringErrorKind::Unusable] {
+        let keyring = GatedKeyring::open();
+        let (clock, hand) = Clock::manual();
+        let cache = MaterialsCache::builder().clock(clock).build();
+        let envelope = caching(&keyring, |builder| builder.cache(&cache).max_age(MINUTE).refresh_ahead(false));
+        envelope.encrypt(b"x", &context("a")).await.unwrap();
+        hand.advance(MINUTE / 2);
+        let message = envelope.encrypt(b"x", &context("b")).await.unwrap();
+        envelope.decrypt(&message, &context("b")).await.unwrap();
+        keyring.fail(Some(kind));
+        hand.advance(MINUTE / 2);
+        assert!(matches!(envelope.encrypt(b"x", &context("a")).await, Err(Error::DataKeyUnavailable(_))));
+        assert!(matches!(envelope.encrypt(b"x", &context("a")).await, Err(Error::Remembered { .. })), "{kind:?}");
+        assert!(matches!(envelope.try_encrypt(b"x", &context("b")), Err(Error::NotCached)), "{kind:?}");
+        assert!(matches!(envelope.try_decrypt(&message, &context("b")), Err(Error::NotCached)), "{kind:?}");
+    }
+}
+
+/// A message that is not theirs to open says nothing of what others may.
+#[tokio::test]
+async fn a_message_that_is_denied_drops_nobody_elses_data_keys() {
+    let keyring = GatedKeyring::open();
+    let envelope = caching(&keyring, |builder| builder);
+    let message = envelope.encrypt(b"x", &context("a")).await.unwrap();
+    let mut other = envelope.encrypt(b"x", &context("b")).await.unwrap();
+    envelope.decrypt(&message, &context("a")).await.unwrap();
+    let end_of_keys =
+        encrypted_data_keys(&other).as_ptr() as usize - other.as_ptr() as usize + encrypted_data_keys(&other).len();
+    other[end_of_keys - 1] ^= 1;
+    keyring.fail(Some(KeyringErrorKind::Denied));
+    assert!(envelope.decrypt(&other, &context("b")).await.is_err());
+    envelope.try_decrypt(&message, &context("a")).unwrap();
+    envelope.try_encrypt(b"x", &context("a")).unwrap();
+}
+
+/// What is being loaded meanwhile is kept: another wrapping key, or the same one that is allowed again.
+#[tokio::test]
+async fn a_refusal_keeps_no_load_of_others_out_of_the_cache() {
+    let (refused, slow) = (GatedKeyring::open(), GatedKeyring::new(0));
+    let cache = MaterialsCache::new(10);
+    let noisy = caching(&refused, |builder| builder.cache(&cache).remember_failures_for(Duration::ZERO));
+    let victim = caching(&slow, |builder| builder.cache(&cache));
+    let context = context("a");
+    let mut sealing = Box::pin(victim.encrypt(b"x", &context));
+    assert!(poll_immediate(&mut sealing).await.is_none());
+    refused.fail(Some(KeyringErrorKind::Unusable));
+    for _ in 0..10 {
+        assert!(noisy.encrypt(b"x", &context).await.is_err());
+    }
+    let mut joining = Box::pin(victim.encrypt(b"x", &context));
+    assert!(poll_immediate(&mut joining).await.is_none());
+    slow.gate.add_permits(1);
+    sealing.await.unwrap();
+    joining.await.unwrap();
+    victim.try_encrypt(b"x", &context).unwrap();
+    assert_eq!(slow.counts().0, 1);
+}
