@@ -36,6 +36,7 @@ impl Clock {
 
     /// The time by this clock.
     #[must_use]
+    #[inline]
     pub fn now(&self) -> Instant {
         match &self.0 {
             None => system_now(),
@@ -60,6 +61,7 @@ impl ManualClock {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
+#[inline]
 fn system_now() -> Instant {
     Instant::now()
 }

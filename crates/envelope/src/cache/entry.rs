@@ -35,17 +35,20 @@ impl<V> Entry<V> {
     }
 
     /// How long ago the value was asked for.
+    #[inline]
     pub(crate) fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.asked)
     }
 
     /// Whether the entry is younger than `max_age`.
+    #[inline]
     pub(crate) fn is_fresh(&self, now: Instant, max_age: Duration) -> bool {
         self.age(now) < max_age
     }
 
     /// Whether the limits on usage allow one message of `bytes` bytes, which then counts; `None` is a use that is not
     /// counted.
+    #[inline]
     pub(crate) fn reserve(&self, limits: &Limits, bytes: Option<u64>) -> bool {
         match bytes {
             Some(bytes) => self.usage.reserve(limits, bytes),
@@ -54,6 +57,7 @@ impl<V> Entry<V> {
     }
 
     /// Whether it is time to fetch the next one, for uses that are `gap` apart.
+    #[inline]
     pub(crate) fn is_low(&self, age: Duration, gap: Duration, policy: &Policy) -> bool {
         age >= self.low_age
             || age.saturating_add(gap).saturating_add(gap) >= policy.limits.max_age
@@ -61,6 +65,7 @@ impl<V> Entry<V> {
     }
 
     /// Whether hardly any message fits under it any more.
+    #[inline]
     pub(crate) fn is_used_up(&self, limits: &Limits) -> bool {
         // A twentieth of the bytes may stay unused where messages are long.
         self.has_no_message_left(limits) || self.usage.used().1 > limits.max_bytes - limits.max_bytes / 20
@@ -82,6 +87,7 @@ impl<V> Entry<V> {
     }
 
     /// The value.
+    #[inline]
     pub(crate) fn value(&self) -> &Arc<V> {
         &self.value
     }

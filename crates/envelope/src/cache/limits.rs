@@ -50,6 +50,7 @@ struct Lease {
 impl Usage {
     /// Reserves one message of `bytes` bytes, before it is sealed. Never lets either total exceed its
     /// limit, whatever runs at the same time; a reservation that fails leaves both totals as they were.
+    #[inline]
     pub(crate) fn reserve(&self, limits: &Limits, bytes: u64) -> bool {
         let Some(leases) = self.leases.get() else { return self.take(limits, 1, bytes) };
         let lease = &leases[thread_number() % leases.len()].0;
@@ -57,6 +58,7 @@ impl Usage {
     }
 
     /// How many messages, and how many bytes, are reserved or leased.
+    #[inline]
     pub(crate) fn used(&self) -> (u64, u64) {
         (self.messages.load(Relaxed), self.bytes.load(Relaxed))
     }
@@ -87,6 +89,7 @@ impl Usage {
     }
 
     /// Takes from the totals.
+    #[inline]
     fn take(&self, limits: &Limits, messages: u64, bytes: u64) -> bool {
         if !self.add(&self.bytes, bytes, limits.max_bytes) {
             return false;
@@ -100,6 +103,7 @@ impl Usage {
 
     /// Adds to a total unless that would exceed `limit`. The totals guard nothing but themselves, so no
     /// ordering beyond their own is needed.
+    #[inline]
     fn add(&self, total: &AtomicU64, amount: u64, limit: u64) -> bool {
         let mut used = total.load(Relaxed);
         loop {

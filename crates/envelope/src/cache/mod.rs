@@ -174,6 +174,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
     }
 
     /// A value from a place, as [`find`](Self::find) gives it.
+    #[inline]
     pub(crate) fn find_at(
         &self,
         place: &Place<V>,

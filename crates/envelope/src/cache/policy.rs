@@ -29,6 +29,7 @@ pub(crate) struct Policy {
 impl Policy {
     /// Whether a value of this age and usage, which took `load_time` to come, will be spent soon: past half of its messages
     /// or bytes, or when at this pace it will be spent within four times the load time.
+    #[inline]
     pub(crate) fn is_nearly_used(&self, age: Duration, (messages, bytes): (u64, u64), load_time: Duration) -> bool {
         let Limits { max_messages, max_bytes, .. } = self.limits;
         if messages.saturating_mul(8) < max_messages && bytes.saturating_mul(8) < max_bytes {
@@ -47,6 +48,7 @@ impl Policy {
     }
 
     /// How far apart two uses must be for the time between them to matter.
+    #[inline]
     pub(crate) fn least_gap(&self) -> Duration {
         self.limits.max_age / 32
     }

@@ -52,6 +52,7 @@ impl Sight {
     }
 
     /// Something was taken out of the entry under `key`.
+    #[inline]
     pub(super) fn taken<V>(&self, key: &Key<'_>, taken: &Taken<V>) {
         let hits = self.counters.hits.count();
         self.observers.hit(|| keys_of(key));

@@ -90,6 +90,8 @@ impl<V> Loan<V> {
         Arc::clone(self.value())
     }
 
+    #[inline]
+
     fn value(&self) -> &Arc<V> {
         match (&**self.state, self.from) {
             (State::Live { current: Some(entry), .. }, Position::Current)
@@ -101,6 +103,8 @@ impl<V> Loan<V> {
 
 impl<V> Deref for Loan<V> {
     type Target = V;
+
+    #[inline]
 
     fn deref(&self) -> &V {
         self.value()
@@ -116,6 +120,7 @@ impl<V> Slot<V> {
     }
 
     /// A value for one message of `bytes` bytes; `None` is a use that is not counted. Waits for nothing.
+    #[inline]
     pub(crate) fn take(&self, now: Instant, policy: &Policy, bytes: Option<u64>) -> Result<Taken<V>, Vacant> {
         let limits = &policy.limits;
         let gap = self.used(now, policy.least_gap());
@@ -239,12 +244,15 @@ impl<V> Slot<V> {
         refresh.not_before = now.checked_add(policy.backoff(refresh.failures, chance));
     }
 
+    #[inline]
+
     fn may_be_stale(&self, age: Duration, policy: &Policy) -> bool {
         let ceiling = policy.limits.max_age.saturating_add(policy.stale);
         age < ceiling && self.in_outage.load(Relaxed)
     }
 
     /// Notes a use, and tells how long it was after the one before: zero where that is less than `least`.
+    #[inline]
     fn used(&self, now: Instant, least: Duration) -> Duration {
         let last_use = Duration::from_nanos(self.last_use.load(Acquire));
         let this_use = now.saturating_duration_since(self.born);

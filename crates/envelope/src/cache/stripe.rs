@@ -18,6 +18,7 @@ pub(crate) struct Counter([Padded<AtomicU64>; STRIPES]);
 
 impl Counter {
     /// Counts one more, and tells how many this thread's stripe had before.
+    #[inline]
     pub(crate) fn count(&self) -> u64 {
         self.0[thread_number() % STRIPES].0.fetch_add(1, Relaxed)
     }
@@ -29,6 +30,7 @@ impl Counter {
 }
 
 /// A number that differs from thread to thread.
+#[inline]
 pub(crate) fn thread_number() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {

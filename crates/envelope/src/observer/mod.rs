@@ -187,6 +187,7 @@ impl Observers {
     }
 
     /// Tells of a hit, which only the user's may want to hear: those are too many, and counted elsewhere.
+    #[inline]
     pub(crate) fn hit<'a>(&self, context_keys: impl FnOnce() -> ContextKeys<'a>) {
         if let Some(own) = &self.own {
             own.observe(&Event { operation: self.operation, context_keys: context_keys(), kind: EventKind::Hit });
