@@ -9,7 +9,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
 };
 
 use futures_util::{
@@ -17,7 +17,10 @@ use futures_util::{
     future::{Shared, WeakShared},
 };
 
-use super::store::OwnedKey;
+use super::{
+    store::OwnedKey,
+    sync::{Mutex, MutexGuard},
+};
 
 type Load<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 

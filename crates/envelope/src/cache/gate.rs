@@ -3,11 +3,13 @@
 use std::{
     collections::VecDeque,
     future::poll_fn,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
     task::Poll,
 };
 
 use futures_channel::oneshot;
+
+use super::sync::{Mutex, MutexGuard};
 
 /// Lets so many through at a time.
 #[derive(Debug, Clone)]

@@ -14,12 +14,16 @@ mod sight;
 pub(crate) mod slot;
 pub(crate) mod store;
 pub(crate) mod stripe;
+pub(crate) mod sync;
+
+#[cfg(all(test, shuttle))]
+mod shuttle_tests;
 
 use std::{
     future::Future,
     panic::AssertUnwindSafe,
     pin::Pin,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -35,6 +39,7 @@ use self::{
     sight::Sight,
     slot::{Slot, Taken, Vacant},
     store::{Key, OwnedKey, Store},
+    sync::RwLock,
 };
 use crate::{
     error::{Error, KeyringErrorKind},

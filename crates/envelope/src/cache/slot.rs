@@ -3,19 +3,23 @@
 use std::{
     fmt,
     ops::Deref,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{
-            AtomicBool, AtomicU64,
-            Ordering::{AcqRel, Acquire, Relaxed},
-        },
-    },
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
 use arc_swap::{ArcSwap, Guard};
 
-use super::{entry::Entry, policy::Policy};
+use super::{
+    entry::Entry,
+    policy::Policy,
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{AcqRel, Acquire, Relaxed},
+        },
+    },
+};
 
 /// Holds a current and a standby value. Both change by one swap, so whoever finds the current one spent finds its
 /// successor at the same time.
@@ -219,7 +223,7 @@ impl<V> Slot<V> {
 
     /// Whether a standby waits.
     #[cfg(test)]
-    fn has_standby(&self) -> bool {
+    pub(crate) fn has_standby(&self) -> bool {
         matches!(&**self.state.load(), State::Live { standby: Some(_), .. })
     }
 

@@ -1,9 +1,8 @@
 //! Counts that many threads add to without getting into each other's way.
 
-use std::{
-    cell::Cell,
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
-};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+#[cfg(not(shuttle))]
+use std::{cell::Cell, sync::atomic::AtomicUsize};
 
 const STRIPES: usize = 8;
 
@@ -30,6 +29,13 @@ impl Counter {
 }
 
 /// A number that differs from thread to thread.
+#[cfg(shuttle)]
+pub(crate) fn thread_number() -> usize {
+    shuttle::thread::current().id().into()
+}
+
+/// A number that differs from thread to thread.
+#[cfg(not(shuttle))]
 #[inline]
 pub(crate) fn thread_number() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);

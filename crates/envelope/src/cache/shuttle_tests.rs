@@ -1,0 +1,456 @@
+//! Reservation, promotion and single flight under many ways in which threads may take turns. Run by `tests/shuttle`.
+//!
+//! Shuttle runs threads one at a time and chooses at each lock and atomic who goes next, so it finds what comes of the
+//! order in which things happen, and takes all orderings of memory for sequentially consistent. What the tests themselves
+//! count with is the standard library's, where nobody takes turns.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_channel::oneshot;
+use futures_util::future::{join_all, poll_immediate};
+use shuttle::{
+    Config, Runner,
+    future::{self, JoinHandle},
+    rand::{Rng, thread_rng},
+    scheduler::{PctScheduler, RandomScheduler},
+    thread,
+};
+
+use super::{
+    Cache, Place, Settings, Shared, Source, Task,
+    entry::Entry,
+    limits::{Limits, Usage},
+    policy::{Policy, tests::policy},
+    slot::Slot,
+    store::Key,
+};
+use crate::{
+    error::{Error, KeyringError, KeyringErrorKind},
+    observer::Operation,
+    time::Clock,
+};
+
+const AGE: Duration = Duration::from_secs(60);
+
+/// Runs a test under schedules by chance and by priorities (PCT), `SHUTTLE_TIMES` as many as it says. The test adds how
+/// often it reserved.
+fn explore(name: &str, schedules: usize, test: fn(&AtomicU64)) {
+    let times = std::env::var("SHUTTLE_TIMES").map_or(1, |times| times.parse().unwrap());
+    let schedules = schedules * times;
+    let reservations = Arc::<AtomicU64>::default();
+    let run = || {
+        let reservations = Arc::clone(&reservations);
+        move || test(&reservations)
+    };
+    let mut ran = Runner::new(RandomScheduler::new_from_seed(1, schedules), config()).run(run());
+    for depth in [2, 3, 5] {
+        ran += Runner::new(PctScheduler::new_from_seed(1, depth, schedules / 3), config()).run(run());
+    }
+    println!("shuttle {name}: {} reservations in {ran} schedules", reservations.load(Relaxed));
+}
+
+fn config() -> Config {
+    let mut config = Config::new();
+    config.silence_warnings = true;
+    config
+}
+
+/// However many threads ask, with leases, without, or with leases that come while they ask: no limit is exceeded, and what
+/// was reserved by nobody is there for the next one.
+#[test]
+fn reservation() {
+    explore("reservation", 150_000, |reservations| {
+        let mut random = thread_rng();
+        let (max_messages, max_bytes) = (random.gen_range(1..40), random.gen_range(0..80));
+        let limits = Limits { max_age: AGE, max_messages, max_bytes };
+        let usage = if random.r#gen() { Usage::default() } else { Usage::leased(random.gen_range(1..4)) };
+        let sizes: Vec<u64> = (0..random.gen_range(2..5)).map(|_| random.gen_range(0..4)).collect();
+        let reserve_all = |size| (0..).take_while(|_| usage.reserve(&limits, size)).count() as u64;
+        let reserve_all = &reserve_all;
+        let (mut messages, mut bytes) = thread::scope(|scope| {
+            let threads: Vec<_> = sizes.iter().map(|size| (size, scope.spawn(move || reserve_all(*size)))).collect();
+            threads.into_iter().fold((0, 0), |(messages, bytes), (size, thread)| {
+                let reserved = thread.join().unwrap();
+                (messages + reserved, bytes + reserved * size)
+            })
+        });
+        let smallest = *sizes.iter().min().unwrap();
+        // Who is refused while another one makes up its mind about a longer message may have it later.
+        if sizes.iter().any(|size| *size != smallest) {
+            let rest = reserve_all(smallest);
+            (messages, bytes) = (messages + rest, bytes + rest * smallest);
+        }
+        assert!(messages <= max_messages && bytes <= max_bytes, "{messages} messages, {bytes} bytes of {limits:?}");
+        assert!(messages == max_messages || bytes + smallest > max_bytes, "only {messages}, {bytes} of {limits:?}");
+        assert_eq!(usage.used(), (messages, bytes));
+        reservations.fetch_add(messages, Relaxed);
+    });
+}
+
+/// While threads take and another one puts standbys in: each value serves exactly its messages, none comes back after it
+/// was spent, and nobody finds nothing while there is something.
+#[test]
+fn promotion() {
+    explore("promotion", 150_000, |reservations| {
+        let mut random = thread_rng();
+        let (messages, values, takers) = (random.gen_range(1..6), random.gen_range(1..6), random.gen_range(1..4));
+        let (now, policy) = (Clock::system().now(), policy(AGE, messages, u64::MAX));
+        let slot = Slot::empty(now);
+        let (put, taken, all_put) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+        let take_all = || {
+            let (mut served, mut last) = (vec![0; values], 0);
+            loop {
+                let (is_last_look, there) = (all_put.load(Relaxed), put.load(Relaxed) * messages);
+                if let Some(value) = take(&slot, now, &policy) {
+                    taken.fetch_add(1, Relaxed);
+                    assert!(value >= last, "value {value} came back after it was spent");
+                    last = value;
+                    served[value] += 1;
+                } else {
+                    // The others may have taken without having counted it yet.
+                    let gone = taken.load(Relaxed) + takers - 1;
+                    assert!(gone >= there, "found nothing while there were {} messages left", there - gone);
+                    if is_last_look {
+                        return served;
+                    }
+                    thread::yield_now();
+                }
+            }
+        };
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..takers).map(|_| scope.spawn(&take_all)).collect();
+            for value in 0..values {
+                slot.put(&Arc::new(Entry::new(Arc::new(value), now, now, &policy)), now, &policy, false);
+                put.fetch_add(1, Relaxed);
+                // The next one when this one is in use: a standby is never replaced by another.
+                while slot.has_standby() {
+                    thread::yield_now();
+                }
+            }
+            all_put.store(true, Relaxed);
+            let mut served = vec![0; values];
+            for thread in threads {
+                served.iter_mut().zip(thread.join().unwrap()).for_each(|(served, more)| *served += more);
+            }
+            assert_eq!(served, vec![messages; values]);
+        });
+        reservations.fetch_add(taken.into_inner(), Relaxed);
+    });
+}
+
+fn take(slot: &Slot<usize>, now: Instant, policy: &Policy) -> Option<usize> {
+    slot.take(now, policy, Some(1)).ok().map(|taken| *taken.value)
+}
+
+/// Tasks obtain the same values, give up, and see loads fail, while another one invalidates: at most one load at a time for
+/// a key, and no more loads than it takes; a failure is everybody's; nobody waits for ever; nobody uses what was asked for
+/// before an invalidation that had returned when it began; the gate is never wider than it is.
+#[test]
+fn single_flight() {
+    explore("single flight", 60_000, |reservations| {
+        let mut random = thread_rng();
+        let world = Arc::new(World::new());
+        let cache = Arc::new(Cache::new(100, Shared::new(world.gate_width), Operation::Encryption, None));
+        let tasks: Vec<_> = (0..random.gen_range(2..6))
+            .map(|_| {
+                let (world, cache) = (Arc::clone(&world), Arc::clone(&cache));
+                future::spawn(async move {
+                    let places = world.places(&cache);
+                    for _ in 0..thread_rng().gen_range(1..4) {
+                        world.operation(&cache, &places).await;
+                    }
+                })
+            })
+            .collect();
+        let invalidations = world.invalidations;
+        let (invalidating, invalidated) = (Arc::clone(&world), Arc::clone(&cache));
+        let invalidator = thread::spawn(move || (0..invalidations).for_each(|_| invalidating.invalidate(&invalidated)));
+        let kms = future::spawn(Arc::clone(&world).answer());
+        future::block_on(async {
+            join_all(tasks).await;
+            let mut refreshes = std::mem::take(&mut *lock(&world.refreshes));
+            // A refresh never begins another one.
+            join_all(&mut refreshes).await;
+            world.closed.store(true, Relaxed);
+            kms.await.unwrap();
+        });
+        invalidator.join().unwrap();
+        world.check();
+        reservations.fetch_add(world.served.load(Relaxed), Relaxed);
+    });
+}
+
+/// What the cache needs, and what is known about what it did.
+struct World {
+    now: Instant,
+    policy: Policy,
+    keys: usize,
+    gate_width: usize,
+    invalidations: usize,
+    failure_rate: f64,
+    cancel_rate: f64,
+    place_rate: f64,
+    /// Loads that wait for their answer.
+    asked: Mutex<Vec<oneshot::Sender<()>>>,
+    closed: AtomicBool,
+    refreshes: Mutex<Vec<JoinHandle<()>>>,
+    loading: Mutex<Vec<Loading>>,
+    loads: AtomicUsize,
+    completed: AtomicU64,
+    cancelled: AtomicU64,
+    served: AtomicU64,
+    /// Invalidations that have begun, and those that have returned.
+    begun: AtomicUsize,
+    returned: AtomicUsize,
+    /// For each key the loads that failed.
+    failed: Mutex<HashMap<usize, Vec<usize>>>,
+}
+
+/// A load under way: for what key, and whether no invalidation was under way when the operation began that started it,
+/// and if so, after how many.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Loading {
+    number: usize,
+    key: usize,
+    undisturbed_since: Option<usize>,
+}
+
+/// What is cached: how many invalidations had begun when it was asked for, and how often it has served.
+struct Value {
+    asked_after: usize,
+    served: AtomicU64,
+}
+
+/// One operation's way to load.
+#[derive(Clone)]
+struct Loader {
+    world: Arc<World>,
+    key: usize,
+    began: Loading,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut random = thread_rng();
+        let mut policy = policy(AGE, random.gen_range(1..6), u64::MAX);
+        policy.refresh_ahead = random.gen_bool(0.3);
+        // Half of what may happen happens in one schedule, so that each can be told apart.
+        let mut sometimes = |rate| if random.r#gen() { rate } else { 0.0 };
+        Self {
+            now: Clock::system().now(),
+            policy,
+            failure_rate: sometimes(0.3),
+            cancel_rate: sometimes(0.5),
+            place_rate: sometimes(0.5),
+            keys: random.gen_range(1..3),
+            gate_width: random.gen_range(1..4),
+            invalidations: random.gen_range(0..2) * random.gen_range(1..3),
+            asked: Mutex::default(),
+            closed: AtomicBool::default(),
+            refreshes: Mutex::default(),
+            loading: Mutex::default(),
+            loads: AtomicUsize::default(),
+            completed: AtomicU64::default(),
+            cancelled: AtomicU64::default(),
+            served: AtomicU64::default(),
+            begun: AtomicUsize::default(),
+            returned: AtomicUsize::default(),
+            failed: Mutex::default(),
+        }
+    }
+
+    /// Obtains a value, or gives up, and checks what came.
+    async fn operation(self: &Arc<Self>, cache: &Arc<Cache<Value>>, places: &[Place<Value>]) {
+        let key = thread_rng().gen_range(0..self.keys);
+        let (returned, begun) = (self.returned.load(Relaxed), self.begun.load(Relaxed));
+        let undisturbed_since = (returned == begun).then_some(begun);
+        let loader = Loader { world: Arc::clone(self), key, began: Loading { number: 0, key, undisturbed_since } };
+        if thread_rng().gen_bool(self.place_rate)
+            && let Ok(taken) = cache.find_at(&places[key], self.now, &self.policy, Some(1))
+        {
+            if taken.wants_refresh {
+                cache.refresh(&places[key].key(), &loader);
+            }
+            return self.serve(&taken.value, returned);
+        }
+        let obtaining = cache.obtain(places[key].key(), loader);
+        let obtained = if thread_rng().gen_bool(self.cancel_rate) {
+            give_up_after(thread_rng().gen_range(0..4), obtaining).await
+        } else {
+            Some(obtaining.await)
+        };
+        match obtained {
+            Some(Ok(value)) => self.serve(&value, returned),
+            Some(Err(error)) => {
+                let number = failed_load(&error);
+                assert!(lock(&self.failed)[&key].contains(&number), "another key's failure: {error}");
+            }
+            None => drop(self.cancelled.fetch_add(1, Relaxed)),
+        }
+    }
+
+    /// Uses a value for an operation that began when so many invalidations had returned.
+    fn serve(&self, value: &Value, returned: usize) {
+        assert!(value.asked_after >= returned, "a value from before an invalidation");
+        let served = value.served.fetch_add(1, Relaxed) + 1;
+        assert!(served <= self.policy.limits.max_messages, "served {served} messages");
+        self.served.fetch_add(1, Relaxed);
+    }
+
+    /// Where each key's values are, looked up once.
+    fn places(&self, cache: &Cache<Value>) -> Vec<Place<Value>> {
+        let contexts = (0..self.keys).map(|key| key.to_be_bytes());
+        contexts.map(|context| cache.place(key(&context), self.now)).collect()
+    }
+
+    fn invalidate(&self, cache: &Cache<Value>) {
+        self.begun.fetch_add(1, Relaxed);
+        cache.clear();
+        self.returned.fetch_add(1, Relaxed);
+    }
+
+    /// Answers loads, in any order, until all is done.
+    async fn answer(self: Arc<Self>) {
+        while !self.closed.load(Relaxed) {
+            let next = {
+                let mut asked = lock(&self.asked);
+                let waiting = asked.len();
+                (waiting > 0).then(|| asked.swap_remove(thread_rng().gen_range(0..waiting)))
+            };
+            // Whoever asked may have gone.
+            next.map(|next| next.send(()));
+            future::yield_now().await;
+        }
+    }
+
+    /// What must hold when all is done.
+    fn check(&self) {
+        assert_eq!(*lock(&self.loading), []);
+        if self.invalidations > 0 || self.policy.refresh_ahead {
+            return;
+        }
+        let failed = lock(&self.failed);
+        assert!(failed.values().all(|loads| loads.len() <= 1), "asked again after a failure: {failed:?}");
+        let (served, completed) = (self.served.load(Relaxed), self.completed.load(Relaxed));
+        if self.keys == 1 && self.cancelled.load(Relaxed) == 0 {
+            assert_eq!(completed, served.div_ceil(self.policy.limits.max_messages), "for {served} operations");
+        }
+    }
+}
+
+impl Settings for World {
+    fn now(&self) -> Instant {
+        self.now
+    }
+
+    fn chance(&self) -> f64 {
+        0.0
+    }
+
+    fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    fn failed(&self, _error: &Error, _refresh: bool) {}
+
+    fn spawn(&self, task: Task) {
+        let task = future::spawn(task);
+        lock(&self.refreshes).push(task);
+    }
+}
+
+impl Source for Loader {
+    type Value = Value;
+    const IN_PLACE: bool = false;
+
+    fn settings(&self) -> &impl Settings {
+        &*self.world
+    }
+
+    fn bytes(&self) -> Option<u64> {
+        Some(1)
+    }
+
+    fn wrapping_keys(&self) -> Vec<Arc<str>> {
+        vec![]
+    }
+
+    async fn load(self) -> Result<Arc<Value>, Error> {
+        let world = &self.world;
+        let asked_after = world.begun.load(Relaxed);
+        let loading = Loading { number: world.loads.fetch_add(1, Relaxed), ..self.began };
+        let _landing = Landing::new(world, loading);
+        let (answer, answered) = oneshot::channel();
+        lock(&world.asked).push(answer);
+        answered.await.unwrap();
+        if thread_rng().gen_bool(world.failure_rate) {
+            lock(&world.failed).entry(self.key).or_default().push(loading.number);
+            return Err(failure(loading.number, thread_rng().r#gen()));
+        }
+        world.completed.fetch_add(1, Relaxed);
+        Ok(Arc::new(Value { asked_after, served: AtomicU64::new(0) }))
+    }
+}
+
+/// Checks a load against the others under way as it begins, and ends it with its drop.
+struct Landing<'a>(&'a World, Loading);
+
+impl<'a> Landing<'a> {
+    fn new(world: &'a World, loading: Loading) -> Self {
+        let mut others = lock(&world.loading);
+        assert!(others.len() < world.gate_width, "{} loads at once through {}", others.len() + 1, world.gate_width);
+        // A load from before an invalidation does not keep those after it from loading anew.
+        let undisturbed = Some(world.begun.load(Relaxed));
+        let mut of_key =
+            others.iter().filter(|other| other.key == loading.key && other.undisturbed_since == undisturbed);
+        assert!(of_key.next().is_none() || loading.undisturbed_since != undisturbed, "two loads at once: {others:?}");
+        others.push(loading);
+        Self(world, loading)
+    }
+}
+
+impl Drop for Landing<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.loading).retain(|other| *other != self.1);
+    }
+}
+
+/// Polls a future so many times, and then drops it.
+async fn give_up_after<F: Future>(polls: u32, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    for _ in 0..polls {
+        if let Some(output) = poll_immediate(&mut future).await {
+            return Some(output);
+        }
+        future::yield_now().await;
+    }
+    None
+}
+
+fn key(context: &[u8]) -> Key<'_> {
+    Key { partition: "p", suite_id: 1, encryption_context: context, required_context: b"", encrypted_data_keys: b"" }
+}
+
+/// How the load of this number fails.
+fn failure(number: usize, may_pass: bool) -> Error {
+    let kind = if may_pass { KeyringErrorKind::Throttled } else { KeyringErrorKind::Denied };
+    Error::DataKeyUnavailable(KeyringError::new(number.to_string(), kind, "refused"))
+}
+
+/// The number of the load that failed with this, now or before.
+fn failed_load(error: &Error) -> usize {
+    error.keyring_errors()[0].wrapping_key().parse().unwrap()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
