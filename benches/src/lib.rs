@@ -6,6 +6,7 @@
 
 pub mod kms;
 pub mod outage;
+pub mod memory;
 mod verdict;
 
 pub use self::verdict::verdict;

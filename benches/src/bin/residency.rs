@@ -1,0 +1,312 @@
+//! What cached data keys take in memory, and what is left of them when they go. Linux alone: it reads `/proc/self`.
+//!
+//! Of each way to leave the cache, one data key goes: it is looked for at its address, and in all memory that the
+//! process can write to, before and after. Messages are sealed and opened under it, so that what that leaves behind counts.
+#![expect(clippy::print_stdout, reason = "a program that reports to a person")]
+
+use std::{
+    error::Error,
+    fmt,
+    process::ExitCode,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use benches::{
+    kms::cache,
+    memory::{self, Found, Masked, Memory},
+    verdict,
+};
+use clap::Parser;
+use envelope::{
+    Clock, DataKey, EncryptionContext, Envelope, ManualClock,
+    keyring::RawAesKeyring,
+    materials::{
+        CachingMaterialsManager, DecryptionMaterials, DecryptionMaterialsRequest, DefaultMaterialsManager,
+        EncryptionMaterials, EncryptionMaterialsRequest, MaterialsCache, MaterialsFuture, MaterialsManager,
+    },
+};
+
+const MAX_LOADS: usize = 16;
+const MAX_AGE: Duration = Duration::from_mins(1);
+const KEY_NAME: &str = "resident";
+/// How many operations a data key may take to leave.
+const PATIENCE: u32 = 1_000;
+
+#[derive(Parser)]
+#[command(about = "Measures what cached data keys take in memory, and looks for what is left when they go")]
+struct Args {
+    /// A tenth of the hundred thousand entries
+    #[arg(long)]
+    quick: bool,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<ExitCode, Box<dyn Error>> {
+    let entries = if Args::parse().quick { 10_000 } else { 100_000 };
+    // First, while there is little memory to look through.
+    let mut memory = Memory::open()?;
+    println!(
+        "{:>24}  {:>22}  {:>6}  {:>22}  {:>6}",
+        "", "cached: at its address", "copies", "gone: at its address", "copies"
+    );
+    let mut traces = vec![];
+    for half in [Half::Sealing, Half::Opening] {
+        for way in Way::ALL {
+            let trace = follow(&mut memory, half, way).await?;
+            println!("{:>24}  {trace}", format!("{half}, {way}"));
+            traces.push(trace);
+        }
+    }
+
+    println!(
+        "\n{:>24}  {:>10}  {:>15}  {:>18}  {:>10}",
+        "", "capacity", "held of as many", "after a tenth more", "bytes each"
+    );
+    let filled = [fill(Half::Sealing, entries).await?, fill(Half::Opening, entries).await?];
+    for Filled { half, of_as_many, resident, bytes_each, .. } in &filled {
+        println!("{:>24}  {entries:>10}  {of_as_many:>15}  {resident:>18}  {bytes_each:>10}", half.to_string());
+    }
+    println!();
+
+    let wiped = traces.iter().filter(|trace| trace.is_wiped()).count();
+    let within = filled.iter().all(|filled| filled.of_as_many.max(filled.resident) <= entries);
+    let [sealing, opening] = &filled;
+    let figures = format!(
+        "{wiped} of {} data keys wiped; capacity {}; {} and {} bytes an entry",
+        traces.len(),
+        if within { "holds" } else { "exceeded" },
+        sealing.bytes_each,
+        opening.bytes_each,
+    );
+    Ok(verdict(wiped == traces.len() && within, figures))
+}
+
+/// Which entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Half {
+    Sealing,
+    Opening,
+}
+
+/// How a data key leaves the cache.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Eviction,
+    Rotation,
+    Clear,
+    Invalidate,
+    InvalidateKey,
+}
+
+impl Way {
+    const ALL: [Self; 5] = [Self::Eviction, Self::Rotation, Self::Clear, Self::Invalidate, Self::InvalidateKey];
+}
+
+/// What was found of one data key.
+#[derive(Debug)]
+struct Trace {
+    cached: (Found, usize),
+    gone: (Found, usize),
+    /// How many copies there should be then: what comes after a data key to open with is the same one, asked for again.
+    successors: usize,
+}
+
+impl Trace {
+    fn is_wiped(&self) -> bool {
+        self.cached == (Found::Key, 1) && self.gone == (Found::Zeros, self.successors)
+    }
+}
+
+/// Caches a data key, has it leave, and looks for it before and after.
+async fn follow(memory: &mut Memory, half: Half, way: Way) -> Result<Trace, Box<dyn Error>> {
+    let subject = Subject::new(10)?;
+    let context = tenant(0)?;
+    let message = subject.sealer.encrypt(b"x", &context).await?;
+    subject.serve(half, &message, &context).await?;
+    let (address, key) = subject.spy.first();
+    let cached = (memory.look(address, &key)?, memory.count(&key)?);
+    match way {
+        Way::Clear => subject.cache.clear(),
+        Way::Invalidate => subject.cache.invalidate(&context),
+        Way::InvalidateKey => subject.cache.invalidate_key(KEY_NAME),
+        Way::Eviction => {
+            let mut number = 0;
+            while number < PATIENCE && memory.look(address, &key)? == Found::Key {
+                number += 1;
+                let other = tenant(number)?;
+                let message = subject.sealer.encrypt(b"x", &other).await?;
+                // What is used once only makes room for itself.
+                for _ in 0..3 {
+                    subject.serve(half, &message, &other).await?;
+                }
+            }
+        }
+        Way::Rotation => {
+            let mut turns = 0;
+            while turns < PATIENCE && memory.look(address, &key)? == Found::Key {
+                turns += 1;
+                subject.hand.advance(MAX_AGE / 20);
+                subject.serve(half, &message, &context).await?;
+                // The refresh gets its turn.
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+    let successors = usize::from(matches!((half, way), (Half::Opening, Way::Rotation)));
+    Ok(Trace { cached, successors, gone: (memory.look(address, &key)?, memory.count(&key)?) })
+}
+
+/// A cache that was filled.
+struct Filled {
+    half: Half,
+    /// How many of as many entries as the capacity were held: its parts do not fill evenly.
+    of_as_many: usize,
+    /// How many were held after a tenth more.
+    resident: usize,
+    bytes_each: u64,
+    /// Whoever freed it would lend its memory to the next.
+    _kept: Subject,
+}
+
+/// Fills a cache to its capacity, and then some.
+async fn fill(half: Half, capacity: usize) -> Result<Filled, Box<dyn Error>> {
+    let subject = Subject::new(capacity)?;
+    let numbers = 0..u32::try_from(capacity + capacity / 10)?;
+    let mut messages = Vec::with_capacity(numbers.len());
+    for number in numbers.clone() {
+        messages.push(subject.sealer.encrypt(b"x", &tenant(number)?).await?);
+    }
+    subject.spy.forget();
+    let held = |subject: &Subject| {
+        let stats = subject.cache.stats();
+        if half == Half::Sealing { stats.encryption.entries } else { stats.decryption.entries }
+    };
+    let before = memory::resident()?;
+    let mut of_as_many = 0;
+    for (number, message) in numbers.zip(&messages) {
+        if number as usize == capacity {
+            of_as_many = held(&subject);
+        }
+        subject.serve(half, message, &tenant(number)?).await?;
+        subject.spy.forget();
+    }
+    let (bytes, resident) = (memory::resident()? - before, held(&subject));
+    Ok(Filled { half, of_as_many, resident, bytes_each: bytes / resident.max(1) as u64, _kept: subject })
+}
+
+fn tenant(number: u32) -> Result<EncryptionContext, envelope::Error> {
+    EncryptionContext::new([("tenant", number.to_string())])
+}
+
+/// A client whose cache is watched, and one without a cache, under the same wrapping key.
+struct Subject {
+    envelope: Envelope,
+    cache: MaterialsCache,
+    sealer: Envelope,
+    spy: Arc<Spy>,
+    hand: ManualClock,
+}
+
+impl Subject {
+    fn new(capacity: usize) -> Result<Self, envelope::Error> {
+        let source = DefaultMaterialsManager::new(RawAesKeyring::new("benches", KEY_NAME, &DataKey::generate(32)?)?);
+        let spy = Arc::new(Spy { source: source.clone(), seen: Mutex::default() });
+        let (cache, (clock, hand)) = (cache(capacity, MAX_LOADS), Clock::manual());
+        let manager = CachingMaterialsManager::builder(Watched(Arc::clone(&spy)))
+            .cache(&cache)
+            .max_age(MAX_AGE)
+            .clock(clock)
+            .build()?;
+        let (envelope, sealer) = (Envelope::builder(manager).build()?, Envelope::builder(source).build()?);
+        Ok(Self { envelope, cache, sealer, spy, hand })
+    }
+
+    /// Has the cache serve one message: to seal another, or to open this one.
+    async fn serve(&self, half: Half, message: &[u8], context: &EncryptionContext) -> Result<(), envelope::Error> {
+        match half {
+            Half::Sealing => self.envelope.encrypt(b"x", context).await.map(drop),
+            Half::Opening => self.envelope.decrypt(message, context).await.map(drop),
+        }
+    }
+}
+
+/// Notes where data keys lie, and keeps none.
+#[derive(Debug)]
+struct Spy {
+    source: DefaultMaterialsManager,
+    seen: Mutex<Vec<(usize, Masked)>>,
+}
+
+impl Spy {
+    fn note(&self, key: &DataKey) {
+        let key = key.expose_secret();
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).push((key.as_ptr().addr(), Masked::new(key)));
+    }
+
+    fn first(&self) -> (usize, Masked) {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)[0]
+    }
+
+    fn forget(&self) {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// What a caching manager takes its materials from.
+#[derive(Debug)]
+struct Watched(Arc<Spy>);
+
+impl MaterialsManager for Watched {
+    fn encryption_materials<'a>(
+        &'a self,
+        request: EncryptionMaterialsRequest<'a>,
+    ) -> MaterialsFuture<'a, EncryptionMaterials> {
+        Box::pin(async move {
+            let materials = self.0.source.encryption_materials(request).await?;
+            self.0.note(materials.data_key());
+            Ok(materials)
+        })
+    }
+
+    fn decryption_materials<'a>(
+        &'a self,
+        request: DecryptionMaterialsRequest<'a>,
+    ) -> MaterialsFuture<'a, DecryptionMaterials> {
+        Box::pin(async move {
+            let materials = self.0.source.decryption_materials(request).await?;
+            self.0.note(materials.data_key());
+            Ok(materials)
+        })
+    }
+}
+
+impl fmt::Display for Half {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Self::Sealing { "sealing" } else { "opening" })
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Eviction => "eviction",
+            Self::Rotation => "rotation",
+            Self::Clear => "clear",
+            Self::Invalidate => "invalidate",
+            Self::InvalidateKey => "invalidate_key",
+        })
+    }
+}
+
+impl fmt::Display for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let found = |found| match found {
+            Found::Key => "the key",
+            Found::Zeros => "zeros",
+            Found::Other => "other bytes",
+        };
+        let Self { cached, gone, .. } = self;
+        write!(f, "{:>22}  {:>6}  {:>22}  {:>6}", found(cached.0), cached.1, found(gone.0), gone.1)
+    }
+}
