@@ -5,8 +5,10 @@
 //! primitives; a figure is worth something only as a ratio to it, taken in the same run.
 
 pub mod kms;
-pub mod outage;
+pub mod load;
 pub mod memory;
+pub mod outage;
+pub mod picture;
 mod verdict;
 
 pub use self::verdict::verdict;

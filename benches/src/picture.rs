@@ -1,0 +1,84 @@
+//! Pictures for the report, as SVG.
+
+use std::{error::Error, fs, path::PathBuf, time::Duration};
+
+use plotters::prelude::*;
+
+use crate::load::Durations;
+
+const SIZE: (u32, u32) = (960, 540);
+const COLOURS: [RGBColor; 4] = [BLUE, RED, GREEN, MAGENTA];
+const BUCKETS_PER_DECADE: i32 = 20;
+/// From a microsecond to a second.
+const DECADES: std::ops::Range<i32> = 0..6;
+
+/// Draws how often which latency occurred, and gives the file's path: `benches/report/<name>.svg`. Both axes are
+/// logarithmic: the few that took long are what matters.
+///
+/// # Errors
+///
+/// When the file can't be written.
+pub fn histogram(name: &str, title: &str, series: &[(&str, &Durations)]) -> Result<PathBuf, Box<dyn Error>> {
+    let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/report"));
+    fs::create_dir_all(&folder)?;
+    let path = folder.join(name).with_extension("svg");
+    let bounds: Vec<_> = (DECADES.start * BUCKETS_PER_DECADE..=DECADES.end * BUCKETS_PER_DECADE)
+        .map(|bucket| 10_f64.powf(f64::from(bucket) / f64::from(BUCKETS_PER_DECADE)))
+        .collect();
+    let times: Vec<_> = bounds.iter().map(|micros| Duration::from_secs_f64(micros / 1e6)).collect();
+    let least = series.iter().map(|(_, durations)| durations.count()).max().map_or(1e-6, least_share);
+
+    let root = SVGBackend::new(&path, SIZE).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption(title, ("sans-serif", 24))
+        .margin(16)
+        .x_label_area_size(44)
+        .y_label_area_size(72)
+        .build_cartesian_2d((bounds[0]..bounds[bounds.len() - 1]).log_scale(), (least..1.0).log_scale())?;
+    chart
+        .configure_mesh()
+        .x_desc("latency from the due time (each decade in 20 steps)")
+        .x_label_formatter(&|micros| format!("{:?}", Duration::from_secs_f64(micros / 1e6)))
+        .y_desc("share of encryptions")
+        .y_label_formatter(&|share| format!("{share:.0e}"))
+        .light_line_style(TRANSPARENT)
+        .label_style(("sans-serif", 15))
+        .axis_desc_style(("sans-serif", 17))
+        .draw()?;
+    for ((name, durations), colour) in series.iter().zip(COLOURS) {
+        let label = format!(
+            "{name}: p50 {:.1?}, p99.9 {:.1?}, longest {:.1?}",
+            durations.at(0.5),
+            durations.at(0.999),
+            durations.longest()
+        );
+        chart
+            .draw_series(LineSeries::new(steps(&bounds, &durations.shares(&times), least), colour.stroke_width(2)))?
+            .label(label)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], colour.stroke_width(2)));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .background_style(WHITE.mix(0.9))
+        .border_style(BLACK)
+        .label_font(("sans-serif", 17))
+        .draw()?;
+    root.present()?;
+    drop(chart);
+    drop(root);
+    Ok(path)
+}
+
+/// The outline of a histogram's columns.
+fn steps(bounds: &[f64], shares: &[f64], least: f64) -> Vec<(f64, f64)> {
+    let column = |(pair, share): (&[f64], &f64)| [(pair[0], share.max(least)), (pair[1], share.max(least))];
+    bounds.windows(2).zip(shares).flat_map(column).collect()
+}
+
+/// Below the share of a single one.
+#[expect(clippy::cast_precision_loss, reason = "the end of an axis")]
+fn least_share(count: u64) -> f64 {
+    10_f64.powf((1.0 / count.max(1) as f64).log10().floor())
+}
