@@ -95,7 +95,6 @@ impl<V> Loan<V> {
     }
 
     #[inline]
-
     fn value(&self) -> &Arc<V> {
         match (&**self.state, self.from) {
             (State::Live { current: Some(entry), .. }, Position::Current)
@@ -109,7 +108,6 @@ impl<V> Deref for Loan<V> {
     type Target = V;
 
     #[inline]
-
     fn deref(&self) -> &V {
         self.value()
     }
@@ -249,7 +247,6 @@ impl<V> Slot<V> {
     }
 
     #[inline]
-
     fn may_be_stale(&self, age: Duration, policy: &Policy) -> bool {
         let ceiling = policy.limits.max_age.saturating_add(policy.stale);
         age < ceiling && self.in_outage.load(Relaxed)
