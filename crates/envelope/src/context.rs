@@ -4,6 +4,8 @@ use std::{fmt, sync::Arc};
 
 use crate::error::Error;
 
+/// How many bytes of keys are shown.
+const LONGEST_SHOWN: usize = 256;
 /// Keys with this prefix belong to the message format itself.
 const RESERVED_PREFIX: &str = "aws-crypto-";
 
@@ -202,7 +204,8 @@ impl fmt::Debug for EncryptionContext {
     }
 }
 
-/// The keys of an encryption context, without their values: what logs may show. Displays as `key, key, …`.
+/// The keys of an encryption context, without their values: what logs may show. Displays as `key, key, …`, escaped, and cut
+/// after some 256 bytes: it may be a message's that nobody has verified.
 ///
 /// ```
 /// use envelope::EncryptionContext;
@@ -231,13 +234,24 @@ impl<'a> ContextKeys<'a> {
 
 impl fmt::Display for ContextKeys<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.iter().enumerate().try_for_each(|(at, key)| write!(f, "{}{key}", if at == 0 { "" } else { ", " }))
+        let mut written = 0;
+        for (at, key) in self.iter().enumerate() {
+            f.write_str(if at == 0 { "" } else { ", " })?;
+            for character in key.chars() {
+                if written >= LONGEST_SHOWN {
+                    return f.write_str("…");
+                }
+                written += character.len_utf8();
+                write!(f, "{}", character.escape_debug())?;
+            }
+        }
+        Ok(())
     }
 }
 
 impl fmt::Debug for ContextKeys<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.iter()).finish()
+        write!(f, "[{self}]")
     }
 }
 
@@ -274,6 +288,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn shown_keys_are_escaped_and_cut() {
+        let shown = |key: &str| EncryptionContext::new([(key, "value"), ("b", "")]).unwrap().keys().to_string();
+        assert_eq!(shown("a\n\u{1b}[1m"), "a\\n\\u{1b}[1m, b");
+        assert_eq!(shown(&"a".repeat(10_000)), format!("{}…", "a".repeat(256)));
+    }
 
     #[test]
     fn empty_has_no_bytes() {

@@ -322,7 +322,8 @@ impl KeyringErrorKind {
 }
 
 impl KeyringError {
-    /// An error of the keyring that uses `wrapping_key` (a name or an ARN, never key material).
+    /// An error of the keyring that uses `wrapping_key` (a name or an ARN, never key material): as it begins the provider
+    /// information of the data keys that it wraps, or else a refusal does not drop those from a cache.
     ///
     /// ```
     /// use envelope::keyring::{KeyringError, KeyringErrorKind};

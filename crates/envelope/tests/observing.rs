@@ -74,7 +74,7 @@ async fn an_observer_is_told_of_each_thing() {
     hand.advance(MINUTE);
     keyring.fail(Some(KeyringErrorKind::TimedOut));
     envelope.encrypt(b"x", &ours).await.unwrap();
-    envelope.encrypt(b"x", &ours).await.unwrap();
+    envelope.encrypt(b"", &ours).await.unwrap();
     let page = diary.page();
     assert_eq!(page[0], "Encryption tenant Missed(Age)");
     assert_eq!(page[1], "Encryption tenant LoadFailed { ahead: false,");

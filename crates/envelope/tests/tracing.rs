@@ -6,8 +6,8 @@ mod support;
 use std::sync::{Arc, Mutex};
 
 use envelope::{
-    EncryptionContext, Envelope, Error,
-    keyring::KeyringErrorKind,
+    DataKey, EncryptionContext, Envelope, Error,
+    keyring::{KeyringErrorKind, RawAesKeyring},
     materials::{CachingMaterialsManager, DefaultMaterialsManager},
 };
 use support::GatedKeyring;
@@ -31,16 +31,26 @@ async fn tracing_shows_the_keys_of_contexts_and_nothing_that_is_secret() {
     let message = envelope.encrypt(b"4111 1111", &context("who it is")).await.unwrap();
     envelope.decrypt(&message, &context("who it is")).await.unwrap();
     keyring.fail(Some(KeyringErrorKind::Throttled));
-    assert!(matches!(envelope.encrypt(b"x", &context("another")).await, Err(Error::DataKeyUnavailable(_))));
+    assert!(matches!(envelope.encrypt(b"x", &context("someone else")).await, Err(Error::DataKeyUnavailable(_))));
+    // A message that nobody verified writes no line of its own.
+    let evil = EncryptionContext::new([("x\n2030-01-01T00:00:00Z WARN forged", "v")]).unwrap();
+    let message = Envelope::new(keyring_of_another()).unwrap().encrypt(b"x", &evil).await.unwrap();
+    keyring.fail(None);
+    assert!(envelope.decrypt(&message, &EncryptionContext::empty()).await.is_err());
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(log.contains("forged") && !log.lines().any(|line| line.starts_with("2030")), "{log}");
     let expected =
         ["envelope::cache", "context_keys=tenant", "reason=\"absent\"", "a data key came", "WARN", "told to fail"];
     for expected in expected {
         assert!(log.contains(expected), "{expected} is not in {log}");
     }
-    for hidden in ["who it is", "another", "4111 1111"] {
+    for hidden in ["who it is", "someone else", "4111 1111"] {
         assert!(!log.contains(hidden), "{hidden} is in {log}");
     }
+}
+
+fn keyring_of_another() -> RawAesKeyring {
+    RawAesKeyring::new("tests", "key", &DataKey::from_vec(vec![8; 32])).unwrap()
 }
 
 #[derive(Clone, Default)]

@@ -5,19 +5,20 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::{
     limits::{Limits, Usage},
     policy::Policy,
 };
+use crate::time::Moment;
 
 /// A cached value: shared by those who use it, dropped (and wiped, where it is secret) with the last.
 #[derive(Debug)]
 pub(crate) struct Entry<V> {
     value: Arc<V>,
-    asked: Instant,
+    asked: Moment,
     /// The age from which its successor is wanted, however little it was used.
     low_age: Duration,
     load_time: Duration,
@@ -28,21 +29,21 @@ pub(crate) struct Entry<V> {
 impl<V> Entry<V> {
     /// A new entry, of a value that was asked for at `asked` and came at `landed`. Age counts from the first: the
     /// last moment at which the caller was certainly authorized.
-    pub(crate) fn new(value: Arc<V>, asked: Instant, landed: Instant, policy: &Policy) -> Self {
-        let load_time = landed.saturating_duration_since(asked);
+    pub(crate) fn new(value: Arc<V>, asked: Moment, landed: Moment, policy: &Policy) -> Self {
+        let load_time = landed.since(asked);
         let low_age = policy.low_age(load_time);
         Self { value, asked, low_age, load_time, usage: Usage::default(), proven: AtomicBool::new(false) }
     }
 
     /// How long ago the value was asked for.
     #[inline]
-    pub(crate) fn age(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.asked)
+    pub(crate) fn age(&self, now: Moment) -> Duration {
+        now.since(self.asked)
     }
 
     /// Whether the entry is younger than `max_age`.
     #[inline]
-    pub(crate) fn is_fresh(&self, now: Instant, max_age: Duration) -> bool {
+    pub(crate) fn is_fresh(&self, now: Moment, max_age: Duration) -> bool {
         self.age(now) < max_age
     }
 

@@ -1,13 +1,13 @@
 //! Failures that are remembered, so that what can't work is refused at once, and what may work again is not hammered.
 
-use std::{
-    hash::Hash,
-    time::{Duration, Instant},
-};
+use std::{hash::Hash, time::Duration};
 
 use quick_cache::{Equivalent, sync::Cache};
 
-use crate::error::Error;
+use crate::{error::Error, time::Moment};
+
+/// How long after a failure another one counts as the next in a row, at the least.
+const MEMORY: Duration = Duration::from_secs(10);
 
 /// Failures by what failed. Bounded: the oldest are forgotten first.
 #[derive(Debug)]
@@ -18,8 +18,9 @@ pub(crate) struct Failures<K> {
 #[derive(Debug, Clone)]
 struct Failure {
     error: Error,
-    noted: Instant,
-    until: Instant,
+    noted: Moment,
+    until: Moment,
+    wait: Duration,
     streak: Streak,
 }
 
@@ -39,13 +40,13 @@ impl<K: Clone + Eq + Hash> Failures<K> {
     }
 
     /// The failure to be refused with at this time, and how long that will go on.
-    pub(crate) fn find<Q>(&self, key: &Q, now: Instant) -> Option<(Error, Duration)>
+    pub(crate) fn find<Q>(&self, key: &Q, now: Moment) -> Option<(Error, Duration)>
     where
         Q: Hash + Equivalent<K> + ?Sized,
     {
         let failure = self.failures.get(key)?;
-        let left = failure.until.checked_duration_since(now).filter(|left| !left.is_zero())?;
-        Some((failure.error, left))
+        let left = failure.until.since(now);
+        (!left.is_zero()).then_some((failure.error, left))
     }
 
     /// Remembers the failure of what was asked for at `asked`, for as long as `wait` says.
@@ -53,18 +54,20 @@ impl<K: Clone + Eq + Hash> Failures<K> {
         &self,
         key: &K,
         error: &Error,
-        asked: Instant,
-        now: Instant,
+        asked: Moment,
+        now: Moment,
         wait: impl FnOnce(Streak) -> Duration,
     ) {
-        let before = self.failures.peek(key);
+        // What failed long ago is another story.
+        let before = self.failures.peek(key).filter(|failure| asked.since(failure.until) < failure.wait.max(MEMORY));
         let mut streak = before.as_ref().map_or_else(Streak::default, |failure| failure.streak);
         streak.failures = streak.failures.saturating_add(1);
         if before.is_none_or(|failure| asked >= failure.noted) {
             streak.waves = streak.waves.saturating_add(1);
         }
-        let Some(until) = now.checked_add(wait(streak)) else { return };
-        self.failures.insert(key.clone(), Failure { error: error.clone(), noted: now, until, streak });
+        let wait = wait(streak);
+        self.failures
+            .insert(key.clone(), Failure { error: error.clone(), noted: now, until: now + wait, wait, streak });
     }
 
     /// Forgets a failure: it works again.
@@ -97,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_failure_is_remembered_for_its_time_and_counted() {
-        let (failures, now) = (Failures::new(10), Clock::system().now());
+        let (failures, now) = (Failures::new(10), Clock::system().moment());
         let note = |now, expected: u32| {
             failures.note(&"a", &Error::Authentication, now, now, |streak| {
                 assert_eq!((streak.failures, streak.waves), (expected, expected));
@@ -117,7 +120,7 @@ mod tests {
     }
     #[test]
     fn failures_that_were_asked_for_together_are_one_wave() {
-        let (failures, now) = (Failures::new(10), Clock::system().now());
+        let (failures, now) = (Failures::new(10), Clock::system().moment());
         for (asked, noted, expected) in [(0, 5, (1, 1)), (1, 6, (2, 1)), (4, 6, (3, 1)), (6, 9, (4, 2))] {
             failures.note(&"a", &Error::Authentication, now + SECOND * asked, now + SECOND * noted, |streak| {
                 assert_eq!((streak.failures, streak.waves), expected);

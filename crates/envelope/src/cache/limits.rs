@@ -68,6 +68,8 @@ impl Usage {
 
     /// Reserves, and fills the lease, as far as all leases together take no more than a part of what is left.
     fn renew(&self, lease: &Lease, limits: &Limits, bytes: u64) -> bool {
+        // What is on its way into a lease could not be recalled.
+        let Ok(_no_recall) = self.recall.try_lock() else { return self.take(limits, 1, bytes) };
         let leases = self.leases.get().map_or(1, |leases| leases.len()) as u64;
         let (messages_used, bytes_used) = self.used();
         let share = |limit: u64, used: u64| limit.saturating_sub(used) / (4 * leases);

@@ -21,10 +21,11 @@ mod shuttle_tests;
 
 use std::{
     future::Future,
+    hash::{BuildHasher, RandomState},
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::{Arc, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::FutureExt;
@@ -42,8 +43,9 @@ use self::{
     sync::RwLock,
 };
 use crate::{
-    error::{Error, KeyringErrorKind},
+    error::{Error, KeyringError, KeyringErrorKind},
     observer::{EventKind, Observer, Operation},
+    time::Moment,
 };
 
 /// Something to be done while nobody waits for it.
@@ -52,13 +54,16 @@ pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// How values are kept, and what a cache needs of the world around it.
 pub(crate) trait Settings: Send + Sync {
     /// The time.
-    fn now(&self) -> Instant;
+    fn now(&self) -> Moment;
 
     /// A random number in 0..1.
     fn chance(&self) -> f64;
 
     /// How values are kept.
     fn policy(&self) -> &Policy;
+
+    /// The wrapping keys that failed several times in a row, by name.
+    fn backoffs(&self) -> &Failures<Arc<str>>;
 
     /// A load failed. `had` tells that there was a value before.
     fn failed(&self, error: &Error, had: bool);
@@ -89,27 +94,13 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
     fn load(self) -> impl Future<Output = Result<Arc<Self::Value>, Error>> + Send + 'static;
 
     /// A value that was asked for at `asked` is about to be kept. Nothing is invalidated meanwhile.
-    fn loaded(&self, value: &Arc<Self::Value>, asked: Instant) {
+    fn loaded(&self, value: &Arc<Self::Value>, asked: Moment) {
         let _ = (value, asked);
     }
 }
 
-/// What the two halves of a cache have in common: how much is asked at once, and which wrapping keys are left alone.
-#[derive(Debug, Clone)]
-pub(crate) struct Shared {
-    gate: Gate,
-    backoffs: Arc<Failures<Arc<str>>>,
-}
-
-impl Shared {
-    /// At most `max_loads` loads run at once.
-    pub(crate) fn new(max_loads: usize) -> Self {
-        Self { gate: Gate::new(max_loads), backoffs: Arc::new(Failures::new(WRAPPING_KEYS)) }
-    }
-}
-
-/// How many wrapping keys are remembered to fail.
-const WRAPPING_KEYS: usize = 1_000;
+/// At how many hits through a place the store hears that it is in use.
+const TOUCH: u64 = 32;
 
 /// Entries, the loads under way for those that are missing, and counts of what happened.
 #[derive(Debug)]
@@ -117,8 +108,8 @@ pub(crate) struct Cache<V> {
     slots: Store<V>,
     flights: Flights<Result<Arc<Entry<V>>, Error>>,
     gate: Gate,
-    failures: Failures<OwnedKey>,
-    backoffs: Arc<Failures<Arc<str>>>,
+    failures: Failures<Fingerprint>,
+    fingerprints: Fingerprints,
     /// How often values were invalidated. What was asked for before is not put in after.
     invalidations: RwLock<u64>,
     sight: Arc<Sight>,
@@ -140,20 +131,14 @@ impl<V> Place<V> {
 
 impl<V: Send + Sync + 'static> Cache<V> {
     /// An empty cache of at most `capacity` entries.
-    pub(crate) fn new(
-        capacity: usize,
-        shared: Shared,
-        operation: Operation,
-        observer: Option<Arc<dyn Observer>>,
-    ) -> Self {
+    pub(crate) fn new(capacity: usize, gate: Gate, operation: Operation, observer: Option<Arc<dyn Observer>>) -> Self {
         let sight = Arc::new(Sight::new(capacity, operation, observer));
-        let Shared { gate, backoffs } = shared;
         Self {
             slots: Store::new(capacity, Arc::clone(&sight)),
             flights: Flights::new(),
             gate,
             failures: Failures::new(capacity),
-            backoffs,
+            fingerprints: Fingerprints::default(),
             invalidations: RwLock::new(0),
             sight,
         }
@@ -163,39 +148,56 @@ impl<V: Send + Sync + 'static> Cache<V> {
     pub(crate) fn find(
         &self,
         key: &Key<'_>,
-        now: Instant,
+        now: Moment,
         policy: &Policy,
         bytes: Option<u64>,
-    ) -> Result<Taken<V>, Vacant> {
-        let taken = self.slots.find(key).ok_or(Vacant::Absent)?.take(now, policy, bytes)?;
+    ) -> Result<Taken<Arc<V>>, Vacant> {
+        let taken = self.slots.find(key).ok_or(Vacant::Absent)?.take(now, policy, bytes, Arc::clone)?;
         self.sight.taken(key, &taken);
         Ok(taken)
     }
 
     /// The place of `key`, to find values there without looking it up again.
-    pub(crate) fn place(&self, key: Key<'_>, now: Instant) -> Place<V> {
+    pub(crate) fn place(&self, key: Key<'_>, now: Moment) -> Place<V> {
         let key = key.to_owned();
+        // While a slot is being made, nobody who invalidates can see it.
+        let _no_invalidation = self.invalidations.read().unwrap_or_else(PoisonError::into_inner);
         Place { slot: self.slots.slot(&key, now), key }
     }
 
-    /// A value from a place, as [`find`](Self::find) gives it.
+    /// Lends a value from a place, as [`find`](Self::find) gives it.
     #[inline]
-    pub(crate) fn find_at(
+    pub(crate) fn find_at<R>(
         &self,
         place: &Place<V>,
-        now: Instant,
+        now: Moment,
         policy: &Policy,
         bytes: Option<u64>,
-    ) -> Result<Taken<V>, Vacant> {
-        let mut taken = place.slot.take(now, policy, bytes);
-        if matches!(taken, Err(Vacant::Absent)) && place.slot.is_retired() {
-            let _one_at_a_time = self.invalidations.write().unwrap_or_else(PoisonError::into_inner);
-            if place.slot.is_retired() {
-                self.slots.put_back(&place.key, &place.slot);
+        mut borrow: impl FnMut(&Arc<V>) -> R,
+    ) -> Result<Taken<R>, Vacant> {
+        let taken = match place.slot.take(now, policy, bytes, &mut borrow) {
+            Err(Vacant::Absent) if self.put_back(place) => place.slot.take(now, policy, bytes, &mut borrow),
+            taken => taken,
+        };
+        taken.inspect(|taken| {
+            // What is not looked up must not seem unused when room is needed.
+            if self.sight.taken(&place.key(), taken).is_multiple_of(TOUCH) {
+                self.slots.touch(&place.key());
             }
-            taken = place.slot.take(now, policy, bytes);
+        })
+    }
+
+    /// Puts a place's slot back, if that was retired; tells whether it was.
+    #[cold]
+    fn put_back(&self, place: &Place<V>) -> bool {
+        if !place.slot.is_retired() {
+            return false;
         }
-        taken.inspect(|taken| self.sight.taken(&place.key(), taken))
+        let _one_at_a_time = self.invalidations.write().unwrap_or_else(PoisonError::into_inner);
+        if place.slot.is_retired() {
+            self.slots.put_back(&place.key, &place.slot);
+        }
+        true
     }
 
     /// A value from the entry under `key`, which is loaded as often as it takes: a load may be used up by others who
@@ -215,11 +217,12 @@ impl<V: Send + Sync + 'static> Cache<V> {
         let mut missed = false;
         loop {
             let mut vacant = Vacant::Absent;
+            let backed_off = backed_off(&source, settings.now());
             let find = || match self.find(&key.borrow(), settings.now(), policy, bytes) {
-                Ok(taken) => Some(Ok((taken.value.to_arc(), taken.wants_refresh))),
+                Ok(taken) => Some(Ok((taken.outcome, taken.wants_refresh))),
                 Err(why) => {
                     vacant = why;
-                    self.remembered(&key, &source).map(Err)
+                    self.remembered(&key, &source, backed_off).map(Err)
                 }
             };
             let boarding = self.flights.board(&key, find, || self.foreground(key.clone(), source.clone()));
@@ -254,7 +257,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
                 }
                 Err(error) => {
                     let stale = self.find(&key.borrow(), settings.now(), policy, bytes);
-                    return stale.map(|taken| taken.value.to_arc()).map_err(|_| self.refused(&key, error));
+                    return stale.map(|taken| taken.outcome).map_err(|_| self.refused(&key, error));
                 }
             }
         }
@@ -263,7 +266,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
     /// Fetches the next value in the background, unless that is under way.
     pub(crate) fn refresh<S: Source<Value = V>>(self: &Arc<Self>, key: &Key<'_>, source: &S) {
         let now = source.settings().now();
-        if self.backed_off(source, now).is_some() {
+        if backed_off(source, now).is_some() {
             return;
         }
         let Some(slot) = self.slots.find(key).filter(|slot| slot.begin_refresh(now)) else { return };
@@ -282,7 +285,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
     }
 
     /// Puts in a value that was come by otherwise, and asked for at `asked`.
-    pub(crate) fn prime<S: Source<Value = V>>(&self, key: &Key<'_>, value: Arc<V>, asked: Instant, source: &S) {
+    pub(crate) fn prime<S: Source<Value = V>>(&self, key: &Key<'_>, value: Arc<V>, asked: Moment, source: &S) {
         let invalidations = *self.invalidations.read().unwrap_or_else(PoisonError::into_inner);
         let settings = source.settings();
         let entry = Arc::new(Entry::new(value, asked, settings.now(), settings.policy()));
@@ -318,12 +321,16 @@ impl<V: Send + Sync + 'static> Cache<V> {
         self.flights.detach();
         self.drop_where(doomed);
         self.failures.clear();
-        self.backoffs.clear();
     }
 
     /// Drops the entries that `doomed` picks, and nothing else: what is being loaded may come, since whoever supplies it
     /// is asked at this moment.
-    pub(crate) fn drop_where(&self, doomed: impl Fn(&OwnedKey, &V) -> bool) {
+    pub(crate) fn drop_refused(&self, doomed: impl Fn(&OwnedKey, &V) -> bool) {
+        let _nothing_moves = self.invalidations.read().unwrap_or_else(PoisonError::into_inner);
+        self.drop_where(doomed);
+    }
+
+    fn drop_where(&self, doomed: impl Fn(&OwnedKey, &V) -> bool) {
         let entries = self.slots.remove_where(|key, slot| {
             let goes = slot.holds(|entry| doomed(key, entry.value()));
             if goes {
@@ -342,12 +349,12 @@ impl<V: Send + Sync + 'static> Cache<V> {
     }
 
     /// Drops the entries whose values are all older than `age`; a value that is being loaded may come after.
-    pub(crate) fn remove_older_than(&self, age: Duration, now: Instant) -> u64 {
+    pub(crate) fn remove_older_than(&self, age: Duration, now: Moment) -> u64 {
         self.slots.remove_where(|_, slot| !slot.holds(|entry| entry.age(now) < age))
     }
 
     /// The age of the oldest value. Looks at each entry.
-    pub(crate) fn oldest(&self, now: Instant) -> Option<Duration> {
+    pub(crate) fn oldest(&self, now: Moment) -> Option<Duration> {
         self.slots.iter().filter_map(|slot| slot.oldest(now)).max()
     }
 
@@ -366,7 +373,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
         async move {
             let pass = cache.gate.enter(Priority::Foreground).await;
             // Those before it may have been told meanwhile that there is no use in asking.
-            if let Some((cause, retry_after)) = cache.backed_off(&source, source.settings().now()) {
+            if let Some((cause, retry_after)) = backed_off(&source, source.settings().now()) {
                 return Err(cause.remembered(retry_after));
             }
             cache.load(key, source, pass, false).await
@@ -388,7 +395,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
             let invalidations = *cache.invalidations.read().unwrap_or_else(PoisonError::into_inner);
             let asked = settings.now();
             let outcome = AssertUnwindSafe(source.clone().load()).catch_unwind().await;
-            let took = settings.now().saturating_duration_since(asked);
+            let took = settings.now().since(asked);
             match outcome.unwrap_or(Err(Error::Panicked)) {
                 Ok(value) => {
                     let entry = Arc::new(Entry::new(value, asked, settings.now(), settings.policy()));
@@ -398,7 +405,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
                 }
                 Err(error) => {
                     cache.sight.tell(&key.borrow(), EventKind::LoadFailed { ahead, took, cause: &error });
-                    cache.note_failure(&key, &error, &source, asked);
+                    cache.note_failure(&key, &error, &source, asked, invalidations);
                     Err(error)
                 }
             }
@@ -406,7 +413,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
     }
 
     /// Keeps an entry, unless something was invalidated since it was asked for.
-    fn put<S>(&self, key: &OwnedKey, entry: &Arc<Entry<V>>, source: &S, asked: Instant, asked_after: u64)
+    fn put<S>(&self, key: &OwnedKey, entry: &Arc<Entry<V>>, source: &S, asked: Moment, asked_after: u64)
     where
         S: Source<Value = V>,
     {
@@ -414,19 +421,30 @@ impl<V: Send + Sync + 'static> Cache<V> {
         if *invalidations != asked_after {
             return;
         }
-        self.failures.forget(&key.borrow());
-        if !self.backoffs.is_empty() {
-            source.wrapping_keys().iter().for_each(|key| self.backoffs.forget(&**key));
-        }
+        self.failures.forget(&self.fingerprints.of(key));
         let settings = source.settings();
+        if !settings.backoffs().is_empty() {
+            source.wrapping_keys().iter().for_each(|key| settings.backoffs().forget(&**key));
+        }
         let now = settings.now();
         // A slot may be evicted in between; not for ever.
         (0..3).any(|_| self.slots.slot(key, now).put(entry, now, settings.policy(), S::IN_PLACE));
         source.loaded(entry.value(), asked);
     }
 
-    /// Remembers what a keyring failed with, and drops what it will not give again.
-    fn note_failure<S: Source<Value = V>>(&self, key: &OwnedKey, error: &Error, source: &S, asked: Instant) {
+    /// Remembers what a keyring failed with, and drops what it will not give again; unless something was invalidated since
+    /// it was asked.
+    fn note_failure<S: Source<Value = V>>(
+        &self,
+        key: &OwnedKey,
+        error: &Error,
+        source: &S,
+        asked: Moment,
+        asked_after: u64,
+    ) {
+        if *self.invalidations.read().unwrap_or_else(PoisonError::into_inner) != asked_after {
+            return;
+        }
         let settings = source.settings();
         let (now, policy, chance) = (settings.now(), settings.policy(), settings.chance());
         let (failures, may_pass) = (error.keyring_errors(), error.is_retryable());
@@ -434,20 +452,16 @@ impl<V: Send + Sync + 'static> Cache<V> {
         // A value that served, or that we made ourselves: a bad message can't have brought it here.
         let had = slot.as_ref().is_some_and(|slot| slot.holds(|entry| !S::IN_PLACE || entry.is_proven()));
         if let Some(slot) = slot {
-            slot.note_failure(now, policy, chance, may_pass && !failures.is_empty());
+            let outage = !failures.is_empty() && failures.iter().all(KeyringError::is_retryable);
+            slot.note_failure(now, policy, chance, outage);
         }
         if failures.is_empty() {
             return;
         }
-        self.failures.note(key, error, asked, now, |streak| {
+        self.failures.note(&self.fingerprints.of(key), error, asked, now, |streak| {
             if may_pass { policy.backoff(streak.waves, chance) } else { policy.refuse_for }
         });
-        for failure in failures.iter().filter(|failure| failure.is_retryable()) {
-            let wrapping_key = Arc::from(failure.wrapping_key());
-            self.backoffs.note(&wrapping_key, error, asked, now, |streak| {
-                policy.key_backoff(streak.failures, streak.waves, chance)
-            });
-        }
+        note_wrapping_keys(failures, source, asked, now, chance);
         if !may_pass && failures.iter().any(|failure| is_refusal(failure.kind())) {
             let removed = self.slots.remove_if(&key.borrow(), |_| true);
             if removed {
@@ -455,32 +469,15 @@ impl<V: Send + Sync + 'static> Cache<V> {
                 self.sight.invalidated_in_all(1);
             }
         }
-        settings.failed(error, had);
+        settings.failed(error, had || !S::IN_PLACE);
     }
 
     /// The failure that the entry under `key`, or all wrapping keys of it, are refused with, and for how long.
-    fn remembered<S: Source>(&self, key: &OwnedKey, source: &S) -> Option<(Error, Duration)> {
-        let now = source.settings().now();
-        let (own, backed_off) = (self.failures.find(&key.borrow(), now), self.backed_off(source, now));
-        match (own, backed_off) {
+    fn remembered<S: Source>(&self, key: &OwnedKey, source: &S, backed_off: Option<Refusal>) -> Option<Refusal> {
+        match (self.failures.find(&self.fingerprints.of(key), source.settings().now()), backed_off) {
             (Some((error, left)), Some((_, longer))) => Some((error, left.max(longer))),
             (own, backed_off) => own.or(backed_off),
         }
-    }
-
-    /// The failure for which the wrapping keys are left alone, and for how long.
-    fn backed_off<S: Source>(&self, source: &S, now: Instant) -> Option<(Error, Duration)> {
-        if self.backoffs.is_empty() {
-            return None;
-        }
-        let mut shortest: Option<(Error, Duration)> = None;
-        for key in source.wrapping_keys() {
-            let (error, left) = self.backoffs.find(&*key, now)?;
-            if shortest.as_ref().is_none_or(|(_, shortest)| left < *shortest) {
-                shortest = Some((error, left));
-            }
-        }
-        shortest
     }
 
     /// Tells of a failure that is served from memory.
@@ -489,6 +486,62 @@ impl<V: Send + Sync + 'static> Cache<V> {
             self.sight.tell(&key.borrow(), EventKind::Refused { cause, retry_after: *retry_after });
         }
         error
+    }
+}
+
+/// A remembered failure, and for how long it is refused with.
+type Refusal = (Error, Duration);
+
+/// The failure for which all wrapping keys that may be asked are left alone.
+fn backed_off(source: &impl Source, now: Moment) -> Option<Refusal> {
+    let backoffs = source.settings().backoffs();
+    if backoffs.is_empty() {
+        return None;
+    }
+    let mut shortest: Option<Refusal> = None;
+    for key in source.wrapping_keys() {
+        let (error, left) = backoffs.find(&*key, now)?;
+        if shortest.as_ref().is_none_or(|(_, shortest)| left < *shortest) {
+            shortest = Some((error, left));
+        }
+    }
+    shortest
+}
+
+/// Counts the failures of wrapping keys: each one once for a load, and only if it gave no answer at all. What was asked in
+/// spite of a back-off, since another key was named beside it, does not prolong it.
+fn note_wrapping_keys(failures: &[KeyringError], source: &impl Source, asked: Moment, now: Moment, chance: f64) {
+    let (backoffs, policy) = (source.settings().backoffs(), source.settings().policy());
+    for (at, failure) in failures.iter().enumerate() {
+        let key = failure.wrapping_key();
+        let of_key = |other: &&KeyringError| other.wrapping_key() == key;
+        if failures[..at].iter().any(|other| of_key(&other)) {
+            continue;
+        }
+        if !failures.iter().filter(of_key).all(KeyringError::is_retryable) {
+            backoffs.forget(key);
+            continue;
+        }
+        if backoffs.find(key, asked).is_some() && backed_off(source, asked).is_none() {
+            continue;
+        }
+        // Nothing but this: another caller's error may name what is not for everybody.
+        let error = Error::DataKeyUnavailable(failure.clone());
+        backoffs
+            .note(&key.into(), &error, asked, now, |streak| policy.key_backoff(streak.failures, streak.waves, chance));
+    }
+}
+
+/// A key in 128 bits: what is remembered of those that fail must not be as long as they like.
+type Fingerprint = (u64, u64);
+
+/// Makes fingerprints that nobody can foresee.
+#[derive(Debug, Default)]
+struct Fingerprints(RandomState, RandomState);
+
+impl Fingerprints {
+    fn of(&self, key: &OwnedKey) -> Fingerprint {
+        (self.0.hash_one(key), self.1.hash_one(key))
     }
 }
 

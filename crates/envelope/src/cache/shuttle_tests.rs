@@ -12,7 +12,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_channel::oneshot;
@@ -103,7 +103,7 @@ fn promotion() {
     explore("promotion", 150_000, |reservations| {
         let mut random = thread_rng();
         let (messages, values, takers) = (random.gen_range(1..6), random.gen_range(1..6), random.gen_range(1..4));
-        let (now, policy) = (Clock::system().now(), policy(AGE, messages, u64::MAX));
+        let (now, policy) = (Clock::system().moment(), policy(AGE, messages, u64::MAX));
         let slot = Slot::empty(now);
         let (put, taken, all_put) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
         let take_all = || {
@@ -147,7 +147,7 @@ fn promotion() {
     });
 }
 
-fn take(slot: &Slot<usize>, now: Instant, policy: &Policy) -> Option<usize> {
+fn take(slot: &Slot<usize>, now: Moment, policy: &Policy) -> Option<usize> {
     slot.take(now, policy, Some(1)).ok().map(|taken| *taken.value)
 }
 
@@ -191,7 +191,7 @@ fn single_flight() {
 
 /// What the cache needs, and what is known about what it did.
 struct World {
-    now: Instant,
+    now: Moment,
     policy: Policy,
     keys: usize,
     gate_width: usize,
@@ -246,7 +246,7 @@ impl World {
         // Half of what may happen happens in one schedule, so that each can be told apart.
         let mut sometimes = |rate| if random.r#gen() { rate } else { 0.0 };
         Self {
-            now: Clock::system().now(),
+            now: Clock::system().moment(),
             policy,
             failure_rate: sometimes(0.3),
             cancel_rate: sometimes(0.5),
@@ -348,7 +348,7 @@ impl World {
 }
 
 impl Settings for World {
-    fn now(&self) -> Instant {
+    fn now(&self) -> Moment {
         self.now
     }
 

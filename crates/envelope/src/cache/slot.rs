@@ -2,31 +2,27 @@
 
 use std::{
     fmt,
-    ops::Deref,
     sync::{Arc, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::ArcSwap;
 
 use super::{
     entry::Entry,
     policy::Policy,
     sync::{
         Mutex, MutexGuard,
-        atomic::{
-            AtomicBool, AtomicU64,
-            Ordering::{AcqRel, Acquire, Relaxed},
-        },
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
+use crate::time::Moment;
 
 /// Holds a current and a standby value. Both change by one swap, so whoever finds the current one spent finds its
 /// successor at the same time.
 pub(crate) struct Slot<V> {
     state: ArcSwap<State<V>>,
-    born: Instant,
-    /// When the slot was last used, in nanoseconds since it was born, to a thirty-second of the age: so that few uses write.
+    /// When the slot was last used, to a thirty-second of the age: so that few uses write.
     last_use: AtomicU64,
     /// The last refresh failed in a way that may pass, so a value past its age may serve for a while.
     in_outage: AtomicBool,
@@ -48,31 +44,18 @@ enum State<V> {
 struct Refresh {
     under_way: bool,
     failures: u32,
-    not_before: Option<Instant>,
+    not_before: Moment,
 }
 
-/// A value out of a slot, and what else came of it.
-pub(crate) struct Taken<V> {
-    pub(crate) value: Loan<V>,
+/// What a value out of a slot was good for, and what else came of it.
+pub(crate) struct Taken<R> {
+    pub(crate) outcome: R,
     /// Whether the next value should be fetched now.
     pub(crate) wants_refresh: bool,
     /// Whether it was past its age.
     pub(crate) stale: bool,
     /// Whether the standby took the current one's place.
     pub(crate) promoted: bool,
-}
-
-/// A value that is lent without counting who holds it, so that threads do not get into each other's way. Not to be held
-/// across an await.
-pub(crate) struct Loan<V> {
-    state: Guard<Arc<State<V>>>,
-    from: Position,
-}
-
-#[derive(Clone, Copy)]
-enum Position {
-    Current,
-    Standby,
 }
 
 /// Why nothing could be taken out of a slot.
@@ -88,72 +71,56 @@ pub(crate) enum Vacant {
     Bytes,
 }
 
-impl<V> Loan<V> {
-    /// The value, to keep.
-    pub(crate) fn to_arc(&self) -> Arc<V> {
-        Arc::clone(self.value())
-    }
-
-    #[inline]
-    fn value(&self) -> &Arc<V> {
-        match (&**self.state, self.from) {
-            (State::Live { current: Some(entry), .. }, Position::Current)
-            | (State::Live { standby: Some(entry), .. }, Position::Standby) => entry.value(),
-            _ => unreachable!("a loan is made of a state that holds the value, and states do not change"),
-        }
-    }
-}
-
-impl<V> Deref for Loan<V> {
-    type Target = V;
-
-    #[inline]
-    fn deref(&self) -> &V {
-        self.value()
-    }
-}
-
 impl<V> Slot<V> {
     /// A slot with nothing in it.
-    pub(crate) fn empty(now: Instant) -> Self {
+    pub(crate) fn empty(now: Moment) -> Self {
         let state = ArcSwap::from_pointee(State::Live { current: None, standby: None });
-        let (last_use, in_outage) = (AtomicU64::new(0), AtomicBool::new(false));
-        Self { state, born: now, last_use, in_outage, refresh: Mutex::default() }
+        let (last_use, in_outage) = (AtomicU64::new(now.to_nanos()), AtomicBool::new(false));
+        Self { state, last_use, in_outage, refresh: Mutex::default() }
     }
 
-    /// A value for one message of `bytes` bytes; `None` is a use that is not counted. Waits for nothing.
+    /// Lends a value for one message of `bytes` bytes; `None` is a use that is not counted. Waits for nothing.
+    ///
+    /// It is lent without counting who holds it, so that threads do not get into each other's way.
     #[inline]
-    pub(crate) fn take(&self, now: Instant, policy: &Policy, bytes: Option<u64>) -> Result<Taken<V>, Vacant> {
+    pub(crate) fn take<R>(
+        &self,
+        now: Moment,
+        policy: &Policy,
+        bytes: Option<u64>,
+        borrow: impl FnOnce(&Arc<V>) -> R,
+    ) -> Result<Taken<R>, Vacant> {
         let limits = &policy.limits;
         let gap = self.used(now, policy.least_gap());
         let mut promoted = false;
         loop {
             let state = self.state.load();
             let State::Live { current: Some(current), standby } = &**state else { return Err(Vacant::Absent) };
-            let standby = standby.as_ref().filter(|standby| standby.is_fresh(now, limits.max_age));
+            let (next, standby) = (standby.as_ref(), standby.as_ref().filter(|it| it.is_fresh(now, limits.max_age)));
             let age = current.age(now);
             let fresh = age < limits.max_age;
             let past_age = !fresh && standby.is_none() && self.may_be_stale(age, policy);
             if fresh || past_age {
                 if current.reserve(limits, bytes) {
                     let wants_refresh = policy.refresh_ahead && standby.is_none() && current.is_low(age, gap, policy);
-                    let value = Loan { state, from: Position::Current };
-                    return Ok(Taken { value, wants_refresh, stale: past_age, promoted });
+                    return Ok(Taken { outcome: borrow(current.value()), wants_refresh, stale: past_age, promoted });
                 }
                 // A long message does not spend a value in which short ones still have room.
-                if standby.is_some_and(|standby| !current.is_used_up(limits) && standby.reserve(limits, bytes)) {
-                    let value = Loan { state, from: Position::Standby };
-                    return Ok(Taken { value, wants_refresh: false, stale: false, promoted });
+                let mut standby = standby.filter(|_| !current.is_used_up(limits));
+                if let Some(standby) = standby.take_if(|standby| standby.reserve(limits, bytes)) {
+                    let outcome = borrow(standby.value());
+                    return Ok(Taken { outcome, wants_refresh: false, stale: false, promoted });
                 }
             }
-            let Some(standby) = standby else {
+            // In an outage, a standby that is past its age as well is the better one.
+            let Some(next) = standby.or(next.filter(|_| !fresh)) else {
                 return Err(match fresh || past_age {
                     false => Vacant::Age,
                     true if current.has_no_message_left(limits) => Vacant::Messages,
                     true => Vacant::Bytes,
                 });
             };
-            let next = Arc::new(State::Live { current: Some(Arc::clone(standby)), standby: None });
+            let next = Arc::new(State::Live { current: Some(Arc::clone(next)), standby: None });
             let found = self.state.compare_and_swap(&state, next);
             promoted |= Arc::ptr_eq(&found, &state);
         }
@@ -161,7 +128,7 @@ impl<V> Slot<V> {
 
     /// Puts a value in: beside the current one where that is still good, or else in its place. False if the slot was
     /// retired.
-    pub(crate) fn put(&self, entry: &Arc<Entry<V>>, now: Instant, policy: &Policy, in_place: bool) -> bool {
+    pub(crate) fn put(&self, entry: &Arc<Entry<V>>, now: Moment, policy: &Policy, in_place: bool) -> bool {
         let limits = &policy.limits;
         if in_place && self.holds(Entry::is_proven) {
             // The same value again.
@@ -178,7 +145,7 @@ impl<V> Slot<V> {
         });
         self.in_outage.store(false, Relaxed);
         let mut refresh = self.lock();
-        (refresh.failures, refresh.not_before) = (0, None);
+        (refresh.failures, refresh.not_before) = (0, Moment::default());
         matches!(&*state, State::Live { .. })
     }
 
@@ -192,8 +159,16 @@ impl<V> Slot<V> {
         matches!(&**self.state.load(), State::Retired)
     }
 
-    /// Takes the place of `other`, with what that holds, if this slot was retired.
+    /// Takes the place of `other`, with what that holds and what its loads came to, if this slot was retired.
     pub(crate) fn succeed(&self, other: Option<&Self>) {
+        self.in_outage.store(other.is_some_and(|other| other.in_outage.load(Relaxed)), Relaxed);
+        let (failures, not_before) = other.map_or((0, Moment::default()), |other| {
+            let refresh = other.lock();
+            (refresh.failures, refresh.not_before)
+        });
+        let mut refresh = self.lock();
+        (refresh.failures, refresh.not_before) = (failures, not_before);
+        drop(refresh);
         let heritage = other.map(|other| other.state.load_full());
         let empty = || Arc::new(State::Live { current: None, standby: None });
         self.state.rcu(|state| match (&**state, &heritage) {
@@ -212,7 +187,7 @@ impl<V> Slot<V> {
     }
 
     /// The age of its oldest value.
-    pub(crate) fn oldest(&self, now: Instant) -> Option<Duration> {
+    pub(crate) fn oldest(&self, now: Moment) -> Option<Duration> {
         match &**self.state.load() {
             State::Live { current, standby } => [current, standby].into_iter().flatten().map(|it| it.age(now)).max(),
             State::Retired => None,
@@ -226,9 +201,9 @@ impl<V> Slot<V> {
     }
 
     /// Whether the caller is the one to refresh; then it must tell how that ended.
-    pub(crate) fn begin_refresh(&self, now: Instant) -> bool {
+    pub(crate) fn begin_refresh(&self, now: Moment) -> bool {
         let mut refresh = self.lock();
-        let may = !refresh.under_way && refresh.not_before.is_none_or(|not_before| now >= not_before);
+        let may = !refresh.under_way && now >= refresh.not_before;
         refresh.under_way |= may;
         may
     }
@@ -239,11 +214,11 @@ impl<V> Slot<V> {
     }
 
     /// A load failed, so the next refresh waits. In an `outage`, which may pass, values past their age may serve.
-    pub(crate) fn note_failure(&self, now: Instant, policy: &Policy, chance: f64, outage: bool) {
+    pub(crate) fn note_failure(&self, now: Moment, policy: &Policy, chance: f64, outage: bool) {
         self.in_outage.store(outage, Relaxed);
         let mut refresh = self.lock();
         refresh.failures = refresh.failures.saturating_add(1);
-        refresh.not_before = now.checked_add(policy.backoff(refresh.failures, chance));
+        refresh.not_before = now + policy.backoff(refresh.failures, chance);
     }
 
     #[inline]
@@ -254,15 +229,12 @@ impl<V> Slot<V> {
 
     /// Notes a use, and tells how long it was after the one before: zero where that is less than `least`.
     #[inline]
-    fn used(&self, now: Instant, least: Duration) -> Duration {
-        let last_use = Duration::from_nanos(self.last_use.load(Acquire));
-        let this_use = now.saturating_duration_since(self.born);
-        let gap = this_use.saturating_sub(last_use);
+    fn used(&self, now: Moment, least: Duration) -> Duration {
+        let gap = now.since(Moment::from_nanos(self.last_use.load(Relaxed)));
         if gap < least {
             return Duration::ZERO;
         }
-        let nanos = u64::try_from(this_use.as_nanos()).unwrap_or(u64::MAX);
-        self.last_use.fetch_max(nanos, AcqRel);
+        self.last_use.fetch_max(now.to_nanos(), Relaxed);
         gap
     }
 
@@ -287,17 +259,17 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn entry(value: u8, asked: Instant) -> Arc<Entry<u8>> {
+    fn entry(value: u8, asked: Moment) -> Arc<Entry<u8>> {
         Arc::new(Entry::new(Arc::new(value), asked, asked, &policy(10 * SECOND, 100, 100)))
     }
 
-    fn take(slot: &Slot<u8>, now: Instant, policy: &Policy, bytes: u64) -> Result<(u8, bool), Vacant> {
-        slot.take(now, policy, Some(bytes)).map(|taken| (*taken.value, taken.promoted))
+    fn take(slot: &Slot<u8>, now: Moment, policy: &Policy, bytes: u64) -> Result<(u8, bool), Vacant> {
+        slot.take(now, policy, Some(bytes), |value| **value).map(|taken| (taken.outcome, taken.promoted))
     }
 
     #[test]
     fn a_standby_takes_over_by_age_and_by_usage() {
-        let (now, policy) = (Clock::system().now(), policy(10 * SECOND, 3, 100));
+        let (now, policy) = (Clock::system().moment(), policy(10 * SECOND, 3, 100));
         let slot = Slot::empty(now);
         assert_eq!(take(&slot, now, &policy, 1), Err(Vacant::Absent));
         assert!(slot.put(&entry(1, now), now, &policy, false));
@@ -312,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_long_message_leaves_room_for_short_ones() {
-        let (now, policy) = (Clock::system().now(), policy(10 * SECOND, 100, 100));
+        let (now, policy) = (Clock::system().moment(), policy(10 * SECOND, 100, 100));
         let slot = Slot::empty(now);
         slot.put(&entry(1, now), now, &policy, false);
         assert_eq!(take(&slot, now, &policy, 60), Ok((1, false)));
@@ -328,7 +300,7 @@ mod tests {
 
     #[test]
     fn a_refresh_is_one_persons_and_waits_after_a_failure() {
-        let (now, policy) = (Clock::system().now(), policy(10 * SECOND, 100, 100));
+        let (now, policy) = (Clock::system().moment(), policy(10 * SECOND, 100, 100));
         let slot = Slot::<u8>::empty(now);
         assert!(slot.begin_refresh(now) && !slot.begin_refresh(now));
         slot.note_failure(now, &policy, 0.0, true);
@@ -344,13 +316,13 @@ mod tests {
 
     #[test]
     fn past_its_age_a_value_serves_in_an_outage_up_to_the_ceiling_alone() {
-        let now = Clock::system().now();
+        let now = Clock::system().moment();
         let policy = Policy { stale: 5 * SECOND, ..policy(10 * SECOND, 3, 100) };
         let slot = Slot::empty(now);
         slot.put(&entry(1, now), now, &policy, false);
         assert_eq!(take(&slot, now + 10 * SECOND, &policy, 1), Err(Vacant::Age));
         slot.note_failure(now + 10 * SECOND, &policy, 0.0, true);
-        let taken = slot.take(now + 10 * SECOND, &policy, Some(1)).unwrap_or_else(|why| panic!("{why:?}"));
+        let taken = slot.take(now + 10 * SECOND, &policy, Some(1), |_| ()).unwrap_or_else(|why| panic!("{why:?}"));
         assert!(taken.stale && taken.wants_refresh);
         assert_eq!(take(&slot, now + 15 * SECOND, &policy, 1), Err(Vacant::Age));
         assert_eq!(take(&slot, now + 14 * SECOND, &policy, 1), Ok((1, false)));
@@ -360,7 +332,7 @@ mod tests {
 
     #[test]
     fn what_was_retired_stays_empty_and_holds_nothing() {
-        let (now, policy) = (Clock::system().now(), policy(10 * SECOND, 3, 100));
+        let (now, policy) = (Clock::system().moment(), policy(10 * SECOND, 3, 100));
         let slot = Slot::empty(now);
         let value = Arc::new(1);
         slot.put(&Arc::new(Entry::new(Arc::clone(&value), now, now, &policy)), now, &policy, false);
@@ -375,7 +347,7 @@ mod tests {
     #[test]
     fn threads_together_spend_each_value_exactly() {
         const VALUES: u8 = 200;
-        let (now, policy) = (Clock::system().now(), policy(10 * SECOND, 100, u64::MAX));
+        let (now, policy) = (Clock::system().moment(), policy(10 * SECOND, 100, u64::MAX));
         let (slot, done) = (Slot::empty(now), AtomicBool::new(false));
         let served: Vec<u64> = thread::scope(|scope| {
             let drain = || {

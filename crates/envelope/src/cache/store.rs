@@ -3,14 +3,15 @@
 use std::{
     cell::Cell,
     convert::Infallible,
+    fmt,
     hash::{Hash, Hasher},
     sync::Arc,
-    time::Instant,
 };
 
 use quick_cache::{DefaultHashBuilder, Equivalent, Lifecycle, UnitWeighter, sync::Cache};
 
 use super::{sight::Sight, slot::Slot};
+use crate::{context::ContextKeys, time::Moment};
 
 /// What an entry is found by: everything that the materials depend on, byte for byte (specification:
 /// `framework/caching-cmm.md#appendix-a-cache-entry-identifier-formulas`, without the hash: equal bytes,
@@ -47,7 +48,7 @@ impl Equivalent<OwnedKey> for Key<'_> {
 }
 
 /// A [`Key`] that the cache holds. Cloning is cheap.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct OwnedKey {
     partition: Arc<str>,
     suite_id: u16,
@@ -66,6 +67,14 @@ impl OwnedKey {
             required_context: &self.required_context,
             encrypted_data_keys: &self.encrypted_data_keys,
         }
+    }
+}
+
+/// The keys of the encryption context, not their values.
+impl fmt::Debug for OwnedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let context_keys = ContextKeys::of_serialized(&self.encryption_context);
+        f.debug_struct("OwnedKey").field("context_keys", &context_keys).finish_non_exhaustive()
     }
 }
 
@@ -102,7 +111,7 @@ impl<V> Store<V> {
     }
 
     /// The slot under `key`, made if there is none.
-    pub(crate) fn slot(&self, key: &OwnedKey, now: Instant) -> Arc<Slot<V>> {
+    pub(crate) fn slot(&self, key: &OwnedKey, now: Moment) -> Arc<Slot<V>> {
         let made = self.slots.get_or_insert_with(key, || Ok::<_, Infallible>(Arc::new(Slot::empty(now))));
         made.unwrap_or_else(|never| match never {})
     }
@@ -134,8 +143,20 @@ impl<V> Store<V> {
 
     /// Drops the slot under `key` if it is `unwanted`, and tells whether it was.
     pub(crate) fn remove_if(&self, key: &Key<'_>, unwanted: impl FnOnce(&Slot<V>) -> bool) -> bool {
-        let removed = self.slots.remove_if(key, |slot| unwanted(slot));
-        removed.inspect(|(_, slot)| slot.retire()).is_some()
+        let removed = self.slots.remove_if(key, |slot| {
+            let goes = unwanted(slot);
+            if goes {
+                // Before it can't be found any more: whoever clears meanwhile must not miss it.
+                slot.retire();
+            }
+            goes
+        });
+        removed.is_some()
+    }
+
+    /// Notes that the slot under `key` was used.
+    pub(crate) fn touch(&self, key: &Key<'_>) {
+        let _ = self.slots.get(key);
     }
 
     /// All the slots there are.
@@ -164,8 +185,14 @@ impl<V> Lifecycle<OwnedKey, Arc<Slot<V>>> for Evictions {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::Barrier, thread, time::Duration};
+
     use super::*;
-    use crate::{observer::Operation, time::Clock};
+    use crate::{
+        cache::{entry::Entry, policy::tests::policy},
+        observer::Operation,
+        time::Clock,
+    };
 
     fn key<'a>(partition: &'a str, context: &'a [u8], keys: &'a [u8]) -> Key<'a> {
         Key { partition, suite_id: 1, encryption_context: context, required_context: b"", encrypted_data_keys: keys }
@@ -178,7 +205,7 @@ mod tests {
 
     #[test]
     fn parts_do_not_run_together() {
-        let (store, now) = (store(10).0, Clock::system().now());
+        let (store, now) = (store(10).0, Clock::system().moment());
         store.slot(&key("p", b"ab", b"c").to_owned(), now);
         assert!(store.find(&key("p", b"ab", b"c")).is_some());
         assert!(store.find(&key("p", b"a", b"bc")).is_none());
@@ -187,11 +214,37 @@ mod tests {
 
     #[test]
     fn the_capacity_holds() {
-        let ((store, sight), now) = (store(50), Clock::system().now());
+        let ((store, sight), now) = (store(50), Clock::system().moment());
         for number in 0..1_000u32 {
             store.slot(&key("p", &number.to_be_bytes(), b"").to_owned(), now);
         }
         assert!((1..=50).contains(&store.len()), "{}", store.len());
         assert_eq!(sight.counts(0).evictions + store.len() as u64, 1_000);
+    }
+    /// Whoever holds a slot can't use it any more once whatever took it out of the store has returned.
+    #[test]
+    fn nothing_lives_on_that_was_removed_by_two_at_once() {
+        let now = Clock::system().moment();
+        let (store, policy) = (store(10).0, policy(Duration::from_secs(10), 100, 100));
+        let key = key("p", b"a", b"").to_owned();
+        let (start, end) = (Barrier::new(2), Barrier::new(2));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..20_000 {
+                    start.wait();
+                    store.remove_if(&key.borrow(), |_| true);
+                    end.wait();
+                }
+            });
+            for round in 0..20_000 {
+                let slot = store.slot(&key, now);
+                slot.put(&Arc::new(Entry::new(Arc::new(1), now, now, &policy)), now, &policy, false);
+                start.wait();
+                (0..round % 40).for_each(|_| std::hint::spin_loop());
+                store.remove_where(|_, _| true);
+                assert!(slot.take(now, &policy, Some(1), |_| ()).is_err(), "round {round}");
+                end.wait();
+            }
+        });
     }
 }

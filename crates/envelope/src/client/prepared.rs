@@ -1,6 +1,6 @@
 //! One encryption context, for many messages.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use super::{Decrypted, Envelope};
 use crate::{
@@ -42,7 +42,7 @@ impl Envelope {
 ///
 /// It stays good whatever becomes of the cache: after its entry was evicted or invalidated, the next
 /// [`encrypt`](Self::encrypt) fetches another data key.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct PreparedContext {
     envelope: Envelope,
     context: EncryptionContext,
@@ -110,5 +110,12 @@ impl PreparedContext {
             sealed = Some(self.envelope.seal(materials, plaintext));
         });
         sealed
+    }
+}
+
+/// The keys of the context, not their values.
+impl fmt::Debug for PreparedContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PreparedContext").field("context_keys", &self.context.keys()).finish_non_exhaustive()
     }
 }

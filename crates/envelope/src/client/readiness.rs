@@ -1,6 +1,9 @@
 //! Warming, and whether that has worked.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use futures_util::{StreamExt, stream};
 
@@ -11,8 +14,15 @@ use crate::{context::EncryptionContext, error::Error};
 const AT_ONCE: usize = 256;
 
 /// The contexts that are to be ready, as last told.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Warmed(Arc<Mutex<Vec<EncryptionContext>>>);
+
+/// How many there are.
+impl fmt::Debug for Warmed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Warmed").field(&self.all().len()).finish()
+    }
+}
 
 impl Warmed {
     fn set(&self, contexts: Vec<EncryptionContext>) {

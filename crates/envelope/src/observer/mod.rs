@@ -5,14 +5,19 @@ mod metrics;
 #[cfg(feature = "tracing")]
 mod tracing;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{context::ContextKeys, error::Error};
 
 /// Watches what happens in a [`MaterialsCache`](crate::materials::MaterialsCache).
 ///
-/// Called on the thread to which it happens, at most with a lock of one shard of the cache held: it must not wait, and must
-/// not use the cache.
+/// Called on the thread to which it happens, while locks of the cache are held: it must not wait, and must not use the
+/// cache. If it panics, that goes no further.
 ///
 /// ```
 /// use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
@@ -177,26 +182,35 @@ impl Observers {
     /// Tells all of them.
     pub(crate) fn tell(&self, context_keys: ContextKeys<'_>, kind: EventKind<'_>) {
         let event = Event { operation: self.operation, context_keys, kind };
-        #[cfg(feature = "tracing")]
-        tracing::emit(&event);
-        #[cfg(feature = "metrics")]
-        metrics::emit(&event);
-        if let Some(own) = &self.own {
-            own.observe(&event);
-        }
+        unharmed(|| {
+            #[cfg(feature = "tracing")]
+            tracing::emit(&event);
+            #[cfg(feature = "metrics")]
+            metrics::emit(&event);
+            if let Some(own) = &self.own {
+                own.observe(&event);
+            }
+        });
     }
 
     /// Tells of a hit, which only the user's may want to hear: those are too many, and counted elsewhere.
     #[inline]
     pub(crate) fn hit<'a>(&self, context_keys: impl FnOnce() -> ContextKeys<'a>) {
         if let Some(own) = &self.own {
-            own.observe(&Event { operation: self.operation, context_keys: context_keys(), kind: EventKind::Hit });
+            let event = Event { operation: self.operation, context_keys: context_keys(), kind: EventKind::Hit };
+            unharmed(|| own.observe(&event));
         }
     }
 
     /// Tells the `metrics` facade of several hits at once.
     #[cfg(feature = "metrics")]
     pub(crate) fn hits(&self, count: u64) {
-        metrics::hits(self.operation, count);
+        unharmed(|| metrics::hits(self.operation, count));
     }
+}
+
+/// Calls others' code while our own is in the middle of something: a panic of theirs must not stop ours there.
+fn unharmed(call: impl FnOnce()) {
+    // The panic's message was shown by the hook.
+    let _ = catch_unwind(AssertUnwindSafe(call));
 }

@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 
 use super::{CachingMaterialsManager, Inner, MaterialsCache, MaterialsManager};
 use crate::{
-    cache::{limits::Limits, policy::Policy},
+    cache::{failures::Failures, limits::Limits, policy::Policy},
     crypto::random,
     error::Error,
 };
@@ -16,6 +16,8 @@ use crate::{
 const MAX_MESSAGES: u64 = 1 << 32;
 /// The specification's default and upper limit for bytes under one data key.
 const MAX_BYTES: u64 = (1 << 63) - 1;
+/// How many wrapping keys are remembered to fail.
+const WRAPPING_KEYS: usize = 1_000;
 
 /// Builds a [`CachingMaterialsManager`].
 #[derive(Debug)]
@@ -117,8 +119,8 @@ impl CachingBuilder {
     /// Managers on the same cache share entries if, and only if, their partition ids are equal. Default: a
     /// random one, so that nothing is shared.
     ///
-    /// Share a partition only between managers whose sources are interchangeable: an entry is used
-    /// whoever loaded it.
+    /// Share a partition only between managers whose sources are interchangeable, and whose limits are equal: an entry is
+    /// used whoever loaded it.
     #[must_use]
     pub fn partition_id(mut self, partition_id: &str) -> Self {
         self.partition = Some(partition_id.into());
@@ -129,7 +131,8 @@ impl CachingBuilder {
     ///
     /// Saves the `Decrypt` of those who open what they sealed themselves. It also saves the question whether they may:
     /// who is allowed `kms:GenerateDataKey`, but not `kms:Decrypt`, can open what this process sealed for as long as its
-    /// data key is cached; while that is in use, KMS is asked at seven to eight tenths of its age, and then refuses.
+    /// data key is cached. While that is in use, KMS is asked at seven to eight tenths of its age, and then refuses, which
+    /// drops what is cached under that KMS key for sealing as well: do not prime for who may not decrypt.
     ///
     /// ```
     /// # use envelope::{DataKey, keyring::RawAesKeyring, materials::{CachingMaterialsManager, DefaultMaterialsManager}};
@@ -172,6 +175,7 @@ impl CachingBuilder {
             cache: self.cache.unwrap_or_default(),
             partition,
             policy: self.policy,
+            backoffs: Failures::new(WRAPPING_KEYS),
             prime_decrypt: self.prime_decrypt,
             #[cfg(feature = "tokio")]
             runtime: Handle::try_current().ok(),

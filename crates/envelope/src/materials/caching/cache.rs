@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use super::{CacheCounts, DecryptionMaterials, EncryptionMaterials};
 use crate::{
-    cache::{Cache, Shared, store::OwnedKey},
+    cache::{Cache, gate::Gate, store::OwnedKey},
     context::EncryptionContext,
     format::encrypted_data_key::EncryptedDataKeys,
     observer::{Observer, Operation},
@@ -17,8 +17,9 @@ const MAX_LOADS: usize = 16;
 /// Where materials are kept, by one manager or several. Cloning is cheap and shares the entries.
 ///
 /// A data key in it is wiped when its entry is evicted, replaced or cleared and the last operation under it has ended.
-/// An entry takes about 1.5 KB for sealing and 2 KB for opening, with one wrapped key and a short encryption context;
-/// `cargo run --release -p benches --bin residency` measures it.
+/// An entry takes about 1 KB, with one wrapped key and a short encryption context; `cargo run --release -p benches --bin
+/// residency` measures it. One that expires is not used any more, but stays until it is asked for again, evicted or dropped:
+/// see [`remove_older_than`](Self::remove_older_than).
 ///
 /// # What can be seen of it
 ///
@@ -57,7 +58,7 @@ impl MaterialsCache {
         MaterialsCacheBuilder { capacity: CAPACITY, max_loads: MAX_LOADS, clock: Clock::system(), observer: None }
     }
 
-    /// Drops every entry. No operation that begins after this has returned uses what was cached, or asked for, before.
+    /// Drops every entry, and forgets every failure but that of a wrapping key as a whole. No operation that begins after this has returned uses what was cached, or asked for, before.
     pub fn clear(&self) {
         // Sealing first: what primes the entries for opening must have ended when those are dropped.
         self.0.encryption.clear();
@@ -72,8 +73,8 @@ impl MaterialsCache {
     }
 
     /// Drops the entries under one wrapping key, for sealing and opening, as [`clear`](Self::clear) drops all: an AWS KMS key
-    /// by its ARN, a raw key by its name (and with it those whose names begin with that). Of a data key that several keys
-    /// wrap, each one counts. Looks at each entry.
+    /// by its ARN, a raw key by its name or by `NAMESPACE/NAME`, as errors name it (and with it those whose names begin with
+    /// that). Of a data key that several keys wrap, each one counts. Looks at each entry.
     pub fn invalidate_key(&self, wrapping_key: &str) {
         self.0.encryption.invalidate(|_, materials| is_under(materials.encrypted_data_keys(), wrapping_key));
         self.0.decryption.invalidate(|key, _| is_under(keys_of(key), wrapping_key));
@@ -81,14 +82,14 @@ impl MaterialsCache {
 
     /// Drops the entries under a wrapping key that was just refused.
     pub(super) fn drop_refused(&self, wrapping_key: &str) {
-        self.0.encryption.drop_where(|_, materials| is_under(materials.encrypted_data_keys(), wrapping_key));
-        self.0.decryption.drop_where(|key, _| is_under(keys_of(key), wrapping_key));
+        self.0.encryption.drop_refused(|_, materials| is_under(materials.encrypted_data_keys(), wrapping_key));
+        self.0.decryption.drop_refused(|key, _| is_under(keys_of(key), wrapping_key));
     }
 
     /// Drops the entries whose data keys are all older than `age`, and so wipes them; tells how many. An expired data key is
     /// never used, but stays in memory until its entry is asked for again, evicted or dropped. Looks at each entry.
     pub fn remove_older_than(&self, age: Duration) -> u64 {
-        let now = self.0.clock.now();
+        let now = self.0.clock.moment();
         self.0.encryption.remove_older_than(age, now) + self.0.decryption.remove_older_than(age, now)
     }
 
@@ -101,7 +102,7 @@ impl MaterialsCache {
     /// How long ago the oldest data key that is held was asked for. Looks at each entry.
     #[must_use]
     pub fn oldest_data_key_age(&self) -> Option<Duration> {
-        let now = self.0.clock.now();
+        let now = self.0.clock.moment();
         self.0.encryption.oldest(now).max(self.0.decryption.oldest(now))
     }
 
@@ -120,7 +121,11 @@ impl MaterialsCache {
 
 /// Whether one of these is wrapped by the key of this name.
 fn is_under(keys: EncryptedDataKeys<'_>, wrapping_key: &str) -> bool {
-    keys.iter().any(|key| key.key_provider_information.starts_with(wrapping_key.as_bytes()))
+    keys.iter().any(|key| {
+        let qualified = wrapping_key.strip_prefix(&*key.key_provider_id).and_then(|rest| rest.strip_prefix('/'));
+        let is_named = |name: &str| key.key_provider_information.starts_with(name.as_bytes());
+        is_named(wrapping_key) || qualified.is_some_and(is_named)
+    })
 }
 
 /// The encrypted data keys of an entry for opening.
@@ -186,9 +191,9 @@ impl MaterialsCacheBuilder {
     /// The cache, empty.
     #[must_use]
     pub fn build(self) -> MaterialsCache {
-        let shared = Shared::new(self.max_loads);
-        let encryption = Cache::new(self.capacity, shared.clone(), Operation::Encryption, self.observer.clone());
-        let decryption = Cache::new(self.capacity, shared, Operation::Decryption, self.observer);
+        let gate = Gate::new(self.max_loads);
+        let encryption = Cache::new(self.capacity, gate.clone(), Operation::Encryption, self.observer.clone());
+        let decryption = Cache::new(self.capacity, gate, Operation::Decryption, self.observer);
         MaterialsCache(Arc::new(Halves {
             encryption: Arc::new(encryption),
             decryption: Arc::new(decryption),

@@ -4,7 +4,7 @@ mod builder;
 mod cache;
 mod sources;
 
-use std::{fmt, sync::Arc, time::Instant};
+use std::{fmt, sync::Arc, time::Duration};
 
 #[cfg(feature = "tokio")]
 use tokio::runtime::Handle;
@@ -20,10 +20,13 @@ use super::{
 };
 pub use crate::cache::{Counts as CacheCounts, FailureCounts};
 use crate::{
-    cache::{Settings, Task, policy::Policy, store::Key},
+    cache::{Settings, Task, failures::Failures, policy::Policy, store::Key},
     error::{Error, KeyringErrorKind},
-    time::Clock,
+    time::{Clock, Moment},
 };
+
+/// From which `max_age` a hit reads the cheap clock.
+const COARSE_AGE: Duration = Duration::from_secs(1);
 
 /// Keeps data keys for reuse within limits on age, messages and bytes.
 ///
@@ -82,13 +85,18 @@ struct Inner {
     cache: MaterialsCache,
     partition: Arc<str>,
     policy: Policy,
+    /// By wrapping key. Not shared with other managers: their principals may fail for reasons of their own.
+    backoffs: Failures<Arc<str>>,
     prime_decrypt: bool,
     #[cfg(feature = "tokio")]
     runtime: Option<Handle>,
 }
 
 impl CachingMaterialsManager {
-    /// A manager that asks `source` for what it does not hold.
+    /// A manager that asks `source` for what it does not hold. A [`RequiredContextMaterialsManager`] belongs over it, not
+    /// under it: what is cached is not checked again.
+    ///
+    /// [`RequiredContextMaterialsManager`]: super::RequiredContextMaterialsManager
     pub fn builder(source: impl MaterialsManager + 'static) -> CachingBuilder {
         CachingBuilder::new(Arc::new(source))
     }
@@ -101,6 +109,11 @@ impl CachingMaterialsManager {
 
     fn clock(&self) -> &Clock {
         self.0.cache.clock()
+    }
+
+    /// The time, at no cost, or hardly ahead of it: too early by less than a hundredth of an age, never too late.
+    fn at_the_latest(&self) -> Moment {
+        if self.0.policy.limits.max_age < COARSE_AGE { self.now() } else { self.clock().moment_at_the_latest() }
     }
 
     /// What the message takes from an entry; `None` if it may not take from any. A data key that seals without
@@ -142,11 +155,11 @@ impl MaterialsManager for CachingMaterialsManager {
     ) -> Result<Option<Arc<EncryptionMaterials>>, Error> {
         let Some(bytes) = self.cacheable_length(request) else { return Ok(None) };
         let (key, half) = (self.encryption_key(request), self.0.cache.encryption());
-        let Ok(taken) = half.find(&key, self.now(), self.policy(), Some(bytes)) else { return Ok(None) };
+        let Ok(taken) = half.find(&key, self.at_the_latest(), self.policy(), Some(bytes)) else { return Ok(None) };
         if taken.wants_refresh {
             half.refresh(&key, &self.encryption_source(request, Some(bytes)));
         }
-        Ok(Some(taken.value.to_arc()))
+        Ok(Some(taken.outcome))
     }
 
     fn try_decryption_materials(
@@ -154,11 +167,11 @@ impl MaterialsManager for CachingMaterialsManager {
         request: DecryptionMaterialsRequest<'_>,
     ) -> Result<Option<Arc<DecryptionMaterials>>, Error> {
         let (key, half) = (self.decryption_key(request), self.0.cache.decryption());
-        let Ok(taken) = half.find(&key, self.now(), self.policy(), None) else { return Ok(None) };
+        let Ok(taken) = half.find(&key, self.at_the_latest(), self.policy(), None) else { return Ok(None) };
         if taken.wants_refresh {
             half.refresh(&key, &DecryptionSource::new(self.clone(), request));
         }
-        Ok(Some(taken.value.to_arc()))
+        Ok(Some(taken.outcome))
     }
 
     fn decryption_served(&self, request: DecryptionMaterialsRequest<'_>, authentic: bool) {
@@ -217,8 +230,8 @@ impl MaterialsManager for CachingMaterialsManager {
 }
 
 impl Settings for CachingMaterialsManager {
-    fn now(&self) -> Instant {
-        self.clock().now()
+    fn now(&self) -> Moment {
+        self.clock().moment()
     }
 
     fn chance(&self) -> f64 {
@@ -229,14 +242,16 @@ impl Settings for CachingMaterialsManager {
         &self.0.policy
     }
 
-    /// What came of a wrapping key that nobody may use any more must go; and where this caller may not, once it was told so
-    /// of a key that it had. (Who is denied a first time may have sent a message that is not theirs to open.)
+    fn backoffs(&self) -> &Failures<Arc<str>> {
+        &self.0.backoffs
+    }
+
+    /// What came of a wrapping key that may not be used any more must go, once that was heard of a data key that we had or
+    /// asked to be made. (What is said of a message that is not known yet may be what its sender wants to be heard.)
     fn failed(&self, error: &Error, had: bool) {
         for failure in error.keyring_errors() {
-            match failure.kind() {
-                KeyringErrorKind::Unusable => self.0.cache.drop_refused(failure.wrapping_key()),
-                KeyringErrorKind::Denied if had => self.0.cache.drop_refused(failure.wrapping_key()),
-                _ => {}
+            if had && matches!(failure.kind(), KeyringErrorKind::Unusable | KeyringErrorKind::Denied) {
+                self.0.cache.drop_refused(failure.wrapping_key());
             }
         }
     }
@@ -245,7 +260,12 @@ impl Settings for CachingMaterialsManager {
     fn spawn(&self, task: Task) {
         #[cfg(feature = "tokio")]
         if let Some(runtime) = Handle::try_current().ok().or_else(|| self.0.runtime.clone()) {
-            runtime.spawn(task);
+            runtime.spawn(async {
+                // A new task is the next one of the worker that spawns it. It shall not delay its caller's next operation
+                // where another worker is idle: those take what has yielded.
+                tokio::task::yield_now().await;
+                task.await;
+            });
             return;
         }
         drop(task);

@@ -1,6 +1,6 @@
 //! Where a caching manager's entries come from.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use super::{
     CachingMaterialsManager, DecryptionMaterials, DecryptionMaterialsRequest, EncryptionMaterials,
@@ -12,7 +12,11 @@ use crate::{
     error::Error,
     format::encrypted_data_key::EncryptedDataKeys,
     suite::AlgorithmSuite,
+    time::Moment,
 };
+
+/// Longer than any name of a wrapping key that can fail by itself: AWS's ARNs have at most 2,048 bytes.
+const LONGEST_NAME: usize = 2_048;
 
 /// Where the materials of one context come from.
 #[derive(Clone)]
@@ -64,7 +68,7 @@ impl Source for EncryptionSource {
         self.manager.0.source.encryption_materials(self.request()).await
     }
 
-    fn loaded(&self, materials: &Arc<EncryptionMaterials>, asked: Instant) {
+    fn loaded(&self, materials: &Arc<EncryptionMaterials>, asked: Moment) {
         if !self.manager.0.prime_decrypt {
             return;
         }
@@ -134,7 +138,11 @@ impl Source for DecryptionSource {
 
     fn wrapping_keys(&self) -> Vec<Arc<str>> {
         let keys = self.request().encrypted_data_keys;
-        keys.iter().map(|key| String::from_utf8_lossy(&key.key_provider_information).into()).collect()
+        let named = keys.iter().map(|key| {
+            let name = Some(key.key_provider_information).filter(|name| name.len() <= LONGEST_NAME)?;
+            String::from_utf8(name).ok().map(Arc::from)
+        });
+        named.collect::<Option<_>>().unwrap_or_default()
     }
 
     async fn load(self) -> Result<Arc<DecryptionMaterials>, Error> {
@@ -162,11 +170,11 @@ impl PreparedMaterials for Prepared {
         if plaintext_length > policy.limits.max_bytes {
             return false;
         }
-        let Ok(taken) = half.find_at(&self.place, manager.now(), policy, Some(plaintext_length)) else { return false };
+        let taken = half.find_at(&self.place, manager.at_the_latest(), policy, Some(plaintext_length), |it| borrow(it));
+        let Ok(taken) = taken else { return false };
         if taken.wants_refresh {
             half.refresh(&self.place.key(), &self.source);
         }
-        borrow(&taken.value);
         true
     }
 }
