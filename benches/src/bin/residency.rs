@@ -13,7 +13,6 @@ use std::{
 };
 
 use benches::{
-    kms::cache,
     memory::{self, Found, Masked, Memory},
     verdict,
 };
@@ -27,7 +26,6 @@ use envelope::{
     },
 };
 
-const MAX_LOADS: usize = 16;
 const MAX_AGE: Duration = Duration::from_mins(1);
 const KEY_NAME: &str = "resident";
 /// How many operations a data key may take to leave.
@@ -212,12 +210,10 @@ impl Subject {
     fn new(capacity: usize) -> Result<Self, envelope::Error> {
         let source = DefaultMaterialsManager::new(RawAesKeyring::new("benches", KEY_NAME, &DataKey::generate(32)?)?);
         let spy = Arc::new(Spy { source: source.clone(), seen: Mutex::default() });
-        let (cache, (clock, hand)) = (cache(capacity, MAX_LOADS), Clock::manual());
-        let manager = CachingMaterialsManager::builder(Watched(Arc::clone(&spy)))
-            .cache(&cache)
-            .max_age(MAX_AGE)
-            .clock(clock)
-            .build()?;
+        let (clock, hand) = Clock::manual();
+        let cache = MaterialsCache::builder().capacity(capacity).clock(clock).build();
+        let manager =
+            CachingMaterialsManager::builder(Watched(Arc::clone(&spy))).cache(&cache).max_age(MAX_AGE).build()?;
         let (envelope, sealer) = (Envelope::builder(manager).build()?, Envelope::builder(source).build()?);
         Ok(Self { envelope, cache, sealer, spy, hand })
     }
