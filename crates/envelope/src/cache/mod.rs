@@ -304,7 +304,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
                 });
             });
         } else {
-            self.slots.remove_if(key, |slot| !slot.holds(Entry::is_proven));
+            self.drop_if(key, |slot| !slot.holds(Entry::is_proven));
         }
     }
 
@@ -341,6 +341,12 @@ impl<V: Send + Sync + 'static> Cache<V> {
         if entries > 0 {
             self.sight.invalidated_in_all(entries);
         }
+    }
+
+    /// Drops the entry under `key` if it is `unwanted`, and tells whether it was.
+    fn drop_if(&self, key: &Key<'_>, unwanted: impl FnOnce(&Slot<V>) -> bool) -> bool {
+        let _nothing_moves = self.invalidations.read().unwrap_or_else(PoisonError::into_inner);
+        self.slots.remove_if(key, unwanted)
     }
 
     /// Drops every entry, as [`invalidate`](Self::invalidate) does.
@@ -463,7 +469,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
         });
         note_wrapping_keys(failures, source, asked, now, chance);
         if !may_pass && failures.iter().any(|failure| is_refusal(failure.kind())) {
-            let removed = self.slots.remove_if(&key.borrow(), |_| true);
+            let removed = self.drop_if(&key.borrow(), |_| true);
             if removed {
                 self.sight.invalidated(&key.borrow());
                 self.sight.invalidated_in_all(1);

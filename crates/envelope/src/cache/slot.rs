@@ -331,6 +331,39 @@ mod tests {
     }
 
     #[test]
+    fn in_an_outage_a_standby_serves_past_its_age_when_the_current_one_is_spent_or_older() {
+        let now = Clock::system().moment();
+        let policy = Policy { stale: 5 * SECOND, ..policy(10 * SECOND, 100, 100) };
+        for asked in [now, now + 4 * SECOND] {
+            let slot = Slot::empty(now);
+            slot.put(&entry(1, now), now, &policy, false);
+            assert_eq!(take(&slot, now, &policy, 94), Ok((1, false)));
+            slot.put(&entry(2, asked), now, &policy, false);
+            let later = asked + 14 * SECOND;
+            slot.note_failure(later, &policy, 0.0, true);
+            assert_eq!(take(&slot, later, &policy, 39), Ok((2, true)));
+            assert_eq!(take(&slot, later + SECOND, &policy, 39), Err(Vacant::Age));
+        }
+    }
+
+    #[test]
+    fn what_succeeds_a_slot_knows_what_its_loads_came_to() {
+        let now = Clock::system().moment();
+        let policy = Policy { stale: 5 * SECOND, ..policy(10 * SECOND, 100, 100) };
+        let (first, second) = (Slot::empty(now), Slot::empty(now));
+        first.note_failure(now, &policy, 0.0, true);
+        first.retire();
+        second.put(&entry(1, now), now, &policy, false);
+        first.succeed(Some(&second));
+        assert_eq!(take(&first, now + 10 * SECOND, &policy, 1), Err(Vacant::Age));
+        first.retire();
+        second.note_failure(now, &policy, 0.0, true);
+        first.succeed(Some(&second));
+        assert_eq!(take(&first, now + 10 * SECOND, &policy, 1), Ok((1, false)));
+        assert!(!first.begin_refresh(now));
+    }
+
+    #[test]
     fn what_was_retired_stays_empty_and_holds_nothing() {
         let (now, policy) = (Clock::system().moment(), policy(10 * SECOND, 3, 100));
         let slot = Slot::empty(now);

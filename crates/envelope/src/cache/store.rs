@@ -10,7 +10,7 @@ use std::{
 
 use quick_cache::{DefaultHashBuilder, Equivalent, Lifecycle, UnitWeighter, sync::Cache};
 
-use super::{sight::Sight, slot::Slot};
+use super::{sight::Sight, slot::Slot, sync::turn};
 use crate::{context::ContextKeys, time::Moment};
 
 /// What an entry is found by: everything that the materials depend on, byte for byte (specification:
@@ -107,11 +107,13 @@ impl<V> Store<V> {
 
     /// The slot under `key`.
     pub(crate) fn find(&self, key: &Key<'_>) -> Option<Arc<Slot<V>>> {
+        turn();
         self.slots.get(key)
     }
 
     /// The slot under `key`, made if there is none.
     pub(crate) fn slot(&self, key: &OwnedKey, now: Moment) -> Arc<Slot<V>> {
+        turn();
         let made = self.slots.get_or_insert_with(key, || Ok::<_, Infallible>(Arc::new(Slot::empty(now))));
         made.unwrap_or_else(|never| match never {})
     }
@@ -120,6 +122,7 @@ impl<V> Store<V> {
     pub(crate) fn put_back(&self, key: &OwnedKey, slot: &Arc<Slot<V>>) {
         // Taken out first: a slot that another one replaces counts as evicted, and is retired.
         let there = self.slots.remove(&key.borrow()).map(|(_, there)| there).filter(|it| !Arc::ptr_eq(it, slot));
+        turn();
         slot.succeed(there.as_deref());
         self.slots.insert(key.clone(), Arc::clone(slot));
         if let Some(there) = there {
@@ -129,6 +132,7 @@ impl<V> Store<V> {
 
     /// Drops the slots that `doomed` picks, and tells how many. Values still in use live until their last user drops them.
     pub(crate) fn remove_where(&self, doomed: impl Fn(&OwnedKey, &Slot<V>) -> bool) -> u64 {
+        turn();
         let removed = Cell::new(0);
         self.slots.retain(|key, slot| {
             let goes = doomed(key, slot);
@@ -143,6 +147,7 @@ impl<V> Store<V> {
 
     /// Drops the slot under `key` if it is `unwanted`, and tells whether it was.
     pub(crate) fn remove_if(&self, key: &Key<'_>, unwanted: impl FnOnce(&Slot<V>) -> bool) -> bool {
+        turn();
         let removed = self.slots.remove_if(key, |slot| {
             let goes = unwanted(slot);
             if goes {
