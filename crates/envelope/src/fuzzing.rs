@@ -6,6 +6,7 @@ use std::io::{self, Read, Write as _};
 use futures_util::FutureExt as _;
 
 use crate::{
+    cache::model::{self, Operation},
     client::Envelope,
     context::EncryptionContext,
     crypto::aead,
@@ -111,6 +112,11 @@ pub fn a_stream_fails_like_one_piece(
         }
         (whole, streamed) => panic!("in one piece {whole:?}, as a stream {streamed:?}"),
     }
+}
+
+/// Does operations to the cache and to a plain model of it, and checks that they agree.
+pub fn cache_operations(operations: &[(u8, u8, u16)]) {
+    model::run(operations.iter().copied().map(Operation::decode));
 }
 
 /// A client that opens and writes what it may, under a fixed raw AES key. Frames of `frame_length`, or one piece for 0.

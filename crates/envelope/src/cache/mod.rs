@@ -8,6 +8,8 @@ pub(crate) mod failures;
 pub(crate) mod flight;
 pub(crate) mod gate;
 pub(crate) mod limits;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod model;
 pub(crate) mod policy;
 mod repeats;
 mod sight;

@@ -1,0 +1,510 @@
+//! What a cache of data keys is to do, as plain as can be: sets of values, and rules about which of them may serve.
+//!
+//! Written from what is promised to users, not from how the cache is built. Where the promise leaves a choice (which of
+//! several good values serves, when exactly a successor is fetched), the model takes what it sees, and checks that it was
+//! allowed to happen, or not to.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{Answer, KEYS, WRAPPING_KEYS, wrapping_key};
+use crate::cache::policy::Policy;
+
+/// A load, the value that it brought, or the failure, by when it began.
+pub(super) type Number = usize;
+
+/// What an operation asks for.
+#[derive(Debug, Clone)]
+pub(super) struct Request {
+    /// Sealing, or opening.
+    pub(super) half: Half,
+    pub(super) key: usize,
+    /// What it reserves; nothing for opening.
+    pub(super) bytes: Option<u64>,
+    pub(super) policy: Arc<Policy>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Half {
+    Sealing,
+    Opening,
+}
+
+/// How an operation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Value(Number),
+    Failed(Number),
+    /// Refused with an earlier failure, for so long.
+    Remembered(Number, Duration),
+    Panicked,
+}
+
+/// What happened when an operation was driven as far as it would go.
+#[derive(Debug)]
+pub(super) struct Seen {
+    /// How the operation ended, if it did; a refresh does not tell.
+    pub(super) end: Option<End>,
+    pub(super) has_ended: bool,
+    /// How many loads began.
+    pub(super) loads: usize,
+    /// How many refreshes were handed to the background.
+    pub(super) refreshes: usize,
+}
+
+impl Seen {
+    /// Whether the operation was served a value.
+    pub(super) fn is_served(&self) -> bool {
+        matches!(self.end, Some(End::Value(_)))
+    }
+}
+
+/// A load that an operation, or a refresh, waits for.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    load: Number,
+    started: bool,
+}
+
+/// A refresh in the background that has not ended.
+#[derive(Debug)]
+pub(super) struct Refresh {
+    pub(super) request: Request,
+    ticket: Option<Ticket>,
+    removals: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Model {
+    pub(super) now: Duration,
+    pub(super) answer: Answer,
+    /// Whether loads wait until they are told the answer.
+    pub(super) slow: bool,
+    entries: [[Entry; KEYS]; 2],
+    /// What is remembered of each wrapping key.
+    wrapping_keys: [Option<Memory>; WRAPPING_KEYS],
+    /// The loads that somebody waits for.
+    loads: HashMap<Number, Load>,
+    started: Number,
+    /// What has been used of each value.
+    values: HashMap<Number, Value>,
+    /// Places that were looked up once make it unclear when an entry was last used.
+    pub(super) places: bool,
+}
+
+/// What is known of one key.
+#[derive(Debug, Default)]
+struct Entry {
+    /// The values that may be there. The last one surely is.
+    kept: Vec<Number>,
+    /// The last load failed in a way that may pass.
+    outage: bool,
+    /// A value under this key has opened a message.
+    proven: bool,
+    memory: Option<Memory>,
+    last_use: Duration,
+    failures_since_kept: u32,
+    no_refresh_before: Duration,
+    /// How often its values were dropped, and after how many drops each refresh began that has not ended.
+    removals: usize,
+    refreshing: Vec<usize>,
+}
+
+#[derive(Debug)]
+struct Value {
+    asked: Duration,
+    policy: Arc<Policy>,
+    messages: u64,
+    bytes: u64,
+}
+
+#[derive(Debug)]
+struct Load {
+    request: Request,
+    asked: Duration,
+    /// Nothing was invalidated since it was asked for.
+    undisturbed: bool,
+    holders: usize,
+    end: Option<End>,
+}
+
+/// A failure that is remembered.
+#[derive(Debug, Clone, Copy)]
+struct Memory {
+    cause: Number,
+    noted: Duration,
+    until: Duration,
+    failures: u32,
+    /// Failures that were asked for together count as one.
+    waves: u32,
+}
+
+impl Model {
+    pub(super) fn new() -> Self {
+        Self {
+            now: Duration::ZERO,
+            answer: Answer::Granted,
+            slow: false,
+            entries: Default::default(),
+            wrapping_keys: [None; WRAPPING_KEYS],
+            loads: HashMap::new(),
+            started: 0,
+            values: HashMap::new(),
+            places: false,
+        }
+    }
+
+    /// An operation began. Tells what it waits for.
+    pub(super) fn obtain(&mut self, request: &Request, seen: &Seen) -> Option<Ticket> {
+        if let (Some(End::Value(value)), 0) = (seen.end, seen.loads) {
+            self.serve(request, value);
+            self.check_refresh(request, value, seen.refreshes);
+            return None;
+        }
+        self.miss(request);
+        assert_eq!(seen.refreshes, 0, "a refresh of what is not there");
+        if let Some((cause, left)) = self.remembered(request) {
+            assert_eq!((seen.end, seen.loads), (Some(End::Remembered(cause, left)), 0));
+            return None;
+        }
+        let ticket = self.board(request, seen.loads);
+        self.go_on(request, ticket, seen)
+    }
+
+    /// An operation that waits for a load was driven on. Tells what it waits for now.
+    pub(super) fn go_on(&mut self, request: &Request, ticket: Ticket, seen: &Seen) -> Option<Ticket> {
+        let Some(end) = self.loads[&ticket.load].end else {
+            assert_eq!(seen.end, None, "{request:?} waits for load {}", ticket.load);
+            return Some(ticket);
+        };
+        let started = ticket.started;
+        self.leave(ticket);
+        match end {
+            // Whoever began a load uses what it brought, however long that took.
+            End::Value(value) if (started || self.is_fresh(request, value)) && self.fits(request, value) => {
+                assert_eq!(seen.end, Some(end));
+                self.book(request, value);
+                None
+            }
+            End::Value(_) => self.obtain(request, seen),
+            failed => {
+                if let Some(End::Value(value)) = seen.end {
+                    self.serve(request, value);
+                } else {
+                    self.miss(request);
+                    assert_eq!(seen.end, Some(failed));
+                }
+                None
+            }
+        }
+    }
+
+    /// A message was opened, or was not authentic, with a value that was waited for.
+    pub(super) fn opened(&mut self, key: usize, authentic: bool) {
+        let entry = &mut self.entries[Half::Opening as usize][key];
+        if authentic {
+            entry.proven = !entry.kept.is_empty();
+        } else if !entry.proven {
+            entry.remove();
+        }
+    }
+
+    /// An operation gave up.
+    pub(super) fn leave(&mut self, Ticket { load: number, .. }: Ticket) {
+        let load = self.loads.get_mut(&number).expect("it was waited for");
+        load.holders -= 1;
+        if load.holders == 0 {
+            self.loads.remove(&number);
+        }
+    }
+
+    /// A refresh that was handed to the background.
+    pub(super) fn refresh(&mut self, request: &Request) -> Refresh {
+        let entry = self.entry(request);
+        entry.refreshing.push(entry.removals);
+        Refresh { request: request.clone(), ticket: None, removals: entry.removals }
+    }
+
+    /// A refresh was driven. Tells whether it goes on.
+    pub(super) fn run_refresh(&mut self, mut refresh: Refresh, seen: &Seen) -> Option<Refresh> {
+        let ticket = match refresh.ticket.take() {
+            Some(ticket) => ticket,
+            None => self.board(&refresh.request, seen.loads),
+        };
+        let ended = self.loads[&ticket.load].end.is_some();
+        assert_eq!(seen.has_ended, ended, "a refresh waits for load {}", ticket.load);
+        refresh.ticket = Some(ticket);
+        if ended {
+            self.end_refresh(refresh);
+            return None;
+        }
+        Some(refresh)
+    }
+
+    /// A refresh has ended, or was dropped.
+    pub(super) fn end_refresh(&mut self, refresh: Refresh) {
+        let entry = self.entry(&refresh.request);
+        let at = entry.refreshing.iter().position(|removals| *removals == refresh.removals);
+        entry.refreshing.remove(at.expect("it had not ended"));
+        refresh.ticket.into_iter().for_each(|ticket| self.leave(ticket));
+    }
+
+    /// The values under the keys that `doomed` picks are dropped, in both halves, and all memory of entries' failures.
+    pub(super) fn invalidate(&mut self, doomed: impl Fn(usize) -> bool) {
+        for load in self.loads.values_mut() {
+            load.undisturbed = false;
+        }
+        for (key, entry) in self.entries.iter_mut().flat_map(|half| half.iter_mut().enumerate()) {
+            entry.memory = None;
+            if doomed(key) {
+                entry.remove();
+            }
+        }
+    }
+
+    /// A load got its answer.
+    pub(super) fn answered(&mut self, number: Number, answer: Answer) {
+        let load = &self.loads[&number];
+        let (request, asked, undisturbed) = (load.request.clone(), load.asked, load.undisturbed);
+        let end = match answer {
+            Answer::Granted => {
+                let policy = Arc::clone(&request.policy);
+                self.values.insert(number, Value { asked, policy, messages: 0, bytes: 0 });
+                if undisturbed {
+                    self.wrapping_keys[wrapping_key(request.key)] = None;
+                    self.entry(&request).keep(number, request.half);
+                }
+                End::Value(number)
+            }
+            failed => {
+                // What was asked for before an invalidation says nothing of what is after.
+                if undisturbed {
+                    self.fail(number, &request, asked, failed);
+                }
+                if failed == Answer::Panics { End::Panicked } else { End::Failed(number) }
+            }
+        };
+        self.loads.get_mut(&number).expect("it was there").end = Some(end);
+    }
+
+    fn fail(&mut self, number: Number, request: &Request, asked: Duration, answer: Answer) {
+        let (now, key, policy) = (self.now, request.key, &request.policy);
+        let entry = self.entry(request);
+        // A value that was never of use may have come of a message whose sender wants this to be heard.
+        let ours = request.half == Half::Sealing || entry.proven;
+        entry.outage = answer == Answer::Throttled;
+        entry.failures_since_kept += 1;
+        entry.no_refresh_before = now + backoff(entry.failures_since_kept, policy);
+        if answer == Answer::Panics {
+            return;
+        }
+        if matches!(answer, Answer::Disabled | Answer::Denied) {
+            self.entry(request).remove();
+        }
+        // What may not be used any more is dropped wherever it is.
+        if matches!(answer, Answer::Disabled | Answer::Denied) && ours {
+            let entries = self.entries.iter_mut().flat_map(|half| half.iter_mut().enumerate());
+            let under = entries.filter(|(other, _)| wrapping_key(*other) == wrapping_key(key));
+            under.for_each(|(_, entry)| entry.remove());
+        }
+        let entry = self.entry(request);
+        entry.memory = Some(Memory::after(entry.memory, number, asked, now, |memory| {
+            if answer == Answer::Throttled { backoff(memory.waves, policy) } else { policy.refuse_for }
+        }));
+        let memory = &mut self.wrapping_keys[wrapping_key(key)];
+        if answer == Answer::Throttled {
+            *memory = Some(Memory::after(*memory, number, asked, now, |memory| {
+                if memory.failures < 3 { Duration::ZERO } else { backoff(memory.waves, policy) }
+            }));
+        } else {
+            // It answers, whatever it says.
+            *memory = None;
+        }
+    }
+
+    /// What an operation is refused with: the entry's own failure, or the wrapping key's.
+    fn remembered(&mut self, request: &Request) -> Option<(Number, Duration)> {
+        let now = self.now;
+        let memories = [self.entry(request).memory, self.wrapping_keys[wrapping_key(request.key)]];
+        let left = |memory: Memory| Some((memory.cause, memory.until.checked_sub(now).filter(|left| !left.is_zero())?));
+        let left: Vec<_> = memories.into_iter().flatten().filter_map(left).collect();
+        Some((left.first()?.0, left.iter().map(|(_, left)| *left).max()?))
+    }
+
+    /// Joins the load under way, or begins one.
+    fn board(&mut self, request: &Request, began: usize) -> Ticket {
+        let joined = self.loads.iter_mut().find(|(_, load)| {
+            let same = load.request.half == request.half && load.request.key == request.key;
+            same && load.undisturbed && load.end.is_none()
+        });
+        if let Some((number, load)) = joined {
+            assert_eq!(began, 0, "a load beside load {number}");
+            load.holders += 1;
+            return Ticket { load: *number, started: false };
+        }
+        assert_eq!(began, 1, "no load for {request:?}");
+        let load = self.started;
+        self.started += 1;
+        let (request, asked) = (request.clone(), self.now);
+        self.loads.insert(load, Load { request, asked, undisturbed: true, holders: 1, end: None });
+        if !self.slow {
+            self.answered(load, self.answer);
+        }
+        Ticket { load, started: true }
+    }
+
+    /// A value that was there serves.
+    fn serve(&mut self, request: &Request, value: Number) {
+        assert!(self.is_usable(request, value), "value {value} served {request:?}: {self:#?}");
+        self.book(request, value);
+    }
+
+    /// Nothing that is there serves.
+    fn miss(&mut self, request: &Request) {
+        let newest = self.entry(request).kept.last().copied();
+        assert!(newest.is_none_or(|it| !self.is_usable(request, it)), "missed {newest:?} for {request:?}: {self:#?}");
+        let now = self.now;
+        self.entry(request).last_use = now;
+    }
+
+    fn book(&mut self, request: &Request, value: Number) {
+        let Some(bytes) = request.bytes else { return };
+        let value = self.values.get_mut(&value).expect("it was loaded");
+        value.messages += 1;
+        value.bytes += bytes;
+    }
+
+    /// Whether a value may serve: it is there, has room, and is not too old; or is, but there is no better one, KMS was out
+    /// of reach, and it is not older than is allowed for that.
+    fn is_usable(&mut self, request: &Request, value: Number) -> bool {
+        let age = self.age(value);
+        let ceiling = request.policy.limits.max_age + request.policy.stale;
+        let entry = self.entry(request);
+        let (kept, outage, newest) = (entry.kept.contains(&value), entry.outage, entry.kept.last().copied());
+        let fresh = self.is_fresh(request, value);
+        let stale = outage && age < ceiling && newest.is_some_and(|newest| !self.is_fresh(request, newest));
+        kept && self.fits(request, value) && (fresh || stale)
+    }
+
+    fn is_fresh(&self, request: &Request, value: Number) -> bool {
+        self.age(value) < request.policy.limits.max_age
+    }
+
+    fn age(&self, value: Number) -> Duration {
+        self.now.saturating_sub(self.values[&value].asked)
+    }
+
+    fn fits(&self, request: &Request, value: Number) -> bool {
+        let (value, limits) = (&self.values[&value], &request.policy.limits);
+        let fits = |bytes| value.messages < limits.max_messages && value.bytes + bytes <= limits.max_bytes;
+        request.bytes.is_none_or(fits)
+    }
+
+    /// A value has just served: its successor was fetched, or was not.
+    fn check_refresh(&mut self, request: &Request, value: Number, refreshes: usize) {
+        let now = self.now;
+        let gap = now.saturating_sub(self.entry(request).last_use);
+        self.entry(request).last_use = now;
+        let backing_off = self.wrapping_keys[wrapping_key(request.key)].is_some_and(|memory| memory.until > now)
+            || now < self.entry(request).no_refresh_before;
+        let (places, entry) = (self.places, self.entry(request));
+        let under_way = entry.refreshing.contains(&entry.removals) && !places;
+        let idle = entry.refreshing.is_empty();
+        let allowed = request.policy.refresh_ahead && !backing_off;
+        match refreshes {
+            0 => assert!(!(allowed && idle && self.must_refresh(request, value)), "no refresh: {request:?} {self:#?}"),
+            1 => assert!(
+                allowed && !under_way && self.may_refresh(request, value, gap),
+                "refresh: {request:?} {self:#?}"
+            ),
+            more => panic!("{more} refreshes"),
+        }
+    }
+
+    /// Whether a value's successor is surely wanted: nothing else is there, and it is past eight tenths of its age, or half
+    /// of its messages or bytes.
+    fn must_refresh(&mut self, request: &Request, value: Number) -> bool {
+        let (kept, limits) = (self.entry(request).kept.clone(), request.policy.limits);
+        let fresh = self.is_fresh(request, value);
+        let gone = |other: &Number| {
+            let used = &self.values[other];
+            let spent = used.messages >= limits.max_messages || used.bytes > limits.max_bytes - limits.max_bytes / 20;
+            spent || fresh && !self.is_fresh(request, *other)
+        };
+        let (newest, older) = kept.split_last().expect("it was there");
+        let (age, used) = (self.age(value), &self.values[&value]);
+        let old = age >= limits.max_age.max(used.policy.limits.max_age).mul_f64(0.8);
+        let low = old || used.messages * 2 >= limits.max_messages || used.bytes > limits.max_bytes / 2;
+        *newest == value && older.iter().all(gone) && low
+    }
+
+    /// Whether a value's successor may be wanted: it is past half of its age, or an eighth of its messages or bytes, or too
+    /// old at the use after the next, if that is as long in coming as this one was.
+    fn may_refresh(&self, request: &Request, value: Number, gap: Duration) -> bool {
+        let (age, used, limits) = (self.age(value), &self.values[&value], request.policy.limits);
+        // The time of the last use is known to a thirty-second of the age.
+        let imprecision = limits.max_age.max(used.policy.limits.max_age) / 8;
+        let old = age >= limits.max_age.min(used.policy.limits.max_age) / 2;
+        let rare = self.places || age + gap * 2 + imprecision >= limits.max_age;
+        old || rare || used.messages * 8 >= limits.max_messages || used.bytes * 8 >= limits.max_bytes
+    }
+
+    fn entry(&mut self, request: &Request) -> &mut Entry {
+        &mut self.entries[request.half as usize][request.key]
+    }
+
+    /// No value but those that are there, or that somebody waits for, can ever serve again.
+    pub(super) fn forget(&mut self) {
+        let kept = self.entries.iter().flatten().flat_map(|entry| entry.kept.iter().copied());
+        let alive: HashSet<_> = kept.chain(self.loads.keys().copied()).collect();
+        self.values.retain(|value, _| alive.contains(value));
+    }
+}
+
+impl Entry {
+    fn keep(&mut self, value: Number, half: Half) {
+        // Opening takes the same data key again.
+        if half == Half::Opening {
+            self.kept.clear();
+        }
+        self.kept.push(value);
+        (self.memory, self.outage, self.failures_since_kept, self.no_refresh_before) = (None, false, 0, Duration::ZERO);
+    }
+
+    fn remove(&mut self) {
+        if self.kept.is_empty() {
+            return;
+        }
+        self.kept.clear();
+        self.removals += 1;
+        self.proven = false;
+    }
+}
+
+impl Memory {
+    fn after(
+        before: Option<Self>,
+        cause: Number,
+        asked: Duration,
+        now: Duration,
+        wait: impl FnOnce(&Self) -> Duration,
+    ) -> Self {
+        // What failed long ago is another story.
+        let before = before.filter(|before| {
+            let forgotten_after = (before.until - before.noted).max(Duration::from_secs(10));
+            asked.saturating_sub(before.until) < forgotten_after
+        });
+        let (failures, waves) = before.map_or((0, 0), |before| (before.failures, before.waves));
+        let waves = waves + u32::from(before.is_none_or(|before| asked >= before.noted));
+        let memory = Self { cause, noted: now, until: now, failures: failures + 1, waves };
+        Self { until: now + wait(&memory), ..memory }
+    }
+}
+
+/// 100 milliseconds after the first failure, twice as long after each further one.
+fn backoff(failures: u32, policy: &Policy) -> Duration {
+    (Duration::from_millis(100) * 2_u32.saturating_pow(failures - 1)).min(policy.longest_backoff)
+}

@@ -1,0 +1,275 @@
+//! The cache against a plain model of it: a sequence of operations is done to both, and after each one they must agree.
+
+mod expected;
+mod world;
+
+use std::{sync::Arc, time::Duration};
+
+use self::{
+    expected::{End, Half, Model, Refresh, Request, Seen, Ticket},
+    world::{Waiting, World},
+};
+use super::{limits::Limits, policy::Policy};
+
+/// How many keys values are cached under, in each half.
+const KEYS: usize = 3;
+/// How many wrapping keys there are.
+const WRAPPING_KEYS: usize = 2;
+
+/// What wraps the values under a key.
+fn wrapping_key(key: usize) -> usize {
+    key % WRAPPING_KEYS
+}
+
+/// What is done to the cache, or to the world around it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operation {
+    /// Seals so many bytes, in percent of what one data key may seal. `at_place` looks its entry up once for all.
+    Encrypt {
+        key: usize,
+        percent: u64,
+        at_place: bool,
+    },
+    /// Opens a message, which may turn out not to be authentic.
+    Decrypt {
+        key: usize,
+        authentic: bool,
+    },
+    Advance(Duration),
+    /// What KMS answers from now on.
+    Kms(Answer),
+    /// Whether loads wait for [`Answer`](Self::Answer).
+    Slow(bool),
+    /// One of the loads that wait gets its answer.
+    Answer(usize),
+    /// One of the operations that wait, or of the tasks in the background, is dropped.
+    Cancel(usize),
+    /// Tasks run that were handed to the background.
+    RunTasks,
+    Invalidate(usize),
+    InvalidateAll,
+    /// Operations that begin from now on go by other limits.
+    Limits {
+        max_messages: u64,
+        max_bytes: u64,
+        max_age: Duration,
+        stale: Duration,
+        refresh_ahead: bool,
+    },
+}
+
+/// What KMS answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Granted,
+    Throttled,
+    Damaged,
+    Denied,
+    Disabled,
+    Panics,
+}
+
+impl Operation {
+    /// An operation for any numbers.
+    pub(crate) fn decode((kind, which, amount): (u8, u8, u16)) -> Self {
+        // Most of it happens to one key.
+        let (key, index) = ([0, 0, 0, 0, 0, 1, 1, 2][usize::from(which) % 8], usize::from(which));
+        let (amount, is_odd) = (u64::from(amount), amount % 2 == 1);
+        match kind % 16 {
+            0..=3 => Self::Encrypt { key, percent: amount % 101, at_place: which >= 192 },
+            4 | 5 => Self::Decrypt { key, authentic: which < 192 },
+            6 | 7 => Self::Advance(Duration::from_millis(amount % [200, 2_000, 12_000, 30_000][index % 4])),
+            8 => Self::Kms(ANSWERS[index % ANSWERS.len()]),
+            9 => Self::Slow(is_odd),
+            10 | 11 => Self::Answer(index),
+            12 => Self::RunTasks,
+            13 => Self::Cancel(index),
+            14 if index > 3 * KEYS => Self::InvalidateAll,
+            14 => Self::Invalidate(key),
+            _ => Self::Limits {
+                max_messages: 1 + amount % 9,
+                max_bytes: amount % 300,
+                max_age: Duration::from_secs(1 + u64::from(which) % 20),
+                stale: Duration::from_secs(u64::from(which) / 16 % 4 * 5),
+                refresh_ahead: is_odd,
+            },
+        }
+    }
+}
+
+const ANSWERS: [Answer; 6] =
+    [Answer::Granted, Answer::Throttled, Answer::Damaged, Answer::Denied, Answer::Disabled, Answer::Panics];
+
+/// Does the operations to the cache and to the model.
+///
+/// # Panics
+///
+/// When they disagree.
+pub(crate) fn run(operations: impl IntoIterator<Item = Operation>) {
+    let mut run = Run {
+        world: World::new(),
+        model: Model::new(),
+        policy: Arc::new(Policy {
+            limits: Limits { max_age: Duration::from_secs(10), max_messages: 8, max_bytes: 200 },
+            stale: Duration::from_secs(5),
+            refuse_for: Duration::from_secs(1),
+            longest_backoff: Duration::from_millis(1500),
+            refresh_ahead: true,
+            jitter: 0.5,
+        }),
+        operations: vec![],
+        refreshes: vec![],
+    };
+    for operation in operations {
+        run.step(operation);
+        run.model.forget();
+    }
+}
+
+/// The cache and the model, side by side.
+struct Run {
+    world: Arc<World>,
+    model: Model,
+    policy: Arc<Policy>,
+    /// Operations that wait, in the order in which they began.
+    operations: Vec<(Waiting, bool, Request, Ticket)>,
+    /// Refreshes in the background; those that have run wait for a load.
+    refreshes: Vec<(Waiting, bool, Refresh)>,
+}
+
+impl Run {
+    fn step(&mut self, operation: Operation) {
+        match operation {
+            Operation::Encrypt { key, percent, at_place } => {
+                let bytes = self.policy.limits.max_bytes * percent / 100;
+                self.model.places |= at_place;
+                self.begin(Half::Sealing, key, Some(bytes), at_place, true);
+            }
+            Operation::Decrypt { key, authentic } => self.begin(Half::Opening, key, None, false, authentic),
+            Operation::Advance(time) => {
+                self.world.advance(time);
+                self.model.now += time;
+            }
+            Operation::Kms(answer) => {
+                self.world.set_answer(answer);
+                self.model.answer = answer;
+            }
+            Operation::Slow(slow) => {
+                self.world.set_slow(slow);
+                self.model.slow = slow;
+            }
+            Operation::Answer(index) => {
+                if let Some(load) = self.world.answer(index) {
+                    self.model.answered(load, self.model.answer);
+                    self.settle();
+                }
+            }
+            Operation::Cancel(index) => self.cancel(index),
+            Operation::RunTasks => {
+                self.refreshes.iter_mut().for_each(|(_, running, _)| *running = true);
+                self.settle();
+            }
+            Operation::Invalidate(key) => {
+                self.world.invalidate(|it| it == key);
+                self.model.invalidate(|it| it == key);
+            }
+            Operation::InvalidateAll => {
+                self.world.invalidate(|_| true);
+                self.model.invalidate(|_| true);
+            }
+            Operation::Limits { max_messages, max_bytes, max_age, stale, refresh_ahead } => {
+                let limits = Limits { max_age, max_messages, max_bytes };
+                self.policy = Arc::new(Policy { limits, stale, refresh_ahead, ..(*self.policy).clone() });
+            }
+        }
+    }
+
+    /// Does what a client does: takes what is there, or else waits for it.
+    fn begin(&mut self, half: Half, key: usize, bytes: Option<u64>, at_place: bool, authentic: bool) {
+        let request = Request { half, key, bytes, policy: Arc::clone(&self.policy) };
+        if let Some(value) = self.world.find(&request, at_place) {
+            let seen = self.world.seen(Some(End::Value(value)));
+            let ticket = self.model.obtain(&request, &seen);
+            assert!(ticket.is_none());
+            self.hand_over(&request, &seen);
+            return;
+        }
+        let mut waiting = self.world.obtain(&request);
+        let seen = self.world.drive(&mut waiting);
+        let ticket = self.model.obtain(&request, &seen);
+        self.after(waiting, authentic, request, ticket, &seen);
+    }
+
+    /// An operation was driven: it ended, or waits.
+    fn after(&mut self, waiting: Waiting, authentic: bool, request: Request, ticket: Option<Ticket>, seen: &Seen) {
+        self.hand_over(&request, seen);
+        match ticket {
+            Some(ticket) => self.operations.push((waiting, authentic, request, ticket)),
+            None if request.half == Half::Opening && seen.is_served() => {
+                self.world.opened(request.key, authentic);
+                self.model.opened(request.key, authentic);
+            }
+            None => {}
+        }
+    }
+
+    /// What was handed to the background waits there.
+    fn hand_over(&mut self, request: &Request, seen: &Seen) {
+        let tasks = self.world.tasks();
+        assert_eq!(tasks.len(), seen.refreshes);
+        self.refreshes.extend(tasks.into_iter().map(|task| (task, false, self.model.refresh(request))));
+    }
+
+    /// Drives on all that can go on.
+    fn settle(&mut self) {
+        for (mut waiting, authentic, request, ticket) in std::mem::take(&mut self.operations) {
+            let seen = self.world.drive(&mut waiting);
+            let ticket = self.model.go_on(&request, ticket, &seen);
+            self.after(waiting, authentic, request, ticket, &seen);
+        }
+        for (mut task, running, refresh) in std::mem::take(&mut self.refreshes) {
+            if !running {
+                self.refreshes.push((task, false, refresh));
+                continue;
+            }
+            let seen = self.world.drive(&mut task);
+            let refresh = self.model.run_refresh(refresh, &seen);
+            self.refreshes.extend(refresh.map(|refresh| (task, true, refresh)));
+        }
+    }
+
+    fn cancel(&mut self, index: usize) {
+        let (operations, all) = (self.operations.len(), self.operations.len() + self.refreshes.len());
+        if all == 0 {
+            return;
+        }
+        let index = index % all;
+        if index < operations {
+            let (_, _, _, ticket) = self.operations.remove(index);
+            self.model.leave(ticket);
+        } else {
+            let (_, _, refresh) = self.refreshes.remove(index - operations);
+            self.model.end_refresh(refresh);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn operations() -> impl Strategy<Value = Vec<Operation>> {
+        proptest::collection::vec(any::<(u8, u8, u16)>().prop_map(Operation::decode), 0..160)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1_500))]
+
+        #[test]
+        fn the_cache_does_what_the_model_says(operations in operations()) {
+            run(operations);
+        }
+    }
+}

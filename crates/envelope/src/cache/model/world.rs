@@ -1,0 +1,299 @@
+//! The cache, and what it needs of the world: a clock that is moved by hand, a KMS that answers as it is told, and a
+//! background that runs when it is told.
+
+use std::{
+    future::Future,
+    panic,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use futures_channel::oneshot;
+
+use super::{
+    Answer, KEYS,
+    expected::{End, Half, Number, Request, Seen},
+    wrapping_key,
+};
+use crate::{
+    cache::{Cache, Place, Settings, Source, Task, failures::Failures, gate::Gate, policy::Policy, store::Key},
+    error::{Error, KeyringError, KeyringErrorKind},
+    observer::Operation,
+    time::{Clock, ManualClock, Moment},
+};
+
+/// Something that is driven by hand, and tells how it ended; a task in the background ends with nothing to tell.
+pub(super) type Waiting = Pin<Box<dyn Future<Output = Option<End>>>>;
+
+pub(super) struct World {
+    sealing: Arc<Cache<Value>>,
+    opening: Arc<Cache<Value>>,
+    places: Mutex<[Option<Arc<Place<Value>>>; KEYS]>,
+    clock: Clock,
+    hand: ManualClock,
+    backoffs: Failures<Arc<str>>,
+    state: Mutex<State>,
+}
+
+struct State {
+    answer: Answer,
+    slow: bool,
+    /// How many loads have begun.
+    loads: Number,
+    /// How many of them were seen.
+    loads_seen: Number,
+    /// Loads that wait for their answer.
+    asked: Vec<(Number, oneshot::Sender<Answer>)>,
+    tasks: Vec<Task>,
+}
+
+/// What is cached.
+pub(super) struct Value {
+    number: Number,
+    key: usize,
+}
+
+/// One operation's way to load.
+#[derive(Clone)]
+struct Loader<const OPENING: bool> {
+    world: Arc<World>,
+    request: Request,
+}
+
+impl World {
+    pub(super) fn new() -> Arc<Self> {
+        // The gate has tests of its own; here nobody waits at it.
+        let gate = Gate::new(10_000);
+        let (clock, hand) = Clock::manual();
+        let state =
+            State { answer: Answer::Granted, slow: false, loads: 0, loads_seen: 0, asked: vec![], tasks: vec![] };
+        Arc::new(Self {
+            sealing: Arc::new(Cache::new(100, gate.clone(), Operation::Encryption, None)),
+            opening: Arc::new(Cache::new(100, gate, Operation::Decryption, None)),
+            places: Mutex::default(),
+            clock,
+            hand,
+            backoffs: Failures::new(100),
+            state: Mutex::new(state),
+        })
+    }
+
+    pub(super) fn advance(&self, time: Duration) {
+        self.hand.advance(time);
+    }
+
+    pub(super) fn set_answer(&self, answer: Answer) {
+        self.state().answer = answer;
+    }
+
+    pub(super) fn set_slow(&self, slow: bool) {
+        self.state().slow = slow;
+    }
+
+    /// Answers one of the loads that wait, and tells which.
+    pub(super) fn answer(&self, index: usize) -> Option<Number> {
+        let mut state = self.state();
+        state.asked.retain(|(_, answer)| !answer.is_canceled());
+        let waiting = state.asked.len();
+        let (number, sender) = (waiting > 0).then(|| state.asked.remove(index % waiting))?;
+        sender.send(state.answer).expect("somebody waits for it");
+        Some(number)
+    }
+
+    pub(super) fn invalidate(&self, doomed: impl Fn(usize) -> bool) {
+        self.sealing.invalidate(|_, value| doomed(value.key));
+        self.opening.invalidate(|_, value| doomed(value.key));
+    }
+
+    pub(super) fn opened(&self, key: usize, authentic: bool) {
+        self.opening.served(&cache_key(&[key_byte(key)]), authentic);
+    }
+
+    /// A value that is there. Has its successor fetched, if that is wanted.
+    pub(super) fn find(self: &Arc<Self>, request: &Request, at_place: bool) -> Option<Number> {
+        match request.half {
+            Half::Sealing => self.find_in::<false>(&self.sealing, request, at_place),
+            Half::Opening => self.find_in::<true>(&self.opening, request, at_place),
+        }
+    }
+
+    fn find_in<const OPENING: bool>(
+        self: &Arc<Self>,
+        cache: &Arc<Cache<Value>>,
+        request: &Request,
+        at_place: bool,
+    ) -> Option<Number> {
+        let context = [key_byte(request.key)];
+        let (key, now, policy) = (cache_key(&context), self.clock.moment(), &request.policy);
+        let taken = if at_place {
+            let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+            let place = places[request.key].get_or_insert_with(|| Arc::new(cache.place(key, now)));
+            cache.find_at(place, now, policy, request.bytes, Arc::clone)
+        } else {
+            cache.find(&key, now, policy, request.bytes)
+        };
+        let taken = taken.ok()?;
+        if taken.wants_refresh {
+            cache.refresh(&key, &Loader::<OPENING> { world: Arc::clone(self), request: request.clone() });
+        }
+        Some(taken.outcome.number)
+    }
+
+    /// An operation that waits for a value, where there is none.
+    pub(super) fn obtain(self: &Arc<Self>, request: &Request) -> Waiting {
+        let (world, request) = (Arc::clone(self), request.clone());
+        match request.half {
+            Half::Sealing => Box::pin(Loader::<false> { world, request }.obtain()),
+            Half::Opening => Box::pin(Loader::<true> { world, request }.obtain()),
+        }
+    }
+
+    /// Drives something as far as it goes.
+    pub(super) fn drive(&self, waiting: &mut Waiting) -> Seen {
+        match waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(end) => Seen { has_ended: true, ..self.seen(end) },
+            Poll::Pending => self.seen(None),
+        }
+    }
+
+    /// What has happened since it was last asked for, at the end of which an operation ended so.
+    pub(super) fn seen(&self, end: Option<End>) -> Seen {
+        let mut state = self.state();
+        let loads = state.loads - state.loads_seen;
+        state.loads_seen = state.loads;
+        Seen { end, has_ended: end.is_some(), loads, refreshes: state.tasks.len() }
+    }
+
+    /// What was handed to the background.
+    pub(super) fn tasks(&self) -> Vec<Waiting> {
+        let tasks = std::mem::take(&mut self.state().tasks);
+        let waiting = |task: Task| -> Waiting {
+            Box::pin(async move {
+                task.await;
+                None
+            })
+        };
+        tasks.into_iter().map(waiting).collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<const OPENING: bool> Loader<OPENING> {
+    async fn obtain(self) -> Option<End> {
+        let cache = Arc::clone(if OPENING { &self.world.opening } else { &self.world.sealing });
+        let context = [key_byte(self.request.key)];
+        Some(match cache.obtain(cache_key(&context), self).await {
+            Ok(value) => End::Value(value.number),
+            Err(Error::Remembered { cause, retry_after }) => End::Remembered(number_of(&cause), retry_after),
+            Err(Error::Panicked) => End::Panicked,
+            Err(error) => End::Failed(number_of(&error)),
+        })
+    }
+}
+
+impl<const OPENING: bool> Source for Loader<OPENING> {
+    type Value = Value;
+    const IN_PLACE: bool = OPENING;
+
+    fn settings(&self) -> &impl Settings {
+        self
+    }
+
+    fn bytes(&self) -> Option<u64> {
+        self.request.bytes
+    }
+
+    fn wrapping_keys(&self) -> Vec<Arc<str>> {
+        vec![wrapping_key_name(self.request.key).into()]
+    }
+
+    async fn load(self) -> Result<Arc<Value>, Error> {
+        let (number, answer) = {
+            let mut state = self.world.state();
+            let number = state.loads;
+            state.loads += 1;
+            let (sender, answer) = oneshot::channel();
+            if state.slow {
+                state.asked.push((number, sender));
+            } else {
+                sender.send(state.answer).expect("it is still here");
+            }
+            (number, answer)
+        };
+        let key = self.request.key;
+        let fail = |kind| {
+            let cause = KeyringError::new(wrapping_key_name(key), kind, number.to_string());
+            Err(if OPENING {
+                Error::DataKeyNotUnwrapped { failures: vec![cause], not_stored: vec![] }
+            } else {
+                Error::DataKeyUnavailable(cause)
+            })
+        };
+        match answer.await.expect("each load is answered") {
+            Answer::Granted => Ok(Arc::new(Value { number, key })),
+            Answer::Throttled => fail(KeyringErrorKind::Throttled),
+            Answer::Damaged => fail(KeyringErrorKind::InvalidCiphertext),
+            Answer::Denied => fail(KeyringErrorKind::Denied),
+            Answer::Disabled => fail(KeyringErrorKind::Unusable),
+            // Without the panic's hook, which ends a fuzzer.
+            Answer::Panics => panic::resume_unwind(Box::new("as it was told")),
+        }
+    }
+}
+
+impl<const OPENING: bool> Settings for Loader<OPENING> {
+    fn now(&self) -> Moment {
+        self.world.clock.moment()
+    }
+
+    fn chance(&self) -> f64 {
+        0.0
+    }
+
+    fn policy(&self) -> &Policy {
+        &self.request.policy
+    }
+
+    fn backoffs(&self) -> &Failures<Arc<str>> {
+        &self.world.backoffs
+    }
+
+    /// As the caching materials manager does.
+    fn failed(&self, error: &Error, had: bool) {
+        for failure in error.keyring_errors() {
+            let kind = failure.kind();
+            if had && matches!(kind, KeyringErrorKind::Unusable | KeyringErrorKind::Denied) {
+                let refused = |key: usize| wrapping_key_name(key) == failure.wrapping_key();
+                self.world.sealing.drop_refused(|_, value| refused(value.key));
+                self.world.opening.drop_refused(|_, value| refused(value.key));
+            }
+        }
+    }
+
+    fn spawn(&self, task: Task) {
+        self.world.state().tasks.push(task);
+    }
+}
+
+/// The load that failed with this.
+fn number_of(error: &Error) -> Number {
+    let number = error.keyring_errors().first().map(|failure| failure.cause().to_string());
+    number.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("not of a load: {error}"))
+}
+
+fn wrapping_key_name(key: usize) -> String {
+    format!("wrapping key {}", wrapping_key(key))
+}
+
+fn key_byte(key: usize) -> u8 {
+    u8::try_from(key).expect("there are few keys")
+}
+
+fn cache_key(context: &[u8]) -> Key<'_> {
+    Key { partition: "p", suite_id: 1, encryption_context: context, required_context: b"", encrypted_data_keys: b"" }
+}
