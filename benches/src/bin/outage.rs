@@ -28,9 +28,15 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
         }
         rows.push((fault, row));
     }
+    println!(
+        "cold: no data key is cached; warm: one is; at expiry: one past its max_age is; in grace: the same, within\n\
+         serve_stale_for. timeout: the answer comes too late; hang: none comes.\n"
+    );
     println!("What the caller sees (* the second call is refused at once; ! not as expected):\n");
     print_table(&rows, seen);
-    println!("\nHow long the first call takes (a request at most {TIMEOUT:?}, one attempt), in milliseconds:\n");
+    println!(
+        "\nHow long the first call takes (a request has {TIMEOUT:?} and one attempt here; a pool's defaults are 10 s and three), in milliseconds:\n"
+    );
     print_table(&rows, |_, outcome| milliseconds(outcome.took));
     println!(
         "\nHow long after the end of the fault the operation succeeds again (- where it never failed), in milliseconds:\n"

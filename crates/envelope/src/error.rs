@@ -142,7 +142,8 @@ pub enum Error {
     #[error("the keyring or materials manager panicked: see the panic's own message")]
     Panicked,
 
-    /// No usable data key is cached; only returned by the `try_` operations, which never wait.
+    /// No usable data key is cached; only returned by the `try_` operations, which never wait, and fetch nothing: the same
+    /// call succeeds once another has fetched one.
     #[error("no usable data key is cached: call the async operation, which fetches one")]
     NotCached,
 

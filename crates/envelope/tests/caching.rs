@@ -285,18 +285,17 @@ async fn nothing_from_before_an_invalidation_is_used_after() {
     envelope.encrypt(b"x", &other).await.unwrap();
     envelope.decrypt(&after, &context).await.unwrap();
     for invalidate in
-        [&(|| cache.invalidate(&context)) as &dyn Fn(), &|| cache.invalidate_key("key"), &|| cache.clear()]
+        [&(|| cache.invalidate(&context)) as &dyn Fn() -> u64, &|| cache.invalidate_key("key"), &|| cache.clear()]
     {
         envelope.encrypt(b"x", &context).await.unwrap();
         envelope.encrypt(b"x", &other).await.unwrap();
         envelope.decrypt(&after, &context).await.unwrap();
-        invalidate();
+        assert!((2..=3).contains(&invalidate()), "one or two to seal, one to open");
         assert!(matches!(envelope.try_encrypt(b"x", &context), Err(Error::NotCached)));
         assert!(matches!(envelope.try_decrypt(&after, &context), Err(Error::NotCached)));
     }
     envelope.encrypt(b"x", &other).await.unwrap();
-    cache.invalidate(&context);
-    cache.invalidate_key("another key");
+    assert_eq!(cache.invalidate(&context) + cache.invalidate_key("another key"), 0);
     envelope.try_encrypt(b"x", &other).expect("nobody else's entry goes");
 }
 
@@ -314,6 +313,35 @@ async fn no_more_loads_at_once_than_allowed() {
     assert_eq!(keyring.counts().0, 4);
     keyring.gate.add_permits(50);
     assert!(join_all(waiting).await.iter().all(Result::is_ok));
+}
+
+/// Callers with deadlines learn of an outage all the same: what they began goes on without them.
+#[cfg(feature = "tokio")]
+#[tokio::test]
+async fn a_load_outlives_its_callers() {
+    let keyring = GatedKeyring::open();
+    let (clock, hand) = Clock::manual();
+    let cache = MaterialsCache::builder().clock(clock).max_loads(1).build();
+    let envelope = caching(&keyring, |builder| {
+        builder.cache(&cache).max_age(Duration::from_mins(1)).serve_stale_for(Duration::from_mins(1))
+    });
+    envelope.encrypt(b"x", &context()).await.unwrap();
+    hand.advance(Duration::from_mins(1));
+    keyring.gate.forget_permits(usize::MAX);
+    let (context, other) = (context(), EncryptionContext::new([("tenant", "43")]).unwrap());
+    for _ in 0..3 {
+        let mut impatient = Box::pin(envelope.encrypt(b"x", &context));
+        assert!(poll_immediate(&mut impatient).await.is_none());
+        // This one waits at the gate, so nothing of it is left.
+        let mut queued = Box::pin(envelope.encrypt(b"x", &other));
+        assert!(poll_immediate(&mut queued).await.is_none());
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(keyring.counts().0, 2, "one load for all who came and went");
+    keyring.gate.close();
+    eventually(|| cache.stats().encryption.load_failures == 1).await;
+    envelope.try_encrypt(b"x", &context).expect("past its age, in an outage");
+    assert_eq!(keyring.counts().0, 2);
 }
 
 #[tokio::test]

@@ -69,8 +69,8 @@ async fn a_handle_outlives_evictions_and_invalidations() {
         }
         assert_eq!(encrypted_data_keys(&envelope.try_encrypt(b"x", &context("42")).unwrap()), seen[round]);
         match round {
-            0 => cache.clear(),
-            1 => cache.invalidate_key(support::WRAPPING_KEY),
+            0 => assert_eq!(cache.clear(), 1),
+            1 => assert_eq!(cache.invalidate_key(support::WRAPPING_KEY), 1),
             _ => evict().await,
         }
         assert!(prepared.iter().all(|handle| matches!(handle.try_encrypt(b"x"), Err(Error::NotCached))));

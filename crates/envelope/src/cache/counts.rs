@@ -17,7 +17,8 @@ pub struct Counts {
     pub entries: usize,
     /// Operations served from an entry without waiting.
     pub hits: u64,
-    /// Operations that found no usable entry: the sum of the next seven.
+    /// Operations that found no usable entry, and waited or were refused: the sum of the next seven. (`try_` operations that
+    /// return `NotCached` are not counted.)
     pub misses: u64,
     /// Those that found none, and none was remembered to have been there.
     pub misses_absent: u64,

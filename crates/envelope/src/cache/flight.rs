@@ -1,7 +1,7 @@
 //! Single flight: those who miss the same entry together wait for one load and share how it ends.
 //!
 //! A flight is driven by whoever waits for it, so a cancelled caller hands over to the next by
-//! construction; when the last one is gone the load is dropped. A failure is shared by all who waited
+//! construction; when the last one is gone the load is dropped, unless something [`hold`]s it. A failure is shared by all who waited
 //! for it. A load must not panic, or its waiters would.
 
 use std::{
@@ -12,6 +12,7 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
+use futures_channel::oneshot;
 use futures_util::{
     FutureExt,
     future::{Shared, WeakShared},
@@ -27,6 +28,9 @@ type Load<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// A load that any number of callers wait for.
 pub(crate) type Flight<T> = Shared<Load<T>>;
 
+/// The same, for one who does not wait.
+pub(crate) type WeakFlight<T> = WeakShared<Load<T>>;
+
 /// What a caller who missed does next.
 pub(crate) enum Boarding<T, H> {
     /// The value came in the meantime.
@@ -35,13 +39,23 @@ pub(crate) enum Boarding<T, H> {
     Wait { flight: Flight<T>, started: bool },
 }
 
+/// Once it has `begun`, keeps a load going when all who waited for it have gone: what comes of it is worth knowing. One
+/// that has not begun goes with them.
+pub(crate) async fn hold<T: Clone>(flight: Option<WeakFlight<T>>, begun: oneshot::Receiver<()>) {
+    if begun.await.is_ok()
+        && let Some(flight) = flight.and_then(|flight| flight.upgrade())
+    {
+        let _ = flight.await;
+    }
+}
+
 /// The loads under way, by key.
 pub(crate) struct Flights<T: Clone> {
     under_way: Arc<Mutex<UnderWay<T>>>,
 }
 
 struct UnderWay<T: Clone> {
-    flights: HashMap<OwnedKey, (u64, WeakShared<Load<T>>)>,
+    flights: HashMap<OwnedKey, (u64, WeakFlight<T>)>,
     started: u64,
 }
 

@@ -30,6 +30,7 @@ use std::{
     time::Duration,
 };
 
+use futures_channel::oneshot;
 use futures_util::FutureExt;
 
 pub use self::counts::{Counts, FailureCounts};
@@ -72,6 +73,11 @@ pub(crate) trait Settings: Send + Sync {
 
     /// Does something in the background, or drops it where there is none.
     fn spawn(&self, task: Task);
+
+    /// Waits for a load in the background, so that it goes on when all who waited for it have gone.
+    fn outlive(&self, task: Task) {
+        self.spawn(task);
+    }
 }
 
 /// Where values come from, for one operation. Made only where a value must be loaded.
@@ -87,6 +93,11 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
 
     /// What the operation reserves, in bytes; `None` is a use that is not counted.
     fn bytes(&self) -> Option<u64>;
+
+    /// Whether somebody wants to use a value, rather than see whether it is there.
+    fn is_use(&self) -> bool {
+        true
+    }
 
     /// The wrapping keys of which any one may be asked, by the names in [`KeyringError`](crate::error::KeyringError); none
     /// where that is not known.
@@ -154,9 +165,14 @@ impl<V: Send + Sync + 'static> Cache<V> {
         policy: &Policy,
         bytes: Option<u64>,
     ) -> Result<Taken<Arc<V>>, Vacant> {
-        let taken = self.slots.find(key).ok_or(Vacant::Absent)?.take(now, policy, bytes, Arc::clone)?;
+        let taken = self.look(key, now, policy, bytes)?;
         self.sight.taken(key, &taken);
         Ok(taken)
+    }
+
+    /// The same, and nobody is told.
+    fn look(&self, key: &Key<'_>, now: Moment, policy: &Policy, bytes: Option<u64>) -> Result<Taken<Arc<V>>, Vacant> {
+        self.slots.find(key).ok_or(Vacant::Absent)?.take(now, policy, bytes, Arc::clone)
     }
 
     /// The place of `key`, to find values there without looking it up again.
@@ -216,18 +232,32 @@ impl<V: Send + Sync + 'static> Cache<V> {
         let key = key.to_owned();
         let settings = source.settings();
         let (policy, bytes) = (settings.policy(), source.bytes());
-        let mut missed = false;
+        let find = || {
+            let found = self.look(&key.borrow(), settings.now(), policy, bytes);
+            found.inspect(|taken| {
+                if source.is_use() {
+                    self.sight.taken(&key.borrow(), taken);
+                }
+            })
+        };
+        // Not for those who only look.
+        let mut missed = !source.is_use();
         loop {
-            let mut vacant = Vacant::Absent;
+            let (mut vacant, mut begun) = (Vacant::Absent, None);
             let backed_off = backed_off(&source, settings.now());
-            let find = || match self.find(&key.borrow(), settings.now(), policy, bytes) {
+            let find_or_refuse = || match find() {
                 Ok(taken) => Some(Ok((taken.outcome, taken.wants_refresh))),
                 Err(why) => {
                     vacant = why;
                     self.remembered(&key, &source, backed_off).map(Err)
                 }
             };
-            let boarding = self.flights.board(&key, find, || self.foreground(key.clone(), source.clone()));
+            let load = || {
+                let (tell, told) = oneshot::channel();
+                begun = Some(told);
+                self.foreground(key.clone(), source.clone(), tell)
+            };
+            let boarding = self.flights.board(&key, find_or_refuse, load);
             let (flight, started) = match boarding {
                 Boarding::Landed(Ok((value, wants_refresh))) => {
                     if wants_refresh {
@@ -246,7 +276,9 @@ impl<V: Send + Sync + 'static> Cache<V> {
             if !std::mem::replace(&mut missed, true) {
                 self.sight.missed(&key.borrow(), vacant);
             }
-            if !started {
+            if let Some(begun) = begun {
+                settings.outlive(Box::pin(flight::hold(flight.downgrade(), begun)));
+            } else {
                 self.sight.tell(&key.borrow(), EventKind::Coalesced);
             }
             match flight.await {
@@ -257,10 +289,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
                         return Ok(Arc::clone(entry.value()));
                     }
                 }
-                Err(error) => {
-                    let stale = self.find(&key.borrow(), settings.now(), policy, bytes);
-                    return stale.map(|taken| taken.outcome).map_err(|_| self.refused(&key, error));
-                }
+                Err(error) => return find().map(|taken| taken.outcome).map_err(|_| self.refused(&key, error)),
             }
         }
     }
@@ -317,12 +346,13 @@ impl<V: Send + Sync + 'static> Cache<V> {
 
     /// Drops the entries that `doomed` picks, and all memory of failures. Nothing that was asked for before is used by
     /// an operation that begins after.
-    pub(crate) fn invalidate(&self, doomed: impl Fn(&OwnedKey, &V) -> bool) {
+    pub(crate) fn invalidate(&self, doomed: impl Fn(&OwnedKey, &V) -> bool) -> u64 {
         let mut invalidations = self.invalidations.write().unwrap_or_else(PoisonError::into_inner);
         *invalidations += 1;
         self.flights.detach();
-        self.drop_where(doomed);
+        let entries = self.drop_where(doomed);
         self.failures.clear();
+        entries
     }
 
     /// Drops the entries that `doomed` picks, and nothing else: what is being loaded may come, since whoever supplies it
@@ -332,7 +362,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
         self.drop_where(doomed);
     }
 
-    fn drop_where(&self, doomed: impl Fn(&OwnedKey, &V) -> bool) {
+    fn drop_where(&self, doomed: impl Fn(&OwnedKey, &V) -> bool) -> u64 {
         let entries = self.slots.remove_where(|key, slot| {
             let goes = slot.holds(|entry| doomed(key, entry.value()));
             if goes {
@@ -343,6 +373,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
         if entries > 0 {
             self.sight.invalidated_in_all(entries);
         }
+        entries
     }
 
     /// Drops the entry under `key` if it is `unwanted`, and tells whether it was.
@@ -352,8 +383,8 @@ impl<V: Send + Sync + 'static> Cache<V> {
     }
 
     /// Drops every entry, as [`invalidate`](Self::invalidate) does.
-    pub(crate) fn clear(&self) {
-        self.invalidate(|_, _| true);
+    pub(crate) fn clear(&self) -> u64 {
+        self.invalidate(|_, _| true)
     }
 
     /// Drops the entries whose values are all older than `age`; a value that is being loaded may come after.
@@ -371,11 +402,12 @@ impl<V: Send + Sync + 'static> Cache<V> {
         self.sight.counts(self.slots.len())
     }
 
-    /// A load that somebody waits for.
+    /// A load that somebody waits for. `begun` hears when nothing is waited for but the keyring.
     fn foreground<S: Source<Value = V>>(
         self: &Arc<Self>,
         key: OwnedKey,
         source: S,
+        begun: oneshot::Sender<()>,
     ) -> impl Future<Output = Result<Arc<Entry<V>>, Error>> + Send + use<S, V> {
         let cache = Arc::clone(self);
         async move {
@@ -384,6 +416,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
             if let Some((cause, retry_after)) = backed_off(&source, source.settings().now()) {
                 return Err(cause.remembered(retry_after));
             }
+            let _ = begun.send(());
             cache.load(key, source, pass, false).await
         }
     }
@@ -516,7 +549,8 @@ fn backed_off(source: &impl Source, now: Moment) -> Option<Refusal> {
     shortest
 }
 
-/// Counts the failures of wrapping keys: each one once for a load, and only if it gave no answer at all. What was asked in
+/// Counts the failures of wrapping keys: each one once for a load, and only if it gave no answer at all, or answered that
+/// nobody may use it. What was asked in
 /// spite of a back-off, since another key was named beside it, does not prolong it.
 fn note_wrapping_keys(failures: &[KeyringError], source: &impl Source, asked: Moment, now: Moment, chance: f64) {
     let (backoffs, policy) = (source.settings().backoffs(), source.settings().policy());
@@ -526,7 +560,9 @@ fn note_wrapping_keys(failures: &[KeyringError], source: &impl Source, asked: Mo
         if failures[..at].iter().any(|other| of_key(&other)) {
             continue;
         }
-        if !failures.iter().filter(of_key).all(KeyringError::is_retryable) {
+        let all = |kind: fn(KeyringErrorKind) -> bool| failures.iter().filter(of_key).all(|it| kind(it.kind()));
+        let unusable = all(|kind| kind == KeyringErrorKind::Unusable);
+        if !unusable && !all(KeyringErrorKind::is_retryable) {
             backoffs.forget(key);
             continue;
         }
@@ -535,8 +571,9 @@ fn note_wrapping_keys(failures: &[KeyringError], source: &impl Source, asked: Mo
         }
         // Nothing but this: another caller's error may name what is not for everybody.
         let error = Error::DataKeyUnavailable(failure.clone());
-        backoffs
-            .note(&key.into(), &error, asked, now, |streak| policy.key_backoff(streak.failures, streak.waves, chance));
+        backoffs.note(&key.into(), &error, asked, now, |streak| {
+            if unusable { policy.refuse_for } else { policy.key_backoff(streak.failures, streak.waves, chance) }
+        });
     }
 }
 

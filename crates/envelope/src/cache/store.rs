@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use quick_cache::{DefaultHashBuilder, Equivalent, Lifecycle, UnitWeighter, sync::Cache};
+use quick_cache::{DefaultHashBuilder, Equivalent, Lifecycle, OptionsBuilder, UnitWeighter, sync::Cache};
 
 use super::{sight::Sight, slot::Slot, sync::turn};
 use crate::{context::ContextKeys, time::Moment};
@@ -92,6 +92,11 @@ impl Hash for OwnedKey {
     }
 }
 
+/// How many slots a shard has, at the least: few enough that threads rarely meet, and enough that they fill evenly.
+const SHARD: usize = 128;
+/// The binary logarithm of the most shards.
+const MOST_SHARDS: u32 = 6;
+
 /// A bounded set of slots. What leaves it is emptied at once, whoever still holds it.
 #[derive(Debug)]
 pub(crate) struct Store<V> {
@@ -99,10 +104,19 @@ pub(crate) struct Store<V> {
 }
 
 impl<V> Store<V> {
-    /// A store of at most `capacity` slots.
+    /// A store of `capacity` slots, and up to a quarter more: a large one has shards, over which keys are spread by chance,
+    /// and so many should surely find room.
     pub(super) fn new(capacity: usize, sight: Arc<Sight>) -> Self {
+        let shards: usize = 1 << (capacity / SHARD).checked_ilog2().unwrap_or(0).min(MOST_SHARDS);
+        let room = if shards == 1 { capacity } else { capacity.saturating_add(capacity / 4) / shards * shards };
+        let options = OptionsBuilder::new()
+            .shards(shards)
+            .estimated_items_capacity(room)
+            .weight_capacity(room as u64)
+            .build()
+            .expect("both capacities are there");
         let hasher = DefaultHashBuilder::default();
-        Self { slots: Cache::with(capacity, capacity as u64, UnitWeighter, hasher, Evictions(sight)) }
+        Self { slots: Cache::with_options(options, UnitWeighter, hasher, Evictions(sight)) }
     }
 
     /// The slot under `key`.
@@ -225,6 +239,22 @@ mod tests {
         }
         assert!((1..=50).contains(&store.len()), "{}", store.len());
         assert_eq!(sight.counts(0).evictions + store.len() as u64, 1_000);
+    }
+
+    #[test]
+    fn as_many_as_the_capacity_find_room() {
+        for capacity in [1, 100, 127, 128, 1_000, 10_000] {
+            let ((store, _), now) = (store(capacity), Clock::system().moment());
+            for number in 0..capacity {
+                store.slot(&key("p", &number.to_be_bytes(), b"").to_owned(), now);
+            }
+            // By chance, one in a thousand may not.
+            assert!(store.len() >= capacity - capacity / 1_000, "{} of {capacity}", store.len());
+            for number in capacity..3 * capacity {
+                store.slot(&key("p", &number.to_be_bytes(), b"").to_owned(), now);
+            }
+            assert!(store.len() <= capacity + capacity / 4, "{} of {capacity}", store.len());
+        }
     }
     /// Whoever holds a slot can't use it any more once whatever took it out of the store has returned.
     #[test]

@@ -57,7 +57,7 @@ pub struct Envelope {
 
 impl Envelope {
     /// A client that caches the data keys of `keyring` within the defaults of
-    /// [`CachingMaterialsManager`].
+    /// [`CachingMaterialsManager`]. Its cache can't be reached: use that and [`builder`](Self::builder) to see or invalidate it.
     ///
     /// # Errors
     ///
@@ -75,6 +75,8 @@ impl Envelope {
 
     /// Seals `plaintext`, bound to `context`, into one message. Waits only where no data key is cached.
     ///
+    /// A deadline is `tokio::time::timeout`'s matter: a caller who gives up leaves nothing behind, and wedges nobody.
+    ///
     /// Sealing itself runs on the calling thread, at about 1 ms for each 2 MiB: move it off the async
     /// workers for plaintexts of many megabytes.
     ///
@@ -89,7 +91,8 @@ impl Envelope {
         self.seal(&materials, plaintext)
     }
 
-    /// Seals like [`encrypt`](Self::encrypt), but never waits.
+    /// Seals like [`encrypt`](Self::encrypt), but never waits, and fetches nothing that is missing: on
+    /// [`Error::NotCached`], fall back to that.
     ///
     /// # Errors
     ///

@@ -241,7 +241,9 @@ impl std::str::FromStr for KmsKeyArn {
             _ => false,
         };
         if !is_key_arn {
-            let problem = format!("{text:?} is not of the form arn:PARTITION:kms:REGION:ACCOUNT:key/ID");
+            let problem = format!(
+                "{text:?} is not of the form arn:PARTITION:kms:REGION:ACCOUNT:key/ID; of an alias, `aws kms describe-key` tells it"
+            );
             return Err(Error::invalid_setting("KMS key ARN", problem));
         }
         Ok(Self(text.into()))

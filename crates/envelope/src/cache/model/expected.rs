@@ -319,6 +319,8 @@ impl Model {
             *memory = Some(Memory::after(*memory, number, asked, now, |memory| {
                 if memory.failures < 3 { Duration::ZERO } else { backoff(memory.waves, policy) }
             }));
+        } else if answer == Answer::Disabled {
+            *memory = Some(Memory::after(*memory, number, asked, now, |_| policy.refuse_for));
         } else {
             // It answers, whatever it says.
             *memory = None;
@@ -494,7 +496,7 @@ impl Memory {
     ) -> Self {
         // What failed long ago is another story.
         let before = before.filter(|before| {
-            let forgotten_after = (before.until - before.noted).max(Duration::from_secs(10));
+            let forgotten_after = before.until.saturating_sub(before.noted).max(Duration::from_secs(10));
             asked.saturating_sub(before.until) < forgotten_after
         });
         let (failures, waves) = before.map_or((0, 0), |before| (before.failures, before.waves));

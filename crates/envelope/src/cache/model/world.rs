@@ -103,8 +103,8 @@ impl World {
     }
 
     pub(super) fn invalidate(&self, doomed: impl Fn(usize) -> bool) {
-        self.sealing.invalidate(|_, value| doomed(value.key));
-        self.opening.invalidate(|_, value| doomed(value.key));
+        let _ = self.sealing.invalidate(|_, value| doomed(value.key));
+        let _ = self.opening.invalidate(|_, value| doomed(value.key));
     }
 
     pub(super) fn opened(&self, key: usize, authentic: bool) {
@@ -277,6 +277,11 @@ impl<const OPENING: bool> Settings for Loader<OPENING> {
 
     fn spawn(&self, task: Task) {
         self.world.state().tasks.push(task);
+    }
+
+    /// Loads go with those who wait for them.
+    fn outlive(&self, task: Task) {
+        drop(task);
     }
 }
 

@@ -82,9 +82,12 @@ impl CachingBuilder {
     /// How long a data key serves past its `max_age` while KMS is out of reach: when asking for a new one failed by
     /// throttling, a time-out, a connection or an internal error, and not by a refusal. Default: zero. Allowed: any.
     ///
-    /// `max_messages` and `max_bytes` go on binding. It makes the bound on revocation longer. Whoever is the first to ask
-    /// past `max_age` learns of the outage by waiting for it, up to the key provider's own time-outs, unless a refresh
-    /// ahead of that learned of it before.
+    /// `max_messages` and `max_bytes` go on binding. It makes the bound on revocation longer. Credentials that expired or could
+    /// not be had are no outage.
+    ///
+    /// Until the first request has failed, all who ask past `max_age` wait for it, unless a refresh ahead of that learned of
+    /// the outage: set `KmsPoolBuilder::operation_timeout` below what your callers bear. A request
+    /// goes on when they have gone, on a tokio runtime, so that those who come later know.
     #[must_use]
     pub fn serve_stale_for(mut self, ceiling: Duration) -> Self {
         self.policy.stale = ceiling;
@@ -92,8 +95,8 @@ impl CachingBuilder {
     }
 
     /// How long a failure that does not pass by itself is remembered: access denied, a disabled or missing key, a wrapped
-    /// key that does not unwrap. Whoever asks again in that time gets [`Error::Remembered`] at once. Default: 1 second.
-    /// Allowed: any; zero remembers none.
+    /// key that does not unwrap. Whoever asks again in that time gets [`Error::Remembered`] at once: for the same entry, or,
+    /// where nobody may use the wrapping key, for any under it. Default: 1 second. Allowed: any; zero remembers none.
     #[must_use]
     pub fn remember_failures_for(mut self, duration: Duration) -> Self {
         self.policy.refuse_for = duration;

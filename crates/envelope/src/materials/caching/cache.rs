@@ -29,11 +29,11 @@ const MAX_LOADS: usize = 16;
 ///
 /// | metric | labels beside `operation` (`encryption`, `decryption`) |
 /// | --- | --- |
-/// | `envelope_cache_hits_total` (up to 1,024 a thread late) | |
+/// | `envelope_cache_hits_total`; told at other events, at [`stats`](Self::stats), and else up to 1,024 a thread late | |
 /// | `envelope_cache_misses_total` | `reason`: `absent`, `evicted`, `invalidated`, `never_repeats`, `age`, `messages`, `bytes` |
 /// | `envelope_cache_loads_total` | `ahead`: `true`, `false`; `outcome`: `ok`, or the [kind](crate::keyring::KeyringErrorKind) of failure |
 /// | `envelope_cache_load_seconds`, a histogram | `outcome` |
-/// | `envelope_cache_coalesced_total`, `…_bypasses_total`, `…_refused_total`, `…_promotions_total`, `…_stale_served_total`, `…_evictions_total`, `…_invalidations_total`, `…_contexts_never_repeat_total` | |
+/// | `envelope_cache_coalesced_total`, `envelope_cache_bypasses_total`, `envelope_cache_refused_total`, `envelope_cache_promotions_total`, `envelope_cache_stale_served_total`, `envelope_cache_evictions_total`, `envelope_cache_invalidations_total`, `envelope_cache_contexts_never_repeat_total` | |
 #[derive(Debug, Clone)]
 pub struct MaterialsCache(Arc<Halves>);
 
@@ -58,26 +58,29 @@ impl MaterialsCache {
         MaterialsCacheBuilder { capacity: CAPACITY, max_loads: MAX_LOADS, clock: Clock::system(), observer: None }
     }
 
-    /// Drops every entry, and forgets every failure but that of a wrapping key as a whole. No operation that begins after this has returned uses what was cached, or asked for, before.
-    pub fn clear(&self) {
+    /// Drops every entry, and forgets every failure but that of a wrapping key as a whole. No operation that begins after this
+    /// has returned uses what was cached, or asked for, before. Tells how many entries there were.
+    pub fn clear(&self) -> u64 {
         // Sealing first: what primes the entries for opening must have ended when those are dropped.
-        self.0.encryption.clear();
-        self.0.decryption.clear();
+        self.0.encryption.clear() + self.0.decryption.clear()
     }
 
     /// Drops the entries of one encryption context, for sealing and opening, as [`clear`](Self::clear) drops all. Looks at
     /// each entry.
-    pub fn invalidate(&self, context: &EncryptionContext) {
-        self.0.encryption.invalidate(|_, materials| materials.encryption_context().without_reserved() == *context);
-        self.0.decryption.invalidate(|_, materials| materials.encryption_context().without_reserved() == *context);
+    pub fn invalidate(&self, context: &EncryptionContext) -> u64 {
+        let sealing = |materials: &EncryptionMaterials| materials.encryption_context().without_reserved() == *context;
+        let opening = |materials: &DecryptionMaterials| materials.encryption_context().without_reserved() == *context;
+        self.0.encryption.invalidate(|_, materials| sealing(materials))
+            + self.0.decryption.invalidate(|_, materials| opening(materials))
     }
 
     /// Drops the entries under one wrapping key, for sealing and opening, as [`clear`](Self::clear) drops all: an AWS KMS key
     /// by its ARN, a raw key by its name or by `NAMESPACE/NAME`, as errors name it (and with it those whose names begin with
-    /// that). Of a data key that several keys wrap, each one counts. Looks at each entry.
-    pub fn invalidate_key(&self, wrapping_key: &str) {
-        self.0.encryption.invalidate(|_, materials| is_under(materials.encrypted_data_keys(), wrapping_key));
-        self.0.decryption.invalidate(|key, _| is_under(keys_of(key), wrapping_key));
+    /// that). Of a data key that several keys wrap, each one counts. A key id alone, or an alias, matches nothing: zero, where
+    /// you expect entries, may mean that the name is not as messages have it. Looks at each entry.
+    pub fn invalidate_key(&self, wrapping_key: &str) -> u64 {
+        self.0.encryption.invalidate(|_, materials| is_under(materials.encrypted_data_keys(), wrapping_key))
+            + self.0.decryption.invalidate(|key, _| is_under(keys_of(key), wrapping_key))
     }
 
     /// Drops the entries under a wrapping key that was just refused.
@@ -156,8 +159,9 @@ pub struct MaterialsCacheBuilder {
 }
 
 impl MaterialsCacheBuilder {
-    /// How many entries are held for encryption, and as many for decryption. An entry is one encryption context, or for
-    /// decryption one data key. Default: 1,000. Allowed: any; zero holds none.
+    /// How many entries are held for encryption, and as many for decryption; of over 255, up to a quarter more, since they
+    /// are spread over shards by chance. An entry is one encryption context, or for decryption one data key. Default: 1,000.
+    /// Allowed: any; zero holds none.
     ///
     /// A scan of contexts that are used once does not flush those that are used often.
     #[must_use]
@@ -245,6 +249,14 @@ impl fmt::Display for CacheStats {
         let Self { encryption, decryption } = self;
         write!(f, "sealing hit {} and missed {}, ", encryption.hits, encryption.misses)?;
         write!(f, "opening hit {} and missed {}, ", decryption.hits, decryption.misses)?;
-        write!(f, "{} requests made and {} avoided", self.requests(), self.requests_avoided())
+        write!(f, "{} requests made and {} avoided", self.requests(), self.requests_avoided())?;
+        let sum = |count: fn(&CacheCounts) -> u64| count(encryption) + count(decryption);
+        let troubles = [
+            (sum(|it| it.load_failures), "requests failed"),
+            (sum(|it| it.refused), "operations refused by a remembered failure"),
+            (sum(|it| it.stale), "served past their age"),
+            (sum(|it| it.evictions), "entries evicted"),
+        ];
+        troubles.iter().filter(|(count, _)| *count > 0).try_for_each(|(count, what)| write!(f, ", {count} {what}"))
     }
 }

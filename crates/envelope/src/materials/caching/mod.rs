@@ -143,6 +143,16 @@ impl CachingMaterialsManager {
         }
     }
 
+    /// Runs the task on the caller's runtime, or else on the one that the manager was built on. Without any, it is dropped.
+    fn run(&self, task: Task) {
+        #[cfg(feature = "tokio")]
+        if let Some(runtime) = Handle::try_current().ok().or_else(|| self.0.runtime.clone()) {
+            runtime.spawn(task);
+            return;
+        }
+        drop(task);
+    }
+
     fn encryption_source(&self, request: EncryptionMaterialsRequest<'_>, bytes: Option<u64>) -> EncryptionSource {
         EncryptionSource::new(self.clone(), request, bytes)
     }
@@ -256,19 +266,19 @@ impl Settings for CachingMaterialsManager {
         }
     }
 
-    /// Runs the task on the caller's runtime, or else on the one that the manager was built on. Without any, it is dropped.
     fn spawn(&self, task: Task) {
+        // A new task is the next one of the worker that spawns it. It shall not delay its caller's next operation where
+        // another worker is idle: those take what has yielded.
         #[cfg(feature = "tokio")]
-        if let Some(runtime) = Handle::try_current().ok().or_else(|| self.0.runtime.clone()) {
-            runtime.spawn(async {
-                // A new task is the next one of the worker that spawns it. It shall not delay its caller's next operation
-                // where another worker is idle: those take what has yielded.
-                tokio::task::yield_now().await;
-                task.await;
-            });
-            return;
-        }
-        drop(task);
+        let task = Box::pin(async {
+            tokio::task::yield_now().await;
+            task.await;
+        });
+        self.run(task);
+    }
+
+    fn outlive(&self, task: Task) {
+        self.run(task);
     }
 }
 

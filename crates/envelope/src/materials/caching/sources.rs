@@ -60,6 +60,10 @@ impl Source for EncryptionSource {
         self.bytes
     }
 
+    fn is_use(&self) -> bool {
+        self.bytes.is_some()
+    }
+
     fn wrapping_keys(&self) -> Vec<Arc<str>> {
         self.manager.wrapping_key(self.request()).into_iter().collect()
     }
