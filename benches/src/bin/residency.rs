@@ -126,9 +126,9 @@ async fn follow(memory: &mut Memory, half: Half, way: Way) -> Result<Trace, Box<
     let (address, key) = subject.spy.first();
     let cached = (memory.look(address, &key)?, memory.count(&key)?);
     match way {
-        Way::Clear => subject.cache.clear(),
-        Way::Invalidate => subject.cache.invalidate(&context),
-        Way::InvalidateKey => subject.cache.invalidate_key(KEY_NAME),
+        Way::Clear => _ = subject.cache.clear(),
+        Way::Invalidate => _ = subject.cache.invalidate(&context),
+        Way::InvalidateKey => _ = subject.cache.invalidate_key(KEY_NAME),
         Way::Eviction => {
             let mut number = 0;
             while number < PATIENCE && memory.look(address, &key)? == Found::Key {
