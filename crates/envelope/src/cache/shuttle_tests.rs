@@ -183,9 +183,9 @@ fn single_flight() {
         let kms = future::spawn(Arc::clone(&world).answer());
         future::block_on(async {
             join_all(tasks).await;
-            let mut refreshes = std::mem::take(&mut *lock(&world.refreshes));
-            // A refresh never begins another one.
-            join_all(&mut refreshes).await;
+            // What is done in the background never begins more of it.
+            let background = std::mem::take(&mut *lock(&world.background));
+            join_all(background).await;
             world.closed.store(true, Relaxed);
             kms.await.unwrap();
         });
@@ -218,7 +218,7 @@ fn dropping() {
         thread::scope(|scope| {
             scope.spawn(|| reservations.fetch_add(find_at_place().into(), Relaxed));
             match thread_rng().gen_range(0..4) {
-                0 => cache.clear(),
+                0 => _ = cache.clear(),
                 1 => cache.drop_refused(|_, _| true),
                 2 => cache.served(&place.key(), false),
                 _ => cache.note_failure(&place.key, &failure(1, false), &loader, now, 1),
@@ -237,12 +237,14 @@ struct World {
     invalidations: usize,
     failure_rate: f64,
     cancel_rate: f64,
+    /// Whether loads go on when all who waited for them have gone.
+    outlive: bool,
     place_rate: f64,
     backoffs: Failures<Arc<str>>,
     /// Loads that wait for their answer.
     asked: Mutex<Vec<oneshot::Sender<()>>>,
     closed: AtomicBool,
-    refreshes: Mutex<Vec<JoinHandle<()>>>,
+    background: Mutex<Vec<JoinHandle<()>>>,
     loading: Mutex<Vec<Loading>>,
     loads: AtomicUsize,
     completed: AtomicU64,
@@ -299,13 +301,14 @@ impl World {
             failure_rate: sometimes(0.3),
             cancel_rate: sometimes(0.5),
             place_rate: sometimes(0.5),
+            outlive: random.r#gen(),
             keys: random.gen_range(1..3),
             gate_width: random.gen_range(1..4),
             invalidations: random.gen_range(0..2) * random.gen_range(1..3),
             backoffs: Failures::new(100),
             asked: Mutex::default(),
             closed: AtomicBool::default(),
-            refreshes: Mutex::default(),
+            background: Mutex::default(),
             loading: Mutex::default(),
             loads: AtomicUsize::default(),
             completed: AtomicU64::default(),
@@ -429,7 +432,13 @@ impl Settings for World {
 
     fn spawn(&self, task: Task) {
         let task = future::spawn(task);
-        lock(&self.refreshes).push(task);
+        lock(&self.background).push(task);
+    }
+
+    fn outlive(&self, task: Task) {
+        if self.outlive {
+            self.spawn(task);
+        }
     }
 }
 

@@ -83,6 +83,8 @@ pub(super) struct Model {
     pub(super) answer: Answer,
     /// Whether loads wait until they are told the answer.
     pub(super) slow: bool,
+    /// Whether loads go on when all who waited for them have gone.
+    pub(super) outlive: bool,
     entries: [[Entry; KEYS]; 2],
     /// What is remembered of each wrapping key.
     wrapping_keys: [Option<Memory>; WRAPPING_KEYS],
@@ -128,6 +130,8 @@ struct Load {
     /// Nothing was invalidated since it was asked for.
     undisturbed: bool,
     holders: usize,
+    /// Whether it goes on without them.
+    held: bool,
     end: Option<End>,
 }
 
@@ -148,6 +152,7 @@ impl Model {
             now: Duration::ZERO,
             answer: Answer::Granted,
             slow: false,
+            outlive: false,
             entries: Default::default(),
             wrapping_keys: [None; WRAPPING_KEYS],
             loads: HashMap::new(),
@@ -170,7 +175,7 @@ impl Model {
             assert_eq!((seen.end, seen.loads), (Some(End::Remembered(cause, left)), 0));
             return None;
         }
-        let ticket = self.board(request, seen.loads);
+        let ticket = self.board(request, self.outlive, seen.loads);
         self.go_on(request, ticket, seen)
     }
 
@@ -232,7 +237,7 @@ impl Model {
     pub(super) fn run_refresh(&mut self, mut refresh: Refresh, seen: &Seen) -> Option<Refresh> {
         let ticket = match refresh.ticket.take() {
             Some(ticket) => ticket,
-            None => self.board(&refresh.request, seen.loads),
+            None => self.board(&refresh.request, false, seen.loads),
         };
         let ended = self.loads[&ticket.load].end.is_some();
         assert_eq!(seen.has_ended, ended, "a refresh waits for load {}", ticket.load);
@@ -287,7 +292,11 @@ impl Model {
                 if failed == Answer::Panics { End::Panicked } else { End::Failed(number) }
             }
         };
-        self.loads.get_mut(&number).expect("it was there").end = Some(end);
+        let load = self.loads.get_mut(&number).expect("it was there");
+        load.end = Some(end);
+        if load.held {
+            self.leave(Ticket { load: number, started: false });
+        }
     }
 
     fn fail(&mut self, number: Number, request: &Request, asked: Duration, answer: Answer) {
@@ -337,7 +346,7 @@ impl Model {
     }
 
     /// Joins the load under way, or begins one.
-    fn board(&mut self, request: &Request, began: usize) -> Ticket {
+    fn board(&mut self, request: &Request, held: bool, began: usize) -> Ticket {
         let joined = self.loads.iter_mut().find(|(_, load)| {
             let same = load.request.half == request.half && load.request.key == request.key;
             same && load.undisturbed && load.end.is_none()
@@ -351,7 +360,8 @@ impl Model {
         let load = self.started;
         self.started += 1;
         let (request, asked) = (request.clone(), self.now);
-        self.loads.insert(load, Load { request, asked, undisturbed: true, holders: 1, end: None });
+        self.loads
+            .insert(load, Load { request, asked, undisturbed: true, holders: 1 + usize::from(held), held, end: None });
         if !self.slow {
             self.answered(load, self.answer);
         }

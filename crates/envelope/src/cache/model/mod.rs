@@ -40,6 +40,8 @@ pub(crate) enum Operation {
     Kms(Answer),
     /// Whether loads wait for [`Answer`](Self::Answer).
     Slow(bool),
+    /// Whether loads go on when all who waited for them have gone.
+    Outlive(bool),
     /// One of the loads that wait gets its answer.
     Answer(usize),
     /// One of the operations that wait, or of the tasks in the background, is dropped.
@@ -80,6 +82,7 @@ impl Operation {
             4 | 5 => Self::Decrypt { key, authentic: which < 192 },
             6 | 7 => Self::Advance(Duration::from_millis(amount % [200, 2_000, 12_000, 30_000][index % 4])),
             8 => Self::Kms(ANSWERS[index % ANSWERS.len()]),
+            9 if index % 4 == 3 => Self::Outlive(is_odd),
             9 => Self::Slow(is_odd),
             10 | 11 => Self::Answer(index),
             12 => Self::RunTasks,
@@ -158,6 +161,10 @@ impl Run {
                 self.world.set_slow(slow);
                 self.model.slow = slow;
             }
+            Operation::Outlive(outlive) => {
+                self.world.set_outlive(outlive);
+                self.model.outlive = outlive;
+            }
             Operation::Answer(index) => {
                 if let Some(load) = self.world.answer(index) {
                     self.model.answered(load, self.model.answer);
@@ -222,6 +229,7 @@ impl Run {
 
     /// Drives on all that can go on.
     fn settle(&mut self) {
+        self.world.drive_held();
         for (mut waiting, authentic, request, ticket) in std::mem::take(&mut self.operations) {
             let seen = self.world.drive(&mut waiting);
             let ticket = self.model.go_on(&request, ticket, &seen);

@@ -47,6 +47,9 @@ struct State {
     /// Loads that wait for their answer.
     asked: Vec<(Number, oneshot::Sender<Answer>)>,
     tasks: Vec<Task>,
+    /// Whether loads go on when all who waited for them have gone, and what sees to that.
+    outlive: bool,
+    held: Vec<Task>,
 }
 
 /// What is cached.
@@ -67,8 +70,16 @@ impl World {
         // The gate has tests of its own; here nobody waits at it.
         let gate = Gate::new(10_000);
         let (clock, hand) = Clock::manual();
-        let state =
-            State { answer: Answer::Granted, slow: false, loads: 0, loads_seen: 0, asked: vec![], tasks: vec![] };
+        let state = State {
+            answer: Answer::Granted,
+            slow: false,
+            loads: 0,
+            loads_seen: 0,
+            asked: vec![],
+            tasks: vec![],
+            outlive: false,
+            held: vec![],
+        };
         Arc::new(Self {
             sealing: Arc::new(Cache::new(100, gate.clone(), Operation::Encryption, None)),
             opening: Arc::new(Cache::new(100, gate, Operation::Decryption, None)),
@@ -90,6 +101,10 @@ impl World {
 
     pub(super) fn set_slow(&self, slow: bool) {
         self.state().slow = slow;
+    }
+
+    pub(super) fn set_outlive(&self, outlive: bool) {
+        self.state().outlive = outlive;
     }
 
     /// Answers one of the loads that wait, and tells which.
@@ -152,10 +167,19 @@ impl World {
 
     /// Drives something as far as it goes.
     pub(super) fn drive(&self, waiting: &mut Waiting) -> Seen {
-        match waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        let seen = match waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(end) => Seen { has_ended: true, ..self.seen(end) },
             Poll::Pending => self.seen(None),
-        }
+        };
+        self.drive_held();
+        seen
+    }
+
+    /// Drives what goes on though nobody waits for it.
+    pub(super) fn drive_held(&self) {
+        let mut held = std::mem::take(&mut self.state().held);
+        held.retain_mut(|task| task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        self.state().held.extend(held);
     }
 
     /// What has happened since it was last asked for, at the end of which an operation ended so.
@@ -279,9 +303,11 @@ impl<const OPENING: bool> Settings for Loader<OPENING> {
         self.world.state().tasks.push(task);
     }
 
-    /// Loads go with those who wait for them.
     fn outlive(&self, task: Task) {
-        drop(task);
+        let mut state = self.world.state();
+        if state.outlive {
+            state.held.push(task);
+        }
     }
 }
 
