@@ -80,7 +80,11 @@ impl Operation {
         match kind % 16 {
             0..=3 => Self::Encrypt { key, percent: amount % 101, at_place: which >= 192 },
             4 | 5 => Self::Decrypt { key, authentic: which < 192 },
-            6 | 7 => Self::Advance(Duration::from_millis(amount % [200, 2_000, 12_000, 30_000][index % 4])),
+            6 | 7 => {
+                // In steps in which all limits are met exactly.
+                let (step, most) = [(50, 5), (100, 20), (1_000, 13), (1_000, 31)][index % 4];
+                Self::Advance(Duration::from_millis(amount % most * step))
+            }
             8 => Self::Kms(ANSWERS[index % ANSWERS.len()]),
             9 if index % 4 == 3 => Self::Outlive(is_odd),
             9 => Self::Slow(is_odd),
@@ -127,6 +131,7 @@ pub(crate) fn run(operations: impl IntoIterator<Item = Operation>) {
         run.step(operation);
         run.model.forget();
     }
+    run.world.let_go();
 }
 
 /// The cache and the model, side by side.

@@ -182,6 +182,12 @@ impl World {
         self.state().held.extend(held);
     }
 
+    /// Lets go of what goes on though nobody waits for it, and holds the world itself.
+    pub(super) fn let_go(&self) {
+        let held = std::mem::take(&mut self.state().held);
+        drop(held);
+    }
+
     /// What has happened since it was last asked for, at the end of which an operation ended so.
     pub(super) fn seen(&self, end: Option<End>) -> Seen {
         let mut state = self.state();
