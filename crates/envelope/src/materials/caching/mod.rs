@@ -144,6 +144,7 @@ impl CachingMaterialsManager {
     }
 
     /// Runs the task on the caller's runtime, or else on the one that the manager was built on. Without any, it is dropped.
+    #[cfg_attr(not(feature = "tokio"), expect(clippy::unused_self, reason = "there is no runtime without tokio"))]
     fn run(&self, task: Task) {
         #[cfg(feature = "tokio")]
         if let Some(runtime) = Handle::try_current().ok().or_else(|| self.0.runtime.clone()) {
