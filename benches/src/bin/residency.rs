@@ -182,16 +182,16 @@ async fn fill(half: Half, capacity: usize) -> Result<Filled, Box<dyn Error>> {
         if half == Half::Sealing { stats.encryption.entries } else { stats.decryption.entries }
     };
     let before = memory::resident()?;
-    let mut of_as_many = 0;
+    let (mut of_as_many, mut bytes) = (0, 0);
     for (number, message) in numbers.zip(&messages) {
         if number as usize == capacity {
-            of_as_many = held(&subject);
+            (of_as_many, bytes) = (held(&subject), memory::resident()? - before);
         }
         subject.serve(half, message, &tenant(number)?).await?;
         subject.spy.forget();
     }
-    let (bytes, resident) = (memory::resident()? - before, held(&subject));
-    Ok(Filled { half, of_as_many, resident, bytes_each: bytes / resident.max(1) as u64, _kept: subject })
+    let (resident, bytes_each) = (held(&subject), bytes / of_as_many.max(1) as u64);
+    Ok(Filled { half, of_as_many, resident, bytes_each, _kept: subject })
 }
 
 fn tenant(number: u32) -> Result<EncryptionContext, envelope::Error> {

@@ -21,12 +21,13 @@ async fn tracing_shows_the_keys_of_contexts_and_nothing_that_is_secret() {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
+        .with_span_events(tracing_subscriber::fmt::format::FmtSpan::NEW)
         .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
         .with_writer(move || writer.clone())
         .finish();
     let _default = tracing::subscriber::set_default(subscriber);
     let keyring = GatedKeyring::open();
-    let manager = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring.clone())).prime_decrypt(true);
+    let manager = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring.clone()));
     let envelope = Envelope::builder(manager.build().unwrap()).build().unwrap();
     let message = envelope.encrypt(b"4111 1111", &context("who it is")).await.unwrap();
     envelope.decrypt(&message, &context("who it is")).await.unwrap();
@@ -39,8 +40,15 @@ async fn tracing_shows_the_keys_of_contexts_and_nothing_that_is_secret() {
     assert!(envelope.decrypt(&message, &EncryptionContext::empty()).await.is_err());
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     assert!(log.contains("forged") && !log.lines().any(|line| line.starts_with("2030")), "{log}");
-    let expected =
-        ["envelope::cache", "context_keys=tenant", "reason=\"absent\"", "a data key came", "WARN", "told to fail"];
+    let expected = [
+        "envelope::cache",
+        "load_data_key{operation=\"decryption\"",
+        "context_keys=tenant",
+        "reason=\"absent\"",
+        "a data key came",
+        "WARN",
+        "told to fail",
+    ];
     for expected in expected {
         assert!(log.contains(expected), "{expected} is not in {log}");
     }

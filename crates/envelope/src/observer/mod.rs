@@ -166,6 +166,19 @@ impl MissReason {
     }
 }
 
+/// A load, in a span where there is `tracing`.
+pub(crate) fn traced<F: Future>(
+    operation: Operation,
+    context_keys: ContextKeys<'_>,
+    load: F,
+) -> impl Future<Output = F::Output> + use<F> {
+    #[cfg(feature = "tracing")]
+    let load = tracing::in_span(operation, context_keys, load);
+    #[cfg(not(feature = "tracing"))]
+    let _ = (operation, context_keys);
+    load
+}
+
 /// All who watch one half of a cache.
 #[derive(Debug)]
 pub(crate) struct Observers {

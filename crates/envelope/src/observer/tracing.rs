@@ -1,8 +1,16 @@
-//! Events for `tracing`, under the target `envelope::cache`.
+//! Events and spans for `tracing`, under the target `envelope::cache`.
 
-use tracing::{debug, info, warn};
+use tracing::{Instrument, debug, debug_span, info, instrument::Instrumented, warn};
 
-use super::{Event, EventKind};
+use super::{Event, EventKind, Operation};
+use crate::context::ContextKeys;
+
+/// Puts a load into a span of its own, so that what the key provider writes shows what it was for.
+pub(super) fn in_span<F>(operation: Operation, context_keys: ContextKeys<'_>, load: F) -> Instrumented<F> {
+    load.instrument(
+        debug_span!(target: "envelope::cache", "load_data_key", operation = operation.name(), %context_keys),
+    )
+}
 
 /// Writes an event at the level of its weight.
 pub(super) fn emit(event: &Event<'_>) {

@@ -24,8 +24,8 @@ const MAX_LOADS: usize = 16;
 /// # What can be seen of it
 ///
 /// [`stats`](Self::stats) has the counts so far, an [`Observer`] is told of each thing as it happens, and with the feature
-/// `tracing` (a default one) the same are events under the target `envelope::cache`: with the keys of encryption contexts,
-/// never their values. With the feature `metrics`, the `metrics` facade gets:
+/// `tracing` (a default one) the same are events under the target `envelope::cache`, and each load a span `load_data_key`:
+/// with the keys of encryption contexts, never their values. With the feature `metrics`, the `metrics` facade gets:
 ///
 /// | metric | labels beside `operation` (`encryption`, `decryption`) |
 /// | --- | --- |

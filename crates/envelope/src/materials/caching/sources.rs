@@ -8,9 +8,10 @@ use super::{
 };
 use crate::{
     cache::{Place, Settings, Source, store::Key},
-    context::EncryptionContext,
+    context::{ContextKeys, EncryptionContext},
     error::Error,
     format::encrypted_data_key::EncryptedDataKeys,
+    observer::{Operation, traced},
     suite::AlgorithmSuite,
     time::Moment,
 };
@@ -69,7 +70,8 @@ impl Source for EncryptionSource {
     }
 
     async fn load(self) -> Result<Arc<EncryptionMaterials>, Error> {
-        self.manager.0.source.encryption_materials(self.request()).await
+        let materials = self.manager.0.source.encryption_materials(self.request());
+        traced(Operation::Encryption, self.context.keys(), materials).await
     }
 
     fn loaded(&self, materials: &Arc<EncryptionMaterials>, asked: Moment) {
@@ -150,7 +152,8 @@ impl Source for DecryptionSource {
     }
 
     async fn load(self) -> Result<Arc<DecryptionMaterials>, Error> {
-        self.manager.0.source.decryption_materials(self.request()).await
+        let materials = self.manager.0.source.decryption_materials(self.request());
+        traced(Operation::Decryption, ContextKeys::of_serialized(&self.stored), materials).await
     }
 }
 
