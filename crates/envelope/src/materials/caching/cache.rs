@@ -17,7 +17,7 @@ const MAX_LOADS: usize = 16;
 /// Where materials are kept, by one manager or several. Cloning is cheap and shares the entries.
 ///
 /// A data key in it is wiped when its entry is evicted, replaced or cleared and the last operation under it has ended.
-/// An entry takes about 1 KB, with one wrapped key and a short encryption context; `cargo run --release -p benches --bin
+/// An entry takes about 1.5 KB, with one wrapped key and a short encryption context; `cargo run --release -p benches --bin
 /// residency` measures it. One that expires is not used any more, but stays until it is asked for again, evicted or dropped:
 /// see [`remove_older_than`](Self::remove_older_than).
 ///
