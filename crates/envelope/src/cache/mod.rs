@@ -11,9 +11,11 @@ pub(crate) mod limits;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod model;
 pub(crate) mod policy;
+mod refusals;
 mod repeats;
 mod sight;
 pub(crate) mod slot;
+pub(crate) mod source;
 pub(crate) mod store;
 pub(crate) mod stripe;
 pub(crate) mod sync;
@@ -23,9 +25,7 @@ mod shuttle_tests;
 
 use std::{
     future::Future,
-    hash::{BuildHasher, RandomState},
     panic::AssertUnwindSafe,
-    pin::Pin,
     sync::{Arc, PoisonError},
     time::Duration,
 };
@@ -40,77 +40,18 @@ use self::{
     flight::{Boarding, Flights},
     gate::{Gate, Pass, Priority},
     policy::Policy,
+    refusals::{Fingerprint, Fingerprints, Refusal, backed_off, is_refusal, note_wrapping_keys},
     sight::Sight,
     slot::{Slot, Taken, Vacant},
+    source::{Settings, Source},
     store::{Key, OwnedKey, Store},
     sync::RwLock,
 };
 use crate::{
-    error::{Error, KeyringError, KeyringErrorKind},
+    error::{Error, KeyringError},
     observer::{EventKind, Observer, Operation},
     time::Moment,
 };
-
-/// Something to be done while nobody waits for it.
-pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// How values are kept, and what a cache needs of the world around it.
-pub(crate) trait Settings: Send + Sync {
-    /// The time.
-    fn now(&self) -> Moment;
-
-    /// A random number in 0..1.
-    fn chance(&self) -> f64;
-
-    /// How values are kept.
-    fn policy(&self) -> &Policy;
-
-    /// The wrapping keys that failed several times in a row, by name.
-    fn backoffs(&self) -> &Failures<Arc<str>>;
-
-    /// A load failed. `had` tells that there was a value before.
-    fn failed(&self, error: &Error, had: bool);
-
-    /// Does something in the background, or drops it where there is none.
-    fn spawn(&self, task: Task);
-
-    /// Waits for a load in the background, so that it goes on when all who waited for it have gone.
-    fn outlive(&self, task: Task) {
-        self.spawn(task);
-    }
-}
-
-/// Where values come from, for one operation. Made only where a value must be loaded.
-pub(crate) trait Source: Clone + Send + Sync + 'static {
-    /// What is loaded.
-    type Value: Send + Sync + 'static;
-
-    /// Whether a new value takes the place of the current one at once, rather than when that is spent.
-    const IN_PLACE: bool;
-
-    /// How values are kept.
-    fn settings(&self) -> &impl Settings;
-
-    /// What the operation reserves, in bytes; `None` is a use that is not counted.
-    fn bytes(&self) -> Option<u64>;
-
-    /// Whether somebody wants to use a value, rather than see whether it is there.
-    fn is_use(&self) -> bool {
-        true
-    }
-
-    /// The wrapping keys of which any one may be asked, by the names in [`KeyringError`](crate::error::KeyringError); none
-    /// where that is not known.
-    fn wrapping_keys(&self) -> Vec<Arc<str>>;
-
-    /// Asks for a value.
-    fn load(self) -> impl Future<Output = Result<Arc<Self::Value>, Error>> + Send + 'static;
-
-    /// A value that was asked for at `asked` is about to be kept. Nothing is invalidated meanwhile.
-    fn loaded(&self, value: &Arc<Self::Value>, asked: Moment) {
-        let _ = (value, asked);
-    }
-}
 
 /// At how many hits through a place the store hears that it is in use.
 const TOUCH: u64 = 32;
@@ -528,71 +469,6 @@ impl<V: Send + Sync + 'static> Cache<V> {
         }
         error
     }
-}
-
-/// A remembered failure, and for how long it is refused with.
-type Refusal = (Error, Duration);
-
-/// The failure for which all wrapping keys that may be asked are left alone.
-fn backed_off(source: &impl Source, now: Moment) -> Option<Refusal> {
-    let backoffs = source.settings().backoffs();
-    if backoffs.is_empty() {
-        return None;
-    }
-    let mut shortest: Option<Refusal> = None;
-    for key in source.wrapping_keys() {
-        let (error, left) = backoffs.find(&*key, now)?;
-        if shortest.as_ref().is_none_or(|(_, shortest)| left < *shortest) {
-            shortest = Some((error, left));
-        }
-    }
-    shortest
-}
-
-/// Counts the failures of wrapping keys: each one once for a load, and only if it gave no answer at all, or answered that
-/// nobody may use it. What was asked in
-/// spite of a back-off, since another key was named beside it, does not prolong it.
-fn note_wrapping_keys(failures: &[KeyringError], source: &impl Source, asked: Moment, now: Moment, chance: f64) {
-    let (backoffs, policy) = (source.settings().backoffs(), source.settings().policy());
-    for (at, failure) in failures.iter().enumerate() {
-        let key = failure.wrapping_key();
-        let of_key = |other: &&KeyringError| other.wrapping_key() == key;
-        if failures[..at].iter().any(|other| of_key(&other)) {
-            continue;
-        }
-        let all = |kind: fn(KeyringErrorKind) -> bool| failures.iter().filter(of_key).all(|it| kind(it.kind()));
-        let unusable = all(|kind| kind == KeyringErrorKind::Unusable);
-        if !unusable && !all(KeyringErrorKind::is_retryable) {
-            backoffs.forget(key);
-            continue;
-        }
-        if backoffs.find(key, asked).is_some() && backed_off(source, asked).is_none() {
-            continue;
-        }
-        // Nothing but this: another caller's error may name what is not for everybody.
-        let error = Error::DataKeyUnavailable(failure.clone());
-        backoffs.note(&key.into(), &error, asked, now, |streak| {
-            if unusable { policy.refuse_for } else { policy.key_backoff(streak.failures, streak.waves, chance) }
-        });
-    }
-}
-
-/// A key in 128 bits: what is remembered of those that fail must not be as long as they like.
-type Fingerprint = (u64, u64);
-
-/// Makes fingerprints that nobody can foresee.
-#[derive(Debug, Default)]
-struct Fingerprints(RandomState, RandomState);
-
-impl Fingerprints {
-    fn of(&self, key: &OwnedKey) -> Fingerprint {
-        (self.0.hash_one(key), self.1.hash_one(key))
-    }
-}
-
-/// Whether a failure says that what was cached must not be used any more.
-fn is_refusal(kind: KeyringErrorKind) -> bool {
-    matches!(kind, KeyringErrorKind::Denied | KeyringErrorKind::Unusable)
 }
 
 /// Ends a refresh, however it goes.

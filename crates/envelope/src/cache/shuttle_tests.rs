@@ -26,13 +26,14 @@ use shuttle::{
 };
 
 use super::{
-    Cache, Place, Settings, Source, Task,
+    Cache, Place,
     entry::Entry,
     failures::Failures,
     gate::Gate,
     limits::{Limits, Usage},
     policy::{Policy, tests::policy},
     slot::Slot,
+    source::{Settings, Source, Task},
     store::Key,
 };
 use crate::{

@@ -18,7 +18,14 @@ use super::{
     wrapping_key,
 };
 use crate::{
-    cache::{Cache, Place, Settings, Source, Task, failures::Failures, gate::Gate, policy::Policy, store::Key},
+    cache::{
+        Cache, Place,
+        failures::Failures,
+        gate::Gate,
+        policy::Policy,
+        source::{Settings, Source, Task},
+        store::Key,
+    },
     error::{Error, KeyringError, KeyringErrorKind},
     observer::Operation,
     time::{Clock, ManualClock, Moment},

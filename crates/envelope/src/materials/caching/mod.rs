@@ -20,7 +20,12 @@ use super::{
 };
 pub use crate::cache::{Counts as CacheCounts, FailureCounts};
 use crate::{
-    cache::{Settings, Task, failures::Failures, policy::Policy, store::Key},
+    cache::{
+        failures::Failures,
+        policy::Policy,
+        source::{Settings, Task},
+        store::Key,
+    },
     error::{Error, KeyringErrorKind},
     time::{Clock, Moment},
 };

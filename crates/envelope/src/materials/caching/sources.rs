@@ -7,7 +7,11 @@ use super::{
     EncryptionMaterialsRequest, MaterialsManager, PreparedMaterials,
 };
 use crate::{
-    cache::{Place, Settings, Source, store::Key},
+    cache::{
+        Place,
+        source::{Settings, Source},
+        store::Key,
+    },
     context::{ContextKeys, EncryptionContext},
     error::Error,
     format::encrypted_data_key::EncryptedDataKeys,

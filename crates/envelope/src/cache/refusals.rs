@@ -1,0 +1,86 @@
+//! Which failures are served from memory, and what is remembered of wrapping keys.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    time::Duration,
+};
+
+use super::{
+    source::{Settings as _, Source},
+    store::OwnedKey,
+};
+use crate::{
+    error::{Error, KeyringError, KeyringErrorKind},
+    time::Moment,
+};
+
+/// A remembered failure, and for how long it is refused with.
+pub(super) type Refusal = (Error, Duration);
+
+/// The failure for which all wrapping keys that may be asked are left alone.
+pub(super) fn backed_off(source: &impl Source, now: Moment) -> Option<Refusal> {
+    let backoffs = source.settings().backoffs();
+    if backoffs.is_empty() {
+        return None;
+    }
+    let mut shortest: Option<Refusal> = None;
+    for key in source.wrapping_keys() {
+        let (error, left) = backoffs.find(&*key, now)?;
+        if shortest.as_ref().is_none_or(|(_, shortest)| left < *shortest) {
+            shortest = Some((error, left));
+        }
+    }
+    shortest
+}
+
+/// Counts the failures of wrapping keys: each one once for a load, and only if it gave no answer at all, or answered that
+/// nobody may use it. What was asked in
+/// spite of a back-off, since another key was named beside it, does not prolong it.
+pub(super) fn note_wrapping_keys(
+    failures: &[KeyringError],
+    source: &impl Source,
+    asked: Moment,
+    now: Moment,
+    chance: f64,
+) {
+    let (backoffs, policy) = (source.settings().backoffs(), source.settings().policy());
+    for (at, failure) in failures.iter().enumerate() {
+        let key = failure.wrapping_key();
+        let of_key = |other: &&KeyringError| other.wrapping_key() == key;
+        if failures[..at].iter().any(|other| of_key(&other)) {
+            continue;
+        }
+        let all = |kind: fn(KeyringErrorKind) -> bool| failures.iter().filter(of_key).all(|it| kind(it.kind()));
+        let unusable = all(|kind| kind == KeyringErrorKind::Unusable);
+        if !unusable && !all(KeyringErrorKind::is_retryable) {
+            backoffs.forget(key);
+            continue;
+        }
+        if backoffs.find(key, asked).is_some() && backed_off(source, asked).is_none() {
+            continue;
+        }
+        // Nothing but this: another caller's error may name what is not for everybody.
+        let error = Error::DataKeyUnavailable(failure.clone());
+        backoffs.note(&key.into(), &error, asked, now, |streak| {
+            if unusable { policy.refuse_for } else { policy.key_backoff(streak.failures, streak.waves, chance) }
+        });
+    }
+}
+
+/// A key in 128 bits: what is remembered of those that fail must not be as long as they like.
+pub(super) type Fingerprint = (u64, u64);
+
+/// Makes fingerprints that nobody can foresee.
+#[derive(Debug, Default)]
+pub(super) struct Fingerprints(RandomState, RandomState);
+
+impl Fingerprints {
+    pub(super) fn of(&self, key: &OwnedKey) -> Fingerprint {
+        (self.0.hash_one(key), self.1.hash_one(key))
+    }
+}
+
+/// Whether a failure says that what was cached must not be used any more.
+pub(super) fn is_refusal(kind: KeyringErrorKind) -> bool {
+    matches!(kind, KeyringErrorKind::Denied | KeyringErrorKind::Unusable)
+}

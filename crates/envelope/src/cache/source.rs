@@ -1,0 +1,67 @@
+//! What a cache needs of those who use it: where values come from, and the world around it.
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use super::{failures::Failures, policy::Policy};
+use crate::{error::Error, time::Moment};
+
+/// Something to be done while nobody waits for it.
+pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// How values are kept, and what a cache needs of the world around it.
+pub(crate) trait Settings: Send + Sync {
+    /// The time.
+    fn now(&self) -> Moment;
+
+    /// A random number in 0..1.
+    fn chance(&self) -> f64;
+
+    /// How values are kept.
+    fn policy(&self) -> &Policy;
+
+    /// The wrapping keys that failed several times in a row, by name.
+    fn backoffs(&self) -> &Failures<Arc<str>>;
+
+    /// A load failed. `had` tells that there was a value before.
+    fn failed(&self, error: &Error, had: bool);
+
+    /// Does something in the background, or drops it where there is none.
+    fn spawn(&self, task: Task);
+
+    /// Waits for a load in the background, so that it goes on when all who waited for it have gone.
+    fn outlive(&self, task: Task) {
+        self.spawn(task);
+    }
+}
+
+/// Where values come from, for one operation. Made only where a value must be loaded.
+pub(crate) trait Source: Clone + Send + Sync + 'static {
+    /// What is loaded.
+    type Value: Send + Sync + 'static;
+
+    /// Whether a new value takes the place of the current one at once, rather than when that is spent.
+    const IN_PLACE: bool;
+
+    /// How values are kept.
+    fn settings(&self) -> &impl Settings;
+
+    /// What the operation reserves, in bytes; `None` is a use that is not counted.
+    fn bytes(&self) -> Option<u64>;
+
+    /// Whether somebody wants to use a value, rather than see whether it is there.
+    fn is_use(&self) -> bool {
+        true
+    }
+
+    /// The wrapping keys of which any one may be asked, by the names in [`KeyringError`](crate::error::KeyringError); none
+    /// where that is not known.
+    fn wrapping_keys(&self) -> Vec<Arc<str>>;
+
+    /// Asks for a value.
+    fn load(self) -> impl Future<Output = Result<Arc<Self::Value>, Error>> + Send + 'static;
+
+    /// A value that was asked for at `asked` is about to be kept. Nothing is invalidated meanwhile.
+    fn loaded(&self, value: &Arc<Self::Value>, asked: Moment) {
+        let _ = (value, asked);
+    }
+}
