@@ -453,15 +453,18 @@ impl Model {
         *newest == value && older.iter().all(gone) && low
     }
 
-    /// Whether a value's successor may be wanted: it is past half of its age, or an eighth of its messages or bytes, or too
+    /// Whether a value's successor may be wanted: there is none, and it is past half of its age, or an eighth of its messages or bytes, or too
     /// old at the use after the next, if that is as long in coming as this one was.
     fn may_refresh(&self, request: &Request, value: Number, gap: Duration) -> bool {
         let (age, used, limits) = (self.age(value), &self.values[&value], request.policy.limits);
         // The time of the last use is known to a thirty-second of the age.
         let imprecision = limits.max_age.max(used.policy.limits.max_age) / 8;
+        let newest = *self.entries[request.half as usize][request.key].kept.last().expect("it was there");
+        let has_successor = newest != value && self.is_fresh(request, newest);
         let old = age >= limits.max_age.min(used.policy.limits.max_age) / 2;
         let rare = self.places || age + gap * 2 + imprecision >= limits.max_age;
-        old || rare || used.messages * 8 >= limits.max_messages || used.bytes * 8 >= limits.max_bytes
+        let low = old || rare || used.messages * 8 >= limits.max_messages || used.bytes * 8 >= limits.max_bytes;
+        low && !has_successor
     }
 
     fn entry(&mut self, request: &Request) -> &mut Entry {
