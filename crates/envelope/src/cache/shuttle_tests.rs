@@ -67,8 +67,8 @@ fn config() -> Config {
     config
 }
 
-/// However many threads ask, with leases, without, or with leases that come while they ask: no limit is exceeded, and what
-/// was reserved by nobody is there for the next one.
+/// However many threads ask, with leases, without, or with leases that come while they ask: no limit is exceeded, what was
+/// reserved by nobody is there for the next one, and nobody is refused while there is enough for all who ask.
 #[test]
 fn reservation() {
     explore("reservation", 150_000, |reservations| {
@@ -76,22 +76,29 @@ fn reservation() {
         let (max_messages, max_bytes) = (random.gen_range(1..40), random.gen_range(0..80));
         let limits = Limits { max_age: AGE, max_messages, max_bytes };
         let usage = if random.r#gen() { Usage::default() } else { Usage::leased(random.gen_range(1..4)) };
-        let sizes: Vec<u64> = (0..random.gen_range(2..5)).map(|_| random.gen_range(0..4)).collect();
-        let reserve_all = |size| (0..).take_while(|_| usage.reserve(&limits, size)).count() as u64;
-        let reserve_all = &reserve_all;
-        let (mut messages, mut bytes) = thread::scope(|scope| {
-            let threads: Vec<_> = sizes.iter().map(|size| (size, scope.spawn(move || reserve_all(*size)))).collect();
-            threads.into_iter().fold((0, 0), |(messages, bytes), (size, thread)| {
-                let reserved = thread.join().unwrap();
-                (messages + reserved, bytes + reserved * size)
-            })
-        });
-        let smallest = *sizes.iter().min().unwrap();
+        let longest = random.gen_range(0..4);
+        let sizes: Vec<u64> = (0..random.gen_range(2..5)).map(|_| random.gen_range(0..=longest)).collect();
+        let (messages, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
+        let reserve_all = |size| {
+            while usage.reserve(&limits, size) {
+                messages.fetch_add(1, Relaxed);
+                bytes.fetch_add(size, Relaxed);
+            }
+            // The others may have reserved without having counted it yet.
+            let others = sizes.len() as u64 - 1;
+            let (messages, bytes) = (messages.load(Relaxed) + others, bytes.load(Relaxed) + others * longest);
+            assert!(
+                messages >= max_messages || bytes + size > max_bytes,
+                "refused at {messages}, {bytes} of {limits:?}"
+            );
+        };
+        thread::scope(|scope| sizes.iter().for_each(|size| _ = scope.spawn(|| reserve_all(*size))));
         // Who is refused while another one makes up its mind about a longer message may have it later.
+        let smallest = *sizes.iter().min().unwrap();
         if sizes.iter().any(|size| *size != smallest) {
-            let rest = reserve_all(smallest);
-            (messages, bytes) = (messages + rest, bytes + rest * smallest);
+            reserve_all(smallest);
         }
+        let (messages, bytes) = (messages.into_inner(), bytes.into_inner());
         assert!(messages <= max_messages && bytes <= max_bytes, "{messages} messages, {bytes} bytes of {limits:?}");
         assert!(messages == max_messages || bytes + smallest > max_bytes, "only {messages}, {bytes} of {limits:?}");
         assert_eq!(usage.used(), (messages, bytes));
