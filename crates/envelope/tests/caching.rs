@@ -6,16 +6,11 @@ mod support;
 use std::{collections::HashMap, sync::atomic::Ordering, time::Duration};
 
 use envelope::{
-    Clock, EncryptionContext, Envelope, Error,
+    Clock, EncryptionContext, Error,
     materials::{CachingBuilder, CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache},
 };
 use futures_util::future::{join_all, poll_immediate};
-use support::{GatedKeyring, encrypted_data_keys};
-
-fn caching(keyring: &GatedKeyring, set: impl FnOnce(CachingBuilder) -> CachingBuilder) -> Envelope {
-    let builder = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring.clone()));
-    Envelope::builder(set(builder).build().unwrap()).build().unwrap()
-}
+use support::{GatedKeyring, caching, encrypted_data_keys};
 
 fn context() -> EncryptionContext {
     EncryptionContext::new([("tenant", "42")]).unwrap()
@@ -27,7 +22,7 @@ async fn no_data_key_seals_more_than_max_messages() {
     const MESSAGES: usize = 100_000;
     let keyring = GatedKeyring::open();
     // Ahead of need, a last data key might come that nobody needs.
-    let envelope = caching(&keyring, |builder| builder.max_messages(1_000).refresh_ahead(false));
+    let envelope = caching(keyring.clone(), |builder| builder.max_messages(1_000).refresh_ahead(false));
     let tasks = (0..TASKS).map(|task| {
         let envelope = envelope.clone();
         tokio::spawn(async move {
@@ -53,7 +48,7 @@ async fn no_data_key_seals_more_than_max_messages() {
 #[tokio::test]
 async fn no_data_key_seals_more_than_max_bytes() {
     let keyring = GatedKeyring::open();
-    let envelope = caching(&keyring, |builder| builder.max_bytes(10).refresh_ahead(false));
+    let envelope = caching(keyring.clone(), |builder| builder.max_bytes(10).refresh_ahead(false));
     for length in [4, 6, 0, 1, 9, 11] {
         envelope.encrypt(&vec![0; length], &context()).await.unwrap();
     }
@@ -66,7 +61,7 @@ async fn no_data_key_seals_more_than_max_bytes() {
 async fn a_data_key_is_used_up_to_its_age_and_no_longer() {
     let keyring = GatedKeyring::open();
     let (clock, hand) = Clock::manual();
-    let envelope = caching(&keyring, |builder| {
+    let envelope = caching(keyring.clone(), |builder| {
         builder
             .max_age(Duration::from_mins(1))
             .cache(&MaterialsCache::builder().clock(clock).build())
@@ -89,7 +84,7 @@ async fn a_data_key_is_used_up_to_its_age_and_no_longer() {
 async fn age_counts_from_the_request_not_from_its_answer() {
     let keyring = GatedKeyring::new(0);
     let (clock, hand) = Clock::manual();
-    let envelope = caching(&keyring, |builder| {
+    let envelope = caching(keyring.clone(), |builder| {
         builder.max_age(Duration::from_mins(1)).cache(&MaterialsCache::builder().clock(clock).build())
     });
     let context = context();
@@ -104,7 +99,7 @@ async fn age_counts_from_the_request_not_from_its_answer() {
 #[tokio::test]
 async fn those_who_miss_together_cost_one_request() {
     let keyring = GatedKeyring::new(0);
-    let envelope = caching(&keyring, |builder| builder);
+    let envelope = caching(keyring.clone(), |builder| builder);
     let context = context();
     let mut sealing: Vec<_> = (0..1_000).map(|_| Box::pin(envelope.encrypt(b"x", &context))).collect();
     for waiting in &mut sealing {
@@ -126,7 +121,7 @@ async fn those_who_miss_together_cost_one_request() {
 async fn a_failure_is_shared_remembered_and_then_tried_again() {
     let keyring = GatedKeyring::new(0);
     let (clock, hand) = Clock::manual();
-    let envelope = caching(&keyring, |builder| builder.cache(&MaterialsCache::builder().clock(clock).build()));
+    let envelope = caching(keyring.clone(), |builder| builder.cache(&MaterialsCache::builder().clock(clock).build()));
     let context = context();
     let mut waiting: Vec<_> = (0..100).map(|_| Box::pin(envelope.encrypt(b"x", &context))).collect();
     for waiting in &mut waiting {
@@ -158,7 +153,7 @@ async fn what_cannot_work_is_refused_for_as_long_as_was_set() {
         let keyring = GatedKeyring::open();
         let (clock, hand) = Clock::manual();
         let cache = MaterialsCache::builder().clock(clock).build();
-        let envelope = caching(&keyring, |builder| builder.cache(&cache).remember_failures_for(remembered));
+        let envelope = caching(keyring.clone(), |builder| builder.cache(&cache).remember_failures_for(remembered));
         let mut message = envelope.encrypt(b"x", &context()).await.unwrap();
         let end_of_keys = support::header_length(&message) - 53;
         message[end_of_keys - 1] ^= 1;
@@ -191,7 +186,8 @@ async fn nobody_waits_for_a_successor_by_age_or_by_usage() {
     let keyring = GatedKeyring::open();
     let (clock, hand) = Clock::manual();
     let cache = MaterialsCache::builder().clock(clock).build();
-    let envelope = caching(&keyring, |builder| builder.max_age(Duration::from_mins(1)).max_messages(100).cache(&cache));
+    let envelope =
+        caching(keyring.clone(), |builder| builder.max_age(Duration::from_mins(1)).max_messages(100).cache(&cache));
     let message = envelope.encrypt(b"x", &context()).await.unwrap();
     envelope.decrypt(&message, &context()).await.unwrap();
     for round in 1..=10 {
@@ -223,7 +219,7 @@ async fn an_outage_is_bridged_up_to_the_ceiling_and_never_past_the_limits() {
     let keyring = GatedKeyring::open();
     let (clock, hand) = Clock::manual();
     let cache = MaterialsCache::builder().clock(clock).build();
-    let envelope = caching(&keyring, |builder| {
+    let envelope = caching(keyring.clone(), |builder| {
         let builder = builder.max_age(Duration::from_mins(1)).serve_stale_for(Duration::from_mins(2));
         builder.max_messages(5).cache(&cache)
     });
@@ -252,7 +248,7 @@ async fn an_outage_is_bridged_up_to_the_ceiling_and_never_past_the_limits() {
 async fn without_a_ceiling_nothing_serves_past_its_age() {
     let keyring = GatedKeyring::open();
     let (clock, hand) = Clock::manual();
-    let envelope = caching(&keyring, |builder| {
+    let envelope = caching(keyring.clone(), |builder| {
         builder.max_age(Duration::from_mins(1)).cache(&MaterialsCache::builder().clock(clock).build())
     });
     envelope.encrypt(b"1", &context()).await.unwrap();
@@ -267,7 +263,7 @@ async fn without_a_ceiling_nothing_serves_past_its_age() {
 async fn nothing_from_before_an_invalidation_is_used_after() {
     let keyring = GatedKeyring::new(0);
     let cache = MaterialsCache::new(10);
-    let envelope = caching(&keyring, |builder| builder.cache(&cache));
+    let envelope = caching(keyring.clone(), |builder| builder.cache(&cache));
     let (context, other) = (context(), EncryptionContext::new([("tenant", "43")]).unwrap());
     let mut before = Box::pin(envelope.encrypt(b"x", &context));
     assert!(poll_immediate(&mut before).await.is_none());
@@ -303,7 +299,7 @@ async fn nothing_from_before_an_invalidation_is_used_after() {
 async fn no_more_loads_at_once_than_allowed() {
     let keyring = GatedKeyring::new(0);
     let cache = MaterialsCache::builder().max_loads(4).build();
-    let envelope = caching(&keyring, |builder| builder.cache(&cache));
+    let envelope = caching(keyring.clone(), |builder| builder.cache(&cache));
     let contexts: Vec<_> =
         (0..50).map(|tenant| EncryptionContext::new([("tenant", tenant.to_string())]).unwrap()).collect();
     let mut waiting: Vec<_> = contexts.iter().map(|context| Box::pin(envelope.encrypt(b"x", context))).collect();
@@ -322,7 +318,7 @@ async fn a_load_outlives_its_callers() {
     let keyring = GatedKeyring::open();
     let (clock, hand) = Clock::manual();
     let cache = MaterialsCache::builder().clock(clock).max_loads(1).build();
-    let envelope = caching(&keyring, |builder| {
+    let envelope = caching(keyring.clone(), |builder| {
         builder.cache(&cache).max_age(Duration::from_mins(1)).serve_stale_for(Duration::from_mins(1))
     });
     envelope.encrypt(b"x", &context()).await.unwrap();
@@ -347,7 +343,7 @@ async fn a_load_outlives_its_callers() {
 #[tokio::test]
 async fn a_cancelled_caller_wedges_nobody() {
     let keyring = GatedKeyring::new(0);
-    let envelope = caching(&keyring, |builder| builder);
+    let envelope = caching(keyring.clone(), |builder| builder);
     let context = context();
     let mut leader = Box::pin(envelope.encrypt(b"x", &context));
     let mut follower = Box::pin(envelope.encrypt(b"x", &context));
@@ -363,7 +359,7 @@ async fn a_cancelled_caller_wedges_nobody() {
 async fn a_message_that_does_not_unwrap_takes_no_place_in_the_cache() {
     let keyring = GatedKeyring::open();
     let cache = MaterialsCache::new(10);
-    let envelope = caching(&keyring, |builder| builder.cache(&cache));
+    let envelope = caching(keyring.clone(), |builder| builder.cache(&cache));
     let mut message = envelope.encrypt(b"x", &context()).await.unwrap();
     let end_of_keys = support::header_length(&message) - 53;
     message[end_of_keys - 1] ^= 1;
@@ -377,7 +373,7 @@ async fn a_message_that_does_not_unwrap_takes_no_place_in_the_cache() {
 async fn a_forged_message_takes_no_place_in_the_cache_and_drops_nobody_elses() {
     let keyring = GatedKeyring::open();
     let cache = MaterialsCache::new(10);
-    let envelope = caching(&keyring, |builder| builder.cache(&cache));
+    let envelope = caching(keyring.clone(), |builder| builder.cache(&cache));
     let message = envelope.encrypt(b"x", &context()).await.unwrap();
     let mut forged = message.clone();
     let tag = support::header_length(&message) - 16;
@@ -395,7 +391,7 @@ async fn a_forged_message_takes_no_place_in_the_cache_and_drops_nobody_elses() {
 #[tokio::test]
 async fn messages_under_two_data_keys_of_one_context_both_open() {
     let keyring = GatedKeyring::open();
-    let envelope = caching(&keyring, |builder| builder.max_messages(1));
+    let envelope = caching(keyring.clone(), |builder| builder.max_messages(1));
     let one = envelope.encrypt(b"one", &context()).await.unwrap();
     let other = envelope.encrypt(b"other", &context()).await.unwrap();
     assert_ne!(encrypted_data_keys(&one), encrypted_data_keys(&other));
@@ -411,7 +407,7 @@ async fn messages_under_two_data_keys_of_one_context_both_open() {
 async fn a_stale_answer_serves_only_the_caller_who_asked_for_it() {
     let keyring = GatedKeyring::new(0);
     let (clock, hand) = Clock::manual();
-    let envelope = caching(&keyring, |builder| {
+    let envelope = caching(keyring.clone(), |builder| {
         builder.max_age(Duration::from_mins(1)).cache(&MaterialsCache::builder().clock(clock).build())
     });
     let context = context();
@@ -430,7 +426,7 @@ async fn a_stale_answer_serves_only_the_caller_who_asked_for_it() {
 async fn a_keyring_that_panics_is_an_error_for_all_who_waited() {
     let keyring = GatedKeyring::new(0);
     keyring.panics.store(true, Ordering::SeqCst);
-    let envelope = caching(&keyring, |builder| builder);
+    let envelope = caching(keyring.clone(), |builder| builder);
     let context = context();
     let mut waiting: Vec<_> = (0..10).map(|_| Box::pin(envelope.encrypt(b"x", &context))).collect();
     for waiting in &mut waiting {
@@ -449,9 +445,9 @@ async fn a_keyring_that_panics_is_an_error_for_all_who_waited() {
 async fn partitions_share_entries_if_and_only_if_their_ids_are_equal() {
     let keyring = GatedKeyring::open();
     let cache = MaterialsCache::new(10);
-    let in_partition = |id: &str| caching(&keyring, |builder| builder.cache(&cache).partition_id(id));
+    let in_partition = |id: &str| caching(keyring.clone(), |builder| builder.cache(&cache).partition_id(id));
     let (a, also_a, b) = (in_partition("a"), in_partition("a"), in_partition("b"));
-    let own = || caching(&keyring, |builder| builder.cache(&cache));
+    let own = || caching(keyring.clone(), |builder| builder.cache(&cache));
     let (own_1, own_2) = (own(), own());
     a.encrypt(b"x", &context()).await.unwrap();
     own_1.encrypt(b"x", &context()).await.unwrap();
@@ -463,7 +459,7 @@ async fn partitions_share_entries_if_and_only_if_their_ids_are_equal() {
 #[tokio::test]
 async fn contexts_never_share_a_data_key() {
     let keyring = GatedKeyring::open();
-    let envelope = caching(&keyring, |builder| builder);
+    let envelope = caching(keyring.clone(), |builder| builder);
     let other = EncryptionContext::new([("tenant", "43")]).unwrap();
     let (a, b) = (envelope.encrypt(b"x", &context()).await.unwrap(), envelope.encrypt(b"x", &other).await.unwrap());
     assert_ne!(encrypted_data_keys(&a), encrypted_data_keys(&b));
@@ -474,7 +470,7 @@ async fn contexts_never_share_a_data_key() {
 async fn stats_tell_what_happened() {
     let keyring = GatedKeyring::open();
     let cache = MaterialsCache::new(10);
-    let envelope = caching(&keyring, |builder| builder.cache(&cache).max_bytes(5));
+    let envelope = caching(keyring.clone(), |builder| builder.cache(&cache).max_bytes(5));
     for _ in 0..3 {
         envelope.encrypt(b"x", &context()).await.unwrap();
     }

@@ -13,24 +13,15 @@ use std::{
 };
 
 use envelope::{
-    Clock, DataKey, EncryptionContext, Envelope, Error,
+    Clock, DataKey, EncryptionContext, Error,
     keyring::{GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture, KeyringRequest, MultiKeyring},
-    materials::{CachingBuilder, CachingMaterialsManager, DefaultMaterialsManager, EncryptedDataKey, MaterialsCache},
+    materials::{EncryptedDataKey, MaterialsCache},
     observer::{Event, Observer},
 };
 use futures_util::future::poll_immediate;
-use support::{GatedKeyring, encrypted_data_keys};
+use support::{GatedKeyring, caching, context, encrypted_data_keys};
 
 const MINUTE: Duration = Duration::from_mins(1);
-
-fn caching(keyring: impl Keyring + 'static, set: impl FnOnce(CachingBuilder) -> CachingBuilder) -> Envelope {
-    let builder = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring));
-    Envelope::builder(set(builder).build().unwrap()).build().unwrap()
-}
-
-fn context(tenant: &str) -> EncryptionContext {
-    EncryptionContext::new([("tenant", tenant)]).unwrap()
-}
 
 /// What a ciphertext begins with that fails by itself.
 const FAILING: u8 = 9;

@@ -9,23 +9,14 @@ use std::{
 };
 
 use envelope::{
-    Clock, EncryptionContext, Envelope,
+    Clock,
     keyring::KeyringErrorKind,
-    materials::{CachingBuilder, CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache},
+    materials::MaterialsCache,
     observer::{Event, Observer},
 };
-use support::GatedKeyring;
+use support::{GatedKeyring, caching, context};
 
 const MINUTE: Duration = Duration::from_mins(1);
-
-fn caching(keyring: &GatedKeyring, set: impl FnOnce(CachingBuilder) -> CachingBuilder) -> Envelope {
-    let builder = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring.clone()));
-    Envelope::builder(set(builder).build().unwrap()).build().unwrap()
-}
-
-fn context(tenant: &str) -> EncryptionContext {
-    EncryptionContext::new([("tenant", tenant)]).unwrap()
-}
 
 /// Writes down all that it is told.
 #[derive(Debug, Default)]
@@ -51,7 +42,7 @@ async fn an_observer_is_told_of_each_thing() {
     let diary = Arc::new(Diary::default());
     let (clock, hand) = Clock::manual();
     let cache = MaterialsCache::builder().clock(clock).observer(Arc::clone(&diary) as Arc<dyn Observer>).build();
-    let envelope = caching(&keyring, |builder| {
+    let envelope = caching(keyring.clone(), |builder| {
         builder.cache(&cache).max_age(MINUTE).max_bytes(100).serve_stale_for(MINUTE).refresh_ahead(false)
     });
     let (ours, secret) = (context("secret value"), "secret value");
@@ -94,7 +85,7 @@ async fn misses_have_their_reasons_and_failures_their_kinds() {
     let keyring = GatedKeyring::open();
     let (clock, hand) = Clock::manual();
     let cache = MaterialsCache::builder().capacity(10).clock(clock).build();
-    let envelope = caching(&keyring, |builder| {
+    let envelope = caching(keyring.clone(), |builder| {
         builder.cache(&cache).max_age(MINUTE).max_messages(2).refresh_ahead(false).longest_backoff(Duration::ZERO)
     });
     let stats = || cache.stats().encryption;
@@ -140,7 +131,7 @@ async fn contexts_that_never_repeat_are_told_of_once() {
     let keyring = GatedKeyring::open();
     let diary = Arc::new(Diary::default());
     let cache = MaterialsCache::builder().capacity(100).observer(Arc::clone(&diary) as Arc<dyn Observer>).build();
-    let envelope = caching(&keyring, |builder| builder.cache(&cache));
+    let envelope = caching(keyring.clone(), |builder| builder.cache(&cache));
     for message_id in 0..3_000 {
         envelope.encrypt(b"x", &context(&message_id.to_string())).await.unwrap();
     }
@@ -163,7 +154,7 @@ fn metrics_say_what_the_statistics_say() {
         runtime.block_on(async {
             let keyring = GatedKeyring::open();
             let cache = MaterialsCache::new(10);
-            let envelope = caching(&keyring, |builder| builder.cache(&cache));
+            let envelope = caching(keyring.clone(), |builder| builder.cache(&cache));
             for tenant in ["a", "b"] {
                 for _ in 0..1_500 {
                     envelope.encrypt(b"x", &context(tenant)).await.unwrap();
@@ -199,7 +190,7 @@ fn metrics_say_what_the_statistics_say() {
 #[tokio::test]
 async fn statistics_survive_json() {
     let cache = MaterialsCache::new(10);
-    let envelope = caching(&GatedKeyring::open(), |builder| builder.cache(&cache));
+    let envelope = caching(GatedKeyring::open(), |builder| builder.cache(&cache));
     envelope.encrypt(b"x", &context("a")).await.unwrap();
     let json = serde_json::to_value(cache.stats()).unwrap();
     assert_eq!(json["encryption"]["misses_absent"], 1);

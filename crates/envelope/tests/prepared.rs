@@ -8,28 +8,16 @@ use std::time::Duration;
 use envelope::{
     Clock, EncryptionContext, Envelope, Error,
     keyring::KeyringErrorKind,
-    materials::{
-        CachingBuilder, CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache,
-        RequiredContextMaterialsManager,
-    },
+    materials::{CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache, RequiredContextMaterialsManager},
 };
 use futures_util::future::{join_all, poll_immediate};
-use support::{GatedKeyring, encrypted_data_keys};
-
-fn caching(keyring: &GatedKeyring, set: impl FnOnce(CachingBuilder) -> CachingBuilder) -> Envelope {
-    let builder = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring.clone()));
-    Envelope::builder(set(builder).build().unwrap()).build().unwrap()
-}
-
-fn context(tenant: &str) -> EncryptionContext {
-    EncryptionContext::new([("tenant", tenant)]).unwrap()
-}
+use support::{GatedKeyring, caching, context, encrypted_data_keys};
 
 #[tokio::test]
 async fn a_handle_and_its_client_share_one_entry() {
     let keyring = GatedKeyring::open();
     let cache = MaterialsCache::new(10);
-    let envelope = caching(&keyring, |builder| builder.cache(&cache).max_messages(3).refresh_ahead(false));
+    let envelope = caching(keyring.clone(), |builder| builder.cache(&cache).max_messages(3).refresh_ahead(false));
     let prepared = envelope.prepare(&context("42")).unwrap();
     assert!(matches!(prepared.try_encrypt(b"x"), Err(Error::NotCached)));
     let first = prepared.encrypt(b"x").await.unwrap();
@@ -50,7 +38,7 @@ async fn a_handle_and_its_client_share_one_entry() {
 async fn a_handle_outlives_evictions_and_invalidations() {
     let keyring = GatedKeyring::open();
     let cache = MaterialsCache::new(4);
-    let envelope = caching(&keyring, |builder| builder.cache(&cache));
+    let envelope = caching(keyring.clone(), |builder| builder.cache(&cache));
     let prepared = [envelope.prepare(&context("42")).unwrap(), envelope.prepare(&context("42")).unwrap()];
     let others: Vec<_> = (0..100).map(|tenant| context(&format!("other {tenant}"))).collect();
     // Twice each, or else they would not count as worth more than the first.
@@ -86,7 +74,7 @@ async fn a_handle_outlives_evictions_and_invalidations() {
 #[tokio::test]
 async fn handles_check_as_clients_do() {
     let keyring = GatedKeyring::open();
-    let envelope = caching(&keyring, |builder| builder.max_bytes(5));
+    let envelope = caching(keyring.clone(), |builder| builder.max_bytes(5));
     let reserved = EncryptionContext::new([("aws-crypto-public-key", "x")]).unwrap();
     assert!(matches!(envelope.prepare(&reserved), Err(Error::InvalidEncryptionContext { .. })));
     let prepared = envelope.prepare(&context("42")).unwrap();
@@ -115,7 +103,7 @@ async fn handles_check_as_clients_do() {
 async fn warming_gives_one_result_for_each_and_reserves_nothing() {
     let keyring = GatedKeyring::new(2);
     let cache = MaterialsCache::builder().max_loads(4).build();
-    let envelope = caching(&keyring, |builder| builder.cache(&cache).max_messages(1).refresh_ahead(false));
+    let envelope = caching(keyring.clone(), |builder| builder.cache(&cache).max_messages(1).refresh_ahead(false));
     let contexts: Vec<_> = (0..50).map(|tenant| context(&tenant.to_string())).collect();
     envelope.ready().await.expect("nothing was warmed yet");
     let mut warming = Box::pin(envelope.warm(&contexts));
@@ -148,7 +136,7 @@ async fn a_health_check_keeps_idle_contexts_warm() {
     let keyring = GatedKeyring::open();
     let (clock, hand) = Clock::manual();
     let cache = MaterialsCache::builder().clock(clock).build();
-    let envelope = caching(&keyring, |builder| builder.cache(&cache).max_age(Duration::from_mins(1)));
+    let envelope = caching(keyring.clone(), |builder| builder.cache(&cache).max_age(Duration::from_mins(1)));
     envelope.warm([&context("42")]).await;
     hand.advance(Duration::from_mins(1));
     assert!(envelope.try_encrypt(b"x", &context("42")).is_err());
@@ -166,7 +154,7 @@ async fn what_was_sealed_opens_without_asking_if_it_is_primed() {
     for prime in [true, false] {
         let keyring = GatedKeyring::open();
         let cache = MaterialsCache::new(10);
-        let envelope = caching(&keyring, |builder| builder.cache(&cache).prime_decrypt(prime));
+        let envelope = caching(keyring.clone(), |builder| builder.cache(&cache).prime_decrypt(prime));
         let message = envelope.encrypt(b"x", &context("42")).await.unwrap();
         assert_eq!(envelope.decrypt(&message, &context("42")).await.unwrap().plaintext(), b"x");
         assert_eq!(keyring.counts(), (1, u64::from(!prime)));
@@ -179,7 +167,7 @@ async fn what_was_sealed_opens_without_asking_if_it_is_primed() {
     // What was asked for before an invalidation primes nothing after it.
     let keyring = GatedKeyring::new(0);
     let cache = MaterialsCache::new(10);
-    let envelope = caching(&keyring, |builder| builder.cache(&cache).prime_decrypt(true));
+    let envelope = caching(keyring.clone(), |builder| builder.cache(&cache).prime_decrypt(true));
     let context = context("42");
     let mut sealing = Box::pin(envelope.encrypt(b"x", &context));
     assert!(poll_immediate(&mut sealing).await.is_none());
@@ -211,7 +199,7 @@ async fn failures_of_a_wrapping_key_are_everybodys() {
     let keyring = GatedKeyring::open();
     let (clock, hand) = Clock::manual();
     let cache = MaterialsCache::builder().clock(clock).build();
-    let envelope = caching(&keyring, |builder| builder.cache(&cache));
+    let envelope = caching(keyring.clone(), |builder| builder.cache(&cache));
     let contexts: Vec<_> = (0..20).map(|tenant| context(&tenant.to_string())).collect();
     let message = envelope.encrypt(b"x", &contexts[0]).await.unwrap();
     keyring.fail(Some(KeyringErrorKind::Throttled));
@@ -239,7 +227,7 @@ async fn failures_of_a_wrapping_key_are_everybodys() {
 async fn an_outage_costs_one_round_of_requests() {
     let keyring = GatedKeyring::new(0);
     let cache = MaterialsCache::builder().max_loads(4).build();
-    let envelope = caching(&keyring, |builder| builder.cache(&cache));
+    let envelope = caching(keyring.clone(), |builder| builder.cache(&cache));
     let contexts: Vec<_> = (0..100).map(|tenant| context(&tenant.to_string())).collect();
     let mut waiting: Vec<_> = contexts.iter().map(|context| Box::pin(envelope.encrypt(b"x", context))).collect();
     for waiting in &mut waiting {
@@ -260,7 +248,7 @@ async fn nobody_waits_who_comes_now_and_then() {
         let keyring = GatedKeyring::open();
         let (clock, hand) = Clock::manual();
         let cache = MaterialsCache::builder().clock(clock).build();
-        let envelope = caching(&keyring, |builder| builder.cache(&cache).max_age(Duration::from_mins(1)));
+        let envelope = caching(keyring.clone(), |builder| builder.cache(&cache).max_age(Duration::from_mins(1)));
         let message = envelope.encrypt(b"x", &context("42")).await.unwrap();
         envelope.decrypt(&message, &context("42")).await.unwrap();
         for use_number in 0..50 {

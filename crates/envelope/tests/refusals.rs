@@ -5,24 +5,11 @@ mod support;
 
 use std::time::Duration;
 
-use envelope::{
-    Clock, EncryptionContext, Envelope, Error,
-    keyring::KeyringErrorKind,
-    materials::{CachingBuilder, CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache},
-};
+use envelope::{Clock, Error, keyring::KeyringErrorKind, materials::MaterialsCache};
 use futures_util::future::poll_immediate;
-use support::{GatedKeyring, encrypted_data_keys};
+use support::{GatedKeyring, caching, context, encrypted_data_keys};
 
 const MINUTE: Duration = Duration::from_mins(1);
-
-fn caching(keyring: &GatedKeyring, set: impl FnOnce(CachingBuilder) -> CachingBuilder) -> Envelope {
-    let builder = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring.clone()));
-    Envelope::builder(set(builder).build().unwrap()).build().unwrap()
-}
-
-fn context(tenant: &str) -> EncryptionContext {
-    EncryptionContext::new([("tenant", tenant)]).unwrap()
-}
 
 /// Credentials that ran out say nothing of the wrapping key: what is fresh goes on, but nothing serves past its age.
 #[cfg(feature = "tokio")]
@@ -38,7 +25,8 @@ async fn a_failed_refresh_drops_what_is_fresh_only_if_the_key_was_refused() {
         let keyring = GatedKeyring::open();
         let (clock, hand) = Clock::manual();
         let cache = MaterialsCache::builder().clock(clock).build();
-        let envelope = caching(&keyring, |builder| builder.cache(&cache).max_age(MINUTE).serve_stale_for(MINUTE));
+        let envelope =
+            caching(keyring.clone(), |builder| builder.cache(&cache).max_age(MINUTE).serve_stale_for(MINUTE));
         let message = envelope.encrypt(b"x", &context("a")).await.unwrap();
         envelope.encrypt(b"x", &context("b")).await.unwrap();
         envelope.decrypt(&message, &context("a")).await.unwrap();
@@ -66,7 +54,7 @@ async fn a_refusal_at_expiry_drops_all_under_the_key_and_is_remembered() {
         let keyring = GatedKeyring::open();
         let (clock, hand) = Clock::manual();
         let cache = MaterialsCache::builder().clock(clock).build();
-        let envelope = caching(&keyring, |builder| builder.cache(&cache).max_age(MINUTE).refresh_ahead(false));
+        let envelope = caching(keyring.clone(), |builder| builder.cache(&cache).max_age(MINUTE).refresh_ahead(false));
         envelope.encrypt(b"x", &context("a")).await.unwrap();
         hand.advance(MINUTE / 2);
         let message = envelope.encrypt(b"x", &context("b")).await.unwrap();
@@ -84,7 +72,7 @@ async fn a_refusal_at_expiry_drops_all_under_the_key_and_is_remembered() {
 #[tokio::test]
 async fn a_message_that_is_denied_drops_nobody_elses_data_keys() {
     let keyring = GatedKeyring::open();
-    let envelope = caching(&keyring, |builder| builder);
+    let envelope = caching(keyring.clone(), |builder| builder);
     let message = envelope.encrypt(b"x", &context("a")).await.unwrap();
     let mut other = envelope.encrypt(b"x", &context("b")).await.unwrap();
     envelope.decrypt(&message, &context("a")).await.unwrap();
@@ -102,8 +90,8 @@ async fn a_message_that_is_denied_drops_nobody_elses_data_keys() {
 async fn a_refusal_keeps_no_load_of_others_out_of_the_cache() {
     let (refused, slow) = (GatedKeyring::open(), GatedKeyring::new(0));
     let cache = MaterialsCache::new(10);
-    let noisy = caching(&refused, |builder| builder.cache(&cache).remember_failures_for(Duration::ZERO));
-    let victim = caching(&slow, |builder| builder.cache(&cache));
+    let noisy = caching(refused.clone(), |builder| builder.cache(&cache).remember_failures_for(Duration::ZERO));
+    let victim = caching(slow.clone(), |builder| builder.cache(&cache));
     let context = context("a");
     let mut sealing = Box::pin(victim.encrypt(b"x", &context));
     assert!(poll_immediate(&mut sealing).await.is_none());

@@ -10,11 +10,7 @@ use envelope::{
     keyring::{KeyringErrorKind, RawAesKeyring},
     materials::{CachingMaterialsManager, DefaultMaterialsManager},
 };
-use support::GatedKeyring;
-
-fn context(tenant: &str) -> EncryptionContext {
-    EncryptionContext::new([("tenant", tenant)]).unwrap()
-}
+use support::{GatedKeyring, context};
 
 #[tokio::test]
 async fn tracing_shows_the_keys_of_contexts_and_nothing_that_is_secret() {

@@ -34,8 +34,7 @@ pub(super) fn backed_off(source: &impl Source, now: Moment) -> Option<Refusal> {
 }
 
 /// Counts the failures of wrapping keys: each one once for a load, and only if it gave no answer at all, or answered that
-/// nobody may use it. What was asked in
-/// spite of a back-off, since another key was named beside it, does not prolong it.
+/// nobody may use it. What was asked in spite of a back-off, since another key was named beside it, does not prolong it.
 pub(super) fn note_wrapping_keys(
     failures: &[KeyringError],
     source: &impl Source,

@@ -2,7 +2,7 @@
 //!
 //! Shuttle runs threads one at a time and chooses at each lock and atomic who goes next, so it finds what comes of the
 //! order in which things happen, and takes all orderings of memory for sequentially consistent. What the tests themselves
-//! count with is the standard library's, where nobody takes turns.
+//! count with is the standard library's, where nobody takes turns. Long, since all four tests share one world.
 
 use std::{
     collections::{HashMap, HashSet},

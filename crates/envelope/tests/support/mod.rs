@@ -7,11 +7,11 @@ use std::sync::{
 };
 
 use envelope::{
-    DataKey,
+    DataKey, EncryptionContext, Envelope,
     keyring::{
         GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture, KeyringRequest, RawAesKeyring,
     },
-    materials::EncryptedDataKey,
+    materials::{CachingBuilder, CachingMaterialsManager, DefaultMaterialsManager, EncryptedDataKey},
 };
 use tokio::sync::Semaphore;
 
@@ -21,6 +21,17 @@ pub(crate) const WRAPPING_KEY: &str = "key";
 /// A raw AES keyring with a fixed wrapping key.
 pub(crate) fn keyring() -> RawAesKeyring {
     RawAesKeyring::new("tests", "key", &DataKey::from_vec(vec![7; 32])).unwrap()
+}
+
+/// A client with a cache, as `set` says.
+pub(crate) fn caching(keyring: impl Keyring + 'static, set: impl FnOnce(CachingBuilder) -> CachingBuilder) -> Envelope {
+    let builder = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring));
+    Envelope::builder(set(builder).build().unwrap()).build().unwrap()
+}
+
+/// An encryption context with one pair.
+pub(crate) fn context(tenant: &str) -> EncryptionContext {
+    EncryptionContext::new([("tenant", tenant)]).unwrap()
 }
 
 /// A raw AES keyring that counts what it is asked for, and waits for a permit each time.

@@ -2,7 +2,7 @@
 //!
 //! Written from what is promised to users, not from how the cache is built. Where the promise leaves a choice (which of
 //! several good values serves, when exactly a successor is fetched), the model takes what it sees, and checks that it was
-//! allowed to happen, or not to.
+//! allowed to happen, or not to. Long, since a model is of use only where it can be read as a whole.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -40,9 +40,10 @@ const COARSE_AGE: Duration = Duration::from_secs(1);
 /// - While a data key is in use, its successor is fetched in the background before it is spent, and takes its place by one
 ///   swap: whoever seals or opens does not wait for it. That takes the feature `tokio`, and a runtime.
 /// - Those who miss the same entry together wait for one request and share its result, or its failure. A failure is
-///   remembered for a while, see [`Error::Remembered`].
-///   Where several entries fail under one wrapping key, the others under it are refused for a while, too.
-/// - When a refresh is told that a wrapping key may not be used any more, what is cached under it is dropped.
+///   remembered for a while, see [`Error::Remembered`]. Where three requests in a row fail under one wrapping key in a way
+///   that may pass, or where one is told that nobody may use it, all others under it are refused for a while, too.
+/// - When a data key that is cached, or that is to be made, meets the answer that its wrapping key may not be used any more,
+///   what is cached under that is dropped.
 /// - A message longer than `max_bytes`, of unknown length, or of a suite without key derivation gets a data key
 ///   of its own, uncached.
 ///
@@ -66,7 +67,7 @@ const COARSE_AGE: Duration = Duration::from_secs(1);
 /// | | at most |
 /// | --- | --- |
 /// | sealing and opening, by default | `max_age` after the data key was asked for |
-/// | while the entry is in use, with `refresh_ahead` | seven to eight tenths of that, plus the time that KMS takes to refuse |
+/// | while the entry is in use all the time, with `refresh_ahead` | seven to eight tenths of that, plus the time that KMS takes to refuse |
 /// | opening, with `prime_decrypt` | the same, from when the data key was asked for to seal |
 /// | with `serve_stale_for`, while KMS is out of reach | `max_age` and that much more |
 /// | after [`MaterialsCache::invalidate_key`], [`invalidate`](MaterialsCache::invalidate) or [`clear`](MaterialsCache::clear) has returned | not at all, but for operations under way |
