@@ -63,6 +63,7 @@ mod pool;
 mod principal;
 mod slot;
 mod stats;
+mod supplier;
 mod time;
 
 pub use builder::KmsPoolBuilder;
@@ -70,3 +71,4 @@ pub use error::{BuildError, KmsError, KmsErrorKind};
 pub use pool::KmsPool;
 pub use principal::Principal;
 pub use stats::PoolStats;
+pub use supplier::{ClientFuture, ClientSupplier, PooledClients};

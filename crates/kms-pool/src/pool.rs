@@ -13,6 +13,7 @@ use crate::factory::ClientFactory;
 use crate::principal::Principal;
 use crate::slot::Slot;
 use crate::stats::PoolStats;
+use crate::supplier::PooledClients;
 use crate::time;
 
 /// One KMS client per region and principal, built once and shared by the whole process.
@@ -76,6 +77,12 @@ impl KmsPool {
             None => self.new_slot(region, principal)?,
         };
         slot.client(time::now()).await
+    }
+
+    /// Clients of this pool that sign as `principal`, for whatever takes a
+    /// [`ClientSupplier`](crate::ClientSupplier).
+    pub fn clients(&self, principal: &Principal) -> PooledClients {
+        PooledClients::new(self.clone(), principal.clone())
     }
 
     /// What the pool holds and has done so far.

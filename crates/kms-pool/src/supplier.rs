@@ -1,0 +1,110 @@
+//! Who supplies the KMS client of a region.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use aws_sdk_kms::Client;
+
+use crate::error::{KmsError, KmsErrorKind};
+use crate::pool::KmsPool;
+use crate::principal::Principal;
+
+/// A client on its way.
+pub type ClientFuture<'a> = Pin<Box<dyn Future<Output = Result<Client, KmsError>> + Send + 'a>>;
+
+/// Supplies a KMS client for a region: the *client supplier* of the AWS Encryption SDK.
+///
+/// What uses KMS keys of many regions takes one of these rather than a client, and asks it whenever it comes
+/// across a region. Who implements it decides which regions may be reached, and as whom.
+/// [`PooledClients`] does it over a [`KmsPool`].
+///
+/// ```
+/// use kms_pool::{ClientFuture, ClientSupplier};
+///
+/// /// Says on standard error which regions are asked for.
+/// #[derive(Debug)]
+/// struct Watched<S>(S);
+///
+/// impl<S: ClientSupplier> ClientSupplier for Watched<S> {
+///     fn client<'a>(&'a self, region: &'a str) -> ClientFuture<'a> {
+///         eprintln!("a client for {region}");
+///         self.0.client(region)
+///     }
+/// }
+/// ```
+pub trait ClientSupplier: fmt::Debug + Send + Sync {
+    /// The client of `region`, which may come out of a foreign message.
+    ///
+    /// # Errors
+    ///
+    /// [`KmsErrorKind::InvalidRequest`] for a region that is none, or that is not to be reached, and whatever
+    /// keeps the client from being had. No request is sent to KMS.
+    fn client<'a>(&'a self, region: &'a str) -> ClientFuture<'a>;
+}
+
+impl<S: ClientSupplier + ?Sized> ClientSupplier for Arc<S> {
+    fn client<'a>(&'a self, region: &'a str) -> ClientFuture<'a> {
+        (**self).client(region)
+    }
+}
+
+/// Clients of a pool, one principal for every region unless a region has one of its own.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use kms_pool::{ClientSupplier as _, KmsPool, Principal};
+///
+/// let (pool, principal) = (KmsPool::builder().build()?, Principal::from_default_chain().await);
+/// # let role_for_europe = principal.clone();
+/// let clients = pool
+///     .clients(&principal)
+///     .with_principal_in("eu-central-1", role_for_europe)
+///     .limited_to(["eu-central-1", "us-east-1"]);
+/// let client = clients.client("us-east-1").await?;
+/// assert!(clients.client("ap-south-1").await.is_err());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct PooledClients {
+    pool: KmsPool,
+    principal: Principal,
+    by_region: HashMap<String, Principal>,
+    limited_to: Option<Vec<String>>,
+}
+
+impl PooledClients {
+    pub(crate) fn new(pool: KmsPool, principal: Principal) -> Self {
+        Self { pool, principal, by_region: HashMap::new(), limited_to: None }
+    }
+
+    /// Signs as `principal` in `region`, for example under a role that is for this region alone. Repeatable; the
+    /// last call for a region wins.
+    #[must_use]
+    pub fn with_principal_in(mut self, region: impl Into<String>, principal: Principal) -> Self {
+        self.by_region.insert(region.into(), principal);
+        self
+    }
+
+    /// Supplies no client for any other region. Default: every region is supplied.
+    #[must_use]
+    pub fn limited_to(mut self, regions: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.limited_to = Some(regions.into_iter().map(Into::into).collect());
+        self
+    }
+}
+
+impl ClientSupplier for PooledClients {
+    fn client<'a>(&'a self, region: &'a str) -> ClientFuture<'a> {
+        Box::pin(async move {
+            if self.limited_to.as_ref().is_some_and(|regions| !regions.iter().any(|it| it == region)) {
+                let message = "the region is not among those that clients are supplied for";
+                return Err(KmsError::local(KmsErrorKind::InvalidRequest, message, None));
+            }
+            let principal = self.by_region.get(region).unwrap_or(&self.principal);
+            self.pool.client(region, principal).await
+        })
+    }
+}
