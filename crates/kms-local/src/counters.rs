@@ -32,8 +32,13 @@ pub struct Counters {
     pub max_in_flight: u64,
     /// Connections accepted.
     pub connections: u64,
+    /// Connections that are open now. A reset of the counters leaves it as it is.
+    pub open_connections: u64,
     /// TLS handshakes completed.
     pub tls_handshakes: u64,
+    /// How many TLS handshakes agreed on each key exchange group, such as `X25519MLKEM768`. Handshakes
+    /// that resumed a session without a key exchange are under no group.
+    pub key_exchange_groups: BTreeMap<String, u64>,
     /// How many requests named each access key id that the server knows.
     pub access_keys: BTreeMap<String, u64>,
 }
@@ -80,7 +85,14 @@ struct Counts {
     in_flight: u64,
     max_in_flight: u64,
     connections: u64,
+    open_connections: u64,
     tls_handshakes: u64,
+    key_exchange_groups: BTreeMap<&'static str, u64>,
+}
+
+/// A connection that is open until this is dropped.
+pub(crate) struct OpenConnection {
+    tally: Tally,
 }
 
 /// A request in flight. Counts as abandoned unless it [`end`](Self::end)s.
@@ -103,24 +115,35 @@ impl Tally {
             in_flight: counts.in_flight,
             max_in_flight: counts.max_in_flight,
             connections: counts.connections,
+            open_connections: counts.open_connections,
             tls_handshakes: counts.tls_handshakes,
+            key_exchange_groups: counts.key_exchange_groups.iter().map(|(&group, n)| (group.to_owned(), *n)).collect(),
             access_keys: counts.access_keys.clone(),
         }
     }
 
-    /// Forgets everything but what is in flight.
+    /// Forgets everything but what is in flight and what is open.
     pub(crate) fn reset(&self) {
         let mut counts = self.counts();
-        let in_flight = counts.in_flight;
-        *counts = Counts { in_flight, max_in_flight: in_flight, ..Counts::default() };
+        let (in_flight, open_connections) = (counts.in_flight, counts.open_connections);
+        *counts = Counts { in_flight, max_in_flight: in_flight, open_connections, ..Counts::default() };
     }
 
-    pub(crate) fn connection(&self) {
-        self.counts().connections += 1;
+    /// Counts a connection, which is open until the answer is dropped.
+    pub(crate) fn connection(&self) -> OpenConnection {
+        let mut counts = self.counts();
+        counts.connections += 1;
+        counts.open_connections += 1;
+        OpenConnection { tally: self.clone() }
     }
 
-    pub(crate) fn tls_handshake(&self) {
-        self.counts().tls_handshakes += 1;
+    /// Counts a handshake and the group, named by the TLS library, that its keys were exchanged in.
+    pub(crate) fn tls_handshake(&self, group: Option<&'static str>) {
+        let mut counts = self.counts();
+        counts.tls_handshakes += 1;
+        if let Some(group) = group {
+            *counts.key_exchange_groups.entry(group).or_default() += 1;
+        }
     }
 
     /// Counts a request that names an access key. Only for access keys that are known.
@@ -155,6 +178,12 @@ impl Visit {
     }
 }
 
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.tally.counts().open_connections -= 1;
+    }
+}
+
 impl Drop for Visit {
     fn drop(&mut self) {
         let mut counts = self.tally.counts();
@@ -180,6 +209,22 @@ mod tests {
         assert_eq!(counters.succeeded("Encrypt"), 1);
         assert_eq!(counters.outcomes("Encrypt", "Abandoned"), 1);
         assert_eq!((counters.in_flight, counters.max_in_flight), (0, 2));
+    }
+
+    #[test]
+    fn a_connection_is_open_until_it_is_dropped() {
+        let tally = Tally::default();
+        let first = tally.connection();
+        drop(tally.connection());
+        tally.tls_handshake(Some("X25519"));
+        tally.tls_handshake(None);
+        let counters = tally.snapshot();
+        assert_eq!((counters.connections, counters.open_connections), (2, 1));
+        assert_eq!((counters.tls_handshakes, counters.key_exchange_groups["X25519"]), (2, 1));
+        tally.reset();
+        assert_eq!(tally.snapshot(), Counters { open_connections: 1, ..Counters::default() });
+        drop(first);
+        assert_eq!(tally.snapshot(), Counters::default());
     }
 
     #[test]

@@ -3,11 +3,14 @@
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::sync::watch;
+
+/// The farthest that a clock can be set off: what every date of the protocol can still be written for.
+const MOST_OFFSET: Duration = Duration::from_hours(10 * 365 * 24);
 
 /// What goes wrong in a region, until it is cleared. The default is nothing.
 ///
@@ -27,6 +30,11 @@ pub struct FaultPlan {
     /// How long each request waits before anything else happens to it.
     #[serde(rename = "latency_ms", serialize_with = "to_millis", deserialize_with = "from_millis")]
     pub latency: Duration,
+    /// The share of requests, 0 to 1, that wait for `slow_latency` on top of `latency`.
+    pub slow_share: f64,
+    /// How long a slow request waits in addition.
+    #[serde(rename = "slow_latency_ms", serialize_with = "to_millis", deserialize_with = "from_millis")]
+    pub slow_latency: Duration,
     /// How many signed requests are let through in a second; the others get `ThrottlingException`.
     /// `Some(0)` throttles all of them, `None` throttles none.
     pub max_requests_per_second: Option<u32>,
@@ -38,6 +46,10 @@ pub struct FaultPlan {
     pub hang: bool,
     /// Whether requests that are signed right get `AccessDeniedException`, as if the key policy had been changed.
     pub access_denied: bool,
+    /// How many milliseconds the server's clock is ahead of the true time, or behind it when this is
+    /// negative. Signatures and sessions are checked by that clock, and the `Date` header of answers
+    /// shows it. Past ten years either way it counts as ten years.
+    pub clock_offset_ms: i64,
     /// What the shares are drawn with: the same seed draws the same faults.
     pub seed: u64,
 }
@@ -71,6 +83,8 @@ struct Shared {
 /// What chance decides about requests.
 struct Dice {
     random: fastrand::Rng,
+    /// Apart from the other, so that plans without slowness draw what they always drew.
+    slowness: fastrand::Rng,
     /// How many requests may still pass, as of the time beside it.
     allowance: Option<(f64, Instant)>,
 }
@@ -85,7 +99,7 @@ pub(crate) enum Fate {
 
 impl Faults {
     pub(crate) fn new() -> Self {
-        let dice = Dice { random: fastrand::Rng::with_seed(0), allowance: None };
+        let dice = Dice::new(0);
         let plan = watch::Sender::new(FaultPlan::default());
         Self { shared: Arc::new(Shared { plan, dice: Mutex::new(dice) }) }
     }
@@ -98,7 +112,7 @@ impl Faults {
     /// Sets all faults at once and starts drawing anew from the plan's seed. A share outside 0 to 1
     /// counts as the nearest that is inside.
     pub fn set(&self, plan: FaultPlan) {
-        *self.dice() = Dice { random: fastrand::Rng::with_seed(plan.seed), allowance: None };
+        *self.dice() = Dice::new(plan.seed);
         self.shared.plan.send_replace(plan);
     }
 
@@ -110,6 +124,49 @@ impl Faults {
     /// Makes each request wait for `latency` first.
     pub fn latency(&self, latency: Duration) {
         self.change(|plan| plan.latency = latency);
+    }
+
+    /// Makes a `share` of requests, 0 to 1, wait for `latency` on top of what all of them wait.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    ///
+    /// let kms = kms_local::KmsLocal::builder().start().await?;
+    /// kms.faults("us-east-1").slow(0.01, Duration::from_secs(2));
+    /// assert_eq!(kms.faults("us-east-1").plan().slow_share, 0.01);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn slow(&self, share: f64, latency: Duration) {
+        self.change(|plan| (plan.slow_share, plan.slow_latency) = (share, latency));
+    }
+
+    /// Sets the server's clock ahead of the true time, for what [`FaultPlan::clock_offset_ms`]
+    /// names. `Duration::ZERO` sets it right.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    ///
+    /// let kms = kms_local::KmsLocal::builder().start().await?;
+    /// kms.faults("us-east-1").clock_ahead(Duration::from_mins(10));
+    /// assert_eq!(kms.faults("us-east-1").plan().clock_offset_ms, 600_000);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn clock_ahead(&self, by: Duration) {
+        let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+        self.change(|plan| plan.clock_offset_ms = by);
+    }
+
+    /// Sets the server's clock behind the true time, as [`clock_ahead`](Self::clock_ahead) does
+    /// ahead of it.
+    pub fn clock_behind(&self, by: Duration) {
+        let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+        self.change(|plan| plan.clock_offset_ms = -by);
     }
 
     /// Lets `requests_per_second` through and throttles the others; 0 throttles all of them.
@@ -150,7 +207,8 @@ impl Faults {
     /// Starts drawing anew from `seed`. The default seed is 0.
     pub fn seed(&self, seed: u64) {
         self.change(|plan| plan.seed = seed);
-        self.dice().random = fastrand::Rng::with_seed(seed);
+        let mut dice = self.dice();
+        *dice = Dice { allowance: dice.allowance, ..Dice::new(seed) };
     }
 
     /// Waits as long as the plan says that a request has to.
@@ -162,6 +220,22 @@ impl Faults {
         if !latency.is_zero() {
             tokio::time::sleep(latency).await;
         }
+    }
+
+    /// Draws whether one request is slow, and waits if it is.
+    pub(crate) async fn dawdle(&self) {
+        let plan = self.plan();
+        let slow = self.dice().slowness.f64() < plan.slow_share;
+        if slow && !plan.slow_latency.is_zero() {
+            tokio::time::sleep(plan.slow_latency).await;
+        }
+    }
+
+    /// What the server's clock shows when the true time is `now`.
+    pub(crate) fn clock(&self, now: SystemTime) -> SystemTime {
+        let offset = self.plan().clock_offset_ms;
+        let by = Duration::from_millis(offset.unsigned_abs()).min(MOST_OFFSET);
+        if offset < 0 { now - by } else { now + by }
     }
 
     /// Draws what becomes of one request. Every request draws the same number of times, so that
@@ -198,6 +272,13 @@ impl Faults {
     fn dice(&self) -> std::sync::MutexGuard<'_, Dice> {
         // Any value of the dice is as good as any other.
         self.shared.dice.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Dice {
+    fn new(seed: u64) -> Self {
+        let [random, slowness] = [seed, !seed].map(fastrand::Rng::with_seed);
+        Self { random, slowness, allowance: None }
     }
 }
 
@@ -243,6 +324,38 @@ mod tests {
         let all = FaultPlan { internal_error_share: 1.0, ..FaultPlan::default() };
         assert!(fates(all).iter().all(|fate| *fate == Fate::InternalError));
         assert!(fates(FaultPlan::default()).iter().all(|fate| *fate == Fate::Pass));
+    }
+
+    #[test]
+    fn slowness_leaves_the_other_draws_as_they_were() {
+        let plan = FaultPlan { internal_error_share: 0.5, seed: 7, ..FaultPlan::default() };
+        let slow = FaultPlan { slow_share: 0.5, ..plan };
+        let [without, with] = [plan, slow].map(|plan| {
+            let faults = Faults::new();
+            faults.set(plan);
+            let mut fates = Vec::new();
+            for _ in 0..50 {
+                fates.push(faults.draw());
+                faults.dice().slowness.f64();
+            }
+            fates
+        });
+        assert_eq!(without, with);
+        assert_eq!(without, fates(plan)[..50]);
+    }
+
+    #[test]
+    fn a_clock_is_set_ahead_and_behind_and_stays_a_date() {
+        let (faults, now) = (Faults::new(), time::now());
+        assert_eq!(faults.clock(now), now);
+        faults.clock_ahead(Duration::from_millis(5));
+        assert_eq!(faults.clock(now), now + Duration::from_millis(5));
+        faults.clock_behind(Duration::from_mins(6));
+        assert_eq!(faults.clock(now), now - Duration::from_mins(6));
+        for extreme in [i64::MIN, i64::MAX] {
+            faults.set(FaultPlan { clock_offset_ms: extreme, ..FaultPlan::default() });
+            assert!(time::format_http_date(faults.clock(now)).is_some());
+        }
     }
 
     #[test]

@@ -63,10 +63,11 @@ impl Listener {
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             };
-            tally.connection();
+            let open = tally.connection();
             let connection = Connection { stop: stop.clone(), handler: Arc::clone(&handler) };
             let (acceptor, tally) = (acceptor.clone(), tally.clone());
             connections.spawn(async move {
+                let _open = open;
                 if let Err(error) = connection.run(stream, acceptor, &tally).await {
                     tracing::debug!(%error, "connection ended");
                 }
@@ -95,7 +96,8 @@ impl Connection {
             stream = timeout(HANDSHAKE, acceptor.accept(stream)) => stream??,
             _ = self.stop.wait_for(|stop| *stop) => return Ok(()),
         };
-        tally.tls_handshake();
+        let group = stream.get_ref().1.negotiated_key_exchange_group();
+        tally.tls_handshake(group.and_then(|group| group.name().as_str()));
         match self.speak(stream).await {
             (mut stream, Ending::Orderly) => timeout(HANDSHAKE, stream.shutdown()).await?,
             (stream, Ending::Reset) => stream.get_ref().0.set_zero_linger(),

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, RwLockWriteGuard},
     time::{Duration, SystemTime},
 };
 
@@ -16,10 +16,22 @@ use crate::{error::Refusal, random};
 
 const PROVIDER: &str = "kms-local";
 
-/// Every access key that the server knows, by its id.
+/// How long a session is remembered after its end, to tell its caller that it has expired.
+const REMEMBERED: Duration = Duration::from_mins(5);
+/// How many access keys there are at least before it is worth looking for sessions to forget.
+const FEW: usize = 1024;
+
+/// Every access key that the server knows.
 #[derive(Default)]
 pub(crate) struct Principals {
-    by_access_key: RwLock<HashMap<String, Arc<Principal>>>,
+    known: RwLock<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    by_access_key: HashMap<String, Arc<Principal>>,
+    /// How many were left when sessions were last forgotten.
+    left: usize,
 }
 
 /// One access key.
@@ -28,6 +40,8 @@ pub(crate) struct Principal {
     identity: Identity,
     session_token: Option<SecretString>,
     expires: Option<SystemTime>,
+    /// When it was ended before its time.
+    ended: Option<SystemTime>,
 }
 
 impl Principals {
@@ -42,6 +56,7 @@ impl Principals {
         let id = format!("ASIA{}", random::base32(16));
         // A lifetime past the end of the clock never ends.
         let expires = now.checked_add(lifetime);
+        self.forget_expired(now);
         self.accept(id, random_text(30), Some(random_text(192)), expires)
     }
 
@@ -54,31 +69,50 @@ impl Principals {
         expires: Option<SystemTime>,
     ) -> Credentials {
         let key = Credentials::new(&access_key_id, &secret, None, None, PROVIDER);
-        let principal =
-            Principal { identity: key.into(), session_token: session_token.clone().map(SecretString::from), expires };
-        self.by_access_key
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(access_key_id.clone(), Arc::new(principal));
+        let secret_token = session_token.clone().map(SecretString::from);
+        let principal = Principal { identity: key.into(), session_token: secret_token, expires, ended: None };
+        self.write().by_access_key.insert(access_key_id.clone(), Arc::new(principal));
         Credentials::new(access_key_id, secret, session_token, expires, PROVIDER)
     }
 
     /// Ends every session now. Access keys without a session token go on.
     pub(crate) fn expire_sessions(&self, now: SystemTime) {
-        let mut principals = self.by_access_key.write().unwrap_or_else(PoisonError::into_inner);
-        for principal in principals.values_mut().filter(|known| known.session_token.is_some()) {
-            *principal = Arc::new(Principal {
-                identity: principal.identity.clone(),
-                session_token: principal.session_token.clone(),
-                expires: Some(now),
-            });
+        let mut known = self.write();
+        for principal in known.by_access_key.values_mut().filter(|known| known.session_token.is_some()) {
+            *principal = Arc::new(principal.ended(now));
+        }
+    }
+
+    /// Ends a session now, or forgets an access key that is none.
+    pub(crate) fn revoke(&self, access_key_id: &str, now: SystemTime) {
+        let mut known = self.write();
+        match known.by_access_key.get_mut(access_key_id) {
+            Some(session) if session.session_token.is_some() => *session = Arc::new(session.ended(now)),
+            _ => {
+                known.by_access_key.remove(access_key_id);
+            }
         }
     }
 
     /// The principal with this access key id.
     pub(crate) fn find(&self, access_key_id: &str) -> Option<Arc<Principal>> {
-        let principals = self.by_access_key.read().unwrap_or_else(PoisonError::into_inner);
-        principals.get(access_key_id).cloned()
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.by_access_key.get(access_key_id).cloned()
+    }
+
+    /// Forgets sessions that ended a while ago. Looks only when there are twice as many access keys
+    /// as were left the last time, so that it costs each of them a constant.
+    fn forget_expired(&self, now: SystemTime) {
+        let mut known = self.write();
+        if known.by_access_key.len() < FEW.max(2 * known.left) {
+            return;
+        }
+        known.by_access_key.retain(|_, principal| !principal.ended_before(now, REMEMBERED));
+        known.left = known.by_access_key.len();
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Known> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -103,14 +137,71 @@ impl Principal {
         if !matches {
             return Err(Refusal::UnrecognizedClient);
         }
+        // What was ended by hand stays so, whatever a clock that is wrong may say.
         match self.expires {
+            _ if self.ended.is_some() => Err(Refusal::ExpiredToken),
             Some(expires) if expires <= now => Err(Refusal::ExpiredToken),
             _ => Ok(()),
         }
+    }
+
+    /// The same session, ended at `now` unless it was ended before.
+    fn ended(&self, now: SystemTime) -> Self {
+        Self {
+            identity: self.identity.clone(),
+            session_token: self.session_token.clone(),
+            expires: self.expires,
+            ended: self.ended.or(Some(now)),
+        }
+    }
+
+    /// Whether it is a session whose end was over `ago` before `now`.
+    fn ended_before(&self, now: SystemTime, ago: Duration) -> bool {
+        let long_past = |end: SystemTime| end.checked_add(ago).is_some_and(|until| until < now);
+        self.session_token.is_some() && [self.expires, self.ended].into_iter().flatten().any(long_past)
     }
 }
 
 /// `bytes` random bytes as base64.
 fn random_text(bytes: usize) -> String {
     STANDARD.encode(&*random::secret(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn sessions_that_ended_long_ago_are_forgotten() {
+        let (principals, start) = (Principals::default(), SystemTime::UNIX_EPOCH);
+        let lasting = principals.issue();
+        let first = principals.issue_session(SECOND, start);
+        let endless = principals.issue_session(Duration::MAX, start);
+        for n in 0..20_000 {
+            let now = start + SECOND * n;
+            let issued = principals.issue_session(SECOND, now);
+            let found = principals.find(issued.access_key_id()).unwrap();
+            assert!(found.check_session(issued.session_token(), now).is_ok());
+        }
+        assert!(principals.write().by_access_key.len() <= 2 * FEW);
+        assert!(principals.find(first.access_key_id()).is_none());
+        for kept in [lasting, endless] {
+            assert!(principals.find(kept.access_key_id()).is_some());
+        }
+    }
+
+    #[test]
+    fn a_session_is_remembered_for_five_minutes_after_its_end() {
+        let (principals, start) = (Principals::default(), SystemTime::UNIX_EPOCH);
+        let session = principals.issue_session(SECOND, start);
+        let known = principals.find(session.access_key_id()).unwrap();
+        assert!(!known.ended_before(start + SECOND + REMEMBERED, REMEMBERED));
+        assert!(known.ended_before(start + SECOND * 2 + REMEMBERED, REMEMBERED));
+        principals.revoke(session.access_key_id(), start);
+        let revoked = principals.find(session.access_key_id()).unwrap();
+        assert!(matches!(revoked.check_session(session.session_token(), start), Err(Refusal::ExpiredToken)));
+        assert!(revoked.ended_before(start + SECOND + REMEMBERED, REMEMBERED));
+    }
 }

@@ -59,18 +59,27 @@ impl Region {
     ) -> Result<Response<Body>, Reset> {
         let operation = operation_of(request.headers());
         let visit = self.tally.begin(operation.map_or("Unknown", |operation| operation.name));
-        tokio::select! {
-            () = self.faults.delay() => {}
+        let delay = async {
+            self.faults.delay().await;
+            let fate = self.faults.draw();
+            self.faults.dawdle().await;
+            fate
+        };
+        let fate = tokio::select! {
+            fate = delay => fate,
             _ = stop.wait_for(|stop| *stop) => return Err(Reset),
-        }
-        let fate = self.faults.draw();
+        };
         if fate == Fate::Reset {
             visit.end(counters::RESET);
             return Err(Reset);
         }
         let outcome = self.outcome(request, operation, fate).await;
         visit.end(outcome.as_ref().map_or_else(Refusal::code, |_| counters::OK));
-        Ok(respond(outcome))
+        let mut response = respond(outcome);
+        if let Some(date) = self.date() {
+            response.headers_mut().insert(header::DATE, date);
+        }
+        Ok(response)
     }
 
     async fn outcome(
@@ -106,7 +115,13 @@ impl Region {
             self.tally.access_key(authorization.access_key_id);
         }
         let region = &self.keys.home.region;
-        authorization.verify(headers, body, region, &self.principals, time::now())
+        authorization.verify(headers, body, region, &self.principals, self.faults.clock(time::now()))
+    }
+
+    /// What the server's clock shows, right or wrong, so that a client can see how far off it is.
+    fn date(&self) -> Option<HeaderValue> {
+        let date = time::format_http_date(self.faults.clock(time::now()))?;
+        HeaderValue::from_str(&date).ok()
     }
 
     /// Runs an operation: here, or where it may block if it has to wait for a disk.

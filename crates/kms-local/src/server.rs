@@ -92,6 +92,7 @@ impl KmsLocal {
 
     /// Makes a session, with a session token, that expires `lifetime` from now. The server refuses
     /// it from then on with `ExpiredTokenException`; `Duration::ZERO` makes one that has expired.
+    /// Five minutes after its end a session may be forgotten, and is then as unknown as any other.
     pub fn issue_session(&self, lifetime: Duration) -> Credentials {
         self.principals.issue_session(lifetime, time::now())
     }
@@ -111,6 +112,24 @@ impl KmsLocal {
     /// Ends every session now. Access keys without a session token go on.
     pub fn expire_sessions(&self) {
         self.principals.expire_sessions(time::now());
+    }
+
+    /// Refuses an access key from now on: a session with `ExpiredTokenException`, as if it had
+    /// ended, any other with `UnrecognizedClientException`. One that is unknown is left so.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    ///
+    /// let kms = kms_local::KmsLocal::builder().start().await?;
+    /// let session = kms.issue_session(Duration::from_hours(1));
+    /// kms.revoke(session.access_key_id());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn revoke(&self, access_key_id: &str) {
+        self.principals.revoke(access_key_id, time::now());
     }
 
     /// Makes a key in a region, without a request, and returns its ARN. Blocks for the disk when

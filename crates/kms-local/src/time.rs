@@ -52,6 +52,13 @@ pub(crate) fn format_amz_date(time: SystemTime) -> String {
     )
 }
 
+/// Writes the form of the `Date` header; `None` for what is no date of four digits.
+pub(crate) fn format_http_date(time: SystemTime) -> Option<String> {
+    let format =
+        format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
+    OffsetDateTime::from(time).format(format).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,6 +68,12 @@ mod tests {
         let time = parse_amz_date("20240229T235958Z").unwrap();
         assert_eq!(to_millis(time), 1_709_251_198_000);
         assert_eq!(format_amz_date(time), "20240229T235958Z");
+    }
+
+    #[test]
+    fn http_dates_are_written() {
+        let time = parse_amz_date("19941106T084937Z").unwrap();
+        assert_eq!(format_http_date(time).unwrap(), "Sun, 06 Nov 1994 08:49:37 GMT");
     }
 
     #[test]

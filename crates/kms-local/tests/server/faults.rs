@@ -124,6 +124,29 @@ async fn latency_delays_and_no_more() {
 }
 
 #[tokio::test]
+async fn a_share_of_requests_is_slow() {
+    let Setup { kms, client, .. } = setup().await;
+    kms.faults(REGION).slow(1.0, Duration::from_hours(1));
+    let waiting = tokio::spawn(client.list_keys().send());
+    until(|| kms.counters(REGION).in_flight == 1).await;
+    waiting.abort();
+    kms.faults(REGION).slow(0.0, Duration::from_hours(1));
+    client.list_keys().send().await.unwrap();
+
+    // Those that the seed has draw the hour, whatever their order; the others are answered.
+    let (slow_share, slow_latency) = (0.5, Duration::from_hours(1));
+    until(|| kms.counters(REGION).in_flight == 0).await;
+    kms.faults(REGION).set(FaultPlan { slow_share, slow_latency, seed: 3, ..FaultPlan::default() });
+    let before = kms.counters(REGION).total();
+    let waiting: Vec<_> = (0..20).map(|_| tokio::spawn(client.list_keys().send())).collect();
+    until(|| kms.counters(REGION).in_flight == SLOW && kms.counters(REGION).total() == before + 20 - SLOW).await;
+    waiting.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+/// Of 20 draws of a half with seed 3.
+const SLOW: u64 = 6;
+
+#[tokio::test]
 async fn access_is_denied_to_whoever_signs_right() {
     let Setup { kms, client: allowed, key } = setup().await;
     let generate = async || allowed.generate_data_key().key_id(&key).number_of_bytes(32).send().await;
@@ -171,7 +194,23 @@ async fn counters_tell_operations_outcomes_and_access_keys() {
     assert_eq!(counters.access_keys.values().sum::<u64>(), 3);
 
     kms.reset_counters(REGION);
-    assert_eq!(kms.counters(REGION), kms_local::Counters::default());
+    assert_eq!((kms.counters(REGION).total(), kms.counters(REGION).connections), (0, 0));
+}
+
+#[tokio::test]
+async fn open_connections_and_their_key_exchanges_are_counted() {
+    let Setup { kms, client, .. } = setup().await;
+    let other = crate::support::client(&kms, REGION, kms.issue_credentials());
+    client.list_keys().send().await.unwrap();
+    other.list_keys().send().await.unwrap();
+    let counters = kms.counters(REGION);
+    assert_eq!((counters.open_connections, counters.tls_handshakes), (2, 2));
+    let groups = counters.key_exchange_groups;
+    assert!(groups.len() == 1 && groups.first_key_value().unwrap().0.contains("X25519"), "{groups:?}");
+    assert_eq!(groups.values().sum::<u64>(), 2);
+    drop(other);
+    until(|| kms.counters(REGION).open_connections == 1).await;
+    assert_eq!(kms.counters(REGION).connections, 2);
 }
 
 #[tokio::test]
@@ -208,6 +247,9 @@ async fn the_admin_endpoint_counts_and_sets_faults() {
 
     let counters = admin(&kms, Method::GET, "/counters", json!(null)).await.json();
     assert_eq!(counters[REGION]["operations"]["ListKeys"]["ok"], 1);
+    assert_eq!(counters[REGION]["open_connections"], 1);
+    let groups = counters[REGION]["key_exchange_groups"].as_object().unwrap();
+    assert_eq!(groups.values().map(|count| count.as_u64().unwrap()).sum::<u64>(), 1, "{groups:?}");
     let reset = admin(&kms, Method::POST, "/counters/reset", json!(null)).await;
     assert_eq!((reset.status, kms.counters(REGION).total()), (204, 0));
 
@@ -218,6 +260,15 @@ async fn the_admin_endpoint_counts_and_sets_faults() {
     assert_eq!(code(client.list_keys().send().await), "KMSInternalException");
     assert_eq!(admin(&kms, Method::DELETE, "/faults", json!(null)).await.status, 204);
     client.list_keys().send().await.unwrap();
+
+    let plan = json!({ REGION: { "slow_share": 0.0, "slow_latency_ms": 7, "clock_offset_ms": -600_000 } });
+    assert_eq!(admin(&kms, Method::PUT, "/faults", plan).await.status, 204);
+    let faults = admin(&kms, Method::GET, "/faults", json!(null)).await.json();
+    assert_eq!((&faults[REGION]["slow_latency_ms"], &faults[REGION]["clock_offset_ms"]), (&json!(7), &json!(-600_000)));
+    // Another client, because each learns from the `Date` how far off the server is.
+    let learning = crate::support::client(&kms, REGION, kms.issue_credentials());
+    assert_eq!(code(learning.list_keys().send().await), "InvalidSignatureException");
+    learning.list_keys().send().await.unwrap();
 
     let plan = json!({ REGION: { "access_denied": true } });
     assert_eq!(admin(&kms, Method::PUT, "/faults", plan).await.status, 204);

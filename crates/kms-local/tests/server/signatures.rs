@@ -4,7 +4,7 @@ use aws_credential_types::Credentials;
 use http::{HeaderValue, header};
 use kms_local::KmsLocal;
 
-use crate::support::{REGION, RawConnection, RawRequest, client, code, kms_time, setup};
+use crate::support::{REGION, RawAnswer, RawConnection, RawRequest, client, code, kms_time, setup};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -161,6 +161,55 @@ async fn an_expired_session_is_refused() {
     kms.expire_sessions();
     assert_eq!(connection.send(session.signed()).await.code(), "ExpiredTokenException");
     assert_eq!(connection.send(lasting.signed()).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_wrong_is_told_by_the_date_and_believed_by_the_server() {
+    let Raw { kms, mut connection } = raw().await;
+    let lasting = kms.issue_credentials();
+    let session = kms.issue_session(20 * MINUTE);
+    let at = |credentials: &Credentials, time| RawRequest { time, ..RawRequest::right(credentials.clone()) }.signed();
+    let shown = |answer: &RawAnswer| answer.headers[header::DATE].to_str().unwrap().to_owned();
+    let now = kms_time();
+
+    let right = connection.send(at(&session, now)).await;
+    assert_eq!(right.status, 200);
+    kms.faults(REGION).clock_ahead(30 * MINUTE);
+    let refused = connection.send(at(&lasting, now)).await;
+    assert_eq!(refused.code(), "InvalidSignatureException");
+    assert_ne!(shown(&refused), shown(&right));
+    let answer = connection.send(at(&lasting, now + 30 * MINUTE)).await;
+    assert_eq!(answer.status, 200);
+    let answer = connection.send(at(&session, now + 30 * MINUTE)).await;
+    assert_eq!(answer.code(), "ExpiredTokenException");
+
+    kms.faults(REGION).clock_behind(30 * MINUTE);
+    assert_eq!(connection.send(at(&session, now)).await.code(), "InvalidSignatureException");
+    assert_eq!(connection.send(at(&session, now - 30 * MINUTE)).await.status, 200);
+    kms.faults(REGION).clear();
+    assert_eq!(connection.send(at(&session, now)).await.status, 200);
+}
+
+#[tokio::test]
+async fn what_is_revoked_is_refused_from_now_on() {
+    let Raw { kms, mut connection } = raw().await;
+    let [lasting, session, other] =
+        [kms.issue_credentials(), kms.issue_session(60 * MINUTE), kms.issue_session(60 * MINUTE)];
+    let request = |credentials: &Credentials| RawRequest::right(credentials.clone());
+    for credentials in [&lasting, &session, &other] {
+        assert_eq!(connection.send(request(credentials).signed()).await.status, 200);
+    }
+    kms.revoke(lasting.access_key_id());
+    kms.revoke(session.access_key_id());
+    kms.revoke("AKIAXXXXXXXXXXXXXXXX");
+    assert_eq!(connection.send(request(&lasting).signed()).await.code(), "UnrecognizedClientException");
+    assert_eq!(connection.send(request(&session).signed()).await.code(), "ExpiredTokenException");
+    assert_eq!(connection.send(request(&other).signed()).await.status, 200);
+
+    // No clock brings back what was ended by hand.
+    kms.faults(REGION).clock_behind(30 * MINUTE);
+    let earlier = RawRequest { time: kms_time() - 30 * MINUTE, ..request(&session) };
+    assert_eq!(connection.send(earlier.signed()).await.code(), "ExpiredTokenException");
 }
 
 #[tokio::test]
