@@ -5,6 +5,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
@@ -13,6 +14,7 @@ use crate::{
     admin,
     arn::Home,
     counters::Tally,
+    delay::RoundTrip,
     error::StartError,
     faults::Faults,
     listener::{Handler, Listener},
@@ -51,6 +53,7 @@ pub struct Builder {
     data_dir: Option<PathBuf>,
     plaintext_http: bool,
     admin_port: Option<u16>,
+    round_trip_time: Duration,
 }
 
 impl Builder {
@@ -61,6 +64,7 @@ impl Builder {
             data_dir: None,
             plaintext_http: false,
             admin_port: None,
+            round_trip_time: Duration::ZERO,
         }
     }
 
@@ -92,6 +96,30 @@ impl Builder {
     /// Sets the account in ARNs: twelve digits. Default: `000000000000`.
     pub fn account(mut self, account: impl Into<String>) -> Self {
         self.account = account.into();
+        self
+    }
+
+    /// Puts the server a round trip of this length away from its clients: every byte, either way,
+    /// takes half of it, on each connection by itself and whatever else is under way. Default:
+    /// `Duration::ZERO`, no distance; more than two seconds counts as two seconds. Timers are exact
+    /// to a millisecond. The admin endpoint is always near.
+    ///
+    /// An answer on a connection that is open takes a round trip, TLS 1.3 another one. So does
+    /// connecting, with one difference from a real distance: the kernel accepts a connection at once,
+    /// so the client believes it connected and the round trip is added to the first thing it says.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    ///
+    /// let far = kms_local::KmsLocal::builder().round_trip_time(Duration::from_millis(80)).start().await?;
+    /// far.set_round_trip_time("us-east-1", Duration::from_millis(5));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn round_trip_time(mut self, time: Duration) -> Self {
+        self.round_trip_time = time;
         self
     }
 
@@ -145,7 +173,8 @@ impl Builder {
         };
         for (name, port) in self.regions {
             let home = Home { region: name, account: self.account.clone() };
-            serve_region(&mut kms, home, port, tls.as_ref()).await?;
+            let round_trip = RoundTrip::new(self.round_trip_time);
+            serve_region(&mut kms, home, port, tls.as_ref(), round_trip).await?;
         }
         if let Some(port) = self.admin_port {
             serve_admin(&mut kms, port).await?;
@@ -170,7 +199,13 @@ impl Builder {
     }
 }
 
-async fn serve_region(kms: &mut KmsLocal, home: Home, port: u16, tls: Option<&Tls>) -> Result<(), StartError> {
+async fn serve_region(
+    kms: &mut KmsLocal,
+    home: Home,
+    port: u16,
+    tls: Option<&Tls>,
+    round_trip: RoundTrip,
+) -> Result<(), StartError> {
     let name = home.region.clone();
     let state = match &kms.disk {
         Some(disk) => disk.load(&name, time::now())?,
@@ -186,6 +221,7 @@ async fn serve_region(kms: &mut KmsLocal, home: Home, port: u16, tls: Option<&Tl
     let listener = Listener {
         tcp,
         tls: tls.map(|tls| Arc::clone(&tls.server)),
+        round_trip: round_trip.clone(),
         tally: region.tally.clone(),
         stop: kms.stop.subscribe(),
     };
@@ -193,13 +229,19 @@ async fn serve_region(kms: &mut KmsLocal, home: Home, port: u16, tls: Option<&Tl
     let handler: Handler = Arc::new(move |request| Box::pin(served.clone().answer(request, stop.clone())));
     kms.tasks.spawn(listener.serve(handler));
     let scheme = if tls.is_some() { "https" } else { "http" };
-    kms.regions.insert(name, Started { region, endpoint: format!("{scheme}://{address}") });
+    kms.regions.insert(name, Started { region, round_trip, endpoint: format!("{scheme}://{address}") });
     Ok(())
 }
 
 async fn serve_admin(kms: &mut KmsLocal, port: u16) -> Result<(), StartError> {
     let (tcp, address) = bind(port).await?;
-    let listener = Listener { tcp, tls: None, tally: Tally::default(), stop: kms.stop.subscribe() };
+    let listener = Listener {
+        tcp,
+        tls: None,
+        round_trip: RoundTrip::default(),
+        tally: Tally::default(),
+        stop: kms.stop.subscribe(),
+    };
     let by_name = kms.regions.iter().map(|(name, it)| (name.clone(), it.region.clone()));
     let handler = admin::handler(by_name.collect());
     kms.tasks.spawn(listener.serve(handler));

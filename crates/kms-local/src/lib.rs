@@ -4,7 +4,7 @@
 //! It is faithful where clients depend on it: the AWS JSON 1.1 protocol over TLS and kept-alive
 //! connections, verified signatures (Signature Version 4), expiring sessions, key states, aliases,
 //! an authenticated encryption context, and the error types of AWS KMS. It has symmetric
-//! encryption keys only. On demand it is slow, throttles, fails, hangs, denies access or cuts
+//! encryption keys only. On demand it is far away, slow, throttles, fails, hangs, denies access or cuts
 //! connections, and it counts what it is asked, so that a test can see what a client did.
 //!
 //! ```
@@ -59,6 +59,7 @@ mod builder;
 mod ciphertext;
 mod context;
 mod counters;
+mod delay;
 mod error;
 mod faults;
 mod listener;

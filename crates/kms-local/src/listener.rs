@@ -1,6 +1,12 @@
 //! Connections: accept them, speak TLS, hand their requests on, close them as asked.
 
-use std::{future::poll_fn, io, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::poll_fn,
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::body::Body;
 use http::{Request, Response};
@@ -17,7 +23,10 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::counters::Tally;
+use crate::{
+    counters::Tally,
+    delay::{DelayLine, RoundTrip},
+};
 
 /// How long a client may take for its handshake, and for saying goodbye.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -41,6 +50,8 @@ pub(crate) struct Reset;
 pub(crate) struct Listener {
     pub(crate) tcp: TcpListener,
     pub(crate) tls: Option<Arc<ServerConfig>>,
+    /// How far away the clients of new connections are.
+    pub(crate) round_trip: RoundTrip,
     pub(crate) tally: Tally,
     /// Becomes true when the server stops gracefully.
     pub(crate) stop: watch::Receiver<bool>,
@@ -50,7 +61,7 @@ impl Listener {
     /// Serves until told to stop, then until the open connections have answered what they were
     /// asked. Dropping the future closes everything at once.
     pub(crate) async fn serve(self, handler: Handler) {
-        let Self { tcp, tls, tally, mut stop } = self;
+        let Self { tcp, tls, round_trip, tally, mut stop } = self;
         let acceptor = tls.map(TlsAcceptor::from);
         let mut connections = JoinSet::new();
         loop {
@@ -65,10 +76,10 @@ impl Listener {
             };
             let open = tally.connection();
             let connection = Connection { stop: stop.clone(), handler: Arc::clone(&handler) };
-            let (acceptor, tally) = (acceptor.clone(), tally.clone());
+            let (acceptor, tally, round_trip) = (acceptor.clone(), tally.clone(), round_trip.time());
             connections.spawn(async move {
                 let _open = open;
-                if let Err(error) = connection.run(stream, acceptor, &tally).await {
+                if let Err(error) = connection.run(stream, round_trip, acceptor, &tally).await {
                     tracing::debug!(%error, "connection ended");
                 }
             });
@@ -84,24 +95,65 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(mut self, stream: TcpStream, acceptor: Option<TlsAcceptor>, tally: &Tally) -> io::Result<()> {
-        stream.set_nodelay(true)?;
-        let Some(acceptor) = acceptor else {
-            return match self.speak(stream).await {
-                (mut stream, Ending::Orderly) => stream.shutdown().await,
-                (stream, Ending::Reset) => stream.set_zero_linger(),
+    async fn run(
+        self,
+        mut socket: TcpStream,
+        round_trip: Duration,
+        acceptor: Option<TlsAcceptor>,
+        tally: &Tally,
+    ) -> io::Result<()> {
+        socket.set_nodelay(true)?;
+        if round_trip.is_zero() {
+            return match self.converse(socket, acceptor, tally).await? {
+                (_, Ending::Orderly) => Ok(()),
+                (socket, Ending::Reset) => socket.set_zero_linger(),
             };
+        }
+        let (stream, line) = DelayLine::new(round_trip);
+        let mut carry = Box::pin(line.carry(&mut socket));
+        let conversation = self.converse(stream, acceptor, tally);
+        let ended = tokio::select! {
+            ended = conversation => ended,
+            carried = &mut carry => return carried,
         };
+        if let Ok((_stream, Ending::Reset)) = ended {
+            // It is as far to the client for a reset as for anything else.
+            let _ = timeout(round_trip / 2, &mut carry).await;
+            drop(carry);
+            return socket.set_zero_linger();
+        }
+        // What was said last is still under way, also when it was that there is no understanding.
+        let ended = ended.map(drop);
+        timeout(HANDSHAKE, carry).await??;
+        ended
+    }
+
+    /// Shakes hands if it has to, answers requests, says goodbye unless it is a reset.
+    async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
+        mut self,
+        stream: S,
+        acceptor: Option<TlsAcceptor>,
+        tally: &Tally,
+    ) -> io::Result<(S, Ending)> {
+        let Some(acceptor) = acceptor else {
+            let (mut stream, ending) = self.speak(stream).await;
+            if ending == Ending::Orderly {
+                stream.shutdown().await?;
+            }
+            return Ok((stream, ending));
+        };
+        let mut handshake = pin!(timeout(HANDSHAKE, acceptor.accept(stream)));
         let stream = tokio::select! {
-            stream = timeout(HANDSHAKE, acceptor.accept(stream)) => stream??,
-            _ = self.stop.wait_for(|stop| *stop) => return Ok(()),
+            stream = &mut handshake => stream??,
+            _ = self.stop.wait_for(|stop| *stop) => return Err(io::ErrorKind::Interrupted.into()),
         };
         let group = stream.get_ref().1.negotiated_key_exchange_group();
         tally.tls_handshake(group.and_then(|group| group.name().as_str()));
-        match self.speak(stream).await {
-            (mut stream, Ending::Orderly) => timeout(HANDSHAKE, stream.shutdown()).await?,
-            (stream, Ending::Reset) => stream.get_ref().0.set_zero_linger(),
+        let (mut stream, ending) = self.speak(stream).await;
+        if ending == Ending::Orderly {
+            timeout(HANDSHAKE, stream.shutdown()).await??;
         }
+        Ok((stream.into_inner().0, ending))
     }
 
     /// Answers requests until the connection is at its end, and gives the stream back.
@@ -132,6 +184,7 @@ impl Connection {
 }
 
 /// How a connection is closed: with a goodbye, or by dropping it with a TCP reset.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Ending {
     Orderly,
     Reset,

@@ -10,6 +10,7 @@ use std::{
     iter,
     path::{Path, PathBuf},
     process::{self, ExitCode},
+    time::Duration,
 };
 
 use clap::Parser;
@@ -71,6 +72,10 @@ struct Options {
     #[arg(long, value_name = "PATH", conflicts_with = "http")]
     ca_file: Option<PathBuf>,
 
+    /// How far away clients are: milliseconds that a round trip takes, at most 2000
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=2000))]
+    round_trip_ms: u64,
+
     /// Port of the admin endpoint for counters and faults; 0 has the system choose
     #[arg(long, value_name = "PORT")]
     admin_port: Option<u16>,
@@ -120,7 +125,8 @@ async fn run(options: Options) -> Result<(), Box<dyn Error>> {
 }
 
 fn builder(options: &Options) -> Result<Builder, Box<dyn Error>> {
-    let mut builder = KmsLocal::builder().account(&options.account);
+    let round_trip_time = Duration::from_millis(options.round_trip_ms);
+    let mut builder = KmsLocal::builder().account(&options.account).round_trip_time(round_trip_time);
     for (offset, region) in (0..).zip(&options.regions) {
         let port = match options.port {
             0 => 0,

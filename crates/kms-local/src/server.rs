@@ -12,6 +12,7 @@ use tokio::{sync::watch, task::JoinSet, time::timeout};
 
 use crate::{
     Builder, Counters, Faults,
+    delay::RoundTrip,
     error::Refused,
     operations::{
         CreateKey, NamedKey, PointAlias, check_alias_name, create_alias, create_key, disable_key, enable_key,
@@ -42,6 +43,7 @@ pub struct KmsLocal {
 /// A region and where it listens.
 pub(crate) struct Started {
     pub(crate) region: Region,
+    pub(crate) round_trip: RoundTrip,
     pub(crate) endpoint: String,
 }
 
@@ -225,6 +227,16 @@ impl KmsLocal {
     /// When the region was not started.
     pub fn faults(&self, region: &str) -> Faults {
         self.started(region).region.faults.clone()
+    }
+
+    /// Moves a region to another distance, for the connections that are made from now on. See
+    /// [`Builder::round_trip_time`].
+    ///
+    /// # Panics
+    ///
+    /// When the region was not started.
+    pub fn set_round_trip_time(&self, region: &str, time: Duration) {
+        self.started(region).round_trip.set(time);
     }
 
     /// What a region has counted so far.

@@ -16,6 +16,11 @@ pub(crate) fn monotonic() -> Instant {
     Instant::now()
 }
 
+/// The clock that Tokio's timers go by: for what is due later.
+pub(crate) fn timer() -> tokio::time::Instant {
+    tokio::time::Instant::now()
+}
+
 /// Whole milliseconds since the epoch; 0 for anything earlier.
 pub(crate) fn to_millis(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))

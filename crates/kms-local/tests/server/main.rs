@@ -6,6 +6,8 @@ mod aliases;
 #[cfg(test)]
 mod data;
 #[cfg(test)]
+mod distance;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod keys;

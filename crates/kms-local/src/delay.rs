@@ -1,0 +1,190 @@
+//! Distance: a delay line on each connection, as if the client were a round trip away.
+//!
+//! Every byte, either way, is delivered half a round trip after it came. What waits stands in a
+//! queue, so many bytes may be under way at once and the throughput is that of the socket. The
+//! kernel accepts a connection at once, whatever we do, so the round trip of connecting is added on
+//! our side: what a client sends within the first one counts as sent at its end.
+
+use std::{
+    io,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, duplex, split},
+    net::TcpStream,
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+
+use crate::time;
+
+/// The farthest away that a client can be: handshakes have a deadline that has to hold some of these.
+const MOST: Duration = Duration::from_secs(2);
+/// Bytes that are read, and then delivered, at once.
+const CHUNK: usize = 16 * 1024;
+/// How many chunks may be under way in one direction.
+const UNDER_WAY: usize = 256;
+
+/// How far away clients are. Clones share the distance.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RoundTrip {
+    micros: Arc<AtomicU64>,
+}
+
+/// The socket's end of a delay line. What the server speaks through is the other end.
+pub(crate) struct DelayLine {
+    near: DuplexStream,
+    accepted: Instant,
+    round_trip: Duration,
+}
+
+impl RoundTrip {
+    pub(crate) fn new(time: Duration) -> Self {
+        let round_trip = Self::default();
+        round_trip.set(time);
+        round_trip
+    }
+
+    pub(crate) fn set(&self, time: Duration) {
+        let micros = u64::try_from(time.min(MOST).as_micros()).unwrap_or(u64::MAX);
+        self.micros.store(micros, Ordering::Relaxed);
+    }
+
+    pub(crate) fn time(&self) -> Duration {
+        Duration::from_micros(self.micros.load(Ordering::Relaxed))
+    }
+}
+
+impl DelayLine {
+    /// A line for a connection that was just accepted, and what to speak through.
+    pub(crate) fn new(round_trip: Duration) -> (DuplexStream, Self) {
+        let (far, near) = duplex(CHUNK);
+        (far, Self { near, accepted: time::timer(), round_trip })
+    }
+
+    /// Carries bytes between the line and the socket, until all that the server said, with its
+    /// goodbye, is delivered.
+    ///
+    /// # Errors
+    ///
+    /// The socket's. Whoever speaks through the line finds it broken then.
+    pub(crate) async fn carry(self, socket: &mut TcpStream) -> io::Result<()> {
+        let Self { near, accepted, round_trip } = self;
+        let half = round_trip / 2;
+        let (from_client, to_client) = socket.split();
+        let (from_server, to_server) = split(near);
+        let mut inbound = pin!(pass(from_client, to_server, accepted + round_trip, half));
+        let outbound = pass(from_server, to_client, accepted, half);
+        let mut outbound = pin!(outbound);
+        tokio::select! {
+            done = &mut outbound => return done,
+            // The client has said its last. What it is owed is still under way.
+            _ = &mut inbound => {}
+        }
+        outbound.await
+    }
+}
+
+/// Passes on what is read, `delay` later, to the end and with the end. What is read before
+/// `earliest` counts as read then.
+async fn pass(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    earliest: Instant,
+    delay: Duration,
+) -> io::Result<()> {
+    let (queue, mut queued) = mpsc::channel::<(Instant, io::Result<Bytes>)>(UNDER_WAY);
+    let take_in = async move {
+        let mut buffer = BytesMut::new();
+        loop {
+            buffer.reserve(CHUNK);
+            let read = from.read_buf(&mut buffer).await.map(|_| buffer.split().freeze());
+            let last = !matches!(&read, Ok(bytes) if !bytes.is_empty());
+            let due = time::timer().max(earliest) + delay;
+            // Who delivers goes away when the other side has.
+            if queue.send((due, read)).await.is_err() || last {
+                return;
+            }
+        }
+    };
+    let deliver = async {
+        while let Some((due, bytes)) = queued.recv().await {
+            sleep_until(due).await;
+            let bytes = bytes?;
+            if bytes.is_empty() {
+                break;
+            }
+            to.write_all(&bytes).await?;
+            to.flush().await?;
+        }
+        Ok(())
+    };
+    let delivered = {
+        let mut deliver = pin!(deliver);
+        tokio::select! {
+            delivered = &mut deliver => delivered,
+            () = take_in => deliver.await,
+        }
+    };
+    // The end is passed on as well, and also when it is not an orderly one.
+    let ended = to.shutdown().await;
+    delivered.and(ended)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HALF: Duration = Duration::from_millis(50);
+
+    #[tokio::test(start_paused = true)]
+    async fn many_bytes_are_under_way_at_once() {
+        let (mut client, from) = duplex(64);
+        let (to, mut server) = duplex(64);
+        let start = time::timer();
+        let line = tokio::spawn(pass(from, to, start, HALF));
+        let writing = tokio::spawn(async move {
+            for n in 0..200u8 {
+                client.write_all(&[n; 64]).await.unwrap();
+            }
+        });
+        let mut received = Vec::new();
+        server.read_to_end(&mut received).await.unwrap();
+        writing.await.unwrap();
+        line.await.unwrap().unwrap();
+        let sent: Vec<u8> = (0..200).flat_map(|n| [n; 64]).collect();
+        assert_eq!(received, sent);
+        // The clock stands still but for timers, so this is the line's doing alone. A line that took
+        // one piece at a time would have needed 200 times as long.
+        assert_eq!(time::timer() - start, HALF);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_sent_while_connecting_waits_for_the_connection() {
+        let (mut client, from) = duplex(64);
+        let (to, mut server) = duplex(64);
+        let start = time::timer();
+        let _line = tokio::spawn(pass(from, to, start + 2 * HALF, HALF));
+        client.write_all(b"x").await.unwrap();
+        assert_eq!(server.read_u8().await.unwrap(), b'x');
+        assert_eq!(time::timer() - start, 3 * HALF);
+        client.write_all(b"y").await.unwrap();
+        assert_eq!(server.read_u8().await.unwrap(), b'y');
+        assert_eq!(time::timer() - start, 4 * HALF);
+    }
+
+    #[test]
+    fn a_distance_has_its_bounds() {
+        let round_trip = RoundTrip::new(Duration::from_millis(70));
+        assert_eq!(round_trip.time(), Duration::from_millis(70));
+        round_trip.clone().set(Duration::MAX);
+        assert_eq!(round_trip.time(), MOST);
+    }
+}
