@@ -3,22 +3,38 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
-use aws_sdk_kms::config::AppName;
+use aws_sdk_kms::config::{self, AppName, BehaviorVersion, IdentityCache, StalledStreamProtectionConfig};
+use aws_smithy_async::rt::sleep::TokioSleep;
+use aws_smithy_async::time::SystemTimeSource;
+use aws_smithy_http_client::proxy::ProxyConfig;
+use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
 use http::Uri;
 
+use crate::connection::{Connections, TrustRoots};
+use crate::credentials::Renewals;
 use crate::error::BuildError;
-use crate::factory::{ClientFactory, common_config};
-use crate::http::{TrustRoots, shared_client};
-use crate::pool::KmsPool;
+use crate::pool::{KmsPool, Settings};
+use crate::request::{BudgetSettings, CircuitSettings};
 use crate::stats::Counters;
 
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_mins(5);
 const REFRESH_LEADS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
 const ATTEMPTS: RangeInclusive<u32> = 1..=10;
 const CLIENTS: RangeInclusive<usize> = 1..=1_000_000;
+const IN_FLIGHT: RangeInclusive<usize> = 1..=100_000;
+const PER_SECOND: RangeInclusive<f64> = 1.0..=1_000_000.0;
+const SHARES: RangeInclusive<f64> = 0.01..=1.0;
+const CIRCUIT_FAILURES: RangeInclusive<u32> = 0..=1_000_000;
+const JITTERS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
+const FILE_LOOKS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_hours(1);
+const IDLE_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_hours(24);
+
+/// Connections that nobody uses close after this time at the latest.
+const IDLE_CONNECTIONS: Duration = Duration::from_secs(90);
 
 /// Builds a [`KmsPool`].
 ///
@@ -45,8 +61,13 @@ pub struct KmsPoolBuilder {
     operation_timeout: Duration,
     max_attempts: u32,
     max_clients: usize,
-    refresh_lead: Duration,
-    provider_timeout: Duration,
+    idle_timeout: Duration,
+    renewals: Renewals,
+    budget: BudgetSettings,
+    circuit: CircuitSettings,
+    proxy: ProxyConfig,
+    fips: bool,
+    dual_stack: bool,
     app_name: Option<String>,
 }
 
@@ -61,8 +82,18 @@ impl KmsPoolBuilder {
             operation_timeout: Duration::from_secs(10),
             max_attempts: 3,
             max_clients: 1000,
-            refresh_lead: Duration::from_mins(1),
-            provider_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_mins(10),
+            renewals: Renewals {
+                lead: Duration::from_mins(5),
+                jitter: Duration::from_mins(1),
+                provider_timeout: Duration::from_secs(5),
+                files_every: Duration::from_secs(5),
+            },
+            budget: BudgetSettings { max_in_flight: 256, max_per_second: None, decrypt_share: 1.0, encrypt_share: 1.0 },
+            circuit: CircuitSettings { failures: 10, pause: Duration::from_millis(500) },
+            proxy: ProxyConfig::disabled(),
+            fips: false,
+            dual_stack: false,
             app_name: None,
         }
     }
@@ -124,7 +155,8 @@ impl KmsPoolBuilder {
     /// Takes over what the AWS SDKs and the AWS CLI read from the environment: the endpoint from
     /// `AWS_ENDPOINT_URL_KMS` or else `AWS_ENDPOINT_URL` (neither when
     /// `AWS_IGNORE_CONFIGURED_ENDPOINT_URLS` is `true`), and the certificate authorities to believe
-    /// instead of the platform's from the PEM file `AWS_CA_BUNDLE`.
+    /// instead of the platform's from the PEM file `AWS_CA_BUNDLE`; and the proxy from `HTTPS_PROXY`,
+    /// `ALL_PROXY` and `NO_PROXY`, in upper or lower case.
     ///
     /// Nothing is read from the environment without this call.
     ///
@@ -138,7 +170,8 @@ impl KmsPoolBuilder {
     /// # Errors
     ///
     /// [`BuildError::CaBundle`] if the file that `AWS_CA_BUNDLE` names cannot be read.
-    pub fn with_environment(self) -> Result<Self, BuildError> {
+    pub fn with_environment(mut self) -> Result<Self, BuildError> {
+        self.proxy = ProxyConfig::from_env();
         self.with_variables(|name| std::env::var(name).ok())
     }
 
@@ -218,19 +251,49 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// How long before their expiry credentials are renewed. Default 60 s; 0 to 1 h.
+    /// How long a slot that nobody uses is kept; with the last slot of a region go its connections. Default 10 min;
+    /// 10 ms to 24 h. Late by up to a quarter of it.
+    ///
+    /// Connections that nobody uses close after the same time, but after 90 s at the latest.
     ///
     /// ```
     /// # use std::time::Duration;
     /// # let builder = kms_pool::KmsPool::builder();
-    /// builder.refresh_lead(Duration::from_mins(5));
+    /// builder.idle_timeout(Duration::from_mins(2));
     /// ```
-    pub fn refresh_lead(mut self, lead: Duration) -> Self {
-        self.refresh_lead = lead;
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.idle_timeout = timeout;
         self
     }
 
-    /// How long a principal's credentials provider may take. Default 5 s; 1 ms to 5 min.
+    /// How long before their expiry credentials are renewed. Default 5 min; 0 to 1 h. Credentials that live less than
+    /// twice as long are renewed at half their life.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # let builder = kms_pool::KmsPool::builder();
+    /// builder.refresh_lead(Duration::from_mins(10));
+    /// ```
+    pub fn refresh_lead(mut self, lead: Duration) -> Self {
+        self.renewals.lead = lead;
+        self
+    }
+
+    /// By how much earlier than that at most, drawn anew for each set of credentials, so that a fleet that started
+    /// together does not renew together. Default 1 min; 0 to 1 h.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # let builder = kms_pool::KmsPool::builder();
+    /// builder.refresh_jitter(Duration::ZERO);
+    /// ```
+    pub fn refresh_jitter(mut self, jitter: Duration) -> Self {
+        self.renewals.jitter = jitter;
+        self
+    }
+
+    /// How long a principal's credentials provider may take. Default 5 s; 1 ms to 5 min. It is the provider's own
+    /// time: requests only wait for it when there are no credentials that are still good.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -238,8 +301,131 @@ impl KmsPoolBuilder {
     /// builder.provider_timeout(Duration::from_secs(2));
     /// ```
     pub fn provider_timeout(mut self, timeout: Duration) -> Self {
-        self.provider_timeout = timeout;
+        self.renewals.provider_timeout = timeout;
         self
+    }
+
+    /// How often the files of a principal are looked at: see [`Principal::with_files`](crate::Principal::with_files).
+    /// Default 5 s; 10 ms to 1 h.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # let builder = kms_pool::KmsPool::builder();
+    /// builder.watch_files_every(Duration::from_secs(1));
+    /// ```
+    pub fn watch_files_every(mut self, pause: Duration) -> Self {
+        self.renewals.files_every = pause;
+        self
+    }
+
+    /// How many requests of one account may be under way in one region at once; the others wait their turn, in order.
+    /// Default 256; 1 to 100,000. What waits too long for its operation to end in time fails with
+    /// [`Throttled`](crate::KmsErrorKind::Throttled).
+    ///
+    /// Regions have separate limits, so that a slow one does not hold up another.
+    ///
+    /// ```
+    /// # let builder = kms_pool::KmsPool::builder();
+    /// builder.max_in_flight(64);
+    /// ```
+    pub fn max_in_flight(mut self, requests: usize) -> Self {
+        self.budget.max_in_flight = requests;
+        self
+    }
+
+    /// How many requests of one account are sent to one region in a second at most. Default: any number, until KMS
+    /// throttles; then nine tenths of what it accepted in the last second, and a hundredth of that more each second
+    /// until it throttles again. 1 to 1,000,000.
+    ///
+    /// A request that could not start before its time is up fails at once with
+    /// [`Throttled`](crate::KmsErrorKind::Throttled), and says in
+    /// [`retry_after`](crate::KmsError::retry_after) when it could.
+    ///
+    /// ```
+    /// # let builder = kms_pool::KmsPool::builder();
+    /// builder.max_requests_per_second(5_000.0);
+    /// ```
+    pub fn max_requests_per_second(mut self, requests: f64) -> Self {
+        self.budget.max_per_second = Some(requests);
+        self
+    }
+
+    /// The most of the budget that `Decrypt` and `ReEncrypt` may take. Default 1, all of it; 0.01 to 1. With 0.7, 0.3
+    /// are left for what encrypts, however much is to be decrypted.
+    ///
+    /// ```
+    /// # let builder = kms_pool::KmsPool::builder();
+    /// builder.decrypt_share(0.7);
+    /// ```
+    pub fn decrypt_share(mut self, share: f64) -> Self {
+        self.budget.decrypt_share = share;
+        self
+    }
+
+    /// The most of the budget that all other operations may take. Default 1, all of it; 0.01 to 1.
+    ///
+    /// ```
+    /// # let builder = kms_pool::KmsPool::builder();
+    /// builder.encrypt_share(0.7);
+    /// ```
+    pub fn encrypt_share(mut self, share: f64) -> Self {
+        self.budget.encrypt_share = share;
+        self
+    }
+
+    /// After how many failures in a row (time-outs, broken connections, internal errors) the circuit of a slot opens.
+    /// Default 10; 0 means never. While it is open requests fail at once with
+    /// [`Unavailable`](crate::KmsErrorKind::Unavailable); after 500 ms one is sent to see, and after it failed one more
+    /// after twice that time, up to 10 s.
+    ///
+    /// ```
+    /// # let builder = kms_pool::KmsPool::builder();
+    /// builder.circuit_opens_after(5);
+    /// ```
+    pub fn circuit_opens_after(mut self, failures: u32) -> Self {
+        self.circuit.failures = failures;
+        self
+    }
+
+    /// Uses the endpoints that are validated under FIPS 140, such as `kms-fips.us-east-1.amazonaws.com`. Default: off.
+    /// It says nothing about this side's cryptography.
+    ///
+    /// ```
+    /// # let builder = kms_pool::KmsPool::builder();
+    /// builder.use_fips(true);
+    /// ```
+    pub fn use_fips(mut self, fips: bool) -> Self {
+        self.fips = fips;
+        self
+    }
+
+    /// Uses the endpoints that are reached over IPv6 too, such as `kms.us-east-1.api.aws`. Default: off.
+    ///
+    /// ```
+    /// # let builder = kms_pool::KmsPool::builder();
+    /// builder.use_dual_stack(true);
+    /// ```
+    pub fn use_dual_stack(mut self, dual_stack: bool) -> Self {
+        self.dual_stack = dual_stack;
+        self
+    }
+
+    /// Reaches KMS through this HTTP proxy, by `CONNECT`, so that TLS ends at KMS and not in the proxy. Default: none.
+    /// [`with_environment`](Self::with_environment) takes those of the environment.
+    ///
+    /// ```
+    /// # fn example() -> Result<(), kms_pool::BuildError> {
+    /// let pool = kms_pool::KmsPool::builder().proxy("http://proxy.internal:3128")?.build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::Proxy`] if that is not the URL of a proxy.
+    pub fn proxy(mut self, url: &str) -> Result<Self, BuildError> {
+        self.proxy = ProxyConfig::all(url).map_err(|_| BuildError::Proxy)?;
+        Ok(self)
     }
 
     /// A name for the `User-Agent` header, by which AWS `CloudTrail` tells applications apart.
@@ -260,18 +446,65 @@ impl KmsPoolBuilder {
     ///
     /// A [`BuildError`] that names the first setting that cannot be used.
     pub fn build(self) -> Result<KmsPool, BuildError> {
-        let max_clients = self.max_clients;
-        Ok(KmsPool::new(self.factory()?, max_clients))
+        self.check()?;
+        let app_name = self.app_name.map(AppName::new).transpose();
+        let app_name = app_name.map_err(|_| BuildError::AppName)?;
+        let counters = Arc::new(Counters::default());
+        let idle_connections = self.idle_timeout.min(IDLE_CONNECTIONS);
+        let connections = Connections::new(self.roots, self.proxy, idle_connections, Arc::clone(&counters))?;
+        let mut common = config::Builder::new()
+            .behavior_version(BehaviorVersion::v2026_01_12())
+            .sleep_impl(TokioSleep::new())
+            .time_source(SystemTimeSource::new())
+            // The attempt timeout is not here: it must not run while a request waits for its turn.
+            .timeout_config(
+                TimeoutConfig::builder()
+                    .connect_timeout(self.connect_timeout)
+                    .operation_timeout(self.operation_timeout)
+                    .build(),
+            )
+            .retry_config(RetryConfig::standard().with_max_attempts(self.max_attempts))
+            // Sessions renew credentials; a cache below them would only make requests wait once more.
+            .identity_cache(IdentityCache::no_cache())
+            // Bodies are a few KiB and the attempt timeout bounds them: nothing to watch over.
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .use_fips(self.fips)
+            .use_dual_stack(self.dual_stack);
+        common.set_endpoint_url(self.endpoint);
+        common.set_app_name(app_name);
+        let settings = Settings {
+            common,
+            endpoints: self.endpoints,
+            connections: Arc::new(connections),
+            renewals: self.renewals,
+            budget: self.budget,
+            circuit: self.circuit,
+            attempt_timeout: self.attempt_timeout,
+            operation_timeout: self.operation_timeout,
+            idle_timeout: self.idle_timeout,
+            max_clients: self.max_clients,
+        };
+        Ok(KmsPool::new(settings, counters))
     }
 
-    pub(crate) fn factory(self) -> Result<ClientFactory, BuildError> {
+    fn check(&self) -> Result<(), BuildError> {
         in_range("connect_timeout", &self.connect_timeout, &TIMEOUTS)?;
         in_range("attempt_timeout", &self.attempt_timeout, &TIMEOUTS)?;
         in_range("operation_timeout", &self.operation_timeout, &TIMEOUTS)?;
-        in_range("provider_timeout", &self.provider_timeout, &TIMEOUTS)?;
-        in_range("refresh_lead", &self.refresh_lead, &REFRESH_LEADS)?;
+        in_range("provider_timeout", &self.renewals.provider_timeout, &TIMEOUTS)?;
+        in_range("refresh_lead", &self.renewals.lead, &REFRESH_LEADS)?;
+        in_range("refresh_jitter", &self.renewals.jitter, &JITTERS)?;
+        in_range("watch_files_every", &self.renewals.files_every, &FILE_LOOKS)?;
+        in_range("idle_timeout", &self.idle_timeout, &IDLE_TIMEOUTS)?;
         in_range("max_attempts", &self.max_attempts, &ATTEMPTS)?;
         in_range("max_clients", &self.max_clients, &CLIENTS)?;
+        in_range("max_in_flight", &self.budget.max_in_flight, &IN_FLIGHT)?;
+        in_range("decrypt_share", &self.budget.decrypt_share, &SHARES)?;
+        in_range("encrypt_share", &self.budget.encrypt_share, &SHARES)?;
+        in_range("circuit_opens_after", &self.circuit.failures, &CIRCUIT_FAILURES)?;
+        if let Some(most) = &self.budget.max_per_second {
+            in_range("max_requests_per_second", most, &PER_SECOND)?;
+        }
         if let Some(url) = &self.endpoint {
             check_endpoint("all regions", url)?;
         }
@@ -279,21 +512,7 @@ impl KmsPoolBuilder {
             crate::pool::check_region(region).map_err(|_| BuildError::Region)?;
             check_endpoint(region, url)?;
         }
-        let app_name = self.app_name.map(AppName::new).transpose();
-        let app_name = app_name.map_err(|_| BuildError::AppName)?;
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(self.connect_timeout)
-            .operation_attempt_timeout(self.attempt_timeout)
-            .operation_timeout(self.operation_timeout)
-            .build();
-        let http_client = shared_client(self.roots, self.connect_timeout)?;
-        Ok(ClientFactory {
-            common: common_config(http_client, timeouts, self.max_attempts, self.endpoint, app_name),
-            endpoints: self.endpoints,
-            refresh_lead: self.refresh_lead,
-            provider_timeout: self.provider_timeout,
-            counters: Counters::default(),
-        })
+        Ok(())
     }
 }
 
@@ -306,8 +525,12 @@ impl fmt::Debug for KmsPoolBuilder {
             .field("operation_timeout", &self.operation_timeout)
             .field("max_attempts", &self.max_attempts)
             .field("max_clients", &self.max_clients)
-            .field("refresh_lead", &self.refresh_lead)
-            .field("provider_timeout", &self.provider_timeout)
+            .field("idle_timeout", &self.idle_timeout)
+            .field("renewals", &self.renewals)
+            .field("budget", &self.budget)
+            .field("circuit", &self.circuit)
+            .field("fips", &self.fips)
+            .field("dual_stack", &self.dual_stack)
             .field("app_name", &self.app_name)
             .finish_non_exhaustive()
     }

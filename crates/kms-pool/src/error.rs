@@ -69,6 +69,18 @@ impl KmsError {
         })
     }
 
+    /// A refusal on this side, before any request, that may pass.
+    pub(crate) fn refused(kind: KmsErrorKind, message: &str, retry_after: Duration) -> Self {
+        Self::from(Details {
+            kind,
+            code: None,
+            message: first_line(message),
+            request_id: None,
+            retry_after: Some(retry_after),
+            cause: None,
+        })
+    }
+
     /// What kind of failure this is.
     pub fn kind(&self) -> KmsErrorKind {
         self.details.kind
@@ -97,7 +109,8 @@ impl KmsError {
         self.details.request_id.as_deref()
     }
 
-    /// How long the server asked to wait, if it did.
+    /// How long to wait before trying again, if that is known: the server asked for it, or the pool's budget or
+    /// circuit stands in the way.
     pub fn retry_after(&self) -> Option<Duration> {
         self.details.retry_after
     }
@@ -114,6 +127,9 @@ where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
 {
     fn from(error: SdkError<E, HttpResponse>) -> Self {
+        if let Some(own) = own(&error) {
+            return own;
+        }
         let response = error.raw_response();
         let header = |name| response.and_then(|response| response.headers().get(name));
         let kind = classify(&error);
@@ -168,6 +184,11 @@ impl fmt::Debug for KmsError {
             .field("cause", &self.source().map(ToString::to_string))
             .finish()
     }
+}
+
+/// What the pool itself has said below the SDK: no credentials, no room in the budget, an open circuit.
+fn own(error: &(dyn Error + 'static)) -> Option<KmsError> {
+    std::iter::successors(error.source(), |&cause| cause.source()).find_map(|cause| cause.downcast_ref()).cloned()
 }
 
 fn classify<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> KmsErrorKind {

@@ -56,19 +56,22 @@
 //! [`KmsPoolBuilder::with_environment`].
 
 mod builder;
+mod connection;
+mod credentials;
 mod error;
-mod factory;
-mod http;
 mod pool;
-mod principal;
+mod request;
+mod sight;
 mod slot;
 mod stats;
 mod supplier;
 mod time;
+mod warm_up;
 
 pub use builder::KmsPoolBuilder;
+pub use credentials::Principal;
 pub use error::{BuildError, KmsError, KmsErrorKind};
 pub use pool::KmsPool;
-pub use principal::Principal;
-pub use stats::PoolStats;
+pub use request::CircuitState;
+pub use stats::{PoolStats, SlotStats};
 pub use supplier::{ClientFuture, ClientSupplier, PooledClients};

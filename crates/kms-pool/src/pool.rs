@@ -1,18 +1,24 @@
-//! The pool: which slot a call belongs to.
+//! The pool: which slot a call belongs to, and when a slot has served its time.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use aws_sdk_kms::Client;
+use aws_sdk_kms::config;
 use quick_cache::Equivalent;
 use quick_cache::sync::Cache;
+use tokio::task::AbortHandle;
 
 use crate::builder::KmsPoolBuilder;
+use crate::connection::{Connections, HttpsClient};
+use crate::credentials::{Principal, Renewals, Session};
 use crate::error::{KmsError, KmsErrorKind};
-use crate::factory::ClientFactory;
-use crate::principal::Principal;
+use crate::request::{Budget, BudgetSettings, Circuit, CircuitSettings, Lane, Priority, retry_quota};
 use crate::slot::Slot;
-use crate::stats::PoolStats;
+use crate::stats::{Counters, PoolStats, SlotStats};
 use crate::supplier::PooledClients;
 use crate::time;
 
@@ -21,9 +27,53 @@ use crate::time;
 /// Cheap to clone; all clones are the same pool. See the [crate's documentation](crate).
 #[derive(Clone)]
 pub struct KmsPool {
-    factory: Arc<ClientFactory>,
-    slots: Arc<Cache<SlotKey, Arc<Slot>>>,
+    shared: Arc<Shared>,
 }
+
+struct Shared {
+    settings: Settings,
+    slots: Cache<SlotKey, Arc<Slot>>,
+    parts: Mutex<Parts>,
+    counters: Arc<Counters>,
+    /// Advances with each round of the janitor.
+    tick: Arc<AtomicU64>,
+    closed: AtomicBool,
+}
+
+/// What a pool was built with.
+pub(crate) struct Settings {
+    pub(crate) common: config::Builder,
+    /// Endpoints of single regions, before the one of `common`.
+    pub(crate) endpoints: HashMap<String, String>,
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) renewals: Renewals,
+    pub(crate) budget: BudgetSettings,
+    pub(crate) circuit: CircuitSettings,
+    pub(crate) attempt_timeout: Duration,
+    pub(crate) operation_timeout: Duration,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) max_clients: usize,
+}
+
+/// What slots have in common. It lives as long as a slot that uses it, and is found here meanwhile.
+#[derive(Default)]
+struct Parts {
+    sessions: HashMap<u64, Weak<Session>>,
+    https: HashMap<Box<str>, Weak<HttpsClient>>,
+    budgets: HashMap<(BudgetOwner, Box<str>), Weak<Budget>>,
+    quotas: HashMap<Box<str>, config::retry::RetryPartition>,
+    janitor: Option<AbortHandle>,
+}
+
+/// Whose budget: requests count against the caller's account.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum BudgetOwner {
+    Account(Box<str>),
+    Principal(u64),
+}
+
+/// An idle slot is dropped after so many rounds of the janitor.
+const ROUNDS: u32 = 4;
 
 impl KmsPool {
     /// Starts a pool with the defaults of the [crate's table](crate#defaults).
@@ -31,32 +81,37 @@ impl KmsPool {
         KmsPoolBuilder::new()
     }
 
-    pub(crate) fn new(factory: ClientFactory, max_clients: usize) -> Self {
-        Self { factory: Arc::new(factory), slots: Arc::new(Cache::new(max_clients)) }
+    pub(crate) fn new(settings: Settings, counters: Arc<Counters>) -> Self {
+        let shared = Shared {
+            slots: Cache::new(settings.max_clients),
+            settings,
+            parts: Mutex::default(),
+            counters,
+            tick: Arc::default(),
+            closed: AtomicBool::new(false),
+        };
+        Self { shared: Arc::new(shared) }
     }
 
     /// The client for `region` that signs as `principal`.
     ///
-    /// Ask for each unit of work rather than keep the client: that is how new credentials reach it.
-    /// When the client is there and its credentials are good, which is nearly always, this costs a
-    /// lookup and allocates nothing. Otherwise the principal's provider is asked, once for all callers
-    /// who wait, and a failure goes to each of them. Dropping the future is safe at any time: as long as
-    /// anybody still waits the work goes on.
+    /// When the client is there, which is nearly always, this costs a lookup and allocates nothing. It may be kept:
+    /// new credentials reach it with each attempt. The first time, the principal's provider is asked, once for all
+    /// callers who wait, and a failure goes to each of them.
     ///
-    /// Credentials are renewed [`refresh_lead`](KmsPoolBuilder::refresh_lead) before they expire. The
-    /// caller who finds them due waits for the provider while others go on with the old ones; if it
-    /// fails the old ones serve until they expire, and the provider is asked again every 5 s. What the
-    /// provider hands out is used even if it looks expired, since it may be this machine's clock that
-    /// is wrong: KMS decides.
+    /// Credentials are renewed in the background, [`refresh_lead`](KmsPoolBuilder::refresh_lead) before they expire
+    /// and when KMS refuses them. No request waits for that as long as the old ones are good: if the provider fails
+    /// or hangs they serve until they expire, and it is asked again after 1, 2, 4, … up to 30 s. What the provider
+    /// hands out is used even if it looks expired, since it may be this machine's clock that is wrong: KMS decides.
     ///
     /// Must be called within a Tokio runtime with time and I/O enabled.
     ///
     /// # Errors
     ///
-    /// [`InvalidRequest`](KmsErrorKind::InvalidRequest) if `region` is not the name of a region, and
-    /// [`CredentialsUnavailable`](KmsErrorKind::CredentialsUnavailable) if the provider fails, panics or
-    /// takes longer than [`provider_timeout`](KmsPoolBuilder::provider_timeout), and no credentials
-    /// that are still good are at hand. No request is sent to KMS.
+    /// [`InvalidRequest`](KmsErrorKind::InvalidRequest) if `region` is not the name of a region or the pool has been
+    /// [shut down](Self::shutdown), and [`CredentialsUnavailable`](KmsErrorKind::CredentialsUnavailable) if the
+    /// provider fails, panics or takes longer than [`provider_timeout`](KmsPoolBuilder::provider_timeout). No request
+    /// is sent to KMS.
     ///
     /// # Examples
     ///
@@ -71,12 +126,27 @@ impl KmsPool {
     /// # }
     /// ```
     pub async fn client(&self, region: &str, principal: &Principal) -> Result<Client, KmsError> {
+        self.client_for(region, principal, Priority::Foreground).await
+    }
+
+    /// The client for requests that nobody waits for, such as what is fetched ahead: where there is a
+    /// [budget](KmsPoolBuilder::max_requests_per_second), they take what others leave of it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`client`](Self::client).
+    pub async fn background_client(&self, region: &str, principal: &Principal) -> Result<Client, KmsError> {
+        self.client_for(region, principal, Priority::Background).await
+    }
+
+    async fn client_for(&self, region: &str, principal: &Principal, priority: Priority) -> Result<Client, KmsError> {
         let query = SlotQuery { region, principal: principal.id() };
-        let slot = match self.slots.get(&query) {
-            Some(slot) => slot,
-            None => self.new_slot(region, principal)?,
-        };
-        slot.client(time::now()).await
+        if let Some(slot) = self.shared.slots.get(&query) {
+            self.shared.counters.hits.increment();
+            slot.lane().note_use();
+            return Ok(slot.client(priority).clone());
+        }
+        Ok(self.new_slot(region, principal).await?.client(priority).clone())
     }
 
     /// Clients of this pool that sign as `principal`, for whatever takes a
@@ -85,30 +155,250 @@ impl KmsPool {
         PooledClients::new(self.clone(), principal.clone())
     }
 
+    /// Makes the clients of these regions and connects them, so that the first requests find it done. Regions do not
+    /// wait for one another.
+    ///
+    /// A connection is opened by a request for `/`, which KMS answers with a refusal without having looked at it: it
+    /// costs nothing, and needs no permission.
+    ///
+    /// # Errors
+    ///
+    /// For each region, in their order, why it has no client, or no connection. What failed is tried anew by whoever
+    /// needs it.
+    ///
+    /// ```no_run
+    /// # async fn example(pool: kms_pool::KmsPool, principal: kms_pool::Principal) {
+    /// for warmed in pool.warm_up(&principal, ["eu-central-1", "us-east-1"]).await {
+    ///     if let Err(error) = warmed {
+    ///         eprintln!("{error}");
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    pub async fn warm_up(
+        &self,
+        principal: &Principal,
+        regions: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Vec<Result<(), KmsError>> {
+        let regions: Vec<_> = regions.into_iter().collect();
+        let warmed = regions.iter().map(|region| async {
+            let slot = self.slot(region.as_ref(), principal).await?;
+            crate::warm_up::connect(&slot).await
+        });
+        futures_util::future::join_all(warmed).await
+    }
+
+    /// Has the credentials of `principal` renewed now, whether they are due or not, and waits for that.
+    ///
+    /// # Errors
+    ///
+    /// [`CredentialsUnavailable`](KmsErrorKind::CredentialsUnavailable); the old credentials stay in use.
+    pub async fn refresh(&self, principal: &Principal) -> Result<(), KmsError> {
+        let session = self.parts().session(principal, &self.shared);
+        session.renew_now(time::now()).await.map(drop)
+    }
+
     /// What the pool holds and has done so far.
     pub fn stats(&self) -> PoolStats {
-        self.factory.counters.snapshot(self.slots.len())
+        self.shared.counters.snapshot(self.shared.slots.len())
     }
 
-    /// Drops every slot. Clients in use and requests in flight go on; connections stay open.
+    /// What each slot is up to.
+    pub fn slots(&self) -> Vec<SlotStats> {
+        let now = time::now();
+        self.shared.slots.iter().map(|(_, slot)| slot.stats(now)).collect()
+    }
+
+    /// Drops every slot: their connections close once no client and no request uses them, and their credentials are
+    /// renewed no more. Clients in use and requests in flight go on.
     pub fn clear(&self) {
-        self.slots.clear();
+        self.shared.slots.clear();
     }
 
-    /// Drops the slots of one principal in all regions, as [`clear`](Self::clear) does.
-    ///
-    /// The next call asks the provider again: this is how to have credentials replaced that were
-    /// revoked before they expired.
+    /// Drops the slots of one principal in all regions, as [`clear`](Self::clear) does. Connections to a region stay
+    /// open as long as another principal has a slot there.
     pub fn remove(&self, principal: &Principal) {
-        self.slots.retain(|key, _| key.principal != principal.id());
+        self.shared.slots.retain(|key, _| key.principal != principal.id());
+    }
+
+    /// Ends the pool: it supplies no more clients, renews no more credentials, waits up to `patience` for the requests
+    /// in flight, and drops everything. Whether none was left.
+    ///
+    /// ```no_run
+    /// # async fn example(pool: kms_pool::KmsPool) {
+    /// let all_answered = pool.shutdown(std::time::Duration::from_secs(5)).await;
+    /// # }
+    /// ```
+    pub async fn shutdown(&self, patience: Duration) -> bool {
+        self.shared.closed.store(true, Relaxed);
+        self.clear();
+        if let Some(janitor) = self.parts().janitor.take() {
+            janitor.abort();
+        }
+        let drained = async {
+            while self.shared.counters.in_flight.value() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(patience, drained).await.is_ok()
+    }
+
+    async fn slot(&self, region: &str, principal: &Principal) -> Result<Arc<Slot>, KmsError> {
+        let query = SlotQuery { region, principal: principal.id() };
+        match self.shared.slots.get(&query) {
+            Some(slot) => Ok(slot),
+            None => self.new_slot(region, principal).await,
+        }
     }
 
     /// The slot of a region and principal that had none. If several callers race here they get one.
-    fn new_slot(&self, region: &str, principal: &Principal) -> Result<Arc<Slot>, KmsError> {
+    async fn new_slot(&self, region: &str, principal: &Principal) -> Result<Arc<Slot>, KmsError> {
+        let shared = &self.shared;
         check_region(region)?;
+        let session = self.parts().session(principal, shared);
+        // Without credentials there is no slot: the next caller gets to ask the provider again.
+        session.credentials(time::now()).await?;
         let key = SlotKey { region: region.into(), principal: principal.id() };
-        self.slots
-            .get_or_insert_with(&key, || Ok(Arc::new(Slot::new(region, principal.clone(), Arc::clone(&self.factory)))))
+        let slot = shared.slots.get_or_insert_with(&key, || {
+            if shared.closed.load(Relaxed) {
+                return Err(shut_down());
+            }
+            self.build_slot(region, session).map(Arc::new)
+        })?;
+        if shared.closed.load(Relaxed) {
+            // The end came in between, and has not seen this one.
+            self.clear();
+            return Err(shut_down());
+        }
+        self.ensure_janitor();
+        Ok(slot)
+    }
+
+    fn build_slot(&self, region: &str, session: Arc<Session>) -> Result<Slot, KmsError> {
+        let (shared, settings) = (&self.shared, &self.shared.settings);
+        let mut parts = self.parts();
+        let owner = budget_owner(&session);
+        let lane = Lane {
+            region: region.into(),
+            https: parts.https(region, &settings.connections)?,
+            budget: parts.budget(owner, region, settings.budget),
+            circuit: Arc::new(Circuit::new(settings.circuit)),
+            session,
+            counters: Arc::clone(&shared.counters),
+            attempt_timeout: settings.attempt_timeout,
+            operation_timeout: settings.operation_timeout,
+            tick: Arc::clone(&shared.tick),
+            used: AtomicU64::new(shared.tick.load(Relaxed)),
+        };
+        let mut common = settings.common.clone().retry_partition(parts.quota(region));
+        drop(parts);
+        if let Some(endpoint) = settings.endpoints.get(region) {
+            common.set_endpoint_url(Some(endpoint.clone()));
+        }
+        shared.counters.builds.increment();
+        Ok(Slot::new(common, lane))
+    }
+
+    fn ensure_janitor(&self) {
+        let mut parts = self.parts();
+        if parts.janitor.as_ref().is_none_or(AbortHandle::is_finished) {
+            let pause = self.shared.settings.idle_timeout / ROUNDS;
+            let janitor = tokio::spawn(sweep(Arc::downgrade(&self.shared), pause));
+            parts.janitor = Some(janitor.abort_handle());
+        }
+    }
+
+    fn parts(&self) -> MutexGuard<'_, Parts> {
+        self.shared.parts()
+    }
+}
+
+/// Drops the slots that nobody has asked for, round after round, for as long as the pool lives.
+async fn sweep(pool: Weak<Shared>, pause: Duration) {
+    loop {
+        tokio::time::sleep(pause).await;
+        let Some(pool) = pool.upgrade() else { return };
+        let tick = pool.tick.fetch_add(1, Relaxed) + 1;
+        pool.slots.retain(|_, slot| {
+            let idle = tick.saturating_sub(slot.lane().last_used()) > u64::from(ROUNDS);
+            if idle {
+                pool.counters.idle_evictions.increment();
+            }
+            !idle
+        });
+        pool.parts().forget_the_unused();
+    }
+}
+
+impl Shared {
+    fn parts(&self) -> MutexGuard<'_, Parts> {
+        // Maps of weak references: whatever a panic left of them serves.
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(janitor) = self.parts().janitor.take() {
+            janitor.abort();
+        }
+    }
+}
+
+impl Parts {
+    fn session(&mut self, principal: &Principal, shared: &Shared) -> Arc<Session> {
+        find_or_make(&mut self.sessions, principal.id(), || {
+            Session::new(principal.clone(), shared.settings.renewals, Arc::clone(&shared.counters))
+        })
+    }
+
+    fn https(&mut self, region: &str, connections: &Arc<Connections>) -> Result<Arc<HttpsClient>, KmsError> {
+        if let Some(known) = self.https.get(region).and_then(Weak::upgrade) {
+            return Ok(known);
+        }
+        let client = connections.client().map_err(|error| {
+            KmsError::local(KmsErrorKind::Other, "the HTTPS client cannot be made", Some(Box::new(error)))
+        })?;
+        let client = Arc::new(client);
+        self.https.insert(region.into(), Arc::downgrade(&client));
+        Ok(client)
+    }
+
+    fn budget(&mut self, owner: BudgetOwner, region: &str, settings: BudgetSettings) -> Arc<Budget> {
+        find_or_make(&mut self.budgets, (owner, region.into()), || Budget::new(settings, time::monotonic()))
+    }
+
+    fn quota(&mut self, region: &str) -> config::retry::RetryPartition {
+        self.quotas.entry(region.into()).or_insert_with(|| retry_quota(region)).clone()
+    }
+
+    fn forget_the_unused(&mut self) {
+        self.sessions.retain(|_, it| it.strong_count() > 0);
+        self.https.retain(|_, it| it.strong_count() > 0);
+        self.budgets.retain(|_, it| it.strong_count() > 0);
+        self.quotas.retain(|region, _| self.https.contains_key(region));
+    }
+}
+
+fn find_or_make<K: Eq + std::hash::Hash, V>(map: &mut HashMap<K, Weak<V>>, key: K, make: impl FnOnce() -> V) -> Arc<V> {
+    if let Some(known) = map.get(&key).and_then(Weak::upgrade) {
+        return known;
+    }
+    let new = Arc::new(make());
+    map.insert(key, Arc::downgrade(&new));
+    new
+}
+
+fn shut_down() -> KmsError {
+    KmsError::local(KmsErrorKind::InvalidRequest, "the pool has been shut down", None)
+}
+
+fn budget_owner(session: &Session) -> BudgetOwner {
+    let principal = &session.principal;
+    let known = session.current().and_then(|it| it.credentials.account_id().map(|id| id.as_str().into()));
+    match principal.account().map(Into::into).or(known) {
+        Some(account) => BudgetOwner::Account(account),
+        None => BudgetOwner::Principal(principal.id()),
     }
 }
 
@@ -150,7 +440,6 @@ pub(crate) fn check_region(region: &str) -> Result<(), KmsError> {
     let message = "a region is named by up to 32 lower-case letters, digits and inner hyphens";
     Err(KmsError::local(KmsErrorKind::InvalidRequest, message, None))
 }
-
 #[cfg(test)]
 mod tests {
     use std::hash::{BuildHasher as _, RandomState};

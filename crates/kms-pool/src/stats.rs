@@ -1,6 +1,10 @@
-//! What a pool has done so far, in numbers.
+//! What a pool holds and has done so far, in numbers.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::request::CircuitState;
 
 /// A snapshot of what a [`KmsPool`](crate::KmsPool) holds and has done since it was built.
 ///
@@ -8,16 +12,58 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolStats {
-    /// Slots held now, one for each region and principal in use.
+    /// Slots held now, one for each region and principal in use; each has its KMS client.
     pub slots: usize,
-    /// KMS clients built: the first of each slot, and one for each rotation of credentials.
+    /// KMS clients built: one for each slot, and none for a rotation of credentials.
     pub builds: u64,
     /// Calls answered at once, with a client that was there already.
     pub hits: u64,
-    /// Times a credentials provider was asked, for a first client or to renew one.
+    /// Times a credentials provider was asked, for a first client or to renew credentials.
     pub refreshes: u64,
     /// Times a credentials provider failed, panicked or ran out of time.
     pub failures: u64,
+    /// Times the credentials of a principal were replaced by others.
+    pub rotations: u64,
+    /// Requests sent and not yet answered.
+    pub in_flight: u64,
+    /// Attempts beyond the first of an operation.
+    pub retries: u64,
+    /// Attempts that KMS throttled.
+    pub throttles: u64,
+    /// Attempts not sent because they could not start in time within the budget.
+    pub over_budget: u64,
+    /// Attempts not sent because the circuit of their slot was open.
+    pub short_circuited: u64,
+    /// Times that a circuit opened.
+    pub circuits_opened: u64,
+    /// Slots dropped because nobody asked for them for a while.
+    pub idle_evictions: u64,
+    /// Connections open now.
+    pub connections: u64,
+    /// Connections opened so far, each with its TLS handshake.
+    pub connections_opened: u64,
+    /// Connections that could not be opened.
+    pub connections_failed: u64,
+}
+
+/// One slot of a [`KmsPool`](crate::KmsPool): a region and a principal.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct SlotStats {
+    /// The region.
+    pub region: Arc<str>,
+    /// The principal's label, if it has one.
+    pub principal: Option<Arc<str>>,
+    /// Which credentials are in use, counted from 1.
+    pub generation: u64,
+    /// How long they have been.
+    pub generation_age: Duration,
+    /// How long they are good for; `None` for credentials without an end, zero for those past it.
+    pub credentials_left: Option<Duration>,
+    /// Whether requests are sent.
+    pub circuit: CircuitState,
+    /// Requests a second that the account's budget allows for the region, learnt or set; `None` for any number.
+    pub requests_per_second: Option<f64>,
 }
 
 /// The live counters behind [`PoolStats`].
@@ -27,22 +73,48 @@ pub(crate) struct Counters {
     pub(crate) hits: Counter,
     pub(crate) refreshes: Counter,
     pub(crate) failures: Counter,
+    pub(crate) rotations: Counter,
+    pub(crate) in_flight: Counter,
+    pub(crate) retries: Counter,
+    pub(crate) throttles: Counter,
+    pub(crate) over_budget: Counter,
+    pub(crate) short_circuited: Counter,
+    pub(crate) circuits_opened: Counter,
+    pub(crate) idle_evictions: Counter,
+    pub(crate) connections_opened: Counter,
+    pub(crate) connections_closed: Counter,
+    pub(crate) connections_failed: Counter,
 }
 
 impl Counters {
     pub(crate) fn snapshot(&self, slots: usize) -> PoolStats {
+        // Closed before opened, so that the difference is never negative.
+        let closed = self.connections_closed.value();
+        let opened = self.connections_opened.value();
         PoolStats {
             slots,
             builds: self.builds.value(),
             hits: self.hits.value(),
             refreshes: self.refreshes.value(),
             failures: self.failures.value(),
+            rotations: self.rotations.value(),
+            in_flight: self.in_flight.value(),
+            retries: self.retries.value(),
+            throttles: self.throttles.value(),
+            over_budget: self.over_budget.value(),
+            short_circuited: self.short_circuited.value(),
+            circuits_opened: self.circuits_opened.value(),
+            idle_evictions: self.idle_evictions.value(),
+            connections: opened.saturating_sub(closed),
+            connections_opened: opened,
+            connections_failed: self.connections_failed.value(),
         }
     }
 }
 
-/// A count that orders nothing else, hence relaxed.
+/// A count that orders nothing else, hence relaxed. On a cache line of its own: many threads add to each.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
@@ -50,7 +122,11 @@ impl Counter {
         self.0.fetch_add(1, Relaxed);
     }
 
-    fn value(&self) -> u64 {
+    pub(crate) fn decrement(&self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+
+    pub(crate) fn value(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use aws_sdk_kms::Client;
 
+use crate::credentials::Principal;
 use crate::error::{KmsError, KmsErrorKind};
 use crate::pool::KmsPool;
-use crate::principal::Principal;
 
 /// A client on its way.
 pub type ClientFuture<'a> = Pin<Box<dyn Future<Output = Result<Client, KmsError>> + Send + 'a>>;

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
@@ -36,22 +36,6 @@ async fn random(client: &Client) -> Result<(), KmsError> {
 async fn decrypt(client: &Client, key: &str, ciphertext: &[u8]) -> Result<(), KmsError> {
     client.decrypt().key_id(key).ciphertext_blob(Blob::new(ciphertext)).send().await?;
     Ok(())
-}
-
-/// Makes a new session each time it is asked, and says that it has expired already, though for the
-/// server it has not: so the pool renews its client on every call, without anybody waiting.
-#[derive(Debug)]
-struct RestlessSessions(Arc<KmsLocal>);
-
-impl ProvideCredentials for RestlessSessions {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        let mut session = self.0.issue_session(Duration::from_hours(1));
-        *session.expiry_mut() = Some(SystemTime::UNIX_EPOCH);
-        future::ProvideCredentials::ready(Ok(session))
-    }
 }
 
 /// Makes a new session each time it is asked, not quite at once.
@@ -123,37 +107,125 @@ async fn regions_have_their_own_endpoints() {
 }
 
 #[tokio::test]
-async fn a_rotation_keeps_the_connection() {
+async fn a_rotation_keeps_client_and_connection() {
     let kms = server().await;
     let pool = builder(&kms).build().unwrap();
-    let principal = Principal::new(RestlessSessions(Arc::clone(&kms)));
-    let first = pool.client(REGION, &principal).await.unwrap();
-    random(&first).await.unwrap();
-    let warm = kms.counters(REGION);
-    assert_eq!(warm.tls_handshakes, 1);
-
+    let principal = Principal::new(kms.issue_session(Duration::from_hours(1)));
+    let client = pool.client(REGION, &principal).await.unwrap();
+    random(&client).await.unwrap();
     for _ in 0..20 {
-        random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap();
+        principal.rotate(kms.issue_session(Duration::from_hours(1)));
+        random(&client).await.unwrap();
     }
-    // Whoever still holds the first generation can finish with it.
-    random(&first).await.unwrap();
-
     let counters = kms.counters(REGION);
-    assert_eq!(counters.tls_handshakes, 1, "a new generation opened a new connection");
+    assert_eq!(counters.tls_handshakes, 1, "new credentials opened a new connection");
     assert_eq!(counters.access_keys.len(), 21);
-    assert_eq!(pool.stats().builds, 21);
+    assert_eq!((pool.stats().builds, pool.stats().rotations), (1, 20));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn requests_whose_credentials_are_refused_are_signed_again_after_one_renewal() {
+    let kms = server().await;
+    let pool = builder(&kms).max_attempts(2).build().unwrap();
+    let principal = Principal::new(Sessions(Arc::clone(&kms)));
+    random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap();
+    for round in 2..6 {
+        kms.expire_sessions();
+        let requests = (0..64).map(|_| {
+            let (pool, principal) = (pool.clone(), principal.clone());
+            tokio::spawn(async move { random(&pool.client(REGION, &principal).await?).await })
+        });
+        for outcome in join_all(requests).await {
+            outcome.unwrap().unwrap();
+        }
+        assert_eq!(kms.counters(REGION).access_keys.len(), round, "one renewal for all");
+    }
 }
 
 #[tokio::test]
-async fn principals_and_cleared_slots_keep_the_connection_too() {
+async fn a_wrong_clock_is_corrected() {
+    let kms = server().await;
+    let pool = builder(&kms).max_attempts(2).build().unwrap();
+    let client = pool.client(REGION, &Principal::new(kms.issue_credentials())).await.unwrap();
+    kms.faults(REGION).clock_ahead(Duration::from_hours(1));
+    random(&client).await.unwrap();
+    kms.faults(REGION).clock_behind(Duration::from_hours(1));
+    random(&client).await.unwrap();
+}
+
+#[tokio::test]
+async fn connections_stay_as_long_as_any_slot_of_the_region() {
     let kms = server().await;
     let pool = builder(&kms).build().unwrap();
+    let (one, other) = (Principal::new(kms.issue_credentials()), Principal::new(kms.issue_credentials()));
+    random(&pool.client(REGION, &one).await.unwrap()).await.unwrap();
     for _ in 0..10 {
-        let principal = Principal::new(kms.issue_credentials());
-        random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap();
-        pool.clear();
+        random(&pool.client(REGION, &other).await.unwrap()).await.unwrap();
+        pool.remove(&other);
     }
+    assert_eq!((kms.counters(REGION).tls_handshakes, pool.stats().connections), (1, 1));
+    pool.clear();
+    while kms.counters(REGION).open_connections > 0 || pool.stats().connections > 0 {
+        tokio::task::yield_now().await;
+    }
+    random(&pool.client(REGION, &one).await.unwrap()).await.unwrap();
+    assert_eq!(kms.counters(REGION).tls_handshakes, 2);
+}
+
+#[tokio::test]
+async fn a_slot_that_nobody_uses_goes_with_its_connections() {
+    let kms = server().await;
+    let pool = builder(&kms).idle_timeout(Duration::from_millis(40)).build().unwrap();
+    random(&pool.client(REGION, &Principal::new(kms.issue_credentials())).await.unwrap()).await.unwrap();
+    while pool.stats().slots > 0 || kms.counters(REGION).open_connections > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(pool.stats().idle_evictions, 1);
+}
+
+#[tokio::test]
+async fn warming_up_connects_each_region_by_itself() {
+    let kms = server().await;
+    let pool = builder(&kms).attempt_timeout(Duration::from_millis(300)).build().unwrap();
+    let principal = Principal::new(kms.issue_credentials());
+    kms.faults("eu-west-1").hang(true);
+    let warmed = pool.warm_up(&principal, [REGION, "eu-west-1", "Not A Region"]).await;
+    let kinds: Vec<_> = warmed.into_iter().map(|warmed| warmed.map_err(|error| error.kind())).collect();
+    assert_eq!(kinds, [Ok(()), Err(KmsErrorKind::TimedOut), Err(KmsErrorKind::InvalidRequest)]);
+    random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap();
     assert_eq!(kms.counters(REGION).tls_handshakes, 1);
+}
+
+#[tokio::test]
+async fn a_pool_that_was_shut_down_answers_what_is_under_way_and_nothing_more() {
+    let kms = server().await;
+    let pool = builder(&kms).build().unwrap();
+    let principal = Principal::new(kms.issue_credentials());
+    let client = pool.client(REGION, &principal).await.unwrap();
+    kms.faults(REGION).hang(true);
+    let request = tokio::spawn(async move { random(&client).await });
+    while kms.counters(REGION).in_flight == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!pool.shutdown(Duration::from_millis(1)).await);
+    kms.faults(REGION).clear();
+    assert!(pool.shutdown(Duration::from_secs(10)).await);
+    request.await.unwrap().unwrap();
+    let error = pool.client(REGION, &principal).await.unwrap_err();
+    assert_eq!(error.kind(), KmsErrorKind::InvalidRequest);
+    assert_eq!(pool.stats().slots, 0);
+}
+
+#[test]
+fn a_pool_outlives_the_runtime_that_it_was_first_used_on() {
+    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let servers = runtime();
+    let kms = servers.block_on(server());
+    let pool = builder(&kms).max_attempts(2).build().unwrap();
+    let principal = Principal::new(kms.issue_credentials());
+    for _ in 0..3 {
+        runtime().block_on(async { random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap() });
+    }
 }
 
 #[tokio::test]

@@ -46,6 +46,9 @@ pub enum BuildError {
     /// The name of a region that cannot be one.
     #[error("`endpoint_url_for` was given something that is not the name of a region")]
     Region,
+    /// A proxy that is no `http://host:port` or `https://host:port`. The URL stays out, lest it hold a password.
+    #[error("the URL of the proxy is not one")]
+    Proxy,
     /// An application name with characters that a user agent may not have.
     #[error("the application name is not valid: use letters, digits and any of !#$%&'*+-.^_`|~")]
     AppName,

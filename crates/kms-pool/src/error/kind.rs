@@ -74,7 +74,7 @@ impl KmsErrorKind {
     }
 
     /// The codes of the KMS API reference, "Common Errors" and the "Errors" of each operation.
-    pub(super) fn of_code(code: &str) -> Option<Self> {
+    pub(crate) fn of_code(code: &str) -> Option<Self> {
         Some(match code {
             "ThrottlingException"
             | "Throttling"
@@ -121,7 +121,7 @@ impl KmsErrorKind {
     }
 
     /// For answers whose code says nothing: a proxy's or load balancer's, say.
-    pub(super) fn of_status(status: u16) -> Self {
+    pub(crate) fn of_status(status: u16) -> Self {
         match status {
             401 | 403 => Self::AccessDenied,
             408 => Self::TimedOut,

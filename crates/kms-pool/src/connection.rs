@@ -1,0 +1,151 @@
+//! Connections: TLS, and the one HTTPS client behind all KMS clients of a pool for a region.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use aws_smithy_http_client::pool::{Client, ConnectionEvent, ConnectionPool};
+use aws_smithy_http_client::proxy::ProxyConfig;
+use aws_smithy_http_client::tls::{self, TlsContext, TrustStore, rustls_provider::CryptoMode};
+use aws_smithy_runtime_api::client::http::{HttpClient as _, HttpConnectorSettings, SharedHttpConnector};
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use rustls::RootCertStore;
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+use tokio::runtime::Handle;
+
+use crate::error::BuildError;
+use crate::sight;
+use crate::stats::Counters;
+
+/// Rustls over aws-lc-rs, for KMS and for the credentials providers alike.
+pub(crate) fn tls_provider() -> tls::Provider {
+    tls::Provider::Rustls(CryptoMode::AwsLc)
+}
+
+/// The certificate authorities whose servers a pool believes.
+#[derive(Clone, Default)]
+pub(crate) struct TrustRoots {
+    pub(crate) platform: bool,
+    pub(crate) pems: Vec<Vec<u8>>,
+}
+
+impl TrustRoots {
+    /// The platform's roots unless custom ones replace them.
+    ///
+    /// Each PEM is parsed here, because the TLS stack below would panic on a malformed one.
+    fn into_tls_context(self) -> Result<TlsContext, BuildError> {
+        let mut store = TrustStore::empty().with_native_roots(self.platform || self.pems.is_empty());
+        for (index, pem) in self.pems.into_iter().enumerate() {
+            check_roots(&pem).map_err(|reason| BuildError::TrustRoot { index, reason })?;
+            store.add_pem_certificate(pem);
+        }
+        TlsContext::builder().with_trust_store(store).build().map_err(|cause| BuildError::Tls { cause: cause.into() })
+    }
+}
+
+/// How connections are made; enough to make more of them.
+pub(crate) struct Connections {
+    tls: TlsContext,
+    proxy: ProxyConfig,
+    idle_timeout: Duration,
+    counters: Arc<Counters>,
+}
+
+impl Connections {
+    pub(crate) fn new(
+        roots: TrustRoots,
+        proxy: ProxyConfig,
+        idle_timeout: Duration,
+        counters: Arc<Counters>,
+    ) -> Result<Self, BuildError> {
+        Ok(Self { tls: roots.into_tls_context()?, proxy, idle_timeout, counters })
+    }
+
+    /// An HTTPS client without a connection yet. Its connections close when it and its copies are dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::Tls`].
+    pub(crate) fn client(self: &Arc<Self>) -> Result<HttpsClient, BuildError> {
+        Ok(HttpsClient { connections: Arc::clone(self), current: ArcSwap::from_pointee(self.on_this_runtime()?) })
+    }
+
+    fn on_this_runtime(&self) -> Result<OnRuntime, BuildError> {
+        let counters = Arc::clone(&self.counters);
+        let pool = ConnectionPool::builder()
+            .tls_provider(tls_provider())
+            .tls_context(self.tls.clone())
+            .proxy_config(self.proxy.clone())
+            .idle_timeout(self.idle_timeout)
+            .event_listener(move |event: &ConnectionEvent<'_>| note(event, &counters))
+            .build_https()
+            .map_err(|cause| BuildError::Tls { cause: cause.into() })?;
+        let client = Client::new(&pool).map_err(|cause| BuildError::Tls { cause: cause.into() })?;
+        Ok(OnRuntime { client, runtime: Handle::try_current().ok() })
+    }
+}
+
+/// An HTTPS client and all of its connections.
+pub(crate) struct HttpsClient {
+    connections: Arc<Connections>,
+    current: ArcSwap<OnRuntime>,
+}
+
+/// Connections live on the runtime that made them.
+struct OnRuntime {
+    client: Client,
+    runtime: Option<Handle>,
+}
+
+impl HttpsClient {
+    pub(crate) fn connector(
+        &self,
+        settings: &HttpConnectorSettings,
+        components: &RuntimeComponents,
+    ) -> SharedHttpConnector {
+        self.current.load().client.http_connector(settings, components)
+    }
+
+    /// Begins anew if the runtime that the connections live on has ended, as it does between the tests of a program
+    /// that has one pool for all of them.
+    pub(crate) fn outlive_runtime(&self) {
+        let has_ended = |runtime: &Handle| {
+            // A runtime that has ended takes no task: it ends it at once.
+            let task = runtime.spawn(std::future::pending::<()>());
+            task.abort();
+            task.is_finished()
+        };
+        if self.current.load().runtime.as_ref().is_some_and(has_ended)
+            && let Ok(fresh) = self.connections.on_this_runtime()
+        {
+            self.current.store(Arc::new(fresh));
+        }
+    }
+}
+
+fn note(event: &ConnectionEvent<'_>, counters: &Counters) {
+    match event {
+        ConnectionEvent::Opened(_) => {
+            counters.connections_opened.increment();
+            sight::connection_opened();
+        }
+        ConnectionEvent::PhysicalClose(_) => {
+            counters.connections_closed.increment();
+            sight::connection_closed();
+        }
+        ConnectionEvent::EstablishmentFailed(failure) => {
+            counters.connections_failed.increment();
+            sight::connection_failed(failure.error());
+        }
+        _ => {}
+    }
+}
+
+fn check_roots(pem: &[u8]) -> Result<(), &'static str> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|_| "it is not well-formed PEM")?;
+        roots.add(certificate).map_err(|_| "a certificate in it is malformed")?;
+    }
+    if roots.is_empty() { Err("it has no certificate") } else { Ok(()) }
+}

@@ -1,0 +1,82 @@
+//! One set of credentials, and when to replace it.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, SystemTime};
+
+use aws_credential_types::Credentials;
+
+use super::fingerprint::Fingerprint;
+
+/// What requests are signed with at the moment. Never changed, only replaced.
+pub(crate) struct Generation {
+    /// Counts the generations of a session, from 1.
+    pub(crate) number: u64,
+    /// Which rotation by hand it stems from: see [`Identity`](super::principal::Identity).
+    pub(crate) rotation: u64,
+    pub(crate) credentials: Credentials,
+    pub(crate) since: SystemTime,
+    fingerprint: Fingerprint,
+    refresh_at: Option<SystemTime>,
+    /// Whether KMS has refused these credentials.
+    refused: AtomicBool,
+}
+
+impl Generation {
+    /// A generation that is to be replaced `lead` before its credentials expire.
+    pub(crate) fn new(number: u64, rotation: u64, credentials: Credentials, lead: Duration, now: SystemTime) -> Self {
+        let refresh_at = credentials.expiry().map(|expiry| refresh_time(expiry, lead, now));
+        let fingerprint = Fingerprint::of(&credentials);
+        Self { number, rotation, credentials, since: now, fingerprint, refresh_at, refused: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn is_of(&self, fingerprint: Fingerprint) -> bool {
+        self.fingerprint == fingerprint
+    }
+
+    /// Whether these are the same credentials with the same end.
+    pub(crate) fn is_of_credentials(&self, credentials: &Credentials) -> bool {
+        self.credentials.expiry() == credentials.expiry() && self.is_of(Fingerprint::of(credentials))
+    }
+
+    /// When the next one is due; `None` for credentials without an end.
+    pub(crate) fn refresh_at(&self) -> Option<SystemTime> {
+        self.refresh_at
+    }
+
+    pub(crate) fn is_due(&self, now: SystemTime) -> bool {
+        self.refresh_at.is_some_and(|at| at <= now)
+    }
+
+    pub(crate) fn is_expired(&self, now: SystemTime) -> bool {
+        self.credentials.expiry().is_some_and(|at| at <= now)
+    }
+
+    pub(crate) fn refuse(&self) {
+        self.refused.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refused.load(Relaxed)
+    }
+}
+
+/// `lead` before the end, but for credentials so short-lived that it would be now: those get half their life.
+fn refresh_time(expiry: SystemTime, lead: Duration, now: SystemTime) -> SystemTime {
+    let half = expiry.duration_since(now).unwrap_or_default() / 2;
+    expiry.checked_sub(lead.min(half)).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_due_a_lead_before_their_end_or_at_half_their_life() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let lead = Duration::from_mins(1);
+        assert_eq!(refresh_time(at(3600), lead, at(0)), at(3540));
+        assert_eq!(refresh_time(at(100), lead, at(0)), at(50));
+        assert_eq!(refresh_time(at(100), lead, at(100)), at(100));
+        assert_eq!(refresh_time(at(100), lead, at(200)), at(100));
+    }
+}

@@ -1,0 +1,11 @@
+//! Who calls KMS, and with what: identities, their credentials, and how those are renewed.
+
+mod fingerprint;
+mod generation;
+mod principal;
+mod session;
+mod watcher;
+
+pub(crate) use fingerprint::Fingerprint;
+pub use principal::Principal;
+pub(crate) use session::{Renewals, Session};

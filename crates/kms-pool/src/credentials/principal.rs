@@ -1,0 +1,275 @@
+//! An identity, and where its credentials come from.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use aws_config::default_provider::credentials::DefaultCredentialsChain;
+use aws_config::provider_config::ProviderConfig;
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
+use futures_util::FutureExt as _;
+
+use crate::connection;
+use crate::error::{KmsError, KmsErrorKind};
+
+/// An identity that calls KMS, with the provider of its credentials.
+///
+/// Each [`Principal::new`] is a new identity, even over the same provider or the same keys; a clone is
+/// the same identity. Make a principal once, keep it, and pass it to
+/// [`KmsPool::client`](crate::KmsPool::client): a principal made anew for each call would get a client
+/// of its own each time. Identity never derives from the bytes of a key or token.
+///
+/// # Examples
+///
+/// ```
+/// use aws_credential_types::Credentials;
+/// use kms_pool::Principal;
+///
+/// let keys = Credentials::new("AKIDEXAMPLE", "secret", None, None, "test");
+/// let tenant = Principal::new(keys.clone()).with_label("tenant-42");
+/// assert_eq!(tenant, tenant.clone());
+/// assert_ne!(tenant, Principal::new(keys));
+/// ```
+#[derive(Clone)]
+pub struct Principal {
+    identity: Arc<Identity>,
+    label: Option<Arc<str>>,
+    files: Arc<[PathBuf]>,
+    account: Option<Arc<str>>,
+}
+
+/// What all clones of a principal share.
+struct Identity {
+    id: u64,
+    /// Counts what changed by hand: rotations and replacements. A generation of credentials belongs to one.
+    rotation: AtomicU64,
+    /// Counts the identities that have followed one another here.
+    tenure: AtomicU64,
+    source: Mutex<Source>,
+}
+
+struct Source {
+    provider: SharedCredentialsProvider,
+    /// Credentials that were given by hand go before the provider's until they expire.
+    by_hand: Option<Credentials>,
+}
+
+impl Principal {
+    /// A new identity whose credentials come from `provider`.
+    ///
+    /// A pool asks the provider once for all regions, and again shortly before the credentials expire; it keeps
+    /// the answer in between, so the provider needs no cache of its own.
+    pub fn new(provider: impl ProvideCredentials + 'static) -> Self {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+        let source = Source { provider: SharedCredentialsProvider::new(provider), by_hand: None };
+        let identity = Identity {
+            id: NEXT_ID.fetch_add(1, Relaxed),
+            rotation: AtomicU64::new(0),
+            tenure: AtomicU64::new(0),
+            source: Mutex::new(source),
+        };
+        Self { identity: Arc::new(identity), label: None, files: Arc::default(), account: None }
+    }
+
+    /// A new identity from the default chain of the AWS SDKs: environment variables, the shared
+    /// configuration files (SSO, assumed roles and `credential_process` included), web identity
+    /// token, ECS or EKS container, EC2 instance metadata; the first that has credentials wins.
+    ///
+    /// The chain talks to STS, SSO and the metadata services through an HTTPS client of its own with
+    /// the platform's certificate authorities, and reads the region it needs for that from the same
+    /// places. It says nothing about the regions of KMS. Where no region is configured this asks the
+    /// EC2 metadata service, which takes a few seconds to give up elsewhere: set `AWS_REGION`.
+    ///
+    /// No credentials are fetched yet: missing credentials show in the first
+    /// [`KmsPool::client`](crate::KmsPool::client).
+    pub async fn from_default_chain() -> Self {
+        let http = aws_smithy_http_client::Builder::new().tls_provider(connection::tls_provider()).build_https();
+        let config = ProviderConfig::without_region().with_http_client(http);
+        Self::new(DefaultCredentialsChain::builder().configure(config).build().await)
+    }
+
+    /// Names the principal in logs, statistics and errors. A label is not part of the identity, and not secret.
+    #[must_use]
+    pub fn with_label(self, label: impl Into<Arc<str>>) -> Self {
+        Self { label: Some(label.into()), ..self }
+    }
+
+    /// Says that the credentials depend on these files, such as a web identity token or a credentials file: when
+    /// one of them changes the provider is asked again, also long before the credentials expire.
+    ///
+    /// The files are looked at as often as [`KmsPoolBuilder::watch_files_every`] says. A provider that reads a
+    /// file only once sees no change: those of the AWS SDK read it each time they are asked, but for
+    /// `ProfileFileCredentialsProvider`, which has to be built anew: see [`Principal::from_profile`].
+    ///
+    /// [`KmsPoolBuilder::watch_files_every`]: crate::KmsPoolBuilder::watch_files_every
+    #[must_use]
+    pub fn with_files(self, files: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
+        Self { files: files.into_iter().map(Into::into).collect(), ..self }
+    }
+
+    /// Says in which account the principal calls KMS. All principals of an account share the pool's budget for
+    /// each region, as they share the account's request quota. Default: the account that comes with the
+    /// credentials, which the AWS SDK's providers mostly know; else the principal has a budget of its own.
+    #[must_use]
+    pub fn with_account(self, account: impl Into<Arc<str>>) -> Self {
+        Self { account: Some(account.into()), ..self }
+    }
+
+    /// The label, if there is one.
+    pub fn label(&self) -> Option<&str> {
+        self.label.as_deref()
+    }
+
+    /// Gives the *same* identity other credentials, from the next request on, in each pool that it is used with.
+    ///
+    /// No connection is closed, and requests under way end with what they were signed with. The credentials go
+    /// before the provider's until they expire, and for good if they have no expiry.
+    ///
+    /// ```
+    /// # use aws_credential_types::Credentials;
+    /// # use kms_pool::Principal;
+    /// # let keys = |id: &str| Credentials::new(id, "secret", None, None, "test");
+    /// let principal = Principal::new(keys("AKIDOLD"));
+    /// principal.rotate(keys("AKIDNEW"));
+    /// ```
+    pub fn rotate(&self, credentials: Credentials) {
+        let mut source = self.source();
+        source.by_hand = Some(credentials);
+        self.identity.rotation.fetch_add(1, Release);
+    }
+
+    /// Puts *another* identity in this one's place: whoever holds this principal acts as the new one from the next
+    /// request on.
+    ///
+    /// [`tenure`](Self::tenure) grows by one, by which caches learn that what they hold was obtained under somebody
+    /// else's permissions: `envelope` uses no data key of an earlier tenure again. The same happens by itself when a
+    /// provider hands out credentials of another account than before.
+    ///
+    /// ```
+    /// # use aws_credential_types::Credentials;
+    /// # use kms_pool::Principal;
+    /// # let keys = |id: &str| Credentials::new(id, "secret", None, None, "test");
+    /// let principal = Principal::new(keys("AKIDALICE"));
+    /// principal.replace(keys("AKIDBOB"));
+    /// assert_eq!(principal.tenure(), 1);
+    /// ```
+    pub fn replace(&self, provider: impl ProvideCredentials + 'static) {
+        let mut source = self.source();
+        *source = Source { provider: SharedCredentialsProvider::new(provider), by_hand: None };
+        self.identity.rotation.fetch_add(1, Release);
+        // The tenure last: whoever reads the new one signs with nothing older.
+        self.note_other_identity();
+    }
+
+    /// How often another identity has taken this one's place.
+    pub fn tenure(&self) -> u64 {
+        self.identity.tenure.load(Acquire)
+    }
+
+    /// The label, or a stand-in that says as little.
+    pub(crate) fn name(&self) -> &str {
+        self.label().unwrap_or("unnamed")
+    }
+
+    pub(super) fn note_other_identity(&self) {
+        self.identity.tenure.fetch_add(1, Release);
+    }
+
+    /// The number that tells this identity from all others of the process.
+    pub(crate) fn id(&self) -> u64 {
+        self.identity.id
+    }
+
+    pub(super) fn rotation(&self) -> u64 {
+        self.identity.rotation.load(Acquire)
+    }
+
+    pub(super) fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// The account as it was given, if it was.
+    pub(crate) fn account(&self) -> Option<&str> {
+        self.account.as_deref()
+    }
+
+    /// The rotation at this moment, and the credentials given by hand that are still good.
+    pub(super) fn by_hand(&self, now: SystemTime) -> (u64, Option<Credentials>) {
+        let source = self.source();
+        let good = |it: &&Credentials| it.expiry().is_none_or(|end| now < end);
+        (self.rotation(), source.by_hand.as_ref().filter(good).cloned())
+    }
+
+    /// What was given by hand, or else what the provider answers within `budget`; with the rotation it belongs to.
+    pub(super) async fn ask(&self, budget: Duration, now: SystemTime) -> (u64, Result<Credentials, KmsError>) {
+        let (rotation, by_hand) = self.by_hand(now);
+        if let Some(credentials) = by_hand {
+            return (rotation, Ok(credentials));
+        }
+        let provider = self.source().provider.clone();
+        // The closure keeps a panic of the provider's first, synchronous step inside the future.
+        let ask = async { provider.provide_credentials().await };
+        let outcome = match tokio::time::timeout(budget, AssertUnwindSafe(ask).catch_unwind()).await {
+            Ok(Ok(Ok(credentials))) => Ok(credentials),
+            Ok(Ok(Err(cause))) => Err(self.unavailable("failed", Some(cause))),
+            Ok(Err(_panic)) => Err(self.unavailable("panicked", None)),
+            Err(_elapsed) => Err(self.unavailable(&format!("did not answer within {budget:?}"), None)),
+        };
+        (rotation, outcome)
+    }
+
+    fn unavailable(&self, what: &str, cause: Option<CredentialsError>) -> KmsError {
+        let message = match self.label() {
+            Some(label) => format!("the credentials provider of `{label}` {what}"),
+            None => format!("the credentials provider {what}"),
+        };
+        let cause = cause.map(|cause| Box::new(cause) as _);
+        KmsError::local(KmsErrorKind::CredentialsUnavailable, &message, cause)
+    }
+
+    fn source(&self) -> MutexGuard<'_, Source> {
+        // Single assignments: a panic leaves nothing half done.
+        self.identity.source.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PartialEq for Principal {
+    fn eq(&self, other: &Self) -> bool {
+        self.id() == other.id()
+    }
+}
+
+impl Eq for Principal {}
+
+impl Hash for Principal {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id().hash(state);
+    }
+}
+
+impl fmt::Debug for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The provider stays out: what it prints is its author's choice.
+        f.debug_struct("Principal").field("id", &self.id()).field("label", &self.label).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clone_keeps_the_identity_and_a_label_does_not_change_it() {
+        let principal = Principal::new(Credentials::new("id", "secret", None, None, "test"));
+        let labelled = principal.clone().with_label("tenant");
+        assert_eq!(principal, labelled);
+        assert_eq!(labelled.label(), Some("tenant"));
+        assert_ne!(principal, Principal::new(Credentials::new("id", "secret", None, None, "test")));
+    }
+}

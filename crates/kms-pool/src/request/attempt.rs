@@ -1,0 +1,211 @@
+//! One attempt of a request, from its turn in the budget to what is learnt of its end.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::connector_metadata::ConnectorMetadata;
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::body::SdkBody;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, Limited};
+use tokio::time::{Instant, timeout};
+use tracing::Instrument as _;
+
+use super::budget::{Budget, Priority};
+use super::circuit::Circuit;
+use super::operation::{self, Operation};
+use super::outcome::Outcome;
+use super::retry::CredentialsRenewed;
+use crate::connection::HttpsClient;
+use crate::credentials::{Fingerprint, Session};
+use crate::error::{KmsError, KmsErrorKind};
+use crate::sight::{self, InFlight};
+use crate::stats::Counters;
+use crate::time;
+
+/// More than any answer of KMS.
+const LONGEST_ANSWER: usize = 256 * 1024;
+
+/// What the requests of one slot go through.
+pub(crate) struct Lane {
+    pub(crate) region: Arc<str>,
+    pub(crate) session: Arc<Session>,
+    pub(crate) https: Arc<HttpsClient>,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) circuit: Arc<Circuit>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) attempt_timeout: Duration,
+    pub(crate) operation_timeout: Duration,
+    /// The pool's, which advances with each round of its janitor.
+    pub(crate) tick: Arc<AtomicU64>,
+    /// The tick of the last use.
+    pub(crate) used: AtomicU64,
+}
+
+/// The HTTP client of a slot's KMS client: the region's HTTPS client, behind the slot's lane.
+#[derive(Clone)]
+pub(crate) struct LaneClient {
+    pub(crate) lane: Arc<Lane>,
+    pub(crate) priority: Priority,
+}
+
+impl HttpClient for LaneClient {
+    fn http_connector(&self, settings: &HttpConnectorSettings, components: &RuntimeComponents) -> SharedHttpConnector {
+        let connector = self.lane.https.connector(settings, components);
+        SharedHttpConnector::new(LaneConnector { client: self.clone(), connector })
+    }
+
+    fn connector_metadata(&self) -> Option<ConnectorMetadata> {
+        Some(ConnectorMetadata::new("hyper", Some("1.x".into())))
+    }
+}
+
+impl fmt::Debug for LaneClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LaneClient").field("region", &self.lane.region).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct LaneConnector {
+    client: LaneClient,
+    connector: SharedHttpConnector,
+}
+
+impl HttpConnector for LaneConnector {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let LaneClient { lane, priority } = self.client.clone();
+        let connector = self.connector.clone();
+        let operation = operation::name(&request);
+        let attempt = request.extension::<Operation>().map_or(1, |operation| operation.attempt);
+        let span = sight::request(operation, &lane.region, attempt);
+        HttpConnectorFuture::new(
+            async move { lane.attempt(connector, request, operation, priority).await }.instrument(span),
+        )
+    }
+}
+
+impl Lane {
+    /// Notes that it is used in this tick.
+    pub(crate) fn note_use(&self) {
+        let tick = self.tick.load(Relaxed);
+        // Most uses find it noted, and write nothing that other threads read.
+        if self.used.load(Relaxed) != tick {
+            self.used.store(tick, Relaxed);
+        }
+    }
+
+    pub(crate) fn last_used(&self) -> u64 {
+        self.used.load(Relaxed)
+    }
+
+    async fn attempt(
+        &self,
+        connector: SharedHttpConnector,
+        request: HttpRequest,
+        name: &'static str,
+        priority: Priority,
+    ) -> Result<HttpResponse, ConnectorError> {
+        let operation = request.extension::<Operation>().cloned();
+        self.note_use();
+        let entered = time::monotonic();
+        let pass = self.circuit.enter(entered).map_err(|pause| {
+            self.counters.short_circuited.increment();
+            refusal(KmsErrorKind::Unavailable, "the circuit of the region is open: its last requests all failed", pause)
+        })?;
+        let start_by = self.start_by(operation.as_ref().map_or(entered, |operation| operation.began));
+        let permit = self.budget.enter(operation::class(name), priority, start_by).await.map_err(|late| {
+            self.counters.over_budget.increment();
+            let message = "the request could not start in time within the budget of its account and region";
+            refusal(KmsErrorKind::Throttled, message, late.retry_after)
+        })?;
+        let fingerprint = Signer::of(&request);
+        if operation.as_ref().is_some_and(|operation| operation.attempt > 1) {
+            self.counters.retries.increment();
+        }
+
+        let in_flight = InFlight::begin(Arc::clone(&self.counters));
+        let sent = time::monotonic();
+        let answer = timeout(self.attempt_timeout, send(&connector, request)).await;
+        drop(in_flight);
+        let answer = answer.unwrap_or_else(|_| {
+            let text = format!("KMS did not answer within {:?}, the attempt timeout", self.attempt_timeout);
+            Err(ConnectorError::timeout(text.into()))
+        });
+        let now = time::monotonic();
+
+        let outcome = match &answer {
+            Ok((response, body)) => Outcome::of_answer(response, body),
+            Err(error) => Outcome::of_failure(error),
+        };
+        let request_id = answer.as_ref().ok().and_then(|(response, _)| response.headers().get("x-amzn-requestid"));
+        sight::ended(name, &self.region, outcome, request_id, now - sent);
+        if outcome == Outcome::Throttled {
+            self.counters.throttles.increment();
+            self.budget.throttled(&permit, now);
+        } else if !outcome.is_outage() {
+            self.budget.accepted(now);
+        }
+        drop(permit);
+        if !outcome.is_outage() {
+            pass.answered();
+        } else if pass.failed(now) {
+            self.counters.circuits_opened.increment();
+            sight::circuit_opened(&self.region);
+        }
+        if outcome == Outcome::Disconnected {
+            self.https.outlive_runtime();
+        }
+
+        let (mut response, body) = answer?;
+        // A stream, though it is all there: what is in memory the SDK prints when it traces.
+        *response.body_mut() = SdkBody::from_body_1_x(Full::new(body));
+        if outcome == Outcome::CredentialsRefused
+            && operation.is_some_and(|operation| operation.take_renewal())
+            && self.session.refused(fingerprint.0, time::now()).await
+        {
+            response.add_extension(CredentialsRenewed);
+        }
+        Ok(response)
+    }
+
+    /// Late enough that all of the time is used, early enough that an attempt still fits in.
+    fn start_by(&self, began: Instant) -> Instant {
+        let latest = self.operation_timeout.saturating_sub(self.attempt_timeout);
+        began + latest.max(self.operation_timeout / 2)
+    }
+}
+
+/// Who signed a request, by what it shows of their credentials.
+struct Signer(Fingerprint);
+
+impl Signer {
+    fn of(request: &HttpRequest) -> Self {
+        let authorization = request.headers().get("authorization").unwrap_or_default();
+        let credential = authorization.split_once("Credential=").map_or("", |(_, rest)| rest);
+        let access_key_id = credential.split('/').next().unwrap_or_default();
+        Self(Fingerprint::of_parts(access_key_id, request.headers().get("x-amz-security-token")))
+    }
+}
+
+/// Sends a request and reads the whole answer.
+async fn send(connector: &SharedHttpConnector, request: HttpRequest) -> Result<(HttpResponse, Bytes), ConnectorError> {
+    let mut response = connector.call(request).await?;
+    let body = std::mem::replace(response.body_mut(), SdkBody::taken());
+    let body =
+        Limited::new(body, LONGEST_ANSWER).collect().await.map_err(|error: BoxError| ConnectorError::io(error))?;
+    Ok((response, body.to_bytes()))
+}
+
+/// A refusal of the pool itself. The SDK does not try it again.
+fn refusal(kind: KmsErrorKind, message: &str, retry_after: Duration) -> ConnectorError {
+    ConnectorError::other(Box::new(KmsError::refused(kind, message, retry_after)), None)
+}

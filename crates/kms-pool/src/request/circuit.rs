@@ -1,0 +1,182 @@
+//! The circuit breaker: a region that does not answer is not asked by everybody.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// When a circuit opens, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CircuitSettings {
+    /// Failures in a row that open it; 0 for never.
+    pub(crate) failures: u32,
+    /// How long it stays open at first; twice as long after each probe that fails.
+    pub(crate) pause: Duration,
+}
+
+/// It never stays open longer without a probe.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Whether a slot sends requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CircuitState {
+    /// It does.
+    Closed,
+    /// It does not: the last requests all failed by time-outs, broken connections or internal errors.
+    Open,
+    /// It sends a single one, to see whether the others may follow.
+    HalfOpen,
+}
+
+/// The circuit of one slot.
+pub(crate) struct Circuit {
+    settings: CircuitSettings,
+    state: Mutex<State>,
+}
+
+#[derive(Clone, Copy)]
+enum State {
+    Closed { failures: u32 },
+    Open { until: Instant, pause: Duration },
+    Probing { pause: Duration },
+}
+
+/// Leave to send one request. What became of it has to be said; without a word, nothing has been learnt.
+pub(crate) struct Pass {
+    circuit: Arc<Circuit>,
+    probe: Option<Duration>,
+}
+
+impl Circuit {
+    pub(crate) fn new(settings: CircuitSettings) -> Self {
+        Self { settings, state: Mutex::new(State::Closed { failures: 0 }) }
+    }
+
+    pub(crate) fn state(&self) -> CircuitState {
+        match *self.lock() {
+            State::Closed { .. } => CircuitState::Closed,
+            State::Open { .. } => CircuitState::Open,
+            State::Probing { .. } => CircuitState::HalfOpen,
+        }
+    }
+
+    /// Asks for leave to send a request.
+    ///
+    /// # Errors
+    ///
+    /// How long until it is worth asking again.
+    pub(crate) fn enter(self: &Arc<Self>, now: Instant) -> Result<Pass, Duration> {
+        let mut state = self.lock();
+        let probe = match *state {
+            State::Closed { .. } => None,
+            State::Open { until, .. } if now < until => return Err(until - now),
+            State::Open { pause, .. } => {
+                *state = State::Probing { pause };
+                Some(pause)
+            }
+            // The probe will tell soon; until then its pause is the best guess.
+            State::Probing { pause } => return Err(pause),
+        };
+        Ok(Pass { circuit: Arc::clone(self), probe })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pass {
+    /// The server answered, whatever it said.
+    pub(crate) fn answered(mut self) {
+        self.probe = None;
+        *self.circuit.lock() = State::Closed { failures: 0 };
+    }
+
+    /// It did not, or failed inside. Whether that opened the circuit.
+    pub(crate) fn failed(mut self, now: Instant) -> bool {
+        let settings = self.circuit.settings;
+        let mut state = self.circuit.lock();
+        let opened = match (*state, self.probe.take()) {
+            (_, Some(pause)) => Some((pause * 2).min(LONGEST_PAUSE)),
+            (State::Closed { failures }, None) => {
+                let failures = failures.saturating_add(1);
+                *state = State::Closed { failures };
+                (settings.failures > 0 && failures >= settings.failures).then_some(settings.pause)
+            }
+            // It was sent before the circuit opened, and says nothing new.
+            (State::Open { .. } | State::Probing { .. }, None) => None,
+        };
+        if let Some(pause) = opened {
+            *state = State::Open { until: now + pause, pause };
+        }
+        opened.is_some()
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        // A probe that was given up: the next request is the probe.
+        if let Some(pause) = self.probe {
+            *self.circuit.lock() = State::Open { until: crate::time::monotonic(), pause };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAUSE: Duration = Duration::from_millis(500);
+
+    fn circuit(failures: u32) -> Arc<Circuit> {
+        Arc::new(Circuit::new(CircuitSettings { failures, pause: PAUSE }))
+    }
+
+    fn fail(circuit: &Arc<Circuit>, now: Instant) -> bool {
+        circuit.enter(now).ok().unwrap().failed(now)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_opens_after_failures_in_a_row_and_closes_by_a_probe() {
+        let (circuit, now) = (circuit(3), Instant::now());
+        assert!(!fail(&circuit, now) && !fail(&circuit, now));
+        circuit.enter(now).ok().unwrap().answered();
+        assert!(!fail(&circuit, now) && !fail(&circuit, now) && fail(&circuit, now));
+        assert_eq!(circuit.state(), CircuitState::Open);
+        assert_eq!(circuit.enter(now).err(), Some(PAUSE));
+
+        let later = now + PAUSE;
+        let probe = circuit.enter(later).ok().unwrap();
+        assert_eq!(circuit.state(), CircuitState::HalfOpen);
+        assert!(circuit.enter(later).is_err(), "one probe at a time");
+        assert!(probe.failed(later));
+        assert_eq!(circuit.enter(later).err(), Some(PAUSE * 2));
+        circuit.enter(later + PAUSE * 2).ok().unwrap().answered();
+        assert_eq!(circuit.state(), CircuitState::Closed);
+        assert!(!fail(&circuit, later) && !fail(&circuit, later), "it counts anew");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_is_given_up_leaves_its_place_to_the_next() {
+        let (circuit, now) = (circuit(1), Instant::now());
+        assert!(fail(&circuit, now));
+        drop(circuit.enter(now + PAUSE).ok().unwrap());
+        assert!(circuit.enter(now + PAUSE).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_sent_before_it_opened_says_nothing_new() {
+        let (circuit, now) = (circuit(1), Instant::now());
+        let [one, other] = [(); 2].map(|()| circuit.enter(now).ok().unwrap());
+        assert!(one.failed(now));
+        assert!(!other.failed(now + PAUSE / 2));
+        assert_eq!(circuit.enter(now + PAUSE / 2).err(), Some(PAUSE / 2), "the pause has not grown");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn none_opens_it_when_it_is_off() {
+        let (circuit, now) = (circuit(0), Instant::now());
+        assert!((0..1000).all(|_| !fail(&circuit, now)));
+    }
+}

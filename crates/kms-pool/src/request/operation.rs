@@ -1,0 +1,105 @@
+//! What is known of a request's operation, and how it reaches the attempt.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::interceptors::context::{
+    BeforeSerializationInterceptorContextRef, BeforeTransmitInterceptorContextMut,
+};
+use aws_smithy_runtime_api::client::interceptors::{Intercept, dyn_dispatch_hint};
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_runtime_api::client::retries::RequestAttempts;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::config_bag::{ConfigBag, Storable, StoreReplace};
+use tokio::time::Instant;
+
+use crate::time::monotonic;
+
+/// Which of the budget's shares an operation belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    Decrypt,
+    /// Everything else: data keys are generated and wrapped to encrypt.
+    Encrypt,
+}
+
+/// What an attempt knows of the operation it belongs to.
+#[derive(Clone, Debug)]
+pub(super) struct Operation {
+    pub(super) began: Instant,
+    pub(super) attempt: u32,
+    /// Whether credentials have been renewed for it: that happens once.
+    renewed: Arc<AtomicBool>,
+}
+
+impl Storable for Operation {
+    type Storer = StoreReplace<Self>;
+}
+
+impl Operation {
+    /// Takes the one renewal that an operation has.
+    pub(super) fn take_renewal(&self) -> bool {
+        !self.renewed.swap(true, Relaxed)
+    }
+}
+
+/// Hands each attempt its [`Operation`], as an extension of the HTTP request.
+#[derive(Debug)]
+pub(crate) struct NoteAttempt;
+
+#[dyn_dispatch_hint]
+impl Intercept for NoteAttempt {
+    fn name(&self) -> &'static str {
+        "NoteAttempt"
+    }
+
+    fn read_before_serialization(
+        &self,
+        _context: &BeforeSerializationInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let operation = Operation { began: monotonic(), attempt: 1, renewed: Arc::default() };
+        config.interceptor_state().store_put(operation);
+        Ok(())
+    }
+
+    fn modify_before_transmit(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _components: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if let Some(operation) = config.load::<Operation>() {
+            let attempt = config.load::<RequestAttempts>().map_or(1, RequestAttempts::attempts);
+            context.request_mut().add_extension(Operation { attempt, ..operation.clone() });
+        }
+        Ok(())
+    }
+}
+
+/// The operation's name in the KMS API, such as `Decrypt`.
+pub(super) fn name(request: &HttpRequest) -> &'static str {
+    const NAMES: [&str; 8] = [
+        "Decrypt",
+        "GenerateDataKey",
+        "Encrypt",
+        "ReEncrypt",
+        "GenerateDataKeyWithoutPlaintext",
+        "GenerateRandom",
+        "DescribeKey",
+        "ReplicateKey",
+    ];
+    let target = request.headers().get("x-amz-target").unwrap_or_default();
+    let name = target.rsplit('.').next().unwrap_or_default();
+    // A label must not be anybody's text.
+    NAMES.into_iter().find(|known| *known == name).unwrap_or("Other")
+}
+
+pub(super) fn class(name: &str) -> Class {
+    match name {
+        "Decrypt" | "ReEncrypt" => Class::Decrypt,
+        _ => Class::Encrypt,
+    }
+}

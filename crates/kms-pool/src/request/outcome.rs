@@ -1,0 +1,110 @@
+//! What became of an attempt.
+
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::ConnectorError;
+use serde::Deserialize;
+
+use crate::error::KmsErrorKind;
+
+/// What became of an attempt, as far as it matters to those who come after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Outcome {
+    /// It was done.
+    Ok,
+    /// KMS refused it for what it asked.
+    Refused,
+    /// KMS refused it for who asked.
+    CredentialsRefused,
+    /// KMS had too many requests.
+    Throttled,
+    /// KMS failed inside.
+    Failed,
+    /// No answer in time.
+    TimedOut,
+    /// No connection, or one that broke.
+    Disconnected,
+}
+
+impl Outcome {
+    /// As logs and metrics name it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Refused => "refused",
+            Self::CredentialsRefused => "credentials_refused",
+            Self::Throttled => "throttled",
+            Self::Failed => "failed",
+            Self::TimedOut => "timed_out",
+            Self::Disconnected => "disconnected",
+        }
+    }
+
+    /// Whether the region seems to be out of order.
+    pub(super) fn is_outage(self) -> bool {
+        matches!(self, Self::Failed | Self::TimedOut | Self::Disconnected)
+    }
+
+    /// Of an answer whose body has been read.
+    pub(super) fn of_answer(response: &HttpResponse, body: &[u8]) -> Self {
+        let status = response.status().as_u16();
+        if (200..300).contains(&status) {
+            return Self::Ok;
+        }
+        let kind = code(response, body).and_then(|code| KmsErrorKind::of_code(&code));
+        match kind.unwrap_or_else(|| KmsErrorKind::of_status(status)) {
+            KmsErrorKind::Throttled => Self::Throttled,
+            KmsErrorKind::CredentialsExpired | KmsErrorKind::CredentialsRejected => Self::CredentialsRefused,
+            KmsErrorKind::TimedOut => Self::TimedOut,
+            KmsErrorKind::Unavailable => Self::Failed,
+            _ => Self::Refused,
+        }
+    }
+
+    pub(super) fn of_failure(error: &ConnectorError) -> Self {
+        if error.is_timeout() { Self::TimedOut } else { Self::Disconnected }
+    }
+}
+
+/// The error code of an answer: in a header or in the body, and perhaps in a namespace.
+fn code(response: &HttpResponse, body: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Refusal {
+        #[serde(rename = "__type", alias = "code")]
+        code: String,
+    }
+    let code = match response.headers().get("x-amzn-errortype") {
+        Some(code) => code.to_owned(),
+        None => serde_json::from_slice::<Refusal>(body).ok()?.code,
+    };
+    let code = code.rsplit('#').next()?.split(':').next()?;
+    Some(code.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_smithy_types::body::SdkBody;
+
+    use super::*;
+
+    fn outcome(status: u16, header: Option<&'static str>, body: &str) -> Outcome {
+        let mut response = HttpResponse::new(status.try_into().unwrap(), SdkBody::empty());
+        if let Some(header) = header {
+            response.headers_mut().insert("x-amzn-errortype", header);
+        }
+        Outcome::of_answer(&response, body.as_bytes())
+    }
+
+    #[test]
+    fn an_answer_is_told_by_its_code_and_else_by_its_status() {
+        let throttled = r#"{"__type":"ThrottlingException","message":"Rate exceeded"}"#;
+        assert_eq!(outcome(400, None, throttled), Outcome::Throttled);
+        let expired = r#"{"__type":"com.amazonaws.kms#ExpiredTokenException"}"#;
+        assert_eq!(outcome(400, None, expired), Outcome::CredentialsRefused);
+        assert_eq!(outcome(400, Some("InvalidSignatureException:http://x"), ""), Outcome::CredentialsRefused);
+        assert_eq!(outcome(400, None, r#"{"__type":"NotFoundException"}"#), Outcome::Refused);
+        assert_eq!(outcome(200, None, ""), Outcome::Ok);
+        assert_eq!(outcome(500, None, "not JSON"), Outcome::Failed);
+        assert_eq!(outcome(429, None, "{}"), Outcome::Throttled);
+        assert_eq!(outcome(403, None, "[]"), Outcome::Refused);
+    }
+}
