@@ -154,6 +154,31 @@ async fn throttled_messages_keep_nobody_elses_requests_away() {
     }
 }
 
+/// A message is asked for in spite of a refusal, since it may open by another key that it names. That prolongs nothing.
+#[tokio::test]
+async fn whoever_is_refused_waits_no_longer_than_was_said() {
+    for kind in [KeyringErrorKind::Throttled, KeyringErrorKind::Unusable] {
+        let provider = Provider::new("key", kind);
+        let (clock, hand) = Clock::manual();
+        let cache = MaterialsCache::builder().clock(clock).build();
+        let envelope = caching(provider.clone(), |builder| builder.cache(&cache));
+        let message = envelope.encrypt(b"x", &context("a")).await.unwrap();
+        let hostile = |number| forged(&message, &[("decoy", vec![1]), ("key", garbage(FAILING, [number, 0]))]);
+        for number in 0..3 {
+            assert!(envelope.decrypt(&hostile(number), &context("a")).await.is_err());
+        }
+        let error = envelope.encrypt(b"x", &context("b")).await.unwrap_err();
+        let Error::Remembered { retry_after, .. } = error else { panic!("{error}") };
+        let before = provider.requests();
+        for number in 3..23 {
+            assert!(envelope.decrypt(&hostile(number), &context("a")).await.is_err());
+            hand.advance(retry_after / 20 + Duration::from_nanos(1));
+        }
+        assert_eq!(provider.requests(), before + 20);
+        envelope.encrypt(b"x", &context("b")).await.unwrap_or_else(|error| panic!("{kind:?}: {error}"));
+    }
+}
+
 /// It may open by another key.
 #[tokio::test]
 async fn messages_that_name_a_disabled_key_drop_nothing() {
