@@ -204,7 +204,10 @@ impl<V> Lifecycle<OwnedKey, Arc<Slot<V>>> for Evictions {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Barrier, thread, time::Duration};
+    use std::{
+        sync::{Mutex, Weak},
+        time::Duration,
+    };
 
     use super::*;
     use crate::{
@@ -256,30 +259,43 @@ mod tests {
             assert!(store.len() <= capacity + capacity / 4, "{} of {capacity}", store.len());
         }
     }
-    /// Whoever holds a slot can't use it any more once whatever took it out of the store has returned.
+
+    /// A value that looks, as it goes, whether the store could already be seen without it.
+    struct Witness {
+        store: Weak<Store<Witness>>,
+        key: OwnedKey,
+        too_late: Arc<Mutex<Option<bool>>>,
+    }
+
+    impl Drop for Witness {
+        fn drop(&mut self) {
+            let Some(store) = self.store.upgrade() else { return };
+            // While the store is locked nobody sees it.
+            let is_missing = store.slots.try_contains_key(&self.key.borrow()) == Ok(false);
+            *self.too_late.lock().unwrap() = Some(is_missing);
+        }
+    }
+
+    /// Whoever finds a slot gone may rely on it that those who hold it can't use it any more.
     #[test]
-    fn nothing_lives_on_that_was_removed_by_two_at_once() {
-        let now = Clock::system().moment();
-        let (store, policy) = (store(10).0, policy(Duration::from_secs(10), 100, 100));
-        let key = key("p", b"a", b"").to_owned();
-        let (start, end) = (Barrier::new(2), Barrier::new(2));
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                for _ in 0..20_000 {
-                    start.wait();
-                    store.remove_if(&key.borrow(), |_| true);
-                    end.wait();
-                }
-            });
-            for round in 0..20_000 {
-                let slot = store.slot(&key, now);
-                slot.put(&Arc::new(Entry::new(Arc::new(1), now, now, &policy)), now, &policy, false);
-                start.wait();
-                (0..round % 40).for_each(|_| std::hint::spin_loop());
-                store.remove_where(|_, _| true);
-                assert!(slot.take(now, &policy, Some(1), |_| ()).is_err(), "round {round}");
-                end.wait();
-            }
-        });
+    fn what_leaves_is_emptied_before_it_is_gone() {
+        let (now, policy) = (Clock::system().moment(), policy(Duration::from_secs(10), 100, 100));
+        let ways: [fn(&Store<Witness>, &OwnedKey, Moment); 3] = [
+            |store, key, _| assert!(store.remove_if(&key.borrow(), |_| true)),
+            |store, key, _| assert_eq!(store.remove_where(|it, _| it == key), 1),
+            |store, _, now| drop(store.slot(&key("p", b"c", b"").to_owned(), now)),
+        ];
+        for (way, leave) in ways.into_iter().enumerate() {
+            let store = Arc::new(Store::new(2, Arc::new(Sight::new(2, Operation::Encryption, None))));
+            // The first one stays when room is needed.
+            store.slot(&key("p", b"b", b"").to_owned(), now);
+            let (key, too_late) = (key("p", b"a", b"").to_owned(), Arc::default());
+            let slot = store.slot(&key, now);
+            let value = Witness { store: Arc::downgrade(&store), key: key.clone(), too_late: Arc::clone(&too_late) };
+            slot.put(&Arc::new(Entry::new(Arc::new(value), now, now, &policy)), now, &policy, false);
+            leave(&store, &key, now);
+            assert_eq!(*too_late.lock().unwrap(), Some(false), "way {way}");
+            assert!(slot.is_retired());
+        }
     }
 }
