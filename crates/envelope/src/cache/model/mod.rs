@@ -301,7 +301,7 @@ mod tests {
     /// What chance rarely meets.
     #[test]
     fn rare_sequences() {
-        use Operation::{Decrypt, InvalidateAll, Kms, RunTasks};
+        use Operation::{Decrypt, Encrypt, InvalidateAll, Kms, RunTasks};
         // In an outage a standby serves past its age, where the current one has no room.
         run([encrypt(94), encrypt(21), advance(11), Kms(Answer::Throttled), encrypt(39)]);
         // An entry that comes back at a place knows of an outage, and that one is over.
@@ -314,6 +314,11 @@ mod tests {
         let decrypt = Decrypt { key: 0, authentic: None };
         run([decrypt, advance(5), encrypt(1), Kms(Answer::Denied), advance(6), decrypt, encrypt(1)]);
         run([decrypt, advance(8), decrypt, Kms(Answer::Denied), RunTasks, decrypt]);
+        // A wrapping key that answers, whatever it says, has not failed several times in a row.
+        let throttled = [Kms(Answer::Throttled), encrypt(1), advance(2)];
+        let answered = [Kms(Answer::Damaged), encrypt(1), advance(2), Kms(Answer::Throttled), encrypt(1)];
+        let under_the_same = [Encrypt { key: WRAPPING_KEYS, percent: 1, at_place: false }];
+        run(throttled.into_iter().chain(throttled).chain(answered).chain(under_the_same));
     }
 
     proptest! {
