@@ -7,6 +7,7 @@ use std::{collections::HashMap, sync::atomic::Ordering, time::Duration};
 
 use envelope::{
     Clock, EncryptionContext, Error,
+    keyring::KeyringErrorKind,
     materials::{CachingBuilder, CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache},
 };
 use futures_util::future::{join_all, poll_immediate};
@@ -482,6 +483,30 @@ async fn stats_tell_what_happened() {
     assert_eq!(cache.stats().encryption.entries, 0);
     assert!(envelope.try_encrypt(b"x", &context()).is_err());
     assert_eq!(keyring.generated.load(Ordering::SeqCst), 2);
+}
+
+/// Of those that hold nothing each operation asks anew; those without bound set nothing aside for it.
+#[tokio::test]
+async fn any_capacity_is_allowed() {
+    for capacity in [0, 1, usize::MAX / 1_000, usize::MAX - 1, usize::MAX] {
+        let (keyring, cache) = (GatedKeyring::open(), MaterialsCache::new(capacity));
+        let envelope = caching(keyring.clone(), |builder| builder.cache(&cache));
+        let handle = envelope.prepare(&context()).unwrap();
+        for _ in 0..3 {
+            let message = handle.encrypt(b"x").await.unwrap();
+            envelope.decrypt(&message, &context()).await.unwrap();
+        }
+        let holds = capacity > 0;
+        assert_eq!(keyring.counts(), if holds { (1, 1) } else { (3, 3) }, "capacity {capacity}");
+        assert_eq!(handle.try_encrypt(b"x").is_ok(), holds);
+        assert_eq!(envelope.try_encrypt(b"x", &context()).is_ok(), holds);
+        assert_eq!(cache.stats().encryption.entries, usize::from(holds));
+        keyring.fail(Some(KeyringErrorKind::Denied));
+        let other = EncryptionContext::new([("tenant", "43")]).unwrap();
+        assert!(matches!(envelope.encrypt(b"x", &other).await, Err(Error::DataKeyUnavailable(_))));
+        let error = envelope.encrypt(b"x", &other).await.unwrap_err();
+        assert_eq!(matches!(error, Error::Remembered { .. }), holds, "{error}");
+    }
 }
 
 #[test]

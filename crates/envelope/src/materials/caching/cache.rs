@@ -161,7 +161,10 @@ pub struct MaterialsCacheBuilder {
 impl MaterialsCacheBuilder {
     /// How many entries are held for encryption, and as many for decryption; of over 255, up to a quarter more, since they
     /// are spread over shards by chance. An entry is one encryption context, or for decryption one data key. Default: 1,000.
-    /// Allowed: any; zero holds none.
+    /// Allowed: any. Zero holds none, and remembers no failure but those of wrapping keys; `usize::MAX` is no bound.
+    ///
+    /// Memory is taken as entries come. Set aside are up to 32 bytes for each, and 16 MiB at the most, which give misses
+    /// their reason.
     ///
     /// A scan of contexts that are used once does not flush those that are used often.
     #[must_use]
