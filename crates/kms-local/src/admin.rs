@@ -97,7 +97,7 @@ async fn expire_credentials(State(regions): State<Regions>) -> StatusCode {
 
 async fn disable(State(regions): State<Regions>, Json(wanted): Json<Disable>) -> Response {
     let Some(region) = regions.get(&wanted.region) else { return no_region(&wanted.region) };
-    let keys = Arc::clone(&region.keys);
+    let keys = region.keys.clone();
     let request = NamedKey { key_id: Some(wanted.key_id) };
     let disabled = tokio::task::spawn_blocking(move || disable_key(&keys, request, time::now()))
         .await

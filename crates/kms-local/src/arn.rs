@@ -1,8 +1,22 @@
 //! Where keys live, and the four ways to name one: key id, key ARN, alias name, alias ARN.
 
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use uuid::Uuid;
 
 use crate::error::Refusal;
+
+const MULTI_REGION: &str = "mrk-";
+
+/// What a key is called in its region. The same number is two keys, spelt apart: `1234abcd-12ab-…`
+/// for a single-Region key, and `mrk-1234abcd12ab…` for a multi-Region key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct KeyId {
+    /// First, so that keys are ordered as their ids are spelt.
+    pub(crate) multi_region: bool,
+    pub(crate) number: Uuid,
+}
 
 /// A region of an account.
 #[derive(Clone, Debug)]
@@ -15,13 +29,51 @@ pub(crate) struct Home {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum KeyName<'a> {
     /// A key id, alone or out of a key ARN.
-    Id(Uuid),
+    Id(KeyId),
     /// An alias with its `alias/`, alone or out of an alias ARN.
     Alias(&'a str),
 }
 
+impl KeyId {
+    pub(crate) fn generate(multi_region: bool) -> Self {
+        Self { multi_region, number: Uuid::new_v4() }
+    }
+
+    /// Reads the one spelling that AWS hands out: lower case, with hyphens in a single-Region key's
+    /// id and without them in a multi-Region key's.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix(MULTI_REGION);
+        let number = Uuid::try_parse(digits.unwrap_or(text)).ok()?;
+        let id = Self { multi_region: digits.is_some(), number };
+        (id.to_string() == text).then_some(id)
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.multi_region {
+            write!(f, "{MULTI_REGION}{}", self.number.simple())
+        } else {
+            write!(f, "{}", self.number.hyphenated())
+        }
+    }
+}
+
+impl Serialize for KeyId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for KeyId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).ok_or_else(|| D::Error::custom("not a key id"))
+    }
+}
+
 impl Home {
-    pub(crate) fn key_arn(&self, id: Uuid) -> String {
+    pub(crate) fn key_arn(&self, id: KeyId) -> String {
         self.arn(&format!("key/{id}"))
     }
 
@@ -40,14 +92,16 @@ impl Home {
         } else if name.starts_with("alias/") {
             name
         } else {
-            return key_id(name).map(KeyName::Id).ok_or_else(|| Refusal::NotFound(format!("Invalid keyId '{name}'")));
+            return KeyId::parse(name)
+                .map(KeyName::Id)
+                .ok_or_else(|| Refusal::NotFound(format!("Invalid keyId '{name}'")));
         };
         if resource.starts_with("alias/") {
             return Ok(KeyName::Alias(resource));
         }
         resource
             .strip_prefix("key/")
-            .and_then(key_id)
+            .and_then(KeyId::parse)
             .map(KeyName::Id)
             .ok_or_else(|| Refusal::NotFound(format!("Invalid arn {name}")))
     }
@@ -57,7 +111,7 @@ impl Home {
         format!("arn:{}:kms:{region}:{account}:{resource}", self.partition())
     }
 
-    fn partition(&self) -> &'static str {
+    pub(crate) fn partition(&self) -> &'static str {
         match self.region.as_str() {
             region if region.starts_with("cn-") => "aws-cn",
             region if region.starts_with("us-gov-") => "aws-us-gov",
@@ -80,12 +134,6 @@ impl Home {
     }
 }
 
-/// A key id in the one spelling that AWS hands out: lower case, with hyphens.
-fn key_id(text: &str) -> Option<Uuid> {
-    let id = Uuid::try_parse(text).ok()?;
-    (id.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text).then_some(id)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,9 +147,13 @@ mod tests {
     #[test]
     fn the_four_names_are_read() {
         let home = home("eu-west-1");
-        let id = Uuid::parse_str(ID).unwrap();
-        assert_eq!(home.parse(ID).unwrap(), KeyName::Id(id));
-        assert_eq!(home.parse(&home.key_arn(id)).unwrap(), KeyName::Id(id));
+        let number = Uuid::parse_str(ID).unwrap();
+        let multi = format!("mrk-{}", ID.replace('-', ""));
+        for (name, multi_region) in [(ID, false), (&*multi, true)] {
+            let id = KeyId { multi_region, number };
+            assert_eq!(home.parse(name).unwrap(), KeyName::Id(id));
+            assert_eq!(home.parse(&home.key_arn(id)).unwrap(), KeyName::Id(id));
+        }
         assert_eq!(home.parse("alias/a/b").unwrap(), KeyName::Alias("alias/a/b"));
         assert_eq!(home.parse(&home.alias_arn("alias/a")).unwrap(), KeyName::Alias("alias/a"));
     }
@@ -115,6 +167,11 @@ mod tests {
             "key",
             &upper,
             &simple,
+            &format!("mrk-{ID}"),
+            &format!("mrk-{}", simple.to_uppercase()),
+            &format!("MRK-{simple}"),
+            &format!("mrk-mrk-{simple}"),
+            "mrk-",
             "arn:",
             "arn:aws:kms:eu-west-1:111122223333:key/",
             "arn:aws:kms:eu-west-1:111122223333:other/x",

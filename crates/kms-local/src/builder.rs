@@ -21,7 +21,7 @@ use crate::{
     principals::Principals,
     region::Region,
     server::{KmsLocal, Started},
-    store::{KeyStore, State, disk::Disk},
+    store::{Everywhere, KeyStore, Place, State, disk::Disk},
     time,
     tls::Tls,
 };
@@ -171,10 +171,18 @@ impl Builder {
             stop: watch::Sender::new(false),
             tasks: JoinSet::new(),
         };
-        for (name, port) in self.regions {
-            let home = Home { region: name, account: self.account.clone() };
+        let mut stores = Vec::new();
+        for (name, _) in &self.regions {
+            let state = match &kms.disk {
+                Some(disk) => disk.load(name, time::now())?,
+                None => State::default(),
+            };
+            let home = Home { region: name.clone(), account: self.account.clone() };
+            stores.push(KeyStore::new(home, state, kms.disk.clone()));
+        }
+        for ((_, port), keys) in self.regions.into_iter().zip(Everywhere::places(stores)) {
             let round_trip = RoundTrip::new(self.round_trip_time);
-            serve_region(&mut kms, home, port, tls.as_ref(), round_trip).await?;
+            serve_region(&mut kms, keys, port, tls.as_ref(), round_trip).await?;
         }
         if let Some(port) = self.admin_port {
             serve_admin(&mut kms, port).await?;
@@ -201,22 +209,14 @@ impl Builder {
 
 async fn serve_region(
     kms: &mut KmsLocal,
-    home: Home,
+    keys: Place,
     port: u16,
     tls: Option<&Tls>,
     round_trip: RoundTrip,
 ) -> Result<(), StartError> {
-    let name = home.region.clone();
-    let state = match &kms.disk {
-        Some(disk) => disk.load(&name, time::now())?,
-        None => State::default(),
-    };
-    let region = Region {
-        keys: Arc::new(KeyStore::new(home, state, kms.disk.clone())),
-        principals: Arc::clone(&kms.principals),
-        faults: Faults::new(),
-        tally: Tally::default(),
-    };
+    let name = keys.home.region.clone();
+    let region =
+        Region { keys, principals: Arc::clone(&kms.principals), faults: Faults::new(), tally: Tally::default() };
     let (tcp, address) = bind(port).await?;
     let listener = Listener {
         tcp,

@@ -1,7 +1,8 @@
 //! The ciphertext blob, and the key that makes and opens it.
 //!
-//! A blob is `version (1 byte, 0x01) ‖ key id (16) ‖ nonce (12) ‖ AES-256-GCM ciphertext ‖ tag (16)`.
-//! The version, the key id and the encryption context are authenticated with it. Callers have to
+//! A blob is `version (1 byte) ‖ key id (16) ‖ nonce (12) ‖ AES-256-GCM ciphertext ‖ tag (16)`. The
+//! version is 0x01 for the id of a single-Region key and 0x02 for that of a multi-Region key, which
+//! every related key has, so that each opens what another sealed. The version, the key id and the encryption context are authenticated with it. Callers have to
 //! take a blob as opaque, as they do those of AWS.
 
 use aes_gcm::{AeadInOut, Aes256Gcm, Key, KeyInit, Nonce};
@@ -9,6 +10,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::{
+    arn::KeyId,
     context::{self, EncryptionContext},
     error::Refusal,
     random,
@@ -17,7 +19,8 @@ use crate::{
 /// Bytes of a master key.
 pub(crate) const KEY_BYTES: usize = 32;
 
-const VERSION: u8 = 1;
+const SINGLE_REGION: u8 = 1;
+const MULTI_REGION: u8 = 2;
 const HEADER_BYTES: usize = 1 + 16;
 const NONCE_BYTES: usize = 12;
 const TAG_BYTES: usize = 16;
@@ -25,7 +28,7 @@ const TAG_BYTES: usize = 16;
 /// A parsed but not yet authenticated blob.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Ciphertext<'a> {
-    key_id: Uuid,
+    key_id: KeyId,
     header: &'a [u8; HEADER_BYTES],
     nonce: &'a [u8; NONCE_BYTES],
     sealed: &'a [u8],
@@ -40,28 +43,34 @@ impl<'a> Ciphertext<'a> {
     pub(crate) fn parse(blob: &'a [u8]) -> Result<Self, Refusal> {
         let (header, rest) = blob.split_first_chunk::<HEADER_BYTES>().ok_or(Refusal::InvalidCiphertext)?;
         let (nonce, sealed) = rest.split_first_chunk::<NONCE_BYTES>().ok_or(Refusal::InvalidCiphertext)?;
-        let (version, key_id) = header.split_first().ok_or(Refusal::InvalidCiphertext)?;
-        if *version != VERSION || sealed.len() < TAG_BYTES {
+        let (version, number) = header.split_first().ok_or(Refusal::InvalidCiphertext)?;
+        let multi_region = match *version {
+            SINGLE_REGION => false,
+            MULTI_REGION => true,
+            _ => return Err(Refusal::InvalidCiphertext),
+        };
+        if sealed.len() < TAG_BYTES {
             return Err(Refusal::InvalidCiphertext);
         }
-        let key_id = Uuid::from_slice(key_id).map_err(|_| Refusal::InvalidCiphertext)?;
+        let number = Uuid::from_slice(number).map_err(|_| Refusal::InvalidCiphertext)?;
+        let key_id = KeyId { multi_region, number };
         Ok(Self { key_id, header, nonce, sealed })
     }
 
     /// The key that the blob names.
-    pub(crate) fn key_id(&self) -> Uuid {
+    pub(crate) fn key_id(&self) -> KeyId {
         self.key_id
     }
 }
 
 /// A master key, ready to wrap and unwrap. Its round keys are wiped on drop.
 pub(crate) struct WrappingKey {
-    id: Uuid,
+    id: KeyId,
     cipher: Aes256Gcm,
 }
 
 impl WrappingKey {
-    pub(crate) fn new(id: Uuid, material: &[u8; KEY_BYTES]) -> Self {
+    pub(crate) fn new(id: KeyId, material: &[u8; KEY_BYTES]) -> Self {
         let cipher = Aes256Gcm::new(<&Key<Aes256Gcm>>::from(material));
         Self { id, cipher }
     }
@@ -76,8 +85,8 @@ impl WrappingKey {
         random::fill(&mut nonce);
 
         let mut blob = Vec::with_capacity(HEADER_BYTES + NONCE_BYTES + plaintext.len() + TAG_BYTES);
-        blob.push(VERSION);
-        blob.extend_from_slice(self.id.as_bytes());
+        blob.push(if self.id.multi_region { MULTI_REGION } else { SINGLE_REGION });
+        blob.extend_from_slice(self.id.number.as_bytes());
         let associated_data = associated_data(&blob, context);
         blob.extend_from_slice(&nonce);
         blob.extend_from_slice(plaintext);
@@ -128,7 +137,22 @@ mod tests {
     use super::*;
 
     fn key() -> WrappingKey {
-        WrappingKey::new(Uuid::from_u128(7), &[7; KEY_BYTES])
+        key_of(false)
+    }
+
+    fn key_of(multi_region: bool) -> WrappingKey {
+        WrappingKey::new(KeyId { multi_region, number: Uuid::from_u128(7) }, &[7; KEY_BYTES])
+    }
+
+    #[test]
+    fn the_kind_of_the_key_is_authenticated() {
+        let context = EncryptionContext::new();
+        let mut blob = key_of(true).wrap(b"data key", &context).unwrap();
+        assert!(Ciphertext::parse(&blob).unwrap().key_id().multi_region);
+        assert!(key_of(true).unwrap(&Ciphertext::parse(&blob).unwrap(), &context).is_ok());
+        blob[0] = SINGLE_REGION;
+        let opened = key_of(false).unwrap(&Ciphertext::parse(&blob).unwrap(), &context);
+        assert!(matches!(opened, Err(Refusal::InvalidCiphertext)));
     }
 
     proptest! {
@@ -139,7 +163,7 @@ mod tests {
         ) {
             let blob = key().wrap(&plaintext, &context)?;
             let parsed = Ciphertext::parse(&blob)?;
-            prop_assert_eq!(parsed.key_id(), Uuid::from_u128(7));
+            prop_assert_eq!(parsed.key_id(), KeyId { multi_region: false, number: Uuid::from_u128(7) });
             let opened = key().unwrap(&parsed, &context)?;
             prop_assert_eq!(&opened[..], &plaintext[..]);
         }
@@ -168,7 +192,7 @@ mod tests {
         fn parsing_never_panics_and_loses_nothing(blob in vec(any::<u8>(), 0..80), versioned: bool) {
             let mut blob = blob;
             if let (true, Some(first)) = (versioned, blob.first_mut()) {
-                *first = VERSION;
+                *first = SINGLE_REGION + (*first & 1);
             }
             if let Ok(parsed) = Ciphertext::parse(&blob) {
                 prop_assert_eq!([parsed.header, parsed.nonce.as_slice(), parsed.sealed].concat(), blob);

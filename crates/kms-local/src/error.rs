@@ -77,7 +77,7 @@ pub struct Refused {
 pub(crate) enum Refusal {
     #[error("{0}")]
     AccessDenied(&'static str),
-    #[error("An alias with the name {0} already exists")]
+    #[error("{0}")]
     AlreadyExists(String),
     #[error("{0} is disabled.")]
     Disabled(String),

@@ -42,14 +42,20 @@
 //!
 //! # Operations
 //!
-//! `CreateKey`, `DescribeKey`, `ListKeys`, `EnableKey`, `DisableKey`, `ScheduleKeyDeletion`,
+//! `CreateKey`, `ReplicateKey`, `DescribeKey`, `ListKeys`, `EnableKey`, `DisableKey`, `ScheduleKeyDeletion`,
 //! `CancelKeyDeletion`, `CreateAlias`, `UpdateAlias`, `DeleteAlias`, `ListAliases`,
 //! `GenerateDataKey`, `GenerateDataKeyWithoutPlaintext`, `Encrypt`, `Decrypt`, `ReEncrypt`,
 //! `GenerateRandom`.
 //!
 //! Key policies, tags and grant tokens are accepted and have no effect: every principal may do
-//! everything. Asymmetric, HMAC, imported, custom-store and multi-Region keys and `Recipient` are
-//! refused with `UnsupportedOperationException`.
+//! everything. Asymmetric, HMAC, imported and custom-store keys and `Recipient` are refused with
+//! `UnsupportedOperationException`.
+//!
+//! Multi-Region keys are related across the regions that were started: one key id, one key material,
+//! each with a state of its own. A replica is enabled at once, without the `Creating` of AWS. A
+//! primary that is scheduled for deletion while it has replicas is `PendingReplicaDeletion`; AWS begins
+//! its waiting period when the last replica is gone, and here it has to be scheduled again then.
+//! There is no `UpdatePrimaryRegion`.
 
 #![forbid(unsafe_code)]
 
@@ -63,6 +69,7 @@ mod delay;
 mod error;
 mod faults;
 mod listener;
+mod multi_region;
 mod operations;
 mod principals;
 mod random;

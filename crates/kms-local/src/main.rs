@@ -84,6 +84,11 @@ struct Options {
     /// more than once
     #[arg(long = "create-key", value_name = "ALIAS")]
     aliases: Vec<String>,
+
+    /// Make a multi-Region key unless there is one, with its primary in the first region, a replica
+    /// in each other one, and this alias (`alias/...`) in all of them; may be given more than once
+    #[arg(long = "create-multi-region-key", value_name = "ALIAS")]
+    multi_region_aliases: Vec<String>,
 }
 
 #[tokio::main]
@@ -114,6 +119,12 @@ async fn run(options: Options) -> Result<(), Box<dyn Error>> {
     for region in &options.regions {
         for alias in &options.aliases {
             writeln!(out, "key {region} {alias} {}", kms.ensure_alias(region, alias)?)?;
+        }
+    }
+    let regions: Vec<_> = options.regions.iter().map(String::as_str).collect();
+    for alias in &options.multi_region_aliases {
+        for (region, key) in regions.iter().zip(kms.ensure_multi_region_alias(&regions, alias)?) {
+            writeln!(out, "key {region} {alias} {key}")?;
         }
     }
     grant_access(&kms, &mut out)?;

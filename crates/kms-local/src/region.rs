@@ -19,7 +19,7 @@ use crate::{
     operations::Operation,
     principals::Principals,
     signature::Authorization,
-    store::KeyStore,
+    store::Place,
     time,
 };
 
@@ -32,7 +32,7 @@ const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/x-amz-js
 /// All there is to a region. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Region {
-    pub(crate) keys: Arc<KeyStore>,
+    pub(crate) keys: Place,
     pub(crate) principals: Arc<Principals>,
     pub(crate) faults: Faults,
     pub(crate) tally: Tally,
@@ -129,7 +129,7 @@ impl Region {
         if !(operation.changes && self.keys.is_persistent()) {
             return operation.run(&self.keys, &body, time::now());
         }
-        let keys = Arc::clone(&self.keys);
+        let keys = self.keys.clone();
         // A caller that goes away does not stop the change: it is made whole or not at all.
         tokio::task::spawn_blocking(move || operation.run(&keys, &body, time::now()))
             .await

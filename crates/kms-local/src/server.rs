@@ -267,7 +267,7 @@ impl KmsLocal {
         }
     }
 
-    fn started(&self, region: &str) -> &Started {
+    pub(crate) fn started(&self, region: &str) -> &Started {
         self.regions.get(region).unwrap_or_else(|| panic!("region `{region}` was not started"))
     }
 }

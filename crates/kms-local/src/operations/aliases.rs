@@ -3,10 +3,10 @@
 use std::{ops::Bound, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::fields::{constraint, length, number, required};
 use crate::{
+    arn::KeyId,
     error::Refusal,
     store::{Alias, Change, KeyState, KeyStore, State},
     time::to_epoch_seconds,
@@ -50,7 +50,7 @@ struct ListedAlias {
     alias_name: String,
     creation_date: f64,
     last_updated_date: f64,
-    target_key_id: Uuid,
+    target_key_id: KeyId,
 }
 
 pub(crate) fn create_alias(store: &KeyStore, request: PointAlias, now: SystemTime) -> Result<(), Refusal> {
@@ -58,7 +58,8 @@ pub(crate) fn create_alias(store: &KeyStore, request: PointAlias, now: SystemTim
     let target = required("targetKeyId", request.target_key_id)?;
     store.change(|state| {
         if state.aliases.contains_key(&name) {
-            return Err(Refusal::AlreadyExists(store.home.alias_arn(&name)));
+            let arn = store.home.alias_arn(&name);
+            return Err(Refusal::AlreadyExists(format!("An alias with the name {arn} already exists")));
         }
         let target = aliasable(store, state, &target, now)?;
         let alias = Alias { target, created: now, updated: now };
@@ -152,13 +153,13 @@ fn existing<'a>(store: &KeyStore, state: &'a State, name: &str) -> Result<&'a Al
 }
 
 /// The key that an alias is to stand for: named by key id or key ARN, and not on its way out.
-fn aliasable(store: &KeyStore, state: &State, target: &str, now: SystemTime) -> Result<Uuid, Refusal> {
+fn aliasable(store: &KeyStore, state: &State, target: &str, now: SystemTime) -> Result<KeyId, Refusal> {
     if target.starts_with("alias/") {
         return Err(Refusal::Validation("Aliases must refer to keys. Not aliases".to_owned()));
     }
     let key = store.find_without_alias(state, target, now)?;
     match key.state {
-        KeyState::PendingDeletion { .. } => Err(store.pending_deletion(&key)),
-        _ => Ok(key.id),
+        KeyState::PendingDeletion { .. } | KeyState::PendingReplicaDeletion { .. } => Err(store.pending_deletion(&key)),
+        KeyState::Enabled | KeyState::Disabled => Ok(key.id),
     }
 }

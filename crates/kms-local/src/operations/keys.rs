@@ -7,12 +7,15 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize, de::IgnoredAny};
-use uuid::Uuid;
 
-use super::fields::{length, not_in_enum, number, required};
+use super::{
+    fields::{length, not_in_enum, number, required},
+    replicate::{MultiRegionConfiguration, relations},
+};
 use crate::{
+    arn::{Home, KeyId},
     error::Refusal,
-    store::{Change, Key, KeyState, KeyStore},
+    store::{Change, Key, KeyState, KeyStore, Place},
     time::to_epoch_seconds,
 };
 
@@ -30,6 +33,13 @@ pub(crate) struct CreateKey {
     multi_region: Option<bool>,
     custom_key_store_id: Option<IgnoredAny>,
     xks_key_id: Option<IgnoredAny>,
+}
+
+impl CreateKey {
+    /// A request for a multi-Region key.
+    pub(crate) fn multi_region() -> Self {
+        Self { multi_region: Some(true), ..Self::default() }
+    }
 }
 
 #[derive(Deserialize)]
@@ -63,7 +73,7 @@ pub(crate) struct Described {
 pub(crate) struct KeyMetadata {
     #[serde(rename = "AWSAccountId")]
     account: String,
-    key_id: Uuid,
+    key_id: KeyId,
     pub(crate) arn: String,
     creation_date: f64,
     enabled: bool,
@@ -78,6 +88,10 @@ pub(crate) struct KeyMetadata {
     key_spec: &'static str,
     encryption_algorithms: [&'static str; 1],
     multi_region: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    multi_region_configuration: Option<MultiRegionConfiguration>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pending_deletion_window_in_days: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -85,7 +99,7 @@ pub(crate) struct KeyMetadata {
 pub(super) struct KeyPage {
     keys: Vec<ListedKey>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    next_marker: Option<Uuid>,
+    next_marker: Option<KeyId>,
     truncated: bool,
 }
 
@@ -93,16 +107,17 @@ pub(super) struct KeyPage {
 #[serde(rename_all = "PascalCase")]
 struct ListedKey {
     key_arn: String,
-    key_id: Uuid,
+    key_id: KeyId,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct DeletionScheduled {
-    deletion_date: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deletion_date: Option<f64>,
     key_id: String,
     key_state: &'static str,
-    pending_window_in_days: usize,
+    pending_window_in_days: u32,
 }
 
 #[derive(Serialize)]
@@ -111,7 +126,7 @@ pub(super) struct ArnOnly {
     key_id: String,
 }
 
-pub(crate) fn create_key(store: &KeyStore, request: CreateKey, now: SystemTime) -> Result<Described, Refusal> {
+pub(crate) fn create_key(place: &Place, request: CreateKey, now: SystemTime) -> Result<Described, Refusal> {
     let description = request.description.unwrap_or_default();
     length("description", description.len(), 0..=8192)?;
     match request.key_usage.as_deref() {
@@ -141,32 +156,28 @@ pub(crate) fn create_key(store: &KeyStore, request: CreateKey, now: SystemTime) 
         None | Some("AWS_KMS") => {}
         Some(other) => return Err(unsupported(&format!("Origin {other}"))),
     }
-    if request.multi_region == Some(true) {
-        return Err(unsupported("MultiRegion"));
-    }
     if request.custom_key_store_id.is_some() || request.xks_key_id.is_some() {
         return Err(unsupported("a custom key store"));
     }
 
-    store.change(|_| {
-        let (key, change) = Key::generate(description, now);
-        let key_metadata = metadata(store, &key);
-        Ok((change, Described { key_metadata }))
-    })
+    let primary_region = request.multi_region.unwrap_or_default().then(|| place.home.region.clone());
+    let (key, change) = Key::generate(description, primary_region, now);
+    place.change(|_| Ok((change, ())))?;
+    Ok(Described { key_metadata: metadata(place, &place.home, &key, now) })
 }
 
-pub(super) fn describe_key(store: &KeyStore, request: NamedKey, now: SystemTime) -> Result<Described, Refusal> {
-    let key = store.find(&required("keyId", request.key_id)?, now)?;
-    Ok(Described { key_metadata: metadata(store, &key) })
+pub(super) fn describe_key(place: &Place, request: NamedKey, now: SystemTime) -> Result<Described, Refusal> {
+    let key = place.find(&required("keyId", request.key_id)?, now)?;
+    Ok(Described { key_metadata: metadata(place, &place.home, &key, now) })
 }
 
 pub(super) fn list_keys(store: &KeyStore, request: ListKeys, now: SystemTime) -> Result<KeyPage, Refusal> {
     let limit = number("limit", request.limit, 100, 1..=1000)?;
     let after = match request.marker {
         None => Bound::Unbounded,
-        Some(marker) => match Uuid::try_parse(&marker) {
-            Ok(id) => Bound::Excluded(id),
-            Err(_) => return Err(Refusal::InvalidMarker(marker)),
+        Some(marker) => match KeyId::parse(&marker) {
+            Some(id) => Bound::Excluded(id),
+            None => return Err(Refusal::InvalidMarker(marker)),
         },
     };
     let state = store.read();
@@ -190,28 +201,37 @@ pub(crate) fn disable_key(store: &KeyStore, request: NamedKey, now: SystemTime) 
 }
 
 pub(super) fn schedule_key_deletion(
-    store: &KeyStore,
+    place: &Place,
     request: ScheduleKeyDeletion,
     now: SystemTime,
 ) -> Result<DeletionScheduled, Refusal> {
     let days = number("pendingWindowInDays", request.pending_window_in_days, 30, 7..=30)?;
-    let window = DAY * u32::try_from(days).expect("at most 30");
-    let on = now + window;
-    let arn = replace(store, request.key_id, now, |key| match key.state {
-        KeyState::PendingDeletion { .. } => Err(store.pending_deletion(key)),
-        _ => Ok(KeyState::PendingDeletion { on }),
+    let days = u32::try_from(days).expect("at most 30");
+    let on = now + DAY * days;
+    let _one_at_a_time = place.relate();
+    let mut scheduled = None;
+    let key_id = replace(place, request.key_id, now, |key| {
+        let is_primary = key.primary_region.as_ref() == Some(&place.home.region);
+        let replicated = is_primary && !place.replicas(key, now).is_empty();
+        let state = match key.state {
+            KeyState::PendingDeletion { .. } => return Err(place.pending_deletion(key)),
+            KeyState::PendingReplicaDeletion { .. } if replicated => return Err(place.pending_deletion(key)),
+            _ if replicated => KeyState::PendingReplicaDeletion { days },
+            _ => KeyState::PendingDeletion { on },
+        };
+        scheduled = Some(state);
+        Ok(state)
     })?;
-    Ok(DeletionScheduled {
-        deletion_date: to_epoch_seconds(on),
-        key_id: arn,
-        key_state: "PendingDeletion",
-        pending_window_in_days: days,
-    })
+    let (key_state, deletion_date) = match scheduled {
+        Some(KeyState::PendingReplicaDeletion { .. }) => ("PendingReplicaDeletion", None),
+        _ => ("PendingDeletion", Some(to_epoch_seconds(on))),
+    };
+    Ok(DeletionScheduled { deletion_date, key_id, key_state, pending_window_in_days: days })
 }
 
 pub(super) fn cancel_key_deletion(store: &KeyStore, request: NamedKey, now: SystemTime) -> Result<ArnOnly, Refusal> {
     let key_id = replace(store, request.key_id, now, |key| {
-        if let KeyState::PendingDeletion { .. } = key.state {
+        if let KeyState::PendingDeletion { .. } | KeyState::PendingReplicaDeletion { .. } = key.state {
             return Ok(KeyState::Disabled);
         }
         let arn = store.home.key_arn(key.id);
@@ -223,8 +243,8 @@ pub(super) fn cancel_key_deletion(store: &KeyStore, request: NamedKey, now: Syst
 /// Enabling and disabling differ in nothing but the state that they leave.
 fn switch(store: &KeyStore, request: NamedKey, now: SystemTime, to: KeyState) -> Result<(), Refusal> {
     replace(store, request.key_id, now, |key| match key.state {
-        KeyState::PendingDeletion { .. } => Err(store.pending_deletion(key)),
-        _ => Ok(to),
+        KeyState::PendingDeletion { .. } | KeyState::PendingReplicaDeletion { .. } => Err(store.pending_deletion(key)),
+        KeyState::Enabled | KeyState::Disabled => Ok(to),
     })
     .map(drop)
 }
@@ -244,16 +264,18 @@ fn replace(
     })
 }
 
-fn metadata(store: &KeyStore, key: &Key) -> KeyMetadata {
-    let (key_state, deletion_date) = match key.state {
-        KeyState::Enabled => ("Enabled", None),
-        KeyState::Disabled => ("Disabled", None),
-        KeyState::PendingDeletion { on } => ("PendingDeletion", Some(to_epoch_seconds(on))),
+/// What is known about the key with this home, which may lie in another region than `place`.
+pub(super) fn metadata(place: &Place, home: &Home, key: &Key, now: SystemTime) -> KeyMetadata {
+    let (key_state, deletion_date, pending_deletion_window_in_days) = match key.state {
+        KeyState::Enabled => ("Enabled", None, None),
+        KeyState::Disabled => ("Disabled", None, None),
+        KeyState::PendingDeletion { on } => ("PendingDeletion", Some(to_epoch_seconds(on)), None),
+        KeyState::PendingReplicaDeletion { days } => ("PendingReplicaDeletion", None, Some(days)),
     };
     KeyMetadata {
-        account: store.home.account.clone(),
+        account: home.account.clone(),
         key_id: key.id,
-        arn: store.home.key_arn(key.id),
+        arn: home.key_arn(key.id),
         creation_date: to_epoch_seconds(key.created),
         enabled: key.state == KeyState::Enabled,
         description: key.description.clone(),
@@ -265,7 +287,9 @@ fn metadata(store: &KeyStore, key: &Key) -> KeyMetadata {
         customer_master_key_spec: "SYMMETRIC_DEFAULT",
         key_spec: "SYMMETRIC_DEFAULT",
         encryption_algorithms: ["SYMMETRIC_DEFAULT"],
-        multi_region: false,
+        multi_region: key.id.multi_region,
+        multi_region_configuration: relations(place, home, key, now),
+        pending_deletion_window_in_days,
     }
 }
 

@@ -4,15 +4,17 @@ mod aliases;
 mod data;
 mod fields;
 mod keys;
+mod replicate;
 
 use std::time::SystemTime;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{error::Refusal, store::KeyStore};
+use crate::{error::Refusal, store::Place};
 
 pub(crate) use self::aliases::{PointAlias, check_alias_name, create_alias};
 pub(crate) use self::keys::{CreateKey, NamedKey, create_key, disable_key, enable_key};
+pub(crate) use self::replicate::{ReplicateKey, replicate_key};
 
 /// One operation of the API.
 pub(crate) struct Operation {
@@ -23,11 +25,11 @@ pub(crate) struct Operation {
 }
 
 /// From the body of a request to the body of its answer.
-type Run = fn(&KeyStore, &[u8], SystemTime) -> Result<Vec<u8>, Refusal>;
+type Run = fn(&Place, &[u8], SystemTime) -> Result<Vec<u8>, Refusal>;
 
 const PREFIX: &str = "TrentService.";
 
-const OPERATIONS: [Operation; 17] = [
+const OPERATIONS: [Operation; 18] = [
     reading("Decrypt", |keys, body, now| reply(&data::decrypt(keys, parse(body)?, now)?)),
     reading("Encrypt", |keys, body, now| reply(&data::encrypt(keys, parse(body)?, now)?)),
     reading("GenerateDataKey", |keys, body, now| reply(&data::generate_data_key(keys, parse(body)?, now)?)),
@@ -40,6 +42,7 @@ const OPERATIONS: [Operation; 17] = [
     reading("ListKeys", |keys, body, now| reply(&keys::list_keys(keys, parse(body)?, now)?)),
     reading("ListAliases", |keys, body, now| reply(&aliases::list_aliases(keys, parse(body)?, now)?)),
     changing("CreateKey", |keys, body, now| reply(&create_key(keys, parse(body)?, now)?)),
+    changing("ReplicateKey", |keys, body, now| reply(&replicate_key(keys, parse(body)?, now)?)),
     changing("EnableKey", |keys, body, now| nothing(enable_key(keys, parse(body)?, now))),
     changing("DisableKey", |keys, body, now| nothing(disable_key(keys, parse(body)?, now))),
     changing("ScheduleKeyDeletion", |keys, body, now| reply(&keys::schedule_key_deletion(keys, parse(body)?, now)?)),
@@ -61,7 +64,7 @@ impl Operation {
     /// # Errors
     ///
     /// Any [`Refusal`] that the operation documents.
-    pub(crate) fn run(&self, keys: &KeyStore, body: &[u8], now: SystemTime) -> Result<Vec<u8>, Refusal> {
+    pub(crate) fn run(&self, keys: &Place, body: &[u8], now: SystemTime) -> Result<Vec<u8>, Refusal> {
         (self.run)(keys, body, now)
     }
 }

@@ -16,10 +16,11 @@ use std::{
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use super::{Alias, Change, Key, KeyState, State};
 use crate::{
+    arn::KeyId,
     ciphertext::{KEY_BYTES, WrappingKey},
     error::StartError,
     time,
@@ -59,11 +60,16 @@ struct KeyRecord {
     created_ms: u64,
     enabled: bool,
     deletion_ms: Option<u64>,
+    /// This and the next are not in what earlier versions wrote.
+    #[serde(default)]
+    replica_deletion_days: Option<u32>,
+    #[serde(default)]
+    primary_region: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct AliasRecord {
-    target: Uuid,
+    target: KeyId,
     created_ms: u64,
     updated_ms: u64,
 }
@@ -134,6 +140,19 @@ impl Disk {
                     Ok(())
                 })?;
             }
+            Change::ReplicateKey { replica, from } => {
+                let record = serde_json::to_vec(&KeyRecord::from(replica))?;
+                let id = replica.id.to_string();
+                write(database, |transaction| {
+                    let mut material = transaction.open_table(MATERIAL)?;
+                    let known = material.get((&**from, &*id))?.map(|known| Zeroizing::new(*known.value()));
+                    let known =
+                        known.ok_or_else(|| redb::Error::Corrupted(format!("no material of key {id} of {from}")))?;
+                    material.insert((region, &*id), &*known)?;
+                    transaction.open_table(KEYS)?.insert((region, &*id), &*record)?;
+                    Ok(())
+                })?;
+            }
             Change::ReplaceKey(key) => {
                 let record = serde_json::to_vec(&KeyRecord::from(key))?;
                 let id = key.id.to_string();
@@ -165,15 +184,18 @@ impl Disk {
 
 impl From<&Key> for KeyRecord {
     fn from(key: &Key) -> Self {
-        let deletion_ms = match key.state {
-            KeyState::PendingDeletion { on } => Some(time::to_millis(on)),
-            KeyState::Enabled | KeyState::Disabled => None,
+        let (deletion_ms, replica_deletion_days) = match key.state {
+            KeyState::PendingDeletion { on } => (Some(time::to_millis(on)), None),
+            KeyState::PendingReplicaDeletion { days } => (None, Some(days)),
+            KeyState::Enabled | KeyState::Disabled => (None, None),
         };
         Self {
             description: key.description.clone(),
             created_ms: time::to_millis(key.created),
             enabled: key.state == KeyState::Enabled,
             deletion_ms,
+            replica_deletion_days,
+            primary_region: key.primary_region.clone(),
         }
     }
 }
@@ -189,14 +211,16 @@ impl From<&Alias> for AliasRecord {
 }
 
 impl KeyRecord {
-    fn into_key(self, id: Uuid, material: &[u8; KEY_BYTES]) -> Option<Key> {
-        let state = match self.deletion_ms {
-            Some(on) => KeyState::PendingDeletion { on: time::from_millis(on)? },
-            None if self.enabled => KeyState::Enabled,
-            None => KeyState::Disabled,
+    fn into_key(self, id: KeyId, material: &[u8; KEY_BYTES]) -> Option<Key> {
+        let state = match (self.deletion_ms, self.replica_deletion_days) {
+            (Some(on), _) => KeyState::PendingDeletion { on: time::from_millis(on)? },
+            (None, Some(days)) => KeyState::PendingReplicaDeletion { days },
+            (None, None) if self.enabled => KeyState::Enabled,
+            (None, None) => KeyState::Disabled,
         };
         Some(Key {
             id,
+            primary_region: self.primary_region,
             description: self.description,
             created: time::from_millis(self.created_ms)?,
             state,
@@ -278,7 +302,7 @@ fn load(database: &Database, region: &str) -> Result<State, StartError> {
             break;
         }
         let damaged = || StartError::DamagedRecord(format!("key {id_text} of {region}"));
-        let id = Uuid::try_parse(id_text).map_err(|_| damaged())?;
+        let id = KeyId::parse(id_text).ok_or_else(damaged)?;
         let record: KeyRecord = serde_json::from_slice(record.value()).map_err(|_| damaged())?;
         let material = material.get((region, id_text)).map_err(redb::Error::from)?;
         let material = material.ok_or_else(damaged)?;
@@ -310,7 +334,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let disk = Disk::open(directory.path(), "000000000000").unwrap();
         let (created, on) = (SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + Duration::from_hours(24));
-        let (key, create) = Key::generate(String::new(), created);
+        let (key, create) = Key::generate(String::new(), None, created);
         let alias = Alias { target: key.id, created, updated: created };
         let pending = key.with_state(KeyState::PendingDeletion { on });
         for change in [create, Change::ReplaceKey(pending), Change::PutAlias("alias/a".to_owned(), alias)] {
@@ -347,7 +371,19 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let disk = Disk::open(directory.path(), "000000000000").unwrap();
         disk.close();
-        let (_, create) = Key::generate(String::new(), SystemTime::UNIX_EPOCH);
+        let (_, create) = Key::generate(String::new(), None, SystemTime::UNIX_EPOCH);
         assert!(matches!(disk.commit("us-east-1", &create), Err(CommitError::Closed)));
+    }
+
+    #[test]
+    fn what_earlier_versions_wrote_is_read() {
+        let id = KeyId::parse("1234abcd-12ab-34cd-56ef-1234567890ab").unwrap();
+        let record = br#"{"description":"d","created_ms":5,"enabled":true,"deletion_ms":null}"#;
+        let record: KeyRecord = serde_json::from_slice(record).unwrap();
+        let key = record.into_key(id, &[7; KEY_BYTES]).unwrap();
+        assert_eq!((key.state, key.primary_region), (KeyState::Enabled, None));
+        let record = br#"{"target":"1234abcd-12ab-34cd-56ef-1234567890ab","created_ms":5,"updated_ms":6}"#;
+        let record: AliasRecord = serde_json::from_slice(record).unwrap();
+        assert_eq!(record.target, id);
     }
 }

@@ -1,6 +1,7 @@
 //! The keys and aliases of one region: state in memory, every change written through.
 
 pub(crate) mod disk;
+mod everywhere;
 
 use std::{
     collections::BTreeMap,
@@ -8,12 +9,12 @@ use std::{
     time::SystemTime,
 };
 
-use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use self::disk::Disk;
+pub(crate) use self::everywhere::{Everywhere, Place};
 use crate::{
-    arn::{Home, KeyName},
+    arn::{Home, KeyId, KeyName},
     ciphertext::{KEY_BYTES, WrappingKey},
     error::Refusal,
     random,
@@ -22,7 +23,9 @@ use crate::{
 /// A master key and what is known about it. Changing one replaces it in the store.
 #[derive(Clone)]
 pub(crate) struct Key {
-    pub(crate) id: Uuid,
+    pub(crate) id: KeyId,
+    /// Where the primary of a multi-Region key is; nothing for a single-Region key.
+    pub(crate) primary_region: Option<String>,
     pub(crate) description: String,
     pub(crate) created: SystemTime,
     pub(crate) state: KeyState,
@@ -34,13 +37,19 @@ pub(crate) struct Key {
 pub(crate) enum KeyState {
     Enabled,
     Disabled,
-    PendingDeletion { on: SystemTime },
+    PendingDeletion {
+        on: SystemTime,
+    },
+    /// A primary key whose waiting period begins when it has no replicas any more.
+    PendingReplicaDeletion {
+        days: u32,
+    },
 }
 
 /// Another name for a key.
 #[derive(Clone, Debug)]
 pub(crate) struct Alias {
-    pub(crate) target: Uuid,
+    pub(crate) target: KeyId,
     pub(crate) created: SystemTime,
     pub(crate) updated: SystemTime,
 }
@@ -48,6 +57,11 @@ pub(crate) struct Alias {
 /// One step from a state to the next.
 pub(crate) enum Change {
     CreateKey(Key, Zeroizing<[u8; KEY_BYTES]>),
+    /// A key with the material that the same key has in another region.
+    ReplicateKey {
+        replica: Key,
+        from: String,
+    },
     ReplaceKey(Key),
     PutAlias(String, Alias),
     RemoveAlias(String),
@@ -56,7 +70,7 @@ pub(crate) enum Change {
 /// What a region holds.
 #[derive(Default)]
 pub(crate) struct State {
-    pub(crate) keys: BTreeMap<Uuid, Arc<Key>>,
+    pub(crate) keys: BTreeMap<KeyId, Arc<Key>>,
     pub(crate) aliases: BTreeMap<String, Alias>,
 }
 
@@ -70,13 +84,14 @@ pub(crate) struct KeyStore {
 }
 
 impl Key {
-    /// A new key, and the change that creates it with new material.
-    pub(crate) fn generate(description: String, now: SystemTime) -> (Self, Change) {
-        let id = Uuid::new_v4();
+    /// A new key, and the change that creates it with new material. It is a multi-Region key if it
+    /// has a primary region.
+    pub(crate) fn generate(description: String, primary_region: Option<String>, now: SystemTime) -> (Self, Change) {
+        let id = KeyId::generate(primary_region.is_some());
         let mut material = Zeroizing::new([0; KEY_BYTES]);
         random::fill(&mut *material);
         let wrapping = Arc::new(WrappingKey::new(id, &material));
-        let key = Self { id, description, created: now, state: KeyState::Enabled, wrapping };
+        let key = Self { id, primary_region, description, created: now, state: KeyState::Enabled, wrapping };
         (key.clone(), Change::CreateKey(key, material))
     }
 
@@ -94,7 +109,7 @@ impl Key {
 impl State {
     fn apply(&mut self, change: Change) {
         match change {
-            Change::CreateKey(key, _) | Change::ReplaceKey(key) => {
+            Change::CreateKey(key, _) | Change::ReplicateKey { replica: key, .. } | Change::ReplaceKey(key) => {
                 self.keys.insert(key.id, Arc::new(key));
             }
             Change::PutAlias(name, alias) => {
@@ -172,7 +187,7 @@ impl KeyStore {
         }
     }
 
-    fn find_id(&self, state: &State, id: Uuid, now: SystemTime) -> Result<Arc<Key>, Refusal> {
+    fn find_id(&self, state: &State, id: KeyId, now: SystemTime) -> Result<Arc<Key>, Refusal> {
         state
             .keys
             .get(&id)
@@ -190,7 +205,9 @@ impl KeyStore {
         match key.state {
             KeyState::Enabled => Ok(()),
             KeyState::Disabled => Err(Refusal::Disabled(self.home.key_arn(key.id))),
-            KeyState::PendingDeletion { .. } => Err(self.pending_deletion(key)),
+            KeyState::PendingDeletion { .. } | KeyState::PendingReplicaDeletion { .. } => {
+                Err(self.pending_deletion(key))
+            }
         }
     }
 

@@ -37,7 +37,6 @@ async fn what_is_not_a_symmetric_key_is_refused() {
     assert_eq!(code(create().key_spec(KeySpec::Rsa2048).send().await), unsupported);
     assert_eq!(code(create().key_usage(KeyUsageType::SignVerify).send().await), unsupported);
     assert_eq!(code(create().origin(OriginType::External).send().await), unsupported);
-    assert_eq!(code(create().multi_region(true).send().await), unsupported);
     assert_eq!(code(create().custom_key_store_id("cks-1").send().await), unsupported);
     let validation = "ValidationException";
     assert_eq!(code(create().key_usage("NONSENSE".into()).send().await), validation);

@@ -14,6 +14,8 @@ mod keys;
 #[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
+mod multi_region;
+#[cfg(test)]
 mod persistence;
 #[cfg(test)]
 mod protocol;

@@ -27,6 +27,7 @@ impl Program {
             .arg("--ca-file")
             .arg(&ca_file)
             .args(["--create-key", "alias/app"])
+            .args(["--region", "us-east-1", "--region", "eu-west-1", "--create-multi-region-key", "alias/everywhere"])
             .env("KMS_LOCAL_ACCESS_KEY_ID", "AKIDEXAMPLE")
             .env("KMS_LOCAL_SECRET_ACCESS_KEY", "secret")
             .stdout(Stdio::piped())
@@ -136,6 +137,7 @@ async fn a_killed_program_opens_what_it_sealed_before() {
     let first = Program::start(directory.path());
     let encrypt = first.client.encrypt().key_id("alias/app").plaintext(Blob::new("x"));
     let sealed = encrypt.send().await.unwrap();
+    let first_lines = first.lines.clone();
     first.kill();
 
     let second = Program::start(directory.path());
@@ -145,6 +147,12 @@ async fn a_killed_program_opens_what_it_sealed_before() {
     assert_eq!(opened.key_id(), sealed.key_id.as_deref());
     let key = format!("key us-east-1 alias/app {}", opened.key_id().unwrap());
     assert!(second.lines.contains(&key), "{:?}", second.lines);
+    let everywhere = |region: &str| {
+        let start = format!("key {region} alias/everywhere arn:aws:kms:{region}:000000000000:key/mrk-");
+        second.lines.iter().find_map(|line| line.strip_prefix(&start))
+    };
+    assert!(everywhere(REGION).is_some() && everywhere(REGION) == everywhere("eu-west-1"), "{:?}", second.lines);
+    assert!(first_lines.iter().all(|line| !line.starts_with("key ") || second.lines.contains(line)));
     assert!(second.terminate());
 }
 
