@@ -10,7 +10,6 @@ use aws_sdk_kms::config::{self, AppName, BehaviorVersion, IdentityCache, Stalled
 use aws_smithy_async::rt::sleep::TokioSleep;
 use aws_smithy_async::time::SystemTimeSource;
 use aws_smithy_http_client::proxy::ProxyConfig;
-use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
 use http::Uri;
 
@@ -226,9 +225,11 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// How often the SDK tries an operation, the first time included, in its standard retry mode.
-    /// Default 3; 1 to 10. A quota of the SDK's bounds the retries of all clients of a region together,
-    /// so that they end by themselves when KMS is down.
+    /// How often the SDK tries an operation, the first time included, in its standard retry mode. Default 3; 1 to 10.
+    /// This is the one place that decides on retries; the pool adds none of its own. A quota bounds the retries of all
+    /// clients of a region together, so that they end by themselves when KMS is down.
+    ///
+    /// What KMS refused for its credentials is signed again once they have been renewed, even with 1.
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -463,7 +464,6 @@ impl KmsPoolBuilder {
                     .operation_timeout(self.operation_timeout)
                     .build(),
             )
-            .retry_config(RetryConfig::standard().with_max_attempts(self.max_attempts))
             // Sessions renew credentials; a cache below them would only make requests wait once more.
             .identity_cache(IdentityCache::no_cache())
             // Bodies are a few KiB and the attempt timeout bounds them: nothing to watch over.
@@ -481,6 +481,7 @@ impl KmsPoolBuilder {
             circuit: self.circuit,
             attempt_timeout: self.attempt_timeout,
             operation_timeout: self.operation_timeout,
+            max_attempts: self.max_attempts,
             idle_timeout: self.idle_timeout,
             max_clients: self.max_clients,
         };

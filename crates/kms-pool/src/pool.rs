@@ -16,8 +16,8 @@ use crate::builder::KmsPoolBuilder;
 use crate::connection::{Connections, HttpsClient};
 use crate::credentials::{Principal, Renewals, Session};
 use crate::error::{KmsError, KmsErrorKind};
-use crate::request::{Budget, BudgetSettings, Circuit, CircuitSettings, Lane, Priority, retry_quota};
-use crate::slot::Slot;
+use crate::request::{Budget, BudgetSettings, Circuit, CircuitSettings, Lane, retry_quota};
+use crate::slot::{ClientKind, Slot};
 use crate::stats::{Counters, PoolStats, SlotStats};
 use crate::supplier::PooledClients;
 use crate::time;
@@ -51,6 +51,7 @@ pub(crate) struct Settings {
     pub(crate) circuit: CircuitSettings,
     pub(crate) attempt_timeout: Duration,
     pub(crate) operation_timeout: Duration,
+    pub(crate) max_attempts: u32,
     pub(crate) idle_timeout: Duration,
     pub(crate) max_clients: usize,
 }
@@ -126,7 +127,7 @@ impl KmsPool {
     /// # }
     /// ```
     pub async fn client(&self, region: &str, principal: &Principal) -> Result<Client, KmsError> {
-        self.client_for(region, principal, Priority::Foreground).await
+        self.client_of(region, principal, ClientKind::Foreground).await
     }
 
     /// The client for requests that nobody waits for, such as what is fetched ahead: where there is a
@@ -136,17 +137,22 @@ impl KmsPool {
     ///
     /// Those of [`client`](Self::client).
     pub async fn background_client(&self, region: &str, principal: &Principal) -> Result<Client, KmsError> {
-        self.client_for(region, principal, Priority::Background).await
+        self.client_of(region, principal, ClientKind::Background).await
     }
 
-    async fn client_for(&self, region: &str, principal: &Principal, priority: Priority) -> Result<Client, KmsError> {
+    pub(crate) async fn client_of(
+        &self,
+        region: &str,
+        principal: &Principal,
+        kind: ClientKind,
+    ) -> Result<Client, KmsError> {
         let query = SlotQuery { region, principal: principal.id() };
         if let Some(slot) = self.shared.slots.get(&query) {
             self.shared.counters.hits.increment();
             slot.lane().note_use();
-            return Ok(slot.client(priority).clone());
+            return Ok(slot.client(kind).clone());
         }
-        Ok(self.new_slot(region, principal).await?.client(priority).clone())
+        Ok(self.new_slot(region, principal).await?.client(kind).clone())
     }
 
     /// Clients of this pool that sign as `principal`, for whatever takes a
@@ -287,6 +293,7 @@ impl KmsPool {
             counters: Arc::clone(&shared.counters),
             attempt_timeout: settings.attempt_timeout,
             operation_timeout: settings.operation_timeout,
+            max_attempts: settings.max_attempts,
             tick: Arc::clone(&shared.tick),
             used: AtomicU64::new(shared.tick.load(Relaxed)),
         };

@@ -1,6 +1,6 @@
 //! A slot: the client of one region and principal, and what its requests go through.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use aws_credential_types::provider::error::CredentialsError;
@@ -18,9 +18,21 @@ use crate::time;
 /// The client is built once. What rotates are the credentials below it: each attempt of a request asks the
 /// [`Session`] for those of the moment, so that clients kept for long and requests tried again get new ones too.
 pub(crate) struct Slot {
-    client: Client,
-    background: Client,
     lane: Arc<Lane>,
+    config: config::Builder,
+    /// One for each [`ClientKind`], built when it is first asked for.
+    clients: [OnceLock<Client>; 3],
+}
+
+/// What a client is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ClientKind {
+    /// Somebody waits for the answer.
+    Foreground,
+    /// Nobody does.
+    Background,
+    /// A failure is another region's turn.
+    OneAttempt,
 }
 
 impl Slot {
@@ -29,21 +41,21 @@ impl Slot {
         let config = common
             .region(Region::new(lane.region.to_string()))
             .credentials_provider(SessionCredentials(Arc::clone(&lane.session)))
-            .interceptor(NoteAttempt)
-            .retry_classifier(Retries);
-        let client = |priority| {
-            let http = LaneClient { lane: Arc::clone(&lane), priority };
-            Client::from_conf(config.clone().http_client(http).build())
-        };
-        let (client, background) = (client(Priority::Foreground), client(Priority::Background));
-        Self { client, background, lane }
+            .interceptor(NoteAttempt);
+        Self { lane, config, clients: Default::default() }
     }
 
-    pub(crate) fn client(&self, priority: Priority) -> &Client {
-        match priority {
-            Priority::Foreground => &self.client,
-            Priority::Background => &self.background,
-        }
+    pub(crate) fn client(&self, kind: ClientKind) -> &Client {
+        self.clients[kind as usize].get_or_init(|| {
+            let (priority, attempts) = match kind {
+                ClientKind::Foreground => (Priority::Foreground, self.lane.max_attempts),
+                ClientKind::Background => (Priority::Background, self.lane.max_attempts),
+                ClientKind::OneAttempt => (Priority::Foreground, 1),
+            };
+            let http = LaneClient { lane: Arc::clone(&self.lane), priority };
+            let config = self.config.clone().http_client(http).retry_classifier(Retries::new(attempts));
+            Client::from_conf(config.retry_config(Retries::config(attempts)).build())
+        })
     }
 
     pub(crate) fn lane(&self) -> &Lane {

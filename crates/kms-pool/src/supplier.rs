@@ -10,6 +10,7 @@ use aws_sdk_kms::Client;
 use crate::credentials::Principal;
 use crate::error::{KmsError, KmsErrorKind};
 use crate::pool::KmsPool;
+use crate::slot::ClientKind;
 
 /// A client on its way.
 pub type ClientFuture<'a> = Pin<Box<dyn Future<Output = Result<Client, KmsError>> + Send + 'a>>;
@@ -42,11 +43,25 @@ pub trait ClientSupplier: fmt::Debug + Send + Sync {
     /// [`KmsErrorKind::InvalidRequest`] for a region that is none, or that is not to be reached, and whatever
     /// keeps the client from being had. No request is sent to KMS.
     fn client<'a>(&'a self, region: &'a str) -> ClientFuture<'a>;
+
+    /// The same for requests that are not tried again in this region, because another region will be asked instead.
+    /// Default: the client that tries again.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`client`](Self::client).
+    fn client_for_one_attempt<'a>(&'a self, region: &'a str) -> ClientFuture<'a> {
+        self.client(region)
+    }
 }
 
 impl<S: ClientSupplier + ?Sized> ClientSupplier for Arc<S> {
     fn client<'a>(&'a self, region: &'a str) -> ClientFuture<'a> {
         (**self).client(region)
+    }
+
+    fn client_for_one_attempt<'a>(&'a self, region: &'a str) -> ClientFuture<'a> {
+        (**self).client_for_one_attempt(region)
     }
 }
 
@@ -96,15 +111,23 @@ impl PooledClients {
     }
 }
 
+impl PooledClients {
+    async fn supply(&self, region: &str, kind: ClientKind) -> Result<Client, KmsError> {
+        if self.limited_to.as_ref().is_some_and(|regions| !regions.iter().any(|it| it == region)) {
+            let message = "the region is not among those that clients are supplied for";
+            return Err(KmsError::local(KmsErrorKind::InvalidRequest, message, None));
+        }
+        let principal = self.by_region.get(region).unwrap_or(&self.principal);
+        self.pool.client_of(region, principal, kind).await
+    }
+}
+
 impl ClientSupplier for PooledClients {
     fn client<'a>(&'a self, region: &'a str) -> ClientFuture<'a> {
-        Box::pin(async move {
-            if self.limited_to.as_ref().is_some_and(|regions| !regions.iter().any(|it| it == region)) {
-                let message = "the region is not among those that clients are supplied for";
-                return Err(KmsError::local(KmsErrorKind::InvalidRequest, message, None));
-            }
-            let principal = self.by_region.get(region).unwrap_or(&self.principal);
-            self.pool.client(region, principal).await
-        })
+        Box::pin(self.supply(region, ClientKind::Foreground))
+    }
+
+    fn client_for_one_attempt<'a>(&'a self, region: &'a str) -> ClientFuture<'a> {
+        Box::pin(self.supply(region, ClientKind::OneAttempt))
     }
 }

@@ -14,44 +14,15 @@ use aws_sdk_kms::Client;
 use aws_sdk_kms::primitives::Blob;
 use futures_util::future::join_all;
 use kms_local::KmsLocal;
-use kms_pool::{KmsError, KmsErrorKind, KmsPool, KmsPoolBuilder, Principal};
+use kms_pool::{KmsError, KmsErrorKind, KmsPool, Principal};
 
-const REGION: &str = "us-east-1";
+use support::{REGION, Sessions, builder, random, server};
 
-async fn server() -> Arc<KmsLocal> {
-    let server = KmsLocal::builder().region(REGION).region("eu-west-1");
-    Arc::new(server.start().await.unwrap())
-}
-
-fn builder(kms: &KmsLocal) -> KmsPoolBuilder {
-    let builder = KmsPool::builder().trust_root_pem(kms.ca_pem()).max_attempts(1);
-    kms.regions().fold(builder, |builder, region| builder.endpoint_url_for(region, kms.endpoint(region)))
-}
-
-async fn random(client: &Client) -> Result<(), KmsError> {
-    client.generate_random().number_of_bytes(8).send().await?;
-    Ok(())
-}
+mod support;
 
 async fn decrypt(client: &Client, key: &str, ciphertext: &[u8]) -> Result<(), KmsError> {
     client.decrypt().key_id(key).ciphertext_blob(Blob::new(ciphertext)).send().await?;
     Ok(())
-}
-
-/// Makes a new session each time it is asked, not quite at once.
-#[derive(Debug)]
-struct Sessions(Arc<KmsLocal>);
-
-impl ProvideCredentials for Sessions {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::new(async {
-            tokio::task::yield_now().await;
-            Ok(self.0.issue_session(Duration::from_hours(1)))
-        })
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -126,7 +97,7 @@ async fn a_rotation_keeps_client_and_connection() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn requests_whose_credentials_are_refused_are_signed_again_after_one_renewal() {
     let kms = server().await;
-    let pool = builder(&kms).max_attempts(2).build().unwrap();
+    let pool = builder(&kms).build().unwrap();
     let principal = Principal::new(Sessions(Arc::clone(&kms)));
     random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap();
     for round in 2..6 {
@@ -145,7 +116,7 @@ async fn requests_whose_credentials_are_refused_are_signed_again_after_one_renew
 #[tokio::test]
 async fn a_wrong_clock_is_corrected() {
     let kms = server().await;
-    let pool = builder(&kms).max_attempts(2).build().unwrap();
+    let pool = builder(&kms).build().unwrap();
     let client = pool.client(REGION, &Principal::new(kms.issue_credentials())).await.unwrap();
     kms.faults(REGION).clock_ahead(Duration::from_hours(1));
     random(&client).await.unwrap();
@@ -243,20 +214,6 @@ async fn a_request_in_flight_survives_the_clearing_of_its_slot() {
     pool.remove(&principal);
     kms.faults(REGION).clear();
     request.await.unwrap().unwrap();
-}
-
-#[tokio::test]
-async fn an_expired_session_is_replaced_after_remove() {
-    let kms = server().await;
-    let pool = builder(&kms).build().unwrap();
-    let principal = Principal::new(Sessions(Arc::clone(&kms)));
-    random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap();
-    kms.expire_sessions();
-    let client = pool.client(REGION, &principal).await.unwrap();
-    let error = random(&client).await.unwrap_err();
-    assert_eq!(error.kind(), KmsErrorKind::CredentialsExpired);
-    pool.remove(&principal);
-    random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap();
 }
 
 /// One failure of each kind that the server can bring about, by a name for messages.

@@ -43,8 +43,8 @@ pub enum BuildError {
         #[source]
         cause: std::io::Error,
     },
-    /// The name of a region that cannot be one.
-    #[error("`endpoint_url_for` was given something that is not the name of a region")]
+    /// The name of a region that cannot be one; or, of several, none at all or one twice.
+    #[error("regions are each named once, by up to 32 lower-case letters, digits and inner hyphens")]
     Region,
     /// A proxy that is no `http://host:port` or `https://host:port`. The URL stays out, lest it hold a password.
     #[error("the URL of the proxy is not one")]

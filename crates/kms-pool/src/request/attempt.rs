@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::connector_metadata::ConnectorMetadata;
@@ -13,7 +13,9 @@ use aws_smithy_runtime_api::client::http::{
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::DateTime;
 use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::date_time::Format;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use tokio::time::{Instant, timeout};
@@ -23,7 +25,7 @@ use super::budget::{Budget, Priority};
 use super::circuit::Circuit;
 use super::operation::{self, Operation};
 use super::outcome::Outcome;
-use super::retry::CredentialsRenewed;
+use super::retry::SignAgain;
 use crate::connection::HttpsClient;
 use crate::credentials::{Fingerprint, Session};
 use crate::error::{KmsError, KmsErrorKind};
@@ -33,6 +35,9 @@ use crate::time;
 
 /// More than any answer of KMS.
 const LONGEST_ANSWER: usize = 256 * 1024;
+
+/// AWS takes signatures that are up to five minutes old; the SDK corrects its clock from four on.
+const SKEW: Duration = Duration::from_mins(4);
 
 /// What the requests of one slot go through.
 pub(crate) struct Lane {
@@ -44,6 +49,7 @@ pub(crate) struct Lane {
     pub(crate) counters: Arc<Counters>,
     pub(crate) attempt_timeout: Duration,
     pub(crate) operation_timeout: Duration,
+    pub(crate) max_attempts: u32,
     /// The pool's, which advances with each round of its janitor.
     pub(crate) tick: Arc<AtomicU64>,
     /// The tick of the last use.
@@ -169,10 +175,13 @@ impl Lane {
         // A stream, though it is all there: what is in memory the SDK prints when it traces.
         *response.body_mut() = SdkBody::from_body_1_x(Full::new(body));
         if outcome == Outcome::CredentialsRefused
-            && operation.is_some_and(|operation| operation.take_renewal())
-            && self.session.refused(fingerprint.0, time::now()).await
+            && operation.is_some_and(|operation| operation.take_second_signature())
         {
-            response.add_extension(CredentialsRenewed);
+            let wrong_clock = is_skewed(&response, time::now());
+            // Not either or: the credentials may have ended as well.
+            if self.session.refused(fingerprint.0, time::now()).await || wrong_clock {
+                response.add_extension(SignAgain);
+            }
         }
         Ok(response)
     }
@@ -194,6 +203,15 @@ impl Signer {
         let access_key_id = credential.split('/').next().unwrap_or_default();
         Self(Fingerprint::of_parts(access_key_id, request.headers().get("x-amz-security-token")))
     }
+}
+
+/// Whether the server's clock is so far from ours that it refuses what we sign. The SDK takes the difference into
+/// account when it signs again.
+fn is_skewed(response: &HttpResponse, now: SystemTime) -> bool {
+    let date = response.headers().get("date").and_then(|date| DateTime::from_str(date, Format::HttpDate).ok());
+    let date = date.and_then(|date| SystemTime::try_from(date).ok());
+    let apart = |date: SystemTime| now.duration_since(date).unwrap_or_else(|later| later.duration());
+    date.is_some_and(|date| apart(date) > SKEW)
 }
 
 /// Sends a request and reads the whole answer.

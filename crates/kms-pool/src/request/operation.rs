@@ -29,8 +29,8 @@ pub(crate) enum Class {
 pub(super) struct Operation {
     pub(super) began: Instant,
     pub(super) attempt: u32,
-    /// Whether credentials have been renewed for it: that happens once.
-    renewed: Arc<AtomicBool>,
+    /// Whether it has been signed again: that happens once.
+    signed_again: Arc<AtomicBool>,
 }
 
 impl Storable for Operation {
@@ -38,9 +38,9 @@ impl Storable for Operation {
 }
 
 impl Operation {
-    /// Takes the one renewal that an operation has.
-    pub(super) fn take_renewal(&self) -> bool {
-        !self.renewed.swap(true, Relaxed)
+    /// Takes the one signature that an operation has beside its first.
+    pub(super) fn take_second_signature(&self) -> bool {
+        !self.signed_again.swap(true, Relaxed)
     }
 }
 
@@ -60,7 +60,7 @@ impl Intercept for NoteAttempt {
         _components: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let operation = Operation { began: monotonic(), attempt: 1, renewed: Arc::default() };
+        let operation = Operation { began: monotonic(), attempt: 1, signed_again: Arc::default() };
         config.interceptor_state().store_put(operation);
         Ok(())
     }

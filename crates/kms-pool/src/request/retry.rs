@@ -1,7 +1,6 @@
 //! The one place that decides on retries: the SDK's standard strategy, told by the pool what a failure means.
 //!
-//! The pool adds no loop of its own. What it knows and the SDK does not, that there are new credentials to sign with,
-//! it says in an extension of the response; the strategy then tries again as it does for any other failure that it
+//! The pool adds no loop of its own. What it knows and the SDK does not, that signing again may help, it says in an extension of the response; the strategy then tries again as it does for any other failure that it
 //! knows to pass, within the same number of attempts.
 
 use std::time::Duration;
@@ -9,27 +8,43 @@ use std::time::Duration;
 use aws_sdk_kms::config::retry::{RetryPartition, TokenBucket};
 use aws_smithy_runtime_api::client::interceptors::context::InterceptorContext;
 use aws_smithy_runtime_api::client::retries::classifiers::{ClassifyRetry, RetryAction, RetryClassifierPriority};
-use aws_smithy_types::retry::ErrorKind;
+use aws_smithy_types::retry::{ErrorKind, RetryConfig};
 
-/// On a response: there are other credentials now.
+/// On a response: signed again, with other credentials or by a clock that has been set right, it may be taken.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct CredentialsRenewed;
+pub(super) struct SignAgain;
 
-/// Has a request signed again when its credentials have been renewed.
+/// Has a request signed again when that may help.
 #[derive(Debug)]
-pub(crate) struct Retries;
+pub(crate) struct Retries {
+    /// Whether there are other reasons to try again.
+    others: bool,
+}
+
+impl Retries {
+    /// For so many attempts, the first one included.
+    pub(crate) fn new(attempts: u32) -> Self {
+        Self { others: attempts > 1 }
+    }
+
+    /// What goes with it. There is always an attempt left to sign again.
+    pub(crate) fn config(attempts: u32) -> RetryConfig {
+        RetryConfig::standard().with_max_attempts(attempts.max(2))
+    }
+}
 
 impl ClassifyRetry for Retries {
     fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
-        let renewed = context.response().and_then(|response| response.extension::<CredentialsRenewed>());
-        match renewed {
+        let again = context.response().and_then(|response| response.extension::<SignAgain>());
+        match again {
             Some(_) => RetryAction::retryable_error_with_explicit_delay(ErrorKind::ClientError, Duration::ZERO),
-            None => RetryAction::NoActionIndicated,
+            None if self.others => RetryAction::NoActionIndicated,
+            None => RetryAction::RetryForbidden,
         }
     }
 
     fn name(&self) -> &'static str {
-        "credentials renewed"
+        "sign again"
     }
 
     fn priority(&self) -> RetryClassifierPriority {

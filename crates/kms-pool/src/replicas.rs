@@ -1,0 +1,261 @@
+//! Several regions that can do the same: the next one when one fails, or a second one when the first is slow.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use aws_sdk_kms::Client;
+use futures_util::StreamExt as _;
+use futures_util::future::pending;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::{Instant, sleep};
+
+use crate::error::{BuildError, KmsError, KmsErrorKind};
+use crate::pool::check_region;
+use crate::supplier::ClientSupplier;
+use crate::time::monotonic;
+
+/// The regions of a multi-Region key, any of which can answer.
+///
+/// A call goes to the first region. When that does not answer in time, cannot be reached, fails inside or has an open
+/// circuit, it goes to the next, and so on. What a region refuses is refused: no other is asked when access is denied
+/// or a ciphertext is damaged. A region is asked once: the attempts that a pool's clients make elsewhere are not
+/// multiplied by the number of regions. (Credentials that KMS refuses are renewed here too.)
+///
+/// ```no_run
+/// # async fn example(pool: kms_pool::KmsPool, principal: kms_pool::Principal, blob: aws_sdk_kms::primitives::Blob)
+/// # -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use kms_pool::{KmsError, Replicas};
+///
+/// let replicas = Replicas::new(pool.clients(&principal), ["eu-central-1", "eu-west-1"])?
+///     .hedge_after(Duration::from_millis(200));
+/// let answer = replicas
+///     .call(|client, region| {
+///         let key = format!("arn:aws:kms:{region}:111122223333:key/mrk-1234abcd12ab34cd56ef1234567890ab");
+///         let request = client.decrypt().key_id(key).ciphertext_blob(blob.clone());
+///         async move { request.send().await.map_err(KmsError::from) }
+///     })
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Replicas {
+    supplier: Arc<dyn ClientSupplier>,
+    regions: Arc<[Replica]>,
+    fastest_first: bool,
+    hedge_after: Option<Duration>,
+}
+
+struct Replica {
+    region: Arc<str>,
+    /// How long calls took of late, in microseconds; 0 when that is not known.
+    latency: AtomicU64,
+    /// When it was last measured, in milliseconds since `epoch`.
+    measured: AtomicU64,
+    epoch: Instant,
+}
+
+/// A latency that was measured longer ago counts as unknown, and is measured anew.
+const FORGET_AFTER: Duration = Duration::from_mins(5);
+
+impl Replicas {
+    /// These regions, in the order in which they are asked, with clients from `supplier`.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::Region`] when there is none, one is named twice, or one is not the name of a region.
+    pub fn new(
+        supplier: impl ClientSupplier + 'static,
+        regions: impl IntoIterator<Item = impl Into<Arc<str>>>,
+    ) -> Result<Self, BuildError> {
+        let epoch = monotonic();
+        let mut replicas: Vec<Replica> = vec![];
+        for region in regions {
+            let region = region.into();
+            if check_region(&region).is_err() || replicas.iter().any(|replica| replica.region == region) {
+                return Err(BuildError::Region);
+            }
+            replicas.push(Replica { region, latency: AtomicU64::new(0), measured: AtomicU64::new(0), epoch });
+        }
+        if replicas.is_empty() {
+            return Err(BuildError::Region);
+        }
+        Ok(Self { supplier: Arc::new(supplier), regions: replicas.into(), fastest_first: false, hedge_after: None })
+    }
+
+    /// Asks the region first that answered fastest of late. Default: the order in which they were given.
+    ///
+    /// A region counts by a moving average of its calls, the failed ones included. One that has not been measured for
+    /// five minutes is measured by the next call.
+    #[must_use]
+    pub fn fastest_first(mut self) -> Self {
+        self.fastest_first = true;
+        self
+    }
+
+    /// Asks a second region too when the first has not answered after this time; the first good answer counts, and
+    /// what is still under way then is given up. Default: never.
+    ///
+    /// Set it to what nearly all answers take: each hedge is one more KMS request.
+    #[must_use]
+    pub fn hedge_after(mut self, delay: Duration) -> Self {
+        self.hedge_after = Some(delay);
+        self
+    }
+
+    /// The regions, in the order in which they were given.
+    pub fn regions(&self) -> impl Iterator<Item = &str> {
+        self.regions.iter().map(|replica| &*replica.region)
+    }
+
+    /// Does `operation` in one of the regions: it is given the region's client and the region's name.
+    ///
+    /// # Errors
+    ///
+    /// What the first region refused, or the failure of the last one when all failed.
+    pub async fn call<T, F, Fut>(&self, operation: F) -> Result<T, KmsError>
+    where
+        F: Fn(Client, Arc<str>) -> Fut,
+        Fut: Future<Output = Result<T, KmsError>>,
+    {
+        let mut waiting = self.order().into_iter();
+        let mut running = FuturesUnordered::new();
+        let (mut refused, mut failed) = (None, None);
+        let mut may_hedge = true;
+        loop {
+            if running.is_empty() {
+                match waiting.next() {
+                    Some(replica) if refused.is_none() => running.push(self.ask(replica, &operation)),
+                    _ => return Err(refused.or(failed).unwrap_or_else(no_region)),
+                }
+            }
+            let hedge_after = self.hedge_after.filter(|_| may_hedge && waiting.len() > 0);
+            let hedge = async {
+                match hedge_after {
+                    Some(delay) => sleep(delay).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                Some(outcome) = running.next() => match outcome {
+                    Ok(value) => return Ok(value),
+                    Err(error) if fails_over(&error) => failed = Some(error),
+                    // Another region may be about to answer; nobody else is asked.
+                    Err(error) => refused = Some(error),
+                },
+                () = hedge => {
+                    may_hedge = false;
+                    running.extend(waiting.next().map(|replica| self.ask(replica, &operation)));
+                }
+            }
+        }
+    }
+
+    async fn ask<T, F, Fut>(&self, replica: &Replica, operation: &F) -> Result<T, KmsError>
+    where
+        F: Fn(Client, Arc<str>) -> Fut,
+        Fut: Future<Output = Result<T, KmsError>>,
+    {
+        let client = self.supplier.client_for_one_attempt(&replica.region).await?;
+        let began = monotonic();
+        let outcome = operation(client, Arc::clone(&replica.region)).await;
+        replica.measure(began, monotonic());
+        outcome
+    }
+
+    fn order(&self) -> Vec<&Replica> {
+        let mut order: Vec<_> = self.regions.iter().collect();
+        if self.fastest_first {
+            let now = monotonic();
+            order.sort_by_key(|replica| replica.latency(now));
+        }
+        order
+    }
+}
+
+impl Replica {
+    /// The latency of late; unknown is zero.
+    fn latency(&self, now: Instant) -> u64 {
+        let measured = self.epoch + Duration::from_millis(self.measured.load(Relaxed));
+        if now.saturating_duration_since(measured) > FORGET_AFTER { 0 } else { self.latency.load(Relaxed) }
+    }
+
+    fn measure(&self, began: Instant, ended: Instant) {
+        let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let (last, new) = (self.latency(ended), micros(ended - began).max(1));
+        // An eighth of the new one: as TCP smooths its round-trip times (RFC 6298).
+        let smoothed = if last == 0 { new } else { last - last / 8 + new / 8 };
+        self.latency.store(smoothed.max(1), Relaxed);
+        self.measured.store(micros(ended - self.epoch) / 1000, Relaxed);
+    }
+}
+
+/// Whether another region may do better.
+fn fails_over(error: &KmsError) -> bool {
+    matches!(error.kind(), KmsErrorKind::TimedOut | KmsErrorKind::Unavailable)
+}
+
+fn no_region() -> KmsError {
+    KmsError::local(KmsErrorKind::Unavailable, "there is no region to ask", None)
+}
+
+impl fmt::Debug for Replicas {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replicas")
+            .field("regions", &self.regions().collect::<Vec<_>>())
+            .field("fastest_first", &self.fastest_first)
+            .field("hedge_after", &self.hedge_after)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supplier::ClientFuture;
+
+    #[derive(Debug)]
+    struct NoClients;
+
+    impl ClientSupplier for NoClients {
+        fn client<'a>(&'a self, _region: &'a str) -> ClientFuture<'a> {
+            Box::pin(async { Err(no_region()) })
+        }
+    }
+
+    fn replicas(regions: &[&str]) -> Result<Replicas, BuildError> {
+        Replicas::new(NoClients, regions.iter().copied())
+    }
+
+    #[test]
+    fn regions_are_named_once_and_well() {
+        for regions in [&[][..], &["us-east-1", "us-east-1"], &["us-east-1", "x/y"]] {
+            assert!(matches!(replicas(regions), Err(BuildError::Region)), "{regions:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_fastest_of_late_comes_first_and_the_unknown_before_it() {
+        let replicas = replicas(&["a", "b", "c"]).unwrap().fastest_first();
+        let order = || replicas.order().into_iter().map(|replica| replica.region.to_string()).collect::<String>();
+        let now = monotonic();
+        let measure = |at: usize, millis| replicas.regions[at].measure(now, now + Duration::from_millis(millis));
+        assert_eq!(order(), "abc");
+        measure(0, 30);
+        measure(1, 20);
+        assert_eq!(order(), "cba");
+        measure(2, 25);
+        assert_eq!(order(), "bca");
+        // One slow call is no reason, several are.
+        measure(1, 40);
+        assert_eq!(order(), "bca");
+        (0..10).for_each(|_| measure(1, 40));
+        assert_eq!(order(), "cab");
+        tokio::time::advance(FORGET_AFTER * 2).await;
+        assert_eq!(order(), "abc", "all are unknown again");
+    }
+}

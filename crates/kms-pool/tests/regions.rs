@@ -1,0 +1,151 @@
+//! Regions that are out of order, and others that stand in for them.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use kms_local::{Faults, KmsLocal};
+use kms_pool::{CircuitState, KmsError, KmsErrorKind, KmsPool, Principal, Replicas};
+
+use support::{OTHER, REGION, Sessions, builder, random, server};
+
+mod support;
+
+fn hasty(kms: &KmsLocal) -> KmsPool {
+    builder(kms).max_attempts(3).attempt_timeout(Duration::from_millis(200)).build().unwrap()
+}
+
+fn replicas(pool: &KmsPool, principal: &Principal) -> Replicas {
+    Replicas::new(pool.clients(principal), [REGION, OTHER]).unwrap()
+}
+
+/// Which region answered.
+async fn ask(replicas: &Replicas) -> Result<Arc<str>, KmsError> {
+    replicas.call(|client, region| async move { random(&client).await.map(|()| region) }).await
+}
+
+#[tokio::test]
+async fn another_region_stands_in_for_one_that_is_out_of_order_and_each_is_asked_once() {
+    let kms = server().await;
+    let (pool, principal) = (hasty(&kms), Principal::new(kms.issue_credentials()));
+    let replicas = replicas(&pool, &principal);
+    assert_eq!(&*ask(&replicas).await.unwrap(), REGION);
+    let faults = kms.faults(REGION);
+    let outages: [&dyn Fn(&Faults); 3] =
+        [&|it| it.hang(true), &|it| it.internal_errors(1.0), &|it| it.connection_resets(1.0)];
+    for outage in outages {
+        kms.reset_counters(REGION);
+        outage(&faults);
+        assert_eq!(&*ask(&replicas).await.unwrap(), OTHER);
+        faults.clear();
+        assert_eq!(kms.counters(REGION).requests("GenerateRandom"), 1);
+    }
+    assert_eq!(&*ask(&replicas).await.unwrap(), REGION);
+    kms.faults(OTHER).internal_errors(1.0);
+    faults.internal_errors(1.0);
+    assert_eq!(ask(&replicas).await.unwrap_err().kind(), KmsErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn what_a_region_refuses_no_other_is_asked_for() {
+    let kms = server().await;
+    let (pool, principal) = (hasty(&kms), Principal::new(kms.issue_credentials()));
+    kms.faults(REGION).deny_access(true);
+    let error = ask(&replicas(&pool, &principal)).await.unwrap_err();
+    assert_eq!(error.kind(), KmsErrorKind::AccessDenied);
+    assert_eq!(kms.counters(OTHER).total(), 0);
+}
+
+#[tokio::test]
+async fn a_region_that_cannot_be_reached_is_passed_over() {
+    let kms = server().await;
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let pool = builder(&kms).endpoint_url_for(REGION, format!("https://{closed}")).build().unwrap();
+    let principal = Principal::new(kms.issue_credentials());
+    assert_eq!(&*ask(&replicas(&pool, &principal)).await.unwrap(), OTHER);
+}
+
+#[tokio::test]
+async fn a_second_region_is_asked_when_the_first_is_slow_and_the_loser_is_given_up() {
+    let kms = server().await;
+    let (pool, principal) = (builder(&kms).build().unwrap(), Principal::new(kms.issue_credentials()));
+    let replicas = replicas(&pool, &principal).hedge_after(Duration::from_millis(20));
+    kms.faults(REGION).hang(true);
+    assert_eq!(&*ask(&replicas).await.unwrap(), OTHER);
+    while pool.stats().in_flight > 0 {
+        tokio::task::yield_now().await;
+    }
+    kms.faults(REGION).clear();
+    // A denial in the second region does not spoil the answer of the first.
+    kms.faults(OTHER).deny_access(true);
+    kms.faults(REGION).latency(Duration::from_millis(100));
+    assert_eq!(&*ask(&replicas).await.unwrap(), REGION);
+    assert_eq!(kms.counters(OTHER).total(), 2);
+}
+
+#[tokio::test]
+async fn credentials_are_renewed_where_nothing_else_is_tried_again() {
+    let kms = server().await;
+    let (pool, principal) = (builder(&kms).build().unwrap(), Principal::new(Sessions(Arc::clone(&kms))));
+    let replicas = replicas(&pool, &principal);
+    ask(&replicas).await.unwrap();
+    kms.expire_sessions();
+    assert_eq!(&*ask(&replicas).await.unwrap(), REGION);
+    assert_eq!(pool.stats().rotations, 1);
+}
+
+#[tokio::test]
+async fn an_open_circuit_spares_the_region_until_a_probe_succeeds() {
+    let kms = server().await;
+    let pool = builder(&kms).circuit_opens_after(3).build().unwrap();
+    let principal = Principal::new(kms.issue_credentials());
+    let client = pool.client(REGION, &principal).await.unwrap();
+    kms.faults(REGION).internal_errors(1.0);
+    for _ in 0..20 {
+        let error = random(&client).await.unwrap_err();
+        assert_eq!(error.kind(), KmsErrorKind::Unavailable);
+    }
+    let refused = random(&client).await.unwrap_err();
+    assert!(refused.to_string().contains("circuit"), "{refused}");
+    let pause = refused.retry_after().unwrap();
+    assert_eq!(kms.counters(REGION).requests("GenerateRandom"), 3);
+    assert_eq!(pool.slots()[0].circuit, CircuitState::Open);
+    assert_eq!(&*ask(&replicas(&pool, &principal)).await.unwrap(), OTHER, "failover does not wait for it");
+
+    kms.faults(REGION).clear();
+    tokio::time::sleep(pause).await;
+    random(&client).await.unwrap();
+    assert_eq!(pool.slots()[0].circuit, CircuitState::Closed);
+}
+
+#[tokio::test]
+async fn a_region_that_hangs_takes_no_room_from_another() {
+    let kms = server().await;
+    let pool = builder(&kms).max_in_flight(2).build().unwrap();
+    let principal = Principal::new(kms.issue_credentials());
+    kms.faults(REGION).hang(true);
+    let client = pool.client(REGION, &principal).await.unwrap();
+    let stuck: Vec<_> = (0..8)
+        .map(|_| {
+            tokio::spawn({
+                let client = client.clone();
+                async move { random(&client).await }
+            })
+        })
+        .collect();
+    while kms.counters(REGION).in_flight < 2 {
+        tokio::task::yield_now().await;
+    }
+    let other = pool.client(OTHER, &principal).await.unwrap();
+    for outcome in join_all((0..8).map(|_| random(&other))).await {
+        outcome.unwrap();
+    }
+    assert_eq!(kms.counters(REGION).max_in_flight, 2, "the others wait for their turn");
+    kms.faults(REGION).clear();
+    for outcome in join_all(stuck).await {
+        outcome.unwrap().unwrap();
+    }
+}
