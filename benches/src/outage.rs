@@ -241,7 +241,7 @@ impl Cell {
         let took = started.elapsed();
         let answers = [first, scene.call().await];
         scene.end(self.fault)?;
-        Ok(Outcome { answers, took, recovery: scene.recovery().await })
+        Ok(Outcome { answers, took, recovery: scene.recovery(self.fault).await })
     }
 }
 
@@ -340,12 +340,16 @@ impl Scene {
         }
     }
 
-    /// Calls again and again until that succeeds. Nobody sleeps for that: between two calls the cache's clock is moved on.
-    async fn recovery(&self) -> Option<Duration> {
+    /// Calls again and again until that succeeds. Nobody sleeps for that, between two calls the cache's clock is moved on,
+    /// unless it is the pool that is waited for, which asks a provider that had nothing new again after a second.
+    async fn recovery(&self, fault: Fault) -> Option<Duration> {
         let (started, mut waited) = (Instant::now(), Duration::ZERO);
         while waited < PATIENCE {
             if self.call().await.is_ok() {
                 return Some(waited + started.elapsed());
+            }
+            if fault == Fault::ExpiredCredentials {
+                tokio::time::sleep(POLL).await;
             }
             self.hand.advance(POLL);
             waited += POLL;

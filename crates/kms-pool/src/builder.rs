@@ -553,7 +553,7 @@ fn in_range<T: PartialOrd + fmt::Debug>(
     })
 }
 
-fn check_endpoint(region: &str, url: &str) -> Result<(), BuildError> {
+pub(crate) fn check_endpoint(region: &str, url: &str) -> Result<(), BuildError> {
     let refuse = |reason| Err(BuildError::Endpoint { region: region.to_owned(), reason });
     let Ok(uri) = url.parse::<Uri>() else {
         return refuse("is not a URL");

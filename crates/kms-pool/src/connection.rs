@@ -7,7 +7,9 @@ use arc_swap::ArcSwap;
 use aws_smithy_http_client::pool::{Client, ConnectionEvent, ConnectionPool};
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::{self, TlsContext, TrustStore, rustls_provider::CryptoMode};
-use aws_smithy_runtime_api::client::http::{HttpClient as _, HttpConnectorSettings, SharedHttpConnector};
+use aws_smithy_runtime_api::client::http::{
+    HttpClient as _, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
+};
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
@@ -41,6 +43,16 @@ impl TrustRoots {
         }
         TlsContext::builder().with_trust_store(store).build().map_err(|cause| BuildError::Tls { cause: cause.into() })
     }
+}
+
+/// An HTTPS client for AWS STS.
+///
+/// # Errors
+///
+/// [`BuildError::TrustRoot`] and [`BuildError::Tls`].
+pub(crate) fn sts_http_client(roots: TrustRoots) -> Result<SharedHttpClient, BuildError> {
+    let builder = aws_smithy_http_client::Builder::new().tls_provider(tls_provider());
+    Ok(builder.tls_context(roots.into_tls_context()?).build_https())
 }
 
 /// How connections are made; enough to make more of them.

@@ -2,19 +2,23 @@
 //!
 //! An `aws_sdk_kms::Client` is cheap to clone and expensive to lose: a new one brings a new connection
 //! pool, so its first request pays for DNS, TCP and TLS, and a crowd of tasks that each build their own
-//! pays all of that over and over. Credentials make it worse, because those of a client come with its
-//! construction, and they rotate every hour or so.
+//! pays all of that over and over. Credentials make it worse, because those of a client usually come with
+//! its construction, and they rotate every hour or so.
 //!
-//! A [`KmsPool`] gives each pair of region and [`Principal`] a slot. The slot holds an immutable
-//! *generation*, a client that signs with just one set of credentials, and swaps in the next generation
-//! when the credentials are renewed. Behind all generations of all slots stands a single HTTPS client,
-//! so a swap costs no connection, and requests that run on the old generation end in peace.
+//! A [`KmsPool`] gives each pair of region and [`Principal`] a slot, with a client that is built once. Below
+//! it, the credentials of the principal follow one another in *generations*: each attempt of a request is
+//! signed with the one of the moment. A new generation is an atomic swap. It costs no client, no connection
+//! and no failed request, and reaches clients that somebody has kept for days.
 //!
-//! - Callers who need the same client at once wait for one asking of the credentials provider. If it
-//!   fails they all get that failure; if the first of them gives up, the others carry on.
-//! - Principals never share a client, whatever their keys look like.
+//! - Credentials are renewed ahead of their end by a task for each principal. Nobody waits for a provider as
+//!   long as the old ones are good. What KMS refuses for its credentials is signed again after one renewal
+//!   for all.
+//! - Principals never share a client, whatever their keys look like. All clients for a region share its
+//!   connections: requests are signed one by one.
+//! - Each account has a budget for each region, which learns from what KMS throttles; each slot has a circuit,
+//!   which spares a region that is out of order; [`Replicas`] turn to another one.
 //! - [`KmsError`] sorts what KMS, the network and the providers report by what one can do about it.
-//! - Nothing secret shows in `Debug`, `Display` or the statistics, and no HTTP response is kept.
+//! - Nothing secret shows in `Debug`, `Display`, logs, metrics or statistics, and no HTTP response is kept.
 //!
 //! # Example
 //!
@@ -37,23 +41,71 @@
 //! # }
 //! ```
 //!
+//! # Where credentials come from
+//!
+//! From any `ProvideCredentials` of the AWS SDK ([`Principal::new`]), the SDK's default chain
+//! ([`Principal::from_default_chain`]), a role that another principal assumes, for each tenant and region with its
+//! own session tags ([`Role`]), a web identity token or a profile that changes on disk
+//! ([`Role::with_web_identity`], [`Principal::from_profile`]), or from your own hands ([`Principal::rotate`]).
+//! When somebody else takes a principal's place ([`Principal::replace`]) its [`tenure`](Principal::tenure) tells
+//! caches so.
+//!
 //! # Defaults
 //!
 //! | setting | default | range |
 //! | --- | --- | --- |
-//! | [`connect_timeout`](KmsPoolBuilder::connect_timeout) | 2 s | 1 ms – 5 min |
-//! | [`attempt_timeout`](KmsPoolBuilder::attempt_timeout) | 3 s | 1 ms – 5 min |
-//! | [`operation_timeout`](KmsPoolBuilder::operation_timeout) | 10 s | 1 ms – 5 min |
-//! | [`max_attempts`](KmsPoolBuilder::max_attempts) | 3 | 1 – 10 |
-//! | [`max_clients`](KmsPoolBuilder::max_clients) | 1000 | 1 – 1,000,000 |
-//! | [`refresh_lead`](KmsPoolBuilder::refresh_lead) | 60 s | 0 – 1 h |
+//! | [`connect_timeout`](KmsPoolBuilder::connect_timeout), TCP and TLS together | 2 s | 1 ms – 5 min |
+//! | [`attempt_timeout`](KmsPoolBuilder::attempt_timeout), from the request's turn to the end of its answer | 3 s | 1 ms – 5 min |
+//! | [`operation_timeout`](KmsPoolBuilder::operation_timeout), with all attempts and waits | 10 s | 1 ms – 5 min |
 //! | [`provider_timeout`](KmsPoolBuilder::provider_timeout) | 5 s | 1 ms – 5 min |
-//! | pause after a renewal that brought nothing | 5 s | fixed |
+//! | [`max_attempts`](KmsPoolBuilder::max_attempts) | 3 | 1 – 10 |
+//! | [`refresh_lead`](KmsPoolBuilder::refresh_lead) | 5 min | 0 – 1 h |
+//! | [`refresh_jitter`](KmsPoolBuilder::refresh_jitter) | 1 min | 0 – 1 h |
+//! | [`watch_files_every`](KmsPoolBuilder::watch_files_every) | 5 s | 10 ms – 1 h |
+//! | [`max_clients`](KmsPoolBuilder::max_clients) | 1000 | 1 – 1,000,000 |
+//! | [`idle_timeout`](KmsPoolBuilder::idle_timeout) | 10 min | 10 ms – 24 h |
+//! | [`max_in_flight`](KmsPoolBuilder::max_in_flight) for an account and region | 256 | 1 – 100,000 |
+//! | [`max_requests_per_second`](KmsPoolBuilder::max_requests_per_second) for an account and region | learnt | 1 – 1,000,000 |
+//! | [`decrypt_share`](KmsPoolBuilder::decrypt_share), [`encrypt_share`](KmsPoolBuilder::encrypt_share) | 1 | 0.01 – 1 |
+//! | [`circuit_opens_after`](KmsPoolBuilder::circuit_opens_after) failures in a row | 10 | 0 (never) – 1,000,000 |
 //! | idle connections are closed after | 90 s | fixed |
-//! | TLS | rustls over aws-lc-rs, the platform's certificate authorities | custom ones by [`trust_root_pem`](KmsPoolBuilder::trust_root_pem) |
+//! | TLS | rustls over aws-lc-rs, X25519MLKEM768 preferred; the platform's certificate authorities | custom ones by [`trust_root_pem`](KmsPoolBuilder::trust_root_pem) |
+//!
+//! The timeouts fit into one another: KMS answers in some 10 ms, across an ocean in some 200 ms, so 2 s are many
+//! round trips even for a handshake with a lost packet, a second attempt after 3 s still has its full time, and 10 s
+//! leave room for the third with the pauses between them. Of several timeouts the first to pass counts.
 //!
 //! Nothing is read from the environment but by [`Principal::from_default_chain`] and
 //! [`KmsPoolBuilder::with_environment`].
+//!
+//! # Retries
+//!
+//! One place decides on them, the AWS SDK's standard strategy, with at most
+//! [`max_attempts`](KmsPoolBuilder::max_attempts) attempts of an operation and a quota for each region. The pool adds no
+//! loop of its own: it tells the strategy when signing again may help, because the credentials have been renewed or the
+//! clock was wrong, which it does once for an operation. What the pool itself refuses, for want of budget or because a
+//! circuit is open, is not tried again. [`Replicas`] ask each region once.
+//!
+//! # Sight
+//!
+//! [`KmsPool::stats`] counts; [`KmsPool::slots`] tells of each slot its credentials' generation and time left, its
+//! circuit and its budget's rate. Each attempt is a `tracing` span at `DEBUG`, named `kms_request`, with the fields
+//! `operation`, `region`, `attempt`, `request_id`, `outcome` (`ok`, `refused`, `credentials_refused`, `throttled`,
+//! `failed`, `timed_out`, `disconnected`) and `milliseconds`. Rotations are events at `DEBUG`; providers that fail and
+//! circuits that open are events at `WARN`. All are of the target `kms_pool`. Keep the SDK's targets (`aws_smithy_*`,
+//! `aws_sdk_*`, `aws_runtime`, `hyper`) above `TRACE`: at that level the SDK prints whole requests.
+//!
+//! With the feature `metrics`, whatever recorder of the `metrics` facade is installed gets:
+//!
+//! | name | kind | labels |
+//! | --- | --- | --- |
+//! | `kms_pool_requests_total` | counter | `operation`, `region`, `outcome` |
+//! | `kms_pool_request_seconds` | histogram | `operation`, `region` |
+//! | `kms_pool_in_flight` | gauge | |
+//! | `kms_pool_rotations_total` | counter | `outcome` (`ok`, `failed`) |
+//! | `kms_pool_circuits_opened_total` | counter | `region` |
+//! | `kms_pool_connections` | gauge | |
+//! | `kms_pool_connections_opened_total`, `kms_pool_connections_failed_total` | counter | |
 
 mod builder;
 mod connection;
@@ -70,7 +122,7 @@ mod time;
 mod warm_up;
 
 pub use builder::KmsPoolBuilder;
-pub use credentials::Principal;
+pub use credentials::{Principal, Role};
 pub use error::{BuildError, KmsError, KmsErrorKind};
 pub use pool::KmsPool;
 pub use replicas::Replicas;

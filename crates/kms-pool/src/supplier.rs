@@ -53,6 +53,12 @@ pub trait ClientSupplier: fmt::Debug + Send + Sync {
     fn client_for_one_attempt<'a>(&'a self, region: &'a str) -> ClientFuture<'a> {
         self.client(region)
     }
+
+    /// Grows when the clients are those of another identity than before: see
+    /// [`Principal::tenure`](crate::Principal::tenure). Default: it never does.
+    fn tenure(&self) -> u64 {
+        0
+    }
 }
 
 impl<S: ClientSupplier + ?Sized> ClientSupplier for Arc<S> {
@@ -62,6 +68,10 @@ impl<S: ClientSupplier + ?Sized> ClientSupplier for Arc<S> {
 
     fn client_for_one_attempt<'a>(&'a self, region: &'a str) -> ClientFuture<'a> {
         (**self).client_for_one_attempt(region)
+    }
+
+    fn tenure(&self) -> u64 {
+        (**self).tenure()
     }
 }
 
@@ -129,5 +139,9 @@ impl ClientSupplier for PooledClients {
 
     fn client_for_one_attempt<'a>(&'a self, region: &'a str) -> ClientFuture<'a> {
         Box::pin(self.supply(region, ClientKind::OneAttempt))
+    }
+
+    fn tenure(&self) -> u64 {
+        self.by_region.values().map(Principal::tenure).fold(self.principal.tenure(), u64::wrapping_add)
     }
 }

@@ -3,9 +3,12 @@
 mod fingerprint;
 mod generation;
 mod principal;
+mod profile;
+mod role;
 mod session;
 mod watcher;
 
 pub(crate) use fingerprint::Fingerprint;
 pub use principal::Principal;
+pub use role::Role;
 pub(crate) use session::{Renewals, Session};

@@ -15,6 +15,7 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use futures_util::FutureExt as _;
 
+use super::profile::ProfileFile;
 use crate::connection;
 use crate::error::{KmsError, KmsErrorKind};
 
@@ -94,6 +95,17 @@ impl Principal {
         Self::new(DefaultCredentialsChain::builder().configure(config).build().await)
     }
 
+    /// A new identity from a profile of a credentials file in the format of the AWS CLI. The file is read each time
+    /// credentials are due, and when it changes.
+    ///
+    /// ```
+    /// let principal = kms_pool::Principal::from_profile("/etc/payments/credentials", "default");
+    /// ```
+    pub fn from_profile(file: impl Into<PathBuf>, profile: impl Into<String>) -> Self {
+        let (file, profile) = (file.into(), profile.into());
+        Self::new(ProfileFile { file: file.clone(), profile }).with_files([file])
+    }
+
     /// Names the principal in logs, statistics and errors. A label is not part of the identity, and not secret.
     #[must_use]
     pub fn with_label(self, label: impl Into<Arc<str>>) -> Self {
@@ -104,8 +116,7 @@ impl Principal {
     /// one of them changes the provider is asked again, also long before the credentials expire.
     ///
     /// The files are looked at as often as [`KmsPoolBuilder::watch_files_every`] says. A provider that reads a
-    /// file only once sees no change: those of the AWS SDK read it each time they are asked, but for
-    /// `ProfileFileCredentialsProvider`, which has to be built anew: see [`Principal::from_profile`].
+    /// file only once sees no change, as the AWS SDK's for profiles: see [`from_profile`](Self::from_profile).
     ///
     /// [`KmsPoolBuilder::watch_files_every`]: crate::KmsPoolBuilder::watch_files_every
     #[must_use]

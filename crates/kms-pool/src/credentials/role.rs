@@ -1,0 +1,293 @@
+//! Principals that AWS STS makes: roles that another principal assumes, or the bearer of a web identity token.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{self, ProvideCredentials, future};
+use aws_sdk_sts::Client;
+use aws_sdk_sts::config::{BehaviorVersion, IdentityCache, Region};
+use aws_sdk_sts::types::Tag;
+use aws_smithy_async::rt::sleep::TokioSleep;
+
+use super::principal::Principal;
+use crate::connection::{TrustRoots, sts_http_client};
+use crate::error::BuildError;
+use crate::time;
+
+/// An IAM role to call KMS under, with sessions from AWS STS.
+///
+/// Each principal made of it is an identity of its own, so that tenants that share a role but not their session tags
+/// never share a client. Sessions are renewed like all credentials of a pool, and the role's account is the account of
+/// the principal.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use kms_pool::{Principal, Role};
+///
+/// let service = Principal::from_default_chain().await;
+/// let tenant = Role::new("arn:aws:iam::111122223333:role/payments", "eu-central-1")
+///     .session_name("payments-acme")
+///     .session_tag("tenant", "acme")
+///     .assumed_by(&service)?
+///     .with_label("acme");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+#[must_use = "a role does nothing until it is assumed"]
+pub struct Role {
+    arn: String,
+    region: String,
+    session_name: String,
+    session_length: Duration,
+    external_id: Option<String>,
+    tags: Vec<(String, String)>,
+    endpoint: Option<String>,
+    roots: TrustRoots,
+}
+
+impl Role {
+    /// The role of this ARN, with sessions from the STS of `region`.
+    pub fn new(arn: impl Into<String>, region: impl Into<String>) -> Self {
+        Self {
+            arn: arn.into(),
+            region: region.into(),
+            session_name: "kms-pool".to_owned(),
+            session_length: Duration::from_hours(1),
+            external_id: None,
+            tags: vec![],
+            endpoint: None,
+            roots: TrustRoots::default(),
+        }
+    }
+
+    /// The name of the sessions, as AWS `CloudTrail` shows it. Default `kms-pool`; STS takes 2 to 64 characters of
+    /// letters, digits and `=,.@-_`.
+    ///
+    /// ```
+    /// # let role = kms_pool::Role::new("arn:aws:iam::111122223333:role/payments", "eu-central-1");
+    /// role.session_name("payments-acme");
+    /// ```
+    pub fn session_name(mut self, name: impl Into<String>) -> Self {
+        self.session_name = name.into();
+        self
+    }
+
+    /// How long a session lasts. Default 1 h; STS takes 15 min up to what the role allows, in whole seconds.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # let role = kms_pool::Role::new("arn:aws:iam::111122223333:role/payments", "eu-central-1");
+    /// role.session_length(Duration::from_mins(15));
+    /// ```
+    pub fn session_length(mut self, length: Duration) -> Self {
+        self.session_length = length;
+        self
+    }
+
+    /// What the role's trust policy asks of third parties. Default: none.
+    ///
+    /// ```
+    /// # let role = kms_pool::Role::new("arn:aws:iam::111122223333:role/payments", "eu-central-1");
+    /// role.external_id("12345");
+    /// ```
+    pub fn external_id(mut self, id: impl Into<String>) -> Self {
+        self.external_id = Some(id.into());
+        self
+    }
+
+    /// Tags the sessions, for key policies that tell tenants apart by `aws:PrincipalTag`. Repeatable. Default: none.
+    ///
+    /// ```
+    /// # let role = kms_pool::Role::new("arn:aws:iam::111122223333:role/payments", "eu-central-1");
+    /// role.session_tag("tenant", "acme");
+    /// ```
+    pub fn session_tag(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.tags.push((key.into(), value.into()));
+        self
+    }
+
+    /// The endpoint of STS, under the rules of [`KmsPoolBuilder::endpoint_url`](crate::KmsPoolBuilder::endpoint_url).
+    /// Default: AWS's endpoint of the region.
+    ///
+    /// ```
+    /// # let role = kms_pool::Role::new("arn:aws:iam::111122223333:role/payments", "eu-central-1");
+    /// role.endpoint_url("https://vpce-0123.sts.eu-central-1.vpce.amazonaws.com");
+    /// ```
+    pub fn endpoint_url(mut self, url: impl Into<String>) -> Self {
+        self.endpoint = Some(url.into());
+        self
+    }
+
+    /// A certificate authority to believe instead of the platform's, in PEM. Repeatable.
+    ///
+    /// ```no_run
+    /// # fn example(role: kms_pool::Role) -> std::io::Result<()> {
+    /// role.trust_root_pem(std::fs::read("private-ca.pem")?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn trust_root_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.roots.pems.push(pem.into());
+        self
+    }
+
+    /// A new identity: the role, assumed by `base`. What rotates or replaces `base` reaches the next session.
+    ///
+    /// # Errors
+    ///
+    /// A [`BuildError`] for a region, endpoint or certificate authority that cannot be used. What STS has against the
+    /// role shows in the first [`KmsPool::client`](crate::KmsPool::client).
+    pub fn assumed_by(self, base: &Principal) -> Result<Principal, BuildError> {
+        let account = self.account();
+        let client = self.client(Some(base.clone()))?;
+        Ok(with_account(Principal::new(Assumed { client, role: self, token_file: None }), account))
+    }
+
+    /// A new identity: the role, assumed by the bearer of the web identity token in a file, as Kubernetes mounts it.
+    /// The file is read for each session, and when it changes there is a new session.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`assumed_by`](Self::assumed_by).
+    ///
+    /// ```no_run
+    /// # fn example() -> Result<(), kms_pool::BuildError> {
+    /// let principal = kms_pool::Role::new("arn:aws:iam::111122223333:role/payments", "eu-central-1")
+    ///     .with_web_identity("/var/run/secrets/eks.amazonaws.com/serviceaccount/token")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_web_identity(self, token_file: impl AsRef<Path>) -> Result<Principal, BuildError> {
+        let file = token_file.as_ref().to_owned();
+        let account = self.account();
+        let client = self.client(None)?;
+        let principal = Principal::new(Assumed { client, role: self, token_file: Some(file.clone()) });
+        Ok(with_account(principal.with_files([file]), account))
+    }
+
+    /// The account that the role belongs to.
+    fn account(&self) -> Option<String> {
+        self.arn.split(':').nth(4).filter(|account| !account.is_empty()).map(Into::into)
+    }
+
+    fn client(&self, base: Option<Principal>) -> Result<Client, BuildError> {
+        crate::pool::check_region(&self.region).map_err(|_| BuildError::Region)?;
+        if let Some(url) = &self.endpoint {
+            crate::builder::check_endpoint("STS", url)?;
+        }
+        let mut config = aws_sdk_sts::Config::builder()
+            .behavior_version(BehaviorVersion::v2026_01_12())
+            .region(Region::new(self.region.clone()))
+            .http_client(sts_http_client(self.roots.clone())?)
+            .sleep_impl(TokioSleep::new())
+            .identity_cache(IdentityCache::no_cache());
+        config.set_endpoint_url(self.endpoint.clone());
+        if let Some(base) = base {
+            config = config.credentials_provider(Base(base));
+        }
+        Ok(Client::from_conf(config.build()))
+    }
+}
+
+fn with_account(principal: Principal, account: Option<String>) -> Principal {
+    match account {
+        Some(account) => principal.with_account(account),
+        None => principal,
+    }
+}
+
+/// Says no more than what is public: an external id is not.
+impl fmt::Debug for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Role").field("arn", &self.arn).field("region", &self.region).finish_non_exhaustive()
+    }
+}
+
+/// The provider of a role's sessions.
+#[derive(Debug)]
+struct Assumed {
+    client: Client,
+    role: Role,
+    token_file: Option<PathBuf>,
+}
+
+impl Assumed {
+    async fn session(&self) -> provider::Result {
+        let (role, length) = (&self.role, i32::try_from(self.role.session_length.as_secs()).unwrap_or(i32::MAX));
+        let issued = match &self.token_file {
+            None => {
+                let tag = |(key, value): &(String, String)| Tag::builder().key(key).value(value).build();
+                let tags: Result<Vec<_>, _> = role.tags.iter().map(tag).collect();
+                let answer = self
+                    .client
+                    .assume_role()
+                    .role_arn(&role.arn)
+                    .role_session_name(&role.session_name)
+                    .duration_seconds(length)
+                    .set_external_id(role.external_id.clone())
+                    .set_tags(Some(tags.map_err(CredentialsError::invalid_configuration)?))
+                    .send();
+                answer.await.map_err(|error| CredentialsError::provider_error(error.into_service_error()))?.credentials
+            }
+            Some(file) => {
+                let answer = self
+                    .client
+                    .assume_role_with_web_identity()
+                    .role_arn(&role.arn)
+                    .role_session_name(&role.session_name)
+                    .duration_seconds(length)
+                    .web_identity_token(read(file.clone()).await?)
+                    .send();
+                answer.await.map_err(|error| CredentialsError::provider_error(error.into_service_error()))?.credentials
+            }
+        };
+        let issued = issued.ok_or_else(|| CredentialsError::unhandled("STS gave no credentials"))?;
+        let expiry = SystemTime::try_from(issued.expiration).map_err(CredentialsError::unhandled)?;
+        let mut credentials = Credentials::builder()
+            .access_key_id(issued.access_key_id)
+            .secret_access_key(issued.secret_access_key)
+            .session_token(issued.session_token)
+            .expiry(expiry)
+            .provider_name("Role");
+        if let Some(account) = role.account() {
+            credentials = credentials.account_id(account);
+        }
+        Ok(credentials.build())
+    }
+}
+
+impl ProvideCredentials for Assumed {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(self.session())
+    }
+}
+
+async fn read(file: PathBuf) -> Result<String, CredentialsError> {
+    let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(file)).await;
+    let token = read.map_err(CredentialsError::unhandled)?.map_err(CredentialsError::invalid_configuration)?;
+    Ok(token.trim().to_owned())
+}
+
+/// The credentials that a principal assumes a role with.
+#[derive(Debug)]
+struct Base(Principal);
+
+impl ProvideCredentials for Base {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        // Whoever asks for the session bounds the time for both.
+        future::ProvideCredentials::new(async {
+            let (_, answer) = self.0.ask(Duration::from_mins(5), time::now()).await;
+            answer.map_err(CredentialsError::provider_error)
+        })
+    }
+}

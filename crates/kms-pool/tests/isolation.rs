@@ -1,0 +1,159 @@
+//! Nobody's secrets are printed, and nobody's requests are signed with somebody else's keys.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use aws_credential_types::Credentials;
+use kms_local::KmsLocal;
+use kms_pool::{KmsErrorKind, Principal};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+
+use support::{REGION, builder, random, server};
+
+mod support;
+
+/// Keeps what is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+/// All that could be recognised in a log: the parts of a key that are secret, whole or cut.
+fn secrets(keys: &Credentials) -> Vec<String> {
+    let token = keys.session_token().unwrap_or("no token, and nothing printed it");
+    [keys.secret_access_key(), token]
+        .into_iter()
+        .flat_map(|it| [it[..12].to_owned(), it[it.len() - 12..].to_owned()])
+        .collect()
+}
+
+/// Goes through all that a pool logs of: first credentials, rotations, refusals, failures, connections, circuits.
+async fn eventful_life(kms: &Arc<KmsLocal>) -> Vec<Credentials> {
+    let pool = builder(kms).circuit_opens_after(2).attempt_timeout(Duration::from_millis(100)).build().unwrap();
+    let mut used = vec![kms.issue_session(Duration::from_hours(1))];
+    let principal = Principal::new(used[0].clone()).with_label("tenant-42");
+    let client = pool.client(REGION, &principal).await.unwrap();
+    for _ in 0..3 {
+        random(&client).await.unwrap();
+        let next = kms.issue_session(Duration::from_hours(1));
+        principal.rotate(next.clone());
+        used.push(next);
+    }
+    kms.expire_sessions();
+    assert_eq!(random(&client).await.unwrap_err().kind(), KmsErrorKind::CredentialsExpired);
+    let last = used.last().unwrap();
+    let token = last.session_token().map(Into::into);
+    let forged = Credentials::new(last.access_key_id(), "forged+secret+key", token, None, "test");
+    principal.replace(forged.clone());
+    used.push(forged);
+    random(&client).await.unwrap_err();
+    used.push(kms.issue_session(Duration::from_hours(1)));
+    principal.rotate(used[used.len() - 1].clone());
+    kms.faults(REGION).internal_errors(1.0);
+    for _ in 0..4 {
+        random(&client).await.unwrap_err();
+    }
+    kms.faults(REGION).clear();
+    pool.shutdown(Duration::from_secs(1)).await;
+    used
+}
+
+#[tokio::test]
+async fn nothing_that_is_logged_holds_a_secret() {
+    let log = Log::default();
+    let writer = tracing_subscriber::fmt::layer().with_writer(log.clone()).with_ansi(false);
+    // For the whole process: credentials are renewed by tasks of their own.
+    tracing::subscriber::set_global_default(tracing_subscriber::registry().with(writer)).unwrap();
+    let used = eventful_life(&server().await).await;
+    // The SDK, at this level, prints whole requests: see the crate's documentation.
+    let text: String = log
+        .text()
+        .lines()
+        .filter(|line| line.contains(" kms_pool::") && !line.contains(" aws_"))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    for expected in [
+        "kms_request{operation=\"GenerateRandom\"",
+        "outcome=\"ok\"",
+        "request_id=",
+        "milliseconds=",
+        "credentials in place",
+        "credentials_refused",
+        "circuit opened",
+        "tenant-42",
+        "attempt=1",
+    ] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+    for secret in used.iter().flat_map(secrets) {
+        assert!(!text.contains(&secret), "{secret}: {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn each_request_is_signed_by_its_principal_whatever_rotates() {
+    let kms = server().await;
+    let pool = builder(&kms).build().unwrap();
+    let tasks = (1..=8_u64).map(|number| {
+        let (kms, pool) = (Arc::clone(&kms), pool.clone());
+        tokio::spawn(async move {
+            let mut keys = kms.issue_session(Duration::from_hours(1));
+            let principal = Principal::new(keys.clone());
+            let mut sent = vec![];
+            for _ in 0..10 {
+                for _ in 0..number {
+                    random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap();
+                }
+                sent.push((keys.access_key_id().to_owned(), number));
+                keys = kms.issue_session(Duration::from_hours(1));
+                principal.rotate(keys.clone());
+            }
+            sent
+        })
+    });
+    let sent = futures_util::future::join_all(tasks).await;
+    let sent = sent.into_iter().flat_map(Result::unwrap).collect();
+    assert_eq!(kms.counters(REGION).access_keys, sent);
+}
+
+#[tokio::test]
+async fn who_takes_the_place_of_another_signs_at_once_and_is_told_apart() {
+    let kms = server().await;
+    let pool = builder(&kms).build().unwrap();
+    let (alice, bob) = (kms.issue_credentials(), kms.issue_credentials());
+    let principal = Principal::new(alice);
+    let client = pool.client(REGION, &principal).await.unwrap();
+    random(&client).await.unwrap();
+    principal.replace(bob.clone());
+    random(&client).await.unwrap();
+    assert_eq!(kms.counters(REGION).access_keys[bob.access_key_id()], 1);
+    assert_eq!(principal.tenure(), 1);
+    assert_eq!(principal.clone().with_label("x").tenure(), 1);
+}

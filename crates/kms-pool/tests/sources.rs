@@ -1,0 +1,111 @@
+//! Where credentials come from, and when they are asked for again.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
+
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{ProvideCredentials, future};
+use kms_local::KmsLocal;
+use kms_pool::{KmsErrorKind, Principal};
+
+use support::{OTHER, REGION, builder, random, server};
+
+mod support;
+
+/// Sessions that the server ends after two seconds, from a provider that can be broken.
+#[derive(Debug)]
+struct ShortSessions {
+    kms: Arc<KmsLocal>,
+    broken: Arc<AtomicBool>,
+}
+
+impl ProvideCredentials for ShortSessions {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::ready(if self.broken.load(SeqCst) {
+            Err(CredentialsError::provider_error("broken"))
+        } else {
+            Ok(self.kms.issue_session(Duration::from_secs(2)))
+        })
+    }
+}
+
+#[tokio::test]
+async fn credentials_are_renewed_before_their_end_though_nobody_asks_for_them() {
+    let kms = server().await;
+    let pool = builder(&kms).build().unwrap();
+    let principal = Principal::new(ShortSessions { kms: Arc::clone(&kms), broken: Arc::default() });
+    let client = pool.client(REGION, &principal).await.unwrap();
+    while pool.stats().rotations < 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    random(&client).await.unwrap();
+    assert_eq!(kms.counters(REGION).total(), 1, "the first session has ended, and nothing was refused");
+    assert_eq!(pool.slots()[0].generation, pool.stats().rotations + 1);
+}
+
+#[tokio::test]
+async fn a_broken_provider_costs_nothing_until_the_end_of_what_it_gave_and_little_after() {
+    let kms = server().await;
+    let pool = builder(&kms).build().unwrap();
+    let broken = Arc::new(AtomicBool::new(false));
+    let principal = Principal::new(ShortSessions { kms: Arc::clone(&kms), broken: Arc::clone(&broken) });
+    let client = pool.client(REGION, &principal).await.unwrap();
+    broken.store(true, SeqCst);
+    while pool.stats().failures == 0 {
+        random(&client).await.unwrap();
+    }
+    while pool.slots()[0].credentials_left > Some(Duration::ZERO) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let error = random(&client).await.unwrap_err();
+    assert_eq!(error.kind(), KmsErrorKind::CredentialsUnavailable);
+    broken.store(false, SeqCst);
+    random(&client).await.unwrap();
+}
+
+#[tokio::test]
+async fn all_regions_share_the_credentials_of_a_principal() {
+    let kms = server().await;
+    let pool = builder(&kms).build().unwrap();
+    let principal = Principal::new(ShortSessions { kms: Arc::clone(&kms), broken: Arc::default() });
+    for region in [REGION, OTHER] {
+        pool.client(region, &principal).await.unwrap();
+    }
+    assert_eq!((pool.stats().refreshes, pool.stats().slots), (1, 2));
+}
+
+fn write_profile(file: &Path, keys: &Credentials) {
+    let (id, secret) = (keys.access_key_id(), keys.secret_access_key());
+    fs::write(file, format!("[payments]\naws_access_key_id = {id}\naws_secret_access_key = {secret}\n")).unwrap();
+}
+
+#[tokio::test]
+async fn a_profile_that_changes_on_disk_is_read_again() {
+    let kms = server().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("credentials");
+    let (first, second) = (kms.issue_credentials(), kms.issue_credentials());
+    write_profile(&file, &first);
+    let pool = builder(&kms).watch_files_every(Duration::from_millis(10)).build().unwrap();
+    let client = pool.client(REGION, &Principal::from_profile(&file, "payments")).await.unwrap();
+    random(&client).await.unwrap();
+    // As it is done where it matters: the file is whole at any time.
+    let next = folder.path().join("next");
+    write_profile(&next, &second);
+    fs::rename(next, &file).unwrap();
+    while pool.stats().rotations == 0 {
+        tokio::task::yield_now().await;
+    }
+    random(&client).await.unwrap();
+    let counted = kms.counters(REGION).access_keys;
+    assert_eq!([&first, &second].map(|keys| counted[keys.access_key_id()]), [1, 1]);
+}
