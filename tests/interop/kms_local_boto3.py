@@ -150,8 +150,12 @@ def create_key_refuses_unknown_usages(server):
 
 
 @case
-def create_key_refuses_multi_region(server):
-    refused("UnsupportedOperationException", server.kms.create_key, MultiRegion=True)
+def create_key_makes_multi_region_keys(server):
+    key = server.kms.create_key(MultiRegion=True)["KeyMetadata"]
+    assert key["KeyId"].startswith("mrk-"), key["KeyId"]
+    related = key["MultiRegionConfiguration"]
+    equal((key["MultiRegion"], related["MultiRegionKeyType"]), (True, "PRIMARY"))
+    equal(related["PrimaryKey"], {"Arn": key["Arn"], "Region": server.region})
 
 
 @case

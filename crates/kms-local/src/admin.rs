@@ -9,6 +9,9 @@
 //! | `DELETE /faults` | | ends the faults of every region |
 //! | `POST /credentials/expire` | | ends every session now |
 //! | `POST /keys/disable` | `{"region": "us-east-1", "key_id": "…"}` | disables a key now |
+//!
+//! A plan may hold any field of a [`FaultPlan`], such as `slow_share` with `slow_latency_ms`, or
+//! `clock_offset_ms`; what it leaves out is without fault.
 
 use std::{collections::BTreeMap, sync::Arc};
 

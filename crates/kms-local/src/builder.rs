@@ -22,6 +22,7 @@ use crate::{
     region::Region,
     server::{KmsLocal, Started},
     store::{Everywhere, KeyStore, Place, State, disk::Disk},
+    sts::{StartedSts, Sts},
     time,
     tls::Tls,
 };
@@ -54,6 +55,7 @@ pub struct Builder {
     plaintext_http: bool,
     admin_port: Option<u16>,
     round_trip_time: Duration,
+    sts: bool,
 }
 
 impl Builder {
@@ -65,6 +67,7 @@ impl Builder {
             plaintext_http: false,
             admin_port: None,
             round_trip_time: Duration::ZERO,
+            sts: false,
         }
     }
 
@@ -137,8 +140,32 @@ impl Builder {
     /// | `DELETE /faults` | | ends the faults of every region |
     /// | `POST /credentials/expire` | | ends every session now |
     /// | `POST /keys/disable` | `{"region": "us-east-1", "key_id": "…"}` | disables a key now |
+    ///
+    /// A plan may hold any field of a [`FaultPlan`](crate::FaultPlan), such as `slow_share` with `slow_latency_ms`, or
+    /// `clock_offset_ms`; what it leaves out is without fault.
     pub fn admin(mut self, port: u16) -> Self {
         self.admin_port = Some(port);
+        self
+    }
+
+    /// Starts an STS as well, on a port of `127.0.0.1` that the operating system chooses, with the
+    /// same certificate authority. The sessions that it makes are good for the KMS. Every principal
+    /// may assume every role of any account, and a signature for it may name any region. Default:
+    /// there is none.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let kms = kms_local::KmsLocal::builder().sts().start().await?;
+    /// assert!(kms.sts_endpoint().is_some_and(|url| url.starts_with("https://127.0.0.1:")));
+    /// // … whoever is under test assumes a role there …
+    /// assert_eq!(kms.sts_counters().succeeded("AssumeRole"), 0);
+    /// assert!(kms.role_sessions().is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn sts(mut self) -> Self {
+        self.sts = true;
         self
     }
 
@@ -167,6 +194,7 @@ impl Builder {
             principals: Arc::new(Principals::default()),
             ca_pem: tls.as_ref().map(|tls| tls.ca_pem.clone()).unwrap_or_default(),
             admin_endpoint: None,
+            sts: None,
             disk,
             stop: watch::Sender::new(false),
             tasks: JoinSet::new(),
@@ -183,6 +211,10 @@ impl Builder {
         for ((_, port), keys) in self.regions.into_iter().zip(Everywhere::places(stores)) {
             let round_trip = RoundTrip::new(self.round_trip_time);
             serve_region(&mut kms, keys, port, tls.as_ref(), round_trip).await?;
+        }
+        if self.sts {
+            let round_trip = RoundTrip::new(self.round_trip_time);
+            serve_sts(&mut kms, &self.account, tls.as_ref(), round_trip).await?;
         }
         if let Some(port) = self.admin_port {
             serve_admin(&mut kms, port).await?;
@@ -228,8 +260,29 @@ async fn serve_region(
     let (served, stop) = (region.clone(), kms.stop.subscribe());
     let handler: Handler = Arc::new(move |request| Box::pin(served.clone().answer(request, stop.clone())));
     kms.tasks.spawn(listener.serve(handler));
-    let scheme = if tls.is_some() { "https" } else { "http" };
-    kms.regions.insert(name, Started { region, round_trip, endpoint: format!("{scheme}://{address}") });
+    kms.regions.insert(name, Started { region, round_trip, endpoint: url(tls, address) });
+    Ok(())
+}
+
+async fn serve_sts(
+    kms: &mut KmsLocal,
+    account: &str,
+    tls: Option<&Tls>,
+    round_trip: RoundTrip,
+) -> Result<(), StartError> {
+    let sts = Sts::new(account, Arc::clone(&kms.principals));
+    let (tcp, address) = bind(0).await?;
+    let listener = Listener {
+        tcp,
+        tls: tls.map(|tls| Arc::clone(&tls.server)),
+        round_trip,
+        tally: sts.tally.clone(),
+        stop: kms.stop.subscribe(),
+    };
+    let (served, stop) = (sts.clone(), kms.stop.subscribe());
+    let handler: Handler = Arc::new(move |request| Box::pin(served.clone().answer(request, stop.clone())));
+    kms.tasks.spawn(listener.serve(handler));
+    kms.sts = Some(StartedSts { sts, endpoint: url(tls, address) });
     Ok(())
 }
 
@@ -247,6 +300,11 @@ async fn serve_admin(kms: &mut KmsLocal, port: u16) -> Result<(), StartError> {
     kms.tasks.spawn(listener.serve(handler));
     kms.admin_endpoint = Some(format!("http://{address}"));
     Ok(())
+}
+
+fn url(tls: Option<&Tls>, address: SocketAddr) -> String {
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    format!("{scheme}://{address}")
 }
 
 async fn bind(port: u16) -> Result<(TcpListener, SocketAddr), StartError> {

@@ -212,7 +212,7 @@ impl Faults {
     }
 
     /// Waits as long as the plan says that a request has to.
-    pub(crate) async fn delay(&self) {
+    async fn delay(&self) {
         let mut plan = self.shared.plan.subscribe();
         // The sender lives in `self`, so this ends only when the hanging does.
         let _ = plan.wait_for(|plan| !plan.hang).await;
@@ -222,8 +222,16 @@ impl Faults {
         }
     }
 
+    /// Waits as long as the plan has a request wait, and draws what becomes of it.
+    pub(crate) async fn meet(&self) -> Fate {
+        self.delay().await;
+        let fate = self.draw();
+        self.dawdle().await;
+        fate
+    }
+
     /// Draws whether one request is slow, and waits if it is.
-    pub(crate) async fn dawdle(&self) {
+    async fn dawdle(&self) {
         let plan = self.plan();
         let slow = self.dice().slowness.f64() < plan.slow_share;
         if slow && !plan.slow_latency.is_zero() {
@@ -240,7 +248,7 @@ impl Faults {
 
     /// Draws what becomes of one request. Every request draws the same number of times, so that
     /// what one share is set to leaves the draws of another as they were.
-    pub(crate) fn draw(&self) -> Fate {
+    fn draw(&self) -> Fate {
         let plan = self.plan();
         let mut dice = self.dice();
         let (reset, internal) = (dice.random.f64(), dice.random.f64());

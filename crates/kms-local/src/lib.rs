@@ -56,6 +56,10 @@
 //! primary that is scheduled for deletion while it has replicas is `PendingReplicaDeletion`; AWS begins
 //! its waiting period when the last replica is gone, and here it has to be scheduled again then.
 //! There is no `UpdatePrimaryRegion`.
+//!
+//! On demand there is an STS beside it ([`Builder::sts`]), with `AssumeRole`,
+//! `AssumeRoleWithWebIdentity` and `GetCallerIdentity`: every principal may assume every role, and
+//! policies have no effect.
 
 #![forbid(unsafe_code)]
 
@@ -77,6 +81,7 @@ mod region;
 mod server;
 mod signature;
 mod store;
+mod sts;
 mod time;
 mod tls;
 
@@ -86,4 +91,5 @@ pub use crate::{
     error::{Refused, StartError},
     faults::{FaultPlan, Faults},
     server::KmsLocal,
+    sts::RoleSession,
 };

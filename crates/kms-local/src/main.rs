@@ -33,6 +33,7 @@ AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
 
 Output, one line each, as soon as it is known:
   endpoint REGION URL
+  sts URL
   admin URL
   ca-file PATH
   key REGION ALIAS ARN
@@ -72,6 +73,10 @@ struct Options {
     #[arg(long, value_name = "PATH", conflicts_with = "http")]
     ca_file: Option<PathBuf>,
 
+    /// Serve an STS as well, for roles to be assumed; its port is chosen by the system
+    #[arg(long)]
+    sts: bool,
+
     /// How far away clients are: milliseconds that a round trip takes, at most 2000
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=2000))]
     round_trip_ms: u64,
@@ -108,6 +113,9 @@ async fn run(options: Options) -> Result<(), Box<dyn Error>> {
     let mut out = io::stdout();
     for region in &options.regions {
         writeln!(out, "endpoint {region} {}", kms.endpoint(region))?;
+    }
+    if let Some(sts) = kms.sts_endpoint() {
+        writeln!(out, "sts {sts}")?;
     }
     if let Some(admin) = kms.admin_endpoint() {
         writeln!(out, "admin {admin}")?;
@@ -150,6 +158,9 @@ fn builder(options: &Options) -> Result<Builder, Box<dyn Error>> {
     }
     if options.http {
         builder = builder.plaintext_http();
+    }
+    if options.sts {
+        builder = builder.sts();
     }
     if let Some(port) = options.admin_port {
         builder = builder.admin(port);

@@ -12,7 +12,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use secrecy::{ExposeSecret as _, SecretString};
 use subtle::ConstantTimeEq as _;
 
-use crate::{error::Refusal, random};
+use crate::{error::Refusal, random, sts::Caller};
 
 const PROVIDER: &str = "kms-local";
 
@@ -42,6 +42,8 @@ pub(crate) struct Principal {
     expires: Option<SystemTime>,
     /// When it was ended before its time.
     ended: Option<SystemTime>,
+    /// Who it is, when it is a session of a role.
+    caller: Option<Caller>,
 }
 
 impl Principals {
@@ -53,11 +55,20 @@ impl Principals {
 
     /// Makes a session that ends `lifetime` from `now`.
     pub(crate) fn issue_session(&self, lifetime: Duration, now: SystemTime) -> Credentials {
+        self.make_session(lifetime, now, None)
+    }
+
+    /// Makes a session of a role.
+    pub(crate) fn issue_role_session(&self, lifetime: Duration, now: SystemTime, caller: Caller) -> Credentials {
+        self.make_session(lifetime, now, Some(caller))
+    }
+
+    fn make_session(&self, lifetime: Duration, now: SystemTime, caller: Option<Caller>) -> Credentials {
         let id = format!("ASIA{}", random::base32(16));
         // A lifetime past the end of the clock never ends.
         let expires = now.checked_add(lifetime);
         self.forget_expired(now);
-        self.accept(id, random_text(30), Some(random_text(192)), expires)
+        self.insert(id, random_text(30), Some(random_text(192)), expires, caller)
     }
 
     /// Takes an access key that somebody else made, in place of one with the same id.
@@ -68,9 +79,20 @@ impl Principals {
         session_token: Option<String>,
         expires: Option<SystemTime>,
     ) -> Credentials {
+        self.insert(access_key_id, secret, session_token, expires, None)
+    }
+
+    fn insert(
+        &self,
+        access_key_id: String,
+        secret: String,
+        session_token: Option<String>,
+        expires: Option<SystemTime>,
+        caller: Option<Caller>,
+    ) -> Credentials {
         let key = Credentials::new(&access_key_id, &secret, None, None, PROVIDER);
         let secret_token = session_token.clone().map(SecretString::from);
-        let principal = Principal { identity: key.into(), session_token: secret_token, expires, ended: None };
+        let principal = Principal { identity: key.into(), session_token: secret_token, expires, ended: None, caller };
         self.write().by_access_key.insert(access_key_id.clone(), Arc::new(principal));
         Credentials::new(access_key_id, secret, session_token, expires, PROVIDER)
     }
@@ -122,6 +144,11 @@ impl Principal {
         &self.identity
     }
 
+    /// Who it is, when it is a session of a role.
+    pub(crate) fn caller(&self) -> Option<&Caller> {
+        self.caller.as_ref()
+    }
+
     /// Whether a request with this session token may be made at `now`.
     ///
     /// # Errors
@@ -152,6 +179,7 @@ impl Principal {
             session_token: self.session_token.clone(),
             expires: self.expires,
             ended: self.ended.or(Some(now)),
+            caller: self.caller.clone(),
         }
     }
 

@@ -18,7 +18,7 @@ use crate::{
     listener::Reset,
     operations::Operation,
     principals::Principals,
-    signature::Authorization,
+    signature::{Authorization, Service},
     store::Place,
     time,
 };
@@ -59,14 +59,8 @@ impl Region {
     ) -> Result<Response<Body>, Reset> {
         let operation = operation_of(request.headers());
         let visit = self.tally.begin(operation.map_or("Unknown", |operation| operation.name));
-        let delay = async {
-            self.faults.delay().await;
-            let fate = self.faults.draw();
-            self.faults.dawdle().await;
-            fate
-        };
         let fate = tokio::select! {
-            fate = delay => fate,
+            fate = self.faults.meet() => fate,
             _ = stop.wait_for(|stop| *stop) => return Err(Reset),
         };
         if fate == Fate::Reset {
@@ -114,8 +108,8 @@ impl Region {
         if self.principals.find(authorization.access_key_id).is_some() {
             self.tally.access_key(authorization.access_key_id);
         }
-        let region = &self.keys.home.region;
-        authorization.verify(headers, body, region, &self.principals, self.faults.clock(time::now()))
+        let service = Service { name: "kms", region: Some(&self.keys.home.region) };
+        authorization.verify(headers, body, &service, &self.principals, self.faults.clock(time::now()))
     }
 
     /// What the server's clock shows, right or wrong, so that a client can see how far off it is.
@@ -142,7 +136,7 @@ fn operation_of(headers: &HeaderMap) -> Option<&'static Operation> {
 }
 
 /// Reads a body that is bounded in length and in time.
-async fn read(body: Incoming) -> Result<Bytes, Refusal> {
+pub(crate) async fn read(body: Incoming) -> Result<Bytes, Refusal> {
     let body =
         timeout(BODY_DEADLINE, Limited::new(body, MAX_BODY).collect()).await.map_err(|_| Refusal::RequestTimeout)?;
     match body {

@@ -20,6 +20,7 @@ use crate::{
     principals::Principals,
     region::Region,
     store::disk::Disk,
+    sts::StartedSts,
     time,
 };
 
@@ -35,6 +36,7 @@ pub struct KmsLocal {
     pub(crate) principals: Arc<Principals>,
     pub(crate) ca_pem: String,
     pub(crate) admin_endpoint: Option<String>,
+    pub(crate) sts: Option<StartedSts>,
     pub(crate) disk: Option<Arc<Disk>>,
     pub(crate) stop: watch::Sender<bool>,
     pub(crate) tasks: JoinSet<()>,
@@ -289,6 +291,7 @@ impl fmt::Debug for KmsLocal {
         let endpoints = self.regions.iter().map(|(name, started)| (name, &started.endpoint));
         f.debug_struct("KmsLocal")
             .field("endpoints", &endpoints.collect::<BTreeMap<_, _>>())
+            .field("sts_endpoint", &self.sts_endpoint())
             .field("admin_endpoint", &self.admin_endpoint)
             .finish_non_exhaustive()
     }

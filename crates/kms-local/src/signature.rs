@@ -24,9 +24,15 @@ use crate::{
 const SKEW: Duration = Duration::from_mins(5);
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
-const SERVICE: &str = "kms";
 const DATE: &str = "x-amz-date";
 const SESSION_TOKEN: &str = "x-amz-security-token";
+
+/// Whom a request has to be meant for.
+pub(crate) struct Service<'a> {
+    pub(crate) name: &'static str,
+    /// Nothing for whatever region the caller names.
+    pub(crate) region: Option<&'a str>,
+}
 
 /// An `Authorization` header taken apart; nothing in it is verified.
 #[derive(Debug, PartialEq, Eq)]
@@ -88,11 +94,11 @@ impl<'a> Authorization<'a> {
         &self,
         headers: &HeaderMap,
         body: &[u8],
-        region: &str,
+        service: &Service<'_>,
         principals: &Principals,
         now: SystemTime,
     ) -> Result<(), Refusal> {
-        let time = self.check_scope(headers, region)?;
+        let time = self.check_scope(headers, service)?;
         let signed = self.signed(headers)?;
         check_skew(time, now)?;
 
@@ -103,19 +109,19 @@ impl<'a> Authorization<'a> {
         };
         principal.check_session(token, now)?;
 
-        let expected = sign_again(&signed, body, region, principal.identity(), time)?;
+        let expected = sign_again(&signed, body, self, principal.identity(), time)?;
         let same: bool = expected.as_bytes().ct_eq(self.signature.as_bytes()).into();
         if same { Ok(()) } else { Err(mismatch()) }
     }
 
     /// Is it for this service in this region, on the day it says? Returns the time of signing.
-    fn check_scope(&self, headers: &HeaderMap, region: &str) -> Result<SystemTime, Refusal> {
+    fn check_scope(&self, headers: &HeaderMap, service: &Service<'_>) -> Result<SystemTime, Refusal> {
         let refuse = |text: &str| Err(Refusal::InvalidSignature(text.to_owned()));
-        if self.region != region {
+        if service.region.is_some_and(|region| region != self.region) {
             return refuse("Credential should be scoped to a valid region.");
         }
-        if self.service != SERVICE {
-            return refuse("Credential should be scoped to correct service: 'kms'.");
+        if self.service != service.name {
+            return refuse(&format!("Credential should be scoped to correct service: '{}'.", service.name));
         }
         if self.terminator != "aws4_request" {
             return refuse("Credential should be scoped with a valid terminator: 'aws4_request'.");
@@ -177,7 +183,7 @@ fn check_skew(signed: SystemTime, now: SystemTime) -> Result<(), Refusal> {
 fn sign_again(
     headers: &[(&str, &str)],
     body: &[u8],
-    region: &str,
+    scope: &Authorization<'_>,
     identity: &Identity,
     time: SystemTime,
 ) -> Result<String, Refusal> {
@@ -186,8 +192,8 @@ fn sign_again(
     settings.excluded_headers = None;
     let params = v4::SigningParams::builder()
         .identity(identity)
-        .region(region)
-        .name(SERVICE)
+        .region(scope.region)
+        .name(scope.service)
         .time(time)
         .settings(settings)
         .build()
@@ -284,8 +290,9 @@ mod tests {
             let principals = Principals::default();
             principals.accept("AKIA".to_owned(), "secret".to_owned(), None, None);
             let now = parse_amz_date("20240102T030405Z").unwrap();
+            let service = Service { name: "kms", region: Some("us-east-1") };
             let verified = Authorization::parse(&headers)
-                .and_then(|parsed| parsed.verify(&headers, b"{}", "us-east-1", &principals, now));
+                .and_then(|parsed| parsed.verify(&headers, b"{}", &service, &principals, now));
             prop_assert!(verified.is_err());
         }
     }

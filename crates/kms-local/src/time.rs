@@ -57,6 +57,13 @@ pub(crate) fn format_amz_date(time: SystemTime) -> String {
     )
 }
 
+/// Writes `YYYY-MM-DDTHH:MM:SSZ`.
+pub(crate) fn format_iso8601(time: SystemTime) -> String {
+    let text = format_amz_date(time);
+    let (date, clock) = text.split_at(8);
+    format!("{}-{}-{}{}:{}:{}", &date[..4], &date[4..6], &date[6..], &clock[..3], &clock[3..5], &clock[5..])
+}
+
 /// Writes the form of the `Date` header; `None` for what is no date of four digits.
 pub(crate) fn format_http_date(time: SystemTime) -> Option<String> {
     let format =
@@ -73,6 +80,7 @@ mod tests {
         let time = parse_amz_date("20240229T235958Z").unwrap();
         assert_eq!(to_millis(time), 1_709_251_198_000);
         assert_eq!(format_amz_date(time), "20240229T235958Z");
+        assert_eq!(format_iso8601(time), "2024-02-29T23:59:58Z");
     }
 
     #[test]

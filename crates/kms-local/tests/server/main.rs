@@ -22,4 +22,6 @@ mod protocol;
 #[cfg(test)]
 mod signatures;
 #[cfg(test)]
+mod sts;
+#[cfg(test)]
 mod support;

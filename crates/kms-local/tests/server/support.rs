@@ -16,6 +16,7 @@ use aws_sigv4::{
     sign::v4,
 };
 use aws_smithy_http_client::tls::{self, TlsContext, TrustStore, rustls_provider::CryptoMode};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::{self, SendRequest};
@@ -46,20 +47,24 @@ pub(crate) fn client(kms: &KmsLocal, region: &str, credentials: Credentials) -> 
 }
 
 pub(crate) fn client_of(endpoint: &str, ca_pem: &str, region: &str, credentials: Credentials) -> Client {
-    let trust = TrustStore::empty().with_pem_certificate(ca_pem);
-    let http_client = aws_smithy_http_client::Builder::new()
-        .tls_provider(tls::Provider::Rustls(CryptoMode::AwsLc))
-        .tls_context(TlsContext::builder().with_trust_store(trust).build().unwrap())
-        .build_https();
     let config = aws_sdk_kms::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new(region.to_owned()))
         .endpoint_url(endpoint)
         .credentials_provider(credentials)
         .retry_config(RetryConfig::disabled())
-        .http_client(http_client)
+        .http_client(http_client(ca_pem))
         .build();
     Client::from_conf(config)
+}
+
+/// An HTTP client that trusts this authority alone.
+pub(crate) fn http_client(ca_pem: &str) -> SharedHttpClient {
+    let trust = TrustStore::empty().with_pem_certificate(ca_pem);
+    aws_smithy_http_client::Builder::new()
+        .tls_provider(tls::Provider::Rustls(CryptoMode::AwsLc))
+        .tls_context(TlsContext::builder().with_trust_store(trust).build().unwrap())
+        .build_https()
 }
 
 /// The error type that a call was refused with.
