@@ -12,7 +12,7 @@ use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, future};
 use kms_local::KmsLocal;
-use kms_pool::{KmsErrorKind, Principal};
+use kms_pool::{ClientSupplier as _, KmsErrorKind, Principal, Role};
 
 use support::{OTHER, REGION, builder, random, server};
 
@@ -108,4 +108,81 @@ async fn a_profile_that_changes_on_disk_is_read_again() {
     random(&client).await.unwrap();
     let counted = kms.counters(REGION).access_keys;
     assert_eq!([&first, &second].map(|keys| counted[keys.access_key_id()]), [1, 1]);
+}
+
+fn role(kms: &KmsLocal) -> Role {
+    let arn = "arn:aws:iam::111122223333:role/payments";
+    Role::new(arn, REGION).endpoint_url(kms.sts_endpoint().unwrap()).trust_root_pem(kms.ca_pem())
+}
+
+async fn server_with_sts() -> Arc<KmsLocal> {
+    Arc::new(KmsLocal::builder().region(REGION).region(OTHER).sts().start().await.unwrap())
+}
+
+#[tokio::test]
+async fn tenants_share_a_role_and_no_client_and_bear_their_tags() {
+    let kms = server_with_sts().await;
+    let pool = builder(&kms).build().unwrap();
+    let service = Principal::new(kms.issue_credentials());
+    for tenant in ["acme", "umbrella"] {
+        let role = role(&kms).session_name(format!("payments-{tenant}")).session_tag("tenant", tenant);
+        let principal = role.assumed_by(&service).unwrap().with_label(tenant);
+        random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap();
+    }
+    assert_eq!(pool.stats().slots, 2);
+    let sessions = kms.role_sessions();
+    let tags: Vec<_> = sessions.iter().map(|session| (&*session.session_name, &*session.tags["tenant"])).collect();
+    assert_eq!(tags, [("payments-acme", "acme"), ("payments-umbrella", "umbrella")]);
+    let counted = kms.counters(REGION).access_keys;
+    assert!(sessions.iter().all(|session| counted[&session.access_key_id] == 1), "{counted:?}");
+}
+
+#[tokio::test]
+async fn each_region_can_have_a_role_of_its_own() {
+    let kms = server_with_sts().await;
+    let pool = builder(&kms).build().unwrap();
+    let service = Principal::new(kms.issue_credentials());
+    let [here, there] = [REGION, OTHER].map(|region| role(&kms).session_name(region).assumed_by(&service).unwrap());
+    let clients = pool.clients(&here).with_principal_in(OTHER, there).limited_to([REGION, OTHER]);
+    for region in [REGION, OTHER] {
+        random(&clients.client(region).await.unwrap()).await.unwrap();
+    }
+    let error = clients.client("ap-south-1").await.unwrap_err();
+    assert_eq!(error.kind(), KmsErrorKind::InvalidRequest);
+    for session in kms.role_sessions() {
+        assert_eq!(kms.counters(&session.session_name).access_keys[&session.access_key_id], 1);
+    }
+}
+
+#[tokio::test]
+async fn a_role_is_assumed_with_what_its_base_has_become() {
+    let kms = server_with_sts().await;
+    let pool = builder(&kms).build().unwrap();
+    let service = Principal::new(kms.issue_session(Duration::from_hours(1)));
+    let principal = role(&kms).assumed_by(&service).unwrap();
+    pool.client(REGION, &principal).await.unwrap();
+    kms.expire_sessions();
+    let error = pool.refresh(&principal).await.unwrap_err();
+    assert_eq!(error.kind(), KmsErrorKind::CredentialsUnavailable);
+    service.rotate(kms.issue_session(Duration::from_hours(1)));
+    pool.refresh(&principal).await.unwrap();
+    random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_web_identity_is_read_again_when_its_token_changes() {
+    let kms = server_with_sts().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    kms.accept_web_identity_token("first");
+    fs::write(&file, "first\n").unwrap();
+    let principal = role(&kms).with_web_identity(&file).unwrap();
+    let pool = builder(&kms).watch_files_every(Duration::from_millis(10)).build().unwrap();
+    random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap();
+    let sessions = kms.role_sessions().len();
+    kms.accept_web_identity_token("second");
+    fs::write(&file, "second").unwrap();
+    while kms.role_sessions().len() == sessions {
+        tokio::task::yield_now().await;
+    }
 }
