@@ -127,5 +127,6 @@ pub use error::{BuildError, KmsError, KmsErrorKind};
 pub use pool::KmsPool;
 pub use replicas::Replicas;
 pub use request::CircuitState;
+pub use slot::Purpose;
 pub use stats::{PoolStats, SlotStats};
 pub use supplier::{ClientFuture, ClientSupplier, PooledClients};

@@ -17,7 +17,7 @@ use crate::connection::{Connections, HttpsClient};
 use crate::credentials::{Principal, Renewals, Session};
 use crate::error::{KmsError, KmsErrorKind};
 use crate::request::{Budget, BudgetSettings, Circuit, CircuitSettings, Lane, retry_quota};
-use crate::slot::{ClientKind, Slot};
+use crate::slot::{Purpose, Slot};
 use crate::stats::{Counters, PoolStats, SlotStats};
 use crate::supplier::PooledClients;
 use crate::time;
@@ -127,32 +127,30 @@ impl KmsPool {
     /// # }
     /// ```
     pub async fn client(&self, region: &str, principal: &Principal) -> Result<Client, KmsError> {
-        self.client_of(region, principal, ClientKind::Foreground).await
+        self.client_for(region, principal, Purpose::Foreground).await
     }
 
-    /// The client for requests that nobody waits for, such as what is fetched ahead: where there is a
-    /// [budget](KmsPoolBuilder::max_requests_per_second), they take what others leave of it.
+    /// The client for requests of a certain purpose; [`client`](Self::client) gives the one for the foreground. They
+    /// share all else.
     ///
     /// # Errors
     ///
     /// Those of [`client`](Self::client).
-    pub async fn background_client(&self, region: &str, principal: &Principal) -> Result<Client, KmsError> {
-        self.client_of(region, principal, ClientKind::Background).await
-    }
-
-    pub(crate) async fn client_of(
-        &self,
-        region: &str,
-        principal: &Principal,
-        kind: ClientKind,
-    ) -> Result<Client, KmsError> {
+    ///
+    /// ```no_run
+    /// # async fn example(pool: kms_pool::KmsPool, principal: kms_pool::Principal) -> Result<(), kms_pool::KmsError> {
+    /// let client = pool.client_for("eu-central-1", &principal, kms_pool::Purpose::Background).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn client_for(&self, region: &str, principal: &Principal, purpose: Purpose) -> Result<Client, KmsError> {
         let query = SlotQuery { region, principal: principal.id() };
         if let Some(slot) = self.shared.slots.get(&query) {
             self.shared.counters.hits.increment();
             slot.lane().note_use();
-            return Ok(slot.client(kind).clone());
+            return Ok(slot.client(purpose).clone());
         }
-        Ok(self.new_slot(region, principal).await?.client(kind).clone())
+        Ok(self.new_slot(region, principal).await?.client(purpose).clone())
     }
 
     /// Clients of this pool that sign as `principal`, for whatever takes a

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::error::{BuildError, KmsError, KmsErrorKind};
 use crate::pool::check_region;
+use crate::slot::Purpose;
 use crate::supplier::ClientSupplier;
 use crate::time::monotonic;
 
@@ -160,7 +161,7 @@ impl Replicas {
         F: Fn(Client, Arc<str>) -> Fut,
         Fut: Future<Output = Result<T, KmsError>>,
     {
-        let client = self.supplier.client_for_one_attempt(&replica.region).await?;
+        let client = self.supplier.client_for(&replica.region, Purpose::OneAttempt).await?;
         let began = monotonic();
         let outcome = operation(client, Arc::clone(&replica.region)).await;
         replica.measure(began, monotonic());

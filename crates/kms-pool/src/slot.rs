@@ -20,18 +20,20 @@ use crate::time;
 pub(crate) struct Slot {
     lane: Arc<Lane>,
     config: config::Builder,
-    /// One for each [`ClientKind`], built when it is first asked for.
+    /// One for each [`Purpose`], built when it is first asked for.
     clients: [OnceLock<Client>; 3],
 }
 
 /// What a client is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ClientKind {
-    /// Somebody waits for the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Purpose {
+    /// Requests that somebody waits for.
     Foreground,
-    /// Nobody does.
+    /// Requests that nobody waits for, such as what is fetched ahead: they take what others leave of the
+    /// [budget](crate::KmsPoolBuilder::max_requests_per_second).
     Background,
-    /// A failure is another region's turn.
+    /// Requests that are not tried again in this region, because another region will be asked instead.
     OneAttempt,
 }
 
@@ -45,12 +47,12 @@ impl Slot {
         Self { lane, config, clients: Default::default() }
     }
 
-    pub(crate) fn client(&self, kind: ClientKind) -> &Client {
-        self.clients[kind as usize].get_or_init(|| {
-            let (priority, attempts) = match kind {
-                ClientKind::Foreground => (Priority::Foreground, self.lane.max_attempts),
-                ClientKind::Background => (Priority::Background, self.lane.max_attempts),
-                ClientKind::OneAttempt => (Priority::Foreground, 1),
+    pub(crate) fn client(&self, purpose: Purpose) -> &Client {
+        self.clients[purpose as usize].get_or_init(|| {
+            let (priority, attempts) = match purpose {
+                Purpose::Foreground => (Priority::Foreground, self.lane.max_attempts),
+                Purpose::Background => (Priority::Background, self.lane.max_attempts),
+                Purpose::OneAttempt => (Priority::Foreground, 1),
             };
             let http = LaneClient { lane: Arc::clone(&self.lane), priority };
             let config = self.config.clone().http_client(http).retry_classifier(Retries::new(attempts));

@@ -10,7 +10,7 @@ use aws_sdk_kms::Client;
 use crate::credentials::Principal;
 use crate::error::{KmsError, KmsErrorKind};
 use crate::pool::KmsPool;
-use crate::slot::ClientKind;
+use crate::slot::Purpose;
 
 /// A client on its way.
 pub type ClientFuture<'a> = Pin<Box<dyn Future<Output = Result<Client, KmsError>> + Send + 'a>>;
@@ -44,13 +44,13 @@ pub trait ClientSupplier: fmt::Debug + Send + Sync {
     /// keeps the client from being had. No request is sent to KMS.
     fn client<'a>(&'a self, region: &'a str) -> ClientFuture<'a>;
 
-    /// The same for requests that are not tried again in this region, because another region will be asked instead.
-    /// Default: the client that tries again.
+    /// The same for requests of a certain purpose. Default: one client for all of them.
     ///
     /// # Errors
     ///
     /// Those of [`client`](Self::client).
-    fn client_for_one_attempt<'a>(&'a self, region: &'a str) -> ClientFuture<'a> {
+    fn client_for<'a>(&'a self, region: &'a str, purpose: Purpose) -> ClientFuture<'a> {
+        let _ = purpose;
         self.client(region)
     }
 
@@ -66,8 +66,8 @@ impl<S: ClientSupplier + ?Sized> ClientSupplier for Arc<S> {
         (**self).client(region)
     }
 
-    fn client_for_one_attempt<'a>(&'a self, region: &'a str) -> ClientFuture<'a> {
-        (**self).client_for_one_attempt(region)
+    fn client_for<'a>(&'a self, region: &'a str, purpose: Purpose) -> ClientFuture<'a> {
+        (**self).client_for(region, purpose)
     }
 
     fn tenure(&self) -> u64 {
@@ -122,23 +122,23 @@ impl PooledClients {
 }
 
 impl PooledClients {
-    async fn supply(&self, region: &str, kind: ClientKind) -> Result<Client, KmsError> {
+    async fn supply(&self, region: &str, purpose: Purpose) -> Result<Client, KmsError> {
         if self.limited_to.as_ref().is_some_and(|regions| !regions.iter().any(|it| it == region)) {
             let message = "the region is not among those that clients are supplied for";
             return Err(KmsError::local(KmsErrorKind::InvalidRequest, message, None));
         }
         let principal = self.by_region.get(region).unwrap_or(&self.principal);
-        self.pool.client_of(region, principal, kind).await
+        self.pool.client_for(region, principal, purpose).await
     }
 }
 
 impl ClientSupplier for PooledClients {
     fn client<'a>(&'a self, region: &'a str) -> ClientFuture<'a> {
-        Box::pin(self.supply(region, ClientKind::Foreground))
+        self.client_for(region, Purpose::Foreground)
     }
 
-    fn client_for_one_attempt<'a>(&'a self, region: &'a str) -> ClientFuture<'a> {
-        Box::pin(self.supply(region, ClientKind::OneAttempt))
+    fn client_for<'a>(&'a self, region: &'a str, purpose: Purpose) -> ClientFuture<'a> {
+        Box::pin(self.supply(region, purpose))
     }
 
     fn tenure(&self) -> u64 {
