@@ -259,6 +259,8 @@ impl From<Error> for io::Error {
 #[derive(Debug, Clone)]
 pub struct KeyringError {
     wrapping_key: Arc<str>,
+    /// Where messages name another one.
+    name_in_messages: Option<Arc<str>>,
     kind: KeyringErrorKind,
     cause: Arc<dyn std::error::Error + Send + Sync>,
 }
@@ -337,7 +339,7 @@ impl KeyringError {
         kind: KeyringErrorKind,
         cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self { wrapping_key: wrapping_key.into(), kind, cause: Arc::from(cause.into()) }
+        Self { wrapping_key: wrapping_key.into(), name_in_messages: None, kind, cause: Arc::from(cause.into()) }
     }
 
     /// What kind of failure it is.
@@ -350,6 +352,30 @@ impl KeyringError {
     #[must_use]
     pub fn wrapping_key(&self) -> &str {
         &self.wrapping_key
+    }
+
+    /// Says that messages name another wrapping key than the one that was asked: of related keys, any one opens what
+    /// the others sealed. What a cache remembers of a failure to unwrap, it remembers by that name; what it drops after a
+    /// refusal, by both.
+    ///
+    /// ```
+    /// use envelope::keyring::{KeyringError, KeyringErrorKind};
+    ///
+    /// let error = KeyringError::new("key in Ireland", KeyringErrorKind::Unusable, "the key is locked");
+    /// assert_eq!(error.name_in_messages(), "key in Ireland");
+    /// assert_eq!(error.with_name_in_messages("key in Virginia").name_in_messages(), "key in Virginia");
+    /// ```
+    #[must_use]
+    pub fn with_name_in_messages(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.name_in_messages = Some(name.into()).filter(|name| *name != self.wrapping_key);
+        self
+    }
+
+    /// The wrapping key as messages name it: the one that was asked, unless told by
+    /// [`with_name_in_messages`](Self::with_name_in_messages).
+    #[must_use]
+    pub fn name_in_messages(&self) -> &str {
+        self.name_in_messages.as_ref().unwrap_or(&self.wrapping_key)
     }
 
     /// Whether the same request may succeed later.
@@ -367,7 +393,11 @@ impl KeyringError {
 
 impl fmt::Display for KeyringError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.wrapping_key, self.cause)
+        f.write_str(&self.wrapping_key)?;
+        if let Some(name) = &self.name_in_messages {
+            write!(f, " (asked for {name})")?;
+        }
+        write!(f, ": {}", self.cause)
     }
 }
 
@@ -411,6 +441,13 @@ mod tests {
         let error = Error::DataKeyNotUnwrapped { failures, not_stored: vec![] };
         assert_eq!(error.to_string(), "could not unwrap a data key: a: denied; b: throttled");
         assert!(error.is_retryable());
+    }
+
+    #[test]
+    fn another_name_in_the_message_is_told() {
+        let error = KeyringError::new("here", KeyringErrorKind::Denied, "denied");
+        assert_eq!(error.clone().with_name_in_messages("here").to_string(), "here: denied");
+        assert_eq!(error.with_name_in_messages("there").to_string(), "here (asked for there): denied");
     }
 
     #[test]

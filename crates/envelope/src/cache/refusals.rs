@@ -44,8 +44,8 @@ pub(super) fn note_wrapping_keys(
 ) {
     let (backoffs, policy) = (source.settings().backoffs(), source.settings().policy());
     for (at, failure) in failures.iter().enumerate() {
-        let key = failure.wrapping_key();
-        let of_key = |other: &&KeyringError| other.wrapping_key() == key;
+        let key = failure.name_in_messages();
+        let of_key = |other: &&KeyringError| other.name_in_messages() == key;
         if failures[..at].iter().any(|other| of_key(&other)) {
             continue;
         }
