@@ -10,7 +10,10 @@ mod raw_rsa;
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 #[cfg(feature = "aws-kms")]
-pub use self::aws_kms::{AwsKmsKeyring, KmsKeyArn};
+pub use self::aws_kms::{
+    AwsKmsDiscoveryKeyring, AwsKmsDiscoveryMultiKeyringBuilder, AwsKmsKeyring, AwsKmsMrkDiscoveryKeyring,
+    AwsKmsMrkKeyring, AwsKmsMultiKeyringBuilder, DiscoveryFilter, KmsKeyArn,
+};
 #[cfg(feature = "aws-lc-rs")]
 pub use self::raw_rsa::RawRsaKeyring;
 pub use self::{

@@ -1,0 +1,270 @@
+//! What AWS KMS is asked, and what it must answer: the same for every keyring (specification:
+//! `framework/aws-kms/aws-kms-keyring.md`, and its like).
+
+use std::{collections::HashMap, sync::Arc};
+
+use aws_sdk_kms::{Client, operation::decrypt::DecryptOutput, primitives::Blob};
+use kms_pool::{ClientSupplier, KmsError, KmsErrorKind};
+
+use super::key_arn::KmsKeyArn;
+use crate::{
+    context::EncryptionContext,
+    data_key::DataKey,
+    error::Error,
+    format::encrypted_data_key::EncryptedDataKey,
+    keyring::{GeneratedDataKey, KeyringError, KeyringErrorKind, KeyringRequest},
+};
+
+/// The key provider id of every key that AWS KMS wraps.
+const PROVIDER_ID: &str = "aws-kms";
+
+/// Asks AWS KMS on a keyring's behalf.
+#[derive(Debug, Clone)]
+pub(super) struct Requests {
+    clients: Arc<dyn ClientSupplier>,
+    grant_tokens: Vec<String>,
+}
+
+impl Requests {
+    pub(super) fn new(clients: Arc<dyn ClientSupplier>) -> Self {
+        Self { clients, grant_tokens: vec![] }
+    }
+
+    /// Grant tokens to send with every request.
+    pub(super) fn with_grant_tokens(mut self, grant_tokens: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.grant_tokens = grant_tokens.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// `OnEncrypt` without a data key.
+    pub(super) async fn generate(
+        &self,
+        key: &KmsKeyArn,
+        request: KeyringRequest<'_>,
+    ) -> Result<GeneratedDataKey, Error> {
+        let generated = self.generate_data_key(key, request).await;
+        generated.map_err(|failure| Error::DataKeyUnavailable(failure.of(key)))
+    }
+
+    /// `OnEncrypt` with a data key.
+    pub(super) async fn wrap(
+        &self,
+        key: &KmsKeyArn,
+        request: KeyringRequest<'_>,
+        data_key: &DataKey,
+    ) -> Result<Vec<EncryptedDataKey>, Error> {
+        let wrapped = self.encrypt(key, request, data_key).await;
+        wrapped.map(|wrapped| vec![wrapped]).map_err(|failure| Error::DataKeyUnavailable(failure.of(key)))
+    }
+
+    /// `OnDecrypt`: has AWS KMS unwrap one encrypted data key after the other, each under the key that `key_to_ask` gives
+    /// for the one it names, until one is unwrapped. Those of which it gives none are not this keyring's. A message that
+    /// names a key of AWS KMS by something else than an ARN fails before anybody is asked. `keyring` names the keyring
+    /// where no key is to blame.
+    pub(super) async fn unwrap(
+        &self,
+        keyring: &str,
+        request: KeyringRequest<'_>,
+        encrypted_data_keys: &[EncryptedDataKey],
+        key_to_ask: impl Fn(&KmsKeyArn) -> Option<KmsKeyArn>,
+    ) -> Result<DataKey, Vec<KeyringError>> {
+        let of_kms = encrypted_data_keys.iter().filter(|wrapped| wrapped.key_provider_id == PROVIDER_ID);
+        let named: Option<Vec<_>> =
+            of_kms.map(|wrapped| Some((KmsKeyArn::of(wrapped)?, &wrapped.ciphertext))).collect();
+        let Some(named) = named else {
+            let problem = "the message names a key of AWS KMS by something that is not a key ARN";
+            return Err(vec![KeyringError::new(keyring, KeyringErrorKind::Other, problem)]);
+        };
+        let mut failures = vec![];
+        for (stored, ciphertext) in named {
+            let Some(key) = key_to_ask(&stored) else { continue };
+            match self.decrypt(&key, request, ciphertext).await {
+                Ok(data_key) => return Ok(data_key),
+                Err(failure) => failures.push(failure.of(&key).with_name_in_messages(stored.shared())),
+            }
+        }
+        Err(failures)
+    }
+
+    async fn generate_data_key(
+        &self,
+        key: &KmsKeyArn,
+        request: KeyringRequest<'_>,
+    ) -> Result<GeneratedDataKey, Failure> {
+        let length = request.suite.data_key_length();
+        let answer = self
+            .client(key)
+            .await?
+            .generate_data_key()
+            .key_id(key.as_str())
+            .number_of_bytes(i32::try_from(length).expect("a data key has at most 32 bytes"))
+            .set_encryption_context(pairs(request.encryption_context))
+            .set_grant_tokens(self.grant_tokens())
+            .send()
+            .await
+            .map_err(KmsError::from)?;
+        let data_key = plaintext(answer.plaintext, length)?;
+        let encrypted_data_key = encrypted_data_key(answer.key_id, answer.ciphertext_blob)?;
+        Ok(GeneratedDataKey { data_key, encrypted_data_keys: vec![encrypted_data_key] })
+    }
+
+    async fn encrypt(
+        &self,
+        key: &KmsKeyArn,
+        request: KeyringRequest<'_>,
+        data_key: &DataKey,
+    ) -> Result<EncryptedDataKey, Failure> {
+        let answer = self
+            .client(key)
+            .await?
+            .encrypt()
+            .key_id(key.as_str())
+            .plaintext(Blob::new(data_key.expose_secret()))
+            .set_encryption_context(pairs(request.encryption_context))
+            .set_grant_tokens(self.grant_tokens())
+            .send()
+            .await
+            .map_err(KmsError::from)?;
+        encrypted_data_key(answer.key_id, answer.ciphertext_blob)
+    }
+
+    async fn decrypt(
+        &self,
+        key: &KmsKeyArn,
+        request: KeyringRequest<'_>,
+        ciphertext: &[u8],
+    ) -> Result<DataKey, Failure> {
+        let answer = self
+            .client(key)
+            .await?
+            .decrypt()
+            .key_id(key.as_str())
+            .ciphertext_blob(Blob::new(ciphertext))
+            .set_encryption_context(pairs(request.encryption_context))
+            .set_grant_tokens(self.grant_tokens())
+            .send()
+            .await
+            .map_err(KmsError::from)?;
+        decrypted(answer, key, request.suite.data_key_length())
+    }
+
+    async fn client(&self, key: &KmsKeyArn) -> Result<Client, KmsError> {
+        self.clients.client(key.region()).await
+    }
+
+    fn grant_tokens(&self) -> Option<Vec<String>> {
+        (!self.grant_tokens.is_empty()).then(|| self.grant_tokens.clone())
+    }
+}
+
+/// Why a request came to nothing.
+#[derive(Debug)]
+enum Failure {
+    Kms(KmsError),
+    Contract(&'static str),
+}
+
+impl Failure {
+    /// The failure of the key that was asked.
+    fn of(self, key: &KmsKeyArn) -> KeyringError {
+        match self {
+            Self::Kms(error) => KeyringError::new(key.shared(), kind(error.kind()), error),
+            Self::Contract(problem) => {
+                let problem = format!("AWS KMS broke its contract: {problem}");
+                KeyringError::new(key.shared(), KeyringErrorKind::Other, problem)
+            }
+        }
+    }
+}
+
+impl From<KmsError> for Failure {
+    fn from(error: KmsError) -> Self {
+        Self::Kms(error)
+    }
+}
+
+/// What AWS KMS answered, in the words of keyrings.
+fn kind(kind: KmsErrorKind) -> KeyringErrorKind {
+    match kind {
+        KmsErrorKind::Throttled => KeyringErrorKind::Throttled,
+        KmsErrorKind::TimedOut => KeyringErrorKind::TimedOut,
+        KmsErrorKind::Unavailable => KeyringErrorKind::Unavailable,
+        KmsErrorKind::AccessDenied => KeyringErrorKind::Denied,
+        KmsErrorKind::KeyDisabled | KmsErrorKind::KeyInvalidState | KmsErrorKind::KeyNotFound => {
+            KeyringErrorKind::Unusable
+        }
+        KmsErrorKind::CredentialsExpired | KmsErrorKind::CredentialsRejected | KmsErrorKind::CredentialsUnavailable => {
+            KeyringErrorKind::Credentials
+        }
+        KmsErrorKind::InvalidCiphertext | KmsErrorKind::IncorrectKey => KeyringErrorKind::InvalidCiphertext,
+        _ => KeyringErrorKind::Other,
+    }
+}
+
+fn pairs(context: &EncryptionContext) -> Option<HashMap<String, String>> {
+    let pairs: HashMap<_, _> = context.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    (!pairs.is_empty()).then_some(pairs)
+}
+
+/// The plaintext data key in an answer to Decrypt, which must be of this key and length.
+fn decrypted(answer: DecryptOutput, key: &KmsKeyArn, length: usize) -> Result<DataKey, Failure> {
+    let data_key = plaintext(answer.plaintext, length)?;
+    if answer.key_id.as_deref() != Some(key.as_str()) {
+        return Err(Failure::Contract("it decrypted under another key than it was told to"));
+    }
+    Ok(data_key)
+}
+
+/// The plaintext data key in an answer, moved into a secret before it is looked at.
+fn plaintext(blob: Option<Blob>, length: usize) -> Result<DataKey, Failure> {
+    let key = blob.map(|blob| DataKey::from_vec(blob.into_inner()));
+    key.filter(|key| key.len() == length).ok_or(Failure::Contract("no plaintext of the length asked for"))
+}
+
+fn encrypted_data_key(key_id: Option<String>, ciphertext: Option<Blob>) -> Result<EncryptedDataKey, Failure> {
+    let arn = key_id.filter(|id| id.parse::<KmsKeyArn>().is_ok());
+    let (Some(arn), Some(ciphertext)) = (arn, ciphertext) else {
+        return Err(Failure::Contract("no ciphertext, or no key ARN"));
+    };
+    Ok(EncryptedDataKey {
+        key_provider_id: PROVIDER_ID.to_owned(),
+        key_provider_information: arn.into_bytes(),
+        ciphertext: ciphertext.into_inner(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No server that we can run answers so.
+    #[test]
+    fn an_answer_under_another_key_or_of_another_length_is_refused() {
+        let asked = "arn:aws:kms:us-east-1:1:key/mrk-a";
+        let key: KmsKeyArn = asked.parse().unwrap();
+        let answer = |key_id: &str, length| {
+            let output = DecryptOutput::builder().key_id(key_id).plaintext(Blob::new(vec![7; length])).build();
+            decrypted(output, &key, 32).is_ok()
+        };
+        assert!(answer(asked, 32));
+        assert!(!answer("arn:aws:kms:us-east-1:1:key/mrk-b", 32));
+        // A related key is another one, too.
+        assert!(!answer("arn:aws:kms:eu-west-1:1:key/mrk-a", 32));
+        assert!(!answer(asked, 31));
+        assert!(!answer(asked, 33));
+        assert!(decrypted(DecryptOutput::builder().key_id(key.as_str()).build(), &key, 32).is_err());
+        assert!(decrypted(DecryptOutput::builder().plaintext(Blob::new(vec![7; 32])).build(), &key, 32).is_err());
+    }
+
+    #[test]
+    fn a_data_key_is_wrapped_under_a_key_arn_or_not_at_all() {
+        let wrapped = |key_id: Option<&str>, ciphertext: Option<&str>| {
+            encrypted_data_key(key_id.map(Into::into), ciphertext.map(|it| Blob::new(it.as_bytes())))
+        };
+        let arn = "arn:aws:kms:us-east-1:1:key/a";
+        assert_eq!(wrapped(Some(arn), Some("x")).unwrap().key_provider_information, arn.as_bytes());
+        for (key_id, ciphertext) in [(Some("key/a"), Some("x")), (None, Some("x")), (Some(arn), None)] {
+            wrapped(key_id, ciphertext).unwrap_err();
+        }
+    }
+}
