@@ -10,7 +10,14 @@ use crate::{failure::Failure, wrapping_key::WrappingKey};
 
 const WRAPPING_KEYS: &str = "\
 Wrapping keys (SPEC):
-  aws-kms:KEY-ARN
+  aws-kms:KEY-ARN                                  an AWS KMS key
+  aws-kms-mrk:KEY-ARN                              a multi-Region key; to decrypt, it is asked in this ARN's region, in
+          whichever region the message was encrypted
+  aws-kms-discovery[,account=ACCOUNT]...[,partition=PARTITION][,region=REGION]
+          to decrypt only: the AWS KMS keys that the message names, each asked in its own region. With account=, which may
+          be given more than once, only those of these accounts, in partition aws unless told otherwise; without it,
+          whoever lets you use a key of theirs can write what you decrypt. With region=, asks in that region alone: its
+          keys, and multi-Region keys of any region
   raw-aes,namespace=NS,name=NAME,key-file=PATH     the file has 16, 24 or 32 raw bytes
   raw-rsa,namespace=NS,name=NAME,padding=PADDING,key-file=PATH
           PADDING is pkcs1, oaep-sha1, oaep-sha256, oaep-sha384 or oaep-sha512; the file is PEM, a public key to
@@ -36,6 +43,7 @@ Examples:
   envelope decrypt --wrapping-key raw-aes,namespace=backup,name=2026,key-file=wrapping.key \\
       --encryption-context file=report -i report.pdf.enc -o report.pdf
   envelope decrypt --wrapping-key aws-kms:arn:aws:kms:eu-west-1:111122223333:key/ID < srv.tar.enc | tar x
+  envelope decrypt --wrapping-key aws-kms-discovery,account=111122223333 < srv.tar.enc | tar x
 
 Each frame is verified before a byte of it is written. To a pipe, frames before a damaged one may be written by then, so
 watch the exit status (in a shell, `set -o pipefail`).";

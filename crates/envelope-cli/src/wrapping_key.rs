@@ -1,7 +1,6 @@
 //! Wrapping keys, as they are named on the command line.
 
 use std::{
-    collections::BTreeMap,
     fs::{self, File},
     io::Read as _,
     path::{Path, PathBuf},
@@ -11,11 +10,12 @@ use std::{
 use envelope::{
     DataKey,
     keyring::{
-        AwsKmsKeyring, Keyring, KmsKeyArn, MultiKeyring, MultiKeyringBuilder, RawAesKeyring, RawRsaKeyring, RsaPadding,
-        RsaPrivateKey, RsaPublicKey,
+        AwsKmsDiscoveryKeyring, AwsKmsKeyring, AwsKmsMrkDiscoveryKeyring, AwsKmsMrkKeyring, DiscoveryFilter, Keyring,
+        KmsKeyArn, MultiKeyring, MultiKeyringBuilder, RawAesKeyring, RawRsaKeyring, RsaPadding, RsaPrivateKey,
+        RsaPublicKey,
     },
 };
-use kms_pool::{KmsPool, Principal};
+use kms_pool::{KmsPool, PooledClients, Principal};
 use tokio::runtime::Runtime;
 use zeroize::Zeroizing;
 
@@ -25,6 +25,8 @@ use crate::{arguments::Kms, failure::Failure};
 #[derive(Debug, Clone)]
 pub(crate) enum WrappingKey {
     AwsKms(KmsKeyArn),
+    AwsKmsMrk(KmsKeyArn),
+    AwsKmsDiscovery { filter: Option<DiscoveryFilter>, region: Option<String> },
     RawAes { namespace: String, name: String, key_file: PathBuf },
     RawRsa { namespace: String, name: String, padding: RsaPadding, key_file: PathBuf },
 }
@@ -36,7 +38,7 @@ impl WrappingKey {
     /// The file that the key is in, if it is in one.
     pub(crate) fn file(&self) -> Option<&Path> {
         match self {
-            Self::AwsKms(_) => None,
+            Self::AwsKms(_) | Self::AwsKmsMrk(_) | Self::AwsKmsDiscovery { .. } => None,
             Self::RawAes { key_file, .. } | Self::RawRsa { key_file, .. } => Some(key_file),
         }
     }
@@ -53,8 +55,10 @@ impl FromStr for WrappingKey {
     type Err = String;
 
     fn from_str(spec: &str) -> Result<Self, String> {
-        if let Some(arn) = spec.strip_prefix("aws-kms:") {
-            return arn.parse().map(Self::AwsKms).map_err(|error: envelope::Error| error.to_string());
+        for (prefix, kind) in [("aws-kms:", Self::AwsKms as fn(_) -> _), ("aws-kms-mrk:", Self::AwsKmsMrk)] {
+            if let Some(arn) = spec.strip_prefix(prefix) {
+                return arn.parse().map(kind).map_err(|error: envelope::Error| error.to_string());
+            }
         }
         let parts = split(spec)?;
         let (kind, fields) = parts.split_first().expect("split() gives at least one part");
@@ -71,8 +75,15 @@ impl FromStr for WrappingKey {
                 padding: padding(&fields.take("padding")?)?,
                 key_file: fields.take("key-file")?.into(),
             },
-            "aws-kms" => return Err("write aws-kms:KEY-ARN, with a colon".to_owned()),
-            _ => return Err("it starts with none of `aws-kms:`, `raw-aes,` and `raw-rsa,`".to_owned()),
+            "aws-kms-discovery" => Self::AwsKmsDiscovery {
+                filter: filter(fields.take_all("account")?, fields.take_optional("partition")?)?,
+                region: fields.take_optional("region")?,
+            },
+            "aws-kms" | "aws-kms-mrk" => return Err(format!("write {kind}:KEY-ARN, with a colon")),
+            _ => {
+                let all = "`aws-kms:`, `aws-kms-mrk:`, `aws-kms-discovery`, `raw-aes,` and `raw-rsa,`";
+                return Err(format!("it starts with none of {all}"));
+            }
         };
         fields.finish()?;
         Ok(key)
@@ -86,16 +97,29 @@ pub(crate) fn keyring(
     kms: &Kms,
     runtime: &Runtime,
 ) -> Result<MultiKeyring, Failure> {
-    let mut aws = None;
+    let mut made = None;
+    let mut clients = || match &made {
+        Some(clients) => Ok(PooledClients::clone(clients)),
+        None => pooled_clients(kms, runtime).map(|clients| made.insert(clients).clone()),
+    };
     let mut builder = MultiKeyring::builder();
     for (index, key) in keys.iter().enumerate() {
         builder = match key {
-            WrappingKey::AwsKms(arn) => {
-                if aws.is_none() {
-                    aws = Some((pool(kms)?, runtime.block_on(Principal::from_default_chain())));
-                }
-                let (pool, principal) = aws.clone().expect("it was just set");
-                let keyring = AwsKmsKeyring::new(pool, principal, arn.clone());
+            WrappingKey::AwsKms(arn) => add(builder, index, AwsKmsKeyring::with_clients(clients()?, arn.clone())),
+            WrappingKey::AwsKmsMrk(arn) => add(builder, index, AwsKmsMrkKeyring::new(clients()?, arn.clone())),
+            WrappingKey::AwsKmsDiscovery { .. } if purpose == Purpose::Encrypt => {
+                let problem = "aws-kms-discovery only decrypts: name the KMS key to encrypt under, by aws-kms:KEY-ARN";
+                return Err(Failure::usage(format!("--wrapping-key: {problem}")));
+            }
+            WrappingKey::AwsKmsDiscovery { filter, region: None } => {
+                let keyring = AwsKmsDiscoveryKeyring::new(clients()?);
+                let keyring = filter.iter().cloned().fold(keyring, AwsKmsDiscoveryKeyring::with_filter);
+                add(builder, index, keyring)
+            }
+            WrappingKey::AwsKmsDiscovery { filter, region: Some(region) } => {
+                let keyring = AwsKmsMrkDiscoveryKeyring::new(clients()?, region);
+                let keyring = keyring.map_err(|error| Failure::usage(format!("--wrapping-key: {error}")))?;
+                let keyring = filter.iter().cloned().fold(keyring, AwsKmsMrkDiscoveryKeyring::with_filter);
                 add(builder, index, keyring)
             }
             WrappingKey::RawAes { namespace, name, key_file } => {
@@ -117,6 +141,11 @@ fn add(builder: MultiKeyringBuilder, index: usize, keyring: impl Keyring + 'stat
     if index == 0 { builder.generator(keyring) } else { builder.child(keyring) }
 }
 
+/// Clients of every region, as whom the environment says.
+fn pooled_clients(kms: &Kms, runtime: &Runtime) -> Result<PooledClients, Failure> {
+    Ok(pool(kms)?.clients(&runtime.block_on(Principal::from_default_chain())))
+}
+
 fn pool(kms: &Kms) -> Result<KmsPool, Failure> {
     let failed = |error: kms_pool::BuildError| Failure::new(format!("AWS KMS can't be reached: {error}"));
     let mut builder = KmsPool::builder().with_environment().map_err(failed)?;
@@ -127,6 +156,18 @@ fn pool(kms: &Kms) -> Result<KmsPool, Failure> {
         builder = builder.trust_root_pem(fs::read(file).map_err(|error| Failure::file(file, &error))?);
     }
     builder.build().map_err(failed)
+}
+
+/// The keys of these accounts, if any are given, in this partition or else the public one.
+fn filter(accounts: Vec<String>, partition: Option<String>) -> Result<Option<DiscoveryFilter>, String> {
+    if accounts.is_empty() {
+        return match partition {
+            Some(_) => Err("account= is missing: beside partition= it says whose keys are asked".to_owned()),
+            None => Ok(None),
+        };
+    }
+    let partition = partition.unwrap_or_else(|| "aws".to_owned());
+    DiscoveryFilter::new(partition, accounts).map(Some).map_err(|error| error.to_string())
 }
 
 /// Reads no more than tells a key from another file, into memory that is wiped.
@@ -208,32 +249,42 @@ fn split(spec: &str) -> Result<Vec<String>, String> {
     Ok(parts)
 }
 
-/// `KEY=VALUE` parts, each to be taken once.
-struct Fields(BTreeMap<String, String>);
+/// `KEY=VALUE` parts, to be taken by their keys.
+struct Fields(Vec<(String, String)>);
 
 impl Fields {
     fn new(parts: &[String]) -> Result<Self, String> {
-        let mut fields = BTreeMap::new();
-        for part in parts {
+        let pair = |part: &String| {
             let (key, value) = part.split_once('=').ok_or_else(|| format!("{part:?} has no `=`: write KEY=VALUE"))?;
-            if fields.insert(key.to_owned(), value.to_owned()).is_some() {
-                return Err(format!("{key} is given twice"));
-            }
-        }
-        Ok(Self(fields))
+            Ok((key.to_owned(), value.to_owned()))
+        };
+        parts.iter().map(pair).collect::<Result<_, _>>().map(Self)
     }
 
     fn take(&mut self, key: &str) -> Result<String, String> {
-        match self.0.remove(key) {
-            Some(value) if !value.is_empty() => Ok(value),
-            Some(_) => Err(format!("{key} is empty")),
-            None => Err(format!("{key}= is missing")),
+        self.take_optional(key)?.ok_or_else(|| format!("{key}= is missing"))
+    }
+
+    fn take_optional(&mut self, key: &str) -> Result<Option<String>, String> {
+        let mut values = self.take_all(key)?;
+        if values.len() > 1 {
+            return Err(format!("{key} is given twice"));
         }
+        Ok(values.pop())
+    }
+
+    fn take_all(&mut self, key: &str) -> Result<Vec<String>, String> {
+        let (taken, left): (Vec<_>, Vec<_>) = self.0.drain(..).partition(|(name, _)| name == key);
+        self.0 = left;
+        if taken.iter().any(|(_, value)| value.is_empty()) {
+            return Err(format!("{key} is empty"));
+        }
+        Ok(taken.into_iter().map(|(_, value)| value).collect())
     }
 
     fn finish(self) -> Result<(), String> {
-        match self.0.into_keys().next() {
-            Some(unknown) => Err(format!("{unknown}= is not known here")),
+        match self.0.first() {
+            Some((unknown, _)) => Err(format!("{unknown}= is not known here")),
             None => Ok(()),
         }
     }
@@ -256,6 +307,17 @@ mod tests {
             ("aes", "none of"),
             ("aws-kms", "with a colon"),
             ("aws-kms:alias/x", "ARN"),
+            ("aws-kms-mrk", "with a colon"),
+            ("aws-kms-mrk:mrk-1234abcd", "ARN"),
+            ("aws-kms-discovery:arn:aws:kms:eu-west-1:1:key/a", "none of"),
+            ("aws-kms-discovery,arn:aws:kms:eu-west-1:1:key/a", "has no `=`"),
+            ("aws-kms-discovery,partition=aws", "account= is missing"),
+            ("aws-kms-discovery,account=", "account is empty"),
+            ("aws-kms-discovery,account=1111-2222-3333", "12 digits"),
+            ("aws-kms-discovery,account=111122223333,partition=AWS", "partition"),
+            ("aws-kms-discovery,region=", "region is empty"),
+            ("aws-kms-discovery,region=eu-west-1,region=us-east-1", "region is given twice"),
+            ("aws-kms-discovery,regions=eu-west-1", "regions= is not known"),
             ("raw-aes", "namespace= is missing"),
             ("raw-aes,namespace=n,name=m", "key-file= is missing"),
             ("raw-aes,namespace=n,name=,key-file=f", "name is empty"),
@@ -274,7 +336,36 @@ mod tests {
         }
     }
 
+    #[test]
+    fn keys_of_kms_are_named_or_discovered() {
+        let arn = "arn:aws:kms:eu-west-1:111122223333:key/mrk-1234abcd";
+        let parse = |spec: &str| spec.parse::<WrappingKey>().unwrap();
+        assert!(matches!(parse(&format!("aws-kms:{arn}")), WrappingKey::AwsKms(key) if key.as_str() == arn));
+        assert!(matches!(parse(&format!("aws-kms-mrk:{arn}")), WrappingKey::AwsKmsMrk(key) if key.as_str() == arn));
+        let any = parse("aws-kms-discovery");
+        assert!(matches!(any, WrappingKey::AwsKmsDiscovery { filter: None, region: None }));
+    }
+
     proptest! {
+        #[test]
+        fn a_discovery_filter_is_read_in_any_order(
+            accounts in prop::collection::vec("[0-9]{12}", 0..4),
+            partition in prop::option::of("aws(-[a-z]{1,5})?"),
+            region in prop::option::of("[a-z]{2}-[a-z]{4,9}-[0-9]"),
+            seed in any::<u64>(),
+        ) {
+            let partition = partition.filter(|_| !accounts.is_empty());
+            let mut fields: Vec<_> = accounts.iter().map(|account| format!(",account={account}")).collect();
+            fields.extend(partition.iter().map(|partition| format!(",partition={partition}")));
+            fields.extend(region.iter().map(|region| format!(",region={region}")));
+            fields.sort_by_key(|field| field.bytes().fold(seed, |hash, byte| hash.rotate_left(7) ^ u64::from(byte)));
+            let spec = format!("aws-kms-discovery{}", fields.concat());
+            let WrappingKey::AwsKmsDiscovery { filter, region: read } = spec.parse().unwrap() else { panic!() };
+            let partition = partition.as_deref().unwrap_or("aws");
+            let expected = (!accounts.is_empty()).then(|| DiscoveryFilter::new(partition, &accounts).unwrap());
+            prop_assert_eq!((filter, read), (expected, region));
+        }
+
         #[test]
         fn any_value_can_be_written(namespace in ".+", name in ".+", key_file in ".+") {
             let fields = [("name", &name), ("key-file", &key_file), ("namespace", &namespace)];
@@ -285,7 +376,9 @@ mod tests {
         }
 
         #[test]
-        fn no_text_makes_it_panic(spec in prop_oneof![".*", "raw-(aes|rsa),[namespace=,\\\\]*"]) {
+        fn no_text_makes_it_panic(spec in prop_oneof![
+            ".*", "raw-(aes|rsa),[namespace=,\\\\]*", "aws-kms(-mrk:|-discovery,)[acountregipa=,:0-9\\\\]*",
+        ]) {
             let _ = spec.parse::<WrappingKey>();
         }
     }
