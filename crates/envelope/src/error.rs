@@ -384,6 +384,15 @@ impl KeyringError {
         self.kind.is_retryable()
     }
 
+    /// Whether the same request may succeed later, these being all that it failed with: by this key, or by a related one that
+    /// was asked for the same data key.
+    pub(crate) fn may_pass_among(&self, failures: &[Self]) -> bool {
+        let by_related = |other: &Self| {
+            other.name_in_messages() == self.name_in_messages() && other.wrapping_key() != self.wrapping_key()
+        };
+        self.is_retryable() || failures.iter().any(|other| other.is_retryable() && by_related(other))
+    }
+
     /// The cause, to be downcast to the provider's own error type.
     #[must_use]
     pub fn cause(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
@@ -448,6 +457,18 @@ mod tests {
         let error = KeyringError::new("here", KeyringErrorKind::Denied, "denied");
         assert_eq!(error.clone().with_name_in_messages("here").to_string(), "here: denied");
         assert_eq!(error.with_name_in_messages("there").to_string(), "here (asked for there): denied");
+    }
+
+    #[test]
+    fn a_related_key_may_answer_later_for_one_that_refuses() {
+        let failure = |key: &str, kind, name: &str| KeyringError::new(key, kind, "x").with_name_in_messages(name);
+        let refused = failure("here", KeyringErrorKind::Unusable, "key");
+        let passing = |key, name| failure(key, KeyringErrorKind::TimedOut, name);
+        assert!(refused.may_pass_among(&[refused.clone(), passing("there", "key")]));
+        assert!(passing("there", "key").may_pass_among(&[]));
+        for other in [passing("here", "key"), passing("there", "other"), refused.clone()] {
+            assert!(!refused.may_pass_among(&[refused.clone(), other.clone()]), "{other}");
+        }
     }
 
     #[test]

@@ -193,3 +193,51 @@ async fn under_aws_kms() {
     place.variables.retain(|(name, _)| !name.contains("ACCESS_KEY"));
     place.fails(&["encrypt", "--wrapping-key", &key, "-o", "out"], b"secret", "credentials");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_keys_of_aws_kms_that_the_message_names() {
+    let kms = KmsLocal::builder().account("111122223333").region(REGION).region("us-east-1").start().await.unwrap();
+    let credentials = kms.issue_credentials();
+    let mut place = Place::new();
+    place.write("ca.pem", kms.ca_pem().as_bytes());
+    place.variables = vec![
+        ("AWS_ACCESS_KEY_ID", credentials.access_key_id().to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", credentials.secret_access_key().to_owned()),
+        ("AWS_CA_BUNDLE", place.path("ca.pem").to_str().unwrap().to_owned()),
+    ];
+    let here = format!("region={REGION}");
+    let run = |region: &str, command: &str, key: &str, input: &[u8]| {
+        place.does(&[command, "--wrapping-key", key, "--endpoint-url", kms.endpoint(region)], input)
+    };
+    let asked = || kms.counters(REGION).requests("Decrypt");
+
+    let single = run(REGION, "encrypt", &format!("aws-kms:{}", kms.create_key(REGION)), b"secret");
+    for filter in ["", ",account=111122223333", ",account=444455556666,account=111122223333,partition=aws"] {
+        for region in ["", &*format!(",{here}")] {
+            let key = format!("aws-kms-discovery{filter}{region}");
+            assert_eq!(run(REGION, "decrypt", &key, &single), b"secret", "{key}");
+        }
+    }
+    // Of other accounts, partitions and regions nobody is asked.
+    let before = asked();
+    for excluding in ["account=444455556666", "account=111122223333,partition=aws-cn", "region=us-east-1"] {
+        let key = format!("aws-kms-discovery,{excluding}");
+        let decrypt = ["decrypt", "--wrapping-key", &key, "--endpoint-url", kms.endpoint(REGION)];
+        place.fails(&decrypt, &single, "none of the message's encrypted data keys");
+    }
+    assert_eq!(asked(), before);
+
+    // A multi-Region key, sealed under there and opened here.
+    let there = kms.create_multi_region_key("us-east-1", &[REGION]);
+    let sealed = run("us-east-1", "encrypt", &format!("aws-kms-mrk:{there}"), b"secret");
+    let related = format!("aws-kms-mrk:{}", there.replace("us-east-1", REGION));
+    for key in
+        [&*related, &format!("aws-kms-discovery,{here}"), &format!("aws-kms-discovery,account=111122223333,{here}")]
+    {
+        assert_eq!(run(REGION, "decrypt", key, &sealed), b"secret", "{key}");
+    }
+    assert_eq!(kms.counters("us-east-1").requests("Decrypt"), 0);
+    let strict = related.replace("aws-kms-mrk:", "aws-kms:");
+    let decrypt = ["decrypt", "--wrapping-key", &strict, "--endpoint-url", kms.endpoint(REGION)];
+    place.fails(&decrypt, &sealed, "none of the message's encrypted data keys");
+}

@@ -48,7 +48,7 @@ use self::{
     sync::RwLock,
 };
 use crate::{
-    error::{Error, KeyringError},
+    error::Error,
     observer::{EventKind, Observer, Operation},
     time::Moment,
 };
@@ -434,7 +434,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
         // A value that served, or that we made ourselves: a bad message can't have brought it here.
         let had = slot.as_ref().is_some_and(|slot| slot.holds(|entry| !S::IN_PLACE || entry.is_proven()));
         if let Some(slot) = slot {
-            let outage = !failures.is_empty() && failures.iter().all(KeyringError::is_retryable);
+            let outage = !failures.is_empty() && failures.iter().all(|failure| failure.may_pass_among(failures));
             slot.note_failure(now, policy, chance, outage);
         }
         if failures.is_empty() {

@@ -49,9 +49,9 @@ pub(super) fn note_wrapping_keys(
         if failures[..at].iter().any(|other| of_key(&other)) {
             continue;
         }
-        let all = |kind: fn(KeyringErrorKind) -> bool| failures.iter().filter(of_key).all(|it| kind(it.kind()));
-        let unusable = all(|kind| kind == KeyringErrorKind::Unusable);
-        if !unusable && !all(KeyringErrorKind::is_retryable) {
+        let all = |condition: &dyn Fn(&KeyringError) -> bool| failures.iter().filter(of_key).all(condition);
+        let unusable = all(&|it| it.kind() == KeyringErrorKind::Unusable);
+        if !unusable && !all(&|it| it.may_pass_among(failures)) {
             backoffs.forget(key);
             continue;
         }
@@ -59,7 +59,8 @@ pub(super) fn note_wrapping_keys(
             continue;
         }
         // Nothing but this: another caller's error may name what is not for everybody.
-        let error = Error::DataKeyUnavailable(failure.clone());
+        let passing = failures.iter().filter(of_key).find(|it| it.is_retryable());
+        let error = Error::DataKeyUnavailable(passing.unwrap_or(failure).clone());
         backoffs.note(&key.into(), &error, asked, now, |streak| {
             if unusable { policy.refuse_for } else { policy.key_backoff(streak.failures, streak.waves, chance) }
         });

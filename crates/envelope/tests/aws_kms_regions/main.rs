@@ -4,6 +4,7 @@
 
 mod cached;
 mod discovery;
+mod multi_region;
 mod requests;
 
 use std::{

@@ -26,7 +26,7 @@ use crate::{
         source::{Settings, Task},
         store::Key,
     },
-    error::{Error, KeyringError, KeyringErrorKind},
+    error::{Error, KeyringErrorKind},
     time::{Clock, Moment},
 };
 
@@ -264,16 +264,13 @@ impl Settings for CachingMaterialsManager {
     }
 
     /// What came of a wrapping key that may not be used any more must go, once that was heard of a data key that we had or
-    /// asked to be made. (What is said of a message that is not known yet may be what its sender wants to be heard.) Of
-    /// related keys that were asked for one data key, one without an answer may be what goes on using it.
+    /// asked to be made. (What is said of a message that is not known yet may be what its sender wants to be heard.) Not
+    /// while a related key gave no answer: that one may be as good as ever.
     fn failed(&self, error: &Error, had: bool) {
         let failures = error.keyring_errors();
-        let may_pass = |failure: &KeyringError| {
-            failures.iter().any(|it| it.is_retryable() && it.name_in_messages() == failure.name_in_messages())
-        };
         for failure in failures {
             let is_refusal = matches!(failure.kind(), KeyringErrorKind::Unusable | KeyringErrorKind::Denied);
-            if had && is_refusal && !may_pass(failure) {
+            if had && is_refusal && !failure.may_pass_among(failures) {
                 self.0.cache.drop_refused(failure.wrapping_key());
                 if failure.name_in_messages() != failure.wrapping_key() {
                     self.0.cache.drop_refused(failure.name_in_messages());
