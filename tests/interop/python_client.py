@@ -3,7 +3,8 @@
 
     {"operation": "encrypt" | "decrypt", "keyring": KEYRING, "context": {...}, "data": BASE64, "frame_length": N,
      "suite": ID, "streaming": BOOL}
-    KEYRING: {"aws_kms": ARN, "endpoint": URL}
+    KEYRING: {"aws_kms": ARN, "endpoint": URL} | {"aws_kms_mrk": ARN, "endpoint": URL}
+        | {"aws_kms_discovery": REGION, "endpoint": URL, "account": ID} | {"aws_kms_mrk_discovery": the same}
         | {"raw_aes": {"namespace": ..., "name": ..., "key": BASE64}}
         | {"raw_rsa": {"namespace": ..., "name": ..., "padding": ..., "public_pem": ..., "private_pem": ...}}
         | {"multi": [GENERATOR or null, CHILD, ...]}
@@ -27,10 +28,14 @@ from aws_cryptographic_material_providers.mpl import AwsCryptographicMaterialPro
 from aws_cryptographic_material_providers.mpl.config import MaterialProvidersConfig
 from aws_cryptographic_material_providers.mpl.models import (
     AesWrappingAlg,
+    CreateAwsKmsDiscoveryKeyringInput,
     CreateAwsKmsKeyringInput,
+    CreateAwsKmsMrkDiscoveryKeyringInput,
+    CreateAwsKmsMrkKeyringInput,
     CreateMultiKeyringInput,
     CreateRawAesKeyringInput,
     CreateRawRsaKeyringInput,
+    DiscoveryFilter,
     PaddingScheme,
 )
 from aws_encryption_sdk.identifiers import AlgorithmSuite, CommitmentPolicy
@@ -55,10 +60,22 @@ def keyring_of(text):
     described = json.loads(text)
     if "aws_kms" in described:
         arn = described["aws_kms"]
-        endpoint = described.get("endpoint", os.environ.get("AWS_ENDPOINT_URL_KMS"))
-        settings = {"endpoint_url": endpoint, "verify": os.environ.get("AWS_CA_BUNDLE")}
-        client = boto3.client("kms", region_name=arn.split(":")[3], **settings)
+        client = kms_client(arn.split(":")[3], described)
         return PROVIDERS.create_aws_kms_keyring(CreateAwsKmsKeyringInput(kms_key_id=arn, kms_client=client))
+    if "aws_kms_mrk" in described:
+        arn = described["aws_kms_mrk"]
+        client = kms_client(arn.split(":")[3], described)
+        return PROVIDERS.create_aws_kms_mrk_keyring(CreateAwsKmsMrkKeyringInput(kms_key_id=arn, kms_client=client))
+    if "aws_kms_discovery" in described:
+        client = kms_client(described["aws_kms_discovery"], described)
+        settings = CreateAwsKmsDiscoveryKeyringInput(kms_client=client, discovery_filter=discovery_filter(described))
+        return PROVIDERS.create_aws_kms_discovery_keyring(settings)
+    if "aws_kms_mrk_discovery" in described:
+        region = described["aws_kms_mrk_discovery"]
+        settings = CreateAwsKmsMrkDiscoveryKeyringInput(
+            kms_client=kms_client(region, described), region=region, discovery_filter=discovery_filter(described)
+        )
+        return PROVIDERS.create_aws_kms_mrk_discovery_keyring(settings)
     if "multi" in described:
         generator, *children = map(keyring, described["multi"])
         return PROVIDERS.create_multi_keyring(CreateMultiKeyringInput(generator=generator, child_keyrings=children))
@@ -80,6 +97,16 @@ def keyring_of(text):
         key_namespace=raw["namespace"], key_name=raw["name"], wrapping_key=key, wrapping_alg=algorithm
     )
     return PROVIDERS.create_raw_aes_keyring(settings)
+
+
+def kms_client(region, described):
+    endpoint = described.get("endpoint", os.environ.get("AWS_ENDPOINT_URL_KMS"))
+    settings = {"endpoint_url": endpoint, "verify": os.environ.get("AWS_CA_BUNDLE")}
+    return boto3.client("kms", region_name=region, **settings)
+
+
+def discovery_filter(described):
+    return DiscoveryFilter(account_ids=[described["account"]], partition="aws")
 
 
 class Piecewise(io.RawIOBase):

@@ -8,6 +8,7 @@
 
 mod keys;
 mod peers;
+mod regions;
 mod tally;
 
 use std::{
@@ -31,6 +32,7 @@ use keys::{Keys, PKCS1, RSA_PADDINGS, aws_kms, multi, raw_aes, raw_rsa};
 use peers::{Answer, Peer};
 use tally::Tally;
 
+const REGIONS: [&str; 4] = [REGION, "eu-west-1", "ap-southeast-2", "sa-east-1"];
 const REGION: &str = "us-east-1";
 const UNFRAMED: u32 = 0;
 const NO_PKCS1: &str = "JavaScript opens no PKCS #1 v1.5 on this Node.js";
@@ -392,7 +394,9 @@ fn peers(environment: &[(&str, &str)]) -> Vec<(Client, Peer)> {
 #[test]
 fn each_opens_what_the_others_seal() {
     let runtime = Runtime::new().unwrap();
-    let kms = runtime.block_on(KmsLocal::builder().region(REGION).start()).unwrap();
+    let builder = KmsLocal::builder().account(regions::ACCOUNT);
+    let builder = REGIONS.iter().fold(builder, |builder, region| builder.region(*region));
+    let kms = runtime.block_on(builder.start()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let ca_file = folder.path().join("ca.pem");
     std::fs::write(&ca_file, kms.ca_pem()).unwrap();
@@ -407,7 +411,9 @@ fn each_opens_what_the_others_seal() {
         return;
     }
     let principal = Principal::new(credentials);
-    let pool = KmsPool::builder().endpoint_url(kms.endpoint(REGION)).trust_root_pem(kms.ca_pem()).build().unwrap();
+    let pool = KmsPool::builder().trust_root_pem(kms.ca_pem());
+    let pool = REGIONS.iter().fold(pool, |pool, region| pool.endpoint_url_for(*region, kms.endpoint(region)));
+    let pool = pool.build().unwrap();
     let arn = kms.create_key(REGION);
     let on_kms = || aws_kms("kms-local", kms.endpoint(REGION), pool.clone(), principal.clone(), &arn);
 
@@ -459,5 +465,9 @@ fn each_opens_what_the_others_seal() {
 
     matrix.each_member_opens(tenant);
     matrix.another_context_is_refused(&case(&aes_256, AlgorithmSuite::default()));
+    println!(
+        "left out: multi-Region keys and discovery in JavaScript: its side of these tests makes strict keyrings alone"
+    );
+    matrix.regions_open_for_each_other(&regions::Kms { local: &kms, clients: pool.clients(&principal) }, tenant);
     matrix.tally.finish();
 }
