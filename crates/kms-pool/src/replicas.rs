@@ -112,6 +112,11 @@ impl Replicas {
         self.regions.iter().map(|replica| &*replica.region)
     }
 
+    /// Grows when the clients are those of another identity than before.
+    pub fn tenure(&self) -> u64 {
+        self.supplier.tenure()
+    }
+
     /// Does `operation` in one of the regions: it is given the region's client and the region's name.
     ///
     /// # Errors

@@ -376,7 +376,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
             let settings = source.settings();
             let invalidations = *cache.invalidations.read().unwrap_or_else(PoisonError::into_inner);
             let asked = settings.now();
-            let outcome = AssertUnwindSafe(source.clone().load()).catch_unwind().await;
+            let outcome = AssertUnwindSafe(source.clone().load(ahead)).catch_unwind().await;
             let took = settings.now().since(asked);
             match outcome.unwrap_or(Err(Error::Panicked)) {
                 Ok(value) => {

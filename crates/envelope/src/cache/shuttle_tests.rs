@@ -476,7 +476,7 @@ impl Source for Loader {
         lock(&self.world.kept).entry(self.key).or_default().push(value.number);
     }
 
-    async fn load(self) -> Result<Arc<Value>, Error> {
+    async fn load(self, _background: bool) -> Result<Arc<Value>, Error> {
         let world = &self.world;
         let asked_after = world.begun.load(Relaxed);
         let loading = Loading { number: world.loads.fetch_add(1, Relaxed), ..self.began };

@@ -57,8 +57,8 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
     /// where that is not known.
     fn wrapping_keys(&self) -> Vec<Arc<str>>;
 
-    /// Asks for a value.
-    fn load(self) -> impl Future<Output = Result<Arc<Self::Value>, Error>> + Send + 'static;
+    /// Asks for a value; in the background when nobody waits for it.
+    fn load(self, background: bool) -> impl Future<Output = Result<Arc<Self::Value>, Error>> + Send + 'static;
 
     /// A value that was asked for at `asked` is about to be kept. Nothing is invalidated meanwhile.
     fn loaded(&self, value: &Arc<Self::Value>, asked: Moment) {

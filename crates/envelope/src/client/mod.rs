@@ -277,6 +277,7 @@ fn decryption_request<'a>(
         supplied_context,
         required_context,
         stored_context: header.encryption_context,
+        background: false,
     }
 }
 

@@ -71,6 +71,12 @@ pub trait Keyring: fmt::Debug + Send + Sync {
         let _ = request;
         None
     }
+
+    /// Grows when another identity asks the provider than before. What was cached under the permissions of the one before is
+    /// dropped then. Default: it never does.
+    fn tenure(&self) -> u64 {
+        0
+    }
 }
 
 /// What a data key is for, and bound to.
@@ -81,13 +87,15 @@ pub struct KeyringRequest<'a> {
     pub suite: AlgorithmSuite,
     /// The encryption context that the wrapping authenticates.
     pub encryption_context: &'a EncryptionContext,
+    /// Whether nobody waits for it: the next data key is fetched ahead. Default: somebody does.
+    pub background: bool,
 }
 
 impl<'a> KeyringRequest<'a> {
     /// A request for a data key of `suite`, bound to `encryption_context`.
     #[must_use]
     pub fn new(suite: AlgorithmSuite, encryption_context: &'a EncryptionContext) -> Self {
-        Self { suite, encryption_context }
+        Self { suite, encryption_context, background: false }
     }
 }
 

@@ -99,6 +99,10 @@ impl Keyring for MultiKeyring {
     fn wrapping_key(&self, request: KeyringRequest<'_>) -> Option<Arc<str>> {
         self.generator.as_ref()?.wrapping_key(request)
     }
+
+    fn tenure(&self) -> u64 {
+        self.keyrings().map(Keyring::tenure).fold(0, u64::wrapping_add)
+    }
 }
 
 fn misused(cause: &'static str) -> Error {

@@ -44,7 +44,8 @@ impl MaterialsManager for DefaultMaterialsManager {
                 Some(key) => encryption_context.with(&public_key_context(key)?)?,
                 None => encryption_context.clone(),
             };
-            let wrapped = self.keyring.generate(KeyringRequest::new(suite, &context)).await?;
+            let asked = KeyringRequest { background: request.background, ..KeyringRequest::new(suite, &context) };
+            let wrapped = self.keyring.generate(asked).await?;
             let (data_key, keys) = (wrapped.data_key, &wrapped.encrypted_data_keys);
             let required = required_context.clone();
             EncryptionMaterials::with_parts(suite, context, required, data_key, keys, signing_key).map(Arc::new)
@@ -59,7 +60,8 @@ impl MaterialsManager for DefaultMaterialsManager {
             let (suite, context) = (request.suite, request.encryption_context()?);
             let verification_key = verification_key(suite, &context)?;
             let keys: Vec<_> = request.encrypted_data_keys.iter().collect();
-            let unwrapped = self.keyring.unwrap(KeyringRequest::new(suite, &context), &keys).await;
+            let asked = KeyringRequest { background: request.background, ..KeyringRequest::new(suite, &context) };
+            let unwrapped = self.keyring.unwrap(asked, &keys).await;
             let required = request.required_context.clone();
             let data_key = unwrapped.map_err(|failures| {
                 let not_stored = required.iter().map(|(key, _)| key.to_owned()).collect();
@@ -71,6 +73,10 @@ impl MaterialsManager for DefaultMaterialsManager {
 
     fn wrapping_key(&self, request: EncryptionMaterialsRequest<'_>) -> Option<Arc<str>> {
         self.keyring.wrapping_key(KeyringRequest::new(request.suite, request.encryption_context))
+    }
+
+    fn tenure(&self) -> u64 {
+        self.keyring.tenure()
     }
 }
 

@@ -71,6 +71,12 @@ pub trait MaterialsManager: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Grows when another identity obtains the materials than before, as
+    /// [`Keyring::tenure`](crate::keyring::Keyring::tenure). Default: it never does.
+    fn tenure(&self) -> u64 {
+        0
+    }
+
     /// Looks up once what many messages like this will need; its plaintext length is of no account. Default: `None`, where
     /// nothing is kept.
     ///
@@ -119,6 +125,8 @@ pub struct EncryptionMaterialsRequest<'a> {
     /// The plaintext's length in bytes, or a bound on it; `None` when it is not known. A cached data key
     /// is lent only against a known length.
     pub plaintext_length: Option<u64>,
+    /// Whether nobody waits for it: it is fetched ahead. Default: somebody does.
+    pub background: bool,
 }
 
 impl<'a> EncryptionMaterialsRequest<'a> {
@@ -145,7 +153,7 @@ impl<'a> EncryptionMaterialsRequest<'a> {
         encryption_context: &'a EncryptionContext,
         plaintext_length: Option<u64>,
     ) -> Self {
-        Self { suite, encryption_context, required_context: &NOTHING_REQUIRED, plaintext_length }
+        Self { suite, encryption_context, required_context: &NOTHING_REQUIRED, plaintext_length, background: false }
     }
 }
 
@@ -162,6 +170,8 @@ pub struct DecryptionMaterialsRequest<'a> {
     /// The part of it that the message does not store.
     pub required_context: &'a EncryptionContext,
     pub(crate) stored_context: &'a [u8],
+    /// Whether nobody waits for it: it is fetched ahead. Default: somebody does.
+    pub background: bool,
 }
 
 impl DecryptionMaterialsRequest<'_> {

@@ -118,6 +118,10 @@ impl MaterialsManager for RequiredContextMaterialsManager {
         self.source.wrapping_key(EncryptionMaterialsRequest { required_context, ..request })
     }
 
+    fn tenure(&self) -> u64 {
+        self.source.tenure()
+    }
+
     fn prepare(&self, request: EncryptionMaterialsRequest<'_>) -> Result<Option<Arc<dyn PreparedMaterials>>, Error> {
         let required_context = &self.required(request)?;
         self.source.prepare(EncryptionMaterialsRequest { required_context, ..request })

@@ -249,7 +249,7 @@ impl<const OPENING: bool> Source for Loader<OPENING> {
         vec![wrapping_key_name(self.request.key).into()]
     }
 
-    async fn load(self) -> Result<Arc<Value>, Error> {
+    async fn load(self, _background: bool) -> Result<Arc<Value>, Error> {
         let (number, answer) = {
             let mut state = self.world.state();
             let number = state.loads;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kms_pool::ClientSupplier;
+use kms_pool::{ClientSupplier, Replicas};
 
 use super::{key_arn::KmsKeyArn, requests::Requests};
 use crate::{
@@ -49,6 +49,30 @@ impl AwsKmsMrkKeyring {
         Self { requests, key }
     }
 
+    /// Asks the related keys in these regions instead: whichever of them answers generates, wraps and unwraps, as
+    /// [`Replicas`] say. Default: the key's own region alone.
+    ///
+    /// The key's own region is asked only if it is among them. A key that is not multi-Region has no stand-in.
+    ///
+    /// ```
+    /// # fn example(pool: kms_pool::KmsPool, principal: kms_pool::Principal, key: envelope::keyring::KmsKeyArn)
+    /// # -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use envelope::keyring::AwsKmsMrkKeyring;
+    /// use kms_pool::Replicas;
+    ///
+    /// let clients = pool.clients(&principal);
+    /// let regions = Replicas::new(clients.clone(), ["eu-west-1", "us-east-1"])?.hedge_after(Duration::from_millis(200));
+    /// let keyring = AwsKmsMrkKeyring::new(clients, key).with_replicas(regions);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn with_replicas(mut self, replicas: Replicas) -> Self {
+        self.requests = self.requests.with_replicas(replicas);
+        self
+    }
+
     /// Grant tokens to send with every request. Default: none.
     ///
     /// ```
@@ -87,5 +111,9 @@ impl Keyring for AwsKmsMrkKeyring {
 
     fn wrapping_key(&self, _request: KeyringRequest<'_>) -> Option<Arc<str>> {
         Some(self.key.shared())
+    }
+
+    fn tenure(&self) -> u64 {
+        self.requests.tenure()
     }
 }

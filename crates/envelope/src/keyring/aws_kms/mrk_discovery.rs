@@ -125,6 +125,10 @@ impl Keyring for AwsKmsMrkDiscoveryKeyring {
         let key_to_ask = |stored: &KmsKeyArn| self.key_to_ask(stored);
         Box::pin(self.requests.unwrap(NAME, request, encrypted_data_keys, key_to_ask))
     }
+
+    fn tenure(&self) -> u64 {
+        self.requests.tenure()
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use aws_sdk_kms::{Client, operation::decrypt::DecryptOutput, primitives::Blob};
-use kms_pool::{ClientSupplier, KmsError, KmsErrorKind};
+use kms_pool::{ClientSupplier, KmsError, KmsErrorKind, Purpose, Replicas};
 
 use super::key_arn::KmsKeyArn;
 use crate::{
@@ -22,12 +22,24 @@ const PROVIDER_ID: &str = "aws-kms";
 #[derive(Debug, Clone)]
 pub(super) struct Requests {
     clients: Arc<dyn ClientSupplier>,
+    /// The regions that stand in for one another, for keys that are in several.
+    replicas: Option<Replicas>,
     grant_tokens: Vec<String>,
 }
 
 impl Requests {
     pub(super) fn new(clients: Arc<dyn ClientSupplier>) -> Self {
-        Self { clients, grant_tokens: vec![] }
+        Self { clients, replicas: None, grant_tokens: vec![] }
+    }
+
+    /// Asks for multi-Region keys in whichever of these regions answers.
+    pub(super) fn with_replicas(self, replicas: Replicas) -> Self {
+        Self { replicas: Some(replicas), ..self }
+    }
+
+    /// Grows when another identity asks than before.
+    pub(super) fn tenure(&self) -> u64 {
+        self.replicas.as_ref().map_or(0, Replicas::tenure).wrapping_add(self.clients.tenure())
     }
 
     /// Grant tokens to send with every request.
@@ -92,17 +104,18 @@ impl Requests {
         request: KeyringRequest<'_>,
     ) -> Result<GeneratedDataKey, Failure> {
         let length = request.suite.data_key_length();
-        let answer = self
-            .client(key)
-            .await?
-            .generate_data_key()
-            .key_id(key.as_str())
-            .number_of_bytes(i32::try_from(length).expect("a data key has at most 32 bytes"))
-            .set_encryption_context(pairs(request.encryption_context))
-            .set_grant_tokens(self.grant_tokens())
-            .send()
-            .await
-            .map_err(KmsError::from)?;
+        let bytes = i32::try_from(length).expect("a data key has at most 32 bytes");
+        let (answer, _) = self
+            .ask(key, request, |client, key| {
+                let generate = client
+                    .generate_data_key()
+                    .key_id(key.as_str())
+                    .number_of_bytes(bytes)
+                    .set_encryption_context(pairs(request.encryption_context))
+                    .set_grant_tokens(self.grant_tokens());
+                async { Ok((generate.send().await?, key)) }
+            })
+            .await?;
         let data_key = plaintext(answer.plaintext, length)?;
         let encrypted_data_key = encrypted_data_key(answer.key_id, answer.ciphertext_blob)?;
         Ok(GeneratedDataKey { data_key, encrypted_data_keys: vec![encrypted_data_key] })
@@ -114,17 +127,17 @@ impl Requests {
         request: KeyringRequest<'_>,
         data_key: &DataKey,
     ) -> Result<EncryptedDataKey, Failure> {
-        let answer = self
-            .client(key)
-            .await?
-            .encrypt()
-            .key_id(key.as_str())
-            .plaintext(Blob::new(data_key.expose_secret()))
-            .set_encryption_context(pairs(request.encryption_context))
-            .set_grant_tokens(self.grant_tokens())
-            .send()
-            .await
-            .map_err(KmsError::from)?;
+        let (answer, _) = self
+            .ask(key, request, |client, key| {
+                let encrypt = client
+                    .encrypt()
+                    .key_id(key.as_str())
+                    .plaintext(Blob::new(data_key.expose_secret()))
+                    .set_encryption_context(pairs(request.encryption_context))
+                    .set_grant_tokens(self.grant_tokens());
+                async { Ok((encrypt.send().await?, key)) }
+            })
+            .await?;
         encrypted_data_key(answer.key_id, answer.ciphertext_blob)
     }
 
@@ -134,22 +147,33 @@ impl Requests {
         request: KeyringRequest<'_>,
         ciphertext: &[u8],
     ) -> Result<DataKey, Failure> {
-        let answer = self
-            .client(key)
-            .await?
-            .decrypt()
-            .key_id(key.as_str())
-            .ciphertext_blob(Blob::new(ciphertext))
-            .set_encryption_context(pairs(request.encryption_context))
-            .set_grant_tokens(self.grant_tokens())
-            .send()
-            .await
-            .map_err(KmsError::from)?;
-        decrypted(answer, key, request.suite.data_key_length())
+        let (answer, asked) = self
+            .ask(key, request, |client, key| {
+                let decrypt = client
+                    .decrypt()
+                    .key_id(key.as_str())
+                    .ciphertext_blob(Blob::new(ciphertext))
+                    .set_encryption_context(pairs(request.encryption_context))
+                    .set_grant_tokens(self.grant_tokens());
+                async { Ok((decrypt.send().await?, key)) }
+            })
+            .await?;
+        decrypted(answer, &asked, request.suite.data_key_length())
     }
 
-    async fn client(&self, key: &KmsKeyArn) -> Result<Client, KmsError> {
-        self.clients.client(key.region()).await
+    /// Does `operation` with the client of the key's region; or, for a multi-Region key that has stand-ins, with that of
+    /// whichever region answers, and the related key there.
+    async fn ask<T, F, Fut>(&self, key: &KmsKeyArn, request: KeyringRequest<'_>, operation: F) -> Result<T, KmsError>
+    where
+        F: Fn(Client, KmsKeyArn) -> Fut,
+        Fut: Future<Output = Result<T, KmsError>>,
+    {
+        if let Some(replicas) = self.replicas.as_ref().filter(|_| key.is_multi_region()) {
+            return replicas.call(|client, region| operation(client, key.in_region(&region))).await;
+        }
+        let purpose = if request.background { Purpose::Background } else { Purpose::Foreground };
+        let client = self.clients.client_for(key.region(), purpose).await?;
+        operation(client, key.clone()).await
     }
 
     fn grant_tokens(&self) -> Option<Vec<String>> {

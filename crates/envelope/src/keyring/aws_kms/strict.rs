@@ -92,4 +92,8 @@ impl Keyring for AwsKmsKeyring {
     fn wrapping_key(&self, _request: KeyringRequest<'_>) -> Option<Arc<str>> {
         Some(self.key.shared())
     }
+
+    fn tenure(&self) -> u64 {
+        self.requests.tenure()
+    }
 }

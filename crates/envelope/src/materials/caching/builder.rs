@@ -1,6 +1,9 @@
 //! How a caching materials manager is set.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, atomic::AtomicU64},
+    time::Duration,
+};
 
 #[cfg(feature = "tokio")]
 use tokio::runtime::Handle;
@@ -174,12 +177,14 @@ impl CachingBuilder {
             None => format!("{:032x}", u128::from_be_bytes(random::bytes()?)).into(),
         };
         Ok(CachingMaterialsManager(Arc::new(Inner {
+            tenure: AtomicU64::new(self.source.tenure()),
             source: self.source,
             cache: self.cache.unwrap_or_default(),
             partition,
             policy: self.policy,
             backoffs: Failures::new(WRAPPING_KEYS),
             prime_decrypt: self.prime_decrypt,
+            handover: Mutex::default(),
             #[cfg(feature = "tokio")]
             runtime: Handle::try_current().ok(),
         })))

@@ -83,6 +83,12 @@ impl MaterialsCache {
             + self.0.decryption.invalidate(|key, _| is_under(keys_of(key), wrapping_key))
     }
 
+    /// Drops the entries of one partition, as [`clear`](Self::clear) drops all.
+    pub(super) fn drop_partition(&self, partition: &str) {
+        self.0.encryption.invalidate(|key, _| key.borrow().partition == partition);
+        self.0.decryption.invalidate(|key, _| key.borrow().partition == partition);
+    }
+
     /// Drops the entries under a wrapping key that was just refused.
     pub(super) fn drop_refused(&self, wrapping_key: &str) {
         self.0.encryption.drop_refused(|_, materials| is_under(materials.encrypted_data_keys(), wrapping_key));

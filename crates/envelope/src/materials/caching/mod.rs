@@ -4,7 +4,17 @@ mod builder;
 mod cache;
 mod sources;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Release},
+        },
+    },
+    time::Duration,
+};
 
 #[cfg(feature = "tokio")]
 use tokio::runtime::Handle;
@@ -94,6 +104,10 @@ struct Inner {
     /// By wrapping key. Not shared with other managers: their principals may fail for reasons of their own.
     backoffs: Failures<Arc<str>>,
     prime_decrypt: bool,
+    /// The source's tenure that the entries are of.
+    tenure: AtomicU64,
+    /// Held while those of another tenure are dropped.
+    handover: Mutex<()>,
     #[cfg(feature = "tokio")]
     runtime: Option<Handle>,
 }
@@ -165,11 +179,29 @@ impl CachingMaterialsManager {
     }
 }
 
+impl CachingMaterialsManager {
+    /// Drops the partition when another identity has taken the place of the one that obtained what is in it. Afterwards
+    /// nothing is used that was obtained, or asked for, before.
+    fn drop_what_others_obtained(&self) {
+        let inner = &*self.0;
+        let tenure = inner.source.tenure();
+        if inner.tenure.load(Acquire) == tenure {
+            return;
+        }
+        let _one_at_a_time = inner.handover.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.tenure.load(Acquire) != tenure {
+            inner.cache.drop_partition(&inner.partition);
+            inner.tenure.store(tenure, Release);
+        }
+    }
+}
+
 impl MaterialsManager for CachingMaterialsManager {
     fn try_encryption_materials(
         &self,
         request: EncryptionMaterialsRequest<'_>,
     ) -> Result<Option<Arc<EncryptionMaterials>>, Error> {
+        self.drop_what_others_obtained();
         let Some(bytes) = self.cacheable_length(request) else { return Ok(None) };
         let (key, half) = (self.encryption_key(request), self.0.cache.encryption());
         let Ok(taken) = half.find(&key, self.at_the_latest(), self.policy(), Some(bytes)) else { return Ok(None) };
@@ -183,6 +215,7 @@ impl MaterialsManager for CachingMaterialsManager {
         &self,
         request: DecryptionMaterialsRequest<'_>,
     ) -> Result<Option<Arc<DecryptionMaterials>>, Error> {
+        self.drop_what_others_obtained();
         let (key, half) = (self.decryption_key(request), self.0.cache.decryption());
         let Ok(taken) = half.find(&key, self.at_the_latest(), self.policy(), None) else { return Ok(None) };
         if taken.wants_refresh {
@@ -200,6 +233,7 @@ impl MaterialsManager for CachingMaterialsManager {
         request: EncryptionMaterialsRequest<'a>,
     ) -> MaterialsFuture<'a, EncryptionMaterials> {
         Box::pin(async move {
+            self.drop_what_others_obtained();
             let (key, half) = (self.encryption_key(request), self.0.cache.encryption());
             let Some(bytes) = self.cacheable_length(request) else {
                 half.bypass(&key);
@@ -214,6 +248,7 @@ impl MaterialsManager for CachingMaterialsManager {
         request: DecryptionMaterialsRequest<'a>,
     ) -> MaterialsFuture<'a, DecryptionMaterials> {
         Box::pin(async move {
+            self.drop_what_others_obtained();
             let (key, half) = (self.decryption_key(request), self.0.cache.decryption());
             if request.suite.is_legacy() {
                 half.bypass(&key);
@@ -227,6 +262,10 @@ impl MaterialsManager for CachingMaterialsManager {
         self.0.source.wrapping_key(request)
     }
 
+    fn tenure(&self) -> u64 {
+        self.0.source.tenure()
+    }
+
     fn prepare(&self, request: EncryptionMaterialsRequest<'_>) -> Result<Option<Arc<dyn PreparedMaterials>>, Error> {
         if request.suite.is_legacy() {
             return Ok(None);
@@ -237,6 +276,7 @@ impl MaterialsManager for CachingMaterialsManager {
 
     fn warm<'a>(&'a self, request: EncryptionMaterialsRequest<'a>) -> WarmFuture<'a> {
         Box::pin(async move {
+            self.drop_what_others_obtained();
             if !request.suite.is_legacy() {
                 let source = self.encryption_source(request, None);
                 self.0.cache.encryption().obtain(self.encryption_key(request), source).await?;

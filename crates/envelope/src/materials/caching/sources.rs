@@ -49,6 +49,7 @@ impl EncryptionSource {
             encryption_context: &self.context,
             required_context: &self.required,
             plaintext_length: Some(self.bytes.unwrap_or(0)),
+            background: false,
         }
     }
 }
@@ -73,8 +74,9 @@ impl Source for EncryptionSource {
         self.manager.wrapping_key(self.request()).into_iter().collect()
     }
 
-    async fn load(self) -> Result<Arc<EncryptionMaterials>, Error> {
-        let materials = self.manager.0.source.encryption_materials(self.request());
+    async fn load(self, background: bool) -> Result<Arc<EncryptionMaterials>, Error> {
+        let request = EncryptionMaterialsRequest { background, ..self.request() };
+        let materials = self.manager.0.source.encryption_materials(request);
         traced(Operation::Encryption, self.context.keys(), materials).await
     }
 
@@ -126,6 +128,7 @@ impl DecryptionSource {
             supplied_context: &self.supplied,
             required_context: &self.required,
             stored_context: &self.stored,
+            background: false,
         }
     }
 
@@ -155,8 +158,9 @@ impl Source for DecryptionSource {
         named.collect::<Option<_>>().unwrap_or_default()
     }
 
-    async fn load(self) -> Result<Arc<DecryptionMaterials>, Error> {
-        let materials = self.manager.0.source.decryption_materials(self.request());
+    async fn load(self, background: bool) -> Result<Arc<DecryptionMaterials>, Error> {
+        let request = DecryptionMaterialsRequest { background, ..self.request() };
+        let materials = self.manager.0.source.decryption_materials(request);
         traced(Operation::Decryption, ContextKeys::of_serialized(&self.stored), materials).await
     }
 }
@@ -177,6 +181,7 @@ impl Prepared {
 impl PreparedMaterials for Prepared {
     fn lend(&self, plaintext_length: u64, borrow: &mut dyn FnMut(&EncryptionMaterials)) -> bool {
         let manager = &self.source.manager;
+        manager.drop_what_others_obtained();
         let (half, policy) = (manager.0.cache.encryption(), manager.policy());
         if plaintext_length > policy.limits.max_bytes {
             return false;

@@ -1,0 +1,98 @@
+//! What one identity obtained is not used for another that takes its place.
+
+#![cfg(feature = "aws-kms")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use envelope::{
+    EncryptionContext, Envelope,
+    keyring::AwsKmsKeyring,
+    materials::{CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache},
+};
+use kms_local::KmsLocal;
+use kms_pool::{KmsErrorKind, KmsPool, Principal};
+
+const REGION: &str = "us-east-1";
+
+struct Scene {
+    kms: KmsLocal,
+    principal: Principal,
+    cache: MaterialsCache,
+    envelope: Envelope,
+    context: EncryptionContext,
+}
+
+impl Scene {
+    async fn set() -> Self {
+        let kms = KmsLocal::builder().region(REGION).start().await.unwrap();
+        let pool = KmsPool::builder().endpoint_url(kms.endpoint(REGION)).trust_root_pem(kms.ca_pem()).build().unwrap();
+        let principal = Principal::new(kms.issue_credentials());
+        let key = kms.create_key(REGION).parse().unwrap();
+        let cache = MaterialsCache::new(100);
+        let source = DefaultMaterialsManager::new(AwsKmsKeyring::new(pool, principal.clone(), key));
+        let manager = CachingMaterialsManager::builder(source).cache(&cache).build().unwrap();
+        let envelope = Envelope::builder(manager).build().unwrap();
+        let context = EncryptionContext::new([("tenant", "42")]).unwrap();
+        Self { kms, principal, cache, envelope, context }
+    }
+
+    /// From now on it is another's, whom KMS denies everything, so that only what is cached could serve.
+    fn replace(&self) {
+        self.principal.replace(self.kms.issue_credentials());
+        self.kms.faults(REGION).deny_access(true);
+    }
+}
+
+fn is_denied<T>(outcome: Result<T, envelope::Error>) -> bool {
+    outcome.err().is_some_and(|error| error.kms().is_some_and(|kms| kms.kind() == KmsErrorKind::AccessDenied))
+}
+
+#[tokio::test]
+async fn who_takes_anothers_place_uses_none_of_their_data_keys() {
+    let scene = Scene::set().await;
+    let (envelope, context) = (&scene.envelope, &scene.context);
+    let message = envelope.encrypt(b"x", context).await.unwrap();
+    envelope.decrypt(&message, context).await.unwrap();
+    let handle = envelope.prepare(context).unwrap();
+    handle.encrypt(b"x").await.unwrap();
+    assert_eq!(scene.kms.counters(REGION).total(), 2);
+
+    scene.replace();
+    assert!(handle.try_encrypt(b"x").is_err());
+    assert!(is_denied(handle.encrypt(b"x").await));
+    assert!(is_denied(envelope.encrypt(b"x", context).await));
+    assert!(is_denied(envelope.decrypt(&message, context).await));
+    assert_eq!(scene.cache.oldest_data_key_age(), None, "they are wiped, not only out of reach");
+
+    scene.kms.faults(REGION).clear();
+    let own = scene.kms.issue_credentials();
+    scene.principal.replace(own.clone());
+    envelope.encrypt(b"x", context).await.unwrap();
+    assert_eq!(scene.kms.counters(REGION).access_keys[own.access_key_id()], 1);
+}
+
+#[tokio::test]
+async fn a_data_key_that_was_asked_for_before_is_not_kept() {
+    let scene = Scene::set().await;
+    scene.kms.faults(REGION).hang(true);
+    let (envelope, context) = (scene.envelope.clone(), scene.context.clone());
+    let before = tokio::spawn(async move { envelope.encrypt(b"x", &context).await });
+    while scene.kms.counters(REGION).in_flight == 0 {
+        tokio::task::yield_now().await;
+    }
+    scene.principal.replace(scene.kms.issue_credentials());
+    // An operation of the new identity's notes that it is another's.
+    assert!(scene.envelope.try_encrypt(b"x", &scene.context).is_err());
+    scene.kms.faults(REGION).clear();
+    before.await.unwrap().unwrap();
+    scene.kms.faults(REGION).deny_access(true);
+    assert!(is_denied(scene.envelope.encrypt(b"x", &scene.context).await));
+}
+
+#[tokio::test]
+async fn new_credentials_of_the_same_identity_keep_what_is_cached() {
+    let scene = Scene::set().await;
+    scene.envelope.encrypt(b"x", &scene.context).await.unwrap();
+    scene.principal.rotate(scene.kms.issue_credentials());
+    scene.envelope.encrypt(b"x", &scene.context).await.unwrap();
+    assert_eq!(scene.kms.counters(REGION).total(), 1);
+}
