@@ -28,7 +28,7 @@
 //!
 //! | feature | default | what it adds |
 //! | --- | --- | --- |
-//! | `aws-kms` | yes | the AWS KMS keyring, over `kms-pool` |
+//! | `aws-kms` | yes | the AWS KMS keyrings, over `kms-pool` |
 //! | `aws-lc-rs` | yes | AES-GCM by AWS-LC instead of RustCrypto's portable implementation; signed suites; the raw RSA keyring |
 //! | `tokio` | yes | data keys are refreshed in the background; streams over tokio's `AsyncRead` and `AsyncWrite`; `aws-kms` brings it along |
 //! | `tracing` | yes | what happens in the cache, as events |

@@ -184,6 +184,8 @@ pub(super) fn check_region(region: &str) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn key(arn: &str) -> KmsKeyArn {
@@ -290,6 +292,33 @@ mod tests {
         }
         for region in ["", "EU-WEST-1", "eu west 1", "eu-west-1:1:key/a", "*"] {
             check_region(region).unwrap_err();
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_is_kept_and_what_is_not_is_refused(text in prop_oneof![
+            ".{0,80}", "arn:[awsk:/]{0,20}key/[mrk:/-]{0,8}", "arn:[a-z]{0,3}:kms:[a-z0-9-]{0,9}:[0-9]{0,3}:key/.{0,9}",
+        ]) {
+            if let Ok(key) = text.parse::<KmsKeyArn>() {
+                let (partition, region, account) = (key.partition(), key.region(), key.account());
+                let resource = key.part(5);
+                prop_assert_eq!(format!("arn:{partition}:kms:{region}:{account}:{resource}"), text);
+                prop_assert!([partition, region, account].iter().all(|part| !part.is_empty()));
+            }
+        }
+
+        /// However the regions are named: each opens for the others, if it is multi-Region.
+        #[test]
+        fn a_key_elsewhere_is_related_and_comes_back(
+            id in "(mrk-)?[a-z0-9/]{1,9}", here in "[a-z0-9-]{1,9}", there in "[a-z0-9-]{1,9}",
+        ) {
+            let key = key(&format!("arn:aws:kms:{here}:1:key/{id}"));
+            let elsewhere = key.in_region(&there);
+            prop_assert_eq!(elsewhere.region(), &*there);
+            prop_assert_eq!(elsewhere.as_str().parse::<KmsKeyArn>().unwrap(), elsewhere.clone());
+            prop_assert_eq!(elsewhere.in_region(&here), key.clone());
+            prop_assert_eq!(key.mrk_match_for_decrypt(&elsewhere), key.is_multi_region() || here == there);
         }
     }
 }

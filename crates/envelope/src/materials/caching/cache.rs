@@ -77,7 +77,8 @@ impl MaterialsCache {
     /// Drops the entries under one wrapping key, for sealing and opening, as [`clear`](Self::clear) drops all: an AWS KMS key
     /// by its ARN, a raw key by its name or by `NAMESPACE/NAME`, as errors name it (and with it those whose names begin with
     /// that). Of a data key that several keys wrap, each one counts. A key id alone, or an alias, matches nothing: zero, where
-    /// you expect entries, may mean that the name is not as messages have it. Looks at each entry.
+    /// you expect entries, may mean that the name is not as messages have it. A multi-Region key has an ARN in each region,
+    /// and messages name that of the region that sealed. Looks at each entry.
     pub fn invalidate_key(&self, wrapping_key: &str) -> u64 {
         self.0.encryption.invalidate(|_, materials| is_under(materials.encrypted_data_keys(), wrapping_key))
             + self.0.decryption.invalidate(|key, _| is_under(keys_of(key), wrapping_key))
