@@ -4,6 +4,7 @@
 
 mod cached;
 mod discovery;
+mod failover;
 mod multi_region;
 mod requests;
 
