@@ -14,10 +14,10 @@ Wrapping keys (SPEC):
   aws-kms-mrk:KEY-ARN                              a multi-Region key; to decrypt, it is asked in this ARN's region, in
           whichever region the message was encrypted
   aws-kms-discovery[,account=ACCOUNT]...[,partition=PARTITION][,region=REGION]
-          to decrypt only: the AWS KMS keys that the message names, each asked in its own region. With account=, which may
-          be given more than once, only those of these accounts, in partition aws unless told otherwise; without it,
-          whoever lets you use a key of theirs can write what you decrypt. With region=, asks in that region alone: its
-          keys, and multi-Region keys of any region
+          to decrypt only: the AWS KMS keys that the message names, each asked in its own region. With account=,
+          which may be given more than once, only those of these accounts, in partition aws unless told otherwise;
+          without it, whoever lets you use a key of theirs can write what you decrypt. With region=, asks in that
+          region alone: its keys, and multi-Region keys of any region
   raw-aes,namespace=NS,name=NAME,key-file=PATH     the file has 16, 24 or 32 raw bytes
   raw-rsa,namespace=NS,name=NAME,padding=PADDING,key-file=PATH
           PADDING is pkcs1, oaep-sha1, oaep-sha256, oaep-sha384 or oaep-sha512; the file is PEM, a public key to

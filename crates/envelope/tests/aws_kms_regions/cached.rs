@@ -103,3 +103,29 @@ async fn a_region_without_the_key_drops_nothing_while_another_does_not_answer() 
     })
     .await;
 }
+
+/// Messages name another key than the one that refuses: what is remembered of it must be found by their name.
+#[tokio::test]
+async fn what_a_replica_refuses_for_one_message_it_is_not_asked_for_the_next() {
+    let kms = Kms::start().await;
+    let primary = kms.local.create_multi_region_key(VIRGINIA, &[IRELAND]);
+    let here = related(&primary, IRELAND);
+    let there = Envelope::new(kms.strict(&primary)).unwrap();
+    let mut messages = vec![];
+    for tenant in ["42", "43"] {
+        let context = EncryptionContext::new([("tenant", tenant)]).unwrap();
+        messages.push(there.encrypt(b"x", &context).await.unwrap());
+    }
+    kms.local.disable_key(IRELAND, &here).unwrap();
+    // Time stands still.
+    let cache = MaterialsCache::builder().clock(Clock::manual().0).build();
+    let mrk = AwsKmsMrkKeyring::new(kms.clients(), here.parse().unwrap());
+    for envelope in [caching(mrk, &cache), caching(kms.mrk_discovery(IRELAND), &cache)] {
+        kms.forget();
+        let asked = envelope.decrypt(&messages[0], &EncryptionContext::empty()).await.unwrap_err();
+        assert!(matches!(asked, Error::DataKeyNotUnwrapped { .. }), "{asked:?}");
+        let remembered = envelope.decrypt(&messages[1], &EncryptionContext::empty()).await.unwrap_err();
+        assert!(matches!(remembered, Error::Remembered { .. }), "{remembered:?}");
+        assert_eq!(kms.asked(), [0, 1, 0, 0]);
+    }
+}

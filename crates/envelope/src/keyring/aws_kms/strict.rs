@@ -34,7 +34,7 @@ pub struct AwsKmsKeyring {
 impl AwsKmsKeyring {
     /// A keyring for the KMS key `key`, used as `principal` in the key's own region.
     #[must_use]
-    #[expect(clippy::needless_pass_by_value, reason = "whoever has both hands them over, as ever")]
+    #[expect(clippy::needless_pass_by_value, reason = "the signature is older than `with_clients`")]
     pub fn new(pool: KmsPool, principal: Principal, key: KmsKeyArn) -> Self {
         Self::with_clients(pool.clients(&principal), key)
     }
