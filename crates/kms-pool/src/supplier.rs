@@ -1,15 +1,15 @@
 //! Who supplies the KMS client of a region.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_sdk_kms::Client;
 
 use crate::credentials::Principal;
 use crate::error::{KmsError, KmsErrorKind};
-use crate::pool::KmsPool;
+use crate::pool::{KmsPool, check_region};
 use crate::slot::Purpose;
 
 /// A client on its way.
@@ -98,11 +98,16 @@ pub struct PooledClients {
     principal: Principal,
     by_region: HashMap<String, Principal>,
     limited_to: Option<Vec<String>>,
+    /// The regions that were asked for so far. Shared by all clones.
+    seen: Arc<Mutex<HashSet<Box<str>>>>,
 }
+
+/// More than AWS has. Regions come out of foreign messages, and each takes a slot of the pool.
+const MOST_REGIONS: usize = 64;
 
 impl PooledClients {
     pub(crate) fn new(pool: KmsPool, principal: Principal) -> Self {
-        Self { pool, principal, by_region: HashMap::new(), limited_to: None }
+        Self { pool, principal, by_region: HashMap::new(), limited_to: None, seen: Arc::default() }
     }
 
     /// Signs as `principal` in `region`, for example under a role that is for this region alone. Repeatable; the
@@ -113,7 +118,8 @@ impl PooledClients {
         self
     }
 
-    /// Supplies no client for any other region. Default: every region is supplied.
+    /// Supplies no client for any other region. Default: every region is supplied, up to 64 different ones; who opens
+    /// messages of strangers names the regions, so that made-up ones do not use up that number.
     #[must_use]
     pub fn limited_to(mut self, regions: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.limited_to = Some(regions.into_iter().map(Into::into).collect());
@@ -123,12 +129,27 @@ impl PooledClients {
 
 impl PooledClients {
     async fn supply(&self, region: &str, purpose: Purpose) -> Result<Client, KmsError> {
+        check_region(region)?;
         if self.limited_to.as_ref().is_some_and(|regions| !regions.iter().any(|it| it == region)) {
             let message = "the region is not among those that clients are supplied for";
             return Err(KmsError::local(KmsErrorKind::InvalidRequest, message, None));
         }
+        if self.limited_to.is_none() && !self.is_one_of_few(region) {
+            let message =
+                "clients were supplied for 64 other regions: name the regions that may be reached, by `limited_to`";
+            return Err(KmsError::local(KmsErrorKind::InvalidRequest, message, None));
+        }
         let principal = self.by_region.get(region).unwrap_or(&self.principal);
         self.pool.client_for(region, principal, purpose).await
+    }
+}
+
+impl PooledClients {
+    /// Whether a client for this region is within [`MOST_REGIONS`].
+    fn is_one_of_few(&self, region: &str) -> bool {
+        // An insertion is whole or not there.
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.contains(region) || (seen.len() < MOST_REGIONS && seen.insert(region.into()))
     }
 }
 

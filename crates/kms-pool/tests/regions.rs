@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use kms_local::{Faults, KmsLocal};
-use kms_pool::{CircuitState, KmsError, KmsErrorKind, KmsPool, Principal, Replicas};
+use kms_pool::{CircuitState, ClientSupplier as _, KmsError, KmsErrorKind, KmsPool, Principal, Replicas};
 
 use support::{OTHER, REGION, Sessions, builder, random, server};
 
@@ -148,4 +148,20 @@ async fn a_region_that_hangs_takes_no_room_from_another() {
     for outcome in join_all(stuck).await {
         outcome.unwrap().unwrap();
     }
+}
+
+#[tokio::test]
+async fn made_up_regions_take_few_slots() {
+    let kms = server().await;
+    let pool = builder(&kms).build().unwrap();
+    let clients = pool.clients(&Principal::new(kms.issue_credentials()));
+    clients.client(REGION).await.unwrap();
+    for number in 0..200 {
+        let made_up = clients.clone().client(&format!("us-nowhere-{number}")).await;
+        assert_eq!(made_up.is_ok(), number < 63, "{number}");
+    }
+    clients.client(REGION).await.unwrap();
+    assert!(clients.client("us_east_1").await.is_err());
+    assert_eq!(pool.stats().slots, 64);
+    clients.limited_to([OTHER]).client(OTHER).await.unwrap();
 }
