@@ -338,9 +338,9 @@ impl KmsPoolBuilder {
     /// throttles; then nine tenths of what it accepted in the last second, and a hundredth of that more each second
     /// until it throttles again. 1 to 1,000,000.
     ///
-    /// A request that could not start before its time is up fails at once with
-    /// [`Throttled`](crate::KmsErrorKind::Throttled), and says in
-    /// [`retry_after`](crate::KmsError::retry_after) when it could.
+    /// A request that could not start in time fails at once with [`Throttled`](crate::KmsErrorKind::Throttled), and says
+    /// in [`retry_after`](crate::KmsError::retry_after) when it could. In time is so that a whole attempt still fits into
+    /// the operation timeout, or at half of it where that is later: by default within 7 s.
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -510,7 +510,7 @@ impl KmsPoolBuilder {
             check_endpoint("all regions", url)?;
         }
         for (region, url) in &self.endpoints {
-            crate::pool::check_region(region).map_err(|_| BuildError::Region)?;
+            crate::pool::check_region(region).map_err(|_| BuildError::no_region(region))?;
             check_endpoint(region, url)?;
         }
         Ok(())
@@ -660,7 +660,7 @@ mod tests {
     #[test]
     fn a_region_is_named_like_one() {
         let error = builder().endpoint_url_for("EU West", "https://localhost").build();
-        assert!(matches!(error, Err(BuildError::Region)));
+        assert!(matches!(error, Err(BuildError::Region { region, .. }) if region == "EU West"));
     }
 
     #[test]

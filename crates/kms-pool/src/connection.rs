@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use aws_smithy_http_client::Connector;
 use aws_smithy_http_client::pool::{Client, ConnectionEvent, ConnectionPool};
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::{self, TlsContext, TrustStore, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::client::http::{
-    HttpClient as _, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
+    HttpClient as _, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector, http_client_fn,
 };
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use rustls::RootCertStore;
@@ -50,9 +51,14 @@ impl TrustRoots {
 /// # Errors
 ///
 /// [`BuildError::TrustRoot`] and [`BuildError::Tls`].
-pub(crate) fn sts_http_client(roots: TrustRoots) -> Result<SharedHttpClient, BuildError> {
-    let builder = aws_smithy_http_client::Builder::new().tls_provider(tls_provider());
-    Ok(builder.tls_context(roots.into_tls_context()?).build_https())
+pub(crate) fn sts_http_client(roots: TrustRoots, proxy: ProxyConfig) -> Result<SharedHttpClient, BuildError> {
+    let connector = Connector::builder()
+        .tls_provider(tls_provider())
+        .tls_context(roots.into_tls_context()?)
+        .proxy_config(proxy)
+        .build();
+    let connector = SharedHttpConnector::new(connector);
+    Ok(http_client_fn(move |_, _| connector.clone()))
 }
 
 /// How connections are made; enough to make more of them.

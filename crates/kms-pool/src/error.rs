@@ -53,6 +53,8 @@ struct Details {
     message: Option<String>,
     request_id: Option<String>,
     retry_after: Option<Duration>,
+    /// Whether the pool refused the request itself.
+    is_own: bool,
     cause: Option<Box<dyn Error + Send + Sync>>,
 }
 
@@ -65,6 +67,7 @@ impl KmsError {
             message: first_line(message),
             request_id: None,
             retry_after: None,
+            is_own: false,
             cause,
         })
     }
@@ -77,8 +80,14 @@ impl KmsError {
             message: first_line(message),
             request_id: None,
             retry_after: Some(retry_after),
+            is_own: true,
             cause: None,
         })
+    }
+
+    /// The refusal of a pool that has ended.
+    pub(crate) fn shut_down() -> Self {
+        Self::local(KmsErrorKind::InvalidRequest, "the pool has been shut down", None)
     }
 
     /// What kind of failure this is.
@@ -92,6 +101,12 @@ impl KmsError {
     pub fn is_retryable(&self) -> bool {
         use KmsErrorKind::{Throttled, TimedOut, Unavailable};
         matches!(self.kind(), Throttled | TimedOut | Unavailable)
+    }
+
+    /// Whether the pool held the request back, because it could not start in time within the budget of its account, or
+    /// because the circuit of its region is open. KMS was not asked then.
+    pub fn is_held_back(&self) -> bool {
+        self.details.is_own
     }
 
     /// The error code of KMS, such as `ThrottlingException`, if KMS answered.
@@ -141,6 +156,7 @@ where
             retry_after: header("x-amz-retry-after")
                 .and_then(|millis| millis.parse().ok().map(Duration::from_millis))
                 .or_else(|| header("retry-after")?.parse().ok().map(Duration::from_secs)),
+            is_own: false,
             // On a wrong signature AWS quotes the request that it expected, session token included.
             cause: match kind {
                 KmsErrorKind::CredentialsRejected => None,
@@ -158,7 +174,8 @@ impl Error for KmsError {
 
 impl fmt::Display for KmsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (what, advice) = self.kind().in_words();
+        let (what, advice) =
+            if self.is_held_back() { self.kind().in_words_held_back() } else { self.kind().in_words() };
         f.write_str(what)?;
         let named = [("", self.code()), ("", self.message()), ("request id ", self.request_id())];
         let mut separator = ": ";

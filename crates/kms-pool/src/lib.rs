@@ -91,9 +91,9 @@
 //! [`KmsPool::stats`] counts; [`KmsPool::slots`] tells of each slot its credentials' generation and time left, its
 //! circuit and its budget's rate. Each attempt is a `tracing` span at `DEBUG`, named `kms_request`, with the fields
 //! `operation`, `region`, `attempt`, `request_id`, `outcome` (`ok`, `refused`, `credentials_refused`, `throttled`,
-//! `failed`, `timed_out`, `disconnected`) and `milliseconds`. Rotations are events at `DEBUG`; providers that fail and
-//! circuits that open are events at `WARN`. All are of the target `kms_pool`. Keep the SDK's targets (`aws_smithy_*`,
-//! `aws_sdk_*`, `aws_runtime`, `hyper`) above `TRACE`: at that level the SDK prints whole requests.
+//! `failed`, `timed_out`, `disconnected`, `given_up`) and `milliseconds`. Rotations are events at `DEBUG`; providers that fail and
+//! circuits that open are events at `WARN`. All are of the target `kms_pool`. The SDK logs much more under its own targets
+//! (`aws_*`, `hyper`), access key ids at `DEBUG` and whole requests at `TRACE`: `kms_pool=debug,warn` leaves that out.
 //!
 //! With the feature `metrics`, whatever recorder of the `metrics` facade is installed gets:
 //!
@@ -104,6 +104,7 @@
 //! | `kms_pool_in_flight` | gauge | |
 //! | `kms_pool_rotations_total` | counter | `outcome` (`ok`, `failed`) |
 //! | `kms_pool_circuits_opened_total` | counter | `region` |
+//! | `kms_pool_other_regions_total` | counter | `why` (`failover`, `hedge`) |
 //! | `kms_pool_connections` | gauge | |
 //! | `kms_pool_connections_opened_total`, `kms_pool_connections_failed_total` | counter | |
 
@@ -121,11 +122,12 @@ mod supplier;
 mod time;
 mod warm_up;
 
+pub use aws_credential_types::{Credentials, provider};
 pub use builder::KmsPoolBuilder;
 pub use credentials::{Principal, Role};
 pub use error::{BuildError, KmsError, KmsErrorKind};
 pub use pool::KmsPool;
-pub use replicas::Replicas;
+pub use replicas::{Replicas, ReplicasStats};
 pub use request::CircuitState;
 pub use slot::Purpose;
 pub use stats::{PoolStats, SlotStats};

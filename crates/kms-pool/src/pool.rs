@@ -10,6 +10,7 @@ use aws_sdk_kms::Client;
 use aws_sdk_kms::config;
 use quick_cache::Equivalent;
 use quick_cache::sync::Cache;
+use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
 use crate::builder::KmsPoolBuilder;
@@ -37,7 +38,7 @@ struct Shared {
     counters: Arc<Counters>,
     /// Advances with each round of the janitor.
     tick: Arc<AtomicU64>,
-    closed: AtomicBool,
+    closed: Arc<AtomicBool>,
 }
 
 /// What a pool was built with.
@@ -89,7 +90,7 @@ impl KmsPool {
             parts: Mutex::default(),
             counters,
             tick: Arc::default(),
-            closed: AtomicBool::new(false),
+            closed: Arc::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -105,12 +106,12 @@ impl KmsPool {
     /// or hangs they serve until they expire, and it is asked again after 1, 2, 4, … up to 30 s. What the provider
     /// hands out is used even if it looks expired, since it may be this machine's clock that is wrong: KMS decides.
     ///
-    /// Must be called within a Tokio runtime with time and I/O enabled.
+    /// Must be called within a Tokio runtime, with time and I/O enabled.
     ///
     /// # Errors
     ///
-    /// [`InvalidRequest`](KmsErrorKind::InvalidRequest) if `region` is not the name of a region or the pool has been
-    /// [shut down](Self::shutdown), and [`CredentialsUnavailable`](KmsErrorKind::CredentialsUnavailable) if the
+    /// [`InvalidRequest`](KmsErrorKind::InvalidRequest) if `region` is not the name of a region, the pool has been
+    /// [shut down](Self::shutdown) or there is no runtime, and [`CredentialsUnavailable`](KmsErrorKind::CredentialsUnavailable) if the
     /// provider fails, panics or takes longer than [`provider_timeout`](KmsPoolBuilder::provider_timeout). No request
     /// is sent to KMS.
     ///
@@ -162,8 +163,8 @@ impl KmsPool {
     /// Makes the clients of these regions and connects them, so that the first requests find it done. Regions do not
     /// wait for one another.
     ///
-    /// A connection is opened by a request for `/`, which KMS answers with a refusal without having looked at it: it
-    /// costs nothing, and needs no permission.
+    /// A connection is opened by a request for `/ping`, which AWS's endpoints answer by themselves: it costs nothing,
+    /// and needs no permission.
     ///
     /// # Errors
     ///
@@ -198,6 +199,7 @@ impl KmsPool {
     ///
     /// [`CredentialsUnavailable`](KmsErrorKind::CredentialsUnavailable); the old credentials stay in use.
     pub async fn refresh(&self, principal: &Principal) -> Result<(), KmsError> {
+        self.check_open()?;
         let session = self.parts().session(principal, &self.shared);
         session.renew_now(time::now()).await.map(drop)
     }
@@ -225,8 +227,8 @@ impl KmsPool {
         self.shared.slots.retain(|key, _| key.principal != principal.id());
     }
 
-    /// Ends the pool: it supplies no more clients, renews no more credentials, waits up to `patience` for the requests
-    /// in flight, and drops everything. Whether none was left.
+    /// Ends the pool: it supplies no more clients, those it has supplied begin no more operations, credentials are
+    /// renewed no more. Waits up to `patience` for the operations under way, with their retries. Whether none was left.
     ///
     /// ```no_run
     /// # async fn example(pool: kms_pool::KmsPool) {
@@ -240,7 +242,7 @@ impl KmsPool {
             janitor.abort();
         }
         let drained = async {
-            while self.shared.counters.in_flight.value() > 0 {
+            while self.shared.counters.operations.value() > 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
@@ -259,20 +261,19 @@ impl KmsPool {
     async fn new_slot(&self, region: &str, principal: &Principal) -> Result<Arc<Slot>, KmsError> {
         let shared = &self.shared;
         check_region(region)?;
+        self.check_open()?;
         let session = self.parts().session(principal, shared);
         // Without credentials there is no slot: the next caller gets to ask the provider again.
         session.credentials(time::now()).await?;
         let key = SlotKey { region: region.into(), principal: principal.id() };
         let slot = shared.slots.get_or_insert_with(&key, || {
-            if shared.closed.load(Relaxed) {
-                return Err(shut_down());
-            }
+            self.check_open()?;
             self.build_slot(region, session).map(Arc::new)
         })?;
         if shared.closed.load(Relaxed) {
             // The end came in between, and has not seen this one.
             self.clear();
-            return Err(shut_down());
+            return Err(KmsError::shut_down());
         }
         self.ensure_janitor();
         Ok(slot)
@@ -292,6 +293,7 @@ impl KmsPool {
             attempt_timeout: settings.attempt_timeout,
             operation_timeout: settings.operation_timeout,
             max_attempts: settings.max_attempts,
+            closed: Arc::clone(&shared.closed),
             tick: Arc::clone(&shared.tick),
             used: AtomicU64::new(shared.tick.load(Relaxed)),
         };
@@ -302,6 +304,18 @@ impl KmsPool {
         }
         shared.counters.builds.increment();
         Ok(Slot::new(common, lane))
+    }
+
+    /// Whether there is anything to be had: the pool is open, and there is a runtime for it.
+    fn check_open(&self) -> Result<(), KmsError> {
+        if self.shared.closed.load(Relaxed) {
+            return Err(KmsError::shut_down());
+        }
+        if Handle::try_current().is_err() {
+            let message = "a KMS client has to be asked for within a Tokio runtime, with time and I/O enabled";
+            return Err(KmsError::local(KmsErrorKind::InvalidRequest, message, None));
+        }
+        Ok(())
     }
 
     fn ensure_janitor(&self) {
@@ -392,10 +406,6 @@ fn find_or_make<K: Eq + std::hash::Hash, V>(map: &mut HashMap<K, Weak<V>>, key: 
     let new = Arc::new(make());
     map.insert(key, Arc::downgrade(&new));
     new
-}
-
-fn shut_down() -> KmsError {
-    KmsError::local(KmsErrorKind::InvalidRequest, "the pool has been shut down", None)
 }
 
 fn budget_owner(session: &Session) -> BudgetOwner {

@@ -13,7 +13,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::error::{BuildError, KmsError, KmsErrorKind};
 use crate::pool::check_region;
+use crate::sight;
 use crate::slot::Purpose;
+use crate::stats::Counter;
 use crate::supplier::ClientSupplier;
 use crate::time::monotonic;
 
@@ -48,6 +50,23 @@ pub struct Replicas {
     regions: Arc<[Replica]>,
     fastest_first: bool,
     hedge_after: Option<Duration>,
+    counts: Arc<Counts>,
+}
+
+/// What [`Replicas`] have done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReplicasStats {
+    /// Times that a region was asked because another one was out of order.
+    pub failovers: u64,
+    /// Times that a region was asked because another one was slow.
+    pub hedges: u64,
+}
+
+#[derive(Default)]
+struct Counts {
+    failovers: Counter,
+    hedges: Counter,
 }
 
 struct Replica {
@@ -76,20 +95,27 @@ impl Replicas {
         let mut replicas: Vec<Replica> = vec![];
         for region in regions {
             let region = region.into();
-            if check_region(&region).is_err() || replicas.iter().any(|replica| replica.region == region) {
-                return Err(BuildError::Region);
+            check_region(&region).map_err(|_| BuildError::no_region(&region))?;
+            if replicas.iter().any(|replica| replica.region == region) {
+                return Err(BuildError::Region { region: region.to_string(), problem: "is named twice" });
             }
             replicas.push(Replica { region, latency: AtomicU64::new(0), measured: AtomicU64::new(0), epoch });
         }
         if replicas.is_empty() {
-            return Err(BuildError::Region);
+            return Err(BuildError::Region { region: String::new(), problem: "is all there is: name a region" });
         }
-        Ok(Self { supplier: Arc::new(supplier), regions: replicas.into(), fastest_first: false, hedge_after: None })
+        Ok(Self {
+            supplier: Arc::new(supplier),
+            regions: replicas.into(),
+            fastest_first: false,
+            hedge_after: None,
+            counts: Arc::default(),
+        })
     }
 
     /// Asks the region first that answered fastest of late. Default: the order in which they were given.
     ///
-    /// A region counts by a moving average of its calls, the failed ones included. One that has not been measured for
+    /// A region counts by a moving average of its calls, those that failed or were given up included. One that has not been measured for
     /// five minutes is measured by the next call.
     #[must_use]
     pub fn fastest_first(mut self) -> Self {
@@ -100,7 +126,8 @@ impl Replicas {
     /// Asks a second region too when the first has not answered after this time; the first good answer counts, and
     /// what is still under way then is given up. Default: never.
     ///
-    /// Set it to what nearly all answers take: each hedge is one more KMS request.
+    /// Set it to what nearly all answers take: each hedge is one more KMS request. What is given up because another region
+    /// was faster counts as a failure for the circuit of its region: one that only ever loses is left alone for a while.
     #[must_use]
     pub fn hedge_after(mut self, delay: Duration) -> Self {
         self.hedge_after = Some(delay);
@@ -110,6 +137,11 @@ impl Replicas {
     /// The regions, in the order in which they were given.
     pub fn regions(&self) -> impl Iterator<Item = &str> {
         self.regions.iter().map(|replica| &*replica.region)
+    }
+
+    /// What happened so far; of all clones together.
+    pub fn stats(&self) -> ReplicasStats {
+        ReplicasStats { failovers: self.counts.failovers.value(), hedges: self.counts.hedges.value() }
     }
 
     /// Grows when the clients are those of another identity than before.
@@ -134,7 +166,13 @@ impl Replicas {
         loop {
             if running.is_empty() {
                 match waiting.next() {
-                    Some(replica) if refused.is_none() => running.push(self.ask(replica, &operation)),
+                    Some(replica) if refused.is_none() => {
+                        if failed.is_some() {
+                            self.counts.failovers.increment();
+                            sight::another_region(&replica.region, "failover");
+                        }
+                        running.push(self.ask(replica, &operation));
+                    }
                     _ => return Err(refused.or(failed).unwrap_or_else(no_region)),
                 }
             }
@@ -155,7 +193,11 @@ impl Replicas {
                 },
                 () = hedge => {
                     may_hedge = false;
-                    running.extend(waiting.next().map(|replica| self.ask(replica, &operation)));
+                    if let Some(replica) = waiting.next() {
+                        self.counts.hedges.increment();
+                        sight::another_region(&replica.region, "hedge");
+                        running.push(self.ask(replica, &operation));
+                    }
                 }
             }
         }
@@ -167,10 +209,9 @@ impl Replicas {
         Fut: Future<Output = Result<T, KmsError>>,
     {
         let client = self.supplier.client_for(&replica.region, Purpose::OneAttempt).await?;
-        let began = monotonic();
-        let outcome = operation(client, Arc::clone(&replica.region)).await;
-        replica.measure(began, monotonic());
-        outcome
+        // Measured even when it is given up because another was faster.
+        let _measured = Measured { replica, began: monotonic() };
+        operation(client, Arc::clone(&replica.region)).await
     }
 
     fn order(&self) -> Vec<&Replica> {
@@ -180,6 +221,18 @@ impl Replicas {
             order.sort_by_key(|replica| replica.latency(now));
         }
         order
+    }
+}
+
+/// Tells a replica, when dropped, how long it took.
+struct Measured<'a> {
+    replica: &'a Replica,
+    began: Instant,
+}
+
+impl Drop for Measured<'_> {
+    fn drop(&mut self) {
+        self.replica.measure(self.began, monotonic());
     }
 }
 
@@ -240,7 +293,7 @@ mod tests {
     #[test]
     fn regions_are_named_once_and_well() {
         for regions in [&[][..], &["us-east-1", "us-east-1"], &["us-east-1", "x/y"]] {
-            assert!(matches!(replicas(regions), Err(BuildError::Region)), "{regions:?}");
+            assert!(matches!(replicas(regions), Err(BuildError::Region { .. })), "{regions:?}");
         }
     }
 

@@ -4,16 +4,22 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{Span, debug, field, info, warn};
+use tokio::time::Instant;
+use tracing::{Span, field};
 
 use crate::credentials::Principal;
 use crate::error::KmsError;
 use crate::request::Outcome;
 use crate::stats::Counters;
+use crate::time::monotonic;
 
-/// The span of one attempt; [`ended`] fills in what is known only then.
+/// What all spans and events are filed under.
+const TARGET: &str = "kms_pool";
+
+/// The span of one attempt; its end fills in what is known only then.
 pub(crate) fn request(operation: &'static str, region: &str, attempt: u32) -> Span {
     tracing::debug_span!(
+        target: TARGET,
         "kms_request",
         operation,
         region,
@@ -25,24 +31,18 @@ pub(crate) fn request(operation: &'static str, region: &str, attempt: u32) -> Sp
 }
 
 /// Fills in the present span, and counts.
-pub(crate) fn ended(
-    operation: &'static str,
-    region: &Arc<str>,
-    outcome: Outcome,
-    request_id: Option<&str>,
-    took: Duration,
-) {
+fn ended(operation: &'static str, region: &Arc<str>, outcome: &'static str, request_id: Option<&str>, took: Duration) {
     let span = Span::current();
-    span.record("outcome", outcome.name());
+    span.record("outcome", outcome);
     span.record("milliseconds", took.as_secs_f64() * 1000.0);
     if let Some(id) = request_id {
         span.record("request_id", id);
     }
-    debug!(outcome = outcome.name(), "KMS request ended");
+    tracing::debug!(target: TARGET, outcome, "KMS request ended");
     #[cfg(feature = "metrics")]
     {
         let region = || metrics::SharedString::from_shared(Arc::clone(region));
-        let labels = [("operation", operation.into()), ("region", region()), ("outcome", outcome.name().into())];
+        let labels = [("operation", operation.into()), ("region", region()), ("outcome", outcome.into())];
         metrics::counter!("kms_pool_requests_total", &labels).increment(1);
         let labels = [("operation", operation.into()), ("region", region())];
         metrics::histogram!("kms_pool_request_seconds", &labels).record(took.as_secs_f64());
@@ -51,48 +51,72 @@ pub(crate) fn ended(
     let _ = (operation, region);
 }
 
-/// Counts a request as in flight until it is dropped.
-pub(crate) struct InFlight(Arc<Counters>);
+/// A request that was sent: counted as in flight until it has ended, or is dropped because it was given up.
+pub(crate) struct InFlight {
+    counters: Arc<Counters>,
+    operation: &'static str,
+    region: Arc<str>,
+    began: Instant,
+    has_ended: bool,
+}
 
 impl InFlight {
-    pub(crate) fn begin(counters: Arc<Counters>) -> Self {
+    pub(crate) fn begin(counters: Arc<Counters>, operation: &'static str, region: Arc<str>) -> Self {
         counters.in_flight.increment();
         #[cfg(feature = "metrics")]
         metrics::gauge!("kms_pool_in_flight").increment(1);
-        Self(counters)
+        Self { counters, operation, region, began: monotonic(), has_ended: false }
+    }
+
+    pub(crate) fn end(mut self, outcome: Outcome, request_id: Option<&str>) {
+        self.has_ended = true;
+        ended(self.operation, &self.region, outcome.name(), request_id, monotonic() - self.began);
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.decrement();
+        if !self.has_ended {
+            ended(self.operation, &self.region, "given_up", None, monotonic() - self.began);
+        }
+        self.counters.in_flight.decrement();
         #[cfg(feature = "metrics")]
         metrics::gauge!("kms_pool_in_flight").decrement(1);
     }
 }
 
 pub(crate) fn rotated(principal: &Principal, generation: u64) {
-    debug!(principal = principal.name(), generation, "credentials in place");
+    tracing::debug!(target: TARGET, principal = principal.name(), generation, "credentials in place");
     #[cfg(feature = "metrics")]
     metrics::counter!("kms_pool_rotations_total", "outcome" => "ok").increment(1);
 }
 
 pub(crate) fn renewal_failed(principal: &Principal, error: &KmsError) {
     // Without the cause: it is the provider's author's, and may say too much.
-    warn!(principal = principal.name(), reason = error.message(), "credentials not renewed");
+    tracing::warn!(target: TARGET, principal = principal.name(), reason = error.message(), "credentials not renewed");
     #[cfg(feature = "metrics")]
     metrics::counter!("kms_pool_rotations_total", "outcome" => "failed").increment(1);
 }
 
 pub(crate) fn circuit_opened(region: &Arc<str>) {
-    warn!(region = &**region, "circuit opened: the last requests all failed");
+    tracing::warn!(target: TARGET, region = &**region, "circuit opened: the last requests all failed");
     #[cfg(feature = "metrics")]
     metrics::counter!("kms_pool_circuits_opened_total", "region" => metrics::SharedString::from_shared(Arc::clone(region)))
         .increment(1);
 }
 
+pub(crate) fn circuit_closed(region: &str) {
+    tracing::info!(target: TARGET, region, "circuit closed: the region answers again");
+}
+
+pub(crate) fn another_region(region: &str, why: &'static str) {
+    tracing::debug!(target: TARGET, region, why, "another region is asked");
+    #[cfg(feature = "metrics")]
+    metrics::counter!("kms_pool_other_regions_total", "why" => why).increment(1);
+}
+
 pub(crate) fn connection_opened() {
-    debug!("connection opened");
+    tracing::debug!(target: TARGET, "connection opened");
     #[cfg(feature = "metrics")]
     {
         metrics::counter!("kms_pool_connections_opened_total").increment(1);
@@ -101,13 +125,13 @@ pub(crate) fn connection_opened() {
 }
 
 pub(crate) fn connection_closed() {
-    debug!("connection closed");
+    tracing::debug!(target: TARGET, "connection closed");
     #[cfg(feature = "metrics")]
     metrics::gauge!("kms_pool_connections").decrement(1);
 }
 
 pub(crate) fn connection_failed(error: &(dyn Error + Send + Sync)) {
-    info!(error = %error, "connection failed");
+    tracing::info!(target: TARGET, error = %error, "connection failed");
     #[cfg(feature = "metrics")]
     metrics::counter!("kms_pool_connections_failed_total").increment(1);
 }

@@ -43,7 +43,7 @@ impl Slot {
         let config = common
             .region(Region::new(lane.region.to_string()))
             .credentials_provider(SessionCredentials(Arc::clone(&lane.session)))
-            .interceptor(NoteAttempt);
+            .interceptor(NoteAttempt(Arc::clone(&lane.counters)));
         Self { lane, config, clients: Default::default() }
     }
 
@@ -54,7 +54,7 @@ impl Slot {
                 Purpose::Background => (Priority::Background, self.lane.max_attempts),
                 Purpose::OneAttempt => (Priority::Foreground, 1),
             };
-            let http = LaneClient { lane: Arc::clone(&self.lane), priority };
+            let http = LaneClient { lane: Arc::clone(&self.lane), priority, races: purpose == Purpose::OneAttempt };
             let config = self.config.clone().http_client(http).retry_classifier(Retries::new(attempts));
             Client::from_conf(config.retry_config(Retries::config(attempts)).build())
         })

@@ -75,6 +75,8 @@ pub(crate) struct Counters {
     pub(crate) failures: Counter,
     pub(crate) rotations: Counter,
     pub(crate) in_flight: Counter,
+    /// Operations, from before their first attempt until after their last.
+    pub(crate) operations: Counter,
     pub(crate) retries: Counter,
     pub(crate) throttles: Counter,
     pub(crate) over_budget: Counter,

@@ -187,6 +187,44 @@ async fn a_pool_that_was_shut_down_answers_what_is_under_way_and_nothing_more() 
     assert_eq!(pool.stats().slots, 0);
 }
 
+#[tokio::test]
+async fn shutting_down_waits_for_operations_between_two_attempts_and_begins_none() {
+    let kms = server().await;
+    let pool = builder(&kms).max_attempts(10).operation_timeout(Duration::from_mins(1)).build().unwrap();
+    let principal = Principal::new(Sessions(Arc::clone(&kms)));
+    let client = pool.client(REGION, &principal).await.unwrap();
+    kms.faults(REGION).internal_errors(1.0);
+    let request = tokio::spawn({
+        let client = client.clone();
+        async move { random(&client).await }
+    });
+    while kms.counters(REGION).requests("GenerateRandom") < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!pool.shutdown(Duration::from_millis(1)).await);
+    kms.faults(REGION).clear();
+    assert!(pool.shutdown(Duration::from_secs(10)).await);
+    request.await.unwrap().unwrap();
+    let asked = pool.stats().refreshes;
+    for error in [
+        random(&client).await.unwrap_err(),
+        pool.client("eu-west-1", &principal).await.unwrap_err(),
+        pool.refresh(&principal).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), KmsErrorKind::InvalidRequest, "{error}");
+        assert!(error.to_string().contains("shut down"), "{error}");
+    }
+    assert_eq!(pool.stats().refreshes, asked, "no provider is asked any more");
+}
+
+#[test]
+fn without_a_runtime_there_is_an_error_and_no_panic() {
+    let pool = KmsPool::builder().trust_root_pem(include_bytes!("data/root.pem")).build().unwrap();
+    let principal = Principal::new(Credentials::new("id", "secret", None, None, "test"));
+    let error = futures_util::FutureExt::now_or_never(pool.client(REGION, &principal)).unwrap().unwrap_err();
+    assert!(error.to_string().contains("Tokio runtime"), "{error}");
+}
+
 #[test]
 fn a_pool_outlives_the_runtime_that_it_was_first_used_on() {
     let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -319,10 +357,12 @@ async fn a_server_that_cannot_be_reached_or_believed_is_unavailable() {
     let closed = format!("https://{}", listener.local_addr().unwrap());
     drop(listener);
     let unreachable = builder(&kms).endpoint_url_for(REGION, closed).build().unwrap();
-    for pool in [unbelieved, unreachable] {
+    for (pool, why) in [(unbelieved, "invalid peer certificate"), (unreachable, "refused")] {
         let client = pool.client(REGION, &principal).await.unwrap();
         let error = random(&client).await.unwrap_err();
         assert_eq!(error.kind(), KmsErrorKind::Unavailable, "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains(REGION) && text.contains(why), "{text}");
     }
     assert_eq!(kms.counters(REGION).total(), 0);
 }

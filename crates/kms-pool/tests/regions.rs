@@ -165,3 +165,27 @@ async fn made_up_regions_take_few_slots() {
     assert_eq!(pool.stats().slots, 64);
     clients.limited_to([OTHER]).client(OTHER).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_region_that_loses_every_race_is_left_alone() {
+    let kms = server().await;
+    let pool = builder(&kms).circuit_opens_after(3).build().unwrap();
+    let principal = Principal::new(kms.issue_credentials());
+    let replicas = replicas(&pool, &principal).hedge_after(Duration::from_millis(10)).fastest_first();
+    kms.faults(REGION).hang(true);
+    let in_order = Replicas::new(pool.clients(&principal), [REGION, OTHER]).unwrap();
+    let in_order = in_order.hedge_after(Duration::from_millis(10));
+    for _ in 0..20 {
+        assert_eq!(&*ask(&in_order).await.unwrap(), OTHER);
+    }
+    assert!(kms.counters(REGION).requests("GenerateRandom") < 10, "its circuit is open");
+    assert!(pool.stats().circuits_opened > 0 || pool.slots().iter().any(|slot| slot.circuit == CircuitState::Open));
+    assert!(in_order.stats().hedges >= 3 && in_order.stats().failovers >= 1, "{:?}", in_order.stats());
+    // The first one that is measured is the last that is asked.
+    ask(&replicas).await.unwrap();
+    let hedges = replicas.stats().hedges;
+    for _ in 0..10 {
+        assert_eq!(&*ask(&replicas).await.unwrap(), OTHER);
+    }
+    assert_eq!(replicas.stats().hedges, hedges);
+}

@@ -12,7 +12,7 @@ use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, future};
 use kms_local::KmsLocal;
-use kms_pool::{ClientSupplier as _, KmsErrorKind, Principal, Role};
+use kms_pool::{BuildError, ClientSupplier as _, KmsErrorKind, Principal, Role};
 
 use support::{OTHER, REGION, builder, random, server};
 
@@ -185,4 +185,18 @@ async fn a_web_identity_is_read_again_when_its_token_changes() {
     while kms.role_sessions().len() == sessions {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn what_sts_has_against_a_role_is_told() {
+    let kms = server_with_sts().await;
+    let pool = builder(&kms).build().unwrap();
+    kms.sts_faults().deny_access(true);
+    let principal = role(&kms).assumed_by(&Principal::new(kms.issue_credentials())).unwrap().with_label("acme");
+    let error = pool.client(REGION, &principal).await.unwrap_err().to_string();
+    assert!(error.contains("`acme`") && error.contains("role/payments") && error.contains("AccessDenied"), "{error}");
+    let error = pool.client(REGION, &Principal::from_profile("/nowhere", "payments")).await.unwrap_err().to_string();
+    assert!(error.contains("profile `payments` of /nowhere"), "{error}");
+    let tagged = role(&kms).session_tag("tenant", "acme").with_web_identity("/nowhere");
+    assert!(matches!(tagged, Err(BuildError::Role { .. })));
 }

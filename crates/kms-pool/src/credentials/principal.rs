@@ -1,5 +1,6 @@
 //! An identity, and where its credentials come from.
 
+use std::error::Error;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::panic::AssertUnwindSafe;
@@ -236,10 +237,9 @@ impl Principal {
     }
 
     fn unavailable(&self, what: &str, cause: Option<CredentialsError>) -> KmsError {
-        let message = match self.label() {
-            Some(label) => format!("the credentials provider of `{label}` {what}"),
-            None => format!("the credentials provider {what}"),
-        };
+        let whose = self.label().map(|label| format!(" of `{label}`")).unwrap_or_default();
+        let reason = cause.as_ref().and_then(Reason::of).map(|reason| format!(": {reason}")).unwrap_or_default();
+        let message = format!("the credentials provider{whose} {what}{reason}");
         let cause = cause.map(|cause| Box::new(cause) as _);
         KmsError::local(KmsErrorKind::CredentialsUnavailable, &message, cause)
     }
@@ -247,6 +247,18 @@ impl Principal {
     fn source(&self) -> MutexGuard<'_, Source> {
         // Single assignments: a panic leaves nothing half done.
         self.identity.source.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why one of our own providers failed. What others say of it may be too much.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Reason(pub(super) String);
+
+impl Reason {
+    fn of(error: &CredentialsError) -> Option<&Self> {
+        let error: &dyn Error = error;
+        std::iter::successors(error.source(), |&cause| cause.source()).find_map(|cause| cause.downcast_ref())
     }
 }
 

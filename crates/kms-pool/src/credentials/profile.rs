@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::provider_config::ProviderConfig;
+use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, future};
 use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 
+use super::principal::Reason;
 use crate::connection;
 
 /// Reads the file each time it is asked; the SDK's provider reads it once.
@@ -31,7 +33,11 @@ impl ProvideCredentials for ProfileFile {
                 .profile_files(files)
                 .profile_name(&self.profile)
                 .build();
-            provider.provide_credentials().await
+            // What the provider says names neither.
+            provider.provide_credentials().await.map_err(|_| {
+                let reason = format!("no credentials in profile `{}` of {}", self.profile, self.file.display());
+                CredentialsError::not_loaded(Reason(reason))
+            })
         })
     }
 }

@@ -1,6 +1,8 @@
 //! Principals that AWS STS makes: roles that another principal assumes, or the bearer of a web identity token.
 
+use std::error::Error;
 use std::fmt;
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -9,10 +11,12 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{self, ProvideCredentials, future};
 use aws_sdk_sts::Client;
 use aws_sdk_sts::config::{BehaviorVersion, IdentityCache, Region};
+use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sts::types::Tag;
 use aws_smithy_async::rt::sleep::TokioSleep;
+use aws_smithy_http_client::proxy::ProxyConfig;
 
-use super::principal::Principal;
+use super::principal::{Principal, Reason};
 use crate::connection::{TrustRoots, sts_http_client};
 use crate::error::BuildError;
 use crate::time;
@@ -47,6 +51,7 @@ pub struct Role {
     tags: Vec<(String, String)>,
     endpoint: Option<String>,
     roots: TrustRoots,
+    proxy: ProxyConfig,
 }
 
 impl Role {
@@ -61,6 +66,7 @@ impl Role {
             tags: vec![],
             endpoint: None,
             roots: TrustRoots::default(),
+            proxy: ProxyConfig::disabled(),
         }
     }
 
@@ -135,6 +141,23 @@ impl Role {
         self
     }
 
+    /// Reaches STS through this HTTP proxy. Default: none. A pool's settings are its own: they don't reach STS.
+    ///
+    /// ```
+    /// # fn example(role: kms_pool::Role) -> Result<(), kms_pool::BuildError> {
+    /// role.proxy("http://proxy.internal:3128")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::Proxy`] if that is not the URL of a proxy.
+    pub fn proxy(mut self, url: &str) -> Result<Self, BuildError> {
+        self.proxy = ProxyConfig::all(url).map_err(|_| BuildError::Proxy)?;
+        Ok(self)
+    }
+
     /// A new identity: the role, assumed by `base`. What rotates or replaces `base` reaches the next session.
     ///
     /// # Errors
@@ -148,11 +171,12 @@ impl Role {
     }
 
     /// A new identity: the role, assumed by the bearer of the web identity token in a file, as Kubernetes mounts it.
-    /// The file is read for each session, and when it changes there is a new session.
+    /// The file is read for each session, and when it changes there is a new session. Its token brings the session tags.
     ///
     /// # Errors
     ///
-    /// Those of [`assumed_by`](Self::assumed_by).
+    /// Those of [`assumed_by`](Self::assumed_by), and [`BuildError::Role`] for session tags or an external id, which STS
+    /// takes for none of these.
     ///
     /// ```no_run
     /// # fn example() -> Result<(), kms_pool::BuildError> {
@@ -162,6 +186,10 @@ impl Role {
     /// # }
     /// ```
     pub fn with_web_identity(self, token_file: impl AsRef<Path>) -> Result<Principal, BuildError> {
+        if !self.tags.is_empty() || self.external_id.is_some() {
+            let reason = "a web identity brings its session tags in its token, and takes no external id";
+            return Err(BuildError::Role { reason });
+        }
         let file = token_file.as_ref().to_owned();
         let account = self.account();
         let client = self.client(None)?;
@@ -175,14 +203,14 @@ impl Role {
     }
 
     fn client(&self, base: Option<Principal>) -> Result<Client, BuildError> {
-        crate::pool::check_region(&self.region).map_err(|_| BuildError::Region)?;
+        crate::pool::check_region(&self.region).map_err(|_| BuildError::no_region(&self.region))?;
         if let Some(url) = &self.endpoint {
             crate::builder::check_endpoint("STS", url)?;
         }
         let mut config = aws_sdk_sts::Config::builder()
             .behavior_version(BehaviorVersion::v2026_01_12())
             .region(Region::new(self.region.clone()))
-            .http_client(sts_http_client(self.roots.clone())?)
+            .http_client(sts_http_client(self.roots.clone(), self.proxy.clone())?)
             .sleep_impl(TokioSleep::new())
             .identity_cache(IdentityCache::no_cache());
         config.set_endpoint_url(self.endpoint.clone());
@@ -231,7 +259,7 @@ impl Assumed {
                     .set_external_id(role.external_id.clone())
                     .set_tags(Some(tags.map_err(CredentialsError::invalid_configuration)?))
                     .send();
-                answer.await.map_err(|error| CredentialsError::provider_error(error.into_service_error()))?.credentials
+                answer.await.map_err(|error| self.refused(&error))?.credentials
             }
             Some(file) => {
                 let answer = self
@@ -242,7 +270,7 @@ impl Assumed {
                     .duration_seconds(length)
                     .web_identity_token(read(file.clone()).await?)
                     .send();
-                answer.await.map_err(|error| CredentialsError::provider_error(error.into_service_error()))?.credentials
+                answer.await.map_err(|error| self.refused(&error))?.credentials
             }
         };
         let issued = issued.ok_or_else(|| CredentialsError::unhandled("STS gave no credentials"))?;
@@ -257,6 +285,24 @@ impl Assumed {
             credentials = credentials.account_id(account);
         }
         Ok(credentials.build())
+    }
+}
+
+impl Assumed {
+    /// What STS said, which may be told: it is not somebody's provider that speaks.
+    fn refused<E>(&self, error: &SdkError<E>) -> CredentialsError
+    where
+        E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+    {
+        let said = match (error.code(), error.message()) {
+            (Some(code), Some(message)) => format!("{code}, {message}"),
+            (Some(code), None) => code.to_owned(),
+            _ => {
+                let bottom = iter::successors(Some(error as &dyn Error), |&it| it.source()).last();
+                bottom.map(ToString::to_string).unwrap_or_default()
+            }
+        };
+        CredentialsError::provider_error(Reason(format!("STS has no session for {}: {said}", self.role.arn)))
     }
 }
 

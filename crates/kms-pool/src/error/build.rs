@@ -44,8 +44,19 @@ pub enum BuildError {
         cause: std::io::Error,
     },
     /// The name of a region that cannot be one; or, of several, none at all or one twice.
-    #[error("regions are each named once, by up to 32 lower-case letters, digits and inner hyphens")]
-    Region,
+    #[error("{region:?} {problem}")]
+    Region {
+        /// What was given.
+        region: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A role with settings that do not go with how it is assumed.
+    #[error("the role cannot be assumed so: {reason}")]
+    Role {
+        /// What does not go with what.
+        reason: &'static str,
+    },
     /// A proxy that is no `http://host:port` or `https://host:port`. The URL stays out, lest it hold a password.
     #[error("the URL of the proxy is not one")]
     Proxy,
@@ -59,4 +70,10 @@ pub enum BuildError {
         #[source]
         cause: Box<dyn Error + Send + Sync>,
     },
+}
+
+impl BuildError {
+    pub(crate) fn no_region(region: &str) -> Self {
+        Self::Region { region: region.to_owned(), problem: "is not the name of a region, such as eu-west-1" }
+    }
 }

@@ -4,11 +4,13 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KmsErrorKind {
-    /// KMS throttled the request, and the SDK's retries were used up.
+    /// KMS throttled the request, and the SDK's retries were used up; or it could not start in time within the pool's
+    /// budget.
     Throttled,
     /// No answer within the connect, attempt or operation timeout.
     TimedOut,
-    /// KMS could not be reached, broke the connection off, or failed internally.
+    /// KMS could not be reached, broke the connection off, or failed internally; or it did all the time of late, so that
+    /// it was not asked.
     Unavailable,
     /// The principal may not do this with this key.
     AccessDenied,
@@ -70,6 +72,17 @@ impl KmsErrorKind {
                 ("a KMS quota is used up", "free what is no longer needed or ask AWS for a higher quota")
             }
             Self::Other => ("the KMS request failed", "see the cause of this error"),
+        }
+    }
+
+    /// The same of what the pool held back.
+    pub(super) fn in_words_held_back(self) -> (&'static str, &'static str) {
+        let what = "the pool held the request back";
+        match self {
+            Self::Throttled => {
+                (what, "send fewer requests, or see max_in_flight and max_requests_per_second of the pool")
+            }
+            _ => (what, "try again later: one request at a time sees whether the region is back"),
         }
     }
 

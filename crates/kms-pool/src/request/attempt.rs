@@ -1,8 +1,9 @@
 //! One attempt of a request, from its turn in the budget to what is learnt of its end.
 
+use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use aws_smithy_runtime_api::box_error::BoxError;
@@ -23,7 +24,7 @@ use tracing::Instrument as _;
 
 use super::budget::{Budget, Priority};
 use super::circuit::Circuit;
-use super::operation::{self, Operation};
+use super::operation::{self, Operation, WARM_UP};
 use super::outcome::Outcome;
 use super::retry::SignAgain;
 use crate::connection::HttpsClient;
@@ -50,6 +51,8 @@ pub(crate) struct Lane {
     pub(crate) attempt_timeout: Duration,
     pub(crate) operation_timeout: Duration,
     pub(crate) max_attempts: u32,
+    /// Whether the pool has been shut down.
+    pub(crate) closed: Arc<AtomicBool>,
     /// The pool's, which advances with each round of its janitor.
     pub(crate) tick: Arc<AtomicU64>,
     /// The tick of the last use.
@@ -61,6 +64,8 @@ pub(crate) struct Lane {
 pub(crate) struct LaneClient {
     pub(crate) lane: Arc<Lane>,
     pub(crate) priority: Priority,
+    /// Whether another region may be asked for the same.
+    pub(crate) races: bool,
 }
 
 impl HttpClient for LaneClient {
@@ -88,13 +93,13 @@ struct LaneConnector {
 
 impl HttpConnector for LaneConnector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let LaneClient { lane, priority } = self.client.clone();
+        let client = self.client.clone();
         let connector = self.connector.clone();
         let operation = operation::name(&request);
         let attempt = request.extension::<Operation>().map_or(1, |operation| operation.attempt);
-        let span = sight::request(operation, &lane.region, attempt);
+        let span = sight::request(operation, &client.lane.region, attempt);
         HttpConnectorFuture::new(
-            async move { lane.attempt(connector, request, operation, priority).await }.instrument(span),
+            async move { client.lane.attempt(&client, connector, request, operation).await }.instrument(span),
         )
     }
 }
@@ -115,20 +120,27 @@ impl Lane {
 
     async fn attempt(
         &self,
+        client: &LaneClient,
         connector: SharedHttpConnector,
         request: HttpRequest,
         name: &'static str,
-        priority: Priority,
     ) -> Result<HttpResponse, ConnectorError> {
         let operation = request.extension::<Operation>().cloned();
         self.note_use();
+        if self.closed.load(Relaxed) && operation.as_ref().is_none_or(|operation| operation.attempt == 1) {
+            return Err(ConnectorError::other(Box::new(KmsError::shut_down()), None));
+        }
         let entered = time::monotonic();
-        let pass = self.circuit.enter(entered).map_err(|pause| {
+        let mut pass = self.circuit.enter(entered).map_err(|pause| {
             self.counters.short_circuited.increment();
-            refusal(KmsErrorKind::Unavailable, "the circuit of the region is open: its last requests all failed", pause)
+            refusal(
+                KmsErrorKind::Unavailable,
+                "the circuit of the region is open, because its last requests all failed",
+                pause,
+            )
         })?;
         let start_by = self.start_by(operation.as_ref().map_or(entered, |operation| operation.began));
-        let permit = self.budget.enter(operation::class(name), priority, start_by).await.map_err(|late| {
+        let permit = self.budget.enter(operation::class(name), client.priority, start_by).await.map_err(|late| {
             self.counters.over_budget.increment();
             let message = "the request could not start in time within the budget of its account and region";
             refusal(KmsErrorKind::Throttled, message, late.retry_after)
@@ -138,22 +150,25 @@ impl Lane {
             self.counters.retries.increment();
         }
 
-        let in_flight = InFlight::begin(Arc::clone(&self.counters));
-        let sent = time::monotonic();
+        if client.races {
+            pass.race();
+        }
+        let in_flight = InFlight::begin(Arc::clone(&self.counters), name, Arc::clone(&self.region));
         let answer = timeout(self.attempt_timeout, send(&connector, request)).await;
-        drop(in_flight);
         let answer = answer.unwrap_or_else(|_| {
-            let text = format!("KMS did not answer within {:?}, the attempt timeout", self.attempt_timeout);
+            let text = format!("no answer within {:?}, the attempt timeout", self.attempt_timeout);
             Err(ConnectorError::timeout(text.into()))
         });
         let now = time::monotonic();
 
         let outcome = match &answer {
+            // Any answer will do: it is the connection that was wanted.
+            Ok(_) if name == WARM_UP => Outcome::Ok,
             Ok((response, body)) => Outcome::of_answer(response, body),
             Err(error) => Outcome::of_failure(error),
         };
         let request_id = answer.as_ref().ok().and_then(|(response, _)| response.headers().get("x-amzn-requestid"));
-        sight::ended(name, &self.region, outcome, request_id, now - sent);
+        in_flight.end(outcome, request_id);
         if outcome == Outcome::Throttled {
             self.counters.throttles.increment();
             self.budget.throttled(&permit, now);
@@ -162,7 +177,9 @@ impl Lane {
         }
         drop(permit);
         if !outcome.is_outage() {
-            pass.answered();
+            if pass.answered() {
+                sight::circuit_closed(&self.region);
+            }
         } else if pass.failed(now) {
             self.counters.circuits_opened.increment();
             sight::circuit_opened(&self.region);
@@ -171,7 +188,7 @@ impl Lane {
             self.https.outlive_runtime();
         }
 
-        let (mut response, body) = answer?;
+        let (mut response, body) = answer.map_err(|error| self.told(error))?;
         // A stream, though it is all there: what is in memory the SDK prints when it traces.
         *response.body_mut() = SdkBody::from_body_1_x(Full::new(body));
         if outcome == Outcome::CredentialsRefused
@@ -184,6 +201,21 @@ impl Lane {
             }
         }
         Ok(response)
+    }
+
+    /// The same failure, but that it says where, and what is at its bottom.
+    fn told(&self, error: ConnectorError) -> ConnectorError {
+        let bottom =
+            std::iter::successors(Some(&error as &dyn Error), |&it| it.source()).last().map(ToString::to_string);
+        let message = format!("{}: {}", self.region, bottom.unwrap_or_default());
+        let (timed_out, io) = (error.is_timeout(), error.is_io());
+        let kind = if timed_out { KmsErrorKind::TimedOut } else { KmsErrorKind::Unavailable };
+        let told = Box::new(KmsError::local(kind, &message, Some(Box::new(error))));
+        match (timed_out, io) {
+            (true, _) => ConnectorError::timeout(told),
+            (_, true) => ConnectorError::io(told),
+            _ => ConnectorError::other(told, None),
+        }
     }
 
     /// Late enough that all of the time is used, early enough that an attempt still fits in.

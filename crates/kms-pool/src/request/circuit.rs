@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::time::monotonic;
+
 /// When a circuit opens, and for how long.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CircuitSettings {
@@ -42,10 +44,15 @@ enum State {
     Probing { pause: Duration },
 }
 
-/// Leave to send one request. What became of it has to be said; without a word, nothing has been learnt.
+/// Leave to send one request. What became of it has to be said; without a word, nothing has been learnt, unless it was
+/// in a race.
 pub(crate) struct Pass {
     circuit: Arc<Circuit>,
     probe: Option<Duration>,
+    /// Whether it has been settled.
+    is_spent: bool,
+    /// Whether it is in a race with another region, so that to be given up is to have lost.
+    races: bool,
 }
 
 impl Circuit {
@@ -78,7 +85,7 @@ impl Circuit {
             // The probe will tell soon; until then its pause is the best guess.
             State::Probing { pause } => return Err(pause),
         };
-        Ok(Pass { circuit: Arc::clone(self), probe })
+        Ok(Pass { circuit: Arc::clone(self), probe, is_spent: false, races: false })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -87,14 +94,25 @@ impl Circuit {
 }
 
 impl Pass {
-    /// The server answered, whatever it said.
-    pub(crate) fn answered(mut self) {
-        self.probe = None;
-        *self.circuit.lock() = State::Closed { failures: 0 };
+    /// From now on it is sent, while another region may be asked as well: if it is given up it has failed.
+    pub(crate) fn race(&mut self) {
+        self.races = true;
+    }
+
+    /// The server answered, whatever it said. Whether that closed the circuit.
+    pub(crate) fn answered(mut self) -> bool {
+        self.is_spent = true;
+        let was = std::mem::replace(&mut *self.circuit.lock(), State::Closed { failures: 0 });
+        !matches!(was, State::Closed { .. })
     }
 
     /// It did not, or failed inside. Whether that opened the circuit.
     pub(crate) fn failed(mut self, now: Instant) -> bool {
+        self.fail(now)
+    }
+
+    fn fail(&mut self, now: Instant) -> bool {
+        self.is_spent = true;
         let settings = self.circuit.settings;
         let mut state = self.circuit.lock();
         let opened = match (*state, self.probe.take()) {
@@ -116,9 +134,14 @@ impl Pass {
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        // A probe that was given up: the next request is the probe.
-        if let Some(pause) = self.probe {
-            *self.circuit.lock() = State::Open { until: crate::time::monotonic(), pause };
+        if self.is_spent {
+            return;
+        }
+        if self.races {
+            self.fail(monotonic());
+        } else if let Some(pause) = self.probe {
+            // A probe that was given up: the next request is the probe.
+            *self.circuit.lock() = State::Open { until: monotonic(), pause };
         }
     }
 }
@@ -163,6 +186,18 @@ mod tests {
         assert!(fail(&circuit, now));
         drop(circuit.enter(now + PAUSE).ok().unwrap());
         assert!(circuit.enter(now + PAUSE).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_loses_races_has_failed() {
+        let (circuit, now) = (circuit(2), Instant::now());
+        for _ in 0..2 {
+            circuit.enter(now).ok().unwrap().race();
+        }
+        assert_eq!(circuit.enter(now).err(), Some(PAUSE));
+        circuit.enter(now + PAUSE).ok().unwrap().race();
+        assert_eq!(circuit.state(), CircuitState::Open);
+        assert!(circuit.enter(now + PAUSE).is_err(), "the probe has lost, too");
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,6 +14,7 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::config_bag::{ConfigBag, Storable, StoreReplace};
 use tokio::time::Instant;
 
+use crate::stats::Counters;
 use crate::time::monotonic;
 
 /// Which of the budget's shares an operation belongs to.
@@ -31,6 +32,24 @@ pub(super) struct Operation {
     pub(super) attempt: u32,
     /// Whether it has been signed again: that happens once.
     signed_again: Arc<AtomicBool>,
+    _counted: Arc<Counted>,
+}
+
+/// Counts an operation as under way until all that knows of it is gone.
+#[derive(Debug)]
+struct Counted(Arc<Counters>);
+
+impl Counted {
+    fn begin(counters: &Arc<Counters>) -> Self {
+        counters.operations.increment();
+        Self(Arc::clone(counters))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.operations.decrement();
+    }
 }
 
 impl Storable for Operation {
@@ -46,7 +65,7 @@ impl Operation {
 
 /// Hands each attempt its [`Operation`], as an extension of the HTTP request.
 #[derive(Debug)]
-pub(crate) struct NoteAttempt;
+pub(crate) struct NoteAttempt(pub(crate) Arc<Counters>);
 
 #[dyn_dispatch_hint]
 impl Intercept for NoteAttempt {
@@ -60,7 +79,8 @@ impl Intercept for NoteAttempt {
         _components: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let operation = Operation { began: monotonic(), attempt: 1, signed_again: Arc::default() };
+        let counted = Arc::new(Counted::begin(&self.0));
+        let operation = Operation { began: monotonic(), attempt: 1, signed_again: Arc::default(), _counted: counted };
         config.interceptor_state().store_put(operation);
         Ok(())
     }
@@ -79,6 +99,10 @@ impl Intercept for NoteAttempt {
     }
 }
 
+/// What is sent only for the connection that it leaves behind: its path, and how it is named.
+pub(crate) const PING: &str = "/ping";
+pub(super) const WARM_UP: &str = "WarmUp";
+
 /// The operation's name in the KMS API, such as `Decrypt`.
 pub(super) fn name(request: &HttpRequest) -> &'static str {
     const NAMES: [&str; 8] = [
@@ -93,6 +117,9 @@ pub(super) fn name(request: &HttpRequest) -> &'static str {
     ];
     let target = request.headers().get("x-amz-target").unwrap_or_default();
     let name = target.rsplit('.').next().unwrap_or_default();
+    if request.uri().ends_with(PING) {
+        return WARM_UP;
+    }
     // A label must not be anybody's text.
     NAMES.into_iter().find(|known| *known == name).unwrap_or("Other")
 }
