@@ -26,7 +26,7 @@ A comma or a backslash in a value is written behind a backslash.
 
 AWS credentials come from where the AWS CLI takes them: the environment, profiles, web identity, container or instance.
 Endpoint and certificate authorities come from --endpoint-url and --ca-file, or else from AWS_ENDPOINT_URL_KMS and
-AWS_CA_BUNDLE.
+AWS_CA_BUNDLE; one endpoint serves the keys of all regions. HTTPS_PROXY and NO_PROXY are heeded.
 
 A FILE is written under another name first, and renamed when all is well: after a failure, or Ctrl-C, it is as it was.
 Exit status: 0 when all is well, 1 after a failure, 2 for wrong usage.";
