@@ -41,6 +41,8 @@ pub struct Counters {
     pub key_exchange_groups: BTreeMap<String, u64>,
     /// How many requests named each access key id that the server knows.
     pub access_keys: BTreeMap<String, u64>,
+    /// The same for each operation by itself: who asked for what.
+    pub callers: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
 impl Counters {
@@ -81,7 +83,8 @@ pub(crate) struct Tally {
 struct Counts {
     /// By names of our own, so that no caller can make this grow.
     operations: BTreeMap<(&'static str, &'static str), u64>,
-    access_keys: BTreeMap<String, u64>,
+    /// Of each access key the operations.
+    access_keys: BTreeMap<String, BTreeMap<&'static str, u64>>,
     in_flight: u64,
     max_in_flight: u64,
     connections: u64,
@@ -110,6 +113,12 @@ impl Tally {
             let outcomes = operations.entry((*operation).to_owned()).or_default();
             outcomes.insert((*outcome).to_owned(), *count);
         }
+        let mut callers: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+        for (id, operations) in &counts.access_keys {
+            for (operation, count) in operations {
+                callers.entry((*operation).to_owned()).or_default().insert(id.clone(), *count);
+            }
+        }
         Counters {
             operations,
             in_flight: counts.in_flight,
@@ -118,7 +127,8 @@ impl Tally {
             open_connections: counts.open_connections,
             tls_handshakes: counts.tls_handshakes,
             key_exchange_groups: counts.key_exchange_groups.iter().map(|(&group, n)| (group.to_owned(), *n)).collect(),
-            access_keys: counts.access_keys.clone(),
+            access_keys: counts.access_keys.iter().map(|(id, by)| (id.clone(), by.values().sum())).collect(),
+            callers,
         }
     }
 
@@ -146,13 +156,13 @@ impl Tally {
         }
     }
 
-    /// Counts a request that names an access key. Only for access keys that are known.
-    pub(crate) fn access_key(&self, id: &str) {
+    /// Counts a request for `operation` that names an access key. Only for access keys that are known.
+    pub(crate) fn access_key(&self, operation: &'static str, id: &str) {
         let mut counts = self.counts();
         match counts.access_keys.get_mut(id) {
-            Some(count) => *count += 1,
+            Some(operations) => *operations.entry(operation).or_default() += 1,
             None => {
-                counts.access_keys.insert(id.to_owned(), 1);
+                counts.access_keys.insert(id.to_owned(), BTreeMap::from([(operation, 1)]));
             }
         }
     }

@@ -58,7 +58,7 @@ impl Region {
         mut stop: watch::Receiver<bool>,
     ) -> Result<Response<Body>, Reset> {
         let operation = operation_of(request.headers());
-        let visit = self.tally.begin(operation.map_or("Unknown", |operation| operation.name));
+        let visit = self.tally.begin(name_of(operation));
         let fate = tokio::select! {
             fate = self.faults.meet() => fate,
             _ = stop.wait_for(|stop| *stop) => return Err(Reset),
@@ -87,7 +87,7 @@ impl Region {
         }
         let (head, body) = request.into_parts();
         let body = read(body).await?;
-        self.authenticate(&head.headers, &body)?;
+        self.authenticate(operation, &head.headers, &body)?;
         if !self.faults.admits(time::monotonic()) {
             return Err(Refusal::Throttling);
         }
@@ -103,10 +103,15 @@ impl Region {
         self.run(operation, body).await
     }
 
-    fn authenticate(&self, headers: &HeaderMap, body: &[u8]) -> Result<(), Refusal> {
+    fn authenticate(
+        &self,
+        operation: Option<&'static Operation>,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<(), Refusal> {
         let authorization = Authorization::parse(headers)?;
         if self.principals.find(authorization.access_key_id).is_some() {
-            self.tally.access_key(authorization.access_key_id);
+            self.tally.access_key(name_of(operation), authorization.access_key_id);
         }
         let service = Service { name: "kms", region: Some(&self.keys.home.region) };
         authorization.verify(headers, body, &service, &self.principals, self.faults.clock(time::now()))
@@ -133,6 +138,11 @@ impl Region {
 
 fn operation_of(headers: &HeaderMap) -> Option<&'static Operation> {
     headers.get("x-amz-target")?.to_str().ok().and_then(Operation::from_target)
+}
+
+/// What it counts as.
+fn name_of(operation: Option<&'static Operation>) -> &'static str {
+    operation.map_or("Unknown", |operation| operation.name)
 }
 
 /// Reads a body that is bounded in length and in time.

@@ -120,7 +120,7 @@ impl Sts {
         let body = read(body).await;
         let query = body.as_ref().map_or_else(|_| Query::default(), |body| Query::parse(body));
         let action = Action::named(&query);
-        let visit = self.tally.begin(action.map_or("Unknown", |action| action.name));
+        let visit = self.tally.begin(name_of(action));
         let fate = tokio::select! {
             fate = self.faults.meet() => fate,
             _ = stop.wait_for(|stop| *stop) => return Err(Reset),
@@ -148,7 +148,7 @@ impl Sts {
         }
         let caller = match action {
             Some(action) if !action.signed => None,
-            _ => Some(self.authenticate(&head.headers, &body)?),
+            _ => Some(self.authenticate(name_of(action), &head.headers, &body)?),
         };
         if !self.faults.admits(time::monotonic()) {
             return Err(Refusal::Throttling.into());
@@ -165,12 +165,17 @@ impl Sts {
     }
 
     /// Who signed the request. The region in the signature may be any: there is one STS for all.
-    fn authenticate(&self, headers: &HeaderMap, body: &[u8]) -> Result<Caller, Refusal> {
+    fn authenticate(&self, action: &'static str, headers: &HeaderMap, body: &[u8]) -> Result<Caller, Refusal> {
         let authorization = Authorization::parse(headers)?;
         let principal = self.principals.find(authorization.access_key_id).ok_or(Refusal::UnrecognizedClient)?;
-        self.tally.access_key(authorization.access_key_id);
+        self.tally.access_key(action, authorization.access_key_id);
         let service = Service { name: "sts", region: None };
         authorization.verify(headers, body, &service, &self.principals, self.faults.clock(time::now()))?;
         Ok(principal.caller().cloned().unwrap_or_else(|| Caller::user(&self.account, authorization.access_key_id)))
     }
+}
+
+/// What it counts as.
+fn name_of(action: Option<&Action>) -> &'static str {
+    action.map_or("Unknown", |action| action.name)
 }

@@ -185,13 +185,17 @@ async fn counters_tell_operations_outcomes_and_access_keys() {
     first.describe_key().key_id(&key).send().await.unwrap();
     second.describe_key().key_id(&key).send().await.unwrap();
     second.describe_key().key_id("alias/none").send().await.unwrap_err();
+    first.list_keys().send().await.unwrap();
     let counters = kms.counters(REGION);
     assert_eq!(counters.requests("DescribeKey"), 3);
     assert_eq!(counters.succeeded("DescribeKey"), 2);
     assert_eq!(counters.outcomes("DescribeKey", "NotFoundException"), 1);
-    assert_eq!((counters.total(), counters.in_flight), (3, 0));
+    assert_eq!((counters.total(), counters.in_flight), (4, 0));
     assert_eq!(counters.access_keys[credentials.access_key_id()], 2);
-    assert_eq!(counters.access_keys.values().sum::<u64>(), 3);
+    assert_eq!(counters.access_keys.values().sum::<u64>(), 4);
+    assert_eq!(counters.callers["DescribeKey"][credentials.access_key_id()], 2);
+    assert_eq!(counters.callers["DescribeKey"].values().sum::<u64>(), 3);
+    assert!(!counters.callers["ListKeys"].contains_key(credentials.access_key_id()));
 
     kms.reset_counters(REGION);
     assert_eq!((kms.counters(REGION).total(), kms.counters(REGION).connections), (0, 0));
