@@ -122,16 +122,16 @@ fn client(
 
 /// Where the server runs: what it does must not take the turn of what is measured.
 #[derive(Debug)]
-struct ServerThread(Option<Runtime>);
+pub(crate) struct ServerThread(Option<Runtime>);
 
 impl ServerThread {
-    fn start() -> Result<Self, Box<dyn Error>> {
+    pub(crate) fn start() -> Result<Self, Box<dyn Error>> {
         let runtime =
             runtime::Builder::new_multi_thread().worker_threads(1).thread_name("kms-local").enable_all().build()?;
         Ok(Self(Some(runtime)))
     }
 
-    fn spawn<F>(&self, future: F) -> tokio::task::JoinHandle<F::Output>
+    pub(crate) fn spawn<F>(&self, future: F) -> tokio::task::JoinHandle<F::Output>
     where
         F: Future<Output: Send> + Send + 'static,
     {

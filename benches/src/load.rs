@@ -3,10 +3,18 @@
 //! The load is an open loop: each operation has its time, whatever became of those before it, and its latency counts from
 //! then. A pause therefore costs all who would have come during it, and not only the one that met it.
 
-use std::{fs, future::Future, time::Duration};
+use std::{
+    collections::HashMap,
+    fs,
+    future::Future,
+    hash::Hash,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
 
 use hdrhistogram::Histogram;
-use tokio::time::Instant;
+use tokio::{runtime::Handle, sync::mpsc, time::Instant};
 
 /// Longer ones count as this.
 const LONGEST: Duration = Duration::from_mins(1);
@@ -110,6 +118,141 @@ pub async fn steady<T, E, F: Future<Output = Result<T, E>>>(
     Ok(())
 }
 
+/// How the operations of a crowd fared.
+#[derive(Debug, Clone)]
+pub struct Fared<E> {
+    /// What each took, whether it failed or not.
+    pub measured: Measured,
+    /// How many failed, by what they failed with.
+    pub failures: HashMap<E, u64>,
+    /// When the last one that failed was due, from the beginning of the load.
+    pub last_failed: Option<Duration>,
+}
+
+impl<E: Eq + Hash> Fared<E> {
+    /// How many failed.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.failures.values().sum()
+    }
+
+    /// Adds how others fared. When the last of them failed stays the latest of both.
+    pub fn merge(&mut self, other: Self) {
+        self.measured.merge(&other.measured);
+        self.last_failed = self.last_failed.max(other.last_failed);
+        for (failure, count) in other.failures {
+            *self.failures.entry(failure).or_default() += count;
+        }
+    }
+
+    fn note(&mut self, [due, began, done]: [Duration; 3], failure: Option<E>) {
+        self.measured.latency.record(done.saturating_sub(due));
+        self.measured.service.record(done.saturating_sub(began));
+        if let Some(failure) = failure {
+            *self.failures.entry(failure).or_default() += 1;
+            self.last_failed = self.last_failed.max(Some(due));
+        }
+    }
+}
+
+impl<E> Default for Fared<E> {
+    fn default() -> Self {
+        Self { measured: Measured::default(), failures: HashMap::new(), last_failed: None }
+    }
+}
+
+/// Operations that have all begun and may not all have ended.
+#[derive(Debug)]
+pub struct Crowd<E> {
+    fared: Arc<Mutex<Fared<E>>>,
+    ends: mpsc::Receiver<()>,
+}
+
+impl<E> Crowd<E> {
+    /// Waits for all of them.
+    ///
+    /// # Panics
+    ///
+    /// Never: nobody panics with the figures in hand.
+    pub async fn ended(mut self) -> Fared<E> {
+        // Nothing is ever sent: it ends when the last one lets its end go.
+        while self.ends.recv().await.is_some() {}
+        std::mem::take(&mut self.fared.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Begins an operation each `interval` for so long, each on a task of its own, however many are under way. A thread of
+/// its own keeps the time, to a fraction of the millisecond that the runtime's timers keep it to.
+///
+/// # Panics
+///
+/// When `operation` does.
+pub async fn crowd<E, F>(interval: Duration, length: Duration, operation: impl Fn() -> F + Send + 'static) -> Crowd<E>
+where
+    E: Eq + Hash + Send + 'static,
+    F: Future<Output = Result<(), E>> + Send + 'static,
+{
+    let (runtime, fared) = (Handle::current(), Arc::new(Mutex::new(Fared::default())));
+    let (end, ends) = mpsc::channel(1);
+    let crowd = Crowd { fared: Arc::clone(&fared), ends };
+    let clock = move || {
+        let (start, mut due) = (Instant::now(), Duration::ZERO);
+        while due < length {
+            thread::sleep(due.saturating_sub(start.elapsed()));
+            let (operation, fared, end) = (operation(), Arc::clone(&fared), end.clone());
+            runtime.spawn(async move {
+                let began = start.elapsed();
+                let outcome = operation.await;
+                let times = [due, began, start.elapsed()];
+                fared.lock().unwrap_or_else(PoisonError::into_inner).note(times, outcome.err());
+                drop(end);
+            });
+            due += interval;
+        }
+    };
+    tokio::task::spawn_blocking(clock).await.expect("making an operation does not panic");
+    crowd
+}
+
+/// How many operations `tasks` do together in a second when each begins as the one before it ends.
+///
+/// # Errors
+///
+/// The first of an operation.
+///
+/// # Panics
+///
+/// When an operation does.
+pub async fn capacity_together<E, F>(
+    tasks: usize,
+    length: Duration,
+    operation: impl Fn() -> F + Clone + Send + 'static,
+) -> Result<f64, E>
+where
+    E: Send + 'static,
+    F: Future<Output = Result<(), E>> + Send + 'static,
+{
+    let begun = Instant::now();
+    let tasks: Vec<_> = (0..tasks)
+        .map(|_| {
+            let operation = operation.clone();
+            tokio::spawn(async move {
+                let mut count = 0.0;
+                while begun.elapsed() < length {
+                    operation().await?;
+                    count += 1.0;
+                }
+                Ok(count)
+            })
+        })
+        .collect();
+    let mut count = 0.0;
+    for task in tasks {
+        count += task.await.expect("an operation does not panic")?;
+    }
+    Ok(count / begun.elapsed().as_secs_f64())
+}
+
 /// How many operations one thread does in a second when each begins as the one before it ends.
 ///
 /// # Errors
@@ -155,7 +298,7 @@ mod tests {
             let begins = std::mem::take(&mut first);
             async move {
                 if begins {
-                    std::thread::sleep(pause);
+                    thread::sleep(pause);
                 }
                 Ok::<_, ()>(())
             }
@@ -163,5 +306,29 @@ mod tests {
         steady(pause / 20, pause, &mut measured, operation).await.unwrap();
         // Due in the first half of the pause, at least.
         assert!(measured.latency.at(0.5) >= pause / 3);
+    }
+
+    #[tokio::test]
+    async fn a_crowd_waits_for_nobody_and_tells_its_failures_apart() {
+        let (leave, counter) = (Arc::new(tokio::sync::Semaphore::new(0)), Arc::new(Mutex::new(0)));
+        let operation = {
+            let leave = Arc::clone(&leave);
+            move || {
+                let mut counter = counter.lock().unwrap();
+                *counter += 1;
+                let (number, leave) = (*counter, Arc::clone(&leave));
+                async move {
+                    leave.acquire().await.unwrap().forget();
+                    if number % 2 == 0 { Ok(()) } else { Err(number) }
+                }
+            }
+        };
+        let (interval, length) = (Duration::from_millis(1), Duration::from_millis(4));
+        let crowd = crowd(interval, length, operation).await;
+        leave.add_permits(4);
+        let fared = crowd.ended().await;
+        assert_eq!((fared.measured.latency.count(), fared.failed()), (4, 2));
+        assert_eq!((fared.failures[&1], fared.failures[&3]), (1, 1));
+        assert_eq!(fared.last_failed, Some(interval * 2));
     }
 }
