@@ -335,8 +335,8 @@ impl KmsPoolBuilder {
     }
 
     /// How many requests of one account are sent to one region in a second at most. Default: any number, until KMS
-    /// throttles; then nine tenths of what it accepted in the last second, and a hundredth of that more each second
-    /// until it throttles again. 1 to 1,000,000.
+    /// throttles; then nine tenths of what it accepted in the last second, and more again until it throttles: by a
+    /// hundredth of that in the first second, and twice as much in each further one. 1 to 1,000,000.
     ///
     /// A request that could not start in time fails at once with [`Throttled`](crate::KmsErrorKind::Throttled), and says
     /// in [`retry_after`](crate::KmsError::retry_after) when it could. In time is so that a whole attempt still fits into

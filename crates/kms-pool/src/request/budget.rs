@@ -1,11 +1,15 @@
 //! The budget: how many requests an account sends to a region at once, and in a second.
 //!
 //! The rate is learnt. As long as KMS throttles nothing there is none, but for the one that was set. When KMS
-//! throttles, the rate drops to nine tenths of what KMS accepted in the last second (multiplicative decrease), and
-//! grows by a hundredth of that each second (additive increase) until KMS throttles again.
+//! throttles, the rate drops to nine tenths of what KMS accepted in the last second, and grows again until KMS
+//! throttles: by a hundredth of that in the first second, and in each further one by twice as much as before. So it
+//! stays a while where it was good, and soon leaves where it fell too low.
 //!
-//! A request reserves its turn: it knows at once when that will be, and whether that is too late. That is why this
-//! is not one of the rate limiters that exist, such as `governor`, which can only say when to ask again.
+//! A request knows at once when its turn will be, by how many wait before it, and whether that is too late. That is
+//! why this is not one of the rate limiters that exist, such as `governor`, which can only say when to ask again.
+//! It waits in line, and takes no turn before it is its: so who gives up leaves no gap, and a lower rate holds for
+//! those who wait already. Each class has a line of its own, and the first of both go by turns: many that want to
+//! decrypt do not hold up one that wants to encrypt.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -37,7 +41,7 @@ pub(crate) enum Priority {
 
 /// After a throttled request the rate drops to this share of what was accepted.
 const DECREASE: f64 = 0.9;
-/// The rate grows by this share, of what it was after it dropped, in each second.
+/// The rate grows by this share, of what it was after it dropped, in the first second that it limits, or else by one.
 const INCREASE: f64 = 0.01;
 const LEAST_PER_SECOND: f64 = 1.0;
 /// This much of a second may be sent at once.
@@ -52,7 +56,15 @@ pub(crate) struct Budget {
     in_flight: Arc<Semaphore>,
     by_class: [Arc<Semaphore>; 2],
     background: Arc<Semaphore>,
+    /// Whoever holds it is the first: of all, and of each class.
+    first: [Arc<Semaphore>; 3],
     rate: Mutex<Rate>,
+}
+
+/// A place in a line, until it is dropped.
+struct Place<'a> {
+    budget: &'a Budget,
+    class: Class,
 }
 
 /// Leave to send one request; given back when dropped.
@@ -73,9 +85,15 @@ struct Rate {
     limit: Option<f64>,
     /// Where the limit began to grow.
     grows_from: f64,
+    /// How long it has, while it limited.
+    grown_for: Duration,
     grown_at: Instant,
     /// When the next turn is, over all and by class.
     next: [Instant; 3],
+    /// How many wait for a turn, by class.
+    waiting: [u32; 2],
+    /// When a request last had to wait for its turn over all.
+    limited_at: Option<Instant>,
     decreased_at: Option<Instant>,
     /// Accepted in this second and in the one before.
     accepted: [u32; 2],
@@ -92,8 +110,11 @@ impl Budget {
         let rate = Rate {
             limit: settings.max_per_second,
             grows_from: settings.max_per_second.unwrap_or_default(),
+            grown_for: Duration::ZERO,
             grown_at: now,
             next: [now; 3],
+            waiting: [0; 2],
+            limited_at: None,
             decreased_at: None,
             accepted: [0; 2],
             second_began: now,
@@ -103,6 +124,7 @@ impl Budget {
             in_flight: share(1.0),
             by_class: [share(settings.decrypt_share), share(settings.encrypt_share)],
             background: share(0.5),
+            first: [(); 3].map(|()| Arc::new(Semaphore::new(1))),
             rate: Mutex::new(rate),
         }
     }
@@ -119,12 +141,7 @@ impl Budget {
     /// [`TooLate`], at once where that can be known at once.
     pub(crate) async fn enter(&self, class: Class, priority: Priority, start_by: Instant) -> Result<Permit, TooLate> {
         match priority {
-            Priority::Foreground => {
-                let wait = self.rate().reserve(self.shares(class), class, monotonic(), start_by)?;
-                if !wait.is_zero() {
-                    sleep(wait).await;
-                }
-            }
+            Priority::Foreground => self.wait_in_line(class, start_by).await?,
             Priority::Background => self.wait_for_a_gap(class, start_by).await?,
         }
         let background = (priority == Priority::Background).then_some(&self.background);
@@ -148,20 +165,78 @@ impl Budget {
         self.rate().decrease(permit.entered, now);
     }
 
+    async fn wait_in_line(&self, class: Class, start_by: Instant) -> Result<(), TooLate> {
+        let Some(_place) = self.line_up(class, start_by)? else { return Ok(()) };
+        let (of_class, of_all) = (1 + class as usize, 0);
+        let taken = async {
+            let _first_of_class = self.turn(of_class, self.share(class), start_by).await?;
+            self.turn(of_all, 1.0, start_by).await
+        };
+        // Who comes again has to line up again.
+        let late = |_| TooLate { retry_after: self.rate().expected(class, self.share(class), monotonic()) };
+        taken.await.map(drop).map_err(late)
+    }
+
+    /// A place in line, or none where there is no rate to wait for.
+    fn line_up(&self, class: Class, start_by: Instant) -> Result<Option<Place<'_>>, TooLate> {
+        let (mut rate, now) = (self.rate(), monotonic());
+        if rate.limit.is_none() {
+            return Ok(None);
+        }
+        let retry_after = rate.expected(class, self.share(class), now);
+        if now + retry_after > start_by.max(now) {
+            return Err(TooLate { retry_after });
+        }
+        rate.waiting[class as usize] += 1;
+        Ok(Some(Place { budget: self, class }))
+    }
+
+    /// Becomes the first, and takes a turn. Gives what keeps it the first.
+    async fn turn(&self, line: usize, share: f64, start_by: Instant) -> Result<OwnedSemaphorePermit, TooLate> {
+        let first = permit(&self.first[line], start_by).await?;
+        self.once_taken(line == 0, start_by, |rate, now| rate.take(line, share, now)).await?;
+        Ok(first)
+    }
+
     /// Takes a turn only when there is one that nobody waits for.
     async fn wait_for_a_gap(&self, class: Class, start_by: Instant) -> Result<(), TooLate> {
+        let take = |rate: &mut Rate, now| {
+            // The timer of the first may be late.
+            let is_wanted = self.first[0].available_permits() == 0;
+            rate.take_unwanted(is_wanted, class, self.share(class), now)
+        };
+        self.once_taken(true, start_by, take).await
+    }
+
+    /// Waits until a turn can be taken, and notes if it was the rate over all that it waited for.
+    async fn once_taken(
+        &self,
+        over_all: bool,
+        start_by: Instant,
+        mut take: impl FnMut(&mut Rate, Instant) -> Result<(), Duration>,
+    ) -> Result<(), TooLate> {
+        let mut waited = false;
         loop {
             let now = monotonic();
-            let reserved = self.rate().reserve(self.shares(class), class, now, now);
-            let Err(late) = reserved else { return Ok(()) };
-            if now + late.retry_after > start_by {
-                return Err(late);
+            let retry_after = {
+                let mut rate = self.rate();
+                let Err(retry_after) = take(&mut rate, now) else {
+                    if waited && over_all {
+                        rate.limited_at = Some(now);
+                    }
+                    return Ok(());
+                };
+                retry_after
+            };
+            if now + retry_after > start_by.max(now) {
+                return Err(TooLate { retry_after });
             }
-            sleep(late.retry_after).await;
+            waited = true;
+            sleep(retry_after).await;
         }
     }
 
-    fn shares(&self, class: Class) -> f64 {
+    fn share(&self, class: Class) -> f64 {
         match class {
             Class::Decrypt => self.settings.decrypt_share,
             Class::Encrypt => self.settings.encrypt_share,
@@ -182,25 +257,65 @@ async fn permit(semaphore: &Arc<Semaphore>, start_by: Instant) -> Result<OwnedSe
     waited.ok().and_then(Result::ok).ok_or(TooLate { retry_after: SECOND })
 }
 
+/// How far apart turns are.
+fn spacing(limit: f64) -> Duration {
+    Duration::from_secs_f64(1.0 / limit.max(f64::EPSILON))
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.budget.rate().waiting[self.class as usize] -= 1;
+    }
+}
+
 impl Rate {
-    /// Reserves the next turn of a class that has `share` of the limit, and says how long it is until then.
-    fn reserve(&mut self, share: f64, class: Class, now: Instant, start_by: Instant) -> Result<Duration, TooLate> {
-        let Some(limit) = self.limit else { return Ok(Duration::ZERO) };
-        let spacings = [limit, limit * share].map(|limit| Duration::from_secs_f64(1.0 / limit.max(f64::EPSILON)));
-        let places = [0, 1 + class as usize];
-        let turns = places.map(|place| {
-            // What was not used for a while may be sent at once.
-            let earliest = now.checked_sub(SECOND.mul_f64(BURST)).unwrap_or(now);
-            self.next[place].max(earliest)
-        });
-        let turn = turns.into_iter().max().unwrap_or(now);
-        if turn > start_by.max(now) {
-            return Err(TooLate { retry_after: turn - now });
+    /// How long a request would wait that came now.
+    fn expected(&self, class: Class, share: f64, now: Instant) -> Duration {
+        let Some(mut limit) = self.limit else { return Duration::ZERO };
+        if self.decreased_at.is_some() {
+            // It may fall twice more while this one waits, which must not make it late.
+            limit *= DECREASE * DECREASE;
         }
-        for ((place, turn), spacing) in places.into_iter().zip(turns).zip(spacings) {
-            self.next[place] = turn + spacing;
+        let mine = self.waiting[class as usize];
+        let others = self.waiting.iter().sum::<u32>() - mine;
+        let of_all = self.due(0, now) + spacing(limit) * (mine + mine.min(others));
+        let of_class = self.due(1 + class as usize, now) + spacing(limit * share) * mine;
+        of_all.max(of_class).saturating_duration_since(now)
+    }
+
+    /// Takes the next turn if it is due; says how long it is until then if not.
+    fn take(&mut self, line: usize, share: f64, now: Instant) -> Result<(), Duration> {
+        let Some(limit) = self.limit else { return Ok(()) };
+        if line > 0 && share >= 1.0 {
+            // A class that may take all has no turns of its own.
+            return Ok(());
         }
-        Ok(turn.saturating_duration_since(now))
+        let due = self.due(line, now);
+        if due > now {
+            return Err(due - now);
+        }
+        self.next[line] = due + spacing(limit * share);
+        Ok(())
+    }
+
+    /// The same over all and of a class at once, and only if nobody waits for it.
+    fn take_unwanted(&mut self, is_wanted: bool, class: Class, share: f64, now: Instant) -> Result<(), Duration> {
+        let Some(limit) = self.limit else { return Ok(()) };
+        let mut wait = self.expected(class, share, now);
+        if is_wanted {
+            wait = wait.max(spacing(limit));
+        }
+        if !wait.is_zero() {
+            return Err(wait);
+        }
+        self.take(0, 1.0, now)?;
+        self.take(1 + class as usize, share, now)
+    }
+
+    /// When the next turn is. What was not used for a while may be sent at once.
+    fn due(&self, line: usize, now: Instant) -> Instant {
+        let earliest = now.checked_sub(SECOND.mul_f64(BURST)).unwrap_or(now);
+        self.next[line].max(earliest)
     }
 
     fn accept(&mut self, now: Instant, most: Option<f64>) {
@@ -211,12 +326,14 @@ impl Rate {
             (self.limit, self.decreased_at) = (most, None);
         } else if let Some(limit) = &mut self.limit {
             // It grows only where it limits: nobody knows what lies beyond what is sent.
-            let limits = self.next[0] > now;
+            let limits = self.limited_at.is_some_and(|at| now.saturating_duration_since(at) < SECOND);
             let passed = now.saturating_duration_since(self.grown_at).min(SECOND);
             self.grown_at = now;
             if limits {
-                let grown = *limit + (self.grows_from * INCREASE).max(1.0) * passed.as_secs_f64();
+                let doubled = self.grown_for.as_secs_f64().exp2();
+                let grown = *limit + (self.grows_from * INCREASE).max(1.0) * doubled * passed.as_secs_f64();
                 *limit = most.map_or(grown, |most| grown.min(most));
+                self.grown_for += passed;
             }
         }
     }
@@ -232,7 +349,8 @@ impl Rate {
         let from = self.limit.map_or(accepted, |limit| limit.min(accepted));
         let limit = (from * DECREASE).max(LEAST_PER_SECOND);
         self.limit = Some(limit);
-        (self.grows_from, self.grown_at, self.decreased_at) = (limit, now, Some(now));
+        (self.grows_from, self.grown_for) = (limit, Duration::ZERO);
+        (self.grown_at, self.decreased_at) = (now, Some(now));
     }
 
     fn turn_seconds(&mut self, now: Instant) {
@@ -241,6 +359,331 @@ impl Rate {
             let last = if passed < SECOND * 2 { self.accepted[0] } else { 0 };
             self.accepted = [0, last];
             self.second_began = now;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use tokio::task::{JoinHandle, yield_now};
+    use tokio::time::advance;
+
+    use super::*;
+    use Class::{Decrypt, Encrypt};
+    use Priority::{Background, Foreground};
+
+    const LONG: Duration = Duration::from_mins(1);
+    const UNLIMITED: BudgetSettings =
+        BudgetSettings { max_in_flight: 1_000, max_per_second: None, decrypt_share: 1.0, encrypt_share: 1.0 };
+
+    fn of(per_second: f64) -> BudgetSettings {
+        BudgetSettings { max_per_second: Some(per_second), ..UNLIMITED }
+    }
+
+    fn budget(settings: BudgetSettings) -> Arc<Budget> {
+        Arc::new(Budget::new(settings, monotonic()))
+    }
+
+    fn millis(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    async fn enter(budget: &Budget, within: Duration) -> Result<Permit, TooLate> {
+        budget.enter(Encrypt, Foreground, monotonic() + within).await
+    }
+
+    /// Lines up, and tells when it got its turn.
+    async fn line_up(budget: &Arc<Budget>, class: Class, priority: Priority) -> JoinHandle<Result<Duration, TooLate>> {
+        let (budget, begun) = (Arc::clone(budget), monotonic());
+        let task =
+            tokio::spawn(async move { budget.enter(class, priority, begun + LONG).await.map(|_| monotonic() - begun) });
+        yield_now().await;
+        task
+    }
+
+    /// A learnt limit of 90: KMS has taken 100 requests in this second and throttles one.
+    fn throttled_at_100(budget: &Budget, permit: &Permit) {
+        (0..100).for_each(|_| budget.accepted(monotonic()));
+        budget.throttled(permit, monotonic());
+        assert_eq!(budget.limit(), Some(90.0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn turns_come_in_order_and_evenly_spaced() {
+        let budget = budget(of(10.0));
+        let mut tasks = vec![];
+        for _ in 0..5 {
+            tasks.push(line_up(&budget, Encrypt, Foreground).await);
+        }
+        for (number, task) in (0..).zip(tasks) {
+            assert_eq!(task.await.unwrap(), Ok(millis(100 * number)));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_pause_a_twentieth_of_a_second_may_be_sent_at_once() {
+        let budget = budget(of(100.0));
+        sleep(SECOND).await;
+        let begun = monotonic();
+        for number in 0..8 {
+            enter(&budget, LONG).await.unwrap();
+            // Five that were left over, and the one that is due.
+            assert_eq!(monotonic() - begun, millis(10 * u64::saturating_sub(number, 5)));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_start_in_time_fails_at_once_and_takes_nothing() {
+        let (budget, begun) = (budget(of(10.0)), monotonic());
+        for _ in 0..5 {
+            line_up(&budget, Encrypt, Foreground).await;
+        }
+        for _ in 0..3 {
+            assert_eq!(enter(&budget, millis(499)).await.err(), Some(TooLate { retry_after: millis(500) }));
+        }
+        assert_eq!(monotonic(), begun);
+        assert!(enter(&budget, millis(500)).await.is_ok());
+        assert_eq!(monotonic() - begun, millis(500));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_give_up_leave_no_gap() {
+        let (budget, begun) = (budget(of(10.0)), monotonic());
+        enter(&budget, LONG).await.unwrap();
+        let mut tasks = vec![];
+        for class in [Encrypt, Decrypt].repeat(100) {
+            tasks.push(line_up(&budget, class, Foreground).await);
+        }
+        assert!(enter(&budget, SECOND).await.is_err());
+        for task in tasks {
+            task.abort();
+            assert!(task.await.unwrap_err().is_cancelled());
+        }
+        enter(&budget, SECOND).await.unwrap();
+        assert_eq!(monotonic() - begun, millis(100));
+        assert_eq!(budget.rate().waiting, [0; 2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_wait_for_an_answer_to_end_and_give_up_keep_no_permit() {
+        let budget = budget(BudgetSettings { max_in_flight: 2, ..UNLIMITED });
+        let held = [enter(&budget, LONG).await.unwrap(), enter(&budget, LONG).await.unwrap()];
+        assert_eq!(enter(&budget, SECOND).await.err(), Some(TooLate { retry_after: SECOND }));
+        for priority in [Foreground, Background] {
+            let waiting = line_up(&budget, Encrypt, priority).await;
+            waiting.abort();
+            assert!(waiting.await.unwrap_err().is_cancelled());
+        }
+        drop(held);
+        assert_eq!(budget.in_flight.available_permits(), 2);
+        assert_eq!(budget.background.available_permits(), 1);
+        assert!(budget.by_class.iter().all(|class| class.available_permits() == 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_class_takes_no_more_than_its_share() {
+        let settings = BudgetSettings { max_in_flight: 4, decrypt_share: 0.5, ..of(10.0) };
+        let (budget, begun) = (budget(settings), monotonic());
+        let passed = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
+        for class in [Decrypt, Encrypt].repeat(50) {
+            let (budget, passed) = (Arc::clone(&budget), Arc::clone(&passed[class as usize]));
+            tokio::spawn(async move {
+                budget.enter(class, Foreground, begun + LONG).await.unwrap();
+                passed.fetch_add(1, Relaxed);
+            });
+        }
+        sleep(millis(1_990)).await;
+        assert_eq!(passed.map(|passed| passed.load(Relaxed)), [10, 10]);
+
+        // One class alone gets no more, and leaves the rest to the other.
+        let budget = self::budget(settings);
+        let mut tasks = vec![];
+        for _ in 0..3 {
+            tasks.push(line_up(&budget, Decrypt, Foreground).await);
+        }
+        let late = budget.enter(Decrypt, Foreground, monotonic() + millis(599)).await;
+        assert_eq!(late.err(), Some(TooLate { retry_after: millis(600) }));
+        for (number, task) in (0..).zip(tasks) {
+            assert_eq!(task.await.unwrap(), Ok(millis(200 * number)));
+        }
+        let decrypt = || budget.enter(Decrypt, Foreground, monotonic() + SECOND);
+        let held = [decrypt().await.unwrap(), decrypt().await.unwrap()];
+        assert!(decrypt().await.is_err());
+        assert!(enter(&budget, SECOND).await.is_ok());
+        drop(held);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_of_one_class_do_not_hold_up_one_of_the_other() {
+        let budget = budget(of(10.0));
+        for _ in 0..100 {
+            line_up(&budget, Decrypt, Foreground).await;
+        }
+        let begun = monotonic();
+        enter(&budget, millis(200)).await.unwrap();
+        assert_eq!(monotonic() - begun, millis(200));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_background_takes_what_nobody_waits_for() {
+        let budget = budget(of(10.0));
+        enter(&budget, LONG).await.unwrap();
+        let background = line_up(&budget, Encrypt, Background).await;
+        let mut foreground = vec![];
+        for _ in 0..3 {
+            foreground.push(line_up(&budget, Encrypt, Foreground).await);
+        }
+        for (number, task) in (1..).zip(foreground) {
+            assert_eq!(task.await.unwrap(), Ok(millis(100 * number)));
+        }
+        assert!(background.await.unwrap().unwrap() >= millis(400));
+        let late = budget.enter(Encrypt, Background, monotonic() + millis(50)).await;
+        assert_eq!(late.err(), Some(TooLate { retry_after: millis(100) }));
+
+        // A turn whose owner is late is not free, and one that the owner's class may not have is.
+        let budget = self::budget(BudgetSettings { decrypt_share: 0.1, ..of(2_000.0) });
+        enter(&budget, LONG).await.unwrap();
+        line_up(&budget, Encrypt, Foreground).await;
+        advance(Duration::from_micros(600)).await;
+        assert!(budget.enter(Decrypt, Background, monotonic()).await.is_err());
+        sleep(millis(1)).await;
+        for _ in 0..3 {
+            line_up(&budget, Decrypt, Foreground).await;
+        }
+        sleep(millis(1)).await;
+        assert!(budget.enter(Encrypt, Background, monotonic()).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rate_falls_once_for_all_that_were_sent_before_it_fell() {
+        let budget = budget(UNLIMITED);
+        let mut sent = vec![];
+        for _ in 0..10 {
+            sent.push(enter(&budget, LONG).await.unwrap());
+        }
+        sleep(millis(10)).await;
+        throttled_at_100(&budget, &sent[0]);
+        sent.iter().for_each(|permit| budget.throttled(permit, monotonic()));
+        assert_eq!(budget.limit(), Some(90.0));
+        sleep(millis(10)).await;
+        let later = enter(&budget, LONG).await.unwrap();
+        budget.throttled(&later, monotonic());
+        assert_eq!(budget.limit(), Some(81.0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_lines_up_is_in_time_even_if_the_rate_falls_twice_more() {
+        let budget = budget(UNLIMITED);
+        let permit = enter(&budget, LONG).await.unwrap();
+        sleep(millis(1)).await;
+        throttled_at_100(&budget, &permit);
+        sleep(millis(1)).await;
+        let later = loop {
+            // What may be sent at once.
+            let permit = enter(&budget, LONG).await.unwrap();
+            if monotonic() < budget.rate().next[0] {
+                break permit;
+            }
+        };
+        let (mut tasks, begun) = (vec![], monotonic());
+        while budget.rate().expected(Encrypt, 1.0, begun) <= SECOND {
+            let budget = Arc::clone(&budget);
+            tasks.push(tokio::spawn(async move { enter(&budget, SECOND).await.map(drop) }));
+            yield_now().await;
+        }
+        assert_eq!(enter(&budget, SECOND).await.err().map(|late| late.retry_after > SECOND), Some(true));
+        assert_eq!((tasks.len(), monotonic()), (73, begun));
+        budget.throttled(&later, monotonic());
+        advance(Duration::from_micros(1)).await;
+        budget.throttled(&Permit { _held: [None, None, None], entered: monotonic() }, monotonic());
+        assert_eq!(budget.limit(), Some(72.9));
+        for task in tasks {
+            assert_eq!(task.await.unwrap(), Ok(()));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lower_rate_holds_for_those_who_wait_already() {
+        let (budget, begun) = (budget(of(100.0)), monotonic());
+        let first = enter(&budget, LONG).await.unwrap();
+        let mut tasks = vec![];
+        for _ in 0..3 {
+            tasks.push(line_up(&budget, Encrypt, Foreground).await);
+        }
+        (0..10).for_each(|_| budget.accepted(begun));
+        budget.throttled(&first, begun);
+        assert_eq!(budget.limit(), Some(9.0));
+        let mut waited = vec![];
+        for task in tasks {
+            waited.push(task.await.unwrap().unwrap().as_millis());
+        }
+        // The turn after the first was agreed before.
+        assert_eq!(waited, [10, 122, 233]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rate_grows_only_where_it_limits() {
+        let budget = budget(UNLIMITED);
+        let permit = enter(&budget, LONG).await.unwrap();
+        throttled_at_100(&budget, &permit);
+        for _ in 0..30 {
+            sleep(SECOND).await;
+            enter(&budget, LONG).await.unwrap();
+            budget.accepted(monotonic());
+        }
+        assert_eq!(budget.limit(), Some(90.0));
+
+        // As many as it lets pass: by one, which is more than a hundredth, in the first second, then two, then four.
+        let begun = monotonic();
+        for seconds in 1..=3 {
+            while monotonic() - begun < SECOND * seconds {
+                enter(&budget, LONG).await.unwrap();
+                budget.accepted(monotonic());
+            }
+            let grown = budget.limit().unwrap() - 90.0;
+            let about = f64::from(2_u32.pow(seconds) - 1) / std::f64::consts::LN_2;
+            assert!((grown / about - 1.0).abs() < 0.1, "{seconds}: {grown} and not {about}");
+        }
+
+        // When it has fallen again, it begins anew.
+        let permit = enter(&budget, LONG).await.unwrap();
+        budget.throttled(&permit, monotonic());
+        let (fallen, begun) = (budget.limit().unwrap(), monotonic());
+        while monotonic() - begun < SECOND {
+            enter(&budget, LONG).await.unwrap();
+            budget.accepted(monotonic());
+        }
+        assert!((1.0..2.0).contains(&(budget.limit().unwrap() - fallen)), "{:?} after {fallen}", budget.limit());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rate_never_grows_beyond_the_one_that_was_set() {
+        let budget = budget(of(50.0));
+        let permit = enter(&budget, LONG).await.unwrap();
+        (0..50).for_each(|_| budget.accepted(monotonic()));
+        budget.throttled(&permit, monotonic());
+        assert_eq!(budget.limit(), Some(45.0));
+        for _ in 0..1_000 {
+            enter(&budget, LONG).await.unwrap();
+            budget.accepted(monotonic());
+        }
+        assert_eq!(budget.limit(), Some(50.0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_learnt_rate_is_forgotten_after_five_quiet_minutes() {
+        for set in [None, Some(500.0)] {
+            let budget = budget(BudgetSettings { max_per_second: set, ..UNLIMITED });
+            let permit = enter(&budget, LONG).await.unwrap();
+            throttled_at_100(&budget, &permit);
+            sleep(FORGET_AFTER).await;
+            budget.accepted(monotonic());
+            assert_eq!(budget.limit(), Some(90.0));
+            sleep(millis(1)).await;
+            budget.accepted(monotonic());
+            assert_eq!(budget.limit(), set);
         }
     }
 }
