@@ -149,6 +149,17 @@ async fn a_health_check_keeps_idle_contexts_warm() {
     assert_eq!((cache.stats().encryption.entries, cache.oldest_data_key_age()), (0, None));
 }
 
+/// As in a handler of a server, whose futures move between threads.
+#[tokio::test]
+async fn a_task_may_warm_and_look_at_the_health() {
+    let envelope = caching(GatedKeyring::open(), |builder| builder);
+    let task = tokio::spawn(async move {
+        envelope.warm([&context("42"), &context("43")]).await.into_iter().collect::<Result<(), _>>()?;
+        envelope.ready().await
+    });
+    task.await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn what_was_sealed_opens_without_asking_if_it_is_primed() {
     for prime in [true, false] {

@@ -90,8 +90,9 @@ impl Envelope {
     }
 
     async fn warm_all(&self, contexts: &[EncryptionContext]) -> Vec<Result<(), Error>> {
-        let warming = contexts.iter().map(|context| async move {
-            let request = self.encryption_request(context, Some(0))?;
+        // By number: what takes a context by reference would keep this future from being known to be `Send`.
+        let warming = (0..contexts.len()).map(|number| async move {
+            let request = self.encryption_request(&contexts[number], Some(0))?;
             self.manager.warm(request).await
         });
         stream::iter(warming).buffered(AT_ONCE).collect().await
