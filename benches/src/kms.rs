@@ -1,6 +1,6 @@
 //! A KMS in this process, on threads of its own, and caching clients for it.
 
-use std::error::Error;
+use std::{error::Error, ops::Deref};
 
 use envelope::{
     Envelope,
@@ -24,7 +24,7 @@ pub fn cache(capacity: usize, max_loads: usize) -> MaterialsCache {
 #[derive(Debug)]
 pub struct Kms {
     /// The server.
-    pub server: KmsLocal,
+    pub server: Server,
     /// The client.
     pub envelope: Envelope,
     /// The client's cache.
@@ -32,7 +32,6 @@ pub struct Kms {
     pool: KmsPool,
     principal: Principal,
     key: String,
-    _thread: ServerThread,
 }
 
 impl Kms {
@@ -60,13 +59,12 @@ impl Kms {
         cache: MaterialsCache,
         set: impl FnOnce(CachingBuilder) -> CachingBuilder,
     ) -> Result<Self, Box<dyn Error>> {
-        let thread = ServerThread::start()?;
-        let server = thread.spawn(KmsLocal::builder().region(REGION).start()).await??;
+        let server = Server::start(KmsLocal::builder().region(REGION)).await?;
         let pool = KmsPool::builder().endpoint_url(server.endpoint(REGION)).trust_root_pem(server.ca_pem());
         let pool = set_pool(pool).build()?;
         let (principal, key) = (principal(&server), server.create_key(REGION));
         let envelope = client(&pool, &principal, &key, &cache, set)?;
-        Ok(Self { server, envelope, cache, pool, principal, key, _thread: thread })
+        Ok(Self { server, envelope, cache, pool, principal, key })
     }
 
     /// A further client of the same server, over the same connections, with a cache of its own.
@@ -120,18 +118,46 @@ fn client(
     Ok(Envelope::builder(manager).build()?)
 }
 
-/// Where the server runs: what it does must not take the turn of what is measured.
+/// A running server. It has threads of its own: what it does must not take the turn of what is measured.
 #[derive(Debug)]
-pub(crate) struct ServerThread(Option<Runtime>);
+pub struct Server {
+    // It stops before its threads do.
+    kms: KmsLocal,
+    _threads: Threads,
+}
 
-impl ServerThread {
-    pub(crate) fn start() -> Result<Self, Box<dyn Error>> {
+impl Server {
+    /// Starts what `builder` says.
+    ///
+    /// # Errors
+    ///
+    /// When it can't start.
+    pub async fn start(builder: kms_local::Builder) -> Result<Self, Box<dyn Error>> {
+        let threads = Threads::start()?;
+        let kms = threads.spawn(builder.start()).await??;
+        Ok(Self { kms, _threads: threads })
+    }
+}
+
+impl Deref for Server {
+    type Target = KmsLocal;
+
+    fn deref(&self) -> &KmsLocal {
+        &self.kms
+    }
+}
+
+#[derive(Debug)]
+struct Threads(Option<Runtime>);
+
+impl Threads {
+    fn start() -> Result<Self, Box<dyn Error>> {
         let runtime =
             runtime::Builder::new_multi_thread().worker_threads(1).thread_name("kms-local").enable_all().build()?;
         Ok(Self(Some(runtime)))
     }
 
-    pub(crate) fn spawn<F>(&self, future: F) -> tokio::task::JoinHandle<F::Output>
+    fn spawn<F>(&self, future: F) -> tokio::task::JoinHandle<F::Output>
     where
         F: Future<Output: Send> + Send + 'static,
     {
@@ -139,7 +165,7 @@ impl ServerThread {
     }
 }
 
-impl Drop for ServerThread {
+impl Drop for Threads {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
             // May be dropped on another runtime, which must not wait.

@@ -9,6 +9,7 @@ pub mod load;
 pub mod memory;
 pub mod outage;
 pub mod picture;
+pub mod plain;
 pub mod pool;
 mod verdict;
 

@@ -19,9 +19,7 @@ const DECADES: std::ops::Range<i32> = 0..6;
 ///
 /// When the file can't be written.
 pub fn histogram(name: &str, title: &str, series: &[(&str, &Durations)]) -> Result<PathBuf, Box<dyn Error>> {
-    let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/report"));
-    fs::create_dir_all(&folder)?;
-    let path = folder.join(name).with_extension("svg");
+    let path = path(name)?;
     let bounds: Vec<_> = (DECADES.start * BUCKETS_PER_DECADE..=DECADES.end * BUCKETS_PER_DECADE)
         .map(|bucket| 10_f64.powf(f64::from(bucket) / f64::from(BUCKETS_PER_DECADE)))
         .collect();
@@ -69,6 +67,87 @@ pub fn histogram(name: &str, title: &str, series: &[(&str, &Durations)]) -> Resu
     drop(chart);
     drop(root);
     Ok(path)
+}
+
+/// Draws a group of bars for each row, one bar for each of `sides`, and gives the file's path. The axis of time is
+/// logarithmic, and each bar bears its time.
+///
+/// # Errors
+///
+/// When the file can't be written.
+pub fn bars<const N: usize>(
+    name: &str,
+    title: &str,
+    sides: &[&str; N],
+    rows: &[(&str, [Duration; N])],
+) -> Result<PathBuf, Box<dyn Error>> {
+    let path = path(name)?;
+    let millis = |time: &Duration| time.as_secs_f64() * 1e3;
+    let times = || rows.iter().flat_map(|(_, times)| times).map(millis);
+    let least = 10_f64.powf(times().fold(1.0, f64::min).log10().floor());
+    let most = 10_f64.powf(times().fold(1.0, f64::max).log10().ceil());
+    let group = sides.len() + 1;
+
+    let root = SVGBackend::new(&path, SIZE).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption(title, ("sans-serif", 24))
+        .margin(16)
+        .x_label_area_size(44)
+        .y_label_area_size(72)
+        .build_cartesian_2d(0..rows.len() * group, (least..most).log_scale())?;
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .disable_x_axis()
+        .y_desc("median time")
+        .y_label_formatter(&|millis| label(*millis))
+        .light_line_style(TRANSPARENT)
+        .label_style(("sans-serif", 15))
+        .axis_desc_style(("sans-serif", 17))
+        .draw()?;
+    for (number, (side, colour)) in sides.iter().zip(COLOURS).enumerate() {
+        let at = |row: usize| row * group + number;
+        let bars = rows.iter().enumerate().map(|(row, (_, times))| {
+            let height = millis(&times[number]);
+            Rectangle::new([(at(row), least), (at(row) + 1, height)], colour.mix(0.7).filled())
+        });
+        chart
+            .draw_series(bars)?
+            .label(*side)
+            .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 20, y + 5)], colour.mix(0.7).filled()));
+        let texts = rows.iter().enumerate().map(|(row, (_, times))| {
+            let height = millis(&times[number]);
+            EmptyElement::at((at(row), height)) + Text::new(label(height), (2, -16), ("sans-serif", 13))
+        });
+        chart.draw_series(texts)?;
+    }
+    let names = rows.iter().enumerate().map(|(row, (name, _))| {
+        EmptyElement::at((row * group, least)) + Text::new((*name).to_owned(), (0, 8), ("sans-serif", 13))
+    });
+    chart.draw_series(names)?;
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE.mix(0.9))
+        .border_style(BLACK)
+        .label_font(("sans-serif", 17))
+        .draw()?;
+    root.present()?;
+    drop(chart);
+    drop(root);
+    Ok(path)
+}
+
+fn label(millis: f64) -> String {
+    let time = Duration::from_secs_f64(millis / 1e3);
+    if millis < 1.0 { format!("{time:.0?}") } else { format!("{time:.1?}") }
+}
+
+fn path(name: &str) -> Result<PathBuf, Box<dyn Error>> {
+    let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/report"));
+    fs::create_dir_all(&folder)?;
+    Ok(folder.join(name).with_extension("svg"))
 }
 
 /// The outline of a histogram's columns.

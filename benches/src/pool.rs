@@ -22,7 +22,7 @@ use kms_pool::{KmsError, KmsErrorKind, KmsPool, KmsPoolBuilder, Principal};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    kms::{REGION, ServerThread},
+    kms::{REGION, Server},
     load,
 };
 
@@ -34,12 +34,11 @@ pub const MAX_IN_FLIGHT: usize = 32;
 /// A running KMS with one key, and a pool for it.
 #[derive(Debug)]
 pub struct PooledKms {
-    /// The server, on a thread of its own.
-    pub server: Arc<KmsLocal>,
+    /// The server, on threads of its own.
+    pub server: Arc<Server>,
     /// The pool.
     pub pool: KmsPool,
     key: Arc<str>,
-    _thread: ServerThread,
 }
 
 impl PooledKms {
@@ -49,14 +48,13 @@ impl PooledKms {
     ///
     /// When the server can't start, or for what is set out of range.
     pub async fn start(set: impl FnOnce(KmsPoolBuilder) -> KmsPoolBuilder) -> Result<Self, Box<dyn Error>> {
-        let thread = ServerThread::start()?;
-        let server = Arc::new(thread.spawn(KmsLocal::builder().region(REGION).start()).await??);
+        let server = Arc::new(Server::start(KmsLocal::builder().region(REGION)).await?);
         let pool = KmsPool::builder()
             .endpoint_url(server.endpoint(REGION))
             .trust_root_pem(server.ca_pem())
             .max_in_flight(MAX_IN_FLIGHT);
         let (pool, key) = (set(pool).build()?, server.create_key(REGION).into());
-        Ok(Self { server, pool, key, _thread: thread })
+        Ok(Self { server, pool, key })
     }
 
     /// Somebody who uses the pool as `principal`.
@@ -197,7 +195,7 @@ pub struct Sessions(Arc<Provider>);
 
 #[derive(Debug)]
 struct Provider {
-    server: Arc<KmsLocal>,
+    server: Arc<Server>,
     lifetime: Duration,
     health: Mutex<Health>,
     asked: AtomicU64,
@@ -206,7 +204,7 @@ struct Provider {
 
 impl Sessions {
     /// Sessions of `server` that live so long.
-    pub fn new(server: &Arc<KmsLocal>, lifetime: Duration) -> Self {
+    pub fn new(server: &Arc<Server>, lifetime: Duration) -> Self {
         Self(Arc::new(Provider {
             server: Arc::clone(server),
             lifetime,

@@ -4,11 +4,11 @@
 use std::{error::Error, process::ExitCode, sync::Arc, time::Duration};
 
 use aws_sdk_kms::{Client, primitives::Blob};
-use benches::{load::Durations, verdict};
+use benches::{kms::Server, load::Durations, verdict};
 use clap::Parser;
 use kms_local::KmsLocal;
 use kms_pool::{KmsError, KmsPool, Principal, Replicas};
-use tokio::{runtime, task::JoinSet, time::Instant};
+use tokio::{task::JoinSet, time::Instant};
 
 const REGIONS: [&str; 2] = ["us-east-1", "eu-west-1"];
 const ONE: &str = REGIONS[0];
@@ -35,30 +35,17 @@ struct Args {
 }
 
 struct Scene {
-    server: KmsLocal,
+    server: Server,
     pool: KmsPool,
     principal: Principal,
     key: String,
     ciphertext: Blob,
-    /// The server's, so that it does not take the turn of what is measured.
-    _runtime: ServerRuntime,
-}
-
-struct ServerRuntime(Option<runtime::Runtime>);
-
-impl Drop for ServerRuntime {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
 }
 
 impl Scene {
     async fn set() -> Result<Self, Box<dyn Error>> {
-        let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let builder = REGIONS.iter().fold(KmsLocal::builder(), |builder, region| builder.region(*region));
-        let server = runtime.spawn(builder.start()).await??;
+        let server = Server::start(builder).await?;
         let pool = KmsPool::builder().trust_root_pem(server.ca_pem()).attempt_timeout(ATTEMPT_TIMEOUT);
         let pool = REGIONS.iter().fold(pool, |pool, region| pool.endpoint_url_for(*region, server.endpoint(region)));
         let (pool, principal) = (pool.build()?, Principal::new(server.issue_credentials()));
@@ -66,7 +53,7 @@ impl Scene {
         let client = pool.client(ONE, &principal).await?;
         let sealed = client.encrypt().key_id(&key).plaintext(Blob::new([7; 32])).send().await?;
         let ciphertext = sealed.ciphertext_blob.ok_or("no ciphertext")?;
-        Ok(Self { server, pool, principal, key, ciphertext, _runtime: ServerRuntime(Some(runtime)) })
+        Ok(Self { server, pool, principal, key, ciphertext })
     }
 
     fn replicas(&self) -> Result<Replicas, Box<dyn Error>> {

@@ -18,12 +18,13 @@ use std::{
 };
 
 use benches::{
+    kms::Server,
     pool::{Caller, KeyRing, PooledKms},
     verdict,
 };
 use clap::Parser;
 use futures_util::future::try_join_all;
-use kms_local::{Counters, KmsLocal};
+use kms_local::Counters;
 use kms_pool::{KmsError, Principal};
 
 const TASKS: usize = 32;
@@ -109,7 +110,7 @@ impl Does {
 
 /// A principal, what it does, and the keys that it has had.
 struct Owner {
-    server: Arc<KmsLocal>,
+    server: Arc<Server>,
     caller: Caller,
     does: Does,
     keys: KeyRing,
