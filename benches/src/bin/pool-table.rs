@@ -44,7 +44,7 @@ struct Args {
 async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let Args { rtt_ms, quick } = Args::parse();
     let builder = KmsLocal::builder().round_trip_time(Duration::from_millis(rtt_ms));
-    let world = World::new(Server::start(REGIONS.into_iter().fold(builder, |it, region| it.region(region))).await?)?;
+    let world = World::new(Server::start(REGIONS.into_iter().fold(builder, kms_local::Builder::region)).await?)?;
     println!("KMS is {rtt_ms} ms away; GenerateDataKey requests and TLS handshakes for one time of each row\n");
     println!("{:>30}{}", "", SIDES.map(|side| format!("  {:>44}", side.name())).concat());
     println!(
@@ -141,7 +141,9 @@ impl Row {
         for region in warm.iter().flat_map(|_| 0..self.regions) {
             warm.as_ref().expect("there is one for each region").operation(region).await?;
         }
-        REGIONS.iter().for_each(|region| world.server.reset_counters(region));
+        for region in REGIONS {
+            world.server.reset_counters(region);
+        }
         let begun = Instant::now();
         // What a process makes once is part of its first operation.
         let doer = warm.map_or_else(|| world.begin(side), Ok)?;
