@@ -5,11 +5,16 @@
 
 use envelope::{
     EncryptionContext, Envelope,
-    keyring::AwsKmsKeyring,
-    materials::{CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache},
+    keyring::{
+        AwsKmsDiscoveryKeyring, AwsKmsKeyring, AwsKmsMrkDiscoveryKeyring, AwsKmsMrkKeyring, Keyring, MultiKeyring,
+    },
+    materials::{
+        CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache, MaterialsManager as _,
+        RequiredContextMaterialsManager,
+    },
 };
 use kms_local::KmsLocal;
-use kms_pool::{KmsErrorKind, KmsPool, Principal};
+use kms_pool::{KmsErrorKind, KmsPool, Principal, Replicas};
 
 const REGION: &str = "us-east-1";
 
@@ -95,4 +100,51 @@ async fn new_credentials_of_the_same_identity_keep_what_is_cached() {
     scene.principal.rotate(scene.kms.issue_credentials());
     scene.envelope.encrypt(b"x", &scene.context).await.unwrap();
     assert_eq!(scene.kms.counters(REGION).total(), 1);
+}
+
+#[tokio::test]
+async fn what_was_remembered_of_a_key_is_forgotten() {
+    let scene = Scene::set().await;
+    let key = scene.kms.create_key(REGION);
+    let pool = KmsPool::builder().endpoint_url(scene.kms.endpoint(REGION)).trust_root_pem(scene.kms.ca_pem());
+    let source = AwsKmsKeyring::new(pool.build().unwrap(), scene.principal.clone(), key.parse().unwrap());
+    let manager = CachingMaterialsManager::builder(DefaultMaterialsManager::new(source)).build().unwrap();
+    let envelope = Envelope::builder(manager).build().unwrap();
+    scene.kms.disable_key(REGION, &key).unwrap();
+    for tenant in 0..10 {
+        let context = EncryptionContext::new([("tenant", tenant.to_string())]).unwrap();
+        envelope.encrypt(b"x", &context).await.unwrap_err();
+    }
+    scene.kms.enable_key(REGION, &key).unwrap();
+    scene.principal.replace(scene.kms.issue_credentials());
+    envelope.encrypt(b"x", &scene.context).await.unwrap();
+}
+
+#[tokio::test]
+async fn every_keyring_and_manager_tells_who_asks() {
+    let scene = Scene::set().await;
+    let key = || scene.kms.create_key(REGION).parse().unwrap();
+    let pool = KmsPool::builder().endpoint_url(scene.kms.endpoint(REGION)).trust_root_pem(scene.kms.ca_pem());
+    let pool = pool.build().unwrap();
+    let clients = || pool.clients(&scene.principal);
+    let nobodys = pool.clients(&Principal::new(scene.kms.issue_credentials()));
+    let replicas = Replicas::new(clients(), [REGION]).unwrap();
+    let multi = MultiKeyring::builder()
+        .generator(AwsKmsKeyring::with_clients(nobodys.clone(), key()))
+        .child(AwsKmsKeyring::with_clients(clients(), key()));
+    let source = DefaultMaterialsManager::new(AwsKmsKeyring::with_clients(clients(), key()));
+    let required = RequiredContextMaterialsManager::new(["tenant"], source).unwrap();
+    let keyrings: [Box<dyn Keyring>; 6] = [
+        Box::new(AwsKmsKeyring::with_clients(clients(), key())),
+        Box::new(AwsKmsMrkKeyring::new(clients(), key())),
+        Box::new(AwsKmsMrkKeyring::new(nobodys, key()).with_replicas(replicas)),
+        Box::new(AwsKmsDiscoveryKeyring::new(clients())),
+        Box::new(AwsKmsMrkDiscoveryKeyring::new(clients(), REGION).unwrap()),
+        Box::new(multi.build().unwrap()),
+    ];
+    scene.principal.replace(scene.kms.issue_credentials());
+    for keyring in &keyrings {
+        assert_eq!(keyring.tenure(), 1, "{keyring:?}");
+    }
+    assert_eq!(required.tenure(), 1);
 }

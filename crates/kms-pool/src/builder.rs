@@ -506,8 +506,16 @@ impl KmsPoolBuilder {
         if let Some(most) = &self.budget.max_per_second {
             in_range("max_requests_per_second", most, &PER_SECOND)?;
         }
+        let named = self.fips || self.dual_stack;
         if let Some(url) = &self.endpoint {
             check_endpoint("all regions", url)?;
+        }
+        if let Some(region) =
+            self.endpoints.keys().next().map(String::as_str).or(self.endpoint.as_ref().map(|_| "all regions"))
+            && named
+        {
+            let reason = "cannot be combined with `use_fips` or `use_dual_stack`: name the endpoint that is both";
+            return Err(BuildError::Endpoint { region: region.to_owned(), reason });
         }
         for (region, url) in &self.endpoints {
             crate::pool::check_region(region).map_err(|_| BuildError::no_region(region))?;
@@ -654,6 +662,14 @@ mod tests {
             let error = builder().endpoint_url_for("eu-west-1", url).build().unwrap_err();
             assert!(matches!(&error, BuildError::Endpoint { region, .. } if region == "eu-west-1"));
             assert!(!error.to_string().contains("password"));
+        }
+    }
+
+    #[test]
+    fn an_endpoint_has_a_name_or_is_chosen_by_kind() {
+        for builder in [builder().use_fips(true), builder().use_dual_stack(true)] {
+            let error = builder.endpoint_url("https://localhost").build().unwrap_err();
+            assert!(matches!(&error, BuildError::Endpoint { reason, .. } if reason.contains("use_fips")), "{error}");
         }
     }
 

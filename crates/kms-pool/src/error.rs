@@ -150,9 +150,9 @@ where
         let kind = classify(&error);
         Self::from(Details {
             kind,
-            code: error.code().map(Into::into),
+            code: error.code().and_then(word),
             message: error.message().and_then(first_line),
-            request_id: header("x-amzn-requestid").map(Into::into),
+            request_id: header("x-amzn-requestid").and_then(word),
             retry_after: header("x-amz-retry-after")
                 .and_then(|millis| millis.parse().ok().map(Duration::from_millis))
                 .or_else(|| header("retry-after")?.parse().ok().map(Duration::from_secs)),
@@ -223,6 +223,14 @@ fn classify<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> KmsEr
             .unwrap_or_else(|| KmsErrorKind::of_status(service.raw().status().as_u16())),
         _ => KmsErrorKind::Other,
     }
+}
+
+/// A foreign word of a protocol: nothing in it can be taken for anything else.
+fn word(text: &str) -> Option<String> {
+    const LONGEST: usize = 128;
+    let is_plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let word: String = text.chars().filter(is_plain).take(LONGEST).collect();
+    (!word.is_empty()).then_some(word)
 }
 
 /// A foreign text as one short line, fit for a log.
@@ -332,6 +340,13 @@ mod tests {
         assert_eq!(error.message(), Some("one[31m"));
         let error = answered(400, "ValidationException", &"é".repeat(1000));
         assert_eq!(error.message().map(|message| message.chars().count()), Some(300));
+    }
+
+    #[test]
+    fn a_foreign_code_is_a_word() {
+        let error = answered(400, &format!("A\u{1b}[31m\r\nB{}", "c".repeat(1000)), "why");
+        assert_eq!(error.code().map(str::len), Some(128));
+        assert!(error.code().unwrap().starts_with("A31mBc"));
     }
 
     #[test]

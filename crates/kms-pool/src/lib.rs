@@ -83,7 +83,7 @@
 //! One place decides on them, the AWS SDK's standard strategy, with at most
 //! [`max_attempts`](KmsPoolBuilder::max_attempts) attempts of an operation and a quota for each region. The pool adds no
 //! loop of its own: it tells the strategy when signing again may help, because the credentials have been renewed or the
-//! clock was wrong, which it does once for an operation. What the pool itself refuses, for want of budget or because a
+//! clock was wrong, which it does once each for an operation. What the pool itself refuses, for want of budget or because a
 //! circuit is open, is not tried again. [`Replicas`] ask each region once.
 //!
 //! # Sight

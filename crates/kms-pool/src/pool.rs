@@ -70,7 +70,10 @@ struct Parts {
 /// Whose budget: requests count against the caller's account.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum BudgetOwner {
+    /// As the principal was told.
     Account(Box<str>),
+    /// As a provider says, who may say anything: it gets no share of what others were told.
+    SaidAccount(Box<str>),
     Principal(u64),
 }
 
@@ -146,7 +149,9 @@ impl KmsPool {
     /// ```
     pub async fn client_for(&self, region: &str, principal: &Principal, purpose: Purpose) -> Result<Client, KmsError> {
         let query = SlotQuery { region, principal: principal.id() };
-        if let Some(slot) = self.shared.slots.get(&query) {
+        if let Some(slot) = self.shared.slots.get(&query)
+            && slot.lane().tenure == principal.tenure()
+        {
             self.shared.counters.hits.increment();
             slot.lane().note_use();
             return Ok(slot.client(purpose).clone());
@@ -238,9 +243,7 @@ impl KmsPool {
     pub async fn shutdown(&self, patience: Duration) -> bool {
         self.shared.closed.store(true, Relaxed);
         self.clear();
-        if let Some(janitor) = self.parts().janitor.take() {
-            janitor.abort();
-        }
+        self.parts().stop();
         let drained = async {
             while self.shared.counters.operations.value() > 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -252,8 +255,8 @@ impl KmsPool {
     async fn slot(&self, region: &str, principal: &Principal) -> Result<Arc<Slot>, KmsError> {
         let query = SlotQuery { region, principal: principal.id() };
         match self.shared.slots.get(&query) {
-            Some(slot) => Ok(slot),
-            None => self.new_slot(region, principal).await,
+            Some(slot) if slot.lane().tenure == principal.tenure() => Ok(slot),
+            _ => self.new_slot(region, principal).await,
         }
     }
 
@@ -266,6 +269,8 @@ impl KmsPool {
         // Without credentials there is no slot: the next caller gets to ask the provider again.
         session.credentials(time::now()).await?;
         let key = SlotKey { region: region.into(), principal: principal.id() };
+        // Whoever had the place before had another account's budget.
+        shared.slots.remove_if(&key, |slot| slot.lane().tenure != principal.tenure());
         let slot = shared.slots.get_or_insert_with(&key, || {
             self.check_open()?;
             self.build_slot(region, session).map(Arc::new)
@@ -281,6 +286,8 @@ impl KmsPool {
 
     fn build_slot(&self, region: &str, session: Arc<Session>) -> Result<Slot, KmsError> {
         let (shared, settings) = (&self.shared, &self.shared.settings);
+        // Before the account is looked at: if another comes in between, the next caller has the slot built anew.
+        let tenure = session.principal.tenure();
         let mut parts = self.parts();
         let owner = budget_owner(&session);
         let lane = Lane {
@@ -296,6 +303,8 @@ impl KmsPool {
             closed: Arc::clone(&shared.closed),
             tick: Arc::clone(&shared.tick),
             used: AtomicU64::new(shared.tick.load(Relaxed)),
+            has_accepted: AtomicBool::new(false),
+            tenure,
         };
         let mut common = settings.common.clone().retry_partition(parts.quota(region));
         drop(parts);
@@ -391,6 +400,14 @@ impl Parts {
         self.quotas.entry(region.into()).or_insert_with(|| retry_quota(region)).clone()
     }
 
+    /// Ends what goes on by itself. Clients that somebody keeps keep their sessions.
+    fn stop(&mut self) {
+        self.sessions.values().filter_map(Weak::upgrade).for_each(|session| session.stop());
+        if let Some(janitor) = self.janitor.take() {
+            janitor.abort();
+        }
+    }
+
     fn forget_the_unused(&mut self) {
         self.sessions.retain(|_, it| it.strong_count() > 0);
         self.https.retain(|_, it| it.strong_count() > 0);
@@ -410,10 +427,11 @@ fn find_or_make<K: Eq + std::hash::Hash, V>(map: &mut HashMap<K, Weak<V>>, key: 
 
 fn budget_owner(session: &Session) -> BudgetOwner {
     let principal = &session.principal;
-    let known = session.current().and_then(|it| it.credentials.account_id().map(|id| id.as_str().into()));
-    match principal.account().map(Into::into).or(known) {
-        Some(account) => BudgetOwner::Account(account),
-        None => BudgetOwner::Principal(principal.id()),
+    let said = session.current().and_then(|it| it.credentials.account_id().map(|id| id.as_str().into()));
+    match (principal.account(), said) {
+        (Some(account), _) => BudgetOwner::Account(account.into()),
+        (None, Some(account)) => BudgetOwner::SaidAccount(account),
+        (None, None) => BudgetOwner::Principal(principal.id()),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use aws_sdk_kms::Client;
@@ -73,6 +73,8 @@ struct Replica {
     region: Arc<str>,
     /// How long calls took of late, in microseconds; 0 when that is not known.
     latency: AtomicU64,
+    /// Whether its last call failed.
+    failed: AtomicBool,
     /// When it was last measured, in milliseconds since `epoch`.
     measured: AtomicU64,
     epoch: Instant,
@@ -99,7 +101,13 @@ impl Replicas {
             if replicas.iter().any(|replica| replica.region == region) {
                 return Err(BuildError::Region { region: region.to_string(), problem: "is named twice" });
             }
-            replicas.push(Replica { region, latency: AtomicU64::new(0), measured: AtomicU64::new(0), epoch });
+            replicas.push(Replica {
+                region,
+                latency: AtomicU64::new(0),
+                failed: AtomicBool::new(false),
+                measured: AtomicU64::new(0),
+                epoch,
+            });
         }
         if replicas.is_empty() {
             return Err(BuildError::Region { region: String::new(), problem: "is all there is: name a region" });
@@ -115,7 +123,8 @@ impl Replicas {
 
     /// Asks the region first that answered fastest of late. Default: the order in which they were given.
     ///
-    /// A region counts by a moving average of its calls, those that failed or were given up included. One that has not been measured for
+    /// A region counts by a moving average of its calls, those that were given up included; one whose last call failed,
+    /// or was refused, comes last. One that has not been measured for
     /// five minutes is measured by the next call.
     #[must_use]
     pub fn fastest_first(mut self) -> Self {
@@ -208,17 +217,22 @@ impl Replicas {
         F: Fn(Client, Arc<str>) -> Fut,
         Fut: Future<Output = Result<T, KmsError>>,
     {
-        let client = self.supplier.client_for(&replica.region, Purpose::OneAttempt).await?;
         // Measured even when it is given up because another was faster.
-        let _measured = Measured { replica, began: monotonic() };
-        operation(client, Arc::clone(&replica.region)).await
+        let measured = Measured { replica, began: monotonic() };
+        let outcome = match self.supplier.client_for(&replica.region, Purpose::OneAttempt).await {
+            Ok(client) => operation(client, Arc::clone(&replica.region)).await,
+            Err(error) => Err(error),
+        };
+        replica.failed.store(outcome.is_err(), Relaxed);
+        drop(measured);
+        outcome
     }
 
     fn order(&self) -> Vec<&Replica> {
         let mut order: Vec<_> = self.regions.iter().collect();
         if self.fastest_first {
             let now = monotonic();
-            order.sort_by_key(|replica| replica.latency(now));
+            order.sort_by_key(|replica| replica.rank(now));
         }
         order
     }
@@ -237,15 +251,20 @@ impl Drop for Measured<'_> {
 }
 
 impl Replica {
-    /// The latency of late; unknown is zero.
-    fn latency(&self, now: Instant) -> u64 {
+    /// What it ranks by: whether it failed, and its latency of late; unknown is zero.
+    fn rank(&self, now: Instant) -> (bool, u64) {
+        if self.is_forgotten(now) { (false, 0) } else { (self.failed.load(Relaxed), self.latency.load(Relaxed)) }
+    }
+
+    fn is_forgotten(&self, now: Instant) -> bool {
         let measured = self.epoch + Duration::from_millis(self.measured.load(Relaxed));
-        if now.saturating_duration_since(measured) > FORGET_AFTER { 0 } else { self.latency.load(Relaxed) }
+        now.saturating_duration_since(measured) > FORGET_AFTER
     }
 
     fn measure(&self, began: Instant, ended: Instant) {
         let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        let (last, new) = (self.latency(ended), micros(ended - began).max(1));
+        let last = if self.is_forgotten(ended) { 0 } else { self.latency.load(Relaxed) };
+        let new = micros(ended - began).max(1);
         // An eighth of the new one: as TCP smooths its round-trip times (RFC 6298).
         let smoothed = if last == 0 { new } else { last - last / 8 + new / 8 };
         self.latency.store(smoothed.max(1), Relaxed);

@@ -189,3 +189,41 @@ async fn a_region_that_loses_every_race_is_left_alone() {
     }
     assert_eq!(replicas.stats().hedges, hedges);
 }
+
+#[tokio::test]
+async fn time_outs_open_the_circuit_and_who_waits_in_line_does_not_wait_for_them() {
+    let kms = server().await;
+    let pool = builder(&kms).circuit_opens_after(2).max_in_flight(1).attempt_timeout(Duration::from_millis(50));
+    let pool = pool.operation_timeout(Duration::from_secs(20)).build().unwrap();
+    let client = pool.client(REGION, &Principal::new(kms.issue_credentials())).await.unwrap();
+    kms.faults(REGION).hang(true);
+    let outcomes = join_all((0..12).map(|_| random(&client))).await;
+    let held_back = outcomes.iter().filter(|outcome| outcome.as_ref().unwrap_err().is_held_back()).count();
+    assert_eq!((held_back, pool.stats().short_circuited), (10, 10));
+}
+
+#[tokio::test]
+async fn at_most_one_region_is_asked_because_another_is_slow() {
+    let kms = KmsLocal::builder().region(REGION).region(OTHER).region("sa-east-1").start().await.unwrap();
+    let pool = builder(&kms).attempt_timeout(Duration::from_millis(400)).build().unwrap();
+    let principal = Principal::new(kms.issue_credentials());
+    let replicas = Replicas::new(pool.clients(&principal), [REGION, OTHER, "sa-east-1"]).unwrap();
+    let replicas = replicas.hedge_after(Duration::from_millis(10));
+    kms.faults(REGION).hang(true);
+    kms.faults(OTHER).hang(true);
+    assert_eq!(&*ask(&replicas).await.unwrap(), "sa-east-1");
+    assert_eq!((replicas.stats().hedges, replicas.stats().failovers), (1, 1));
+}
+
+#[tokio::test]
+async fn the_fastest_is_not_the_one_that_refuses_fastest() {
+    let kms = server().await;
+    let (pool, principal) = (builder(&kms).build().unwrap(), Principal::new(kms.issue_credentials()));
+    let replicas = replicas(&pool, &principal).fastest_first();
+    kms.faults(REGION).deny_access(true);
+    kms.faults(OTHER).latency(Duration::from_millis(20));
+    ask(&replicas).await.unwrap_err();
+    for _ in 0..4 {
+        assert_eq!(&*ask(&replicas).await.unwrap(), OTHER);
+    }
+}

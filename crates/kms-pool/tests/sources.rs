@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use aws_credential_types::Credentials;
@@ -14,7 +14,7 @@ use aws_credential_types::provider::{ProvideCredentials, future};
 use kms_local::KmsLocal;
 use kms_pool::{BuildError, ClientSupplier as _, KmsErrorKind, Principal, Role};
 
-use support::{OTHER, REGION, builder, random, server};
+use support::{OTHER, REGION, Sessions, builder, random, server};
 
 mod support;
 
@@ -69,7 +69,10 @@ async fn a_broken_provider_costs_nothing_until_the_end_of_what_it_gave_and_littl
     let error = random(&client).await.unwrap_err();
     assert_eq!(error.kind(), KmsErrorKind::CredentialsUnavailable);
     broken.store(false, SeqCst);
-    random(&client).await.unwrap();
+    // The failure is told for a moment to all who come.
+    while random(&client).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::test]
@@ -199,4 +202,63 @@ async fn what_sts_has_against_a_role_is_told() {
     assert!(error.contains("profile `payments` of /nowhere"), "{error}");
     let tagged = role(&kms).session_tag("tenant", "acme").with_web_identity("/nowhere");
     assert!(matches!(tagged, Err(BuildError::Role { .. })));
+}
+
+#[tokio::test]
+async fn an_account_that_changes_while_no_slot_is_there_is_another_identity() {
+    let kms = server().await;
+    let pool = builder(&kms).build().unwrap();
+    let of_account = |account: &str| {
+        let keys = kms.issue_credentials();
+        let keys =
+            Credentials::builder().access_key_id(keys.access_key_id()).secret_access_key(keys.secret_access_key());
+        keys.account_id(account).provider_name("test").build()
+    };
+    let principal = Principal::new(of_account("111111111111"));
+    random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap();
+    pool.clear();
+    principal.rotate(of_account("222222222222"));
+    random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap();
+    assert_eq!(principal.tenure(), 1);
+}
+
+#[tokio::test]
+async fn credentials_that_are_refused_are_signed_with_twice_and_no_more() {
+    let kms = server().await;
+    let pool = builder(&kms).max_attempts(10).build().unwrap();
+    let principal = Principal::new(Strangers);
+    let client = pool.client(REGION, &principal).await.unwrap();
+    assert_eq!(random(&client).await.unwrap_err().kind(), KmsErrorKind::CredentialsRejected);
+    assert_eq!(kms.counters(REGION).total(), 2);
+}
+
+#[tokio::test]
+async fn a_region_that_knows_no_credentials_renews_none() {
+    let kms = server().await;
+    // The other region is another's: it knows none of these access keys.
+    let foreign = server().await;
+    let pool = builder(&kms).endpoint_url_for(OTHER, foreign.endpoint(OTHER)).trust_root_pem(foreign.ca_pem());
+    let pool = pool.build().unwrap();
+    let principal = Principal::new(Sessions(Arc::clone(&kms)));
+    random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap();
+    let foreign = pool.client(OTHER, &principal).await.unwrap();
+    for _ in 0..20 {
+        assert_eq!(random(&foreign).await.unwrap_err().kind(), KmsErrorKind::CredentialsRejected);
+    }
+    assert_eq!(pool.stats().refreshes, 1);
+}
+
+/// Access keys that nobody has issued, others each time.
+#[derive(Debug)]
+struct Strangers;
+
+impl ProvideCredentials for Strangers {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let id = format!("AKIASTRANGER{:04}", NEXT.fetch_add(1, SeqCst));
+        future::ProvideCredentials::ready(Ok(Credentials::new(id, "secret", None, None, "test")))
+    }
 }

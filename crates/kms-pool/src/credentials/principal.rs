@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
 use aws_config::provider_config::ProviderConfig;
 use aws_credential_types::Credentials;
+use aws_credential_types::attributes::AccountId;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use futures_util::FutureExt as _;
@@ -58,6 +59,8 @@ struct Identity {
 
 struct Source {
     provider: SharedCredentialsProvider,
+    /// The account of the last credentials of which it was known.
+    account: Option<AccountId>,
     /// Credentials that were given by hand go before the provider's until they expire.
     by_hand: Option<Credentials>,
 }
@@ -69,7 +72,7 @@ impl Principal {
     /// the answer in between, so the provider needs no cache of its own.
     pub fn new(provider: impl ProvideCredentials + 'static) -> Self {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-        let source = Source { provider: SharedCredentialsProvider::new(provider), by_hand: None };
+        let source = Source { provider: SharedCredentialsProvider::new(provider), account: None, by_hand: None };
         let identity = Identity {
             id: NEXT_ID.fetch_add(1, Relaxed),
             rotation: AtomicU64::new(0),
@@ -173,7 +176,7 @@ impl Principal {
     /// ```
     pub fn replace(&self, provider: impl ProvideCredentials + 'static) {
         let mut source = self.source();
-        *source = Source { provider: SharedCredentialsProvider::new(provider), by_hand: None };
+        *source = Source { provider: SharedCredentialsProvider::new(provider), account: None, by_hand: None };
         self.identity.rotation.fetch_add(1, Release);
         // The tenure last: whoever reads the new one signs with nothing older.
         self.note_other_identity();
@@ -189,7 +192,15 @@ impl Principal {
         self.label().unwrap_or("unnamed")
     }
 
-    pub(super) fn note_other_identity(&self) {
+    /// Notes which account credentials are of. Another one than before is another identity.
+    pub(super) fn note_account(&self, account: &AccountId) {
+        let last = self.source().account.replace(account.clone());
+        if last.is_some_and(|last| last != *account) {
+            self.note_other_identity();
+        }
+    }
+
+    fn note_other_identity(&self) {
         self.identity.tenure.fetch_add(1, Release);
     }
 

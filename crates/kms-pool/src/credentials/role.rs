@@ -295,8 +295,12 @@ impl Assumed {
         E: ProvideErrorMetadata + Error + Send + Sync + 'static,
     {
         let said = match (error.code(), error.message()) {
-            (Some(code), Some(message)) => format!("{code}, {message}"),
-            (Some(code), None) => code.to_owned(),
+            // On a wrong signature AWS quotes the request that it expected, session token included.
+            (Some(code @ ("SignatureDoesNotMatch" | "InvalidSignatureException")), _) => code.to_owned(),
+            (Some(code), message) => {
+                let line = message.and_then(|message| message.lines().next()).unwrap_or_default();
+                format!("{code}, {line}")
+            }
             _ => {
                 let bottom = iter::successors(Some(error as &dyn Error), |&it| it.source()).last();
                 bottom.map(ToString::to_string).unwrap_or_default()

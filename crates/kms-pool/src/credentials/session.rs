@@ -1,5 +1,6 @@
 //! A principal's session: the credentials in use, and the renewal under way, if any.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -34,6 +35,11 @@ pub(crate) struct Renewals {
 /// as long, up to [`LONGEST_PAUSE`].
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Where there are no good credentials, a failure is told for so long before the provider is asked again.
+const TELL_FAILURE_FOR: Duration = Duration::from_millis(100);
+/// So many renewals may follow one another because KMS refused credentials; then one for each [`REFUSAL_EVERY`].
+const REFUSALS: u32 = 5;
+const REFUSAL_EVERY: Duration = Duration::from_secs(10);
 
 /// The credentials of one principal in one pool.
 ///
@@ -45,14 +51,26 @@ pub(crate) struct Session {
     renewals: Renewals,
     counters: Arc<Counters>,
     current: ArcSwapOption<Generation>,
+    /// The number of the generation that KMS last accepted, in any region.
+    accepted: AtomicU64,
     renewal: Mutex<Renewal>,
 }
 
 /// One asking of the provider, from the question to the generation in place.
-type Flight = Shared<BoxFuture<'static, Result<Arc<Generation>, KmsError>>>;
+#[derive(Clone)]
+struct Flight {
+    outcome: Shared<BoxFuture<'static, Result<Arc<Generation>, KmsError>>>,
+    task: AbortHandle,
+    /// Whose provider is asked: an answer from before a rotation by hand is of no use after it.
+    rotation: u64,
+}
 
 struct Renewal {
     flight: Option<Flight>,
+    /// How the last asking failed, and until when that is told to those who come.
+    failed: Option<(KmsError, SystemTime)>,
+    /// Renewals that refusals by KMS may still cause, and since when their number has grown back.
+    refusals_left: (u32, SystemTime),
     /// Askings in a row that brought nothing new.
     fruitless: u32,
     /// Whether the last asking was answered.
@@ -61,10 +79,12 @@ struct Renewal {
     not_before: SystemTime,
     generations: u64,
     watcher: Option<AbortHandle>,
+    is_stopped: bool,
 }
 
 enum NextStep {
     Use(Arc<Generation>),
+    Fail(KmsError),
     Await { flight: Flight, fallback: Option<Arc<Generation>> },
 }
 
@@ -72,13 +92,23 @@ impl Session {
     pub(crate) fn new(principal: Principal, renewals: Renewals, counters: Arc<Counters>) -> Self {
         let renewal = Renewal {
             flight: None,
+            failed: None,
+            refusals_left: (REFUSALS, SystemTime::UNIX_EPOCH),
             fruitless: 0,
             answered: false,
             not_before: SystemTime::UNIX_EPOCH,
             generations: 0,
             watcher: None,
+            is_stopped: false,
         };
-        Self { principal, renewals, counters, current: ArcSwapOption::empty(), renewal: Mutex::new(renewal) }
+        Self {
+            principal,
+            renewals,
+            counters,
+            current: ArcSwapOption::empty(),
+            accepted: AtomicU64::new(0),
+            renewal: Mutex::new(renewal),
+        }
     }
 
     /// The credentials to sign with. Waits for the provider only when there are none that are good.
@@ -97,12 +127,53 @@ impl Session {
 
     /// The generation to use, by the longer way.
     pub(super) async fn generation(self: &Arc<Self>, now: SystemTime) -> Result<Arc<Generation>, KmsError> {
-        match self.next_step(now) {
-            NextStep::Use(generation) => Ok(generation),
-            NextStep::Await { flight, fallback } => match (flight.await, fallback) {
+        loop {
+            let (flight, fallback) = match self.next_step(now) {
+                NextStep::Use(generation) => return Ok(generation),
+                NextStep::Fail(error) => return Err(error),
+                NextStep::Await { flight, fallback } => (flight, fallback),
+            };
+            let outcome = self.wait_for(&flight).await;
+            if flight.rotation != self.principal.rotation() {
+                // Somebody was put in the place meanwhile: neither what came nor what was is theirs.
+                continue;
+            }
+            return match (outcome, fallback) {
                 (Err(_), Some(old)) => Ok(old),
                 (outcome, _) => outcome,
-            },
+            };
+        }
+    }
+
+    /// Waits for an asking, but no longer than a provider may take twice: one that blocks its thread never times out.
+    async fn wait_for(&self, flight: &Flight) -> Result<Arc<Generation>, KmsError> {
+        let patience = self.renewals.provider_timeout * 2;
+        tokio::time::timeout(patience, flight.outcome.clone()).await.unwrap_or_else(|_| {
+            let message = "the credentials provider blocks its thread, and does not answer";
+            Err(KmsError::local(KmsErrorKind::CredentialsUnavailable, message, None))
+        })
+    }
+
+    /// KMS has accepted credentials, in whatever region.
+    pub(crate) fn accepted(&self) {
+        if let Some(current) = &*self.current.load()
+            && self.accepted.load(Relaxed) != current.number
+        {
+            self.accepted.store(current.number, Relaxed);
+        }
+    }
+
+    /// Whether KMS has accepted the credentials in use, in whatever region.
+    pub(crate) fn is_accepted(&self) -> bool {
+        self.current.load().as_ref().is_some_and(|current| self.accepted.load(Relaxed) == current.number)
+    }
+
+    /// Ends the watcher for good.
+    pub(crate) fn stop(&self) {
+        let mut renewal = self.lock();
+        renewal.is_stopped = true;
+        if let Some(watcher) = renewal.watcher.take() {
+            watcher.abort();
         }
     }
 
@@ -120,23 +191,29 @@ impl Session {
             if !current.is_of(fingerprint) || !self.is_of_this_rotation(&current) {
                 return true;
             }
-            current.refuse();
-            match running(&renewal) {
-                Some(flight) => flight,
+            match self.running(&renewal) {
+                Some(flight) => {
+                    current.refuse();
+                    flight
+                }
                 None if renewal.fruitless > 0 && now < renewal.not_before => return false,
-                None => self.depart(&mut renewal, now),
+                None if !renewal.take_refusal(now) => return false,
+                None => {
+                    current.refuse();
+                    self.depart(&mut renewal, now)
+                }
             }
         };
-        flight.await.is_ok_and(|generation| !generation.is_of(fingerprint))
+        self.wait_for(&flight).await.is_ok_and(|generation| !generation.is_of(fingerprint))
     }
 
     /// Asks the provider now, unless somebody is asking already.
     pub(crate) async fn renew_now(self: &Arc<Self>, now: SystemTime) -> Result<Arc<Generation>, KmsError> {
         let flight = {
             let mut renewal = self.lock();
-            running(&renewal).unwrap_or_else(|| self.depart(&mut renewal, now))
+            self.running(&renewal).unwrap_or_else(|| self.depart(&mut renewal, now))
         };
-        flight.await
+        self.wait_for(&flight).await
     }
 
     /// When the watcher has to look again; `None` when there is nothing to watch.
@@ -164,7 +241,7 @@ impl Session {
             return NextStep::Use(Arc::clone(generation));
         }
         let waits = now < renewal.not_before;
-        let running = running(&renewal);
+        let running = self.running(&renewal);
         // What was handed out just now is used even if it looks expired: it may be this machine's clock.
         let just_now = waits && renewal.answered && running.is_none();
         let good = current.filter(|current| !current.is_expired(now) || just_now);
@@ -178,7 +255,10 @@ impl Session {
             }
             (_, Some(generation)) => NextStep::Use(generation),
             (Some(flight), None) => NextStep::Await { flight, fallback: None },
-            (None, None) => NextStep::Await { flight: self.depart(&mut renewal, now), fallback: None },
+            (None, None) => match &renewal.failed {
+                Some((error, until)) if now < *until => NextStep::Fail(error.clone()),
+                _ => NextStep::Await { flight: self.depart(&mut renewal, now), fallback: None },
+            },
         }
     }
 
@@ -194,8 +274,10 @@ impl Session {
     /// Begins to ask the provider, on a task of its own.
     fn depart(self: &Arc<Self>, renewal: &mut Renewal, now: SystemTime) -> Flight {
         renewal.not_before = now + SHORTEST_PAUSE;
-        let task = tokio::spawn(Arc::clone(self).renew(now));
-        let flight = task
+        let rotation = self.principal.rotation();
+        let asking = tokio::spawn(Arc::clone(self).renew(now));
+        let task = asking.abort_handle();
+        let outcome = asking
             .map(|ended| {
                 ended.unwrap_or_else(|_| {
                     let message = "the runtime on which the credentials provider was asked has ended";
@@ -204,8 +286,16 @@ impl Session {
             })
             .boxed()
             .shared();
+        let flight = Flight { outcome, task, rotation };
         renewal.flight = Some(flight.clone());
         flight
+    }
+
+    /// The asking under way, if there is one whose answer is of use.
+    fn running(&self, renewal: &Renewal) -> Option<Flight> {
+        // Not by the outcome: nobody may have waited for that.
+        let is_of_use = |flight: &&Flight| !flight.task.is_finished() && flight.rotation == self.principal.rotation();
+        renewal.flight.as_ref().filter(is_of_use).cloned()
     }
 
     /// Asks the provider, and puts a new generation in place if the credentials have changed.
@@ -218,6 +308,7 @@ impl Session {
                 // Another rotation came in between: what was answered is not its answer.
                 continue;
             }
+            renewal.failed = None;
             renewal.answered = outcome.is_ok();
             let current = self.current.load_full().filter(|current| current.rotation == rotation);
             let fruitless = match outcome {
@@ -232,6 +323,7 @@ impl Session {
                 Err(error) => {
                     self.counters.failures.increment();
                     sight::renewal_failed(&self.principal, &error);
+                    renewal.failed = Some((error.clone(), now + TELL_FAILURE_FOR));
                     Err(error)
                 }
             };
@@ -253,14 +345,12 @@ impl Session {
         let lead = self.renewals.lead + self.renewals.jitter.mul_f64(fastrand::f64());
         let generation = Arc::new(Generation::new(renewal.generations, rotation, credentials, lead, now));
         let last = self.current.swap(Some(Arc::clone(&generation)));
-        if let Some(last) = last {
+        if last.is_some() {
             self.counters.rotations.increment();
-            let accounts = [&last, &generation].map(|it| it.credentials.account_id().cloned());
-            if let [Some(one), Some(other)] = accounts
-                && one != other
-            {
-                self.principal.note_other_identity();
-            }
+        }
+        // After the swap: whoever reads the new tenure signs with nothing older.
+        if let Some(account) = generation.credentials.account_id() {
+            self.principal.note_account(account);
         }
         sight::rotated(&self.principal, generation.number);
         self.ensure_watcher(renewal);
@@ -270,7 +360,7 @@ impl Session {
     fn ensure_watcher(self: &Arc<Self>, renewal: &mut Renewal) {
         let watched = renewal.watcher.as_ref().is_some_and(|watcher| !watcher.is_finished());
         let expires = self.current.load().as_ref().is_some_and(|current| current.refresh_at().is_some());
-        if !watched && (expires || !self.principal.files().is_empty()) {
+        if !watched && !renewal.is_stopped && (expires || !self.principal.files().is_empty()) {
             renewal.watcher = Some(tokio::spawn(watcher::watch(Arc::downgrade(self))).abort_handle());
         }
     }
@@ -297,8 +387,18 @@ impl Drop for Session {
     }
 }
 
-fn running(renewal: &Renewal) -> Option<Flight> {
-    renewal.flight.clone().filter(|flight| flight.peek().is_none())
+impl Renewal {
+    /// Whether a refusal by KMS may cause a renewal. Whoever can have requests refused, in a region where nothing else
+    /// works, must not be able to keep the provider busy and everybody else waiting.
+    fn take_refusal(&mut self, now: SystemTime) -> bool {
+        let (left, since) = self.refusals_left;
+        let periods = now.duration_since(since).unwrap_or_default().as_secs() / REFUSAL_EVERY.as_secs();
+        let grown = u32::try_from(periods).unwrap_or(u32::MAX);
+        let left = left.saturating_add(grown).min(REFUSALS);
+        let since = if left == REFUSALS { now } else { since + REFUSAL_EVERY * grown };
+        self.refusals_left = (left.saturating_sub(1), since);
+        left > 0
+    }
 }
 
 fn pause_after(failures: u32) -> Duration {
@@ -308,7 +408,7 @@ fn pause_after(failures: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+    use std::sync::atomic::Ordering::SeqCst;
 
     use aws_credential_types::provider::error::CredentialsError;
     use aws_credential_types::provider::{self, ProvideCredentials, future};
@@ -425,7 +525,15 @@ mod tests {
     async fn settle(session: &Arc<Session>) {
         let flight = session.lock().flight.clone();
         if let Some(flight) = flight {
-            let _ = flight.await;
+            let _ = flight.outcome.await;
+        }
+    }
+
+    /// Waits for it as nobody does who does not need it: without looking at what comes of it.
+    async fn settle_unseen(session: &Arc<Session>) {
+        let task = session.lock().flight.as_ref().map(|flight| flight.task.clone());
+        while task.as_ref().is_some_and(|task| !task.is_finished()) {
+            tokio::task::yield_now().await;
         }
     }
 
@@ -459,8 +567,75 @@ mod tests {
             assert_eq!(result.unwrap_err().kind(), KmsErrorKind::CredentialsUnavailable);
         }
         assert_eq!(provider.asked(), 1);
-        assert!(session.credentials(at(0)).await.is_ok());
+        // Those who come at once are told the same, so that a provider that is down is not asked by each.
+        assert!(session.credentials(at(0)).now_or_never().unwrap().is_err());
+        assert!(session.credentials(at(1)).await.is_ok());
         assert_eq!(provider.asked(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_renewal_that_nobody_waited_for_is_over_when_it_ends() {
+        let answers =
+            [Answer::Keys(1, Some(1000)), Answer::Keys(2, None), Answer::Keys(3, None), Answer::Keys(4, None)];
+        let provider = Provider::open(&answers);
+        let session = session(&provider);
+        session.credentials(at(0)).await.unwrap();
+        assert_eq!(number(&session, 950).now_or_never(), Some(1));
+        settle_unseen(&session).await;
+        let two = Fingerprint::of(&session.credentials(at(951)).await.unwrap());
+        assert!(session.refused(two, at(960)).await, "the provider is asked anew");
+        assert_eq!(session.renew_now(at(961)).await.unwrap().number, 4);
+        assert_eq!(provider.asked(), 4);
+    }
+
+    #[tokio::test]
+    async fn a_failure_that_nobody_waited_for_is_not_told_much_later() {
+        let provider = Provider::open(&[Answer::Keys(1, Some(1000)), Answer::Failure, Answer::Keys(3, None)]);
+        let session = session(&provider);
+        session.credentials(at(0)).await.unwrap();
+        assert_eq!(number(&session, 950).now_or_never(), Some(1));
+        settle_unseen(&session).await;
+        assert_eq!(number(&session, 1100).await, 3);
+    }
+
+    #[tokio::test]
+    async fn who_waited_does_not_sign_as_the_one_before() {
+        let alice = Provider::shut(&[Answer::Keys(1, None), Answer::Failure]);
+        let session = session(&alice);
+        alice.let_through(1);
+        let one = Fingerprint::of(&session.credentials(at(0)).await.unwrap());
+        let mut refused = Box::pin(session.refused(one, at(10)));
+        assert!(refused.as_mut().now_or_never().is_none());
+        let mut waits = Box::pin(session.credentials(at(10)));
+        assert!(waits.as_mut().now_or_never().is_none());
+        session.principal.replace(Provider::open(&[Answer::Failure]));
+        alice.let_through(1);
+        assert_eq!(waits.await.unwrap_err().kind(), KmsErrorKind::CredentialsUnavailable);
+    }
+
+    #[tokio::test]
+    async fn who_comes_after_a_replacement_does_not_wait_for_the_provider_before() {
+        let (alice, bob) = (Provider::shut(&[Answer::Keys(1, None)]), Provider::open(&[Answer::Keys(2, None)]));
+        let session = session(&alice);
+        assert!(Box::pin(session.credentials(at(0))).as_mut().now_or_never().is_none());
+        session.principal.replace(bob);
+        assert_eq!(number(&session, 0).await, 2);
+    }
+
+    #[tokio::test]
+    async fn refusals_cause_few_renewals() {
+        let answers: Vec<_> = (1..100).map(|number| Answer::Keys(number, None)).collect();
+        let provider = Provider::open(&answers);
+        let session = session(&provider);
+        let refuse = async |seconds| {
+            let of = Fingerprint::of(&session.credentials(at(seconds)).await.unwrap());
+            session.refused(of, at(seconds)).await
+        };
+        for _ in 0..20 {
+            refuse(0).await;
+        }
+        assert_eq!(provider.asked(), 1 + u64::from(REFUSALS));
+        assert!(!refuse(9).await && refuse(10).await && !refuse(10).await);
     }
 
     #[tokio::test]
@@ -481,8 +656,8 @@ mod tests {
         let answers = [Answer::Silence, Answer::Panic, Answer::Keys(1, None)];
         let provider = Provider::shut(&answers);
         let session = session(&provider);
-        for what in ["did not answer within 5s", "panicked"] {
-            let callers = join_all((0..8).map(|_| session.credentials(at(0))));
+        for (second, what) in [(0, "did not answer within 5s"), (1, "panicked")] {
+            let callers = join_all((0..8).map(|_| session.credentials(at(second))));
             let (results, ()) = tokio::join!(callers, async { provider.let_through(1) });
             for error in results.into_iter().map(Result::unwrap_err) {
                 assert_eq!(error.kind(), KmsErrorKind::CredentialsUnavailable);
@@ -490,7 +665,7 @@ mod tests {
             }
         }
         provider.let_through(1);
-        assert!(session.credentials(at(0)).await.is_ok());
+        assert!(session.credentials(at(2)).await.is_ok());
         assert_eq!(session.counters.snapshot(0).failures, 2);
     }
 
@@ -664,6 +839,7 @@ mod tests {
         not_before: u64,
         fruitless: u32,
         answered: bool,
+        failed_at: Option<u64>,
     }
 
     impl Model {
@@ -673,8 +849,13 @@ mod tests {
             let waits = now < self.not_before;
             let good = held.filter(|(_, _, end)| now < *end || (waits && self.answered));
             let due = held.is_none_or(|(_, due, _)| due <= now);
+            if good.is_none() && self.failed_at == Some(now) {
+                // Told for a moment, which is less than a second.
+                return (false, None);
+            }
             let asks = due && (good.is_none() || !waits);
             if asks {
+                self.failed_at = offer.is_none().then_some(now);
                 self.answered = offer.is_some();
                 self.fruitless = if offer.is_some() { 0 } else { self.fruitless + 1 };
                 self.not_before = now + (1 << self.fruitless.saturating_sub(1).min(5)).min(30);

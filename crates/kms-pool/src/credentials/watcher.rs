@@ -17,15 +17,15 @@ const CLOCK_STEP: Duration = Duration::from_millis(20);
 /// Renews when credentials are due and when a file of the principal has changed, for as long as the session is
 /// used by anybody and has anything to watch.
 pub(super) async fn watch(session: Weak<Session>) {
-    let mut seen = None;
+    let (mut seen, mut is_wanted) = (None, false);
     loop {
         let Some(next_look) = session.upgrade().and_then(|session| session.next_look(time::now())) else { return };
         tokio::time::sleep(next_look.min(LONGEST_SLEEP)).await;
         let Some(session) = session.upgrade() else { return };
-        let changed = have_files_changed(&mut seen, &session).await;
-        if changed || session.is_due(time::now()) {
-            // A failure is counted where it happens, and waits for its turn to be tried again.
-            let _ = session.renew_now(time::now()).await;
+        is_wanted |= have_files_changed(&mut seen, &session).await;
+        if is_wanted || session.is_due(time::now()) {
+            // A failure is counted where it happens. What changed on disk is asked for until there is an answer.
+            is_wanted &= session.renew_now(time::now()).await.is_err();
         }
     }
 }

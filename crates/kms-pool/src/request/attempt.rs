@@ -57,6 +57,10 @@ pub(crate) struct Lane {
     pub(crate) tick: Arc<AtomicU64>,
     /// The tick of the last use.
     pub(crate) used: AtomicU64,
+    /// Whether KMS has ever accepted credentials here.
+    pub(crate) has_accepted: AtomicBool,
+    /// The principal's tenure that the budget was chosen for.
+    pub(crate) tenure: u64,
 }
 
 /// The HTTP client of a slot's KMS client: the region's HTTPS client, behind the slot's lane.
@@ -131,20 +135,17 @@ impl Lane {
             return Err(ConnectorError::other(Box::new(KmsError::shut_down()), None));
         }
         let entered = time::monotonic();
-        let mut pass = self.circuit.enter(entered).map_err(|pause| {
-            self.counters.short_circuited.increment();
-            refusal(
-                KmsErrorKind::Unavailable,
-                "the circuit of the region is open, because its last requests all failed",
-                pause,
-            )
-        })?;
+        let is_background = client.priority == Priority::Background;
+        self.circuit.check(entered, is_background).map_err(|pause| self.short_circuited(pause))?;
         let start_by = self.start_by(operation.as_ref().map_or(entered, |operation| operation.began));
         let permit = self.budget.enter(operation::class(name), client.priority, start_by).await.map_err(|late| {
             self.counters.over_budget.increment();
-            let message = "the request could not start in time within the budget of its account and region";
+            let message = "it could not start in time within the budget of its account and region";
             refusal(KmsErrorKind::Throttled, message, late.retry_after)
         })?;
+        // The circuit may have opened while it waited; and a probe must not wait.
+        let pass = self.circuit.enter(time::monotonic(), is_background);
+        let mut pass = pass.map_err(|pause| self.short_circuited(pause))?;
         let fingerprint = Signer::of(&request);
         if operation.as_ref().is_some_and(|operation| operation.attempt > 1) {
             self.counters.retries.increment();
@@ -191,16 +192,49 @@ impl Lane {
         let (mut response, body) = answer.map_err(|error| self.told(error))?;
         // A stream, though it is all there: what is in memory the SDK prints when it traces.
         *response.body_mut() = SdkBody::from_body_1_x(Full::new(body));
-        if outcome == Outcome::CredentialsRefused
-            && operation.is_some_and(|operation| operation.take_second_signature())
-        {
-            let wrong_clock = is_skewed(&response, time::now());
-            // Not either or: the credentials may have ended as well.
-            if self.session.refused(fingerprint.0, time::now()).await || wrong_clock {
-                response.add_extension(SignAgain);
+        match outcome {
+            Outcome::CredentialsRefused | Outcome::CredentialsExpired => {
+                let operation = operation.as_ref();
+                if let Some(operation) = operation
+                    && self.helps_to_sign_again(operation, outcome, &response, fingerprint.0).await
+                {
+                    response.add_extension(SignAgain);
+                }
             }
+            Outcome::Ok | Outcome::Refused if name != WARM_UP => {
+                self.has_accepted.store(true, Relaxed);
+                self.session.accepted();
+            }
+            _ => {}
         }
         Ok(response)
+    }
+
+    /// Whether a request that was refused for its credentials may be taken when it is signed again.
+    async fn helps_to_sign_again(
+        &self,
+        operation: &Operation,
+        outcome: Outcome,
+        refused: &HttpResponse,
+        signer: Fingerprint,
+    ) -> bool {
+        let now = time::now();
+        if is_skewed(refused, now) && operation.take_correction() {
+            return true;
+        }
+        // Credentials that are good elsewhere, and never were here, don't get better: the region does not know the account.
+        let is_unknown = outcome == Outcome::CredentialsRefused && !self.has_accepted.load(Relaxed);
+        let is_of_region = is_unknown && self.session.is_accepted();
+        !is_of_region && operation.take_renewal() && self.session.refused(signer, now).await
+    }
+
+    fn short_circuited(&self, pause: Duration) -> ConnectorError {
+        self.counters.short_circuited.increment();
+        refusal(
+            KmsErrorKind::Unavailable,
+            "the circuit of the region is open, because its last requests all failed",
+            pause,
+        )
     }
 
     /// The same failure, but that it says where, and what is at its bottom.

@@ -565,7 +565,9 @@ mod tests {
         }
         sleep(millis(10)).await;
         throttled_at_100(&budget, &sent[0]);
-        sent.iter().for_each(|permit| budget.throttled(permit, monotonic()));
+        for permit in &sent {
+            budget.throttled(permit, monotonic());
+        }
         assert_eq!(budget.limit(), Some(90.0));
         sleep(millis(10)).await;
         let later = enter(&budget, LONG).await.unwrap();

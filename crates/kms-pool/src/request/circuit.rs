@@ -68,21 +68,36 @@ impl Circuit {
         }
     }
 
-    /// Asks for leave to send a request.
+    /// Whether it is of any use to wait for leave to send a request. What nobody waits for is no probe.
     ///
     /// # Errors
     ///
     /// How long until it is worth asking again.
-    pub(crate) fn enter(self: &Arc<Self>, now: Instant) -> Result<Pass, Duration> {
+    pub(crate) fn check(&self, now: Instant, is_background: bool) -> Result<(), Duration> {
+        match *self.lock() {
+            State::Closed { .. } => Ok(()),
+            State::Open { until, .. } if now < until => Err(until - now),
+            State::Open { .. } if !is_background => Ok(()),
+            // The probe will tell soon; until then its pause is the best guess.
+            State::Open { pause, .. } | State::Probing { pause } => Err(pause),
+        }
+    }
+
+    /// Gives leave to send a request.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`check`](Self::check).
+    pub(crate) fn enter(self: &Arc<Self>, now: Instant, is_background: bool) -> Result<Pass, Duration> {
+        self.check(now, is_background)?;
         let mut state = self.lock();
         let probe = match *state {
-            State::Closed { .. } => None,
-            State::Open { until, .. } if now < until => return Err(until - now),
             State::Open { pause, .. } => {
                 *state = State::Probing { pause };
                 Some(pause)
             }
-            // The probe will tell soon; until then its pause is the best guess.
+            State::Closed { .. } => None,
+            // Somebody was faster, between the two looks.
             State::Probing { pause } => return Err(pause),
         };
         Ok(Pass { circuit: Arc::clone(self), probe, is_spent: false, races: false })
@@ -140,8 +155,11 @@ impl Drop for Pass {
         if self.races {
             self.fail(monotonic());
         } else if let Some(pause) = self.probe {
-            // A probe that was given up: the next request is the probe.
-            *self.circuit.lock() = State::Open { until: monotonic(), pause };
+            // A probe that was given up: the next request is the probe, unless an older one has been answered meanwhile.
+            let mut state = self.circuit.lock();
+            if matches!(*state, State::Probing { .. }) {
+                *state = State::Open { until: monotonic(), pause };
+            }
         }
     }
 }
@@ -157,25 +175,25 @@ mod tests {
     }
 
     fn fail(circuit: &Arc<Circuit>, now: Instant) -> bool {
-        circuit.enter(now).ok().unwrap().failed(now)
+        circuit.enter(now, false).ok().unwrap().failed(now)
     }
 
     #[tokio::test(start_paused = true)]
     async fn it_opens_after_failures_in_a_row_and_closes_by_a_probe() {
         let (circuit, now) = (circuit(3), Instant::now());
         assert!(!fail(&circuit, now) && !fail(&circuit, now));
-        circuit.enter(now).ok().unwrap().answered();
+        circuit.enter(now, false).ok().unwrap().answered();
         assert!(!fail(&circuit, now) && !fail(&circuit, now) && fail(&circuit, now));
         assert_eq!(circuit.state(), CircuitState::Open);
-        assert_eq!(circuit.enter(now).err(), Some(PAUSE));
+        assert_eq!(circuit.enter(now, false).err(), Some(PAUSE));
 
         let later = now + PAUSE;
-        let probe = circuit.enter(later).ok().unwrap();
+        let probe = circuit.enter(later, false).ok().unwrap();
         assert_eq!(circuit.state(), CircuitState::HalfOpen);
-        assert!(circuit.enter(later).is_err(), "one probe at a time");
+        assert!(circuit.enter(later, false).is_err(), "one probe at a time");
         assert!(probe.failed(later));
-        assert_eq!(circuit.enter(later).err(), Some(PAUSE * 2));
-        circuit.enter(later + PAUSE * 2).ok().unwrap().answered();
+        assert_eq!(circuit.enter(later, false).err(), Some(PAUSE * 2));
+        circuit.enter(later + PAUSE * 2, false).ok().unwrap().answered();
         assert_eq!(circuit.state(), CircuitState::Closed);
         assert!(!fail(&circuit, later) && !fail(&circuit, later), "it counts anew");
     }
@@ -184,29 +202,38 @@ mod tests {
     async fn a_probe_that_is_given_up_leaves_its_place_to_the_next() {
         let (circuit, now) = (circuit(1), Instant::now());
         assert!(fail(&circuit, now));
-        drop(circuit.enter(now + PAUSE).ok().unwrap());
-        assert!(circuit.enter(now + PAUSE).is_ok());
+        drop(circuit.enter(now + PAUSE, false).ok().unwrap());
+        assert!(circuit.enter(now + PAUSE, false).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_waits_for_is_no_probe() {
+        let (circuit, now) = (circuit(1), Instant::now());
+        assert!(fail(&circuit, now));
+        assert!(circuit.enter(now + PAUSE, true).is_err());
+        circuit.enter(now + PAUSE, false).ok().unwrap().answered();
+        assert!(circuit.enter(now + PAUSE, true).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_loses_races_has_failed() {
         let (circuit, now) = (circuit(2), Instant::now());
         for _ in 0..2 {
-            circuit.enter(now).ok().unwrap().race();
+            circuit.enter(now, false).ok().unwrap().race();
         }
-        assert_eq!(circuit.enter(now).err(), Some(PAUSE));
-        circuit.enter(now + PAUSE).ok().unwrap().race();
+        assert_eq!(circuit.enter(now, false).err(), Some(PAUSE));
+        circuit.enter(now + PAUSE, false).ok().unwrap().race();
         assert_eq!(circuit.state(), CircuitState::Open);
-        assert!(circuit.enter(now + PAUSE).is_err(), "the probe has lost, too");
+        assert!(circuit.enter(now + PAUSE, false).is_err(), "the probe has lost, too");
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_was_sent_before_it_opened_says_nothing_new() {
         let (circuit, now) = (circuit(1), Instant::now());
-        let [one, other] = [(); 2].map(|()| circuit.enter(now).ok().unwrap());
+        let [one, other] = [(); 2].map(|()| circuit.enter(now, false).ok().unwrap());
         assert!(one.failed(now));
         assert!(!other.failed(now + PAUSE / 2));
-        assert_eq!(circuit.enter(now + PAUSE / 2).err(), Some(PAUSE / 2), "the pause has not grown");
+        assert_eq!(circuit.enter(now + PAUSE / 2, false).err(), Some(PAUSE / 2), "the pause has not grown");
     }
 
     #[tokio::test(start_paused = true)]

@@ -30,8 +30,9 @@ pub(crate) enum Class {
 pub(super) struct Operation {
     pub(super) began: Instant,
     pub(super) attempt: u32,
-    /// Whether it has been signed again: that happens once.
-    signed_again: Arc<AtomicBool>,
+    /// Whether it has been signed again, by a corrected clock and with renewed credentials: each happens once.
+    corrected: Arc<AtomicBool>,
+    renewed: Arc<AtomicBool>,
     _counted: Arc<Counted>,
 }
 
@@ -57,9 +58,14 @@ impl Storable for Operation {
 }
 
 impl Operation {
-    /// Takes the one signature that an operation has beside its first.
-    pub(super) fn take_second_signature(&self) -> bool {
-        !self.signed_again.swap(true, Relaxed)
+    /// Takes the one correction of the clock that an operation has.
+    pub(super) fn take_correction(&self) -> bool {
+        !self.corrected.swap(true, Relaxed)
+    }
+
+    /// Takes the one renewal of credentials that an operation has.
+    pub(super) fn take_renewal(&self) -> bool {
+        !self.renewed.swap(true, Relaxed)
     }
 }
 
@@ -80,7 +86,13 @@ impl Intercept for NoteAttempt {
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let counted = Arc::new(Counted::begin(&self.0));
-        let operation = Operation { began: monotonic(), attempt: 1, signed_again: Arc::default(), _counted: counted };
+        let operation = Operation {
+            began: monotonic(),
+            attempt: 1,
+            corrected: Arc::default(),
+            renewed: Arc::default(),
+            _counted: counted,
+        };
         config.interceptor_state().store_put(operation);
         Ok(())
     }

@@ -2,7 +2,6 @@
 
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::ConnectorError;
-use serde::Deserialize;
 
 use crate::error::KmsErrorKind;
 
@@ -15,6 +14,8 @@ pub(crate) enum Outcome {
     Refused,
     /// KMS refused it for who asked.
     CredentialsRefused,
+    /// KMS refused it because who asked may do so no more.
+    CredentialsExpired,
     /// KMS had too many requests.
     Throttled,
     /// KMS failed inside.
@@ -31,7 +32,7 @@ impl Outcome {
         match self {
             Self::Ok => "ok",
             Self::Refused => "refused",
-            Self::CredentialsRefused => "credentials_refused",
+            Self::CredentialsRefused | Self::CredentialsExpired => "credentials_refused",
             Self::Throttled => "throttled",
             Self::Failed => "failed",
             Self::TimedOut => "timed_out",
@@ -53,7 +54,8 @@ impl Outcome {
         let kind = code(response, body).and_then(|code| KmsErrorKind::of_code(&code));
         match kind.unwrap_or_else(|| KmsErrorKind::of_status(status)) {
             KmsErrorKind::Throttled => Self::Throttled,
-            KmsErrorKind::CredentialsExpired | KmsErrorKind::CredentialsRejected => Self::CredentialsRefused,
+            KmsErrorKind::CredentialsExpired => Self::CredentialsExpired,
+            KmsErrorKind::CredentialsRejected => Self::CredentialsRefused,
             KmsErrorKind::TimedOut => Self::TimedOut,
             KmsErrorKind::Unavailable => Self::Failed,
             _ => Self::Refused,
@@ -67,15 +69,12 @@ impl Outcome {
 
 /// The error code of an answer: in a header or in the body, and perhaps in a namespace.
 fn code(response: &HttpResponse, body: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Refusal {
-        #[serde(rename = "__type", alias = "code")]
-        code: String,
-    }
-    let code = match response.headers().get("x-amzn-errortype") {
-        Some(code) => code.to_owned(),
-        None => serde_json::from_slice::<Refusal>(body).ok()?.code,
+    let in_body = || {
+        let body = serde_json::from_slice::<serde_json::Value>(body).ok()?;
+        Some(body.get("__type").or_else(|| body.get("code"))?.as_str()?.to_owned())
     };
+    let in_header = response.headers().get("x-amzn-errortype").map(str::to_owned);
+    let code = in_header.or_else(in_body)?;
     let code = code.rsplit('#').next()?.split(':').next()?;
     Some(code.to_owned())
 }
@@ -99,11 +98,12 @@ mod tests {
         let throttled = r#"{"__type":"ThrottlingException","message":"Rate exceeded"}"#;
         assert_eq!(outcome(400, None, throttled), Outcome::Throttled);
         let expired = r#"{"__type":"com.amazonaws.kms#ExpiredTokenException"}"#;
-        assert_eq!(outcome(400, None, expired), Outcome::CredentialsRefused);
+        assert_eq!(outcome(400, None, expired), Outcome::CredentialsExpired);
         assert_eq!(outcome(400, Some("InvalidSignatureException:http://x"), ""), Outcome::CredentialsRefused);
         assert_eq!(outcome(400, None, r#"{"__type":"NotFoundException"}"#), Outcome::Refused);
         assert_eq!(outcome(200, None, ""), Outcome::Ok);
         assert_eq!(outcome(500, None, "not JSON"), Outcome::Failed);
+        assert_eq!(outcome(400, None, r#"{"__type":"ThrottlingException","code":"x"}"#), Outcome::Throttled);
         assert_eq!(outcome(429, None, "{}"), Outcome::Throttled);
         assert_eq!(outcome(403, None, "[]"), Outcome::Refused);
     }

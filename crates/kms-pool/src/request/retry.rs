@@ -27,7 +27,7 @@ impl Retries {
         Self { others: attempts > 1 }
     }
 
-    /// What goes with it. There is always an attempt left to sign again.
+    /// What goes with it. With a single attempt there is one more to sign again.
     pub(crate) fn config(attempts: u32) -> RetryConfig {
         RetryConfig::standard().with_max_attempts(attempts.max(2))
     }

@@ -191,6 +191,7 @@ impl CachingMaterialsManager {
         let _one_at_a_time = inner.handover.lock().unwrap_or_else(PoisonError::into_inner);
         if inner.tenure.load(Acquire) != tenure {
             inner.cache.drop_partition(&inner.partition);
+            inner.backoffs.clear();
             inner.tenure.store(tenure, Release);
         }
     }
