@@ -139,14 +139,14 @@ type Refusal = (StatusCode, String);
 
 async fn seal(State(service): Shared, Path(tenant): Path<String>, payment: Bytes) -> Result<String, Refusal> {
     let (envelope, context) = service.tenant(&tenant)?;
-    let sealed = envelope.encrypt(&payment, context).await.map_err(refuse)?;
+    let sealed = envelope.encrypt(&payment, context).await.map_err(|error| refuse(&error))?;
     Ok(BASE64_STANDARD.encode(sealed))
 }
 
 async fn open(State(service): Shared, Path(tenant): Path<String>, sealed: String) -> Result<Vec<u8>, Refusal> {
     let (envelope, context) = service.tenant(&tenant)?;
     let sealed = BASE64_STANDARD.decode(sealed.trim()).map_err(|_| (StatusCode::BAD_REQUEST, "not Base64".into()))?;
-    let opened = envelope.decrypt(&sealed, context).await.map_err(refuse)?;
+    let opened = envelope.decrypt(&sealed, context).await.map_err(|error| refuse(&error))?;
     Ok(opened.plaintext().to_vec())
 }
 
@@ -168,7 +168,7 @@ async fn stats(State(service): Shared) -> Json<Value> {
 }
 
 async fn metrics_page(State(service): Shared) -> String {
-    service.cache.stats(); // tells the hits that the threads have counted for themselves
+    let _ = service.cache.stats(); // tells the hits that the threads have counted for themselves
     service.metrics.run_upkeep();
     service.metrics.render()
 }
@@ -185,7 +185,7 @@ impl Service {
     }
 }
 
-fn refuse(error: envelope::Error) -> Refusal {
+fn refuse(error: &envelope::Error) -> Refusal {
     let for_kms = error.is_retryable() || error.kms().is_some();
     (if for_kms { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::BAD_REQUEST }, error.to_string())
 }
