@@ -77,7 +77,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
 /// What a figure is called, and how it is read.
 type Figure = (&'static str, fn(&Side) -> String);
 
-const FIGURES: [Figure; 11] = [
+const FIGURES: [Figure; 12] = [
     ("asked", |side| side.callers.asked.to_string()),
     ("answered while the load lasted", |side| side.callers.answered.to_string()),
     ("a second", |side| format!("{:.1}", side.goodput() * f64::from(CAPACITY))),
@@ -88,6 +88,10 @@ const FIGURES: [Figure; 11] = [
     ("their share of those sent", |side| format!("{:.1} %", 100.0 * side.throttled_share())),
     ("p50 / p99 of those answered", |side| pair(side.callers.latency.at(0.5), side.callers.latency.at(0.99))),
     ("p50 / p99 until refused", |side| pair(side.callers.refused.at(0.5), side.callers.refused.at(0.99))),
+    ("of them within 100 ms", |side| {
+        let within = side.callers.refused.shares(&[Duration::ZERO, Duration::from_millis(100)]);
+        format!("{:.1} %", 100.0 * within[0])
+    }),
     ("least / most of retry_after", |side| match side.callers.retry_after {
         Some((least, most)) => pair(least, most),
         None => "none".into(),

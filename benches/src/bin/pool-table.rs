@@ -17,14 +17,16 @@ use envelope::{
     materials::{CachingMaterialsManager, DefaultMaterialsManager},
 };
 use futures_util::future::try_join_all;
-use kms_local::KmsLocal;
+use kms_local::{Builder, KmsLocal};
 use kms_pool::{KmsPool, Principal};
 use tokio::time::Instant;
 
 const REGIONS: [&str; 2] = ["us-east-1", "eu-west-1"];
 const RECORD: &[u8] = b"card 4111 1111 1111 1111, 42.00 EUR, payment 00000042";
 const TASKS: usize = 64;
-/// The most that the pool may take of what a client per call takes for the next operation, which is one round trip of three.
+/// The most that the pool may take of what a client per call takes for the next operation: one round trip of three, where a
+/// connection costs a little more than its round trips. What the server's timers are late by, at each of two crossings and
+/// of four, makes it a percent or two more at 20 ms.
 const NEXT: f64 = 0.33;
 /// The most that 100 operations may take with the cache.
 const HUNDRED: f64 = 0.02;
@@ -43,8 +45,8 @@ struct Args {
 #[tokio::main]
 async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let Args { rtt_ms, quick } = Args::parse();
-    let builder = KmsLocal::builder().round_trip_time(Duration::from_millis(rtt_ms));
-    let world = World::new(Server::start(REGIONS.into_iter().fold(builder, kms_local::Builder::region)).await?)?;
+    let far = KmsLocal::builder().round_trip_time(Duration::from_millis(rtt_ms));
+    let world = World::new(Server::start(REGIONS.into_iter().fold(far, Builder::region)).await?)?;
     println!("KMS is {rtt_ms} ms away; GenerateDataKey requests and TLS handshakes for one time of each row\n");
     println!("{:>30}{}", "", SIDES.map(|side| format!("  {:>44}", side.name())).concat());
     println!(
@@ -70,17 +72,20 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
         after.div_duration_f64(before)
     };
     let (next, hundred) = (share(1, 1), share(3, 2));
-    let counted = rows.iter().all(|(row, cells)| row.is_as_expected(cells));
+    let unexpected: Vec<_> = rows.iter().flat_map(|(row, cells)| row.unexpected(cells)).collect();
+    for found in &unexpected {
+        println!("not as expected: {found}");
+    }
     let in_time = next <= NEXT && hundred <= HUNDRED;
-    let counted_well =
-        if counted { "requests and handshakes as expected" } else { "requests or handshakes NOT as expected" };
     let figures = format!(
-        "next operation with the pool {:.1} % of a client per call, 100 operations with the cache {:.2} %; {counted_well}",
+        "next operation with the pool {:.1} % of a client per call, 100 operations with the cache {:.2} %; requests or \
+         handshakes not as expected: {}",
         100.0 * next,
         100.0 * hundred,
+        unexpected.len(),
     );
     println!();
-    Ok(verdict(counted && (quick || in_time), figures))
+    Ok(verdict(unexpected.is_empty() && (quick || in_time), figures))
 }
 
 /// How it is done.
@@ -137,17 +142,20 @@ impl Row {
     }
 
     async fn once(&self, world: &World, side: Side, cell: &mut Cell) -> Result<(), Box<dyn Error>> {
-        let warm = if self.warm { Some(world.begin(side)?) } else { None };
-        for region in warm.iter().flat_map(|_| 0..self.regions) {
-            warm.as_ref().expect("there is one for each region").operation(region).await?;
+        let mut doer = None;
+        if self.warm {
+            let warm = world.begin(side)?;
+            for region in 0..self.regions {
+                warm.operation(region).await?;
+            }
+            doer = Some(warm);
         }
         for region in REGIONS {
             world.server.reset_counters(region);
         }
         let begun = Instant::now();
         // What a process makes once is part of its first operation.
-        let doer = warm.map_or_else(|| world.begin(side), Ok)?;
-        let doer = &doer;
+        let doer = &doer.map_or_else(|| world.begin(side), Ok)?;
         let tasks = (0..self.tasks).map(|task| async move {
             for number in (task..self.operations).step_by(self.tasks) {
                 doer.operation(number % self.regions).await?;
@@ -162,17 +170,23 @@ impl Row {
         Ok(())
     }
 
-    /// Whether it took no more requests and handshakes than each way of doing it should.
-    fn is_as_expected(&self, cells: &[Cell; 3]) -> bool {
+    /// Says where it took other requests, or more handshakes, than each way of doing it should.
+    fn unexpected(&self, cells: &[Cell; 3]) -> Vec<String> {
         let (operations, regions, tasks) = (self.operations as u64, self.regions as u64, self.tasks as u64);
         let cold = u64::from(!self.warm);
-        // Who finds every connection busy opens one, and may yet be served by one that comes free meanwhile. With the
-        // cache one task asks for all.
-        let opened = if self.tasks > 1 { 2 * tasks } else { 1 };
+        // Who finds every connection busy opens one, and may yet be served by one that comes free meanwhile: even one task
+        // alone may be back before its connection is. With the cache one task asks for all.
+        let opened = if operations > 1 { 2 * tasks } else { 1 };
         let expected = [(operations, operations), (operations, cold * opened), (cold * regions, cold * regions)];
-        cells.iter().zip(expected).all(|(cell, (requests, handshakes))| {
-            cell.requests.iter().all(|it| *it == requests) && cell.handshakes.iter().all(|it| *it <= handshakes)
-        })
+        let mut found = vec![];
+        for ((side, cell), (requests, most)) in SIDES.iter().zip(cells).zip(expected) {
+            for (asked, handshakes) in cell.requests.iter().zip(&cell.handshakes) {
+                if *asked != requests || *handshakes > most {
+                    found.push(format!("{}, {}: {asked} requests, {handshakes} handshakes", self.name, side.name()));
+                }
+            }
+        }
+        found
     }
 }
 
