@@ -30,8 +30,9 @@ pub(crate) struct Slot {
 pub enum Purpose {
     /// Requests that somebody waits for.
     Foreground,
-    /// Requests that nobody waits for, such as what is fetched ahead: they take what others leave of the
-    /// [budget](crate::KmsPoolBuilder::max_requests_per_second).
+    /// Requests that nobody waits for, such as what is fetched ahead: they take turns that
+    /// others leave of the [rate](crate::KmsPoolBuilder::max_requests_per_second), and at most half of what may be in
+    /// flight.
     Background,
     /// Requests that are not tried again in this region, because another region will be asked instead.
     OneAttempt,
