@@ -15,7 +15,7 @@ use support::{OTHER, REGION, Sessions, builder, random, server};
 mod support;
 
 fn hasty(kms: &KmsLocal) -> KmsPool {
-    builder(kms).max_attempts(3).attempt_timeout(Duration::from_millis(200)).build().unwrap()
+    builder(kms).max_attempts(3).attempt_timeout(Duration::from_secs(1)).build().unwrap()
 }
 
 fn replicas(pool: &KmsPool, principal: &Principal) -> Replicas {
@@ -205,7 +205,7 @@ async fn time_outs_open_the_circuit_and_who_waits_in_line_does_not_wait_for_them
 #[tokio::test]
 async fn at_most_one_region_is_asked_because_another_is_slow() {
     let kms = KmsLocal::builder().region(REGION).region(OTHER).region("sa-east-1").start().await.unwrap();
-    let pool = builder(&kms).attempt_timeout(Duration::from_millis(400)).build().unwrap();
+    let pool = builder(&kms).attempt_timeout(Duration::from_secs(1)).build().unwrap();
     let principal = Principal::new(kms.issue_credentials());
     let replicas = Replicas::new(pool.clients(&principal), [REGION, OTHER, "sa-east-1"]).unwrap();
     let replicas = replicas.hedge_after(Duration::from_millis(10));
