@@ -1,4 +1,6 @@
 //! The settings of a pool, checked before there is one.
+//!
+//! Longer than a module should be: most of it is each setting's unit, default, range and example.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -106,7 +106,8 @@ impl KmsPool {
     ///
     /// Credentials are renewed in the background, [`refresh_lead`](KmsPoolBuilder::refresh_lead) before they expire
     /// and when KMS refuses them. No request waits for that as long as the old ones are good: if the provider fails
-    /// or hangs they serve until they expire, and it is asked again after 1, 2, 4, … up to 30 s. What the provider
+    /// or hangs they serve until they expire, and it is asked again after 1, 2, 4, … up to 30 s. Refusals cause up to five
+    /// renewals in a row, and then one each 10 s. What the provider
     /// hands out is used even if it looks expired, since it may be this machine's clock that is wrong: KMS decides.
     ///
     /// Must be called within a Tokio runtime, with time and I/O enabled.
@@ -220,8 +221,8 @@ impl KmsPool {
         self.shared.slots.iter().map(|(_, slot)| slot.stats(now)).collect()
     }
 
-    /// Drops every slot: their connections close once no client and no request uses them, and their credentials are
-    /// renewed no more. Clients in use and requests in flight go on.
+    /// Drops every slot. Clients that somebody keeps and requests in flight go on; once there are none of a slot any more,
+    /// its connections close and its credentials are renewed no more.
     pub fn clear(&self) {
         self.shared.slots.clear();
     }

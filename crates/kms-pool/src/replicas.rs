@@ -124,8 +124,7 @@ impl Replicas {
     /// Asks the region first that answered fastest of late. Default: the order in which they were given.
     ///
     /// A region counts by a moving average of its calls, those that were given up included; one whose last call failed,
-    /// or was refused, comes last. One that has not been measured for
-    /// five minutes is measured by the next call.
+    /// or was refused, comes last. One that has not been measured for five minutes is measured by the next call.
     #[must_use]
     pub fn fastest_first(mut self) -> Self {
         self.fastest_first = true;
