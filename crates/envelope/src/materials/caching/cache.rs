@@ -166,7 +166,7 @@ pub struct MaterialsCacheBuilder {
 }
 
 impl MaterialsCacheBuilder {
-    /// How many entries are held for encryption, and as many for decryption; of over 255, up to a quarter more, since they
+    /// How many entries are held for encryption, and as many for decryption; of over 1,023, up to a quarter more, since they
     /// are spread over shards by chance. An entry is one encryption context, or for decryption one data key. Default: 1,000.
     /// Allowed: any. Zero holds none, and remembers no failure but those of wrapping keys; `usize::MAX` is no bound.
     ///
