@@ -3,6 +3,7 @@
 pub mod floor;
 pub mod kms;
 pub mod load;
+pub mod matrix;
 pub mod memory;
 pub mod outage;
 pub mod picture;
