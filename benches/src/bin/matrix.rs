@@ -45,7 +45,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             let micros = |rates: Vec<f64>| threads as f64 * 1e6 / rates.into_iter().fold(0.0, f64::max);
             // A look-up and a copy have one floor, which then takes two turns.
             let (one, other) = (&floors[0], &floors[floors.len() - 1]);
-            let rates = throughputs(rounds, span, [(&*library, threads), (&*one.1, threads), (&*other.1, threads)]);
+            let [library, one_floor, other_floor] =
+                [&library, &one.1, &other.1].map(|side| vec![&**side as _; threads]);
+            let rates = throughputs(rounds, span, [&library, &one_floor, &other_floor]);
             let [library, one_time, other_time] = rates.map(micros);
             let (of, floor) = if other_time < one_time { (other.0, other_time) } else { (one.0, one_time) };
             println!(

@@ -30,7 +30,7 @@ struct Args {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let quick = Args::parse().quick;
-    let rounds = if quick { 61 } else { 401 };
+    let rounds = if quick { 201 } else { 1_501 };
     let client = Client::new(warm().await?)?;
     let mut lines = Lines::default();
     println!(
@@ -169,7 +169,7 @@ impl Client {
             let pairs: [(&str, &Call, &Call); 2] = [("encrypt", &seal, &floor_seal), ("decrypt", &open, &floor_open)];
             for (what, library, floor) in pairs {
                 let [one, two, floor_one, floor_two] =
-                    throughputs(rounds, span, [(library, 1), (library, 2), (floor, 1), (floor, 2)]);
+                    throughputs(rounds, span, [&[library], &[library; 2], &[floor], &[floor; 2]]);
                 let times = median(two.iter().zip(&one).map(|(two, one)| two / one).collect());
                 let floor_times = median(floor_two.iter().zip(&floor_one).map(|(two, one)| two / one).collect());
                 let (one, two) = (median(one), median(two));
@@ -182,7 +182,7 @@ impl Client {
 
     /// What `encrypt(…).await` costs over `try_encrypt`, both inside one runtime.
     async fn waiting(&self, rounds: usize, lines: &mut Lines) {
-        const CALLS: u32 = 500;
+        const CALLS: u32 = 100;
         let plaintext = [7; 16];
         let (mut waits, mut tries, mut differences) = (vec![], vec![], vec![]);
         for _ in 0..rounds {
