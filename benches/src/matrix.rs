@@ -9,17 +9,15 @@ use std::{
     sync::Arc,
 };
 
+use crate::{
+    FOR_LONG, context, finished,
+    floor::{Backend, Floor},
+    raw_aes, warm_for,
+};
 use envelope::{
     AlgorithmSuite, DataKey, EncryptionContext, Envelope,
     materials::{CachingMaterialsManager, DefaultMaterialsManager, EncryptionMaterialsRequest, MaterialsManager as _},
     stream::DecryptionMode,
-};
-use futures_util::FutureExt as _;
-
-use crate::{
-    FOR_LONG, context,
-    floor::{Backend, Floor},
-    raw_aes, warm_for,
 };
 
 /// Plaintext lengths in bytes.
@@ -98,8 +96,7 @@ impl Case {
         if self.operation == Operation::CacheHit {
             return cache_hit(self.suite, &context);
         }
-        let warm = warm_for(self.suite, self.frame_length).now_or_never();
-        let envelope = warm.ok_or("a raw AES keyring waits for nothing")??;
+        let envelope = finished(warm_for(self.suite, self.frame_length))?;
         let plaintext = vec![7; self.size];
         let message = envelope.try_encrypt(&plaintext, &context)?;
         if self.operation == Operation::ReadHeader {
@@ -149,8 +146,7 @@ impl fmt::Display for Case {
 }
 
 fn seal_stream(envelope: &Envelope, context: &EncryptionContext, plaintext: &[u8], message: &[u8]) -> Vec<u8> {
-    let encryptor = envelope.encryptor(context, Some(plaintext.len() as u64)).now_or_never();
-    let encryptor = encryptor.expect("the cache is warm").expect("a short context");
+    let encryptor = finished(envelope.encryptor(context, Some(plaintext.len() as u64))).expect("a short context");
     // A signature may be some bytes longer than the last one.
     let mut writer = encryptor.writer(Vec::with_capacity(message.len() + 16));
     writer.write_all(black_box(plaintext)).expect("memory takes it");
@@ -160,9 +156,8 @@ fn seal_stream(envelope: &Envelope, context: &EncryptionContext, plaintext: &[u8
 fn open_stream(envelope: &Envelope, context: &EncryptionContext, plaintext: &[u8], message: &[u8]) -> Vec<u8> {
     let mut source = black_box(message);
     let header = envelope.read_header(&mut source).expect("it was sealed here");
-    let decryptor =
-        envelope.decryptor(&header, context, DecryptionMode::ReleaseBeforeSignatureIsVerified).now_or_never();
-    let decryptor = decryptor.expect("the cache is warm").expect("it was sealed here");
+    let decryptor = finished(envelope.decryptor(&header, context, DecryptionMode::ReleaseBeforeSignatureIsVerified));
+    let decryptor = decryptor.expect("it was sealed here");
     let mut opened = Vec::with_capacity(plaintext.len() + 1);
     decryptor.reader(source).read_to_end(&mut opened).expect("it was sealed here");
     opened
@@ -172,7 +167,7 @@ fn cache_hit(suite: AlgorithmSuite, context: &EncryptionContext) -> Result<Sides
     let manager =
         CachingMaterialsManager::builder(DefaultMaterialsManager::new(raw_aes()?)).max_age(FOR_LONG).build()?;
     let request = EncryptionMaterialsRequest::new(suite, context, Some(1024));
-    manager.encryption_materials(request).now_or_never().ok_or("a raw AES keyring waits for nothing")??;
+    finished(manager.encryption_materials(request))?;
     let map = HashMap::from([(context.as_serialized().to_vec(), Arc::new(DataKey::generate(32)?))]);
     let (context, key) = (context.clone(), context.as_serialized().to_vec());
     let library = move || {

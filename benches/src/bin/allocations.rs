@@ -6,10 +6,9 @@
 
 use std::{alloc::System, env, error::Error, hint::black_box, process::Command, process::ExitCode};
 
-use benches::{Lines, context, warm};
+use benches::{Lines, context, finished, warm};
 use clap::Parser;
 use envelope::{EncryptionContext, Envelope, PreparedContext};
-use futures_util::FutureExt as _;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -41,12 +40,12 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut lines = Lines::default();
-    println!("{:<24} {:>9} {:>12} {:>16}", "warm operation", "bytes", "allocations", "bytes allocated");
+    println!("{:<30} {:>9} {:>12} {:>16}", "warm operation", "bytes", "allocations", "bytes allocated");
     for size in SIZES {
         let bed = Bed::new(&envelope, size)?;
         for Operation { name, most, mut call } in bed.operations() {
             let (allocations, bytes) = count(&mut *call);
-            println!("{name:<24} {size:>9} {allocations:>12.2} {bytes:>16.1}");
+            println!("{name:<30} {size:>9} {allocations:>12.2} {bytes:>16.1}");
             lines.at_most(format!("{name} of {size} bytes: allocations"), allocations, most);
         }
     }
@@ -55,7 +54,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
         for Operation { name, .. } in Bed::new(&envelope, 1024)?.operations() {
             let ((calls, bytes), (more_calls, more_bytes)) = (valgrind(name, TIMES)?, valgrind(name, 2 * TIMES)?);
             let each = |less: f64, more: f64| (more - less) / f64::from(TIMES);
-            println!("{name:<24} {:>9} {:>12.2} {:>16.1}", 1024, each(calls, more_calls), each(bytes, more_bytes));
+            println!("{name:<30} {:>9} {:>12.2} {:>16.1}", 1024, each(calls, more_calls), each(bytes, more_bytes));
         }
     }
     println!();
@@ -88,15 +87,67 @@ impl<'a> Bed<'a> {
     fn operations(&self) -> Vec<Operation<'_>> {
         let Self { envelope, context, prepared, plaintext, message } = self;
         let operation = |name, most, call| Operation { name, most, call };
+        let buffer = || Vec::with_capacity(message.len());
+        let (mut message_into, mut plaintext_into, mut in_place) = (buffer(), buffer(), buffer());
+        let (mut prepared_message_into, mut prepared_plaintext_into, mut prepared_in_place) =
+            (buffer(), buffer(), buffer());
         vec![
-            operation("encrypt", 1.0, Box::new(|| done(envelope.encrypt(plaintext, context).now_or_never()))),
+            operation("encrypt", 1.0, Box::new(|| done(finished(envelope.encrypt(plaintext, context))))),
             operation("try_encrypt", 1.0, Box::new(|| done(envelope.try_encrypt(plaintext, context)))),
-            operation("prepared encrypt", 1.0, Box::new(|| done(prepared.encrypt(plaintext).now_or_never()))),
+            operation("prepared encrypt", 1.0, Box::new(|| done(finished(prepared.encrypt(plaintext))))),
             operation("prepared try_encrypt", 1.0, Box::new(|| done(prepared.try_encrypt(plaintext)))),
-            operation("decrypt", 1.0, Box::new(|| done(envelope.decrypt(message, context).now_or_never()))),
+            operation(
+                "encrypt_into",
+                0.0,
+                Box::new(move || {
+                    message_into.clear();
+                    done(finished(envelope.encrypt_into(plaintext, context, &mut message_into)));
+                }),
+            ),
+            operation(
+                "prepared try_encrypt_into",
+                0.0,
+                Box::new(move || {
+                    prepared_message_into.clear();
+                    done(prepared.try_encrypt_into(plaintext, &mut prepared_message_into));
+                }),
+            ),
+            operation("decrypt", 1.0, Box::new(|| done(finished(envelope.decrypt(message, context))))),
             operation("try_decrypt", 1.0, Box::new(|| done(envelope.try_decrypt(message, context)))),
-            operation("prepared decrypt", 1.0, Box::new(|| done(prepared.decrypt(message).now_or_never()))),
+            operation("prepared decrypt", 1.0, Box::new(|| done(finished(prepared.decrypt(message))))),
             operation("prepared try_decrypt", 1.0, Box::new(|| done(prepared.try_decrypt(message)))),
+            operation(
+                "decrypt_into",
+                0.0,
+                Box::new(move || {
+                    plaintext_into.clear();
+                    done(finished(envelope.decrypt_into(message, context, &mut plaintext_into)));
+                }),
+            ),
+            operation(
+                "prepared try_decrypt_into",
+                0.0,
+                Box::new(move || {
+                    prepared_plaintext_into.clear();
+                    done(prepared.try_decrypt_into(message, &mut prepared_plaintext_into));
+                }),
+            ),
+            operation(
+                "decrypt_in_place",
+                0.0,
+                Box::new(move || {
+                    in_place.clone_from(message);
+                    done(finished(envelope.decrypt_in_place(&mut in_place, context)));
+                }),
+            ),
+            operation(
+                "prepared try_decrypt_in_place",
+                0.0,
+                Box::new(move || {
+                    prepared_in_place.clone_from(message);
+                    done(prepared.try_decrypt_in_place(&mut prepared_in_place));
+                }),
+            ),
         ]
     }
 }

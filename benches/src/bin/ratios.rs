@@ -7,14 +7,13 @@
 use std::{error::Error, hint::black_box, process::ExitCode, time::Duration};
 
 use benches::{
-    FRAME_LENGTH, Lines, context,
+    FRAME_LENGTH, Lines, context, finished,
     floor::{self, Backend, Floor},
     rounds::{Call, alternate, median, repeat, throughputs, time},
     warm, warm_for,
 };
 use clap::Parser;
 use envelope::{AlgorithmSuite, EncryptionContext, Envelope, PreparedContext};
-use futures_util::FutureExt as _;
 use tokio::time::Instant;
 
 const MEGABYTE: usize = 1_048_576;
@@ -66,18 +65,15 @@ impl Client {
     }
 
     fn plain(&self, plaintext: &[u8]) {
-        let sealed = self.envelope.encrypt(black_box(plaintext), &self.context).now_or_never();
-        drop(black_box(sealed.expect("the cache is warm").expect("a short context")));
+        drop(black_box(finished(self.envelope.encrypt(black_box(plaintext), &self.context))));
     }
 
     fn prepared(&self, plaintext: &[u8]) {
-        let sealed = self.prepared.encrypt(black_box(plaintext)).now_or_never();
-        drop(black_box(sealed.expect("the cache is warm").expect("a short context")));
+        drop(black_box(finished(self.prepared.encrypt(black_box(plaintext)))));
     }
 
     fn open(&self, message: &[u8]) {
-        let opened = self.prepared.decrypt(black_box(message)).now_or_never();
-        drop(black_box(opened.expect("the cache is warm").expect("it sealed the message")));
+        drop(black_box(finished(self.prepared.decrypt(black_box(message)))));
     }
 
     /// A row of the table, and the lines for its size.
