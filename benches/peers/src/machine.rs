@@ -9,6 +9,7 @@ pub(crate) struct Machine {
     processor: String,
     cores: usize,
     system: String,
+    instructions: String,
     date: String,
     compiler: String,
     revision: String,
@@ -20,7 +21,14 @@ impl Machine {
         let model =
             processors.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split_once(": "));
         let format = format_description!("[year]-[month]-[day] [hour]:[minute] UTC");
+        let flags = processors.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+        let has = |wanted: &&str| flags.split_whitespace().any(|flag| flag == *wanted);
         Self {
+            instructions: ["aes", "vaes", "avx2", "avx512f", "sha_ni"]
+                .into_iter()
+                .filter(has)
+                .collect::<Vec<_>>()
+                .join(" "),
             processor: model.map_or("a processor without a name", |(_, name)| name).to_owned(),
             cores: thread::available_parallelism().map_or(1, usize::from),
             system: said_by("uname", &["-sr"]),
@@ -33,8 +41,8 @@ impl Machine {
 
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { processor, cores, system, date, compiler, revision } = self;
-        write!(f, "{processor}, {cores} cores, {system}; {compiler}; {date}; revision {revision}")
+        let Self { processor, cores, instructions, system, date, compiler, revision } = self;
+        write!(f, "{processor}, {cores} cores ({instructions}), {system}; {compiler}; {date}; revision {revision}")
     }
 }
 

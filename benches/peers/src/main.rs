@@ -16,6 +16,7 @@ mod worker;
 
 use std::{error::Error, fs, path::PathBuf, process::ExitCode};
 
+use benches::verdict;
 use clap::{Parser, Subcommand};
 
 use self::{lines::Lines, machine::Machine, measure::Plan, peer::Peers, report::Report};
@@ -99,6 +100,5 @@ fn compare(settings: &Settings) -> Result<ExitCode, Box<dyn Error>> {
         report.show_in(readme)?;
     }
     println!("\nreport: {}", settings.output.join("REPORT.md").display());
-    println!("{}", report.lines.verdict());
-    Ok(if report.lines.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(verdict(report.lines.passed(), report.lines.summary()))
 }

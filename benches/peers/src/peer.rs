@@ -22,6 +22,7 @@ pub(crate) enum Who {
     Tink,
     AesGcm,
     AwsLc,
+    Floor,
     EnvelopeSigned,
     AwsEsdkSigned,
     Signature,
@@ -30,7 +31,7 @@ pub(crate) enum Who {
 
 impl Who {
     /// Those of the main comparison.
-    pub(crate) const COMPARED: [Self; 9] = [
+    pub(crate) const COMPARED: [Self; 10] = [
         Self::Envelope,
         Self::Prepared,
         Self::Uncached,
@@ -40,6 +41,7 @@ impl Who {
         Self::Tink,
         Self::AesGcm,
         Self::AwsLc,
+        Self::Floor,
     ];
     /// Those of the comparison with signatures, and what these cost alone.
     pub(crate) const SIGNED: [Self; 4] = [Self::EnvelopeSigned, Self::AwsEsdkSigned, Self::Signature, Self::KeyPair];
@@ -56,6 +58,7 @@ impl Who {
             Self::Tink => "Tink",
             Self::AesGcm => "aes-gcm, raw",
             Self::AwsLc => "aws-lc-rs, raw",
+            Self::Floor => "primitives alone",
             Self::EnvelopeSigned => "envelope, 0x0578",
             Self::AwsEsdkSigned => "aws-esdk, 0x0578",
             Self::Signature => "ECDSA P-384 alone",
@@ -82,6 +85,7 @@ impl Who {
             Self::AwsEsdk => ours("aws-esdk")?,
             Self::AesGcm => ours("aes-gcm")?,
             Self::AwsLc => ours("aws-lc-rs")?,
+            Self::Floor => ours("floor")?,
             Self::EnvelopeSigned => ours("envelope-signed")?,
             Self::AwsEsdkSigned => ours("aws-esdk-signed")?,
             Self::Signature => ours("signature")?,
@@ -90,7 +94,8 @@ impl Who {
             Self::Tink => python("tink_envelope.py"),
             Self::JavaScript => {
                 let mut command = Command::new("node");
-                command.arg(&settings.javascript);
+                // Not what it thinks of the versions to come.
+                command.arg("--no-warnings").arg(&settings.javascript);
                 command
             }
         };

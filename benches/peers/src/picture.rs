@@ -9,7 +9,7 @@ use crate::{
     peer::{Operation, Who},
 };
 
-const COLOURS: [RGBColor; 9] = [
+const COLOURS: [RGBColor; 10] = [
     RGBColor(0, 70, 200),
     RGBColor(90, 160, 255),
     RGBColor(0, 150, 136),
@@ -17,8 +17,9 @@ const COLOURS: [RGBColor; 9] = [
     RGBColor(230, 140, 0),
     RGBColor(150, 90, 30),
     RGBColor(140, 60, 180),
-    RGBColor(150, 150, 150),
-    RGBColor(70, 70, 70),
+    RGBColor(170, 170, 170),
+    RGBColor(110, 110, 110),
+    RGBColor(0, 0, 0),
 ];
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -30,7 +31,7 @@ pub(crate) fn latency(file: &Path, figures: &Figures, plan: &Plan) -> Result<(),
     let (chart, legend) = root.split_vertically(560);
     for (area, operation) in chart.split_evenly((1, 2)).iter().zip(Operation::BOTH) {
         let title = format!("{}: time for a message", operation.name());
-        panel(area, &title, plan, &|nanos| time(nanos), &|who, size| figures.of(who, operation, size, 1))?;
+        panel(area, &title, plan, &time_label, &|who, size| figures.of(who, operation, size, 1))?;
     }
     key(&legend)?;
     Ok(root.present()?)
@@ -66,6 +67,7 @@ fn panel(
     let mut chart = ChartBuilder::on(area)
         .caption(title, ("sans-serif", 22))
         .margin(14)
+        .margin_right(28)
         .x_label_area_size(40)
         .y_label_area_size(72)
         .build_cartesian_2d(sizes.log_scale().base(4.0), (least..most).log_scale())?;
@@ -93,6 +95,11 @@ fn key(area: &Area<'_>) -> Result<(), Box<dyn Error>> {
         place.draw(&Text::new(who.label(), (68, 10), ("sans-serif", 16)))?;
     }
     Ok(())
+}
+
+/// Labels are powers of ten: no digits after the point.
+fn time_label(nanos: f64) -> String {
+    time(nanos).replace(".00", "").replace(".0", "")
 }
 
 fn rate_label(rate: f64) -> String {

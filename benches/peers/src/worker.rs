@@ -7,6 +7,7 @@ use std::{
     error::Error,
     hint::black_box,
     io::{Write, stdin, stdout},
+    sync::Barrier,
     thread,
 };
 
@@ -46,12 +47,16 @@ pub(crate) fn serve(contender: &dyn Contender) -> Result<(), Box<dyn Error>> {
 
 /// Nanoseconds for one call, of which each thread makes `repeats`.
 fn time(call: impl Fn() + Sync, repeats: u32, threads: u32) -> f64 {
-    let work = || (0..repeats).for_each(|_| call());
-    let started = Instant::now();
-    if threads == 1 {
-        work();
-    } else {
-        thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
-    }
+    let start = Barrier::new(threads as usize);
+    let work = || {
+        start.wait();
+        let started = Instant::now();
+        (0..repeats).for_each(|_| call());
+        started
+    };
+    let started = thread::scope(|scope| {
+        (1..threads).for_each(|_| drop(scope.spawn(work)));
+        work()
+    });
     started.elapsed().as_secs_f64() * 1e9 / f64::from(repeats) / f64::from(threads)
 }

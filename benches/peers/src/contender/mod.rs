@@ -1,6 +1,7 @@
 //! Who is compared, of those that are written in Rust.
 
 mod aws_esdk;
+mod floor;
 mod ours;
 mod raw;
 mod signature;
@@ -38,6 +39,7 @@ pub(crate) fn named(name: &str) -> Result<Box<dyn Contender>, Box<dyn Error>> {
         "aws-esdk-signed" => Box::new(AwsEsdk::new(true)?),
         "aes-gcm" => Box::new(raw::AesGcm::new()),
         "aws-lc-rs" => Box::new(raw::AwsLc::new()?),
+        "floor" => Box::new(floor::Floor),
         "signature" => Box::new(signature::Signature::new()?),
         "key-pair" => Box::new(signature::KeyPair),
         _ => return Err(format!("nobody is called {name}").into()),
