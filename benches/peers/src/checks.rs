@@ -12,7 +12,7 @@ const FORMATS: [&[Who]; 2] = [
     &[Who::Envelope, Who::Uncached, Who::AwsEsdk, Who::Python, Who::JavaScript],
     &[Who::EnvelopeSigned, Who::AwsEsdkSigned],
 ];
-const ALONE: [Who; 6] = [Who::Prepared, Who::Tink, Who::AesGcm, Who::AwsLc, Who::Floor, Who::Signature];
+const ALONE: [Who; 7] = [Who::Prepared, Who::Buffer, Who::Tink, Who::AesGcm, Who::AwsLc, Who::Floor, Who::Signature];
 
 /// How many pairs were checked: a failure ends the run.
 pub(crate) fn run(peers: &mut Peers) -> Result<usize, Box<dyn Error>> {

@@ -89,7 +89,7 @@ pub(crate) fn bytes(size: usize) -> String {
 }
 
 fn heading(text: &str, who: &[Who]) {
-    println!("\n{text:>16}{}", who.iter().map(|who| format!("  {:>18}", who.label())).collect::<String>());
+    println!("\n{text:>16}{}", who.iter().map(|who| format!("  {:>20}", who.label())).collect::<String>());
 }
 
 fn round(
@@ -114,7 +114,7 @@ fn round(
         for (who, _, mut times) in turns {
             times.sort_by(f64::total_cmp);
             let median = times[times.len() / 2];
-            row += &format!("  {:>18}", time(median));
+            row += &format!("  {:>20}", time(median));
             figures.0.insert((who, operation, size, threads), median);
         }
         println!("{row}");

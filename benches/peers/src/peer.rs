@@ -15,6 +15,7 @@ use crate::Settings;
 pub(crate) enum Who {
     Envelope,
     Prepared,
+    Buffer,
     Uncached,
     AwsEsdk,
     Python,
@@ -31,9 +32,10 @@ pub(crate) enum Who {
 
 impl Who {
     /// Those of the main comparison.
-    pub(crate) const COMPARED: [Self; 10] = [
+    pub(crate) const COMPARED: [Self; 11] = [
         Self::Envelope,
         Self::Prepared,
+        Self::Buffer,
         Self::Uncached,
         Self::AwsEsdk,
         Self::Python,
@@ -51,6 +53,7 @@ impl Who {
         match self {
             Self::Envelope => "envelope",
             Self::Prepared => "envelope, prepared",
+            Self::Buffer => "envelope, own buffer",
             Self::Uncached => "envelope, no cache",
             Self::AwsEsdk => "aws-esdk",
             Self::Python => "Python client",
@@ -81,6 +84,7 @@ impl Who {
         let mut command = match self {
             Self::Envelope => ours("envelope")?,
             Self::Prepared => ours("envelope-prepared")?,
+            Self::Buffer => ours("envelope-buffer")?,
             Self::Uncached => ours("envelope-uncached")?,
             Self::AwsEsdk => ours("aws-esdk")?,
             Self::AesGcm => ours("aes-gcm")?,

@@ -9,10 +9,11 @@ use crate::{
     peer::{Operation, Who},
 };
 
-const COLOURS: [RGBColor; 10] = [
+const COLOURS: [RGBColor; 11] = [
     RGBColor(0, 70, 200),
     RGBColor(90, 160, 255),
-    RGBColor(0, 150, 136),
+    RGBColor(0, 190, 220),
+    RGBColor(60, 160, 60),
     RGBColor(214, 39, 40),
     RGBColor(230, 140, 0),
     RGBColor(150, 90, 30),
@@ -90,7 +91,7 @@ fn panel(
 
 /// Whose colour is which.
 fn key(area: &Area<'_>) -> Result<(), Box<dyn Error>> {
-    for (place, (who, colour)) in area.split_evenly((2, 5)).iter().zip(Who::COMPARED.into_iter().zip(COLOURS)) {
+    for (place, (who, colour)) in area.split_evenly((2, 6)).iter().zip(Who::COMPARED.into_iter().zip(COLOURS)) {
         place.draw(&PathElement::new([(30, 18), (60, 18)], colour.stroke_width(3)))?;
         place.draw(&Text::new(who.label(), (68, 10), ("sans-serif", 16)))?;
     }

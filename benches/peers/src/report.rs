@@ -98,7 +98,8 @@ impl Report {
         writeln!(
             f,
             "- `envelope`: `try_encrypt(&plaintext, &context)` with a warm cache of data keys; *prepared*: the same on a \
-             `PreparedContext`; *no cache*: `encrypt` with a data key of its own for each message.\n\
+             `PreparedContext`; *own buffer*: its \
+             `try_encrypt_into` and `try_decrypt_into`, into a buffer that is used again; *no cache*: `encrypt` with a data key of its own for each message.\n\
              - `aws-esdk` has no cache of data keys. Its API takes plaintext and context by value: their copies count.\n\
              - The Python and JavaScript clients have a caching materials manager, warm.\n\
              - Tink (Python over C++) is `KmsEnvelopeAead` with a new data key for each message, under a key at hand: no KMS, no \

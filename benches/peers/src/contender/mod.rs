@@ -6,7 +6,7 @@ mod ours;
 mod raw;
 mod signature;
 
-use std::error::Error;
+use std::{error::Error, mem::take};
 
 pub(crate) use self::aws_esdk::AwsEsdk;
 
@@ -26,6 +26,18 @@ pub(crate) trait Contender: Sync {
     fn encrypt(&self, plaintext: &[u8]) -> Vec<u8>;
     /// Opens one message.
     fn decrypt(&self, message: &[u8]) -> Vec<u8>;
+
+    /// Seals into a buffer that held the message before. Who has no such call makes a new one.
+    fn encrypt_into(&self, plaintext: &[u8], message: &mut Vec<u8>) {
+        drop(take(message));
+        *message = self.encrypt(plaintext);
+    }
+
+    /// Opens into a buffer that held the plaintext before. Who has no such call makes a new one.
+    fn decrypt_into(&self, message: &[u8], plaintext: &mut Vec<u8>) {
+        drop(take(plaintext));
+        *plaintext = self.decrypt(message);
+    }
 }
 
 /// The contender of this name.
@@ -34,6 +46,7 @@ pub(crate) fn named(name: &str) -> Result<Box<dyn Contender>, Box<dyn Error>> {
         "envelope" => Box::new(ours::Plain::new(0x0478)?),
         "envelope-signed" => Box::new(ours::Plain::new(0x0578)?),
         "envelope-prepared" => Box::new(ours::Prepared::new()?),
+        "envelope-buffer" => Box::new(ours::Buffer::new()?),
         "envelope-uncached" => Box::new(ours::Uncached::new()?),
         "aws-esdk" => Box::new(AwsEsdk::new(false)?),
         "aws-esdk-signed" => Box::new(AwsEsdk::new(true)?),

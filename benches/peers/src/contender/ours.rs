@@ -1,4 +1,4 @@
-//! Ours, in the three forms of one call.
+//! Ours, in the forms of one call.
 
 use envelope::{
     AlgorithmSuite, DataKey, EncryptionContext, Envelope, Error, PreparedContext,
@@ -67,6 +67,43 @@ impl Contender for Prepared {
 
     fn decrypt(&self, message: &[u8]) -> Vec<u8> {
         self.0.try_decrypt(message).expect("the cache is warm").into_plaintext()
+    }
+}
+
+/// With a warm cache, through a prepared context, into a buffer that is used again.
+pub(super) struct Buffer(Prepared);
+
+impl Buffer {
+    pub(super) fn new() -> Result<Self, Box<dyn std::error::Error>> {
+        Ok(Self(Prepared::new()?))
+    }
+}
+
+impl Contender for Buffer {
+    fn version(&self) -> String {
+        version()
+    }
+
+    fn encrypt(&self, plaintext: &[u8]) -> Vec<u8> {
+        let mut message = vec![];
+        self.encrypt_into(plaintext, &mut message);
+        message
+    }
+
+    fn decrypt(&self, message: &[u8]) -> Vec<u8> {
+        let mut plaintext = vec![];
+        self.decrypt_into(message, &mut plaintext);
+        plaintext
+    }
+
+    fn encrypt_into(&self, plaintext: &[u8], message: &mut Vec<u8>) {
+        message.clear();
+        self.0.0.try_encrypt_into(plaintext, message).expect("the cache is warm");
+    }
+
+    fn decrypt_into(&self, message: &[u8], plaintext: &mut Vec<u8>) {
+        plaintext.clear();
+        self.0.0.try_decrypt_into(message, plaintext).expect("the cache is warm");
     }
 }
 
