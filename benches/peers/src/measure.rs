@@ -89,7 +89,11 @@ pub(crate) fn bytes(size: usize) -> String {
 }
 
 fn heading(text: &str, who: &[Who]) {
-    println!("\n{text:>16}{}", who.iter().map(|who| format!("  {:>20}", who.label())).collect::<String>());
+    print!("\n{text:>16}");
+    for who in who {
+        print!("  {:>20}", who.label());
+    }
+    println!();
 }
 
 fn round(
@@ -110,14 +114,14 @@ fn round(
                 times.push(peers.time(*who, operation, size, *repeats, threads)?);
             }
         }
-        let mut row = format!("{:>8} {}", bytes(size), operation.name());
+        print!("{:>8} {}", bytes(size), operation.name());
         for (who, _, mut times) in turns {
             times.sort_by(f64::total_cmp);
             let median = times[times.len() / 2];
-            row += &format!("  {:>20}", time(median));
+            print!("  {:>20}", time(median));
             figures.0.insert((who, operation, size, threads), median);
         }
-        println!("{row}");
+        println!();
     }
     Ok(())
 }

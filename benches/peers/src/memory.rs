@@ -32,7 +32,7 @@ fn measure(settings: &Settings, who: Who) -> Result<Memory, Box<dyn Error>> {
     }
     let memory = Memory { who, started, done: process.peak_memory()? };
     println!(
-        "{:>18}  {:>9} started, {:>9} at the most",
+        "{:>20}  {:>9} started, {:>9} at the most",
         who.label(),
         mebibytes(memory.started),
         mebibytes(memory.done)

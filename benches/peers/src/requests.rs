@@ -47,6 +47,7 @@ pub(crate) fn run(settings: &Settings, plan: &Plan) -> Result<Vec<Workload>, Box
     let mut workloads = vec![];
     for (messages, contexts) in [(1, 1), (100, 1), (most, 1), (most, 10)] {
         let mut workload = Workload { messages, contexts, requests: vec![] };
+        print!("{messages:>8} {contexts:>9}");
         for who in SIDES {
             kms.server.reset_counters(REGION);
             match who {
@@ -54,10 +55,11 @@ pub(crate) fn run(settings: &Settings, plan: &Plan) -> Result<Vec<Workload>, Box
                 Who::AwsEsdk => runtime.block_on(kms.aws_esdk(&workload))?,
                 _ => kms.process(who, settings, &workload)?,
             }
-            workload.requests.push(kms.server.counters(REGION).total());
+            let requests = kms.server.counters(REGION).total();
+            print!("  {requests:>18}");
+            workload.requests.push(requests);
         }
-        let cells = workload.requests.iter().map(|requests| format!("  {requests:>18}")).collect::<String>();
-        println!("{messages:>8} {contexts:>9}{cells}");
+        println!();
         workloads.push(workload);
     }
     Ok(workloads)
