@@ -17,7 +17,7 @@ pub(crate) struct Plan {
     pub(crate) rounds: usize,
     /// Bytes of plaintext.
     pub(crate) sizes: Vec<usize>,
-    /// Nanoseconds of a turn; of one message, where that takes longer.
+    /// Nanoseconds of a turn; of one message, where that takes longer. Short, so that few are interrupted.
     turn: f64,
 }
 
@@ -28,7 +28,7 @@ impl Plan {
             Self { quick, rounds: 9, sizes, turn: 3e6 }
         } else {
             let sizes = vec![16, 64, 256, KIBIBYTE, 4 << 10, 16 << 10, 64 << 10, 256 << 10, MEBIBYTE];
-            Self { quick, rounds: 31, sizes, turn: 8e6 }
+            Self { quick, rounds: 41, sizes, turn: 3e6 }
         }
     }
 }

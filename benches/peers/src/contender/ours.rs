@@ -1,5 +1,7 @@
 //! Ours, in the forms of one call.
 
+use std::{error, time::Duration};
+
 use envelope::{
     AlgorithmSuite, DataKey, EncryptionContext, Envelope, Error, PreparedContext,
     keyring::RawAesKeyring,
@@ -9,6 +11,9 @@ use tokio::runtime::{self, Runtime};
 
 use super::{CONTEXT, Contender, FRAME_LENGTH, NAME, NAMESPACE, WRAPPING_KEY, version_of};
 
+/// Longer than a run.
+const MAX_AGE: Duration = Duration::from_secs(3_600);
+
 /// With a warm cache.
 pub(super) struct Plain {
     envelope: Envelope,
@@ -16,9 +21,10 @@ pub(super) struct Plain {
 }
 
 impl Plain {
-    pub(super) fn new(suite: u16) -> Result<Self, Box<dyn std::error::Error>> {
+    pub(super) fn new(suite: u16) -> Result<Self, Box<dyn error::Error>> {
         let suite = AlgorithmSuite::from_id(suite).ok_or("a suite")?;
-        let manager = CachingMaterialsManager::builder(source()?).build()?;
+        // As long as the other clients' caches are told to: nothing renews a data key here while it is waited for.
+        let manager = CachingMaterialsManager::builder(source()?).max_age(MAX_AGE).build()?;
         let envelope = Envelope::builder(manager).suite(suite).frame_length(FRAME_LENGTH).build()?;
         let context = EncryptionContext::new(CONTEXT)?;
         warm(&envelope, &context)?;
@@ -50,7 +56,7 @@ impl Contender for Plain {
 pub(super) struct Prepared(PreparedContext);
 
 impl Prepared {
-    pub(super) fn new() -> Result<Self, Box<dyn std::error::Error>> {
+    pub(super) fn new() -> Result<Self, Box<dyn error::Error>> {
         let Plain { envelope, context } = Plain::new(0x0478)?;
         Ok(Self(envelope.prepare(&context)?))
     }
@@ -74,7 +80,7 @@ impl Contender for Prepared {
 pub(super) struct Buffer(Prepared);
 
 impl Buffer {
-    pub(super) fn new() -> Result<Self, Box<dyn std::error::Error>> {
+    pub(super) fn new() -> Result<Self, Box<dyn error::Error>> {
         Ok(Self(Prepared::new()?))
     }
 }
