@@ -73,9 +73,10 @@ impl Lines {
         self.0.iter().all(Line::passed)
     }
 
-    /// The figures of the last word.
-    pub(crate) fn summary(&self) -> String {
-        format!("{} of {} lines are met", self.0.iter().filter(|line| line.passed()).count(), self.0.len())
+    /// The last word.
+    pub(crate) fn verdict(&self) -> String {
+        let met = self.0.iter().filter(|line| line.passed()).count();
+        format!("{} {met} of {} lines are met", if self.passed() { "PASS" } else { "FALLS SHORT" }, self.0.len())
     }
 }
 

@@ -16,7 +16,6 @@ mod worker;
 
 use std::{error::Error, fs, path::PathBuf, process::ExitCode};
 
-use benches::verdict;
 use clap::{Parser, Subcommand};
 
 use self::{lines::Lines, machine::Machine, measure::Plan, peer::Peers, report::Report};
@@ -100,5 +99,6 @@ fn compare(settings: &Settings) -> Result<ExitCode, Box<dyn Error>> {
         report.show_in(readme)?;
     }
     println!("\nreport: {}", settings.output.join("REPORT.md").display());
-    Ok(verdict(report.lines.passed(), report.lines.summary()))
+    println!("{}", report.lines.verdict());
+    Ok(if report.lines.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

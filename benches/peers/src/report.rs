@@ -87,7 +87,7 @@ impl Report {
     fn how(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Plan { rounds, quick, .. } = self.plan;
         writeln!(f, "# Beside its peers\n")?;
-        writeln!(f, "Written by `benches/peers/run{}`. {}.\n", if quick { " --quick" } else { "" }, self.machine)?;
+        writeln!(f, "Written by `benches/peers/run{}` on {}.\n", if quick { " --quick" } else { "" }, self.machine)?;
         writeln!(f, "Compared: {}.\n", self.versions.join("; "))?;
         writeln!(
             f,
@@ -98,8 +98,8 @@ impl Report {
         writeln!(
             f,
             "- `envelope`: `try_encrypt(&plaintext, &context)` with a warm cache of data keys; *prepared*: the same on a \
-             `PreparedContext`; *own buffer*: its \
-             `try_encrypt_into` and `try_decrypt_into`, into a buffer that is used again; *no cache*: `encrypt` with a data key of its own for each message.\n\
+             `PreparedContext`; *own buffer*: its `try_encrypt_into` and `try_decrypt_into`, into a buffer that is used again; \
+             *no cache*: `encrypt` with a data key of its own for each message.\n\
              - `aws-esdk` has no cache of data keys. Its API takes plaintext and context by value: their copies count.\n\
              - The Python and JavaScript clients have a caching materials manager, warm.\n\
              - Tink (Python over C++) is `KmsEnvelopeAead` with a new data key for each message, under a key at hand: no KMS, no \
@@ -128,9 +128,9 @@ impl Report {
         }
         writeln!(
             f,
-            "\n{}. The primitives alone are what bounds each line on this machine: for 0x0478 the random bytes, HKDF, the \
+            "\n**{}.** The primitives alone are what bounds each line on this machine: for 0x0478 the random bytes, HKDF, the \
              header's tag and the frames, for 0x0578 the signature.\n",
-            self.lines.summary()
+            self.lines.verdict()
         )
     }
 
