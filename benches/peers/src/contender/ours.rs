@@ -12,7 +12,7 @@ use tokio::runtime::{self, Runtime};
 use super::{CONTEXT, Contender, FRAME_LENGTH, NAME, NAMESPACE, WRAPPING_KEY, version_of};
 
 /// Longer than a run.
-const MAX_AGE: Duration = Duration::from_secs(3_600);
+const MAX_AGE: Duration = Duration::from_hours(1);
 
 /// With a warm cache.
 pub(super) struct Plain {
