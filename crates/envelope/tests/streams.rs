@@ -13,9 +13,8 @@ use envelope::{
     materials::{CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache},
     stream::{DecryptionMode, Decryptor, UnverifiedHeader, UnverifiedPiece, UnverifiedPieces},
 };
-use futures_util::FutureExt;
 use proptest::prelude::*;
-use support::keyring;
+use support::{keyring, now};
 
 const ANY: DecryptionMode = DecryptionMode::ReleaseBeforeSignatureIsVerified;
 
@@ -43,11 +42,6 @@ fn envelope(suite: AlgorithmSuite, frame_length: u32) -> Envelope {
 
 fn plaintext(length: usize) -> Vec<u8> {
     (0..length).map(|i| u8::try_from(i % 251).unwrap()).collect()
-}
-
-/// What a local keyring answers, which never waits.
-fn now<T>(future: impl Future<Output = T>) -> T {
-    future.now_or_never().expect("a local keyring never waits")
 }
 
 fn encrypt(envelope: &Envelope, plaintext: &[u8]) -> Vec<u8> {

@@ -7,6 +7,7 @@ use crate::{
     error::Error,
     format::header::ContentType,
     materials::MaterialsManager,
+    message::workers::Workers,
     suite::{AlgorithmSuite, CommitmentPolicy},
 };
 
@@ -24,6 +25,7 @@ pub struct EnvelopeBuilder {
     frame_length: u32,
     framed: bool,
     max_encrypted_data_keys: usize,
+    threads: usize,
 }
 
 impl EnvelopeBuilder {
@@ -36,6 +38,7 @@ impl EnvelopeBuilder {
             frame_length: DEFAULT_FRAME_LENGTH,
             framed: true,
             max_encrypted_data_keys: DEFAULT_MAX_ENCRYPTED_DATA_KEYS,
+            threads: 1,
         }
     }
 
@@ -90,6 +93,25 @@ impl EnvelopeBuilder {
         self
     }
 
+    /// How many threads seal and open a long message together, frame by frame: from 128 KiB on, in one piece or as a stream.
+    /// Default: 1, the caller's alone. Allowed: 1 to 256. More than one are threads of this client and its clones, and the
+    /// caller's thread waits for them.
+    ///
+    /// For programs that wait for one file. A server whose cores are busy anyway gains nothing.
+    ///
+    /// ```
+    /// # use envelope::{DataKey, Envelope, keyring::RawAesKeyring, materials::DefaultMaterialsManager};
+    /// # let keyring = RawAesKeyring::new("example", "key", &DataKey::generate(32)?)?;
+    /// let envelope = Envelope::builder(DefaultMaterialsManager::new(keyring)).threads(4).build()?;
+    /// # Ok::<(), envelope::Error>(())
+    /// ```
+    #[cfg(feature = "parallel")]
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
+    }
+
     /// The client.
     ///
     /// # Errors
@@ -120,7 +142,7 @@ impl EnvelopeBuilder {
             ));
         }
         let content_type = if self.framed { ContentType::Framed { frame_length } } else { ContentType::NonFramed };
-        let warmed = Warmed::default();
-        Ok(Envelope { manager, policy, suite, content_type, max_encrypted_data_keys, warmed })
+        let (workers, warmed) = (Workers::new(self.threads)?, Warmed::default());
+        Ok(Envelope { manager, policy, suite, content_type, max_encrypted_data_keys, workers, warmed })
     }
 }

@@ -4,23 +4,23 @@ use std::fmt;
 
 use crate::{context::EncryptionContext, suite::AlgorithmSuite};
 
-/// An opened message.
-pub struct Decrypted {
-    pub(super) plaintext: Vec<u8>,
+/// An opened message. Its plaintext is a vector, or a part of the caller's buffer.
+pub struct Decrypted<P = Vec<u8>> {
+    pub(super) plaintext: P,
     pub(super) encryption_context: EncryptionContext,
     pub(super) suite: AlgorithmSuite,
 }
 
-impl Decrypted {
+impl<P: AsRef<[u8]>> Decrypted<P> {
     /// The plaintext.
     #[must_use]
     pub fn plaintext(&self) -> &[u8] {
-        &self.plaintext
+        self.plaintext.as_ref()
     }
 
     /// The plaintext, to keep.
     #[must_use]
-    pub fn into_plaintext(self) -> Vec<u8> {
+    pub fn into_plaintext(self) -> P {
         self.plaintext
     }
 
@@ -39,11 +39,11 @@ impl Decrypted {
 }
 
 /// The plaintext's length, not the plaintext.
-impl fmt::Debug for Decrypted {
+impl<P: AsRef<[u8]>> fmt::Debug for Decrypted<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { plaintext, encryption_context, suite } = self;
         f.debug_struct("Decrypted")
-            .field("plaintext", &format_args!("[{} bytes]", plaintext.len()))
+            .field("plaintext", &format_args!("[{} bytes]", plaintext.as_ref().len()))
             .field("encryption_context", encryption_context)
             .field("suite", suite)
             .finish()

@@ -6,8 +6,8 @@ use super::{Decrypted, Envelope};
 use crate::{
     context::EncryptionContext,
     error::Error,
-    materials::{EncryptionMaterialsRequest, PreparedMaterials},
-    message::seal,
+    materials::PreparedMaterials,
+    message::{Slices as _, seal},
 };
 
 impl Envelope {
@@ -62,12 +62,24 @@ impl PreparedContext {
     ///
     /// Those of [`Envelope::encrypt`].
     pub async fn encrypt(&self, plaintext: &[u8]) -> Result<Vec<u8>, Error> {
-        if let Some(sealed) = self.seal(plaintext) {
+        let mut message = vec![];
+        self.encrypt_into(plaintext, &mut message).await?;
+        Ok(message)
+    }
+
+    /// Seals `plaintext`, like [`Envelope::encrypt_into`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Envelope::encrypt`].
+    pub async fn encrypt_into(&self, plaintext: &[u8], message: &mut Vec<u8>) -> Result<(), Error> {
+        // What is lent can't be kept while others have their turn.
+        if plaintext.len() <= self.envelope.workers.slice()
+            && let Some(sealed) = self.seal(plaintext, message)
+        {
             return sealed;
         }
-        let request = EncryptionMaterialsRequest::new(self.envelope.suite, &self.context, Some(plaintext.len() as u64));
-        let materials = self.envelope.manager.encryption_materials(request).await?;
-        self.envelope.seal(&materials, plaintext)
+        self.envelope.encrypt_into(plaintext, &self.context, message).await
     }
 
     /// Seals `plaintext`, like [`Envelope::try_encrypt`]: never waits.
@@ -76,10 +88,21 @@ impl PreparedContext {
     ///
     /// Those of [`Envelope::try_encrypt`].
     pub fn try_encrypt(&self, plaintext: &[u8]) -> Result<Vec<u8>, Error> {
+        let mut message = vec![];
+        self.try_encrypt_into(plaintext, &mut message)?;
+        Ok(message)
+    }
+
+    /// Seals `plaintext`, like [`Envelope::try_encrypt_into`]: never waits.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Envelope::try_encrypt`].
+    pub fn try_encrypt_into(&self, plaintext: &[u8], message: &mut Vec<u8>) -> Result<(), Error> {
         if self.materials.is_none() {
-            return self.envelope.try_encrypt(plaintext, &self.context);
+            return self.envelope.try_encrypt_into(plaintext, &self.context, message);
         }
-        self.seal(plaintext).unwrap_or(Err(Error::NotCached))
+        self.seal(plaintext, message).unwrap_or(Err(Error::NotCached))
     }
 
     /// Opens one whole message that was sealed in this context, like [`Envelope::decrypt`].
@@ -91,6 +114,28 @@ impl PreparedContext {
         self.envelope.decrypt(message, &self.context).await
     }
 
+    /// Opens one whole message that was sealed in this context, like [`Envelope::decrypt_into`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Envelope::decrypt`].
+    pub async fn decrypt_into<'p>(
+        &self,
+        message: &[u8],
+        plaintext: &'p mut Vec<u8>,
+    ) -> Result<Decrypted<&'p mut [u8]>, Error> {
+        self.envelope.decrypt_into(message, &self.context, plaintext).await
+    }
+
+    /// Opens one whole message that was sealed in this context, like [`Envelope::decrypt_in_place`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Envelope::decrypt`].
+    pub async fn decrypt_in_place<'m>(&self, message: &'m mut [u8]) -> Result<Decrypted<&'m mut [u8]>, Error> {
+        self.envelope.decrypt_in_place(message, &self.context).await
+    }
+
     /// Opens one whole message that was sealed in this context, like [`Envelope::try_decrypt`]: never waits.
     ///
     /// # Errors
@@ -100,14 +145,37 @@ impl PreparedContext {
         self.envelope.try_decrypt(message, &self.context)
     }
 
+    /// Opens one whole message that was sealed in this context, like [`Envelope::try_decrypt_into`]: never waits.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Envelope::try_decrypt`].
+    pub fn try_decrypt_into<'p>(
+        &self,
+        message: &[u8],
+        plaintext: &'p mut Vec<u8>,
+    ) -> Result<Decrypted<&'p mut [u8]>, Error> {
+        self.envelope.try_decrypt_into(message, &self.context, plaintext)
+    }
+
+    /// Opens one whole message that was sealed in this context, like [`Envelope::try_decrypt_in_place`]: never waits.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Envelope::try_decrypt`].
+    pub fn try_decrypt_in_place<'m>(&self, message: &'m mut [u8]) -> Result<Decrypted<&'m mut [u8]>, Error> {
+        self.envelope.try_decrypt_in_place(message, &self.context)
+    }
+
     /// Seals with materials that are there; `None` where there are none.
-    fn seal(&self, plaintext: &[u8]) -> Option<Result<Vec<u8>, Error>> {
+    fn seal(&self, plaintext: &[u8], message: &mut Vec<u8>) -> Option<Result<(), Error>> {
         if let Err(too_long) = seal::check_length(plaintext.len() as u64, self.envelope.content_type) {
             return Some(Err(too_long));
         }
         let mut sealed = None;
         self.materials.as_ref()?.lend(plaintext.len() as u64, &mut |materials| {
-            sealed = Some(self.envelope.seal(materials, plaintext));
+            let sealing = self.envelope.sealing(materials, plaintext, message);
+            sealed = Some(sealing.and_then(|mut sealing| sealing.finish()));
         });
         sealed
     }

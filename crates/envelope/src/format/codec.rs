@@ -34,9 +34,25 @@ impl<'a> Reader<'a> {
         self.position
     }
 
+    /// All bytes, read or not.
+    pub(crate) fn all(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// All bytes from the position `start` up to the next field.
     pub(crate) fn since(&self, start: usize) -> &'a [u8] {
         &self.bytes[start..self.position]
+    }
+
+    /// All bytes from the next field on.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        &self.bytes[self.position..]
+    }
+
+    /// Leaves out the next `length` bytes, which must be there.
+    pub(crate) fn skip(&mut self, length: usize) {
+        debug_assert!(length <= self.rest().len());
+        self.position += length;
     }
 
     /// Fails unless there are `length` more bytes, none of which is read.

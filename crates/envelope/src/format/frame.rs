@@ -66,10 +66,26 @@ impl<'a> UnverifiedFrame<'a> {
     }
 }
 
-/// Appends what stands before a regular frame's content.
-pub(crate) fn write_regular_prefix(out: &mut Vec<u8>, sequence_number: u32, iv: [u8; 12]) {
-    out.extend_from_slice(&sequence_number.to_be_bytes());
-    out.extend_from_slice(&iv);
+/// What stands before a regular frame's content.
+pub(crate) fn regular_prefix(sequence_number: u32, iv: [u8; 12]) -> [u8; 16] {
+    let mut prefix = [0; 16];
+    prefix[..4].copy_from_slice(&sequence_number.to_be_bytes());
+    prefix[4..].copy_from_slice(&iv);
+    prefix
+}
+
+/// Prefix, content and tag of a whole regular frame.
+pub(crate) fn split_regular(frame: &[u8]) -> (&[u8; 16], &[u8], &[u8; 16]) {
+    let (prefix, rest) = frame.split_first_chunk().expect("the frame is whole");
+    let (content, tag) = rest.split_last_chunk().expect("the frame is whole");
+    (prefix, content, tag)
+}
+
+/// Prefix, content and tag of a regular frame's place, which has room for all three.
+pub(crate) fn split_regular_mut(frame: &mut [u8]) -> (&mut [u8; 16], &mut [u8], &mut [u8; 16]) {
+    let (prefix, rest) = frame.split_first_chunk_mut().expect("the place has room for the prefix");
+    let (content, tag) = rest.split_last_chunk_mut().expect("the place has room for the tag");
+    (prefix, content, tag)
 }
 
 /// Appends what stands before the final frame's content.
@@ -133,7 +149,7 @@ mod tests {
             let content_length = u32::try_from(frame.encrypted_content.len()).unwrap();
             write_final_prefix(&mut out, frame.sequence_number, *frame.iv, content_length);
         } else {
-            write_regular_prefix(&mut out, frame.sequence_number, *frame.iv);
+            out.extend_from_slice(&regular_prefix(frame.sequence_number, *frame.iv));
         }
         out.extend_from_slice(frame.encrypted_content);
         out.extend_from_slice(frame.tag);

@@ -1,12 +1,71 @@
 //! Sealing and opening, piece by piece, without input or output of their own.
 
 pub(crate) mod open;
+pub(crate) mod opening;
 pub(crate) mod seal;
+pub(crate) mod sealing;
+pub(crate) mod workers;
 
-use crate::{crypto::aead, format::header};
+use std::ops::{Deref, DerefMut};
+
+use zeroize::Zeroize as _;
+
+use crate::{crypto::aead, error::Error, format::header};
 
 /// The IV of a header's tag where this library writes it: zero, which no frame's is.
 const HEADER_IV: [u8; aead::NONCE_LENGTH] = [0; aead::NONCE_LENGTH];
+
+/// Work on a whole message, which may be long.
+pub(crate) trait Slices {
+    /// Does the next slice of it, and tells whether that was the last.
+    fn next_slice(&mut self) -> Result<bool, Error>;
+
+    /// Does what is left, at once.
+    fn finish(&mut self) -> Result<(), Error> {
+        while !self.next_slice()? {}
+        Ok(())
+    }
+}
+
+/// What is being appended to a buffer. Taken back on drop and wiped, unless it is to be kept.
+struct Unfinished<'a> {
+    buffer: &'a mut Vec<u8>,
+    start: usize,
+}
+
+impl<'a> Unfinished<'a> {
+    /// Makes room for so many bytes. Growing in between would leave a copy behind.
+    fn new(buffer: &'a mut Vec<u8>, length: usize) -> Self {
+        let start = buffer.len();
+        buffer.reserve(length);
+        Self { buffer, start }
+    }
+
+    fn keep(&mut self) {
+        self.start = self.buffer.len();
+    }
+}
+
+impl Deref for Unfinished<'_> {
+    type Target = Vec<u8>;
+
+    fn deref(&self) -> &Vec<u8> {
+        self.buffer
+    }
+}
+
+impl DerefMut for Unfinished<'_> {
+    fn deref_mut(&mut self) -> &mut Vec<u8> {
+        self.buffer
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        self.buffer[self.start..].zeroize();
+        self.buffer.truncate(self.start);
+    }
+}
 
 /// A message id: 16 or 32 bytes.
 #[derive(Debug, Clone, Copy)]

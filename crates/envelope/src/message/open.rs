@@ -1,13 +1,14 @@
 //! Opening (specification: `client-apis/decrypt.md`).
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use subtle::ConstantTimeEq;
-use zeroize::Zeroizing;
+use zeroize::Zeroize as _;
 
 use crate::{
     crypto::{
-        aead, kdf,
+        aead::{self, Unauthenticated},
+        kdf,
         signature::{VerificationKey, Verifier},
     },
     error::Error,
@@ -17,10 +18,10 @@ use crate::{
         footer,
         frame::{self, UnverifiedFrame},
         header::{ContentType, UnverifiedHeader},
-        non_framed::{self, UnverifiedBody},
+        non_framed::UnverifiedBody,
     },
     materials::DecryptionMaterials,
-    message::MessageId,
+    message::{MessageId, workers::Workers},
 };
 
 /// Reads the header at the front of `message`; also gives where the body starts.
@@ -37,28 +38,6 @@ pub(crate) fn read_header(
     Ok((header, reader.position()))
 }
 
-/// Opens the rest of `message`, which starts at `body`.
-///
-/// # Errors
-///
-/// [`Error::Authentication`], or what is wrong with the body's form. No plaintext is returned, and what
-/// was decrypted until then is wiped.
-pub(crate) fn open_rest(opener: &mut Opener, message: &[u8], body: usize) -> Result<Vec<u8>, Error> {
-    let body_length = message.len() - body;
-    // Never outgrown: growing would leave a copy behind.
-    let mut plaintext = Zeroizing::new(Vec::with_capacity(match opener.content_type {
-        ContentType::Framed { frame_length } => frame::plaintext_length(body_length, frame_length),
-        ContentType::NonFramed => body_length.saturating_sub(non_framed::OVERHEAD),
-    }));
-    let mut reader = Reader::new(message, body);
-    while !opener.next_piece(&mut reader, &mut plaintext)? {}
-    opener.finish(&mut reader)?;
-    if reader.position() != message.len() {
-        return Err(Error::TrailingBytes { offset: reader.offset() });
-    }
-    Ok(std::mem::take(&mut *plaintext))
-}
-
 /// Opens the body of one message whose header it verified: having one is the proof.
 pub(crate) struct Opener {
     materials: Arc<DecryptionMaterials>,
@@ -68,6 +47,18 @@ pub(crate) struct Opener {
     /// The sequence number that the next frame must have.
     sequence_number: u32,
     verifier: Option<Verifier>,
+    /// Whether frames opened together so far were all as they should be.
+    shares: bool,
+}
+
+/// A frame, or the body in one piece: well-formed and in sequence, but nothing in it is verified.
+pub(super) struct UnverifiedPiece {
+    /// Where its content stands in the bytes that were read.
+    pub(super) content: Range<usize>,
+    iv: [u8; 12],
+    aad: BodyAad,
+    tag: [u8; 16],
+    pub(super) is_last: bool,
 }
 
 impl Opener {
@@ -96,7 +87,15 @@ impl Opener {
             verifier.update(header.tag);
         }
         let message_id = MessageId::received(header.message_id);
-        Ok(Self { materials, cipher, message_id, content_type: header.content_type, sequence_number: 1, verifier })
+        Ok(Self {
+            materials,
+            cipher,
+            message_id,
+            content_type: header.content_type,
+            sequence_number: 1,
+            verifier,
+            shares: true,
+        })
     }
 
     /// Appends the plaintext of the next frame, or of the body in one piece, if its tag is right; tells whether
@@ -107,24 +106,102 @@ impl Opener {
     /// [`Error::Truncated`] leaves everything as it was, so that the piece can be read again once more of it is
     /// there. After any other error, the message must be given up.
     pub(crate) fn next_piece(&mut self, reader: &mut Reader<'_>, plaintext: &mut Vec<u8>) -> Result<bool, Error> {
+        let start = plaintext.len();
+        let piece = self.read_piece(reader)?;
+        plaintext.extend_from_slice(&reader.all()[piece.content.clone()]);
+        self.open_piece(&piece, &mut plaintext[start..]).inspect_err(|_| plaintext.truncate(start))?;
+        Ok(piece.is_last)
+    }
+
+    /// Appends the plaintext of the regular frames that are next, as many as are there and one slice holds, opened by several
+    /// threads; tells whether any was. Of frames that are not as they should be, none is: [`next_piece`](Self::next_piece) says
+    /// which.
+    pub(crate) fn shared_frames(
+        &mut self,
+        reader: &mut Reader<'_>,
+        workers: &Workers,
+        plaintext: &mut Vec<u8>,
+    ) -> bool {
+        let (true, ContentType::Framed { frame_length }) = (self.shares, self.content_type) else { return false };
+        let length = frame::length(frame_length);
+        let (stride, most) = (length.saturating_add(frame::REGULAR_OVERHEAD), workers.slice() / length);
+        let frames = reader.rest().chunks_exact(stride).take(most).zip(self.sequence_number..u32::MAX);
+        let in_sequence = frames.take_while(|(frame, number)| frame.starts_with(&number.to_be_bytes())).count();
+        if !workers.share(in_sequence * length) {
+            return false;
+        }
+        let (start, first, frames) = (plaintext.len(), self.sequence_number, &reader.rest()[..in_sequence * stride]);
+        plaintext.resize(start + in_sequence * length, 0);
+        let (cipher, message_id) = (&self.cipher, self.message_id.as_bytes());
+        let opened = workers.each((frames, stride), &mut plaintext[start..], length, |at, frame, plaintext| {
+            let number = first + at;
+            let (iv, aad) = (frame::iv(number), BodyAad::of_frame(message_id, false, number, length));
+            let (prefix, content, tag) = frame::split_regular(frame);
+            if *prefix != frame::regular_prefix(number, iv) {
+                return Err(Unauthenticated);
+            }
+            plaintext.copy_from_slice(content);
+            cipher.open(iv, aad.as_bytes(), plaintext, tag)
+        });
+        if opened.is_err() {
+            plaintext[start..].zeroize();
+            plaintext.truncate(start);
+            self.shares = false;
+            return false;
+        }
+        if let Some(verifier) = &mut self.verifier {
+            verifier.update(frames);
+        }
+        // Fewer than 2^32 by the range above.
+        self.sequence_number += u32::try_from(in_sequence).unwrap_or(0);
+        reader.skip(in_sequence * stride);
+        true
+    }
+
+    /// Reads the next piece, and counts on it being authentic: unless it is opened, the message must be given up.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`next_piece`](Self::next_piece), but for [`Error::Authentication`].
+    pub(super) fn read_piece(&mut self, reader: &mut Reader<'_>) -> Result<UnverifiedPiece, Error> {
         let (start, offset) = (reader.position(), reader.offset());
-        let is_last = match self.content_type {
+        let message_id = self.message_id.as_bytes();
+        let (iv, aad, tag, length, is_last) = match self.content_type {
             ContentType::Framed { frame_length } => {
                 let frame = UnverifiedFrame::read(reader, frame_length)?;
-                self.open_frame(offset, &frame, plaintext)?;
-                frame.is_final
+                self.check_sequence(offset, &frame)?;
+                let length = frame.encrypted_content.len();
+                let aad = BodyAad::of_frame(message_id, frame.is_final, frame.sequence_number, length);
+                if !frame.is_final {
+                    // A frame numbered 2^32 - 1 reads as a final one, so only a hostile body comes to this.
+                    let (field, problem) = ("sequence number", "more than 2^32 - 1 frames");
+                    let next = self.sequence_number.checked_add(1);
+                    self.sequence_number = next.ok_or(Error::Malformed { field, offset, problem })?;
+                }
+                (*frame.iv, aad, *frame.tag, length, frame.is_final)
             }
             ContentType::NonFramed => {
                 let body = UnverifiedBody::read(reader)?;
-                let aad = BodyAad::of_single_block(self.message_id.as_bytes(), body.encrypted_content.len());
-                self.open_content(*body.iv, &aad, body.encrypted_content, body.tag, plaintext)?;
-                true
+                let length = body.encrypted_content.len();
+                (*body.iv, BodyAad::of_single_block(message_id, length), *body.tag, length, true)
             }
         };
         if let Some(verifier) = &mut self.verifier {
             verifier.update(reader.since(start));
         }
-        Ok(is_last)
+        // The tag follows the content in either.
+        let end = reader.position() - tag.len();
+        Ok(UnverifiedPiece { content: end - length..end, iv, aad, tag, is_last })
+    }
+
+    /// Decrypts the content of the piece in place if its tag is right, and otherwise wipes it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Authentication`].
+    pub(super) fn open_piece(&self, piece: &UnverifiedPiece, content: &mut [u8]) -> Result<(), Error> {
+        let opened = self.cipher.open(piece.iv, piece.aad.as_bytes(), content, &piece.tag);
+        opened.map_err(|_| Error::Authentication)
     }
 
     /// Reads and verifies the signature behind the body, if the suite has one.
@@ -140,46 +217,25 @@ impl Opener {
         verified.then_some(()).ok_or(Error::Authentication)
     }
 
+    /// How the body is laid out.
+    pub(super) fn content_type(&self) -> ContentType {
+        self.content_type
+    }
+
     /// What the message is opened with.
     pub(crate) fn materials(&self) -> &DecryptionMaterials {
         &self.materials
     }
 
-    fn open_frame(&mut self, offset: u64, frame: &UnverifiedFrame<'_>, plaintext: &mut Vec<u8>) -> Result<(), Error> {
-        let malformed = |field, problem| Error::Malformed { field, offset, problem };
+    fn check_sequence(&self, offset: u64, frame: &UnverifiedFrame<'_>) -> Result<(), Error> {
+        let malformed = |field, problem| Err(Error::Malformed { field, offset, problem });
         if frame.sequence_number != self.sequence_number {
-            return Err(malformed("sequence number", "frames are not in sequence"));
+            return malformed("sequence number", "frames are not in sequence");
         }
         if *frame.iv != frame::iv(self.sequence_number) {
-            return Err(malformed("IV", "not the frame's sequence number"));
-        }
-        let content = frame.encrypted_content;
-        let message_id = self.message_id.as_bytes();
-        let aad = BodyAad::of_frame(message_id, frame.is_final, self.sequence_number, content.len());
-        self.open_content(*frame.iv, &aad, content, frame.tag, plaintext)?;
-        if !frame.is_final {
-            // A frame numbered 2^32 - 1 reads as a final one, so only a hostile body comes to this.
-            let next = self.sequence_number.checked_add(1);
-            self.sequence_number = next.ok_or_else(|| malformed("sequence number", "more than 2^32 - 1 frames"))?;
+            return malformed("IV", "not the frame's sequence number");
         }
         Ok(())
-    }
-
-    fn open_content(
-        &self,
-        iv: [u8; 12],
-        aad: &BodyAad,
-        content: &[u8],
-        tag: &[u8; 16],
-        plaintext: &mut Vec<u8>,
-    ) -> Result<(), Error> {
-        let start = plaintext.len();
-        plaintext.extend_from_slice(content);
-        let opened = self.cipher.open(iv, aad.as_bytes(), &mut plaintext[start..], tag);
-        opened.map_err(|_| {
-            plaintext.truncate(start);
-            Error::Authentication
-        })
     }
 }
 
@@ -191,7 +247,7 @@ mod tests {
         data_key::DataKey,
         format::header::{self, HeaderBody},
         materials::{EncryptedDataKey, EncryptionMaterials},
-        message::{HEADER_IV, seal},
+        message::{HEADER_IV, Slices as _, opening::Opening, sealing::Sealing},
         suite::AlgorithmSuite,
     };
 
@@ -204,7 +260,9 @@ mod tests {
     fn open(message: &[u8]) -> Result<Vec<u8>, Error> {
         let (header, body) = read_header(message, 1)?;
         let materials = DecryptionMaterials::new(SUITE, EncryptionContext::empty(), data_key())?;
-        open_rest(&mut Opener::start(&header, Arc::new(materials))?, message, body)
+        let (mut opener, mut plaintext) = (Opener::start(&header, Arc::new(materials))?, vec![]);
+        Opening::start(&mut opener, message, body, &Workers::default(), &mut plaintext).finish()?;
+        Ok(plaintext)
     }
 
     fn wrapped() -> [EncryptedDataKey; 1] {
@@ -250,7 +308,9 @@ mod tests {
 
         let context = EncryptionContext::new([("aws-crypto-public-key", "AAAA")]).unwrap();
         let materials = EncryptionMaterials::new(SUITE, context, data_key(), &wrapped()).unwrap();
-        let message = seal::seal(&materials, b"x", ContentType::Framed { frame_length: 4 }).unwrap();
+        let (workers, mut message) = (Workers::default(), vec![]);
+        let content_type = ContentType::Framed { frame_length: 4 };
+        Sealing::start(&materials, content_type, b"x", &workers, &mut message).unwrap().finish().unwrap();
         let keyring = crate::keyring::RawAesKeyring::new("ns", "name", &data_key()).unwrap();
         let envelope = crate::client::Envelope::new(keyring).unwrap();
         let opened = envelope.decrypt(&message, &EncryptionContext::empty()).now_or_never().unwrap();

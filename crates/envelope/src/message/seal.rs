@@ -1,6 +1,6 @@
 //! Sealing (specification: `client-apis/encrypt.md`).
 
-use std::ops::Deref;
+use std::{convert::Infallible, ops::Deref};
 
 use crate::{
     crypto::{
@@ -15,44 +15,15 @@ use crate::{
         non_framed,
     },
     materials::EncryptionMaterials,
-    message::MessageId,
+    message::{MessageId, workers::Workers},
 };
 
-/// Seals a whole plaintext as one message.
-///
-/// # Errors
-///
-/// [`Error::PlaintextTooLong`] or [`Error::Random`].
-pub(crate) fn seal(
-    materials: &EncryptionMaterials,
-    plaintext: &[u8],
-    content_type: ContentType,
-) -> Result<Vec<u8>, Error> {
-    let mut message = Vec::with_capacity(sealed_length(materials, plaintext.len(), content_type)?);
-    let mut sealer = Sealer::start(materials, content_type, &mut message)?;
-    let ContentType::Framed { frame_length } = content_type else {
-        sealer.single_block(plaintext, &mut message);
-        sealer.finish(&mut message)?;
-        return Ok(message);
-    };
-    let chunk = usize::try_from(frame_length).unwrap_or(usize::MAX);
-    let mut rest = plaintext;
-    while rest.len() > chunk {
-        let (frame, after) = rest.split_at(chunk);
-        sealer.regular_frame(frame, &mut message)?;
-        rest = after;
-    }
-    sealer.final_frame(rest, &mut message);
-    sealer.finish(&mut message)?;
-    Ok(message)
-}
-
-/// The length in bytes of a message with this much plaintext, without a signature.
+/// The length in bytes of a message with this much plaintext; of a signed one, the most that it can be.
 ///
 /// # Errors
 ///
 /// [`Error::PlaintextTooLong`].
-fn sealed_length(
+pub(super) fn sealed_length(
     materials: &EncryptionMaterials,
     plaintext_length: usize,
     content_type: ContentType,
@@ -64,7 +35,8 @@ fn sealed_length(
         }
         ContentType::NonFramed => plaintext_length + non_framed::OVERHEAD,
     };
-    Ok(header_length(materials) + body)
+    let footer = if materials.signing_key().is_some() { footer::MAX_LENGTH } else { 0 };
+    Ok(header_length(materials) + body + footer)
 }
 
 /// The length in bytes of the header under these materials.
@@ -142,10 +114,47 @@ impl<M: Deref<Target = EncryptionMaterials>> Sealer<M> {
         let frame_length = || u32::try_from(plaintext.len()).unwrap_or(u32::MAX);
         let next = self.sequence_number.checked_add(1).ok_or_else(|| frame::too_long(frame_length()))?;
         let (start, iv) = (out.len(), frame::iv(self.sequence_number));
-        frame::write_regular_prefix(out, self.sequence_number, iv);
+        out.extend_from_slice(&frame::regular_prefix(self.sequence_number, iv));
         let aad = BodyAad::of_frame(self.message_id.as_bytes(), false, self.sequence_number, plaintext.len());
         self.content(start, iv, &aad, plaintext, out);
         self.sequence_number = next;
+        Ok(())
+    }
+
+    /// Appends as many frames as `plaintext` fills, each of `frame_length`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::PlaintextTooLong`] when the final frame would be the 2^32nd.
+    pub(crate) fn regular_frames(
+        &mut self,
+        plaintext: &[u8],
+        frame_length: usize,
+        workers: &Workers,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        let frames = plaintext.chunks_exact(frame_length);
+        let after = u32::try_from(frames.len()).ok().and_then(|count| self.sequence_number.checked_add(count));
+        let (true, Some(after)) = (workers.share(plaintext.len()), after) else {
+            return { frames }.try_for_each(|frame| self.regular_frame(frame, out));
+        };
+        let (start, first, stride) = (out.len(), self.sequence_number, frame_length + frame::REGULAR_OVERHEAD);
+        out.resize(start + frames.len() * stride, 0);
+        let (cipher, message_id) = (&self.cipher, self.message_id.as_bytes());
+        let shared = workers.each((plaintext, frame_length), &mut out[start..], stride, |at, plaintext, frame| {
+            let number = first + at;
+            let (iv, aad) = (frame::iv(number), BodyAad::of_frame(message_id, false, number, frame_length));
+            let (prefix, content, tag) = frame::split_regular_mut(frame);
+            *prefix = frame::regular_prefix(number, iv);
+            content.copy_from_slice(plaintext);
+            *tag = cipher.seal(iv, aad.as_bytes(), content);
+            Ok::<_, Infallible>(())
+        });
+        let Ok(()) = shared;
+        if let Some(signer) = &mut self.signer {
+            signer.update(&out[start..]);
+        }
+        self.sequence_number = after;
         Ok(())
     }
 
@@ -167,8 +176,8 @@ impl<M: Deref<Target = EncryptionMaterials>> Sealer<M> {
     }
 
     /// Appends the footer, if the suite has one.
-    pub(crate) fn finish(self, out: &mut Vec<u8>) -> Result<(), Error> {
-        match (self.signer, self.materials.signing_key()) {
+    pub(crate) fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), Error> {
+        match (self.signer.take(), self.materials.signing_key()) {
             (Some(signer), Some(key)) => footer::write(&signer.sign(key)?, out),
             _ => Ok(()),
         }

@@ -7,7 +7,13 @@ use super::{
     buffer::Buffer,
     machine::{CHUNK, Steps},
 };
-use crate::{context::EncryptionContext, error::Error, format::codec, message::open::Opener, suite::AlgorithmSuite};
+use crate::{
+    context::EncryptionContext,
+    error::Error,
+    format::codec,
+    message::{open::Opener, workers::Workers},
+    suite::AlgorithmSuite,
+};
 
 /// Which messages may be opened as a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +48,7 @@ pub struct Decryptor {
     output: Buffer,
     state: State,
     stops_at_end: bool,
+    workers: Workers,
 }
 
 #[derive(Debug)]
@@ -56,7 +63,7 @@ enum State {
 
 impl Decryptor {
     /// Opens what follows a header of so many bytes.
-    pub(crate) fn start(opener: Opener, header_length: usize) -> Self {
+    pub(crate) fn start(opener: Opener, header_length: usize, workers: Workers) -> Self {
         Self {
             opener,
             received: vec![],
@@ -65,6 +72,7 @@ impl Decryptor {
             output: Buffer::default(),
             state: State::Body,
             stops_at_end: false,
+            workers,
         }
     }
 
@@ -110,7 +118,8 @@ impl Decryptor {
 
     fn push_checked(&mut self, input: &[u8]) -> Result<usize, Error> {
         // Room for output is made by the input's length.
-        let input = &input[..input.len().min(CHUNK)];
+        let most = if self.workers.share(input.len()) { 2 * self.workers.slice() } else { CHUNK };
+        let input = &input[..input.len().min(most)];
         let mut taken = 0;
         while self.output.released().len() < CHUNK {
             let rest = &input[taken..];
@@ -159,8 +168,9 @@ impl Decryptor {
         if matches!(self.state, State::Body) {
             let before = self.output.length();
             // No piece has more plaintext than bytes.
-            let is_last = self.opener.next_piece(&mut reader, self.output.appending(bytes.len()))?;
-            if is_last {
+            let output = self.output.appending(bytes.len());
+            let shared = self.opener.shared_frames(&mut reader, &self.workers, output);
+            if !shared && self.opener.next_piece(&mut reader, output)? {
                 self.output.hold_from(before);
                 self.state = State::Footer;
             }

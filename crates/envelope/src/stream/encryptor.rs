@@ -11,7 +11,10 @@ use crate::{
     error::Error,
     format::{footer, frame, header::ContentType, non_framed},
     materials::EncryptionMaterials,
-    message::seal::{self, Sealer},
+    message::{
+        seal::{self, Sealer},
+        workers::Workers,
+    },
 };
 
 /// Seals one message as its plaintext comes. From [`Envelope::encryptor`](crate::Envelope::encryptor).
@@ -25,6 +28,7 @@ pub struct Encryptor {
     frame: Buffer,
     output: Buffer,
     state: State,
+    workers: Workers,
 }
 
 enum State {
@@ -39,12 +43,13 @@ impl Encryptor {
         materials: Arc<EncryptionMaterials>,
         content_type: ContentType,
         bound: Option<u64>,
+        workers: Workers,
     ) -> Result<Self, Error> {
         let mut output = Buffer::default();
         let length = seal::header_length(&materials);
         let sealer = Sealer::start(materials, content_type, output.appending(length))?;
         let (frame, state) = (Buffer::default(), State::Open(sealer));
-        Ok(Self { content_type, bound, length: 0, frame, output, state })
+        Ok(Self { content_type, bound, length: 0, frame, output, state, workers })
     }
 
     /// The message of the plaintext that is read from `source`, to be read.
@@ -81,8 +86,11 @@ impl Encryptor {
         // At least one byte is taken, however long the frame that must be sealed first: a writer that takes none is closed.
         while !rest.is_empty() && (rest.len() == input.len() || self.output.released().len() < CHUNK) {
             if self.frame.length() == 0 && rest.len() > frame_length {
-                let (frame, after) = rest.split_at(frame_length);
-                sealer.regular_frame(frame, self.output.appending(frame_length + frame::REGULAR_OVERHEAD))?;
+                let most = if self.workers.share(rest.len()) { self.workers.slice() } else { CHUNK };
+                let count = ((rest.len() - 1) / frame_length).min((most / frame_length).max(1));
+                let (frames, after) = rest.split_at(count * frame_length);
+                let out = self.output.appending(frames.len() + count * frame::REGULAR_OVERHEAD);
+                sealer.regular_frames(frames, frame_length, &self.workers, out)?;
                 rest = after;
             } else if self.frame.length() == frame_length {
                 let out = self.output.appending(frame_length + frame::REGULAR_OVERHEAD);

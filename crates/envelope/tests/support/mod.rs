@@ -1,9 +1,12 @@
 //! What several integration tests share.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    pin::pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use envelope::{
@@ -13,6 +16,7 @@ use envelope::{
     },
     materials::{CachingBuilder, CachingMaterialsManager, DefaultMaterialsManager, EncryptedDataKey},
 };
+use futures_util::FutureExt as _;
 use tokio::sync::Semaphore;
 
 /// The name of the wrapping key, as messages have it.
@@ -27,6 +31,13 @@ pub(crate) fn keyring() -> RawAesKeyring {
 pub(crate) fn caching(keyring: impl Keyring + 'static, set: impl FnOnce(CachingBuilder) -> CachingBuilder) -> Envelope {
     let builder = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring));
     Envelope::builder(set(builder).build().unwrap()).build().unwrap()
+}
+
+/// What a local keyring answers, which never waits, in as many turns as a long message takes.
+pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    let turns = (0..1000).find_map(|_| future.as_mut().now_or_never());
+    turns.expect("a local keyring never waits")
 }
 
 /// An encryption context with one pair.

@@ -1,0 +1,198 @@
+//! Opening.
+
+use super::{Decrypted, Envelope, encrypt::check_suite, turns::in_turns};
+use crate::{
+    context::EncryptionContext,
+    error::Error,
+    format::header::UnverifiedHeader,
+    materials::DecryptionMaterialsRequest,
+    message::{
+        Slices as _,
+        open::{self, Opener},
+        opening::{Opening, OpeningInPlace},
+    },
+};
+
+impl Envelope {
+    /// Opens one whole message.
+    ///
+    /// The message must authenticate every pair of `context`: either store it, or have been sealed with it as
+    /// required context. It may store more, see [`Decrypted::encryption_context`]. Of a signed message nothing is
+    /// returned before its signature is verified.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::EncryptionContextMismatch`], [`Error::RequiredContextMissing`], [`Error::CommitmentPolicy`],
+    /// [`Error::DataKeyNotUnwrapped`], [`Error::Authentication`], or what is wrong with the message's form.
+    pub async fn decrypt(&self, message: &[u8], context: &EncryptionContext) -> Result<Decrypted, Error> {
+        let mut plaintext = vec![];
+        let opener = self.open(message, context, &mut plaintext).await?;
+        Ok(decrypted(&opener, plaintext))
+    }
+
+    /// Opens like [`decrypt`](Self::decrypt), and appends the plaintext to a buffer of the caller's. Where that has room for the
+    /// message's length, nothing is allocated for a data key that is cached. After an error, or when it is given up, the
+    /// buffer holds what it did; what was decrypted until then is wiped.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`decrypt`](Self::decrypt).
+    pub async fn decrypt_into<'p>(
+        &self,
+        message: &[u8],
+        context: &EncryptionContext,
+        plaintext: &'p mut Vec<u8>,
+    ) -> Result<Decrypted<&'p mut [u8]>, Error> {
+        let start = plaintext.len();
+        let opener = self.open(message, context, plaintext).await?;
+        Ok(decrypted(&opener, &mut plaintext[start..]))
+    }
+
+    /// Opens like [`decrypt`](Self::decrypt), where the message is: its plaintext takes its place, and what is left of the
+    /// message is of no use. After an error, or when it is given up, what was decrypted until then is wiped.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`decrypt`](Self::decrypt).
+    pub async fn decrypt_in_place<'m>(
+        &self,
+        message: &'m mut [u8],
+        context: &EncryptionContext,
+    ) -> Result<Decrypted<&'m mut [u8]>, Error> {
+        let (header, body) = open::read_header(message, self.max_encrypted_data_keys)?;
+        let mut opener = self.opener(&header, context).await?;
+        let mut opening = OpeningInPlace::start(&mut opener, message, body, &self.workers);
+        in_turns(&mut opening).await?;
+        let plaintext = opening.into_plaintext();
+        Ok(decrypted(&opener, plaintext))
+    }
+
+    /// Opens like [`decrypt`](Self::decrypt), but never waits.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotCached`] when the message's data key is not cached, and those of
+    /// [`decrypt`](Self::decrypt).
+    pub fn try_decrypt(&self, message: &[u8], context: &EncryptionContext) -> Result<Decrypted, Error> {
+        let mut plaintext = vec![];
+        let opener = self.try_open(message, context, &mut plaintext)?;
+        Ok(decrypted(&opener, plaintext))
+    }
+
+    /// Opens like [`decrypt_into`](Self::decrypt_into), but never waits.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`try_decrypt`](Self::try_decrypt).
+    pub fn try_decrypt_into<'p>(
+        &self,
+        message: &[u8],
+        context: &EncryptionContext,
+        plaintext: &'p mut Vec<u8>,
+    ) -> Result<Decrypted<&'p mut [u8]>, Error> {
+        let start = plaintext.len();
+        let opener = self.try_open(message, context, plaintext)?;
+        Ok(decrypted(&opener, &mut plaintext[start..]))
+    }
+
+    /// Opens like [`decrypt_in_place`](Self::decrypt_in_place), but never waits. When the data key is not cached, the message
+    /// stays as it was.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`try_decrypt`](Self::try_decrypt).
+    pub fn try_decrypt_in_place<'m>(
+        &self,
+        message: &'m mut [u8],
+        context: &EncryptionContext,
+    ) -> Result<Decrypted<&'m mut [u8]>, Error> {
+        let (header, body) = open::read_header(message, self.max_encrypted_data_keys)?;
+        let mut opener = self.try_opener(&header, context)?;
+        let mut opening = OpeningInPlace::start(&mut opener, message, body, &self.workers);
+        opening.finish()?;
+        let plaintext = opening.into_plaintext();
+        Ok(decrypted(&opener, plaintext))
+    }
+
+    async fn open(
+        &self,
+        message: &[u8],
+        context: &EncryptionContext,
+        plaintext: &mut Vec<u8>,
+    ) -> Result<Opener, Error> {
+        let (header, body) = open::read_header(message, self.max_encrypted_data_keys)?;
+        let mut opener = self.opener(&header, context).await?;
+        in_turns(&mut Opening::start(&mut opener, message, body, &self.workers, plaintext)).await?;
+        Ok(opener)
+    }
+
+    fn try_open(&self, message: &[u8], context: &EncryptionContext, plaintext: &mut Vec<u8>) -> Result<Opener, Error> {
+        let (header, body) = open::read_header(message, self.max_encrypted_data_keys)?;
+        let mut opener = self.try_opener(&header, context)?;
+        Opening::start(&mut opener, message, body, &self.workers, plaintext).finish()?;
+        Ok(opener)
+    }
+
+    /// Verifies a header under the data key that the materials manager has for it.
+    pub(super) async fn opener(
+        &self,
+        header: &UnverifiedHeader<'_>,
+        context: &EncryptionContext,
+    ) -> Result<Opener, Error> {
+        self.check_header(header, context)?;
+        let required = context.without(header.encryption_context);
+        let request = decryption_request(header, context, &required);
+        if let Some(materials) = self.manager.try_decryption_materials(request)? {
+            check_suite(materials.suite(), header.suite)?;
+            return Opener::start(header, materials);
+        }
+        let materials = self.manager.decryption_materials(request).await?;
+        check_suite(materials.suite(), header.suite)?;
+        let opener = Opener::start(header, materials);
+        self.manager.decryption_served(request, opener.is_ok());
+        opener
+    }
+
+    /// The same under a data key that is cached.
+    fn try_opener(&self, header: &UnverifiedHeader<'_>, context: &EncryptionContext) -> Result<Opener, Error> {
+        self.check_header(header, context)?;
+        let required = context.without(header.encryption_context);
+        let request = decryption_request(header, context, &required);
+        let materials = self.manager.try_decryption_materials(request)?.ok_or(Error::NotCached)?;
+        check_suite(materials.suite(), header.suite)?;
+        Opener::start(header, materials)
+    }
+
+    /// Checks a header against the policy and the supplied context.
+    fn check_header(&self, header: &UnverifiedHeader<'_>, supplied: &EncryptionContext) -> Result<(), Error> {
+        let (suite, policy) = (header.suite, self.policy);
+        if !policy.allows_decryption(suite) {
+            return Err(Error::CommitmentPolicy { suite, policy });
+        }
+        match supplied.first_contradiction(header.encryption_context) {
+            Some(key) => Err(Error::EncryptionContextMismatch { key: key.to_owned() }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a header asks of the materials manager.
+fn decryption_request<'a>(
+    header: &UnverifiedHeader<'a>,
+    supplied_context: &'a EncryptionContext,
+    required_context: &'a EncryptionContext,
+) -> DecryptionMaterialsRequest<'a> {
+    DecryptionMaterialsRequest {
+        suite: header.suite,
+        encrypted_data_keys: header.encrypted_data_keys,
+        supplied_context,
+        required_context,
+        stored_context: header.encryption_context,
+        background: false,
+    }
+}
+
+fn decrypted<P: AsRef<[u8]>>(opener: &Opener, plaintext: P) -> Decrypted<P> {
+    let materials = opener.materials();
+    Decrypted { plaintext, encryption_context: materials.encryption_context().clone(), suite: materials.suite() }
+}

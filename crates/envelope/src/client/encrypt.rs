@@ -1,0 +1,142 @@
+//! Sealing.
+
+use std::{ops::Deref, sync::Arc};
+
+use super::{Envelope, turns::in_turns};
+use crate::{
+    context::EncryptionContext,
+    error::Error,
+    format::encrypted_data_key,
+    materials::{EncryptionMaterials, EncryptionMaterialsRequest},
+    message::{Slices as _, seal, sealing::Sealing},
+    suite::AlgorithmSuite,
+};
+
+impl Envelope {
+    /// Seals `plaintext`, bound to `context`, into one message. Waits only where no data key is cached.
+    ///
+    /// A deadline is `tokio::time::timeout`'s matter: a caller who gives up leaves nothing behind, and wedges nobody.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DataKeyUnavailable`] when the keyring can't supply a data key,
+    /// [`Error::InvalidEncryptionContext`] for a key that starts with `aws-crypto-`,
+    /// [`Error::RequiredContextMissing`], [`Error::PlaintextTooLong`],
+    /// [`Error::TooManyEncryptedDataKeys`], [`Error::Random`].
+    pub async fn encrypt(&self, plaintext: &[u8], context: &EncryptionContext) -> Result<Vec<u8>, Error> {
+        let mut message = vec![];
+        self.encrypt_into(plaintext, context, &mut message).await?;
+        Ok(message)
+    }
+
+    /// Seals like [`encrypt`](Self::encrypt), and appends the message to a buffer of the caller's. Where that has room,
+    /// nothing is allocated for a data key that is cached. After an error, or when it is given up, the buffer holds what it did.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`encrypt`](Self::encrypt).
+    pub async fn encrypt_into(
+        &self,
+        plaintext: &[u8],
+        context: &EncryptionContext,
+        message: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        let materials = self.encryption_materials(context, Some(plaintext.len() as u64)).await?;
+        in_turns(&mut self.sealing(materials, plaintext, message)?).await
+    }
+
+    /// Seals like [`encrypt`](Self::encrypt), but never waits, and fetches nothing that is missing: on
+    /// [`Error::NotCached`], fall back to that.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotCached`] when no usable data key is cached, and those of [`encrypt`](Self::encrypt).
+    pub fn try_encrypt(&self, plaintext: &[u8], context: &EncryptionContext) -> Result<Vec<u8>, Error> {
+        let mut message = vec![];
+        self.try_encrypt_into(plaintext, context, &mut message)?;
+        Ok(message)
+    }
+
+    /// Seals like [`encrypt_into`](Self::encrypt_into), but never waits.
+    ///
+    /// ```
+    /// # use envelope::{DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), envelope::Error> {
+    /// # let envelope = Envelope::new(RawAesKeyring::new("example", "key", &DataKey::generate(32)?)?)?;
+    /// let context = EncryptionContext::new([("table", "cards")])?;
+    /// envelope.encrypt(b"", &context).await?; // now its data key is there
+    /// let mut message = Vec::with_capacity(1024);
+    /// for card in ["4111 1111 1111 1111", "4242 4242 4242 4242"] {
+    ///     message.clear();
+    ///     envelope.try_encrypt_into(card.as_bytes(), &context, &mut message)?;
+    ///     let opened = envelope.decrypt_in_place(&mut message, &context).await?;
+    ///     assert_eq!(opened.plaintext(), card.as_bytes());
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`try_encrypt`](Self::try_encrypt).
+    pub fn try_encrypt_into(
+        &self,
+        plaintext: &[u8],
+        context: &EncryptionContext,
+        message: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        let request = self.encryption_request(context, Some(plaintext.len() as u64))?;
+        let materials = self.manager.try_encryption_materials(request)?.ok_or(Error::NotCached)?;
+        self.sealing(&*materials, plaintext, message)?.finish()
+    }
+
+    pub(super) async fn encryption_materials(
+        &self,
+        context: &EncryptionContext,
+        plaintext_bound: Option<u64>,
+    ) -> Result<Arc<EncryptionMaterials>, Error> {
+        let request = self.encryption_request(context, plaintext_bound)?;
+        match self.manager.try_encryption_materials(request)? {
+            Some(materials) => Ok(materials),
+            None => self.manager.encryption_materials(request).await,
+        }
+    }
+
+    pub(super) fn encryption_request<'a>(
+        &self,
+        encryption_context: &'a EncryptionContext,
+        plaintext_length: Option<u64>,
+    ) -> Result<EncryptionMaterialsRequest<'a>, Error> {
+        if encryption_context.reserved_key().is_some() {
+            let problem = "keys that start with `aws-crypto-` are reserved for the message format";
+            return Err(Error::InvalidEncryptionContext { problem });
+        }
+        seal::check_length(plaintext_length.unwrap_or(0), self.content_type)?;
+        Ok(EncryptionMaterialsRequest::new(self.suite, encryption_context, plaintext_length))
+    }
+
+    /// Begins to append the message to the buffer.
+    pub(super) fn sealing<'a, M: Deref<Target = EncryptionMaterials>>(
+        &'a self,
+        materials: M,
+        plaintext: &'a [u8],
+        message: &'a mut Vec<u8>,
+    ) -> Result<Sealing<'a, M>, Error> {
+        self.check_materials(&materials)?;
+        Sealing::start(materials, self.content_type, plaintext, &self.workers, message)
+    }
+
+    /// Policy, legacy suites and caching were decided for the suite that was asked for.
+    pub(super) fn check_materials(&self, materials: &EncryptionMaterials) -> Result<(), Error> {
+        check_suite(materials.suite(), self.suite)?;
+        encrypted_data_key::check_count(materials.encrypted_data_key_count(), self.max_encrypted_data_keys)
+    }
+}
+
+/// Refuses materials for another suite than was asked for.
+pub(super) fn check_suite(supplied: AlgorithmSuite, asked: AlgorithmSuite) -> Result<(), Error> {
+    if supplied != asked {
+        let problem = format!("for suite {supplied}, but {asked} was asked for");
+        return Err(Error::invalid_setting("materials", problem));
+    }
+    Ok(())
+}

@@ -1,0 +1,29 @@
+//! Long work that lets others have their turn.
+
+use crate::{error::Error, message::Slices};
+
+/// Does all of it; between slices, the executor may do something else.
+pub(super) async fn in_turns(work: &mut impl Slices) -> Result<(), Error> {
+    while !work.next_slice()? {
+        pause().await;
+    }
+    Ok(())
+}
+
+#[cfg(feature = "tokio")]
+async fn pause() {
+    tokio::task::yield_now().await;
+}
+
+#[cfg(not(feature = "tokio"))]
+async fn pause() {
+    let mut paused = false;
+    let pause = std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut paused, true) {
+            return std::task::Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        std::task::Poll::Pending
+    });
+    pause.await;
+}

@@ -1,0 +1,65 @@
+//! Sealing a whole plaintext.
+
+use std::ops::Deref;
+
+use super::{
+    Slices, Unfinished,
+    seal::{Sealer, sealed_length},
+    workers::Workers,
+};
+use crate::{
+    error::Error,
+    format::{frame, header::ContentType},
+    materials::EncryptionMaterials,
+};
+
+/// Appends one message to a buffer, or leaves that as it was.
+pub(crate) struct Sealing<'a, M> {
+    sealer: Sealer<M>,
+    content_type: ContentType,
+    rest: &'a [u8],
+    workers: &'a Workers,
+    message: Unfinished<'a>,
+}
+
+impl<'a, M: Deref<Target = EncryptionMaterials>> Sealing<'a, M> {
+    /// A message of `plaintext`, of which the header is written.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::PlaintextTooLong`] or [`Error::Random`].
+    pub(crate) fn start(
+        materials: M,
+        content_type: ContentType,
+        plaintext: &'a [u8],
+        workers: &'a Workers,
+        message: &'a mut Vec<u8>,
+    ) -> Result<Self, Error> {
+        let mut message = Unfinished::new(message, sealed_length(&materials, plaintext.len(), content_type)?);
+        let sealer = Sealer::start(materials, content_type, &mut message)?;
+        Ok(Self { sealer, content_type, rest: plaintext, workers, message })
+    }
+}
+
+impl<M: Deref<Target = EncryptionMaterials>> Slices for Sealing<'_, M> {
+    fn next_slice(&mut self) -> Result<bool, Error> {
+        match self.content_type {
+            ContentType::NonFramed => self.sealer.single_block(self.rest, &mut self.message),
+            ContentType::Framed { frame_length } => {
+                let length = frame::length(frame_length);
+                let regular = self.rest.len().saturating_sub(1) / length;
+                let now = regular.min((self.workers.slice() / length).max(1));
+                let (frames, rest) = self.rest.split_at(now * length);
+                self.sealer.regular_frames(frames, length, self.workers, &mut self.message)?;
+                self.rest = rest;
+                if now < regular {
+                    return Ok(false);
+                }
+                self.sealer.final_frame(self.rest, &mut self.message);
+            }
+        }
+        self.sealer.finish(&mut self.message)?;
+        self.message.keep();
+        Ok(true)
+    }
+}

@@ -1,0 +1,180 @@
+//! Buffers of the caller's, and long messages that let others have their turn.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use envelope::{AlgorithmSuite, Envelope, Error, PreparedContext, materials::DefaultMaterialsManager};
+use futures_util::future::poll_immediate;
+use proptest::prelude::*;
+use support::{caching, context, keyring, now};
+
+/// What an async operation on a long message works on at once, in bytes.
+const SLICE: usize = 256 * 1024;
+const BEFORE: &[u8] = b"what was there before";
+
+fn builder() -> envelope::EnvelopeBuilder {
+    Envelope::builder(DefaultMaterialsManager::new(keyring()))
+}
+
+/// Frames of `frame_length`, or one piece for 0; with a signature where the build has them.
+fn envelope(frame_length: u32, signed: bool) -> Envelope {
+    let builder = if frame_length == 0 { builder().framed(false) } else { builder().frame_length(frame_length) };
+    let signed = signed && cfg!(feature = "aws-lc-rs");
+    let suite = if signed { AlgorithmSuite::Aes256GcmHkdfSha512CommitKeyEcdsaP384 } else { AlgorithmSuite::default() };
+    builder.suite(suite).build().unwrap()
+}
+
+fn plaintext(length: usize) -> Vec<u8> {
+    (0..length).map(|i| u8::try_from(i % 251).unwrap()).collect()
+}
+
+async fn prepared() -> PreparedContext {
+    let prepared = caching(keyring(), |builder| builder).prepare(&context("42")).unwrap();
+    let message = prepared.encrypt(b"").await.unwrap();
+    prepared.decrypt(&message).await.unwrap();
+    prepared
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever buffer it goes to, it is the same.
+    #[test]
+    fn every_way_opens_what_every_way_seals(
+        frame_length in prop_oneof![Just(0u32), 1u32..100, Just(4096)], length in 0usize..1000, signed: bool,
+    ) {
+        let (envelope, context, plaintext) = (envelope(frame_length, signed), context("42"), plaintext(length));
+        let mut message = BEFORE.to_vec();
+        now(envelope.encrypt_into(&plaintext, &context, &mut message)).unwrap();
+        prop_assert!(message.starts_with(BEFORE));
+        for mut message in [message.split_off(BEFORE.len()), now(envelope.encrypt(&plaintext, &context)).unwrap()] {
+            let opened = now(envelope.decrypt(&message, &context)).unwrap();
+            prop_assert_eq!(opened.plaintext(), &plaintext);
+            let mut into = BEFORE.to_vec();
+            let opened = now(envelope.decrypt_into(&message, &context, &mut into)).unwrap();
+            prop_assert_eq!(opened.plaintext(), &plaintext);
+            prop_assert_eq!(&into, &[BEFORE, &plaintext].concat());
+            let opened = now(envelope.decrypt_in_place(&mut message, &context)).unwrap();
+            prop_assert_eq!(opened.plaintext(), &plaintext);
+            prop_assert_eq!(opened.encryption_context().get("tenant"), Some("42"));
+        }
+    }
+
+    /// Whatever is changed, no plaintext is left anywhere.
+    #[test]
+    fn what_fails_leaves_nothing_behind(
+        frame_length in prop_oneof![Just(0u32), 16u32..100], length in 64usize..500, signed: bool, at: prop::sample::Index,
+    ) {
+        let (envelope, context, plaintext) = (envelope(frame_length, signed), context("42"), plaintext(length));
+        let mut message = now(envelope.encrypt(&plaintext, &context)).unwrap();
+        *at.get_mut(&mut message) ^= 1;
+        let mut into = BEFORE.to_vec();
+        prop_assert!(now(envelope.decrypt_into(&message, &context, &mut into)).is_err());
+        prop_assert_eq!(&into, BEFORE);
+        prop_assert!(now(envelope.decrypt_in_place(&mut message, &context)).is_err());
+        prop_assert!(!holds_part_of(&message, &plaintext));
+    }
+}
+
+/// Whether eight bytes in a row are of the plaintext.
+fn holds_part_of(bytes: &[u8], plaintext: &[u8]) -> bool {
+    bytes.windows(8).any(|window| plaintext.windows(8).any(|part| part == window))
+}
+
+/// What frames that were moved leave behind is wiped.
+#[test]
+fn a_message_opened_in_place_holds_its_plaintext_once() {
+    let (envelope, context, plaintext) = (envelope(16, false), context("42"), plaintext(200));
+    let mut message = now(envelope.encrypt(&plaintext, &context)).unwrap();
+    let opened = now(envelope.decrypt_in_place(&mut message, &context)).unwrap();
+    assert_eq!(opened.into_plaintext(), &plaintext[..]);
+    let start = message.windows(200).position(|window| window == plaintext).unwrap();
+    assert!(message[start + 200..].iter().all(|byte| *byte == 0));
+    assert!(message.len() > start + 200 + 12 * 16, "there was something to wipe");
+}
+
+#[tokio::test]
+async fn where_nothing_is_cached_the_buffers_stay_as_they_were() {
+    let envelope = caching(keyring(), |builder| builder);
+    let mut message = BEFORE.to_vec();
+    assert!(matches!(envelope.try_encrypt_into(b"x", &context("42"), &mut message), Err(Error::NotCached)));
+    assert_eq!(message, BEFORE);
+    let mut sealed = caching(keyring(), |builder| builder).encrypt(b"x", &context("42")).await.unwrap();
+    let before = sealed.clone();
+    assert!(matches!(envelope.try_decrypt_in_place(&mut sealed, &context("42")), Err(Error::NotCached)));
+    assert_eq!(sealed, before);
+    assert!(matches!(envelope.try_decrypt_into(&sealed, &context("42"), &mut message), Err(Error::NotCached)));
+    assert_eq!(message, BEFORE);
+}
+
+#[tokio::test]
+async fn a_buffer_with_room_is_not_moved() {
+    let prepared = prepared().await;
+    let (mut message, mut plaintext) = (Vec::with_capacity(2048), Vec::with_capacity(2048));
+    let places = (message.as_ptr(), plaintext.as_ptr());
+    for _ in 0..3 {
+        message.clear();
+        plaintext.clear();
+        prepared.try_encrypt_into(&[7; 1024], &mut message).unwrap();
+        let opened = prepared.try_decrypt_into(&message, &mut plaintext).unwrap();
+        assert_eq!(opened.plaintext(), [7; 1024]);
+        assert_eq!(prepared.try_decrypt_in_place(&mut message).unwrap().plaintext(), [7; 1024]);
+        assert_eq!((message.as_ptr(), plaintext.as_ptr()), places);
+    }
+}
+
+/// Between slices of a long message, the executor can do something else.
+#[tokio::test]
+async fn long_messages_are_sealed_and_opened_in_turns() {
+    let (prepared, length) = (prepared().await, 4 * SLICE + 5000);
+    let plaintext = plaintext(length);
+    let (mut turns, mut message) = (1, vec![]);
+    {
+        let mut sealing = std::pin::pin!(prepared.encrypt_into(&plaintext, &mut message));
+        while poll_immediate(&mut sealing).await.map(Result::unwrap).is_none() {
+            turns += 1;
+        }
+    }
+    assert_eq!(turns, 5);
+    let mut turns = [1, 1, 1];
+    {
+        let mut opening = std::pin::pin!(prepared.decrypt(&message));
+        let opened = loop {
+            match poll_immediate(&mut opening).await {
+                Some(opened) => break opened.unwrap(),
+                None => turns[0] += 1,
+            }
+        };
+        assert_eq!(opened.plaintext(), &plaintext);
+    }
+    let mut into = vec![];
+    {
+        let mut opening = std::pin::pin!(prepared.decrypt_into(&message, &mut into));
+        while poll_immediate(&mut opening).await.map(Result::unwrap).is_none() {
+            turns[1] += 1;
+        }
+    }
+    assert_eq!(into, plaintext);
+    {
+        let mut opening = std::pin::pin!(prepared.decrypt_in_place(&mut message));
+        while poll_immediate(&mut opening).await.map(Result::unwrap).is_none() {
+            turns[2] += 1;
+        }
+    }
+    assert_eq!(turns, [5, 5, 5]);
+}
+
+/// Who gives up a long message finds the buffer as it was, and no plaintext.
+#[tokio::test]
+async fn what_is_given_up_leaves_nothing_behind() {
+    let (prepared, plaintext) = (prepared().await, plaintext(3 * SLICE));
+    let mut message = prepared.encrypt(&plaintext).await.unwrap();
+    let mut buffer = BEFORE.to_vec();
+    assert!(poll_immediate(prepared.encrypt_into(&plaintext, &mut buffer)).await.is_none());
+    assert_eq!(buffer, BEFORE);
+    assert!(poll_immediate(prepared.decrypt_into(&message, &mut buffer)).await.is_none());
+    assert_eq!(buffer, BEFORE);
+    assert!(poll_immediate(prepared.decrypt_in_place(&mut message)).await.is_none());
+    let header = message.len() - message.iter().rev().take_while(|byte| **byte == 0).count();
+    assert!(header < 400, "all but the header is wiped");
+}
