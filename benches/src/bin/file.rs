@@ -130,7 +130,7 @@ fn floor() -> f64 {
 
 /// GB/s as `openssl` tells, where it is installed.
 fn openssl() -> Option<f64> {
-    let arguments = ["speed", "-seconds", "1", "-bytes", "16384", "-evp", "aes-256-gcm"];
+    let arguments = ["speed", "-elapsed", "-seconds", "1", "-bytes", "16384", "-evp", "aes-256-gcm"];
     let told = Command::new("openssl").args(arguments).output().ok()?;
     let text = String::from_utf8(told.stdout).ok()?;
     let kilobytes: f64 = text.lines().last()?.split_whitespace().last()?.strip_suffix('k')?.parse().ok()?;

@@ -16,13 +16,15 @@ pub(crate) fn run(arguments: &Decrypt) -> Result<(), Failure> {
     let context = context(&arguments.encryption_context)?;
     let runtime = runtime()?;
     let keyring = wrapping_key::keyring(&arguments.wrapping_keys, Purpose::Decrypt, &arguments.kms, &runtime)?;
+    let mut input = Input::open(&arguments.files.input)?.buffered();
+    let threads = flow::threads(&input, arguments.files.threads);
     let envelope = builder(keyring, &[])?
+        .threads(threads)
         .commitment_policy(arguments.commitment_policy.into())
         .max_encrypted_data_keys(arguments.max_encrypted_data_keys.into())
         .build()
         .map_err(|error| Failure::envelope(&error))?;
 
-    let mut input = Input::open(&arguments.files.input)?.buffered();
     let header = envelope.read_header(&mut input);
     let header = header.map_err(|error| Failure::stream(input.name().display(), &error))?;
     let output = Output::open(arguments.files.output.as_deref(), false, &arguments.wrapping_keys)?;
@@ -34,5 +36,5 @@ pub(crate) fn run(arguments: &Decrypt) -> Result<(), Failure> {
     };
     let decryptor = runtime.block_on(envelope.decryptor(&header, &context, mode));
     let decryptor = decryptor.map_err(|error| Failure::envelope(&error))?;
-    flow::copy(input, output, arguments.files.quiet, |sink| decryptor.writer(sink))
+    flow::copy(input, output, threads, arguments.files.quiet, |sink| decryptor.writer(sink))
 }

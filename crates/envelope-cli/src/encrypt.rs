@@ -23,17 +23,19 @@ pub(crate) fn run(arguments: &Encrypt) -> Result<(), Failure> {
     }
     let runtime = runtime()?;
     let keyring = wrapping_key::keyring(&arguments.wrapping_keys, Purpose::Encrypt, &arguments.kms, &runtime)?;
+    let input = Input::open(&arguments.files.input)?;
+    let threads = flow::threads(&input, arguments.files.threads);
     let envelope = builder(keyring, &arguments.required_context)?
+        .threads(threads)
         .commitment_policy(arguments.commitment_policy.into())
         .legacy_suites(arguments.legacy)
         .frame_length(arguments.frame_length);
     let envelope = if let Some(suite) = arguments.suite { envelope.suite(suite) } else { envelope };
     let envelope = envelope.build().map_err(|error| Failure::envelope(&error))?;
 
-    let input = Input::open(&arguments.files.input)?;
     let output = Output::open(arguments.files.output.as_deref(), true, &arguments.wrapping_keys)?;
     let encryptor = runtime.block_on(envelope.encryptor(&context, None)).map_err(|error| Failure::context(&error))?;
-    flow::copy(input, output, arguments.files.quiet, |sink| encryptor.writer(sink))
+    flow::copy(input, output, threads, arguments.files.quiet, |sink| encryptor.writer(sink))
 }
 
 /// A client that gets a new data key for each message.

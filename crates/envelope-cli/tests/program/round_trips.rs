@@ -274,7 +274,11 @@ fn from_file_to_file_of_many_megabytes() {
     let place = Place::new();
     let plaintext = vec![7; 70_000_000];
     place.write("plain", &plaintext);
-    place.does(&["encrypt", "--wrapping-key", AES, "-i", "plain", "-o", "message"], b"");
-    place.does(&["decrypt", "--wrapping-key", AES, "-i", "message", "-o", "again"], b"");
-    assert!(place.read("again") == plaintext);
+    for threads in [&[][..], &["--threads", "1"], &["--threads", "3"]] {
+        let with = |arguments: &[&'static str]| [arguments, threads].concat();
+        place.does(&with(&["encrypt", "--wrapping-key", AES, "-i", "plain", "-o", "message"]), b"");
+        place.does(&with(&["decrypt", "--wrapping-key", AES, "-i", "message", "-o", "again"]), b"");
+        assert!(place.read("again") == plaintext);
+        assert!(place.does(&with(&["decrypt", "--wrapping-key", AES, "-i", "message"]), b"") == plaintext);
+    }
 }
