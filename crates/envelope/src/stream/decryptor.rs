@@ -5,7 +5,7 @@ use std::fmt;
 use super::{
     Reader, Writer,
     buffer::Buffer,
-    machine::{CHUNK, Steps},
+    machine::{self, CHUNK, Steps},
 };
 use crate::{
     context::EncryptionContext,
@@ -118,8 +118,7 @@ impl Decryptor {
 
     fn push_checked(&mut self, input: &[u8]) -> Result<usize, Error> {
         // Room for output is made by the input's length.
-        let most = if self.workers.share(input.len()) { 2 * self.workers.slice() } else { CHUNK };
-        let input = &input[..input.len().min(most)];
+        let input = &input[..input.len().min(self.chunk())];
         let mut taken = 0;
         while self.output.released().len() < CHUNK {
             let rest = &input[taken..];
@@ -212,11 +211,15 @@ impl Steps for Decryptor {
         Ok(())
     }
 
+    fn chunk(&self) -> usize {
+        machine::chunk(&self.workers)
+    }
+
     fn wanted(&self) -> usize {
         match self.state {
-            _ if !self.stops_at_end => CHUNK,
+            _ if !self.stops_at_end => self.chunk(),
             State::Verified | State::Ended => 0,
-            _ => self.missing.clamp(1, CHUNK),
+            _ => self.missing.clamp(1, self.chunk()),
         }
     }
 

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use super::{
     Reader, Writer,
     buffer::Buffer,
-    machine::{CHUNK, Steps},
+    machine::{self, CHUNK, Steps},
 };
 use crate::{
     error::Error,
@@ -86,7 +86,7 @@ impl Encryptor {
         // At least one byte is taken, however long the frame that must be sealed first: a writer that takes none is closed.
         while !rest.is_empty() && (rest.len() == input.len() || self.output.released().len() < CHUNK) {
             if self.frame.length() == 0 && rest.len() > frame_length {
-                let most = if self.workers.share(rest.len()) { self.workers.slice() } else { CHUNK };
+                let most = machine::chunk(&self.workers);
                 let count = ((rest.len() - 1) / frame_length).min((most / frame_length).max(1));
                 let (frames, after) = rest.split_at(count * frame_length);
                 let out = self.output.appending(frames.len() + count * frame::REGULAR_OVERHEAD);
@@ -144,8 +144,12 @@ impl Steps for Encryptor {
         finished.or_else(|error| self.fail(error))
     }
 
+    fn chunk(&self) -> usize {
+        machine::chunk(&self.workers)
+    }
+
     fn wanted(&self) -> usize {
-        CHUNK
+        self.chunk()
     }
 
     fn output(&mut self) -> &mut Buffer {

@@ -9,7 +9,7 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use super::machine::{CHUNK, Machine};
+use super::machine::Machine;
 
 /// Reads from a source, and gives what a machine makes of it: the message, or its plaintext.
 ///
@@ -31,7 +31,7 @@ pub struct Reader<M, R> {
 
 impl<M: Machine, R> Reader<M, R> {
     pub(super) fn new(machine: M, source: R) -> Self {
-        let input = Zeroizing::new(vec![0; CHUNK]);
+        let input = Zeroizing::new(vec![0; machine.chunk()]);
         Self { machine, source, input, unread: 0..0, at_end: false, ended: false, failed: None }
     }
 
@@ -79,7 +79,7 @@ impl<M: Machine, R> Reader<M, R> {
     fn wanted(&self) -> io::Result<usize> {
         match self.failed {
             Some(kind) => Err(io::Error::new(kind, "the source failed before")),
-            None => Ok(self.machine.wanted().min(CHUNK)),
+            None => Ok(self.machine.wanted().min(self.input.len())),
         }
     }
 
