@@ -16,7 +16,7 @@ use super::{
 };
 
 /// How much of a file is written before the disk is made to begin with it, in bytes.
-const STEP: usize = 32 * 1024 * 1024;
+const STEP: usize = 16 * 1024 * 1024;
 
 /// Where the output goes.
 pub(crate) enum Sink {
