@@ -2,7 +2,7 @@
 
 use std::{error::Error, fs, path::PathBuf, time::Duration};
 
-use plotters::prelude::*;
+use plotters::{coord::Shift, prelude::*};
 
 use crate::load::Durations;
 
@@ -137,6 +137,76 @@ pub fn bars<const N: usize>(
     drop(chart);
     drop(root);
     Ok(path)
+}
+
+/// One of several pictures side by side: what something costs at each of some points.
+#[derive(Debug)]
+pub struct Panel {
+    /// What grows from point to point.
+    pub title: String,
+    /// The points' names.
+    pub points: Vec<String>,
+    /// The lines' names, and nanoseconds at each point.
+    pub lines: Vec<(&'static str, Vec<f64>)>,
+}
+
+/// Draws panels in rows of three, and gives the file's path. The axes of time are logarithmic.
+///
+/// # Errors
+///
+/// When the file can't be written.
+pub fn panels(name: &str, title: &str, panels: &[Panel]) -> Result<PathBuf, Box<dyn Error>> {
+    let path = path(name)?;
+    let rows = panels.len().div_ceil(3);
+    let height = u32::try_from(rows)? * 320 + 48;
+    let root = SVGBackend::new(&path, (1260, height)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let areas = root.titled(title, ("sans-serif", 24))?.split_evenly((rows, 3));
+    for (area, panel) in areas.iter().zip(panels) {
+        draw_panel(area, panel)?;
+    }
+    root.present()?;
+    drop(areas);
+    drop(root);
+    Ok(path)
+}
+
+fn draw_panel(area: &DrawingArea<SVGBackend<'_>, Shift>, panel: &Panel) -> Result<(), Box<dyn Error>> {
+    let millis = |nanos: f64| nanos / 1e6;
+    let times = || panel.lines.iter().flat_map(|(_, times)| times).copied().map(millis);
+    let least = 10_f64.powf(times().fold(f64::INFINITY, f64::min).log10().floor());
+    let most = 10_f64.powf(times().fold(0.0, f64::max).log10().ceil());
+    let mut chart = ChartBuilder::on(area)
+        .caption(&panel.title, ("sans-serif", 17))
+        .margin(12)
+        .x_label_area_size(28)
+        .y_label_area_size(60)
+        .build_cartesian_2d(0..panel.points.len() - 1, (least..most).log_scale())?;
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .x_labels(panel.points.len())
+        .x_label_formatter(&|point| panel.points[*point].clone())
+        .y_labels(5)
+        .y_label_formatter(&|millis| label(*millis))
+        .light_line_style(TRANSPARENT)
+        .label_style(("sans-serif", 13))
+        .draw()?;
+    for ((name, times), colour) in panel.lines.iter().zip(COLOURS) {
+        let points: Vec<_> = times.iter().copied().map(millis).enumerate().collect();
+        chart
+            .draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2)))?
+            .label(*name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
+        chart.draw_series(points.into_iter().map(|point| Circle::new(point, 3, colour.filled())))?;
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE.mix(0.8))
+        .label_font(("sans-serif", 13))
+        .draw()?;
+    Ok(())
 }
 
 fn label(millis: f64) -> String {

@@ -9,10 +9,18 @@
 
 use std::{error::Error, hint::black_box, process::ExitCode, time::Duration};
 
-use benches::{context, floor_seal, kms::Server, load::Durations, picture, plain::Plain, verdict};
+use benches::{
+    FRAME_LENGTH, context,
+    floor::{Backend, Floor},
+    kms::Server,
+    load::Durations,
+    picture,
+    plain::Plain,
+    verdict,
+};
 use clap::Parser;
 use envelope::{
-    EncryptionContext, Envelope,
+    AlgorithmSuite, EncryptionContext, Envelope,
     keyring::AwsKmsKeyring,
     materials::{CachingMaterialsManager, DefaultMaterialsManager},
 };
@@ -267,7 +275,8 @@ impl Doer<'_> {
                 let request = client.generate_data_key().key_id(&world.keys[region]).number_of_bytes(32);
                 let data_key = request.encryption_context("tenant", "42").send().await?.plaintext;
                 let data_key = data_key.ok_or("KMS gave no data key")?;
-                black_box(floor_seal(data_key.as_ref().try_into()?, RECORD));
+                let floor = Floor::new(Backend::AwsLc, AlgorithmSuite::default(), Some(FRAME_LENGTH as usize));
+                black_box(floor.under(data_key.as_ref().try_into()?).seal(RECORD));
             }
             Self::Envelopes { envelopes, context } => {
                 black_box(envelopes[region].encrypt(RECORD, context).await?);

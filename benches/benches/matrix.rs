@@ -1,0 +1,49 @@
+//! Criterion's view of the matrix: every operation at every size, suite, frame length and number of threads, beside its
+//! floors. Short samples, since there are over a thousand; `cargo bench -- 'seal 0x0478'` runs some of them.
+#![allow(missing_docs, reason = "Criterion's macros write public items")]
+
+use std::{iter, thread, time::Duration};
+
+use benches::matrix::{self, Side, THREADS};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use tokio::time::Instant;
+
+fn all(criterion: &mut Criterion) {
+    for case in matrix::cases() {
+        let (library, floors) = case.sides().expect("the system has random numbers");
+        for threads in THREADS {
+            let mut group = criterion.benchmark_group(format!("{case}, threads {threads}"));
+            group.throughput(Throughput::Bytes((case.size * threads) as u64));
+            let floors = floors.iter().map(|(name, side)| (*name, side));
+            for (name, side) in iter::once(("library", &library)).chain(floors) {
+                group.bench_function(BenchmarkId::new(name, case.size), |bencher| {
+                    bencher.iter_custom(|times| spend(times, threads, side));
+                });
+            }
+            group.finish();
+        }
+    }
+}
+
+/// How long `threads` take to do it so many times each, at once.
+fn spend(times: u64, threads: usize, side: &Side) -> Duration {
+    let repeat = || (0..times).for_each(|_| side());
+    let started = Instant::now();
+    if threads == 1 {
+        repeat();
+    } else {
+        thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(repeat))));
+    }
+    started.elapsed()
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .sample_size(10)
+        .nresamples(1_000)
+        .warm_up_time(Duration::from_millis(50))
+        .measurement_time(Duration::from_millis(200));
+    targets = all
+}
+criterion_main!(benches);
