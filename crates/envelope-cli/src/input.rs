@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::fs::{Advice, fadvise};
+
 use crate::failure::Failure;
 
 const BUFFER: usize = 256 * 1024;
@@ -34,6 +36,10 @@ impl Input {
         };
         let source = source.map_err(|error| Failure::file(path, &error))?;
         let length = source.metadata().ok().filter(Metadata::is_file).map(|metadata| metadata.len());
+        if length.is_some() {
+            // So that the kernel reads further ahead. It may not know how, and then it does not matter.
+            let _ = fadvise(&source, 0, None, Advice::Sequential);
+        }
         let name = if path == Path::new("-") { PathBuf::from("standard input") } else { path.to_owned() };
         Ok(Self { source: Source::Plain(source), name, length })
     }
