@@ -1,5 +1,6 @@
 //! What the benchmarks share: warm clients, and the [`floor`] beneath them.
 
+pub mod file;
 pub mod floor;
 pub mod kms;
 pub mod load;

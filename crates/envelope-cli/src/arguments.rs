@@ -186,6 +186,11 @@ pub(crate) struct Files {
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
 
+    /// How many threads seal or open what is large together, 1 to 256; each takes some megabytes, and one more reads, one
+    /// writes [default: half the cores, 1 to 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) threads: Option<u16>,
+
     /// Show no progress
     #[arg(short, long)]
     pub(crate) quiet: bool,

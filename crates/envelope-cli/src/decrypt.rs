@@ -4,8 +4,9 @@ use envelope::stream::DecryptionMode;
 
 use crate::{
     arguments::Decrypt,
-    encrypt::{builder, context, copy, runtime},
+    encrypt::{builder, context, runtime},
     failure::Failure,
+    flow,
     input::Input,
     output::Output,
     wrapping_key::{self, Purpose},
@@ -15,18 +16,18 @@ pub(crate) fn run(arguments: &Decrypt) -> Result<(), Failure> {
     let context = context(&arguments.encryption_context)?;
     let runtime = runtime()?;
     let keyring = wrapping_key::keyring(&arguments.wrapping_keys, Purpose::Decrypt, &arguments.kms, &runtime)?;
+    let mut input = Input::open(&arguments.files.input)?.buffered();
+    let threads = flow::threads(&input, arguments.files.threads);
     let envelope = builder(keyring, &[])?
+        .threads(threads)
         .commitment_policy(arguments.commitment_policy.into())
         .max_encrypted_data_keys(arguments.max_encrypted_data_keys.into())
         .build()
         .map_err(|error| Failure::envelope(&error))?;
 
-    let input = Input::open(&arguments.files.input, arguments.files.quiet)?;
-    let name = input.name();
-    let mut input = input.buffered();
-    let failed = |error: &std::io::Error| Failure::stream(name.display(), error);
-    let header = envelope.read_header(&mut input).map_err(|error| failed(&error))?;
-    let mut output = Output::open(arguments.files.output.as_deref(), false, &arguments.wrapping_keys)?;
+    let header = envelope.read_header(&mut input);
+    let header = header.map_err(|error| Failure::stream(input.name().display(), &error))?;
+    let output = Output::open(arguments.files.output.as_deref(), false, &arguments.wrapping_keys)?;
     // A file appears after the signature was verified.
     let mode = if output.appears_at_the_end() || arguments.release_unverified {
         DecryptionMode::ReleaseBeforeSignatureIsVerified
@@ -35,6 +36,5 @@ pub(crate) fn run(arguments: &Decrypt) -> Result<(), Failure> {
     };
     let decryptor = runtime.block_on(envelope.decryptor(&header, &context, mode));
     let decryptor = decryptor.map_err(|error| Failure::envelope(&error))?;
-    copy(&mut decryptor.reader(&mut input), &mut output, failed)?;
-    output.finish()
+    flow::copy(input, output, threads, arguments.files.quiet, |sink| decryptor.writer(sink))
 }

@@ -8,13 +8,11 @@ use envelope::{
 use crate::{
     arguments::Encrypt,
     failure::Failure,
+    flow,
     input::Input,
     output::Output,
     wrapping_key::{self, Purpose},
 };
-
-/// How much is read and written at once, in bytes.
-pub(crate) const CHUNK: usize = 256 * 1024;
 
 pub(crate) fn run(arguments: &Encrypt) -> Result<(), Failure> {
     let context = context(&arguments.encryption_context)?;
@@ -25,20 +23,19 @@ pub(crate) fn run(arguments: &Encrypt) -> Result<(), Failure> {
     }
     let runtime = runtime()?;
     let keyring = wrapping_key::keyring(&arguments.wrapping_keys, Purpose::Encrypt, &arguments.kms, &runtime)?;
+    let input = Input::open(&arguments.files.input)?;
+    let threads = flow::threads(&input, arguments.files.threads);
     let envelope = builder(keyring, &arguments.required_context)?
+        .threads(threads)
         .commitment_policy(arguments.commitment_policy.into())
         .legacy_suites(arguments.legacy)
         .frame_length(arguments.frame_length);
     let envelope = if let Some(suite) = arguments.suite { envelope.suite(suite) } else { envelope };
     let envelope = envelope.build().map_err(|error| Failure::envelope(&error))?;
 
-    let mut input = Input::open(&arguments.files.input, arguments.files.quiet)?;
-    let mut output = Output::open(arguments.files.output.as_deref(), true, &arguments.wrapping_keys)?;
+    let output = Output::open(arguments.files.output.as_deref(), true, &arguments.wrapping_keys)?;
     let encryptor = runtime.block_on(envelope.encryptor(&context, None)).map_err(|error| Failure::context(&error))?;
-    let name = input.name();
-    let mut reader = encryptor.reader(&mut input);
-    copy(&mut reader, &mut output, |error| Failure::stream(name.display(), error))?;
-    output.finish()
+    flow::copy(input, output, threads, arguments.files.quiet, |sink| encryptor.writer(sink))
 }
 
 /// A client that gets a new data key for each message.
@@ -63,23 +60,4 @@ pub(crate) fn context(pairs: &[(String, String)]) -> Result<EncryptionContext, F
 pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| Failure::new(format!("can't start: {error}")))
-}
-
-/// Copies everything; `failed` says why what is read failed.
-pub(crate) fn copy(
-    from: &mut impl std::io::Read,
-    to: &mut Output,
-    failed: impl Fn(&std::io::Error) -> Failure,
-) -> Result<(), Failure> {
-    use std::io::Write as _;
-
-    let mut buffer = zeroize::Zeroizing::new(vec![0; CHUNK]);
-    loop {
-        match from.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(count) => to.write_all(&buffer[..count]).map_err(|error| to.failed(&error))?,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(failed(&error)),
-        }
-    }
 }

@@ -51,7 +51,7 @@ struct Body {
 }
 
 pub(crate) fn run(arguments: &Inspect) -> Result<(), Failure> {
-    let input = Input::open(&arguments.input, true)?;
+    let input = Input::open(&arguments.input)?;
     let name = input.name();
     let mut input = input.buffered();
     let failed = |error: &std::io::Error| Failure::stream(name.display(), error);

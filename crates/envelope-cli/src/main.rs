@@ -6,9 +6,11 @@ mod arguments;
 mod decrypt;
 mod encrypt;
 mod failure;
+mod flow;
 mod input;
 mod inspect;
 mod output;
+mod progress;
 mod wrapping_key;
 
 use std::{io::Write as _, process::ExitCode};

@@ -9,7 +9,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
 };
 
@@ -37,7 +37,7 @@ enum Progress {
 
 /// A file, or standard output.
 pub(crate) struct Output {
-    sink: File,
+    sink: Arc<File>,
     name: PathBuf,
     /// What happens when all is well.
     then: Then,
@@ -70,7 +70,7 @@ impl Output {
             }
             Ok(metadata) if !metadata.is_file() || is_descriptor(path) => {
                 let sink = OpenOptions::new().append(true).open(path).map_err(failed)?;
-                return Ok(Self { sink, name: path.to_owned(), then: Then::Nothing });
+                return Ok(Self { sink: sink.into(), name: path.to_owned(), then: Then::Nothing });
             }
             Ok(metadata) if keys.iter().filter_map(WrappingKey::file).any(|key| is_file(key, &metadata)) => {
                 return Err(Failure::usage(format!("{}: it is a wrapping key's file: name another", path.display())));
@@ -96,7 +96,12 @@ impl Output {
             .map_err(|error| Failure::new(format!("{}: can't write there: {error}", folder.display())))?
             .into_parts();
         *progress = Progress::Unfinished(temporary);
-        Ok(Self { sink, name, then: Then::Rename { replaced } })
+        Ok(Self { sink: sink.into(), name, then: Then::Rename { replaced } })
+    }
+
+    /// What to write to.
+    pub(crate) fn file(&self) -> Arc<File> {
+        self.sink.clone()
     }
 
     /// Whether nobody sees anything of it before it is finished.
@@ -128,7 +133,7 @@ impl Output {
     /// Standard output, past the buffer of the standard library, which takes a closed one for an open one.
     pub(crate) fn stdout() -> Result<Self, Failure> {
         let sink = io::stdout().as_fd().try_clone_to_owned().map_err(|error| Failure::output(&error))?;
-        Ok(Self { sink: sink.into(), name: STDOUT.into(), then: Then::Nothing })
+        Ok(Self { sink: File::from(sink).into(), name: STDOUT.into(), then: Then::Nothing })
     }
 }
 

@@ -3,7 +3,10 @@
 
 mod support;
 
-use envelope::{AlgorithmSuite, Envelope, Error, PreparedContext, materials::DefaultMaterialsManager};
+use envelope::{
+    AlgorithmSuite, Envelope, Error, PreparedContext,
+    materials::{DefaultMaterialsManager, MaterialsCache},
+};
 use futures_util::future::poll_immediate;
 use proptest::prelude::*;
 use support::{caching, context, keyring, now};
@@ -177,4 +180,47 @@ async fn what_is_given_up_leaves_nothing_behind() {
     assert!(poll_immediate(prepared.decrypt_in_place(&mut message)).await.is_none());
     let header = message.len() - message.iter().rev().take_while(|byte| **byte == 0).count();
     assert!(header < 400, "all but the header is wiped");
+}
+
+#[tokio::test]
+async fn a_batch_is_each_of_its_messages() {
+    let keyring = support::GatedKeyring::open();
+    let envelope = caching(keyring.clone(), |builder| builder);
+    let plaintexts: Vec<_> = [0, 1, 5000, 300_000, 70_000, 200_000, 3].map(plaintext).into();
+    let messages = envelope.encrypt_batch(&plaintexts, &context("42")).await.unwrap();
+    let others = envelope.encrypt_batch(&plaintexts, &context("43")).await.unwrap();
+    let mut all = [messages, others].concat();
+    all[2][300] ^= 1;
+    let opened = envelope.decrypt_batch(&all, &context("42")).await;
+    for (at, opened) in opened.iter().enumerate() {
+        match opened {
+            Ok(opened) => assert!(opened.plaintext() == plaintexts[at] && at != 2, "{at}"),
+            Err(Error::EncryptionContextMismatch { .. }) => assert!(at >= plaintexts.len(), "{at}"),
+            Err(error) => assert!(at == 2 && matches!(error, Error::Authentication), "{at}: {error}"),
+        }
+    }
+    assert_eq!(keyring.counts(), (2, 1), "one data key for each context, and one to open with");
+    assert!(envelope.encrypt_batch::<&[u8]>(&[], &context("42")).await.unwrap().is_empty());
+}
+
+/// Data keys that are not cached are asked for together.
+#[tokio::test]
+async fn a_batch_of_many_data_keys_waits_for_them_together() {
+    let sealer = Envelope::builder(DefaultMaterialsManager::new(keyring())).build().unwrap();
+    let mut messages = sealer.encrypt_batch(&[b"x"; 20], &context("42")).await.unwrap();
+    messages.push(b"no message".to_vec());
+    let keyring = support::GatedKeyring::new(0);
+    let cache = MaterialsCache::builder().max_loads(64).build();
+    let envelope = caching(keyring.clone(), |builder| builder.cache(&cache));
+    let context = context("42");
+    let mut opening = std::pin::pin!(envelope.decrypt_batch(&messages, &context));
+    for _ in 0..100 {
+        assert!(poll_immediate(&mut opening).await.is_none());
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(keyring.counts().1, 20);
+    keyring.gate.add_permits(20);
+    let opened = opening.await;
+    assert!(opened[..20].iter().all(|opened| opened.as_ref().unwrap().plaintext() == b"x"));
+    assert!(opened[20].is_err());
 }

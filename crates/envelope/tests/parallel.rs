@@ -120,3 +120,12 @@ fn the_number_of_threads_is_checked() {
         assert!(matches!(builder.build(), Err(Error::InvalidSetting { setting: "threads", .. })));
     }
 }
+
+#[tokio::test]
+async fn batches_are_shared() {
+    let together = envelope(3, SUITES[0], 4096);
+    let plaintexts: Vec<_> = (0..200).map(|n| plaintext(n * 7)).collect();
+    let messages = together.encrypt_batch(&plaintexts, &context("42")).await.unwrap();
+    let opened = together.decrypt_batch(&messages, &context("42")).await;
+    assert!(opened.iter().map(|opened| opened.as_ref().unwrap().plaintext()).eq(&plaintexts));
+}

@@ -1,6 +1,10 @@
 //! What fails says why in one line, and leaves everything as it was.
 
-use std::{fs, io::Read as _, process::Stdio};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    process::Stdio,
+};
 
 use crate::{AES, OTHER_AES, Place, RSA, RSA_PUBLIC, plaintext};
 
@@ -220,4 +224,47 @@ fn nobody_is_told_that_the_reader_has_gone() {
     process.stdout.take().unwrap().read_exact(&mut first).unwrap();
     let done = process.wait_with_output().unwrap();
     assert_eq!((done.status.code(), &*done.stderr), (Some(1), &b""[..]));
+}
+
+/// Nobody writes to the program's input any more, nor closes it: the failure must end it all the same.
+#[test]
+fn an_output_that_failed_ends_it_while_the_input_waits() {
+    let place = Place::new();
+    let mut process = place.command(&["encrypt", "--wrapping-key", AES]).spawn().unwrap();
+    let mut stdin = process.stdin.take().unwrap();
+    process.stdout.take().unwrap().read_exact(&mut [0; 20]).unwrap();
+    stdin.write_all(&plaintext(10_000)).unwrap();
+    let done = process.wait_with_output().unwrap();
+    assert_eq!((done.status.code(), &*done.stderr), (Some(1), &b""[..]));
+    drop(stdin);
+
+    let before = place.files();
+    let command = place.command(&[]);
+    let program = command.get_program().to_str().unwrap();
+    let script = format!("ulimit -f 8; trap '' XFSZ; exec '{program}' encrypt --wrapping-key {AES} -o new");
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &script]).current_dir(&place.folder).stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut process = shell.spawn().unwrap();
+    let mut stdin = process.stdin.take().unwrap();
+    // It may be gone before it has read it all.
+    let _ = stdin.write_all(&plaintext(1_000_000));
+    let done = process.wait_with_output().unwrap();
+    assert!(done.status.code() == Some(1) && done.stderr.starts_with(b"envelope: new: "), "{done:?}");
+    assert_eq!(place.files(), before);
+    drop(stdin);
+}
+
+#[test]
+fn an_input_that_fails_in_the_middle_leaves_no_file() {
+    let place = Place::new();
+    let message = place.does(&["encrypt", "--wrapping-key", AES], &plaintext(5_000_000));
+    let mut changed = message.clone();
+    changed[3_000_000] ^= 1;
+    place.write("changed", &changed);
+    place.write("cut", &message[..4_000_000]);
+    for (input, expected) in [("changed", "authentication"), ("cut", "is the input whole?")] {
+        place.fails(&[&DECRYPT[..], &["-i", input, "-o", "new"]].concat(), b"", expected);
+        let piped = place.fails(&[&DECRYPT[..], &["-i", input]].concat(), b"", expected).output;
+        assert!(plaintext(5_000_000).starts_with(&piped));
+    }
 }

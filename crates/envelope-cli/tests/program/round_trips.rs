@@ -1,6 +1,10 @@
 //! What is encrypted, decrypts again.
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    os::unix::fs::PermissionsExt as _,
+};
 
 use kms_local::KmsLocal;
 
@@ -11,7 +15,7 @@ const REGION: &str = "eu-west-1";
 #[test]
 fn through_pipes_and_files_of_any_length() {
     let place = Place::new();
-    for length in [0, 1, 4095, 4096, 4097, 1_000_000] {
+    for length in [0, 1, 4095, 4096, 4097, 1_000_000, 3_000_000] {
         let plaintext = plaintext(length);
         let message = place.does(&["encrypt", "--wrapping-key", AES], &plaintext);
         assert_eq!(place.does(&["decrypt", "--wrapping-key", AES, "-i", "-", "-o", "-"], &message), plaintext);
@@ -240,4 +244,41 @@ async fn under_keys_of_aws_kms_that_the_message_names() {
     let strict = related.replace("aws-kms-mrk:", "aws-kms:");
     let decrypt = ["decrypt", "--wrapping-key", &strict, "--endpoint-url", kms.endpoint(REGION)];
     place.fails(&decrypt, &sealed, "none of the message's encrypted data keys");
+}
+
+/// Whoever writes to a pipe slowly is sealed, and opened, frame by frame.
+#[test]
+fn a_frame_does_not_wait_for_more_than_the_next_byte() {
+    let place = Place::new();
+    let mut sealing = place.command(&["encrypt", "--wrapping-key", AES, "--frame-length", "100"]).spawn().unwrap();
+    let mut opening = place.command(&["decrypt", "--wrapping-key", AES]);
+    let mut opening = opening.stdin(sealing.stdout.take().unwrap()).spawn().unwrap();
+    let mut slow = sealing.stdin.take().unwrap();
+    let mut opened = opening.stdout.take().unwrap();
+    for _ in 0..20 {
+        slow.write_all(&plaintext(101)).unwrap();
+        slow.flush().unwrap();
+        let mut frame = [0; 100];
+        opened.read_exact(&mut frame).unwrap();
+    }
+    drop(slow);
+    let mut rest = vec![];
+    opened.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest.len(), 20);
+    assert!(sealing.wait().unwrap().success() && opening.wait().unwrap().success());
+}
+
+/// So much that the disk begins before the end.
+#[test]
+fn from_file_to_file_of_many_megabytes() {
+    let place = Place::new();
+    let plaintext = vec![7; 70_000_000];
+    place.write("plain", &plaintext);
+    for threads in [&[][..], &["--threads", "1"], &["--threads", "3"]] {
+        let with = |arguments: &[&'static str]| [arguments, threads].concat();
+        place.does(&with(&["encrypt", "--wrapping-key", AES, "-i", "plain", "-o", "message"]), b"");
+        place.does(&with(&["decrypt", "--wrapping-key", AES, "-i", "message", "-o", "again"]), b"");
+        assert!(place.read("again") == plaintext);
+        assert!(place.does(&with(&["decrypt", "--wrapping-key", AES, "-i", "message"]), b"") == plaintext);
+    }
 }

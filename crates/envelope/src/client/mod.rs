@@ -1,5 +1,6 @@
 //! The client: the only place that asks for materials and then seals or opens with them.
 
+mod batch;
 mod builder;
 mod decrypt;
 mod decrypted;

@@ -10,13 +10,15 @@ pub(super) async fn in_turns(work: &mut impl Slices) -> Result<(), Error> {
     Ok(())
 }
 
+/// Lets the executor do something else.
 #[cfg(feature = "tokio")]
-async fn pause() {
+pub(super) async fn pause() {
     tokio::task::yield_now().await;
 }
 
+/// Lets the executor do something else.
 #[cfg(not(feature = "tokio"))]
-async fn pause() {
+pub(super) async fn pause() {
     let mut paused = false;
     let pause = std::future::poll_fn(|cx| {
         if std::mem::replace(&mut paused, true) {

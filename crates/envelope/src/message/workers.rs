@@ -6,7 +6,7 @@ use std::sync::Arc;
 #[cfg(feature = "parallel")]
 use rayon::{
     ThreadPool, ThreadPoolBuilder,
-    iter::{IndexedParallelIterator as _, ParallelIterator as _},
+    iter::{IndexedParallelIterator as _, IntoParallelRefIterator as _, ParallelIterator as _},
     slice::{ParallelSlice as _, ParallelSliceMut as _},
 };
 
@@ -80,6 +80,19 @@ impl Workers {
         }
         let mut pieces = output.chunks_exact_mut(written).zip(input.chunks_exact(read)).enumerate();
         pieces.try_for_each(|(at, (output, input))| work(number(at), input, output))
+    }
+
+    /// Does the work on each of `items`.
+    #[cfg_attr(
+        not(feature = "parallel"),
+        expect(clippy::unused_self, reason = "there are no others without the feature")
+    )]
+    pub(crate) fn map<T: Sync, R: Send>(&self, items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+        #[cfg(feature = "parallel")]
+        if let Some(pool) = &self.pool {
+            return pool.install(|| items.par_iter().map(&work).collect());
+        }
+        items.iter().map(work).collect()
     }
 }
 

@@ -13,8 +13,8 @@
 //!   authentic message, whole.
 //! - Whatever was cut, changed, exchanged, repeated or appended is an error, and after an error nothing more is
 //!   released. What was released until then is authentic, but only the beginning: don't act on it.
-//! - Memory stays at a small multiple of the frame length, plus some 100 KiB. A message whose body is in one piece is one
-//!   frame, and so held in memory.
+//! - Memory stays at a small multiple of the frame length, plus some 100 KiB, or 1 MiB for each of
+//!   [several threads](crate::EnvelopeBuilder). A message whose body is in one piece is one frame, and so held in memory.
 //! - Lengths that a message claims cost memory only as its bytes arrive.
 //! - Whoever is cancelled or fails between two calls leaves nothing behind: plaintext in buffers is wiped on drop.
 //!
