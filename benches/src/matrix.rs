@@ -86,6 +86,16 @@ pub fn cases() -> Vec<Case> {
 }
 
 impl Case {
+    /// The floors' names, without setting anything up.
+    #[must_use]
+    pub fn floors(self) -> &'static [&'static str] {
+        match self.operation {
+            Operation::ReadHeader => &["copy"],
+            Operation::CacheHit => &["HashMap"],
+            _ => &["aws-lc", "rustcrypto"],
+        }
+    }
+
     /// What takes turns.
     ///
     /// # Errors

@@ -1,7 +1,8 @@
 //! How many times the primitives' floor a warm `encrypt` and `decrypt` cost, and the lines that this is held to.
 //!
 //! Each row alternates floor and library in rounds and takes the medians, so that what else the machine does falls on
-//! both. The floor of a row is that of the faster backend, found in the same rounds. `--quick` takes fewer rounds.
+//! both. The floor of a row is that of the faster backend, found in the same rounds. `--quick` takes fewer rounds. The line of a
+//! file of 1 GiB is `file`'s.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
 use std::{error::Error, hint::black_box, process::ExitCode, time::Duration};

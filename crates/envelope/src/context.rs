@@ -158,15 +158,27 @@ impl EncryptionContext {
         if self.as_serialized() == stored {
             return None;
         }
-        self.iter().find(|(key, value)| get(stored, key).is_some_and(|other| other != *value)).map(|(key, _)| key)
+        let contradicts = |value, other: Option<&str>| other.is_some_and(|other| other != value);
+        self.beside(stored).find(|(_, value, other)| contradicts(*value, *other)).map(|(key, ..)| key)
     }
 
     /// The pairs whose keys do not stand in `stored`, a canonical serialization.
     pub(crate) fn without(&self, stored: &[u8]) -> Self {
-        if self.iter().all(|(key, _)| get(stored, key).is_some()) {
+        if self.as_serialized() == stored {
             return Self::empty();
         }
-        self.filtered(|key| get(stored, key).is_none())
+        let missing = self.beside(stored).filter(|(.., other)| other.is_none());
+        Self::new(missing.map(|(key, value, _)| (key, value))).expect("a part of a context is shorter than it")
+    }
+
+    /// The pairs, each with the value that `stored`, a canonical serialization, gives its key. Both are sorted, so that both
+    /// are walked once.
+    fn beside<'a, 'b>(&'a self, stored: &'b [u8]) -> impl Iterator<Item = (&'a str, &'a str, Option<&'b str>)> {
+        let mut others = pairs(stored).peekable();
+        self.iter().map(move |(key, value)| {
+            while others.next_if(|(other, _)| *other < key).is_some() {}
+            (key, value, others.next_if(|(other, _)| *other == key).map(|(_, other)| other))
+        })
     }
 
     /// The pairs whose keys are the caller's, not the message format's.
@@ -356,6 +368,19 @@ mod tests {
             let context = EncryptionContext::new(&pairs).unwrap();
             prop_assert!(context.iter().eq(pairs.iter().map(|(k, v)| (k.as_str(), v.as_str()))));
             prop_assert_eq!(&EncryptionContext::from_serialized(context.as_serialized(), 0).unwrap(), &context);
+        }
+
+        #[test]
+        fn contexts_are_compared_pair_by_pair(
+            supplied in proptest::collection::btree_map("[a-c]{0,2}", "[xy]?", 0..8),
+            stored in proptest::collection::btree_map("[a-c]{0,2}", "[xy]?", 0..8),
+        ) {
+            let (context, other) = (EncryptionContext::new(&supplied).unwrap(), EncryptionContext::new(&stored).unwrap());
+            let contradicts = |(key, value): &(&String, &String)| stored.get(*key).is_some_and(|other| other != *value);
+            let contradiction = supplied.iter().find(contradicts).map(|(key, _)| key.as_str());
+            prop_assert_eq!(context.first_contradiction(other.as_serialized()), contradiction);
+            let missing = supplied.iter().filter(|(key, _)| !stored.contains_key(*key));
+            prop_assert_eq!(context.without(other.as_serialized()), EncryptionContext::new(missing).unwrap());
         }
 
         #[test]
