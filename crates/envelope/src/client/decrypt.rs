@@ -122,7 +122,9 @@ impl Envelope {
     ) -> Result<Opener, Error> {
         let (header, body) = open::read_header(message, self.max_encrypted_data_keys)?;
         let mut opener = self.opener(&header, context).await?;
-        in_turns(&mut Opening::start(&mut opener, message, body, &self.workers, plaintext)).await?;
+        let mut opening = Opening::start(&mut opener, message, body, &self.workers, plaintext);
+        in_turns(&mut opening).await?;
+        drop(opening);
         Ok(opener)
     }
 

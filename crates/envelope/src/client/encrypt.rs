@@ -42,6 +42,10 @@ impl Envelope {
         message: &mut Vec<u8>,
     ) -> Result<(), Error> {
         let materials = self.encryption_materials(context, Some(plaintext.len() as u64)).await?;
+        if plaintext.len() <= self.workers.slice() {
+            // One slice, and nothing of it need be kept across an await.
+            return self.sealing(&*materials, plaintext, message)?.finish();
+        }
         in_turns(&mut self.sealing(materials, plaintext, message)?).await
     }
 

@@ -122,7 +122,8 @@ impl Opener {
         workers: &Workers,
         plaintext: &mut Vec<u8>,
     ) -> bool {
-        let (true, ContentType::Framed { frame_length }) = (self.shares, self.content_type) else { return false };
+        let worthwhile = self.shares && workers.share(reader.rest().len());
+        let (true, ContentType::Framed { frame_length }) = (worthwhile, self.content_type) else { return false };
         let length = frame::length(frame_length);
         let (stride, most) = (length.saturating_add(frame::REGULAR_OVERHEAD), workers.slice() / length);
         let frames = reader.rest().chunks_exact(stride).take(most).zip(self.sequence_number..u32::MAX);

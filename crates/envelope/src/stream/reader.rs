@@ -11,6 +11,9 @@ use zeroize::Zeroizing;
 
 use super::machine::Machine;
 
+/// How much is read from a source at first, in bytes.
+const FIRST: usize = 4096;
+
 /// Reads from a source, and gives what a machine makes of it: the message, or its plaintext.
 ///
 /// At the end of the source it ends the message, or checks that the message has ended. Reading `Ok(0)` means that all is
@@ -20,6 +23,7 @@ use super::machine::Machine;
 pub struct Reader<M, R> {
     machine: M,
     source: R,
+    /// Grows once to what the machine is best given, so that short streams cost little.
     input: Zeroizing<Vec<u8>>,
     /// Which part of `input` the machine has not taken yet.
     unread: std::ops::Range<usize>,
@@ -31,7 +35,7 @@ pub struct Reader<M, R> {
 
 impl<M: Machine, R> Reader<M, R> {
     pub(super) fn new(machine: M, source: R) -> Self {
-        let input = Zeroizing::new(vec![0; machine.chunk()]);
+        let input = Zeroizing::new(vec![0; FIRST]);
         Self { machine, source, input, unread: 0..0, at_end: false, ended: false, failed: None }
     }
 
@@ -76,11 +80,15 @@ impl<M: Machine, R> Reader<M, R> {
     }
 
     /// How much to read from the source at once.
-    fn wanted(&self) -> io::Result<usize> {
-        match self.failed {
-            Some(kind) => Err(io::Error::new(kind, "the source failed before")),
-            None => Ok(self.machine.wanted().min(self.input.len())),
+    fn wanted(&mut self) -> io::Result<usize> {
+        if let Some(kind) = self.failed {
+            return Err(io::Error::new(kind, "the source failed before"));
         }
+        let wanted = self.machine.wanted();
+        if self.unread.end == FIRST && wanted > self.input.len() {
+            self.input = Zeroizing::new(vec![0; self.machine.chunk()]);
+        }
+        Ok(wanted.min(self.input.len()))
     }
 
     /// Notes how the source failed, unless that passes.
