@@ -224,3 +224,29 @@ async fn a_batch_of_many_data_keys_waits_for_them_together() {
     assert!(opened[..20].iter().all(|opened| opened.as_ref().unwrap().plaintext() == b"x"));
     assert!(opened[20].is_err());
 }
+
+/// However long each of its messages is, a batch lets other tasks run behind each slice.
+#[tokio::test]
+async fn batches_are_sealed_and_opened_in_turns() {
+    let envelope = caching(keyring(), |builder| builder);
+    for (count, length, turns) in [(10, 200_000, 10), (100, 0, 5)] {
+        let plaintexts = vec![plaintext(length); count];
+        let (mut sealed, mut opened) = (0, 0);
+        let messages = {
+            let context = context("42");
+            let mut sealing = std::pin::pin!(envelope.encrypt_batch(&plaintexts, &context));
+            loop {
+                match poll_immediate(&mut sealing).await {
+                    Some(messages) => break messages.unwrap(),
+                    None => sealed += 1,
+                }
+            }
+        };
+        let context = context("42");
+        let mut opening = std::pin::pin!(envelope.decrypt_batch(&messages, &context));
+        while poll_immediate(&mut opening).await.is_none() {
+            opened += 1;
+        }
+        assert!(sealed >= turns && opened >= turns, "{count} of {length} bytes: {sealed} and {opened}");
+    }
+}
