@@ -156,6 +156,31 @@ async fn short_frames_are_opened_one_by_one_in_turns() {
     }
 }
 
+/// Threads that share a long message let others have their turn behind each slice of theirs.
+#[tokio::test]
+async fn shared_frames_are_sealed_and_opened_in_turns() {
+    let (envelope, plaintext) = (envelope(3, SUITES[0], 4096), plaintext(4 * 3 * 256 * 1024 + 5000));
+    let (message, sealed) = polled(envelope.encrypt(&plaintext, &context("42")));
+    let message = message.unwrap();
+    let (opened, turns) = polled(envelope.decrypt(&message, &context("42")));
+    assert!(opened.unwrap().plaintext() == plaintext);
+    assert_eq!((sealed, turns), (5, 5));
+}
+
+/// However much is written at once, a stream takes what it needs for one turn.
+#[tokio::test]
+async fn streams_take_a_slice_at_once() {
+    let plaintext = plaintext(3_000_000);
+    for (threads, most) in [(1, 64 * 1024), (3, 3 * 256 * 1024)] {
+        let envelope = envelope(threads, SUITES[0], 4096);
+        let mut writer = envelope.encryptor(&context("42"), None).await.unwrap().writer(vec![]);
+        for _ in 0..3 {
+            let taken = writer.write(&plaintext).unwrap();
+            assert!((1..=most).contains(&taken), "{threads}: {taken}");
+        }
+    }
+}
+
 /// Polls it to its end, and counts how often.
 fn polled<T>(future: impl Future<Output = T>) -> (T, usize) {
     let mut future = std::pin::pin!(future);
