@@ -4,8 +4,8 @@
 mod support;
 
 use envelope::{
-    AlgorithmSuite, Envelope, Error, PreparedContext,
-    materials::{DefaultMaterialsManager, MaterialsCache},
+    AlgorithmSuite, CommitmentPolicy, Envelope, Error, PreparedContext,
+    materials::{CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache},
 };
 use futures_util::future::poll_immediate;
 use proptest::prelude::*;
@@ -223,4 +223,86 @@ async fn a_batch_of_many_data_keys_waits_for_them_together() {
     let opened = opening.await;
     assert!(opened[..20].iter().all(|opened| opened.as_ref().unwrap().plaintext() == b"x"));
     assert!(opened[20].is_err());
+}
+
+/// However long each of its messages is, a batch lets other tasks run behind each slice.
+#[tokio::test]
+async fn batches_are_sealed_and_opened_in_turns() {
+    let envelope = caching(keyring(), |builder| builder);
+    for (count, length, turns) in [(10, 200_000, 10), (100, 0, 5)] {
+        let plaintexts = vec![plaintext(length); count];
+        let (mut sealed, mut opened) = (0, 0);
+        let messages = {
+            let context = context("42");
+            let mut sealing = std::pin::pin!(envelope.encrypt_batch(&plaintexts, &context));
+            loop {
+                match poll_immediate(&mut sealing).await {
+                    Some(messages) => break messages.unwrap(),
+                    None => sealed += 1,
+                }
+            }
+        };
+        let context = context("42");
+        let mut opening = std::pin::pin!(envelope.decrypt_batch(&messages, &context));
+        while poll_immediate(&mut opening).await.is_none() {
+            opened += 1;
+        }
+        assert!(sealed >= turns && opened >= turns, "{count} of {length} bytes: {sealed} and {opened}");
+    }
+}
+
+/// A context that contradicts the message's, or a policy that forbids it, holds for a data key that is cached, too.
+#[tokio::test]
+async fn what_is_checked_before_a_data_key_is_asked_for_is_checked_where_it_is_cached() {
+    let cache = MaterialsCache::builder().build();
+    let suite = AlgorithmSuite::Aes256GcmHkdfSha256;
+    let envelope = |policy| {
+        let source = DefaultMaterialsManager::new(keyring());
+        let manager = CachingMaterialsManager::builder(source).cache(&cache).partition_id("p").build().unwrap();
+        Envelope::builder(manager).commitment_policy(policy)
+    };
+    let allows = envelope(CommitmentPolicy::ForbidEncryptAllowDecrypt).suite(suite).build().unwrap();
+    let mut message = allows.encrypt(b"x", &context("42")).await.unwrap();
+    allows.decrypt(&message, &context("42")).await.unwrap();
+    assert_eq!(allows.try_decrypt(&message, &context("42")).unwrap().plaintext(), b"x");
+    let (before, mut plaintext) = (message.clone(), BEFORE.to_vec());
+    let mismatch = |error| matches!(error, Error::EncryptionContextMismatch { key } if key == "tenant");
+    assert!(mismatch(allows.try_decrypt(&message, &context("43")).unwrap_err()));
+    assert!(mismatch(allows.try_decrypt_into(&message, &context("43"), &mut plaintext).unwrap_err()));
+    assert!(mismatch(allows.try_decrypt_in_place(&mut message, &context("43")).unwrap_err()));
+    assert!(mismatch(allows.decrypt_in_place(&mut message, &context("43")).await.unwrap_err()));
+    let requires = envelope(CommitmentPolicy::RequireEncryptRequireDecrypt).build().unwrap();
+    let forbidden = |error| matches!(error, Error::CommitmentPolicy { .. });
+    assert!(forbidden(requires.try_decrypt(&message, &context("42")).unwrap_err()));
+    assert!(forbidden(requires.try_decrypt_into(&message, &context("42"), &mut plaintext).unwrap_err()));
+    assert!(forbidden(requires.try_decrypt_in_place(&mut message, &context("42")).unwrap_err()));
+    assert_eq!((message, plaintext), (before, BEFORE.to_vec()));
+}
+
+/// Growing on the way would leave a copy of what was written behind.
+#[test]
+fn room_is_made_once() {
+    for (frame_length, signed) in [0, 7, 100, 4096].into_iter().flat_map(|length| [(length, false), (length, true)]) {
+        let (envelope, plaintext) = (envelope(frame_length, signed), plaintext(10_000));
+        let message = now(envelope.encrypt(&plaintext, &context("42"))).unwrap();
+        // A signature in DER may be shorter than the longest.
+        assert!(message.capacity() <= message.len() + 8, "{frame_length} {signed}");
+        let plaintext = now(envelope.decrypt(&message, &context("42"))).unwrap().into_plaintext();
+        let (room, footer) = (plaintext.capacity(), if signed { 150 } else { 0 });
+        assert!(room <= plaintext.len() + 8 + footer, "{frame_length} {signed}: {room}");
+    }
+}
+
+/// A length that no message has is refused before a data key is asked for.
+#[tokio::test]
+async fn a_bound_that_is_too_long_costs_no_data_key() {
+    let keyring = support::GatedKeyring::open();
+    let builder = Envelope::builder(DefaultMaterialsManager::new(keyring.clone()));
+    for builder in
+        [builder.frame_length(1), Envelope::builder(DefaultMaterialsManager::new(keyring.clone())).framed(false)]
+    {
+        let encryptor = builder.build().unwrap().encryptor(&context("42"), Some(u64::MAX)).await;
+        assert!(matches!(encryptor, Err(Error::PlaintextTooLong { .. })));
+    }
+    assert_eq!(keyring.counts(), (0, 0));
 }

@@ -6,6 +6,7 @@ mod support;
 use std::io::{Read as _, Write as _};
 
 use envelope::{AlgorithmSuite, Envelope, Error, materials::DefaultMaterialsManager, stream::DecryptionMode};
+use futures_util::FutureExt as _;
 use support::{context, keyring};
 
 const SUITES: [AlgorithmSuite; 2] = [
@@ -128,4 +129,66 @@ async fn batches_are_shared() {
     let messages = together.encrypt_batch(&plaintexts, &context("42")).await.unwrap();
     let opened = together.decrypt_batch(&messages, &context("42")).await;
     assert!(opened.iter().map(|opened| opened.as_ref().unwrap().plaintext()).eq(&plaintexts));
+}
+
+/// However short its frames are, opening a message costs in proportion to its length, and others have their turn.
+#[tokio::test]
+async fn short_frames_are_opened_one_by_one_in_turns() {
+    let plaintext = plaintext(50_000);
+    for threads in [1, 3] {
+        let envelope = envelope(threads, SUITES[0], 1);
+        let (message, turns) = polled(envelope.encrypt(&plaintext, &context("42")));
+        let mut message = message.unwrap();
+        assert_eq!(turns, 50_000usize.div_ceil(256), "{threads}");
+        // Behind frames that are in sequence, one that is not, and more.
+        let mut wrong = message.clone();
+        let header = envelope.read_header(&mut &message[..]).unwrap().length();
+        wrong[header + 40_000 * 33 + 3] ^= 1;
+        let (opened, turns) = polled(envelope.decrypt(&message, &context("42")));
+        assert!(opened.unwrap().plaintext() == plaintext);
+        assert_eq!(turns, 50_000usize.div_ceil(256), "{threads}");
+        let (opened, turns) = polled(envelope.decrypt(&wrong, &context("42")));
+        assert!(matches!(opened, Err(Error::Malformed { field: "sequence number", .. })));
+        assert_eq!(turns, 40_001usize.div_ceil(256), "{threads}");
+        let (opened, turns) = polled(envelope.decrypt_in_place(&mut message, &context("42")));
+        assert!(opened.unwrap().plaintext() == plaintext);
+        assert_eq!(turns, 50_000usize.div_ceil(256), "{threads}");
+    }
+}
+
+/// Threads that share a long message let others have their turn behind each slice of theirs.
+#[tokio::test]
+async fn shared_frames_are_sealed_and_opened_in_turns() {
+    let (envelope, plaintext) = (envelope(3, SUITES[0], 4096), plaintext(4 * 3 * 256 * 1024 + 5000));
+    let (message, sealed) = polled(envelope.encrypt(&plaintext, &context("42")));
+    let message = message.unwrap();
+    let (opened, turns) = polled(envelope.decrypt(&message, &context("42")));
+    assert!(opened.unwrap().plaintext() == plaintext);
+    assert_eq!((sealed, turns), (5, 5));
+}
+
+/// However much is written at once, a stream takes what it needs for one turn.
+#[tokio::test]
+async fn streams_take_a_slice_at_once() {
+    let plaintext = plaintext(3_000_000);
+    for (threads, most) in [(1, 64 * 1024), (3, 3 * 256 * 1024)] {
+        let envelope = envelope(threads, SUITES[0], 4096);
+        let mut writer = envelope.encryptor(&context("42"), None).await.unwrap().writer(vec![]);
+        for _ in 0..3 {
+            let taken = writer.write(&plaintext).unwrap();
+            assert!((1..=most).contains(&taken), "{threads}: {taken}");
+        }
+    }
+}
+
+/// Polls it to its end, and counts how often.
+fn polled<T>(future: impl Future<Output = T>) -> (T, usize) {
+    let mut future = std::pin::pin!(future);
+    let mut turns = 0;
+    loop {
+        turns += 1;
+        if let Some(done) = future.as_mut().now_or_never() {
+            return (done, turns);
+        }
+    }
 }

@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use envelope::{
     AlgorithmSuite, CommitmentPolicy, EncryptionContext, Envelope, EnvelopeBuilder, Error,
     materials::{
@@ -207,6 +209,13 @@ impl MaterialsManager for Disobedient {
         request.suite = AlgorithmSuite::Aes256GcmNoKdf;
         self.0.decryption_materials(request)
     }
+
+    fn try_decryption_materials(
+        &self,
+        request: DecryptionMaterialsRequest<'_>,
+    ) -> Result<Option<Arc<DecryptionMaterials>>, Error> {
+        self.decryption_materials(request).now_or_never().transpose()
+    }
 }
 
 /// Cached under the suite that was asked for, such a data key would seal many messages under one key and IV.
@@ -221,4 +230,9 @@ fn materials_for_another_suite_are_refused() {
     let message = encrypt(&builder(suite).build().unwrap(), b"x");
     let opened = decrypt(&envelope, &message);
     assert!(matches!(opened, Err(Error::InvalidSetting { setting: "materials", .. })), "{opened:?}");
+    let source = Disobedient(DefaultMaterialsManager::new(keyring()));
+    let envelope = Envelope::builder(source).commitment_policy(policy(suite)).build().unwrap();
+    for opened in [decrypt(&envelope, &message), envelope.try_decrypt(&message, &context()).map(|_| vec![])] {
+        assert!(matches!(opened, Err(Error::InvalidSetting { setting: "materials", .. })), "{opened:?}");
+    }
 }

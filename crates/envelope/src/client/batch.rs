@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use futures_util::stream::{self, StreamExt as _};
+use zeroize::Zeroize as _;
 
 use super::{Decrypted, Envelope, turns::pause};
 use crate::{context::EncryptionContext, error::Error};
@@ -41,6 +42,7 @@ impl Envelope {
             let group = &plaintexts[group];
             if let [plaintext] = group {
                 messages.push(self.encrypt(plaintext.as_ref(), context).await?);
+                pause().await;
                 continue;
             }
             let sealed = self.workers.map(group, |plaintext| self.try_encrypt(plaintext.as_ref(), context));
@@ -63,25 +65,35 @@ impl Envelope {
         messages: &[M],
         context: &EncryptionContext,
     ) -> Vec<Result<Decrypted, Error>> {
-        let mut opened = Vec::with_capacity(messages.len());
+        let mut opened = Opened(Vec::with_capacity(messages.len()));
         for group in groups(messages, self.workers.slice()) {
             match &messages[group] {
                 // It may be long: it takes its turns by itself.
-                [_] => opened.push(Err(Error::NotCached)),
+                [_] => opened.0.push(Err(Error::NotCached)),
                 group => {
-                    opened.extend(self.workers.map(group, |message| self.try_decrypt(message.as_ref(), context)));
+                    opened.0.extend(self.workers.map(group, |message| self.try_decrypt(message.as_ref(), context)));
                     pause().await;
                 }
             }
         }
-        let missing = opened.iter().zip(0..).filter(|(opened, _)| matches!(opened, Err(Error::NotCached)));
+        let missing = opened.0.iter().zip(0..).filter(|(opened, _)| matches!(opened, Err(Error::NotCached)));
         let missing: Vec<usize> = missing.map(|(_, at)| at).collect();
         let decrypt = |at: usize| async move { (at, self.decrypt(messages[at].as_ref(), context).await) };
         let mut fetched = stream::iter(missing.into_iter().map(decrypt)).buffer_unordered(AT_ONCE);
         while let Some((at, decrypted)) = fetched.next().await {
-            opened[at] = decrypted;
+            opened.0[at] = decrypted;
+            pause().await;
         }
-        opened
+        std::mem::take(&mut opened.0)
+    }
+}
+
+/// What was opened so far. Wiped on drop: who gives up gets none of it.
+struct Opened(Vec<Result<Decrypted, Error>>);
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.0.iter_mut().flatten().for_each(|opened| opened.plaintext.zeroize());
     }
 }
 

@@ -61,7 +61,7 @@ impl Envelope {
     ) -> Result<Decrypted<&'m mut [u8]>, Error> {
         let (header, body) = open::read_header(message, self.max_encrypted_data_keys)?;
         let mut opener = self.opener(&header, context).await?;
-        let mut opening = OpeningInPlace::start(&mut opener, message, body, &self.workers);
+        let mut opening = OpeningInPlace::start(&mut opener, message, body);
         in_turns(&mut opening).await?;
         let plaintext = opening.into_plaintext();
         Ok(decrypted(&opener, plaintext))
@@ -108,7 +108,7 @@ impl Envelope {
     ) -> Result<Decrypted<&'m mut [u8]>, Error> {
         let (header, body) = open::read_header(message, self.max_encrypted_data_keys)?;
         let mut opener = self.try_opener(&header, context)?;
-        let mut opening = OpeningInPlace::start(&mut opener, message, body, &self.workers);
+        let mut opening = OpeningInPlace::start(&mut opener, message, body);
         opening.finish()?;
         let plaintext = opening.into_plaintext();
         Ok(decrypted(&opener, plaintext))

@@ -125,10 +125,16 @@ impl Opener {
         let worthwhile = self.shares && workers.share(reader.rest().len());
         let (true, ContentType::Framed { frame_length }) = (worthwhile, self.content_type) else { return false };
         let length = frame::length(frame_length);
-        let (stride, most) = (length.saturating_add(frame::REGULAR_OVERHEAD), workers.slice() / length);
+        let stride = length.saturating_add(frame::REGULAR_OVERHEAD);
+        let most = (reader.rest().len() / stride).min(workers.frames(length));
+        if !workers.share(most * length) {
+            return false;
+        }
         let frames = reader.rest().chunks_exact(stride).take(most).zip(self.sequence_number..u32::MAX);
         let in_sequence = frames.take_while(|(frame, number)| frame.starts_with(&number.to_be_bytes())).count();
         if !workers.share(in_sequence * length) {
+            // The body ends here, or is wrong: to look again at each frame in front of that would cost their square.
+            self.shares = false;
             return false;
         }
         let (start, first, frames) = (plaintext.len(), self.sequence_number, &reader.rest()[..in_sequence * stride]);

@@ -4,7 +4,11 @@ use std::ops::Range;
 
 use zeroize::Zeroize as _;
 
-use super::{Slices, Unfinished, open::Opener, workers::Workers};
+use super::{
+    Slices, Unfinished,
+    open::Opener,
+    workers::{SLICE, Workers, cost},
+};
 use crate::{
     error::Error,
     format::{codec::Reader, frame, header::ContentType, non_framed},
@@ -41,16 +45,18 @@ impl Slices for Opening<'_> {
     ///
     /// [`Error::Authentication`], or what is wrong with the body's form.
     fn next_slice(&mut self) -> Result<bool, Error> {
-        let enough = self.plaintext.len().saturating_add(self.workers.slice());
-        while self.plaintext.len() < enough {
+        let mut left = SLICE;
+        while left > 0 {
             if self.opener.shared_frames(&mut self.body, self.workers, &mut self.plaintext) {
                 return Ok(false);
             }
+            let before = self.plaintext.len();
             if self.opener.next_piece(&mut self.body, &mut self.plaintext)? {
                 finish(self.opener, &mut self.body)?;
                 self.plaintext.keep();
                 return Ok(true);
             }
+            left = left.saturating_sub(cost(self.plaintext.len() - before));
         }
         Ok(false)
     }
@@ -64,13 +70,12 @@ pub(crate) struct OpeningInPlace<'a, 'm> {
     next: usize,
     /// Where the plaintext is; from its start on, the message is wiped when opening fails.
     plaintext: Range<usize>,
-    slice: usize,
 }
 
 impl<'a, 'm> OpeningInPlace<'a, 'm> {
     /// The plaintext of `message`, whose body starts at `body`.
-    pub(crate) fn start(opener: &'a mut Opener, message: &'m mut [u8], body: usize, workers: &Workers) -> Self {
-        Self { opener, message, next: body, plaintext: body..body, slice: workers.slice() }
+    pub(crate) fn start(opener: &'a mut Opener, message: &'m mut [u8], body: usize) -> Self {
+        Self { opener, message, next: body, plaintext: body..body }
     }
 
     /// The plaintext, once the last slice is done.
@@ -101,14 +106,16 @@ impl Slices for OpeningInPlace<'_, '_> {
     ///
     /// [`Error::Authentication`], or what is wrong with the body's form.
     fn next_slice(&mut self) -> Result<bool, Error> {
-        let enough = self.plaintext.len().saturating_add(self.slice);
-        while self.plaintext.len() < enough {
+        let mut left = SLICE;
+        while left > 0 {
+            let before = self.plaintext.len();
             if self.next_piece()? {
                 finish(self.opener, &mut Reader::new(self.message, self.next))?;
                 // Of frames that were moved, something is left at the end.
                 self.message[self.plaintext.end..].zeroize();
                 return Ok(true);
             }
+            left = left.saturating_sub(cost(self.plaintext.len() - before));
         }
         Ok(false)
     }

@@ -48,7 +48,7 @@ impl<M: Deref<Target = EncryptionMaterials>> Slices for Sealing<'_, M> {
             ContentType::Framed { frame_length } => {
                 let length = frame::length(frame_length);
                 let regular = self.rest.len().saturating_sub(1) / length;
-                let now = regular.min((self.workers.slice() / length).max(1));
+                let now = regular.min(self.workers.frames(length).max(1));
                 let (frames, rest) = self.rest.split_at(now * length);
                 self.sealer.regular_frames(frames, length, self.workers, &mut self.message)?;
                 self.rest = rest;

@@ -19,6 +19,8 @@ const WORTH_SHARING: usize = 128 * 1024;
 /// The least that is worth giving to another, in bytes.
 #[cfg(feature = "parallel")]
 const SHARE: usize = 32 * 1024;
+/// What a frame costs at the least, as bytes: one of a few bytes takes as long as encrypting so many.
+const FRAME: usize = 1024;
 const MOST_THREADS: usize = 256;
 
 /// Threads that work together; of a single one, the caller's is that.
@@ -51,6 +53,12 @@ impl Workers {
     /// How many bytes are sealed or opened at once.
     pub(crate) fn slice(&self) -> usize {
         SLICE * self.threads
+    }
+
+    /// How many frames of so many bytes are sealed or opened at once; none where a single one is more than that.
+    pub(crate) fn frames(&self, length: usize) -> usize {
+        let shared = self.slice() / cost(length);
+        if self.share(shared * length) { shared } else { SLICE / cost(length) }
     }
 
     /// Whether so many bytes in several frames are worth sharing.
@@ -105,6 +113,11 @@ impl Default for Workers {
             pool: None,
         }
     }
+}
+
+/// What a frame of so many bytes costs, as bytes.
+pub(crate) fn cost(frame: usize) -> usize {
+    frame.max(FRAME)
 }
 
 fn number(at: usize) -> u32 {

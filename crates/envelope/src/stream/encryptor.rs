@@ -13,7 +13,7 @@ use crate::{
     materials::EncryptionMaterials,
     message::{
         seal::{self, Sealer},
-        workers::Workers,
+        workers::{self, Workers},
     },
 };
 
@@ -87,7 +87,7 @@ impl Encryptor {
         while !rest.is_empty() && (rest.len() == input.len() || self.output.released().len() < CHUNK) {
             if self.frame.length() == 0 && rest.len() > frame_length {
                 let most = machine::chunk(&self.workers);
-                let count = ((rest.len() - 1) / frame_length).min((most / frame_length).max(1));
+                let count = ((rest.len() - 1) / frame_length).min((most / workers::cost(frame_length)).max(1));
                 let (frames, after) = rest.split_at(count * frame_length);
                 let out = self.output.appending(frames.len() + count * frame::REGULAR_OVERHEAD);
                 sealer.regular_frames(frames, frame_length, &self.workers, out)?;
