@@ -306,3 +306,17 @@ async fn a_bound_that_is_too_long_costs_no_data_key() {
     }
     assert_eq!(keyring.counts(), (0, 0));
 }
+
+/// A frame costs more than its bytes: many short ones are several slices, too.
+#[tokio::test]
+async fn short_frames_are_sealed_in_turns() {
+    let envelope = envelope(1, false);
+    let plaintext = plaintext(1000);
+    let context = context("42");
+    let mut sealing = std::pin::pin!(envelope.encrypt(&plaintext, &context));
+    let mut turns = 1;
+    while poll_immediate(&mut sealing).await.map(Result::unwrap).is_none() {
+        turns += 1;
+    }
+    assert_eq!(turns, 4, "999 frames of one byte, 256 at a time");
+}

@@ -8,7 +8,10 @@ use crate::{
     error::Error,
     format::encrypted_data_key,
     materials::{EncryptionMaterials, EncryptionMaterialsRequest},
-    message::{Slices as _, seal, sealing::Sealing},
+    message::{
+        Slices as _, seal,
+        sealing::{self, Sealing},
+    },
     suite::AlgorithmSuite,
 };
 
@@ -42,8 +45,8 @@ impl Envelope {
         message: &mut Vec<u8>,
     ) -> Result<(), Error> {
         let materials = self.encryption_materials(context, Some(plaintext.len() as u64)).await?;
-        if plaintext.len() <= self.workers.slice() {
-            // One slice, and nothing of it need be kept across an await.
+        if self.is_one_slice(plaintext) {
+            // Nothing of it need be kept across an await.
             return self.sealing(&*materials, plaintext, message)?.finish();
         }
         in_turns(&mut self.sealing(materials, plaintext, message)?).await
@@ -116,6 +119,11 @@ impl Envelope {
         }
         seal::check_length(plaintext_length.unwrap_or(0), self.content_type)?;
         Ok(EncryptionMaterialsRequest::new(self.suite, encryption_context, plaintext_length))
+    }
+
+    /// Whether sealing `plaintext` needs no turns.
+    pub(super) fn is_one_slice(&self, plaintext: &[u8]) -> bool {
+        sealing::is_one_slice(plaintext.len(), self.content_type, &self.workers)
     }
 
     /// Begins to append the message to the buffer.

@@ -74,7 +74,7 @@ impl PreparedContext {
     /// Those of [`Envelope::encrypt`].
     pub async fn encrypt_into(&self, plaintext: &[u8], message: &mut Vec<u8>) -> Result<(), Error> {
         // What is lent can't be kept while others have their turn.
-        if plaintext.len() <= self.envelope.workers.slice()
+        if self.envelope.is_one_slice(plaintext)
             && let Some(sealed) = self.seal(plaintext, message)
         {
             return sealed;

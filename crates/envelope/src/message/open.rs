@@ -122,8 +122,7 @@ impl Opener {
         workers: &Workers,
         plaintext: &mut Vec<u8>,
     ) -> bool {
-        let worthwhile = self.shares && workers.share(reader.rest().len());
-        let (true, ContentType::Framed { frame_length }) = (worthwhile, self.content_type) else { return false };
+        let (true, ContentType::Framed { frame_length }) = (self.shares, self.content_type) else { return false };
         let length = frame::length(frame_length);
         let stride = length.saturating_add(frame::REGULAR_OVERHEAD);
         let most = (reader.rest().len() / stride).min(workers.frames(length));

@@ -22,6 +22,17 @@ pub(crate) struct Sealing<'a, M> {
     message: Unfinished<'a>,
 }
 
+/// Whether so many plaintext bytes are sealed in one slice.
+pub(crate) fn is_one_slice(length: usize, content_type: ContentType, workers: &Workers) -> bool {
+    match content_type {
+        ContentType::NonFramed => true,
+        ContentType::Framed { frame_length } => {
+            let frame_length = frame::length(frame_length);
+            length.saturating_sub(1) / frame_length <= workers.frames(frame_length).max(1)
+        }
+    }
+}
+
 impl<'a, M: Deref<Target = EncryptionMaterials>> Sealing<'a, M> {
     /// A message of `plaintext`, of which the header is written.
     ///
