@@ -7,6 +7,7 @@ use plotters::{coord::Shift, prelude::*};
 use crate::{
     measure::{Figures, Plan, bytes, time},
     peer::{Operation, Who},
+    requests::{SIDES, Workload},
 };
 
 const COLOURS: [RGBColor; 11] = [
@@ -51,6 +52,53 @@ pub(crate) fn throughput(file: &Path, figures: &Figures, plan: &Plan) -> Result<
     }
     key(&legend)?;
     Ok(root.present()?)
+}
+
+/// Requests to KMS by workload; the axis is logarithmic.
+pub(crate) fn requests(file: &Path, workloads: &[Workload]) -> Result<(), Box<dyn Error>> {
+    let root = SVGBackend::new(file, (1200, 480)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let (chart, legend) = root.split_vertically(430);
+    let most = workloads.iter().flat_map(|workload| workload.requests.iter().copied()).max().unwrap_or(1);
+    let (groups, highest) = (workloads.len(), count(most) * 2.0);
+    let mut chart = ChartBuilder::on(&chart)
+        .caption("requests to KMS, each message sealed and opened", ("sans-serif", 22))
+        .margin(14)
+        .x_label_area_size(30)
+        .y_label_area_size(72)
+        .build_cartesian_2d(0.0..count(groups as u64), (0.5..highest).log_scale())?;
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .disable_x_axis()
+        .y_label_formatter(&|requests| format!("{requests:.0}"))
+        .light_line_style(TRANSPARENT)
+        .label_style(("sans-serif", 14))
+        .draw()?;
+    let side = 0.8 / count(SIDES.len() as u64);
+    for (workload, group) in workloads.iter().zip(0..) {
+        for ((requests, who), place) in workload.requests.iter().zip(SIDES).zip(0..) {
+            let left = count(group) + 0.1 + side * count(place);
+            let bar = [(left, 0.5), (left + 0.9 * side, count(*requests))];
+            chart.draw_series([Rectangle::new(bar, colour(who).filled())])?;
+            let label = Text::new(requests.to_string(), (left, count(*requests) * 1.2), ("sans-serif", 14));
+            chart.draw_series([label])?;
+        }
+        let (messages, contexts) = (workload.messages, workload.contexts);
+        let plural = |count| if count == 1 { "" } else { "s" };
+        let title = format!("{messages} message{}, {contexts} context{}", plural(messages), plural(contexts));
+        let place = chart.backend_coord(&(count(group) + 0.1, 0.5));
+        root.draw(&Text::new(title, (place.0, place.1 + 8), ("sans-serif", 16)))?;
+    }
+    for (place, who) in legend.split_evenly((1, SIDES.len())).iter().zip(SIDES) {
+        place.draw(&Rectangle::new([(30, 12), (56, 24)], colour(who).filled()))?;
+        place.draw(&Text::new(who.label(), (64, 10), ("sans-serif", 16)))?;
+    }
+    Ok(root.present()?)
+}
+
+fn colour(who: Who) -> RGBColor {
+    Who::COMPARED.into_iter().position(|other| other == who).map_or(BLACK, |at| COLOURS[at])
 }
 
 /// One line for each of those compared, over the sizes; both axes are logarithmic.
@@ -111,6 +159,11 @@ fn rate_label(rate: f64) -> String {
     } else {
         format!("{:.0} kB/s", rate / 1e3)
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a point on an axis")]
+fn count(count: u64) -> f64 {
+    count as f64
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a point on an axis")]

@@ -57,6 +57,7 @@ impl Report {
         fs::create_dir_all(&pictures)?;
         picture::latency(&pictures.join("peers-latency.svg"), &self.figures, &self.plan)?;
         picture::throughput(&pictures.join("peers-throughput.svg"), &self.figures, &self.plan)?;
+        picture::requests(&pictures.join("peers-requests.svg"), &self.requests)?;
         Ok(fs::write(folder.join("REPORT.md"), self.to_string())?)
     }
 
@@ -205,7 +206,8 @@ impl Report {
     fn requests(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "## Requests to KMS\n\nAs the server counts them. Each message of 1 KiB is sealed, then opened.\n"
+            "## Requests to KMS\n\nAs the server counts them. Each message of 1 KiB is sealed, then opened.\n\n\
+             ![Requests by workload](report/peers-requests.svg)\n"
         )?;
         let labels = SIDES.map(Who::label);
         writeln!(f, "| messages | contexts | {} |\n|{}", labels.join(" | "), " --- |".repeat(labels.len() + 2))?;
