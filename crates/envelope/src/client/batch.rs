@@ -75,9 +75,9 @@ impl Envelope {
                 [message] => opened.0.push(self.decrypt(message.as_ref(), context).await),
                 group => {
                     opened.0.extend(self.workers.map(group, |message| self.try_decrypt(message.as_ref(), context)));
-                    pause().await;
                 }
             }
+            pause().await;
         }
         let missing = opened.0.iter().zip(0..).filter(|(opened, _)| matches!(opened, Err(Error::NotCached)));
         let missing: Vec<usize> = missing.map(|(_, at)| at).collect();
