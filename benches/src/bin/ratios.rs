@@ -196,7 +196,7 @@ impl Client {
         }
         let difference = median(differences);
         println!(
-            "\n16 bytes: encrypt().await {:.0} ns, try_encrypt() {:.0} ns, difference {difference:.1} ns",
+            "\n16 bytes: encrypt().await {:.0} ns, try_encrypt() {:.0} ns, median of the differences {difference:.1} ns",
             median(waits),
             median(tries)
         );

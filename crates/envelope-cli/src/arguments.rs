@@ -187,7 +187,7 @@ pub(crate) struct Files {
     pub(crate) output: Option<PathBuf>,
 
     /// How many threads seal or open what is large together, 1 to 256; each takes some megabytes, and one more reads, one
-    /// writes [default: half the cores, 1 to 4]
+    /// writes [default: half the cores, but at least 1 and at most 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) threads: Option<u16>,
 

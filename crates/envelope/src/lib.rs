@@ -34,6 +34,7 @@
 //! | `tracing` | yes | what happens in the cache, as events |
 //! | `metrics` | no | the same, for the `metrics` facade: see [`materials::MaterialsCache`] |
 //! | `serde` | no | the cache's statistics can be serialized |
+//! | `parallel` | no | `EnvelopeBuilder::threads`: several threads to a long message |
 #![cfg_attr(not(feature = "aws-kms"), allow(rustdoc::broken_intra_doc_links))]
 
 mod cache;

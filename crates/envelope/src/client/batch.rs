@@ -14,8 +14,9 @@ const MESSAGE: usize = 12 * 1024;
 const AT_ONCE: usize = 64;
 
 impl Envelope {
-    /// Seals each of `plaintexts`, like [`encrypt`](Self::encrypt): all, in their order, or the first error. Lets other tasks run
-    /// in between, and shares the work among [several threads](super::EnvelopeBuilder) where the client has them.
+    /// Seals each of `plaintexts`, all bound to one `context`, like [`encrypt`](Self::encrypt): all, in their order, or the first
+    /// error. Lets other tasks run in between, and shares the work among [several threads](super::EnvelopeBuilder) where the
+    /// client has them.
     ///
     /// ```
     /// # use envelope::{DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring};
@@ -58,8 +59,10 @@ impl Envelope {
     }
 
     /// Opens each of `messages`, like [`decrypt`](Self::decrypt), and tells of each by itself, in their order. Data keys that are
-    /// not cached are asked for at the same time, up to 64 of them. Lets other tasks run in between, and shares the work among
-    /// several threads where the client has them.
+    /// not cached are asked for together, as many as the cache's [`max_loads`] and 64 allow; those of messages over 256 KiB, one
+    /// after the other. Lets other tasks run in between, and shares the work among several threads where the client has them.
+    ///
+    /// [`max_loads`]: crate::materials::MaterialsCacheBuilder::max_loads
     pub async fn decrypt_batch<M: AsRef<[u8]> + Sync>(
         &self,
         messages: &[M],
@@ -68,13 +71,13 @@ impl Envelope {
         let mut opened = Opened(Vec::with_capacity(messages.len()));
         for group in groups(messages, self.workers.slice()) {
             match &messages[group] {
-                // It may be long: it takes its turns by itself.
-                [_] => opened.0.push(Err(Error::NotCached)),
+                // It may be long, and takes its turns by itself: together, many would take theirs at once.
+                [message] => opened.0.push(self.decrypt(message.as_ref(), context).await),
                 group => {
                     opened.0.extend(self.workers.map(group, |message| self.try_decrypt(message.as_ref(), context)));
-                    pause().await;
                 }
             }
+            pause().await;
         }
         let missing = opened.0.iter().zip(0..).filter(|(opened, _)| matches!(opened, Err(Error::NotCached)));
         let missing: Vec<usize> = missing.map(|(_, at)| at).collect();

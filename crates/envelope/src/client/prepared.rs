@@ -12,7 +12,8 @@ use crate::{
 
 impl Envelope {
     /// Binds `context` once for many messages: sealing through the handle looks up no cache entry, shares nothing that
-    /// is written to with other threads, and checks the context no more.
+    /// is written to with other threads, and checks the context no more. (That saves some 0.2 µs, so what is async does not do
+    /// it for messages over 256 KiB; and opening looks up the data key that the message names, as ever.)
     ///
     /// Makes no request; follow it by [`warm`](Self::warm), so that the first message does not wait either.
     ///
