@@ -27,6 +27,13 @@ impl Envelope {
     /// [`Error::RequiredContextMissing`], [`Error::PlaintextTooLong`],
     /// [`Error::TooManyEncryptedDataKeys`], [`Error::Random`].
     pub async fn encrypt(&self, plaintext: &[u8], context: &EncryptionContext) -> Result<Vec<u8>, Error> {
+        if self.is_one_slice(plaintext) {
+            // Where nothing need be waited for, nothing is kept across an await either.
+            match self.try_encrypt(plaintext, context) {
+                Err(Error::NotCached) => {}
+                done => return done,
+            }
+        }
         let mut message = vec![];
         self.encrypt_into(plaintext, context, &mut message).await?;
         Ok(message)
@@ -46,7 +53,6 @@ impl Envelope {
     ) -> Result<(), Error> {
         let materials = self.encryption_materials(context, Some(plaintext.len() as u64)).await?;
         if self.is_one_slice(plaintext) {
-            // Nothing of it need be kept across an await.
             return self.sealing(&*materials, plaintext, message)?.finish();
         }
         in_turns(&mut self.sealing(materials, plaintext, message)?).await
