@@ -28,7 +28,8 @@ pub(crate) fn is_one_slice(length: usize, content_type: ContentType, workers: &W
         ContentType::NonFramed => true,
         ContentType::Framed { frame_length } => {
             let frame_length = frame::length(frame_length);
-            length.saturating_sub(1) / frame_length <= workers.frames(frame_length).max(1)
+            // Most messages are a single frame: no division for them.
+            length <= frame_length || (length - 1) / frame_length <= workers.frames(frame_length).max(1)
         }
     }
 }
