@@ -158,8 +158,7 @@ impl Opener {
         if let Some(verifier) = &mut self.verifier {
             verifier.update(frames);
         }
-        // Fewer than 2^32 by the range above.
-        self.sequence_number += u32::try_from(in_sequence).unwrap_or(0);
+        self.sequence_number += u32::try_from(in_sequence).expect("there are fewer than 2^32 sequence numbers");
         reader.skip(in_sequence * stride);
         true
     }
