@@ -6,6 +6,7 @@ mod departed;
 pub(crate) mod entry;
 pub(crate) mod failures;
 pub(crate) mod flight;
+mod front;
 pub(crate) mod gate;
 pub(crate) mod limits;
 #[cfg(any(test, fuzzing))]
@@ -38,13 +39,14 @@ use self::{
     entry::Entry,
     failures::Failures,
     flight::{Boarding, Flights},
+    front::Front,
     gate::{Gate, Pass, Priority},
     policy::Policy,
     refusals::{Fingerprint, Fingerprints, Refusal, backed_off, is_refusal, note_wrapping_keys},
     sight::Sight,
     slot::{Slot, Taken, Vacant},
     source::{Settings, Source},
-    store::{Key, OwnedKey, Store},
+    store::{Key, OwnedKey, Place, Store},
     sync::RwLock,
 };
 use crate::{
@@ -53,13 +55,14 @@ use crate::{
     time::Moment,
 };
 
-/// At how many hits through a place the store hears that it is in use.
-const TOUCH: u64 = 32;
+/// One in so many hits that were looked up brings what it found to the front.
+const TO_THE_FRONT: u64 = if cfg!(any(test, fuzzing)) { 1 } else { 32 };
 
 /// Entries, the loads under way for those that are missing, and counts of what happened.
 #[derive(Debug)]
 pub(crate) struct Cache<V> {
     slots: Store<V>,
+    front: Front<V>,
     flights: Flights<Result<Arc<Entry<V>>, Error>>,
     gate: Gate,
     failures: Failures<Fingerprint>,
@@ -69,26 +72,13 @@ pub(crate) struct Cache<V> {
     sight: Arc<Sight>,
 }
 
-/// A place in a cache that was looked up once.
-#[derive(Debug)]
-pub(crate) struct Place<V> {
-    key: OwnedKey,
-    slot: Arc<Slot<V>>,
-}
-
-impl<V> Place<V> {
-    /// The key it is at.
-    pub(crate) fn key(&self) -> Key<'_> {
-        self.key.borrow()
-    }
-}
-
 impl<V: Send + Sync + 'static> Cache<V> {
     /// An empty cache of at most `capacity` entries.
     pub(crate) fn new(capacity: usize, gate: Gate, operation: Operation, observer: Option<Arc<dyn Observer>>) -> Self {
         let sight = Arc::new(Sight::new(capacity, operation, observer));
         Self {
             slots: Store::new(capacity, Arc::clone(&sight)),
+            front: Front::default(),
             flights: Flights::new(),
             gate,
             failures: Failures::new(capacity),
@@ -106,55 +96,66 @@ impl<V: Send + Sync + 'static> Cache<V> {
         policy: &Policy,
         bytes: Option<u64>,
     ) -> Result<Taken<Arc<V>>, Vacant> {
-        let taken = self.look(key, now, policy, bytes)?;
-        self.sight.taken(key, &taken);
+        if let Some(place) = self.front.find(key).as_deref().and_then(Option::as_ref) {
+            match place.take(now, policy, bytes, Arc::clone) {
+                Err(Vacant::Absent) if place.is_retired() => {}
+                taken => return taken.inspect(|taken| self.used(place, taken)),
+            }
+        }
+        let place = self.slots.find(key).ok_or(Vacant::Absent)?;
+        let taken = place.take(now, policy, bytes, Arc::clone)?;
+        if self.sight.taken(key, &taken).is_multiple_of(TO_THE_FRONT) {
+            self.front.put(place);
+        }
         Ok(taken)
     }
 
-    /// The same, and nobody is told.
+    /// The same, looked up, and nobody is told.
     fn look(&self, key: &Key<'_>, now: Moment, policy: &Policy, bytes: Option<u64>) -> Result<Taken<Arc<V>>, Vacant> {
         self.slots.find(key).ok_or(Vacant::Absent)?.take(now, policy, bytes, Arc::clone)
     }
 
     /// The place of `key`, to find values there without looking it up again.
-    pub(crate) fn place(&self, key: Key<'_>, now: Moment) -> Place<V> {
+    pub(crate) fn place(&self, key: Key<'_>, now: Moment) -> Arc<Place<V>> {
         let key = key.to_owned();
         // While a slot is being made, nobody who invalidates can see it.
         let _no_invalidation = self.invalidations.read().unwrap_or_else(PoisonError::into_inner);
-        Place { slot: self.slots.slot(&key, now), key }
+        self.slots.slot(&key, now)
     }
 
     /// Lends a value from a place, as [`find`](Self::find) gives it.
     #[inline]
     pub(crate) fn find_at<R>(
         &self,
-        place: &Place<V>,
+        place: &Arc<Place<V>>,
         now: Moment,
         policy: &Policy,
         bytes: Option<u64>,
         mut borrow: impl FnMut(&Arc<V>) -> R,
     ) -> Result<Taken<R>, Vacant> {
-        let taken = match place.slot.take(now, policy, bytes, &mut borrow) {
-            Err(Vacant::Absent) if self.put_back(place) => place.slot.take(now, policy, bytes, &mut borrow),
+        let taken = match place.take(now, policy, bytes, &mut borrow) {
+            Err(Vacant::Absent) if self.put_back(place) => place.take(now, policy, bytes, &mut borrow),
             taken => taken,
         };
-        taken.inspect(|taken| {
-            // What is not looked up must not seem unused when room is needed.
-            if self.sight.taken(&place.key(), taken).is_multiple_of(TOUCH) {
-                self.slots.touch(&place.key());
-            }
-        })
+        taken.inspect(|taken| self.used(place, taken))
+    }
+
+    /// Something was taken that was not looked up: it must not seem unused when room is needed.
+    #[inline]
+    fn used<R>(&self, place: &Place<V>, taken: &Taken<R>) {
+        self.sight.taken(&place.key(), taken);
+        self.slots.touch(place);
     }
 
     /// Puts a place's slot back, if that was retired; tells whether it was.
     #[cold]
-    fn put_back(&self, place: &Place<V>) -> bool {
-        if !place.slot.is_retired() {
+    fn put_back(&self, place: &Arc<Place<V>>) -> bool {
+        if !place.is_retired() {
             return false;
         }
         let _one_at_a_time = self.invalidations.write().unwrap_or_else(PoisonError::into_inner);
-        if place.slot.is_retired() {
-            self.slots.put_back(&place.key, &place.slot);
+        if place.is_retired() {
+            self.slots.put_back(place);
         }
         true
     }
@@ -472,7 +473,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
 }
 
 /// Ends a refresh, however it goes.
-struct EndOfRefresh<V>(Arc<Slot<V>>);
+struct EndOfRefresh<V>(Arc<Place<V>>);
 
 impl<V> Drop for EndOfRefresh<V> {
     fn drop(&mut self) {

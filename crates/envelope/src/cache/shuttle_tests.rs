@@ -26,7 +26,7 @@ use shuttle::{
 };
 
 use super::{
-    Cache, Place,
+    Cache,
     entry::Entry,
     failures::Failures,
     gate::Gate,
@@ -34,7 +34,7 @@ use super::{
     policy::{Policy, tests::policy},
     slot::Slot,
     source::{Settings, Source, Task},
-    store::Key,
+    store::{Key, Place},
 };
 use crate::{
     error::{Error, KeyringError, KeyringErrorKind},
@@ -216,7 +216,7 @@ fn dropping() {
         let put = |invalidations| {
             let value = Value { number: 0, asked_after: 0, served: AtomicU64::new(0) };
             let entry = Arc::new(Entry::new(Arc::new(value), now, now, policy));
-            cache.put(&place.key, &entry, &loader, now, invalidations);
+            cache.put(&place.key().to_owned(), &entry, &loader, now, invalidations);
         };
         let find = || cache.find(&place.key(), now, policy, Some(1)).is_ok();
         let find_at_place = || cache.find_at(&place, now, policy, Some(1), |_| ()).is_ok();
@@ -229,7 +229,7 @@ fn dropping() {
                 0 => _ = cache.clear(),
                 1 => cache.drop_refused(|_, _| true),
                 2 => cache.served(&place.key(), false),
-                _ => cache.note_failure(&place.key, &failure(1, false), &loader, now, 1),
+                _ => cache.note_failure(&place.key().to_owned(), &failure(1, false), &loader, now, 1),
             }
         });
         assert!(!find() && !find_at_place());
@@ -332,7 +332,7 @@ impl World {
     }
 
     /// Obtains a value, or gives up, and checks what came.
-    async fn operation(self: &Arc<Self>, cache: &Arc<Cache<Value>>, places: &[Place<Value>]) {
+    async fn operation(self: &Arc<Self>, cache: &Arc<Cache<Value>>, places: &[Arc<Place<Value>>]) {
         let key = thread_rng().gen_range(0..self.keys);
         let (returned, begun) = (self.returned.load(Relaxed), self.begun.load(Relaxed));
         let undisturbed_since = (returned == begun).then_some(begun);
@@ -375,7 +375,7 @@ impl World {
     }
 
     /// Where each key's values are, looked up once.
-    fn places(&self, cache: &Cache<Value>) -> Vec<Place<Value>> {
+    fn places(&self, cache: &Cache<Value>) -> Vec<Arc<Place<Value>>> {
         let contexts = (0..self.keys).map(|key| key.to_be_bytes());
         contexts.map(|context| cache.place(key(&context), self.now)).collect()
     }

@@ -5,7 +5,11 @@ use std::{
     convert::Infallible,
     fmt,
     hash::{Hash, Hasher},
-    sync::Arc,
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use quick_cache::{DefaultHashBuilder, Equivalent, Lifecycle, OptionsBuilder, UnitWeighter, sync::Cache};
@@ -92,6 +96,34 @@ impl Hash for OwnedKey {
     }
 }
 
+/// A slot, and the key it is at.
+#[derive(Debug)]
+pub(crate) struct Place<V> {
+    key: OwnedKey,
+    slot: Slot<V>,
+    /// How many slots had been made when it was last noted that this one is in use.
+    touched: AtomicU64,
+}
+
+impl<V> Place<V> {
+    fn new(key: OwnedKey, now: Moment) -> Self {
+        Self { key, slot: Slot::empty(now), touched: AtomicU64::new(0) }
+    }
+
+    /// The key it is at.
+    pub(crate) fn key(&self) -> Key<'_> {
+        self.key.borrow()
+    }
+}
+
+impl<V> Deref for Place<V> {
+    type Target = Slot<V>;
+
+    fn deref(&self) -> &Slot<V> {
+        &self.slot
+    }
+}
+
 /// How many slots a shard has, at the least. Keys are spread over shards by chance, so that with n slots to a shard, its
 /// quarter of spare room is √n/4 standard deviations: from five and a half on, none that should find room ever lacks it.
 const SHARD: usize = 512;
@@ -101,7 +133,9 @@ const MOST_SHARDS: u32 = 6;
 /// A bounded set of slots. What leaves it is emptied at once, whoever still holds it.
 #[derive(Debug)]
 pub(crate) struct Store<V> {
-    slots: Cache<OwnedKey, Arc<Slot<V>>, UnitWeighter, DefaultHashBuilder, Evictions>,
+    slots: Cache<OwnedKey, Arc<Place<V>>, UnitWeighter, DefaultHashBuilder, Evictions>,
+    /// How many slots were put in so far.
+    made: AtomicU64,
 }
 
 impl<V> Store<V> {
@@ -117,29 +151,34 @@ impl<V> Store<V> {
             .build()
             .expect("both capacities are there");
         let hasher = DefaultHashBuilder::default();
-        Self { slots: Cache::with_options(options, UnitWeighter, hasher, Evictions(sight)) }
+        let slots = Cache::with_options(options, UnitWeighter, hasher, Evictions(sight));
+        Self { slots, made: AtomicU64::new(0) }
     }
 
     /// The slot under `key`.
-    pub(crate) fn find(&self, key: &Key<'_>) -> Option<Arc<Slot<V>>> {
+    pub(crate) fn find(&self, key: &Key<'_>) -> Option<Arc<Place<V>>> {
         turn();
         self.slots.get(key)
     }
 
     /// The slot under `key`, made if there is none.
-    pub(crate) fn slot(&self, key: &OwnedKey, now: Moment) -> Arc<Slot<V>> {
+    pub(crate) fn slot(&self, key: &OwnedKey, now: Moment) -> Arc<Place<V>> {
         turn();
-        let made = self.slots.get_or_insert_with(key, || Ok::<_, Infallible>(Arc::new(Slot::empty(now))));
-        made.unwrap_or_else(|never| match never {})
+        let make = || {
+            self.made.fetch_add(1, Relaxed);
+            Ok::<_, Infallible>(Arc::new(Place::new(key.clone(), now)))
+        };
+        self.slots.get_or_insert_with(key, make).unwrap_or_else(|never| match never {})
     }
 
-    /// Puts a slot that was retired back under `key`, with what is there now. Not to be called by two at once.
-    pub(crate) fn put_back(&self, key: &OwnedKey, slot: &Arc<Slot<V>>) {
+    /// Puts a slot that was retired back at its place, with what is there now. Not to be called by two at once.
+    pub(crate) fn put_back(&self, place: &Arc<Place<V>>) {
         // Taken out first: a slot that another one replaces counts as evicted, and is retired.
-        let there = self.slots.remove(&key.borrow()).map(|(_, there)| there).filter(|it| !Arc::ptr_eq(it, slot));
+        let there = self.slots.remove(&place.key()).map(|(_, there)| there).filter(|it| !Arc::ptr_eq(it, place));
         turn();
-        slot.succeed(there.as_deref());
-        self.slots.insert(key.clone(), Arc::clone(slot));
+        place.succeed(there.as_ref().map(|there| &there.slot));
+        self.made.fetch_add(1, Relaxed);
+        self.slots.insert(place.key.clone(), Arc::clone(place));
         if let Some(there) = there {
             there.retire();
         }
@@ -174,13 +213,18 @@ impl<V> Store<V> {
         removed.is_some()
     }
 
-    /// Notes that the slot under `key` was used.
-    pub(crate) fn touch(&self, key: &Key<'_>) {
-        let _ = self.slots.get(key);
+    /// Notes that a slot was used without having been looked up: once after each new one, since those alone need room.
+    #[inline]
+    pub(crate) fn touch(&self, place: &Place<V>) {
+        let made = self.made.load(Relaxed);
+        if place.touched.load(Relaxed) != made {
+            place.touched.store(made, Relaxed);
+            let _ = self.slots.get(&place.key());
+        }
     }
 
     /// All the slots there are.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Arc<Slot<V>>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Arc<Place<V>>> {
         self.slots.iter().map(|(_, slot)| slot)
     }
 
@@ -194,11 +238,11 @@ impl<V> Store<V> {
 #[derive(Debug, Clone)]
 struct Evictions(Arc<Sight>);
 
-impl<V> Lifecycle<OwnedKey, Arc<Slot<V>>> for Evictions {
+impl<V> Lifecycle<OwnedKey, Arc<Place<V>>> for Evictions {
     type RequestState = ();
 
-    fn on_evict(&self, (): &mut (), key: OwnedKey, slot: Arc<Slot<V>>) {
-        slot.retire();
+    fn on_evict(&self, (): &mut (), key: OwnedKey, place: Arc<Place<V>>) {
+        place.retire();
         self.0.evicted(&key.borrow());
     }
 }
@@ -258,6 +302,21 @@ mod tests {
             }
             assert!(store.len() <= capacity + capacity / 4, "{} of {capacity}", store.len());
         }
+    }
+
+    /// Whoever holds a place looks it up no more; that it is in use must keep it all the same.
+    #[test]
+    fn what_is_touched_stays_while_others_come_and_go() {
+        let ((store, _), now) = (store(50), Clock::system().moment());
+        let slot = |number: u32| store.slot(&key("p", &number.to_be_bytes(), b"").to_owned(), now);
+        // The first ones stay longer than those that come when it is full.
+        (0..100).for_each(|number| drop(slot(number)));
+        let (touched, forgotten) = (slot(100), slot(101));
+        for number in 102..1_000 {
+            store.touch(&touched);
+            slot(number);
+        }
+        assert!(!touched.is_retired() && forgotten.is_retired());
     }
 
     /// A value that looks, as it goes, whether the store could already be seen without it.

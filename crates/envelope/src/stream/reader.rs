@@ -13,6 +13,8 @@ use super::machine::Machine;
 
 /// How much is read from a source at first, in bytes.
 const FIRST: usize = 4096;
+/// How many times more is read at once after a source has filled all that there was.
+const GROWTH: usize = 4;
 
 /// Reads from a source, and gives what a machine makes of it: the message, or its plaintext.
 ///
@@ -23,7 +25,7 @@ const FIRST: usize = 4096;
 pub struct Reader<M, R> {
     machine: M,
     source: R,
-    /// Grows once to what the machine is best given, so that short streams cost little.
+    /// Grows to what the machine is best given, fourfold while the source fills it, so that short streams cost little.
     input: Zeroizing<Vec<u8>>,
     /// Which part of `input` the machine has not taken yet.
     unread: std::ops::Range<usize>,
@@ -85,8 +87,9 @@ impl<M: Machine, R> Reader<M, R> {
             return Err(io::Error::new(kind, "the source failed before"));
         }
         let wanted = self.machine.wanted();
-        if self.unread.end == FIRST && wanted > self.input.len() {
-            self.input = Zeroizing::new(vec![0; self.machine.chunk()]);
+        let length = self.input.len();
+        if self.unread.end == length && wanted > length {
+            self.input = Zeroizing::new(vec![0; self.machine.chunk().clamp(length, GROWTH * length)]);
         }
         Ok(wanted.min(self.input.len()))
     }

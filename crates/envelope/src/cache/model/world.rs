@@ -19,12 +19,12 @@ use super::{
 };
 use crate::{
     cache::{
-        Cache, Place,
+        Cache,
         failures::Failures,
         gate::Gate,
         policy::Policy,
         source::{Settings, Source, Task},
-        store::Key,
+        store::{Key, Place},
     },
     error::{Error, KeyringError, KeyringErrorKind},
     observer::Operation,
@@ -151,7 +151,7 @@ impl World {
         let (key, now, policy) = (cache_key(&context), self.clock.moment(), &request.policy);
         let taken = if at_place {
             let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-            let place = places[request.key].get_or_insert_with(|| Arc::new(cache.place(key, now)));
+            let place = places[request.key].get_or_insert_with(|| cache.place(key, now));
             cache.find_at(place, now, policy, request.bytes, Arc::clone)
         } else {
             cache.find(&key, now, policy, request.bytes)

@@ -8,9 +8,8 @@ use super::{
 };
 use crate::{
     cache::{
-        Place,
         source::{Settings, Source},
-        store::Key,
+        store::{Key, Place},
     },
     context::{ContextKeys, EncryptionContext},
     error::Error,
@@ -168,12 +167,12 @@ impl Source for DecryptionSource {
 /// Encryption materials whose entry was looked up once.
 #[derive(Debug)]
 pub(super) struct Prepared {
-    place: Place<EncryptionMaterials>,
+    place: Arc<Place<EncryptionMaterials>>,
     source: EncryptionSource,
 }
 
 impl Prepared {
-    pub(super) fn new(place: Place<EncryptionMaterials>, source: EncryptionSource) -> Self {
+    pub(super) fn new(place: Arc<Place<EncryptionMaterials>>, source: EncryptionSource) -> Self {
         Self { place, source }
     }
 }
