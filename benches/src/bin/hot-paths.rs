@@ -16,15 +16,18 @@ use envelope::{
 
 /// The paths, and how often the gate runs each: tens of millions of instructions. None is signed: signatures are AWS-LC's, take
 /// fifty times as many, and vary by more than a hundredth.
-const PATHS: [(&str, u32); 10] = [
+const PATHS: [(&str, u32); 13] = [
     ("seal-16", 500),
     ("seal-1024", 500),
     ("seal-65536", 40),
     ("seal-await-1024", 500),
     ("seal-prepared-1024", 500),
+    ("seal-into-65536", 40),
     ("open-16", 500),
     ("open-1024", 500),
     ("open-65536", 40),
+    ("open-into-65536", 40),
+    ("open-in-place-65536", 40),
     ("read-header", 2_000),
     ("cache-hit", 5_000),
 ];
@@ -66,14 +69,29 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let message = envelope.encrypt(&plaintext, &context).await?;
     envelope.decrypt(&message, &context).await?;
 
-    let run = |call: &dyn Fn()| (0..times).for_each(|_| call());
+    let mut buffer = Vec::with_capacity(message.len());
+    // As many for once as for twice: what copies them cancels out.
+    let mut messages = if operation == "open-in-place" { vec![message.clone(); 80] } else { vec![] };
+    let run = |call: &mut dyn FnMut()| (0..times).for_each(|_| call());
     match operation {
-        "seal" => run(&|| done(envelope.try_encrypt(black_box(&plaintext), &context))),
-        "seal-await" => run(&|| done(finished(envelope.encrypt(black_box(&plaintext), &context)))),
-        "seal-prepared" => run(&|| done(prepared.try_encrypt(black_box(&plaintext)))),
-        "open" => run(&|| done(envelope.try_decrypt(black_box(&message), &context))),
-        "read-header" => run(&|| done(envelope.read_header(&mut black_box(&message[..])))),
-        "cache-hit" => run(&|| done(manager.try_encryption_materials(black_box(request)))),
+        "seal" => run(&mut || done(envelope.try_encrypt(black_box(&plaintext), &context))),
+        "seal-await" => run(&mut || done(finished(envelope.encrypt(black_box(&plaintext), &context)))),
+        "seal-prepared" => run(&mut || done(prepared.try_encrypt(black_box(&plaintext)))),
+        "open" => run(&mut || done(envelope.try_decrypt(black_box(&message), &context))),
+        "seal-into" => run(&mut || {
+            buffer.clear();
+            done(envelope.try_encrypt_into(black_box(&plaintext), &context, &mut buffer));
+        }),
+        "open-into" => run(&mut || {
+            buffer.clear();
+            done(envelope.try_decrypt_into(black_box(&message), &context, &mut buffer));
+        }),
+        "open-in-place" => run(&mut || {
+            let mut message = messages.pop().expect("there are as many as the gate takes");
+            done(envelope.try_decrypt_in_place(black_box(&mut message), &context));
+        }),
+        "read-header" => run(&mut || done(envelope.read_header(&mut black_box(&message[..])))),
+        "cache-hit" => run(&mut || done(manager.try_encryption_materials(black_box(request)))),
         _ => return Err(format!("no path is called {path}").into()),
     }
     Ok(())
