@@ -1,6 +1,10 @@
 //! The encryption context (specification: `framework/structures.md#encryption-context`).
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 use crate::error::Error;
 
@@ -24,17 +28,24 @@ const RESERVED_PREFIX: &str = "aws-crypto-";
 /// assert_eq!(context.iter().next(), Some(("purpose", "card number")));
 /// # Ok::<(), envelope::Error>(())
 /// ```
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct EncryptionContext(
-    /// `None` for no pairs.
-    Option<Arc<[u8]>>,
-);
+#[derive(Clone)]
+pub struct EncryptionContext(Serialized);
+
+/// How many bytes of a context are held where it is: those of one or two pairs.
+const SHORT: usize = 62;
+
+/// A canonical serialization. Threads that clone a long one at once write to the same count, so that a short one is copied.
+#[derive(Clone)]
+enum Serialized {
+    Short { bytes: [u8; SHORT], length: u8 },
+    Long(Arc<[u8]>),
+}
 
 impl EncryptionContext {
     /// A context with no pairs.
     #[must_use]
     pub const fn empty() -> Self {
-        Self(None)
+        Self(Serialized::Short { bytes: [0; SHORT], length: 0 })
     }
 
     /// A context with these pairs, in any order.
@@ -61,7 +72,7 @@ impl EncryptionContext {
             }
         }
         length(serialized.len())?;
-        Ok(Self(Some(serialized.into())))
+        Ok(Self::from_canonical(&serialized))
     }
 
     /// The context with this serialization, which stands at `offset` of a message.
@@ -71,7 +82,18 @@ impl EncryptionContext {
     /// [`Error::Malformed`] unless `serialized` is empty or canonical.
     pub(crate) fn from_serialized(serialized: &[u8], offset: u64) -> Result<Self, Error> {
         Self::validate(serialized, offset)?;
-        Ok(Self((!serialized.is_empty()).then(|| serialized.into())))
+        Ok(Self::from_canonical(serialized))
+    }
+
+    fn from_canonical(serialized: &[u8]) -> Self {
+        let mut bytes = [0; SHORT];
+        Self(match (bytes.get_mut(..serialized.len()), u8::try_from(serialized.len())) {
+            (Some(start), Ok(length)) => {
+                start.copy_from_slice(serialized);
+                Serialized::Short { bytes, length }
+            }
+            _ => Serialized::Long(serialized.into()),
+        })
     }
 
     /// Checks that `serialized`, which stands at `offset` of a message, is a canonical serialization.
@@ -134,18 +156,24 @@ impl EncryptionContext {
     /// Whether there are no pairs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_none()
+        self.as_serialized().is_empty()
     }
 
     /// The canonical serialization: empty for no pairs, else the pair count and the sorted pairs.
     #[must_use]
     pub fn as_serialized(&self) -> &[u8] {
-        self.0.as_deref().unwrap_or_default()
+        match &self.0 {
+            Serialized::Short { bytes, length } => &bytes[..usize::from(*length)],
+            Serialized::Long(serialized) => serialized,
+        }
     }
 
     /// The canonical serialization, to keep.
     pub(crate) fn to_canonical(&self) -> Arc<[u8]> {
-        self.0.clone().unwrap_or_default()
+        match &self.0 {
+            Serialized::Short { .. } => self.as_serialized().into(),
+            Serialized::Long(serialized) => Arc::clone(serialized),
+        }
     }
 
     /// The first key that is reserved for the message format, if any.
@@ -201,6 +229,20 @@ impl EncryptionContext {
             return Ok(self.clone());
         }
         Self::new(self.iter().chain(other.iter()))
+    }
+}
+
+impl PartialEq for EncryptionContext {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_serialized() == other.as_serialized()
+    }
+}
+
+impl Eq for EncryptionContext {}
+
+impl Hash for EncryptionContext {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_serialized().hash(state);
     }
 }
 

@@ -6,7 +6,7 @@ const SINGLE_BLOCK: &[u8] = b"AWSKMSEncryptionClient Single Block";
 const LENGTH: usize = 32 + SINGLE_BLOCK.len() + 4 + 8;
 
 /// The message body AAD: message id, content type, sequence number, content length.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct BodyAad {
     bytes: [u8; LENGTH],
     length: usize,
@@ -33,6 +33,14 @@ impl BodyAad {
         aad
     }
 
+    /// The AAD of a frame that differs by its sequence number alone.
+    #[inline]
+    pub(crate) fn with_sequence_number(mut self, sequence_number: u32) -> Self {
+        let behind = self.length - size_of::<u64>();
+        self.bytes[behind - size_of::<u32>()..behind].copy_from_slice(&sequence_number.to_be_bytes());
+        self
+    }
+
     /// The AAD's bytes.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.length]
@@ -55,6 +63,8 @@ mod tests {
         assert_eq!(BodyAad::of_frame(&[7; 32], false, 2, 4096).as_bytes(), expected);
         let last = BodyAad::of_frame(&[7; 32], true, 3, 1);
         assert!(last.as_bytes()[32..].starts_with(b"AWSKMSEncryptionClient Final Frame\x00\x00\x00\x03"));
+        let (second, third) = (BodyAad::of_frame(&[7; 16], false, 2, 9), BodyAad::of_frame(&[7; 16], false, 3, 9));
+        assert_eq!(second.with_sequence_number(3).as_bytes(), third.as_bytes());
         let single = BodyAad::of_single_block(&[7; 32], 1);
         assert!(single.as_bytes()[32..].starts_with(b"AWSKMSEncryptionClient Single Block\x00\x00\x00\x01"));
         assert_eq!(single.as_bytes().len(), LENGTH);

@@ -21,7 +21,10 @@ use crate::{
         non_framed::UnverifiedBody,
     },
     materials::DecryptionMaterials,
-    message::{MessageId, workers::Workers},
+    message::{
+        MessageId,
+        workers::{Workers, cost},
+    },
 };
 
 /// Reads the header at the front of `message`; also gives where the body starts.
@@ -47,8 +50,8 @@ pub(crate) struct Opener {
     /// The sequence number that the next frame must have.
     sequence_number: u32,
     verifier: Option<Verifier>,
-    /// Whether frames opened together so far were all as they should be.
-    shares: bool,
+    /// Whether the frames opened in a run so far were all as they should be.
+    runs: bool,
 }
 
 /// A frame, or the body in one piece: well-formed and in sequence, but nothing in it is verified.
@@ -67,7 +70,7 @@ impl Opener {
         let keys = kdf::derive(header.suite, materials.data_key().expose_secret(), header.message_id);
         let cipher = aead::Key::new(keys.encryption_key()).expect("every suite's key length is one of AES");
         let committed: bool = match (&keys.commit_key, header.commit_key) {
-            (Some(derived), Some(received)) => derived.ct_eq(received).into(),
+            (Some(derived), Some(received)) => words(derived).ct_eq(&words(received)).into(),
             (derived, received) => derived.is_none() && received.is_none(),
         };
         let required = materials.required_context().as_serialized();
@@ -94,7 +97,7 @@ impl Opener {
             content_type: header.content_type,
             sequence_number: 1,
             verifier,
-            shares: true,
+            runs: true,
         })
     }
 
@@ -113,54 +116,58 @@ impl Opener {
         Ok(piece.is_last)
     }
 
-    /// Appends the plaintext of the regular frames that are next, as many as are there and one slice holds, opened by several
-    /// threads; tells whether any was. Of frames that are not as they should be, none is: [`next_piece`](Self::next_piece) says
-    /// which.
-    pub(crate) fn shared_frames(
+    /// Appends the plaintext of the regular frames that are next, as many as are there and one slice holds; by several threads
+    /// where that is worth it. Tells what they cost, as bytes: nothing where there is none. Of frames that are not as they should be,
+    /// none is opened: [`next_piece`](Self::next_piece) says which.
+    pub(crate) fn regular_frames(
         &mut self,
         reader: &mut Reader<'_>,
         workers: &Workers,
         plaintext: &mut Vec<u8>,
-    ) -> bool {
-        let (true, ContentType::Framed { frame_length }) = (self.shares, self.content_type) else { return false };
+    ) -> usize {
+        let (true, ContentType::Framed { frame_length }) = (self.runs, self.content_type) else { return 0 };
         let length = frame::length(frame_length);
         let stride = length.saturating_add(frame::REGULAR_OVERHEAD);
-        let most = (reader.rest().len() / stride).min(workers.frames(length));
-        if !workers.share(most * length) {
-            return false;
+        let (start, first) = (plaintext.len(), self.sequence_number);
+        let frames = reader.rest().chunks_exact(stride).take(workers.frames(length)).zip(first..u32::MAX);
+        let count = frames.take_while(|(frame, number)| frame.starts_with(&number.to_be_bytes())).count();
+        if count == 0 {
+            return 0;
         }
-        let frames = reader.rest().chunks_exact(stride).take(most).zip(self.sequence_number..u32::MAX);
-        let in_sequence = frames.take_while(|(frame, number)| frame.starts_with(&number.to_be_bytes())).count();
-        if !workers.share(in_sequence * length) {
-            // The body ends here, or is wrong: to look again at each frame in front of that would cost their square.
-            self.shares = false;
-            return false;
-        }
-        let (start, first, frames) = (plaintext.len(), self.sequence_number, &reader.rest()[..in_sequence * stride]);
-        plaintext.resize(start + in_sequence * length, 0);
-        let (cipher, message_id) = (&self.cipher, self.message_id.as_bytes());
-        let opened = workers.each((frames, stride), &mut plaintext[start..], length, |at, frame, plaintext| {
-            let number = first + at;
-            let (iv, aad) = (frame::iv(number), BodyAad::of_frame(message_id, false, number, length));
-            let (prefix, content, tag) = frame::split_regular(frame);
+        let frames = &reader.rest()[..count * stride];
+        let (cipher, aad) = (&self.cipher, BodyAad::of_frame(self.message_id.as_bytes(), false, first, length));
+        let open = |number, frame: &[u8], content: &mut [u8]| {
+            let (iv, (prefix, _, tag)) = (frame::iv(number), frame::split_regular(frame));
             if *prefix != frame::regular_prefix(number, iv) {
                 return Err(Unauthenticated);
             }
-            plaintext.copy_from_slice(content);
-            cipher.open(iv, aad.as_bytes(), plaintext, tag)
-        });
+            cipher.open(iv, aad.with_sequence_number(number).as_bytes(), content, tag)
+        };
+        let opened = if workers.share(count * length) {
+            plaintext.resize(start + count * length, 0);
+            workers.each((frames, stride), &mut plaintext[start..], length, |at, frame, plaintext| {
+                plaintext.copy_from_slice(frame::split_regular(frame).1);
+                open(first + at, frame, plaintext)
+            })
+        } else {
+            frames.chunks_exact(stride).zip(first..).try_for_each(|(frame, number)| {
+                let at = plaintext.len();
+                plaintext.extend_from_slice(frame::split_regular(frame).1);
+                open(number, frame, &mut plaintext[at..])
+            })
+        };
         if opened.is_err() {
             plaintext[start..].zeroize();
             plaintext.truncate(start);
-            self.shares = false;
-            return false;
+            self.runs = false;
+            return 0;
         }
         if let Some(verifier) = &mut self.verifier {
             verifier.update(frames);
         }
-        self.sequence_number += u32::try_from(in_sequence).expect("there are fewer than 2^32 sequence numbers");
-        reader.skip(in_sequence * stride);
-        true
+        self.sequence_number += u32::try_from(count).expect("there are fewer than 2^32 sequence numbers");
+        reader.skip(count * stride);
+        count * cost(length)
     }
 
     /// Reads the next piece, and counts on it being authentic: unless it is opened, the message must be given up.
@@ -242,6 +249,12 @@ impl Opener {
         }
         Ok(())
     }
+}
+
+/// A commitment in pieces that are compared each at once, instead of byte by byte.
+fn words(commit_key: &[u8; 32]) -> [u64; 4] {
+    let (words, []) = commit_key.as_chunks() else { unreachable!("32 is a multiple of 8") };
+    std::array::from_fn(|at| u64::from_ne_bytes(words[at]))
 }
 
 #[cfg(test)]

@@ -47,16 +47,14 @@ impl Slices for Opening<'_> {
     fn next_slice(&mut self) -> Result<bool, Error> {
         let mut left = SLICE;
         while left > 0 {
-            if self.opener.shared_frames(&mut self.body, self.workers, &mut self.plaintext) {
-                return Ok(false);
-            }
             let before = self.plaintext.len();
-            if self.opener.next_piece(&mut self.body, &mut self.plaintext)? {
+            let run = self.opener.regular_frames(&mut self.body, self.workers, &mut self.plaintext);
+            if run == 0 && self.opener.next_piece(&mut self.body, &mut self.plaintext)? {
                 finish(self.opener, &mut self.body)?;
                 self.plaintext.keep();
                 return Ok(true);
             }
-            left = left.saturating_sub(cost(self.plaintext.len() - before));
+            left = left.saturating_sub(run.max(cost(self.plaintext.len() - before)));
         }
         Ok(false)
     }

@@ -168,8 +168,8 @@ impl Decryptor {
             let before = self.output.length();
             // No piece has more plaintext than bytes.
             let output = self.output.appending(bytes.len());
-            let shared = self.opener.shared_frames(&mut reader, &self.workers, output);
-            if !shared && self.opener.next_piece(&mut reader, output)? {
+            let run = self.opener.regular_frames(&mut reader, &self.workers, output);
+            if run == 0 && self.opener.next_piece(&mut reader, output)? {
                 self.output.hold_from(before);
                 self.state = State::Footer;
             }
