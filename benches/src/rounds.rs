@@ -50,10 +50,17 @@ pub fn throughputs<const N: usize>(rounds: usize, span: Duration, sides: [&[&Cal
     rates
 }
 
+/// How long each thread runs before it counts: until the system has found it a processor of its own.
+const WARM_UP: Duration = Duration::from_millis(10);
+
 fn throughput(span: Duration, calls: &[&Call]) -> f64 {
     let (ready, start) = (Barrier::new(calls.len()), OnceLock::new());
     let count = |call: &Call| {
         let batch = u32::max(1, repeat(time(1, call)) / 5);
+        let begun = Instant::now();
+        while begun.elapsed() < WARM_UP {
+            call();
+        }
         ready.wait();
         // One start for all: a thread that is not let run at once must not seem as fast as the others.
         let (started, mut count) = (*start.get_or_init(Instant::now), 0.0);

@@ -151,7 +151,7 @@ impl Client {
     /// What a second thread brings on one client and one entry; beside it, what it brings to the floor, which is what the
     /// machine has to give.
     fn two_threads(&self, quick: bool, lines: &mut Lines) -> Result<(), envelope::Error> {
-        let (rounds, span) = if quick { (9, Duration::from_millis(150)) } else { (31, Duration::from_millis(200)) };
+        let (rounds, span) = if quick { (15, Duration::from_millis(80)) } else { (61, Duration::from_millis(100)) };
         println!("\ntwo threads over one, on one client and one entry; median of {rounds} alternating rounds");
         println!("{:>9}  {:<6} {:>12} {:>12} {:>6} {:>10}", "bytes", "", "a second", "with two", "times", "the floor");
         let floor = usual_floor(Backend::AwsLc);

@@ -323,9 +323,12 @@ async fn an_observer_that_panics_harms_nobody() {
 
 #[tokio::test]
 async fn debug_shows_no_values_of_contexts() {
-    let envelope = caching(GatedKeyring::open(), |builder| builder);
+    let cache = MaterialsCache::new(100);
+    let envelope = caching(GatedKeyring::open(), |builder| builder.cache(&cache));
     envelope.warm([&context("who it is")]).await;
-    let shown = format!("{envelope:?} {:?}", envelope.prepare(&context("who it is")).unwrap());
+    let message = envelope.encrypt(b"", &context("who it is")).await.unwrap();
+    envelope.decrypt(&message, &context("who it is")).await.unwrap();
+    let shown = format!("{envelope:?} {cache:?} {:?}", envelope.prepare(&context("who it is")).unwrap());
     assert!(!shown.contains("who it is") && shown.contains("tenant"), "{shown}");
 }
 

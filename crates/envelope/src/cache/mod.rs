@@ -55,8 +55,11 @@ use crate::{
     time::Moment,
 };
 
-/// One in so many hits that were looked up brings what it found to the front.
-const TO_THE_FRONT: u64 = if cfg!(any(test, fuzzing)) { 1 } else { 32 };
+/// Whether a hit that was looked up brings what it found to the front: one in 32, by chance, since keys that come in turns
+/// would each have its own number of every 32.
+fn goes_to_the_front() -> bool {
+    cfg!(any(test, fuzzing)) || fastrand::u8(..) < 8
+}
 
 /// Entries, the loads under way for those that are missing, and counts of what happened.
 #[derive(Debug)]
@@ -78,7 +81,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
         let sight = Arc::new(Sight::new(capacity, operation, observer));
         Self {
             slots: Store::new(capacity, Arc::clone(&sight)),
-            front: Front::default(),
+            front: Front::new(capacity),
             flights: Flights::new(),
             gate,
             failures: Failures::new(capacity),
@@ -88,29 +91,32 @@ impl<V: Send + Sync + 'static> Cache<V> {
         }
     }
 
-    /// A value from the entry under `key`, for one message of `bytes` bytes; never waits for a load.
-    pub(crate) fn find(
+    /// Lends a value from the entry under `key`, for one message of `bytes` bytes; never waits for a load.
+    pub(crate) fn find<R>(
         &self,
         key: &Key<'_>,
         now: Moment,
         policy: &Policy,
         bytes: Option<u64>,
-    ) -> Result<Taken<Arc<V>>, Vacant> {
-        if let Some(place) = self.front.find(key).as_deref().and_then(Option::as_ref) {
-            match place.take(now, policy, bytes, Arc::clone) {
+        mut borrow: impl FnMut(&Arc<V>) -> R,
+    ) -> Result<Taken<R>, Vacant> {
+        let found = self.front.find(key);
+        if let Some(place) = found.as_deref().and_then(Option::as_ref) {
+            match place.take(now, policy, bytes, &mut borrow) {
                 Err(Vacant::Absent) if place.is_retired() => {}
                 taken => return taken.inspect(|taken| self.used(place, taken)),
             }
         }
         let place = self.slots.find(key).ok_or(Vacant::Absent)?;
-        let taken = place.take(now, policy, bytes, Arc::clone)?;
-        if self.sight.taken(key, &taken).is_multiple_of(TO_THE_FRONT) {
+        let taken = place.take(now, policy, bytes, &mut borrow)?;
+        self.sight.taken(key, &taken);
+        if found.is_some() || goes_to_the_front() {
             self.front.put(place);
         }
         Ok(taken)
     }
 
-    /// The same, looked up, and nobody is told.
+    /// A value that is looked up, and nobody is told.
     fn look(&self, key: &Key<'_>, now: Moment, policy: &Policy, bytes: Option<u64>) -> Result<Taken<Arc<V>>, Vacant> {
         self.slots.find(key).ok_or(Vacant::Absent)?.take(now, policy, bytes, Arc::clone)
     }
@@ -293,6 +299,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
         *invalidations += 1;
         self.flights.detach();
         let entries = self.drop_where(doomed);
+        self.front.clear();
         self.failures.clear();
         entries
     }
@@ -331,6 +338,8 @@ impl<V: Send + Sync + 'static> Cache<V> {
 
     /// Drops the entries whose values are all older than `age`; a value that is being loaded may come after.
     pub(crate) fn remove_older_than(&self, age: Duration, now: Moment) -> u64 {
+        let _nothing_moves = self.invalidations.read().unwrap_or_else(PoisonError::into_inner);
+        self.front.clear();
         self.slots.remove_where(|_, slot| !slot.holds(|entry| entry.age(now) < age))
     }
 

@@ -319,6 +319,24 @@ mod tests {
         assert!(!touched.is_retired() && forgotten.is_retired());
     }
 
+    /// Slots that come back need room as new ones do.
+    #[test]
+    fn what_is_touched_stays_while_others_come_back() {
+        let ((store, _), now) = (store(50), Clock::system().moment());
+        let slot = |number: u32| store.slot(&key("p", &number.to_be_bytes(), b"").to_owned(), now);
+        let others: Vec<_> = (0..900).map(slot).collect();
+        store.remove_where(|_, _| true);
+        (1_000..1_100).for_each(|number| drop(slot(number)));
+        let touched = slot(1_100);
+        for other in &others {
+            store.touch(&touched);
+            store.put_back(other);
+            // So that it contends with what is hot.
+            (0..2).for_each(|_| drop(store.find(&other.key())));
+        }
+        assert!(!touched.is_retired());
+    }
+
     /// A value that looks, as it goes, whether the store could already be seen without it.
     struct Witness {
         store: Weak<Store<Witness>>,

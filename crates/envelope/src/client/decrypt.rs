@@ -27,7 +27,7 @@ impl Envelope {
     pub async fn decrypt(&self, message: &[u8], context: &EncryptionContext) -> Result<Decrypted, Error> {
         let mut plaintext = vec![];
         let opener = self.open(message, context, &mut plaintext).await?;
-        Ok(decrypted(&opener, plaintext))
+        Ok(decrypted(opener, plaintext))
     }
 
     /// Opens like [`decrypt`](Self::decrypt), and appends the plaintext to a buffer of the caller's. Where that has room for the
@@ -45,7 +45,7 @@ impl Envelope {
     ) -> Result<Decrypted<&'p mut [u8]>, Error> {
         let start = plaintext.len();
         let opener = self.open(message, context, plaintext).await?;
-        Ok(decrypted(&opener, &mut plaintext[start..]))
+        Ok(decrypted(opener, &mut plaintext[start..]))
     }
 
     /// Opens like [`decrypt`](Self::decrypt), where the message is: its plaintext takes its place, and what is left of the
@@ -65,7 +65,7 @@ impl Envelope {
         let mut opening = OpeningInPlace::start(&mut opener, message, body);
         in_turns(&mut opening).await?;
         let plaintext = opening.into_plaintext();
-        Ok(decrypted(&opener, plaintext))
+        Ok(decrypted(opener, plaintext))
     }
 
     /// Opens like [`decrypt`](Self::decrypt), but never waits.
@@ -77,7 +77,7 @@ impl Envelope {
     pub fn try_decrypt(&self, message: &[u8], context: &EncryptionContext) -> Result<Decrypted, Error> {
         let mut plaintext = vec![];
         let opener = self.try_open(message, context, &mut plaintext)?;
-        Ok(decrypted(&opener, plaintext))
+        Ok(decrypted(opener, plaintext))
     }
 
     /// Opens like [`decrypt_into`](Self::decrypt_into), but never waits.
@@ -93,7 +93,7 @@ impl Envelope {
     ) -> Result<Decrypted<&'p mut [u8]>, Error> {
         let start = plaintext.len();
         let opener = self.try_open(message, context, plaintext)?;
-        Ok(decrypted(&opener, &mut plaintext[start..]))
+        Ok(decrypted(opener, &mut plaintext[start..]))
     }
 
     /// Opens like [`decrypt_in_place`](Self::decrypt_in_place), but never waits. When the data key is not cached, the message
@@ -112,7 +112,7 @@ impl Envelope {
         let mut opening = OpeningInPlace::start(&mut opener, message, body);
         opening.finish()?;
         let plaintext = opening.into_plaintext();
-        Ok(decrypted(&opener, plaintext))
+        Ok(decrypted(opener, plaintext))
     }
 
     async fn open(
@@ -145,13 +145,12 @@ impl Envelope {
         self.check_header(header, context)?;
         let required = context.without(header.encryption_context);
         let request = decryption_request(header, context, &required);
-        if let Some(materials) = self.manager.try_decryption_materials(request)? {
-            check_suite(materials.suite(), header.suite)?;
-            return Opener::start(header, materials);
+        if let Some(opener) = self.cached_opener(header, request)? {
+            return Ok(opener);
         }
         let materials = self.manager.decryption_materials(request).await?;
         check_suite(materials.suite(), header.suite)?;
-        let opener = Opener::start(header, materials);
+        let opener = Opener::start(header, &materials);
         self.manager.decryption_served(request, opener.is_ok());
         opener
     }
@@ -161,9 +160,20 @@ impl Envelope {
         self.check_header(header, context)?;
         let required = context.without(header.encryption_context);
         let request = decryption_request(header, context, &required);
-        let materials = self.manager.try_decryption_materials(request)?.ok_or(Error::NotCached)?;
-        check_suite(materials.suite(), header.suite)?;
-        Opener::start(header, materials)
+        self.cached_opener(header, request)?.ok_or(Error::NotCached)
+    }
+
+    fn cached_opener(
+        &self,
+        header: &UnverifiedHeader<'_>,
+        request: DecryptionMaterialsRequest<'_>,
+    ) -> Result<Option<Opener>, Error> {
+        let mut opener = None;
+        self.manager.lend_decryption_materials(request, &mut |materials| {
+            let checked = check_suite(materials.suite(), header.suite);
+            opener = Some(checked.and_then(|()| Opener::start(header, materials)));
+        })?;
+        opener.transpose()
     }
 
     /// Checks a header against the policy and the supplied context.
@@ -195,7 +205,6 @@ fn decryption_request<'a>(
     }
 }
 
-fn decrypted<P: AsRef<[u8]>>(opener: &Opener, plaintext: P) -> Decrypted<P> {
-    let materials = opener.materials();
-    Decrypted { plaintext, encryption_context: materials.encryption_context().clone(), suite: materials.suite() }
+fn decrypted<P: AsRef<[u8]>>(opener: Opener, plaintext: P) -> Decrypted<P> {
+    Decrypted { plaintext, suite: opener.suite(), encryption_context: opener.into_context() }
 }

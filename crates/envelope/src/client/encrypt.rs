@@ -53,7 +53,7 @@ impl Envelope {
     ) -> Result<(), Error> {
         let materials = self.encryption_materials(context, Some(plaintext.len() as u64)).await?;
         if self.is_one_slice(plaintext) {
-            return self.sealing(&*materials, plaintext, message)?.finish();
+            return self.seal(&materials, plaintext, message);
         }
         in_turns(&mut self.sealing(materials, plaintext, message)?).await
     }
@@ -98,8 +98,11 @@ impl Envelope {
         message: &mut Vec<u8>,
     ) -> Result<(), Error> {
         let request = self.encryption_request(context, Some(plaintext.len() as u64))?;
-        let materials = self.manager.try_encryption_materials(request)?.ok_or(Error::NotCached)?;
-        self.sealing(&*materials, plaintext, message)?.finish()
+        let mut sealed = None;
+        self.manager.lend_encryption_materials(request, &mut |materials| {
+            sealed = Some(self.seal(materials, plaintext, message));
+        })?;
+        sealed.unwrap_or(Err(Error::NotCached))
     }
 
     pub(super) async fn encryption_materials(
@@ -132,8 +135,18 @@ impl Envelope {
         sealing::is_one_slice(plaintext.len(), self.content_type, &self.workers)
     }
 
+    /// Appends the message to the buffer, at once.
+    pub(super) fn seal(
+        &self,
+        materials: &EncryptionMaterials,
+        plaintext: &[u8],
+        message: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        self.sealing(materials, plaintext, message)?.finish()
+    }
+
     /// Begins to append the message to the buffer.
-    pub(super) fn sealing<'a, M: Deref<Target = EncryptionMaterials>>(
+    fn sealing<'a, M: Deref<Target = EncryptionMaterials>>(
         &'a self,
         materials: M,
         plaintext: &'a [u8],

@@ -3,12 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use super::{Decrypted, Envelope};
-use crate::{
-    context::EncryptionContext,
-    error::Error,
-    materials::PreparedMaterials,
-    message::{Slices as _, seal},
-};
+use crate::{context::EncryptionContext, error::Error, materials::PreparedMaterials, message::seal};
 
 impl Envelope {
     /// Binds `context` once for many messages: sealing through the handle looks up no cache entry, shares nothing that
@@ -175,8 +170,7 @@ impl PreparedContext {
         }
         let mut sealed = None;
         self.materials.as_ref()?.lend(plaintext.len() as u64, &mut |materials| {
-            let sealing = self.envelope.sealing(materials, plaintext, message);
-            sealed = Some(sealing.and_then(|mut sealing| sealing.finish()));
+            sealed = Some(self.envelope.seal(materials, plaintext, message));
         });
         sealed
     }

@@ -57,6 +57,35 @@ pub trait MaterialsManager: fmt::Debug + Send + Sync {
         Ok(None)
     }
 
+    /// Lends what [`try_encryption_materials`](Self::try_encryption_materials) would give, and tells whether it did. A manager that
+    /// keeps materials does so without counting who holds them: threads that write to one count hold each other up. Must not
+    /// block; borrows at most once. Default: lends what the other gives.
+    ///
+    /// # Errors
+    ///
+    /// Those of the other.
+    fn lend_encryption_materials(
+        &self,
+        request: EncryptionMaterialsRequest<'_>,
+        borrow: &mut dyn FnMut(&EncryptionMaterials),
+    ) -> Result<bool, Error> {
+        Ok(self.try_encryption_materials(request)?.map(|materials| borrow(&materials)).is_some())
+    }
+
+    /// Lends what [`try_decryption_materials`](Self::try_decryption_materials) would give, as
+    /// [`lend_encryption_materials`](Self::lend_encryption_materials) does.
+    ///
+    /// # Errors
+    ///
+    /// Those of the other.
+    fn lend_decryption_materials(
+        &self,
+        request: DecryptionMaterialsRequest<'_>,
+        borrow: &mut dyn FnMut(&DecryptionMaterials),
+    ) -> Result<bool, Error> {
+        Ok(self.try_decryption_materials(request)?.map(|materials| borrow(&materials)).is_some())
+    }
+
     /// Tells whether a message's header was authentic under the decryption materials that were waited for. A
     /// manager that keeps materials must drop those under which none ever was: a forged message gets real
     /// materials, too, since they are supplied before anything can be verified.

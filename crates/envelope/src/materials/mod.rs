@@ -6,6 +6,8 @@ mod default;
 mod manager;
 mod required_context;
 
+use std::sync::Arc;
+
 pub use self::{
     caching::{
         CacheCounts, CacheStats, CachingBuilder, CachingMaterialsManager, FailureCounts, MaterialsCache,
@@ -146,7 +148,7 @@ impl EncryptionMaterials {
             encryption_context: self.encryption_context.clone(),
             required_context: self.required_context.clone(),
             data_key: DataKey::copied_from(self.data_key.expose_secret()),
-            verification_key,
+            verification_key: verification_key.map(Arc::new),
         })
     }
 
@@ -163,7 +165,7 @@ pub struct DecryptionMaterials {
     encryption_context: EncryptionContext,
     required_context: EncryptionContext,
     data_key: DataKey,
-    verification_key: Option<VerificationKey>,
+    verification_key: Option<Arc<VerificationKey>>,
 }
 
 impl DecryptionMaterials {
@@ -190,6 +192,7 @@ impl DecryptionMaterials {
             let problem = format!("suite {suite} without its verification key");
             return Err(Error::invalid_setting("decryption materials", problem));
         }
+        let verification_key = verification_key.map(Arc::new);
         Ok(Self { suite, encryption_context, required_context, data_key, verification_key })
     }
 
@@ -218,7 +221,7 @@ impl DecryptionMaterials {
     }
 
     /// What the message's signature is verified with, for signed suites.
-    pub(crate) fn verification_key(&self) -> Option<&VerificationKey> {
+    pub(crate) fn verification_key(&self) -> Option<&Arc<VerificationKey>> {
         self.verification_key.as_ref()
     }
 }

@@ -113,6 +113,31 @@ impl MaterialsManager for RequiredContextMaterialsManager {
         Ok(materials)
     }
 
+    fn lend_encryption_materials(
+        &self,
+        request: EncryptionMaterialsRequest<'_>,
+        borrow: &mut dyn FnMut(&EncryptionMaterials),
+    ) -> Result<bool, Error> {
+        let required_context = &self.required(request)?;
+        self.source.lend_encryption_materials(EncryptionMaterialsRequest { required_context, ..request }, borrow)
+    }
+
+    fn lend_decryption_materials(
+        &self,
+        request: DecryptionMaterialsRequest<'_>,
+        borrow: &mut dyn FnMut(&DecryptionMaterials),
+    ) -> Result<bool, Error> {
+        self.check(request.supplied_context)?;
+        let mut checked = Ok(());
+        let lent = self.source.lend_decryption_materials(request, &mut |materials| {
+            checked = self.check(materials.encryption_context());
+            if checked.is_ok() {
+                borrow(materials);
+            }
+        })?;
+        checked.map(|()| lent)
+    }
+
     fn wrapping_key(&self, request: EncryptionMaterialsRequest<'_>) -> Option<Arc<str>> {
         let required_context = &self.required(request).ok()?;
         self.source.wrapping_key(EncryptionMaterialsRequest { required_context, ..request })

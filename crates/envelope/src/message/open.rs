@@ -6,6 +6,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroize as _;
 
 use crate::{
+    context::EncryptionContext,
     crypto::{
         aead::{self, Unauthenticated},
         kdf,
@@ -25,6 +26,7 @@ use crate::{
         MessageId,
         workers::{Workers, cost},
     },
+    suite::AlgorithmSuite,
 };
 
 /// Reads the header at the front of `message`; also gives where the body starts.
@@ -43,13 +45,15 @@ pub(crate) fn read_header(
 
 /// Opens the body of one message whose header it verified: having one is the proof.
 pub(crate) struct Opener {
-    materials: Arc<DecryptionMaterials>,
+    encryption_context: EncryptionContext,
+    suite: AlgorithmSuite,
     cipher: aead::Key,
     message_id: MessageId,
     content_type: ContentType,
     /// The sequence number that the next frame must have.
     sequence_number: u32,
-    verifier: Option<Verifier>,
+    /// What is left to be done about the signature, where there is one.
+    signature: Option<(Verifier, Arc<VerificationKey>)>,
     /// Whether the frames opened in a run so far were all as they should be.
     runs: bool,
 }
@@ -66,7 +70,7 @@ pub(super) struct UnverifiedPiece {
 
 impl Opener {
     /// Verifies the commitment, then the header's tag over the bytes as they were received.
-    pub(crate) fn start(header: &UnverifiedHeader<'_>, materials: Arc<DecryptionMaterials>) -> Result<Self, Error> {
+    pub(crate) fn start(header: &UnverifiedHeader<'_>, materials: &DecryptionMaterials) -> Result<Self, Error> {
         let keys = kdf::derive(header.suite, materials.data_key().expose_secret(), header.message_id);
         let cipher = aead::Key::new(keys.encryption_key()).expect("every suite's key length is one of AES");
         let committed: bool = match (&keys.commit_key, header.commit_key) {
@@ -81,8 +85,8 @@ impl Opener {
         if !committed || authentic.is_err() {
             return Err(Error::Authentication);
         }
-        let mut verifier = materials.verification_key().map(VerificationKey::verifier);
-        if let Some(verifier) = &mut verifier {
+        let mut signature = materials.verification_key().map(|key| (key.verifier(), Arc::clone(key)));
+        if let Some((verifier, _)) = &mut signature {
             verifier.update(header.body);
             if !header.suite.commits_to_key() {
                 verifier.update(&header.iv);
@@ -91,12 +95,13 @@ impl Opener {
         }
         let message_id = MessageId::received(header.message_id);
         Ok(Self {
-            materials,
+            encryption_context: materials.encryption_context().clone(),
+            suite: materials.suite(),
             cipher,
             message_id,
             content_type: header.content_type,
             sequence_number: 1,
-            verifier,
+            signature,
             runs: true,
         })
     }
@@ -162,7 +167,7 @@ impl Opener {
             self.runs = false;
             return 0;
         }
-        if let Some(verifier) = &mut self.verifier {
+        if let Some((verifier, _)) = &mut self.signature {
             verifier.update(frames);
         }
         self.sequence_number += u32::try_from(count).expect("there are fewer than 2^32 sequence numbers");
@@ -198,7 +203,7 @@ impl Opener {
                 (*body.iv, BodyAad::of_single_block(message_id, length), *body.tag, length, true)
             }
         };
-        if let Some(verifier) = &mut self.verifier {
+        if let Some((verifier, _)) = &mut self.signature {
             verifier.update(reader.since(start));
         }
         // The tag follows the content in either.
@@ -223,9 +228,11 @@ impl Opener {
     /// [`Error::Truncated`] leaves everything as it was, so that the footer can be read again once more of it is
     /// there. [`Error::Authentication`] when the signature is not the message's.
     pub(crate) fn finish(&mut self, reader: &mut Reader<'_>) -> Result<(), Error> {
-        let Some(key) = self.materials.verification_key() else { return Ok(()) };
+        if !self.suite.is_signed() {
+            return Ok(());
+        }
         let signature = footer::read(reader)?;
-        let verified = self.verifier.take().is_some_and(|verifier| verifier.verify(key, signature));
+        let verified = self.signature.take().is_some_and(|(verifier, key)| verifier.verify(&key, signature));
         verified.then_some(()).ok_or(Error::Authentication)
     }
 
@@ -234,9 +241,19 @@ impl Opener {
         self.content_type
     }
 
-    /// What the message is opened with.
-    pub(crate) fn materials(&self) -> &DecryptionMaterials {
-        &self.materials
+    /// The message's encryption context, with what it requires but does not store.
+    pub(crate) fn encryption_context(&self) -> &EncryptionContext {
+        &self.encryption_context
+    }
+
+    /// The same, to keep.
+    pub(crate) fn into_context(self) -> EncryptionContext {
+        self.encryption_context
+    }
+
+    /// The algorithm suite the message was sealed with.
+    pub(crate) fn suite(&self) -> AlgorithmSuite {
+        self.suite
     }
 
     fn check_sequence(&self, offset: u64, frame: &UnverifiedFrame<'_>) -> Result<(), Error> {
@@ -261,12 +278,10 @@ fn words(commit_key: &[u8; 32]) -> [u64; 4] {
 mod tests {
     use super::*;
     use crate::{
-        context::EncryptionContext,
         data_key::DataKey,
         format::header::{self, HeaderBody},
         materials::{EncryptedDataKey, EncryptionMaterials},
         message::{HEADER_IV, Slices as _, opening::Opening, sealing::Sealing},
-        suite::AlgorithmSuite,
     };
 
     const SUITE: AlgorithmSuite = AlgorithmSuite::Aes256GcmHkdfSha512CommitKey;
@@ -278,7 +293,7 @@ mod tests {
     fn open(message: &[u8]) -> Result<Vec<u8>, Error> {
         let (header, body) = read_header(message, 1)?;
         let materials = DecryptionMaterials::new(SUITE, EncryptionContext::empty(), data_key())?;
-        let (mut opener, mut plaintext) = (Opener::start(&header, Arc::new(materials))?, vec![]);
+        let (mut opener, mut plaintext) = (Opener::start(&header, &materials)?, vec![]);
         Opening::start(&mut opener, message, body, &Workers::default(), &mut plaintext).finish()?;
         Ok(plaintext)
     }

@@ -88,13 +88,13 @@ impl Decryptor {
     /// The message's encryption context, authenticated, with what it requires but does not store.
     #[must_use]
     pub fn encryption_context(&self) -> &EncryptionContext {
-        self.opener.materials().encryption_context()
+        self.opener.encryption_context()
     }
 
     /// The algorithm suite the message was sealed with.
     #[must_use]
     pub fn suite(&self) -> AlgorithmSuite {
-        self.opener.materials().suite()
+        self.opener.suite()
     }
 
     /// The plaintext of the message whose body is read from `source`, to be read.

@@ -153,3 +153,68 @@ impl<M: fmt::Debug, R> fmt::Debug for Reader<M, R> {
         f.debug_struct("Reader").field("machine", &self.machine).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use super::*;
+    use crate::{
+        error::Error,
+        stream::{buffer::Buffer, machine::Steps},
+    };
+
+    /// Takes everything, and makes nothing of it.
+    struct Sink(Buffer, usize);
+
+    impl Steps for Sink {
+        fn push(&mut self, input: &[u8]) -> Result<usize, Error> {
+            Ok(input.len())
+        }
+
+        fn end(&mut self) -> Result<(), Error> {
+            Ok(())
+        }
+
+        fn chunk(&self) -> usize {
+            self.1
+        }
+
+        fn wanted(&self) -> usize {
+            self.1
+        }
+
+        fn output(&mut self) -> &mut Buffer {
+            &mut self.0
+        }
+    }
+
+    /// Gives so many bytes, and notes how many were asked for at a time.
+    struct Source(usize, Vec<usize>);
+
+    impl io::Read for Source {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let count = buffer.len().min(self.0);
+            self.0 -= count;
+            self.1.push(buffer.len());
+            Ok(count)
+        }
+    }
+
+    #[test]
+    fn the_buffer_grows_while_the_source_fills_it_up_to_what_the_machine_is_best_given() {
+        const K: usize = 1024;
+        let asked = |chunk, length| {
+            let mut reader = Reader::new(Sink(Buffer::default(), chunk), Source(length, vec![]));
+            reader.read_to_end(&mut vec![]).unwrap();
+            (reader.source.1, reader.input.len() / K)
+        };
+        assert_eq!(asked(64 * K, 0), (vec![4 * K], 4));
+        assert_eq!(asked(64 * K, 4 * K - 1), (vec![4 * K, 4 * K], 4));
+        let grown = [4, 16, 64, 64, 64, 64].map(|length| length * K);
+        assert_eq!(asked(64 * K, 200 * K), (grown.to_vec(), 64));
+        let grown = [4, 16, 64, 100, 100, 100, 100].map(|length| length * K);
+        assert_eq!(asked(100 * K, 300 * K), (grown.to_vec(), 100));
+        assert_eq!(asked(K, 2 * K), (vec![K; 3], 4));
+    }
+}

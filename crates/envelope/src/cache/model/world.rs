@@ -154,7 +154,7 @@ impl World {
             let place = places[request.key].get_or_insert_with(|| cache.place(key, now));
             cache.find_at(place, now, policy, request.bytes, Arc::clone)
         } else {
-            cache.find(&key, now, policy, request.bytes)
+            cache.find(&key, now, policy, request.bytes, Arc::clone)
         };
         let taken = taken.ok()?;
         if taken.wants_refresh {

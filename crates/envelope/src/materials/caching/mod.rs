@@ -174,6 +174,37 @@ impl CachingMaterialsManager {
         drop(task);
     }
 
+    /// Lends the materials that the cache holds, if they are usable.
+    fn find_to_encrypt<R>(
+        &self,
+        request: EncryptionMaterialsRequest<'_>,
+        borrow: impl FnMut(&Arc<EncryptionMaterials>) -> R,
+    ) -> Option<R> {
+        self.drop_what_others_obtained();
+        let bytes = self.cacheable_length(request)?;
+        let (key, half) = (self.encryption_key(request), self.0.cache.encryption());
+        let taken = half.find(&key, self.at_the_latest(), self.policy(), Some(bytes), borrow).ok()?;
+        if taken.wants_refresh {
+            half.refresh(&key, &self.encryption_source(request, Some(bytes)));
+        }
+        Some(taken.outcome)
+    }
+
+    /// Lends the materials that the cache holds, if they are usable.
+    fn find_to_decrypt<R>(
+        &self,
+        request: DecryptionMaterialsRequest<'_>,
+        borrow: impl FnMut(&Arc<DecryptionMaterials>) -> R,
+    ) -> Option<R> {
+        self.drop_what_others_obtained();
+        let (key, half) = (self.decryption_key(request), self.0.cache.decryption());
+        let taken = half.find(&key, self.at_the_latest(), self.policy(), None, borrow).ok()?;
+        if taken.wants_refresh {
+            half.refresh(&key, &DecryptionSource::new(self.clone(), request));
+        }
+        Some(taken.outcome)
+    }
+
     fn encryption_source(&self, request: EncryptionMaterialsRequest<'_>, bytes: Option<u64>) -> EncryptionSource {
         EncryptionSource::new(self.clone(), request, bytes)
     }
@@ -202,27 +233,30 @@ impl MaterialsManager for CachingMaterialsManager {
         &self,
         request: EncryptionMaterialsRequest<'_>,
     ) -> Result<Option<Arc<EncryptionMaterials>>, Error> {
-        self.drop_what_others_obtained();
-        let Some(bytes) = self.cacheable_length(request) else { return Ok(None) };
-        let (key, half) = (self.encryption_key(request), self.0.cache.encryption());
-        let Ok(taken) = half.find(&key, self.at_the_latest(), self.policy(), Some(bytes)) else { return Ok(None) };
-        if taken.wants_refresh {
-            half.refresh(&key, &self.encryption_source(request, Some(bytes)));
-        }
-        Ok(Some(taken.outcome))
+        Ok(self.find_to_encrypt(request, Arc::clone))
     }
 
     fn try_decryption_materials(
         &self,
         request: DecryptionMaterialsRequest<'_>,
     ) -> Result<Option<Arc<DecryptionMaterials>>, Error> {
-        self.drop_what_others_obtained();
-        let (key, half) = (self.decryption_key(request), self.0.cache.decryption());
-        let Ok(taken) = half.find(&key, self.at_the_latest(), self.policy(), None) else { return Ok(None) };
-        if taken.wants_refresh {
-            half.refresh(&key, &DecryptionSource::new(self.clone(), request));
-        }
-        Ok(Some(taken.outcome))
+        Ok(self.find_to_decrypt(request, Arc::clone))
+    }
+
+    fn lend_encryption_materials(
+        &self,
+        request: EncryptionMaterialsRequest<'_>,
+        borrow: &mut dyn FnMut(&EncryptionMaterials),
+    ) -> Result<bool, Error> {
+        Ok(self.find_to_encrypt(request, |materials| borrow(materials)).is_some())
+    }
+
+    fn lend_decryption_materials(
+        &self,
+        request: DecryptionMaterialsRequest<'_>,
+        borrow: &mut dyn FnMut(&DecryptionMaterials),
+    ) -> Result<bool, Error> {
+        Ok(self.find_to_decrypt(request, |materials| borrow(materials)).is_some())
     }
 
     fn decryption_served(&self, request: DecryptionMaterialsRequest<'_>, authentic: bool) {
