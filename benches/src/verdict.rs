@@ -44,6 +44,7 @@ impl Lines {
         }
         let named: Vec<_> =
             short.iter().map(|line| format!("{}: {:.2}, {}", line.what, line.figure, line.limit)).collect();
-        verdict(false, format_args!("{} of {} lines: {}", short.len(), self.0.len(), named.join("; ")))
+        let held = self.0.len() - short.len();
+        verdict(false, format_args!("{held} of {} lines are met; short: {}", self.0.len(), named.join("; ")))
     }
 }

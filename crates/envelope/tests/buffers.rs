@@ -167,6 +167,30 @@ async fn long_messages_are_sealed_and_opened_in_turns() {
     assert_eq!(turns, [5, 5, 5]);
 }
 
+/// What is wrong shows in the last frame: what was opened until then is wiped in turns as well.
+#[tokio::test]
+async fn a_long_message_that_is_not_authentic_is_wiped_in_turns() {
+    let prepared = prepared().await;
+    let mut message = prepared.encrypt(&plaintext(4 * SLICE)).await.unwrap();
+    *message.last_mut().unwrap() ^= 1;
+    let (mut turns, mut buffer) = ([1, 1], BEFORE.to_vec());
+    {
+        let mut opening = std::pin::pin!(prepared.decrypt_into(&message, &mut buffer));
+        while poll_immediate(&mut opening).await.map(Result::unwrap_err).is_none() {
+            turns[0] += 1;
+        }
+    }
+    assert_eq!(buffer, BEFORE);
+    {
+        let mut opening = std::pin::pin!(prepared.decrypt_in_place(&mut message));
+        while poll_immediate(&mut opening).await.map(Result::unwrap_err).is_none() {
+            turns[1] += 1;
+        }
+    }
+    assert!(message[400..].iter().all(|byte| *byte == 0));
+    assert!(turns.iter().all(|turns| *turns >= 7), "{turns:?}");
+}
+
 /// Who gives up a long message finds the buffer as it was, and no plaintext.
 #[tokio::test]
 async fn what_is_given_up_leaves_nothing_behind() {

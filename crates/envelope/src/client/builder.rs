@@ -94,6 +94,7 @@ impl EnvelopeBuilder {
     }
 
     /// How many threads seal and open a long message together, frame by frame: from 128 KiB on, in one piece or as a stream.
+    /// (`decrypt_in_place` works on the caller's alone.)
     /// Default: 1, the caller's alone. Allowed: 1 to 256. More than one are threads of this client and its clones, and the
     /// caller's thread waits for them.
     ///

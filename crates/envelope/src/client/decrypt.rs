@@ -49,8 +49,8 @@ impl Envelope {
     }
 
     /// Opens like [`decrypt`](Self::decrypt), where the message is: its plaintext takes its place, and what is left of the
-    /// message is of no use. After an error, or when it is given up, what was decrypted until then is wiped: keep a copy of what
-    /// you may want to try again.
+    /// message is of no use. Until its header is verified, nothing is changed; after any later error, or when it is given up, what
+    /// was decrypted until then is wiped: keep a copy of what you may want to try again.
     ///
     /// # Errors
     ///

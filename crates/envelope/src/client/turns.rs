@@ -2,12 +2,20 @@
 
 use crate::{error::Error, message::Slices};
 
-/// Does all of it; between slices, the executor may do something else.
+/// Does all of it; between slices, the executor may do something else. So it may while what was done is wiped after a failure.
 pub(super) async fn in_turns(work: &mut impl Slices) -> Result<(), Error> {
-    while !work.next_slice()? {
-        pause().await;
+    loop {
+        match work.next_slice() {
+            Ok(true) => return Ok(()),
+            Ok(false) => pause().await,
+            Err(error) => {
+                while work.wipe_slice() {
+                    pause().await;
+                }
+                return Err(error);
+            }
+        }
     }
-    Ok(())
 }
 
 /// Lets the executor do something else.

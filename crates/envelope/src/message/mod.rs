@@ -10,6 +10,7 @@ use std::ops::{Deref, DerefMut};
 
 use zeroize::Zeroize as _;
 
+use self::workers::SLICE;
 use crate::{crypto::aead, error::Error, format::header};
 
 /// The IV of a header's tag where this library writes it: zero, which no frame's is.
@@ -19,6 +20,9 @@ const HEADER_IV: [u8; aead::NONCE_LENGTH] = [0; aead::NONCE_LENGTH];
 pub(crate) trait Slices {
     /// Does the next slice of it, and tells whether that was the last.
     fn next_slice(&mut self) -> Result<bool, Error>;
+
+    /// After a failure: wipes a slice of what was done, and tells whether there is more. Dropping wipes all that is left.
+    fn wipe_slice(&mut self) -> bool;
 
     /// Does what is left, at once.
     fn finish(&mut self) -> Result<(), Error> {
@@ -43,6 +47,14 @@ impl<'a> Unfinished<'a> {
 
     fn keep(&mut self) {
         self.start = self.buffer.len();
+    }
+
+    /// Takes back a slice, and tells whether there is more.
+    fn wipe_slice(&mut self) -> bool {
+        let left = self.buffer.len().saturating_sub(SLICE).max(self.start);
+        self.buffer[left..].zeroize();
+        self.buffer.truncate(left);
+        left > self.start
     }
 }
 

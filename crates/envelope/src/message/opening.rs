@@ -58,6 +58,10 @@ impl Slices for Opening<'_> {
         }
         Ok(false)
     }
+
+    fn wipe_slice(&mut self) -> bool {
+        self.plaintext.wipe_slice()
+    }
 }
 
 /// Opens one message where it is: its plaintext takes its place.
@@ -116,6 +120,15 @@ impl Slices for OpeningInPlace<'_, '_> {
             left = left.saturating_sub(cost(self.plaintext.len() - before));
         }
         Ok(false)
+    }
+
+    fn wipe_slice(&mut self) -> bool {
+        let (start, end) = (self.plaintext.start, self.message.len());
+        let left = end.saturating_sub(SLICE).max(start);
+        let message = std::mem::take(&mut self.message);
+        message[left..].zeroize();
+        self.message = &mut message[..left];
+        left > start
     }
 }
 

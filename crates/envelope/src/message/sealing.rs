@@ -74,4 +74,8 @@ impl<M: Deref<Target = EncryptionMaterials>> Slices for Sealing<'_, M> {
         self.message.keep();
         Ok(true)
     }
+
+    fn wipe_slice(&mut self) -> bool {
+        self.message.wipe_slice()
+    }
 }
