@@ -34,11 +34,11 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let client = Client::new(warm().await?)?;
     let mut lines = Lines::default();
     println!(
-        "0x0478, 4096-byte frames, warm cache, one thread; median of {rounds} alternating rounds, in microseconds"
+        "0x0478, 4096-byte frames, warm cache, one thread; median of {rounds} alternating rounds, in microseconds and over the floor"
     );
     println!(
         "{:>9}  {:>9} {:>9} {:>9} {:<10} {:>8} {:>6}   {:>9} {:>9} {:<10} {:>6}",
-        "bytes", "prepared", "plain", "floor", "of", "prepared", "plain", "open", "floor", "of", "ratio"
+        "bytes", "prepared", "encrypt", "floor", "by", "prepared", "ratio", "decrypt", "floor", "by", "ratio"
     );
     for size in [16, 256, 1024, 4096, 65_536, MEGABYTE] {
         client.beside_floor(size, rounds, &mut lines)?;

@@ -40,7 +40,8 @@ impl Envelope {
     }
 
     /// Seals like [`encrypt`](Self::encrypt), and appends the message to a buffer of the caller's. Where that has room,
-    /// nothing is allocated for a data key that is cached. After an error, or when it is given up, the buffer holds what it did.
+    /// nothing is allocated for a data key that is cached (but by AWS-LC, in C: the state of the message's key).
+    /// After an error, or when it is given up, the buffer holds what it did.
     ///
     /// # Errors
     ///
