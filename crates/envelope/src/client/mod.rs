@@ -46,7 +46,8 @@ use crate::{
 /// What is async seals and opens 256 KiB at a time, which takes some 0.1 ms, and lets other tasks run in between, so that no
 /// executor is held up however long the message. (A frame of less than 1 KiB counts as that much. A body that is
 /// [not framed](EnvelopeBuilder::framed) is one piece, and so is a frame.) A message that turns out not to be authentic is wiped
-/// the same way; one that is given up, on the spot, in some 0.1 ms for each megabyte. To leave an executor's threads altogether, seal what
+/// the same way; one that is given up, on the spot, in some 0.1 ms for each megabyte. To leave an executor's threads altogether,
+/// seal what
 /// you own on a thread that may block:
 ///
 /// ```
