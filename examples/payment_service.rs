@@ -1,10 +1,13 @@
-//! A payment service: seals payment records under data keys of their tenants, and opens them, over HTTP.
+//! A payment service: seals payment records under data keys of their tenants, and opens them, over
+//! HTTP.
 //!
-//! Why: it is the job that this workspace grew out of. Each tenant is a principal whose credentials, sessions of a few
-//! seconds, are renewed in the background, and has a partition of the cache. No payment waits for KMS.
+//! Why: it is the job that this workspace grew out of. Each tenant is a principal whose
+//! credentials, sessions of a few seconds, are renewed in the background, and has a partition of
+//! the cache. No payment waits for KMS.
 //!
-//! Needs nothing: it starts a KMS of its own in this process. Against real AWS, with the default credential chain:
-//! `cargo run --release --example payment_service -- --key-id arn:aws:kms:REGION:ACCOUNT:key/ID`
+//! Needs nothing: it starts a KMS of its own in this process. Against real AWS, with the default
+//! credential chain: `cargo run --release --example payment_service -- --key-id
+//! arn:aws:kms:REGION:ACCOUNT:key/ID`
 //!
 //! ```console
 //! $ cargo run --release --example payment_service
@@ -17,7 +20,8 @@
 //! $ oha -z 60s -c 64 -m POST -d '{"cents": 4200}' http://127.0.0.1:8080/tenants/acme/payments
 //! ```
 //!
-//! `oha` makes load (`cargo install --locked oha`). Ctrl-C or SIGTERM ends the service, which then says, numbers aside:
+//! `oha` makes load (`cargo install --locked oha`). Ctrl-C or SIGTERM ends the service, which then
+//! says, numbers aside:
 //!
 //! ```text
 //! cache: sealing hit 2014459 and missed 0, opening hit 0 and missed 1, 7 requests made and 2014453 avoided
@@ -82,27 +86,33 @@ impl ProvideCredentials for Sessions {
 #[tokio::main]
 async fn main() -> Result<(), examples::Report> {
     let Args { listen, tenants, session, key_id } = Args::parse();
-    let metrics = PrometheusBuilder::new().set_buckets(&[0.001, 0.01, 0.1, 1.0, 10.0])?.install_recorder()?;
+    let metrics =
+        PrometheusBuilder::new().set_buckets(&[0.001, 0.01, 0.1, 1.0, 10.0])?.install_recorder()?;
 
     // Which KMS.
-    let local = if key_id.is_empty() { Some(Arc::new(KmsLocal::builder().start().await?)) } else { None };
+    let local =
+        if key_id.is_empty() { Some(Arc::new(KmsLocal::builder().start().await?)) } else { None };
     let (pool, key) = if let Some(kms) = &local {
-        let pool = KmsPool::builder().endpoint_url(kms.endpoint("us-east-1")).trust_root_pem(kms.ca_pem());
+        let pool =
+            KmsPool::builder().endpoint_url(kms.endpoint("us-east-1")).trust_root_pem(kms.ca_pem());
         (pool, kms.create_key("us-east-1"))
     } else {
         (KmsPool::builder().with_environment()?, key_id)
     };
     let (pool, cache) = (pool.build()?, MaterialsCache::new(10_000));
 
-    // A principal and a partition of the cache for each tenant, and a data key before the first payment comes.
-    let mut service = Service { pool: pool.clone(), cache: cache.clone(), tenants: HashMap::new(), metrics };
+    // A principal and a partition of the cache for each tenant, and a data key before the first
+    // payment comes.
+    let mut service =
+        Service { pool: pool.clone(), cache: cache.clone(), tenants: HashMap::new(), metrics };
     let names = format!("{{{}}}", tenants.join(","));
     for name in tenants {
         let principal = match &local {
             Some(kms) => Principal::new(Sessions(Arc::clone(kms), Duration::from_secs(session))),
             None => Principal::from_default_chain().await,
         };
-        let keyring = AwsKmsKeyring::new(pool.clone(), principal.with_label(name.as_str()), key.parse()?);
+        let keyring =
+            AwsKmsKeyring::new(pool.clone(), principal.with_label(name.as_str()), key.parse()?);
         let caching = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring));
         let caching = caching.cache(&cache).partition_id(&name).build()?;
         let context = EncryptionContext::new([("tenant", name.as_str()), ("purpose", "payment")])?;
@@ -127,8 +137,10 @@ async fn main() -> Result<(), examples::Report> {
     println!("cache: {}", cache.stats());
     if let Some(asked) = local.map(|kms| kms.counters("us-east-1")) {
         let (generated, decrypted) = (asked.requests("GenerateDataKey"), asked.requests("Decrypt"));
-        let counted =
-            format!("{generated} GenerateDataKey, {decrypted} Decrypt; {} TLS handshakes", asked.tls_handshakes);
+        let counted = format!(
+            "{generated} GenerateDataKey, {decrypted} Decrypt; {} TLS handshakes",
+            asked.tls_handshakes
+        );
         println!("KMS requests, as the server counted them: {counted}");
     }
     Ok(())
@@ -137,22 +149,35 @@ async fn main() -> Result<(), examples::Report> {
 type Shared = State<Arc<Service>>;
 type Refusal = (StatusCode, String);
 
-async fn seal(State(service): Shared, Path(tenant): Path<String>, payment: Bytes) -> Result<String, Refusal> {
+async fn seal(
+    State(service): Shared,
+    Path(tenant): Path<String>,
+    payment: Bytes,
+) -> Result<String, Refusal> {
     let (envelope, context) = service.tenant(&tenant)?;
     let sealed = envelope.encrypt(&payment, context).await.map_err(|error| refuse(&error))?;
     Ok(BASE64_STANDARD.encode(sealed))
 }
 
-async fn open(State(service): Shared, Path(tenant): Path<String>, sealed: String) -> Result<Vec<u8>, Refusal> {
+async fn open(
+    State(service): Shared,
+    Path(tenant): Path<String>,
+    sealed: String,
+) -> Result<Vec<u8>, Refusal> {
     let (envelope, context) = service.tenant(&tenant)?;
-    let sealed = BASE64_STANDARD.decode(sealed.trim()).map_err(|_| (StatusCode::BAD_REQUEST, "not Base64".into()))?;
+    let sealed = BASE64_STANDARD
+        .decode(sealed.trim())
+        .map_err(|_| (StatusCode::BAD_REQUEST, "not Base64".into()))?;
     let opened = envelope.decrypt(&sealed, context).await.map_err(|error| refuse(&error))?;
     Ok(opened.plaintext().to_vec())
 }
 
 async fn health(State(service): Shared) -> Result<&'static str, Refusal> {
     for (envelope, _) in service.tenants.values() {
-        envelope.ready().await.map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+        envelope
+            .ready()
+            .await
+            .map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
     }
     Ok("ready")
 }
@@ -187,7 +212,10 @@ impl Service {
 
 fn refuse(error: &envelope::Error) -> Refusal {
     let for_kms = error.is_retryable() || error.kms().is_some();
-    (if for_kms { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::BAD_REQUEST }, error.to_string())
+    (
+        if for_kms { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::BAD_REQUEST },
+        error.to_string(),
+    )
 }
 
 async fn stopped() {

@@ -1,8 +1,8 @@
 //! Seals 100,000 payment records through AWS KMS under one cached data key, and opens them again.
 //!
-//! Needs nothing: it starts a KMS of its own in this process and talks to it over HTTPS with the real
-//! `aws-sdk-kms`. Against real AWS, with the default credential chain:
-//! `cargo run --release --example quickstart -- --kms aws --key-id arn:aws:kms:REGION:ACCOUNT:key/ID`
+//! Needs nothing: it starts a KMS of its own in this process and talks to it over HTTPS with the
+//! real `aws-sdk-kms`. Against real AWS, with the default credential chain: `cargo run --release
+//! --example quickstart -- --kms aws --key-id arn:aws:kms:REGION:ACCOUNT:key/ID`
 //!
 //! Expected output, times aside:
 //!
@@ -43,17 +43,20 @@ async fn main() -> Result<(), examples::Report> {
     // Which KMS, and as whom.
     let local = if kms == "local" { Some(KmsLocal::builder().start().await?) } else { None };
     let (pool, principal, key_id) = if let Some(kms) = &local {
-        let pool = KmsPool::builder().endpoint_url(kms.endpoint("us-east-1")).trust_root_pem(kms.ca_pem());
+        let pool =
+            KmsPool::builder().endpoint_url(kms.endpoint("us-east-1")).trust_root_pem(kms.ca_pem());
         (pool, Principal::new(kms.issue_credentials()), kms.create_key("us-east-1"))
     } else {
         (KmsPool::builder().with_environment()?, Principal::from_default_chain().await, key_id)
     };
 
     // Data keys come from KMS, and are cached on the way.
-    let source = DefaultMaterialsManager::new(AwsKmsKeyring::new(pool.build()?, principal, key_id.parse()?));
+    let source =
+        DefaultMaterialsManager::new(AwsKmsKeyring::new(pool.build()?, principal, key_id.parse()?));
     let cache = MaterialsCache::default();
     let caching = CachingMaterialsManager::builder(source.clone()).cache(&cache).build()?;
-    let envelope = if no_cache { Envelope::builder(source) } else { Envelope::builder(caching) }.build()?;
+    let envelope =
+        if no_cache { Envelope::builder(source) } else { Envelope::builder(caching) }.build()?;
 
     // The context is authenticated with each message, and stored in it in the clear.
     let context = EncryptionContext::new([("purpose", "card number"), ("tenant", "42")])?;
@@ -72,11 +75,16 @@ async fn main() -> Result<(), examples::Report> {
     // What it cost.
     let seconds = started.elapsed().as_secs_f64();
     let rate = f64::from(messages) / seconds;
-    println!("{messages} messages, {bytes} bytes, sealed and opened in {seconds:.2} s: {rate:.0} messages/s");
+    println!(
+        "{messages} messages, {bytes} bytes, sealed and opened in {seconds:.2} s: {rate:.0} messages/s"
+    );
     println!("cache: {}", cache.stats());
     if let Some(requests) = local.map(|kms| kms.counters("us-east-1")) {
-        let (generated, decrypted) = (requests.requests("GenerateDataKey"), requests.requests("Decrypt"));
-        println!("KMS requests, as the server counted them: {generated} GenerateDataKey, {decrypted} Decrypt");
+        let (generated, decrypted) =
+            (requests.requests("GenerateDataKey"), requests.requests("Decrypt"));
+        println!(
+            "KMS requests, as the server counted them: {generated} GenerateDataKey, {decrypted} Decrypt"
+        );
     }
     save.iter().zip(sealed.last()).try_for_each(|(file, message)| std::fs::write(file, message))?;
     Ok(())

@@ -1,5 +1,6 @@
-//! Criterion's view of the matrix: every operation at every size, suite, frame length and number of threads, beside its
-//! floors. Short samples, since there are over a thousand; `cargo bench -- 'seal 0x0478'` runs some of them.
+//! Criterion's view of the matrix: every operation at every size, suite, frame length and number of
+//! threads, beside its floors. Short samples, since there are over a thousand; `cargo bench --
+//! 'seal 0x0478'` runs some of them.
 #![allow(missing_docs, reason = "Criterion's macros write public items")]
 
 use std::{cell::LazyCell, iter, thread, time::Duration};

@@ -28,12 +28,14 @@ pub struct Place {
 pub struct Ran {
     /// From its start to its end.
     pub time: Duration,
-    /// The most memory that was resident, in bytes, as far as it was seen: its last milliseconds are not.
+    /// The most memory that was resident, in bytes, as far as it was seen: its last milliseconds
+    /// are not.
     pub memory: u64,
 }
 
 impl Place {
-    /// Makes the folder in another one, and in it `plain`, of so many bytes, on the disk and in the page cache.
+    /// Makes the folder in another one, and in it `plain`, of so many bytes, on the disk and in the
+    /// page cache.
     ///
     /// # Errors
     ///
@@ -65,7 +67,11 @@ impl Place {
     #[must_use]
     pub fn envelope(&self, program: &Path, command: &str, from: &str, to: &str) -> Command {
         let mut envelope = Command::new(program);
-        envelope.args([command, "--wrapping-key", "raw-aes,namespace=benches,name=key,key-file=wrapping.key"]);
+        envelope.args([
+            command,
+            "--wrapping-key",
+            "raw-aes,namespace=benches,name=key,key-file=wrapping.key",
+        ]);
         envelope.args(["-i", from, "-o", to]);
         envelope
     }
@@ -127,7 +133,9 @@ fn watched(mut child: Child, command: &Command) -> io::Result<u64> {
         let watching = scope.spawn(|| {
             let mut most = 0;
             while !ended.load(Ordering::Relaxed) {
-                most = most.max(fs::read_to_string(&status).ok().as_deref().and_then(high_water).unwrap_or(0));
+                most = most.max(
+                    fs::read_to_string(&status).ok().as_deref().and_then(high_water).unwrap_or(0),
+                );
                 thread::sleep(SAMPLE);
             }
             most

@@ -1,10 +1,12 @@
 //! The *floor*: what the primitives alone cost for the bytes of one message.
 //!
-//! The message id's random bytes, HKDF, the header's tag, one AES-256-GCM call a frame, and the signature of suites that
-//! sign. No library can be faster with these primitives; a figure is worth something only as a ratio to the floor, taken in
-//! the same run. The floor of a size is that of the faster backend for it.
+//! The message id's random bytes, HKDF, the header's tag, one AES-256-GCM call a frame, and the
+//! signature of suites that sign. No library can be faster with these primitives; a figure is worth
+//! something only as a ratio to the floor, taken in the same run. The floor of a size is that of
+//! the faster backend for it.
 //!
-//! HKDF and its hashes are always RustCrypto's, signatures and SHA-384 AWS-LC's: measured, the faster ones.
+//! HKDF and its hashes are always RustCrypto's, signatures and SHA-384 AWS-LC's: measured, the
+//! faster ones.
 
 use aes_gcm::{
     Aes256Gcm, KeyInit as _,
@@ -13,7 +15,10 @@ use aes_gcm::{
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey},
     digest::{Context, SHA384},
-    signature::{ECDSA_P384_SHA384_ASN1, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _, ParsedPublicKey},
+    signature::{
+        ECDSA_P384_SHA384_ASN1, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _,
+        ParsedPublicKey,
+    },
 };
 use envelope::AlgorithmSuite;
 use hkdf::Hkdf;
@@ -21,7 +26,8 @@ use sha2::{Sha256, Sha512};
 
 /// What stands in for a header of usual size (one pair of context, one wrapped key), in bytes.
 const HEADER_LENGTH: usize = 214;
-/// In front of a frame stand its number, its IV, and for the last one a marker and a length: here as much for each.
+/// In front of a frame stand its number, its IV, and for the last one a marker and a length: here
+/// as much for each.
 const PREFIX_LENGTH: usize = 24;
 const TAG_LENGTH: usize = 16;
 /// As long as a frame's additional data.
@@ -61,8 +67,8 @@ pub struct Floor {
 }
 
 impl Floor {
-    /// The floor of `suite`, one of `0x0178`, `0x0478` and `0x0578`, with frames of `frame_length` bytes, or the body in one
-    /// piece.
+    /// The floor of `suite`, one of `0x0178`, `0x0478` and `0x0578`, with frames of `frame_length`
+    /// bytes, or the body in one piece.
     ///
     /// # Panics
     ///
@@ -70,7 +76,8 @@ impl Floor {
     #[must_use]
     pub fn new(backend: Backend, suite: AlgorithmSuite, frame_length: Option<usize>) -> Self {
         let signature = suite.is_signed().then(|| {
-            let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_ASN1_SIGNING).expect("the system has random numbers");
+            let pair = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_ASN1_SIGNING)
+                .expect("the system has random numbers");
             let public = ParsedPublicKey::new(&ECDSA_P384_SHA384_ASN1, pair.public_key().as_ref());
             (pair, public.expect("a generated key has a point"))
         });
@@ -114,7 +121,11 @@ impl Floor {
         let cipher = C::with_key(&self.key(message_id));
         let frames = plaintext.len() / self.frame_length + 1;
         let mut out = Vec::with_capacity(
-            HEADER_LENGTH + TAG_LENGTH + plaintext.len() + frames * (PREFIX_LENGTH + TAG_LENGTH) + 112,
+            HEADER_LENGTH
+                + TAG_LENGTH
+                + plaintext.len()
+                + frames * (PREFIX_LENGTH + TAG_LENGTH)
+                + 112,
         );
         out.extend_from_slice(message_id);
         out.resize(HEADER_LENGTH, 0);
@@ -130,7 +141,8 @@ impl Floor {
         if let Some((pair, _)) = &self.signature {
             let mut hash = Context::new(&SHA384);
             hash.update(&out);
-            let signature = pair.sign_digest(&hash.finish()).expect("the system has random numbers");
+            let signature =
+                pair.sign_digest(&hash.finish()).expect("the system has random numbers");
             out.extend_from_slice(signature.as_ref());
             out.push(u8::try_from(signature.as_ref().len()).expect("a signature is short"));
         }
@@ -177,7 +189,8 @@ impl Floor {
         let mut key = [0; 32];
         if !self.suite.commits_to_key() {
             let hkdf = Hkdf::<Sha256>::new(None, &self.data_key);
-            hkdf.expand_multi_info(&[b"\x01\x78", message_id], &mut key).expect("32 bytes are short");
+            hkdf.expand_multi_info(&[b"\x01\x78", message_id], &mut key)
+                .expect("32 bytes are short");
             return key;
         }
         let mut commit_key = [0; 32];
@@ -189,7 +202,8 @@ impl Floor {
     }
 }
 
-/// One AES-256-GCM call of AWS-LC over a copy of `plaintext`, with a new key: the least that sealing it can be.
+/// One AES-256-GCM call of AWS-LC over a copy of `plaintext`, with a new key: the least that
+/// sealing it can be.
 ///
 /// # Panics
 ///
@@ -230,13 +244,16 @@ impl Cipher for LessSafeKey {
 
     fn seal(&self, number: u32, aad: &[u8], in_out: &mut [u8]) -> [u8; TAG_LENGTH] {
         let nonce = Nonce::assume_unique_for_key(iv(number));
-        let tag = self.seal_in_place_separate_tag(nonce, Aad::from(aad), in_out).expect("a frame is short");
+        let tag = self
+            .seal_in_place_separate_tag(nonce, Aad::from(aad), in_out)
+            .expect("a frame is short");
         *tag.as_ref().first_chunk().expect("a tag has 16 bytes")
     }
 
     fn open(&self, number: u32, aad: &[u8], in_out: &mut [u8], tag: &[u8]) {
         let nonce = Nonce::assume_unique_for_key(iv(number));
-        self.open_in_place_separate_tag(nonce, Aad::from(aad), tag, in_out).expect("the floor sealed it");
+        self.open_in_place_separate_tag(nonce, Aad::from(aad), tag, in_out)
+            .expect("the floor sealed it");
     }
 }
 
@@ -246,7 +263,9 @@ impl Cipher for Aes256Gcm {
     }
 
     fn seal(&self, number: u32, aad: &[u8], in_out: &mut [u8]) -> [u8; TAG_LENGTH] {
-        self.encrypt_inout_detached(&iv(number).into(), aad, InOutBuf::from(in_out)).expect("a frame is short").into()
+        self.encrypt_inout_detached(&iv(number).into(), aad, InOutBuf::from(in_out))
+            .expect("a frame is short")
+            .into()
     }
 
     fn open(&self, number: u32, aad: &[u8], in_out: &mut [u8], tag: &[u8]) {
@@ -274,7 +293,9 @@ mod tests {
             Suite::Aes256GcmHkdfSha512CommitKey,
             Suite::Aes256GcmHkdfSha512CommitKeyEcdsaP384,
         ];
-        for (suite, backend) in suites.into_iter().flat_map(|suite| Backend::ALL.map(|backend| (suite, backend))) {
+        for (suite, backend) in
+            suites.into_iter().flat_map(|suite| Backend::ALL.map(|backend| (suite, backend)))
+        {
             for frame_length in [Some(4096), None] {
                 let floor = Floor::new(backend, suite, frame_length);
                 for size in [0, 1, 4096, 10_000] {

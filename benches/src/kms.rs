@@ -60,7 +60,9 @@ impl Kms {
         set: impl FnOnce(CachingBuilder) -> CachingBuilder,
     ) -> Result<Self, Box<dyn Error>> {
         let server = Server::start(KmsLocal::builder().region(REGION)).await?;
-        let pool = KmsPool::builder().endpoint_url(server.endpoint(REGION)).trust_root_pem(server.ca_pem());
+        let pool = KmsPool::builder()
+            .endpoint_url(server.endpoint(REGION))
+            .trust_root_pem(server.ca_pem());
         let pool = set_pool(pool).build()?;
         let (principal, key) = (principal(&server), server.create_key(REGION));
         let envelope = client(&pool, &principal, &key, &cache, set)?;
@@ -113,12 +115,17 @@ fn client(
     cache: &MaterialsCache,
     set: impl FnOnce(CachingBuilder) -> CachingBuilder,
 ) -> Result<Envelope, Box<dyn Error>> {
-    let source = DefaultMaterialsManager::new(AwsKmsKeyring::new(pool.clone(), principal.clone(), key.parse()?));
+    let source = DefaultMaterialsManager::new(AwsKmsKeyring::new(
+        pool.clone(),
+        principal.clone(),
+        key.parse()?,
+    ));
     let manager = set(CachingMaterialsManager::builder(source).cache(cache)).build()?;
     Ok(Envelope::builder(manager).build()?)
 }
 
-/// A running server. It has threads of its own: what it does must not take the turn of what is measured.
+/// A running server. It has threads of its own: what it does must not take the turn of what is
+/// measured.
 #[derive(Debug)]
 pub struct Server {
     // It stops before its threads do.
@@ -152,8 +159,11 @@ struct Threads(Option<Runtime>);
 
 impl Threads {
     fn start() -> Result<Self, Box<dyn Error>> {
-        let runtime =
-            runtime::Builder::new_multi_thread().worker_threads(1).thread_name("kms-local").enable_all().build()?;
+        let runtime = runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("kms-local")
+            .enable_all()
+            .build()?;
         Ok(Self(Some(runtime)))
     }
 

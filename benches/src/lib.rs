@@ -57,13 +57,18 @@ pub async fn warm_under(
     suite: AlgorithmSuite,
     frame_length: Option<u32>,
 ) -> Result<Envelope, Error> {
-    let manager = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring)).max_age(FOR_LONG).build()?;
+    let manager = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring))
+        .max_age(FOR_LONG)
+        .build()?;
     let policy = if suite.commits_to_key() {
         CommitmentPolicy::RequireEncryptRequireDecrypt
     } else {
         CommitmentPolicy::ForbidEncryptAllowDecrypt
     };
-    let builder = Envelope::builder(manager).commitment_policy(policy).suite(suite).framed(frame_length.is_some());
+    let builder = Envelope::builder(manager)
+        .commitment_policy(policy)
+        .suite(suite)
+        .framed(frame_length.is_some());
     let envelope = builder.frame_length(frame_length.unwrap_or(FRAME_LENGTH)).build()?;
     let message = envelope.encrypt(b"", context).await?;
     envelope.decrypt(&message, context).await?;
@@ -91,7 +96,8 @@ pub fn context() -> Result<EncryptionContext, Error> {
     EncryptionContext::new([("tenant", "42")])
 }
 
-/// Polls until it is done: what finds its data key in the cache waits for nobody, and at most gives others their turn.
+/// Polls until it is done: what finds its data key in the cache waits for nobody, and at most gives
+/// others their turn.
 pub fn finished<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     loop {

@@ -1,7 +1,8 @@
 //! A steady load, and how long its operations take.
 //!
-//! The load is an open loop: each operation has its time, whatever became of those before it, and its latency counts from
-//! then. A pause therefore costs all who would have come during it, and not only the one that met it.
+//! The load is an open loop: each operation has its time, whatever became of those before it, and
+//! its latency counts from then. A pause therefore costs all who would have come during it, and not
+//! only the one that met it.
 
 use std::{
     collections::HashMap,
@@ -63,7 +64,10 @@ impl Durations {
 
 impl Default for Durations {
     fn default() -> Self {
-        Self(Histogram::new_with_bounds(1, nanos(LONGEST), 3).expect("three digits of a minute are allowed"))
+        Self(
+            Histogram::new_with_bounds(1, nanos(LONGEST), 3)
+                .expect("three digits of a minute are allowed"),
+        )
     }
 }
 
@@ -74,8 +78,9 @@ pub struct Measured {
     pub latency: Durations,
     /// From when each began until it was done.
     pub service: Durations,
-    /// How long the thread was ready and no core was free: what the machine did, and not what was measured. Zero where
-    /// the system does not tell. A load that moves between threads has no such time.
+    /// How long the thread was ready and no core was free: what the machine did, and not what was
+    /// measured. Zero where the system does not tell. A load that moves between threads has no such
+    /// time.
     pub without_core: Duration,
 }
 
@@ -181,13 +186,18 @@ impl<E> Crowd<E> {
     }
 }
 
-/// Begins an operation each `interval` for so long, each on a task of its own, however many are under way. A thread of
-/// its own keeps the time, to a fraction of the millisecond that the runtime's timers keep it to.
+/// Begins an operation each `interval` for so long, each on a task of its own, however many are
+/// under way. A thread of its own keeps the time, to a fraction of the millisecond that the
+/// runtime's timers keep it to.
 ///
 /// # Panics
 ///
 /// When `operation` does.
-pub async fn crowd<E, F>(interval: Duration, length: Duration, operation: impl Fn() -> F + Send + 'static) -> Crowd<E>
+pub async fn crowd<E, F>(
+    interval: Duration,
+    length: Duration,
+    operation: impl Fn() -> F + Send + 'static,
+) -> Crowd<E>
 where
     E: Eq + Hash + Send + 'static,
     F: Future<Output = Result<(), E>> + Send + 'static,
@@ -258,7 +268,9 @@ where
 /// # Errors
 ///
 /// The first of an operation.
-pub async fn capacity<T, E, F: Future<Output = Result<T, E>>>(mut operation: impl FnMut() -> F) -> Result<f64, E> {
+pub async fn capacity<T, E, F: Future<Output = Result<T, E>>>(
+    mut operation: impl FnMut() -> F,
+) -> Result<f64, E> {
     let (begun, mut count) = (Instant::now(), 0.0);
     while begun.elapsed() < Duration::from_secs(2) {
         operation().await?;
@@ -285,7 +297,10 @@ mod tests {
     #[test]
     fn shares_count_each_duration_once() {
         let mut durations = Durations::default();
-        [1, 2, 3, 5_000].into_iter().map(Duration::from_micros).for_each(|duration| durations.record(duration));
+        [1, 2, 3, 5_000]
+            .into_iter()
+            .map(Duration::from_micros)
+            .for_each(|duration| durations.record(duration));
         let bounds = [1, 3, 1_000, 10_000].map(Duration::from_micros);
         assert_eq!(durations.shares(&bounds), [0.5, 0.25, 0.25]);
     }

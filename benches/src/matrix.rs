@@ -1,4 +1,5 @@
-//! Every operation at every size, suite, frame length and number of threads, each beside its floors.
+//! Every operation at every size, suite, frame length and number of threads, each beside its
+//! floors.
 
 use std::{
     collections::HashMap,
@@ -16,7 +17,10 @@ use crate::{
 };
 use envelope::{
     AlgorithmSuite, DataKey, EncryptionContext, Envelope,
-    materials::{CachingMaterialsManager, DefaultMaterialsManager, EncryptionMaterialsRequest, MaterialsManager as _},
+    materials::{
+        CachingMaterialsManager, DefaultMaterialsManager, EncryptionMaterialsRequest,
+        MaterialsManager as _,
+    },
     stream::DecryptionMode,
 };
 
@@ -46,7 +50,8 @@ pub enum Operation {
     OpenStream,
     /// `read_header` alone. Its floor is a copy of the header's bytes, since it keeps them.
     ReadHeader,
-    /// A data key from the cache alone. Its floor is a look-up in a `HashMap`, and a clone of the `Arc` in it.
+    /// A data key from the cache alone. Its floor is a look-up in a `HashMap`, and a clone of the
+    /// `Arc` in it.
     CacheHit,
 }
 
@@ -76,7 +81,9 @@ pub fn cases() -> Vec<Case> {
         for operation in [Operation::ReadHeader, Operation::CacheHit] {
             cases.push(Case { operation, suite, frame_length: FRAME_LENGTHS[0], size: 0 });
         }
-        for operation in [Operation::Seal, Operation::Open, Operation::SealStream, Operation::OpenStream] {
+        for operation in
+            [Operation::Seal, Operation::Open, Operation::SealStream, Operation::OpenStream]
+        {
             for frame_length in FRAME_LENGTHS {
                 cases.extend(SIZES.map(|size| Case { operation, suite, frame_length, size }));
             }
@@ -112,23 +119,40 @@ impl Case {
         if self.operation == Operation::ReadHeader {
             let header = message[..envelope.read_header(&mut &message[..])?.length()].to_vec();
             let library = move || done(envelope.read_header(&mut black_box(&message[..])));
-            return Ok((Box::new(library), vec![("copy", Box::new(move || done(black_box(&header).clone())))]));
+            return Ok((
+                Box::new(library),
+                vec![("copy", Box::new(move || done(black_box(&header).clone())))],
+            ));
         }
-        let floors = Backend::ALL.map(|backend| (backend.name(), self.floor(backend, plaintext.clone())));
+        let floors =
+            Backend::ALL.map(|backend| (backend.name(), self.floor(backend, plaintext.clone())));
         Ok((self.library(envelope, context, plaintext, message), floors.into()))
     }
 
-    fn library(self, envelope: Envelope, context: EncryptionContext, plaintext: Vec<u8>, message: Vec<u8>) -> Side {
+    fn library(
+        self,
+        envelope: Envelope,
+        context: EncryptionContext,
+        plaintext: Vec<u8>,
+        message: Vec<u8>,
+    ) -> Side {
         match self.operation {
-            Operation::Seal => Box::new(move || done(envelope.try_encrypt(black_box(&plaintext), &context))),
-            Operation::Open => Box::new(move || done(envelope.try_decrypt(black_box(&message), &context))),
-            Operation::SealStream => Box::new(move || done(seal_stream(&envelope, &context, &plaintext, &message))),
+            Operation::Seal => {
+                Box::new(move || done(envelope.try_encrypt(black_box(&plaintext), &context)))
+            }
+            Operation::Open => {
+                Box::new(move || done(envelope.try_decrypt(black_box(&message), &context)))
+            }
+            Operation::SealStream => {
+                Box::new(move || done(seal_stream(&envelope, &context, &plaintext, &message)))
+            }
             _ => Box::new(move || done(open_stream(&envelope, &context, &plaintext, &message))),
         }
     }
 
     fn floor(self, backend: Backend, plaintext: Vec<u8>) -> Side {
-        let floor = Floor::new(backend, self.suite, self.frame_length.map(|length| length as usize));
+        let floor =
+            Floor::new(backend, self.suite, self.frame_length.map(|length| length as usize));
         if matches!(self.operation, Operation::Seal | Operation::SealStream) {
             return Box::new(move || done(floor.seal(black_box(&plaintext))));
         }
@@ -155,18 +179,33 @@ impl fmt::Display for Case {
     }
 }
 
-fn seal_stream(envelope: &Envelope, context: &EncryptionContext, plaintext: &[u8], message: &[u8]) -> Vec<u8> {
-    let encryptor = finished(envelope.encryptor(context, Some(plaintext.len() as u64))).expect("a short context");
+fn seal_stream(
+    envelope: &Envelope,
+    context: &EncryptionContext,
+    plaintext: &[u8],
+    message: &[u8],
+) -> Vec<u8> {
+    let encryptor = finished(envelope.encryptor(context, Some(plaintext.len() as u64)))
+        .expect("a short context");
     // A signature may be some bytes longer than the last one.
     let mut writer = encryptor.writer(Vec::with_capacity(message.len() + 16));
     writer.write_all(black_box(plaintext)).expect("memory takes it");
     writer.finish().expect("memory takes it")
 }
 
-fn open_stream(envelope: &Envelope, context: &EncryptionContext, plaintext: &[u8], message: &[u8]) -> Vec<u8> {
+fn open_stream(
+    envelope: &Envelope,
+    context: &EncryptionContext,
+    plaintext: &[u8],
+    message: &[u8],
+) -> Vec<u8> {
     let mut source = black_box(message);
     let header = envelope.read_header(&mut source).expect("it was sealed here");
-    let decryptor = finished(envelope.decryptor(&header, context, DecryptionMode::ReleaseBeforeSignatureIsVerified));
+    let decryptor = finished(envelope.decryptor(
+        &header,
+        context,
+        DecryptionMode::ReleaseBeforeSignatureIsVerified,
+    ));
     let decryptor = decryptor.expect("it was sealed here");
     let mut opened = Vec::with_capacity(plaintext.len() + 1);
     decryptor.reader(source).read_to_end(&mut opened).expect("it was sealed here");
@@ -174,8 +213,9 @@ fn open_stream(envelope: &Envelope, context: &EncryptionContext, plaintext: &[u8
 }
 
 fn cache_hit(suite: AlgorithmSuite, context: &EncryptionContext) -> Result<Sides, Box<dyn Error>> {
-    let manager =
-        CachingMaterialsManager::builder(DefaultMaterialsManager::new(raw_aes()?)).max_age(FOR_LONG).build()?;
+    let manager = CachingMaterialsManager::builder(DefaultMaterialsManager::new(raw_aes()?))
+        .max_age(FOR_LONG)
+        .build()?;
     let request = EncryptionMaterialsRequest::new(suite, context, Some(1024));
     finished(manager.encryption_materials(request))?;
     let map = HashMap::from([(context.as_serialized().to_vec(), Arc::new(DataKey::generate(32)?))]);
@@ -184,7 +224,10 @@ fn cache_hit(suite: AlgorithmSuite, context: &EncryptionContext) -> Result<Sides
         let request = EncryptionMaterialsRequest::new(suite, black_box(&context), Some(1024));
         done(manager.try_encryption_materials(request));
     };
-    Ok((Box::new(library), vec![("HashMap", Box::new(move || done(map.get(black_box(&key)).cloned())))]))
+    Ok((
+        Box::new(library),
+        vec![("HashMap", Box::new(move || done(map.get(black_box(&key)).cloned())))],
+    ))
 }
 
 fn done<T>(outcome: T) {

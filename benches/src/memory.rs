@@ -91,7 +91,8 @@ impl Memory {
         Ok(found)
     }
 
-    /// How often `key` stands anywhere in what this process can write to: heap, stacks, anonymous and static memory.
+    /// How often `key` stands anywhere in what this process can write to: heap, stacks, anonymous
+    /// and static memory.
     ///
     /// # Errors
     ///
@@ -101,7 +102,8 @@ impl Memory {
         for region in writable()? {
             let mut start = region.start;
             while start < region.end {
-                // The last bytes of a window are the first of the next, or a key across both would be missed.
+                // The last bytes of a window are the first of the next, or a key across both would
+                // be missed.
                 let length = (region.end - start).min(WINDOW + KEY - 1);
                 match self.read(start, length) {
                     Ok(()) => {}
@@ -118,7 +120,8 @@ impl Memory {
         Ok(count)
     }
 
-    /// How often `key` stands in the window, which was read from `start`. What was read from the window itself is no find.
+    /// How often `key` stands in the window, which was read from `start`. What was read from the
+    /// window itself is no find.
     fn keys_in(&self, start: usize, length: usize, key: &Masked) -> usize {
         let own = self.window.as_ptr().addr()..self.window.as_ptr().addr() + self.window.len();
         let bytes = &self.window[..length];

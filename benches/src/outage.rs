@@ -1,4 +1,5 @@
-//! What a caller sees when KMS is out of reach or refuses: each fault, met in each state of the cache, by each operation.
+//! What a caller sees when KMS is out of reach or refuses: each fault, met in each state of the
+//! cache, by each operation.
 
 use std::{
     error::Error,
@@ -30,7 +31,8 @@ const MAX_AGE: Duration = Duration::from_mins(1);
 const GRACE: Duration = Duration::from_mins(1);
 /// How often a caller tries again who waits for the end of a fault.
 const POLL: Duration = Duration::from_millis(10);
-/// When such a caller gives up. Within [`GRACE`], so that a stale data key can't be taken for a recovery.
+/// When such a caller gives up. Within [`GRACE`], so that a stale data key can't be taken for a
+/// recovery.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What goes wrong.
@@ -81,7 +83,10 @@ impl Fault {
 
     /// Whether it is an outage, which a data key past its age may bridge; the others are refusals.
     fn is_outage(self) -> bool {
-        matches!(self, Self::Timeout | Self::Hang | Self::Reset | Self::InternalError | Self::Throttle)
+        matches!(
+            self,
+            Self::Timeout | Self::Hang | Self::Reset | Self::InternalError | Self::Throttle
+        )
     }
 }
 
@@ -217,8 +222,9 @@ impl Cell {
 
     /// What a first and a second call have to come to.
     ///
-    /// A fresh data key needs no KMS. A refusal is told as what it is, whatever the cache held before, and an outage, too,
-    /// unless a data key past its age may bridge it. What failed once is not asked again at once.
+    /// A fresh data key needs no KMS. A refusal is told as what it is, whatever the cache held
+    /// before, and an outage, too, unless a data key past its age may bridge it. What failed once
+    /// is not asked again at once.
     #[must_use]
     pub fn expected(self) -> [Answer; 2] {
         match self.state {
@@ -285,7 +291,13 @@ impl Scene {
         };
         let grace = if state == State::InGrace { GRACE } else { Duration::ZERO };
         let set = |builder: CachingBuilder| builder.max_age(MAX_AGE).serve_stale_for(grace);
-        let kms = Kms::start_with(principal, impatient, MaterialsCache::builder().clock(clock).build(), set).await?;
+        let kms = Kms::start_with(
+            principal,
+            impatient,
+            MaterialsCache::builder().clock(clock).build(),
+            set,
+        )
+        .await?;
         let context = crate::context()?;
         let message = kms.envelope.encrypt(b"x", &context).await?;
         kms.cache.clear();
@@ -340,8 +352,9 @@ impl Scene {
         }
     }
 
-    /// Calls again and again until that succeeds. Nobody sleeps for that, between two calls the cache's clock is moved on,
-    /// unless it is the pool that is waited for, which asks a provider that had nothing new again after a second.
+    /// Calls again and again until that succeeds. Nobody sleeps for that, between two calls the
+    /// cache's clock is moved on, unless it is the pool that is waited for, which asks a provider
+    /// that had nothing new again after a second.
     async fn recovery(&self, fault: Fault) -> Option<Duration> {
         let (started, mut waited) = (Instant::now(), Duration::ZERO);
         while waited < PATIENCE {
@@ -361,7 +374,8 @@ impl Scene {
 /// Where the data key of a call that succeeded came from.
 fn served(before: &CacheStats, after: &CacheStats) -> Answer {
     let grew = |count: fn(&CacheCounts) -> u64| {
-        count(&after.encryption) > count(&before.encryption) || count(&after.decryption) > count(&before.decryption)
+        count(&after.encryption) > count(&before.encryption)
+            || count(&after.decryption) > count(&before.decryption)
     };
     match (grew(|counts| counts.stale), grew(|counts| counts.hits)) {
         (true, _) => Answer::Stale,
@@ -371,10 +385,14 @@ fn served(before: &CacheStats, after: &CacheStats) -> Answer {
 }
 
 fn impatient(pool: KmsPoolBuilder) -> KmsPoolBuilder {
-    pool.connect_timeout(TIMEOUT).attempt_timeout(TIMEOUT).operation_timeout(TIMEOUT).max_attempts(1)
+    pool.connect_timeout(TIMEOUT)
+        .attempt_timeout(TIMEOUT)
+        .operation_timeout(TIMEOUT)
+        .max_attempts(1)
 }
 
-/// Hands out the session of the moment. It says that it has expired already, so the pool asks anew for each request.
+/// Hands out the session of the moment. It says that it has expired already, so the pool asks anew
+/// for each request.
 #[derive(Debug, Clone, Default)]
 struct Sessions(Arc<Mutex<Option<Credentials>>>);
 

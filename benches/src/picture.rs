@@ -12,19 +12,24 @@ const BUCKETS_PER_DECADE: i32 = 20;
 /// From a microsecond to a second.
 const DECADES: std::ops::Range<i32> = 0..6;
 
-/// Draws how often which latency occurred, and gives the file's path: `benches/report/<name>.svg`. Both axes are
-/// logarithmic: the few that took long are what matters.
+/// Draws how often which latency occurred, and gives the file's path: `benches/report/<name>.svg`.
+/// Both axes are logarithmic: the few that took long are what matters.
 ///
 /// # Errors
 ///
 /// When the file can't be written.
-pub fn histogram(name: &str, title: &str, series: &[(&str, &Durations)]) -> Result<PathBuf, Box<dyn Error>> {
+pub fn histogram(
+    name: &str,
+    title: &str,
+    series: &[(&str, &Durations)],
+) -> Result<PathBuf, Box<dyn Error>> {
     let path = path(name)?;
     let bounds: Vec<_> = (DECADES.start * BUCKETS_PER_DECADE..=DECADES.end * BUCKETS_PER_DECADE)
         .map(|bucket| 10_f64.powf(f64::from(bucket) / f64::from(BUCKETS_PER_DECADE)))
         .collect();
     let times: Vec<_> = bounds.iter().map(|micros| Duration::from_secs_f64(micros / 1e6)).collect();
-    let least = series.iter().map(|(_, durations)| durations.count()).max().map_or(1e-6, least_share);
+    let least =
+        series.iter().map(|(_, durations)| durations.count()).max().map_or(1e-6, least_share);
 
     let root = SVGBackend::new(&path, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
@@ -33,7 +38,10 @@ pub fn histogram(name: &str, title: &str, series: &[(&str, &Durations)]) -> Resu
         .margin(16)
         .x_label_area_size(44)
         .y_label_area_size(72)
-        .build_cartesian_2d((bounds[0]..bounds[bounds.len() - 1]).log_scale(), (least..1.0).log_scale())?;
+        .build_cartesian_2d(
+            (bounds[0]..bounds[bounds.len() - 1]).log_scale(),
+            (least..1.0).log_scale(),
+        )?;
     chart
         .configure_mesh()
         .x_desc("latency from the due time (each decade in 20 steps)")
@@ -52,7 +60,10 @@ pub fn histogram(name: &str, title: &str, series: &[(&str, &Durations)]) -> Resu
             durations.longest()
         );
         chart
-            .draw_series(LineSeries::new(steps(&bounds, &durations.shares(&times), least), colour.stroke_width(2)))?
+            .draw_series(LineSeries::new(
+                steps(&bounds, &durations.shares(&times), least),
+                colour.stroke_width(2),
+            ))?
             .label(label)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], colour.stroke_width(2)));
     }
@@ -69,8 +80,8 @@ pub fn histogram(name: &str, title: &str, series: &[(&str, &Durations)]) -> Resu
     Ok(path)
 }
 
-/// Draws a group of bars for each row, one bar for each of `sides`, and gives the file's path. The axis of time is
-/// logarithmic, and each bar bears its time.
+/// Draws a group of bars for each row, one bar for each of `sides`, and gives the file's path. The
+/// axis of time is logarithmic, and each bar bears its time.
 ///
 /// # Errors
 ///
@@ -112,18 +123,19 @@ pub fn bars<const N: usize>(
             let height = millis(&times[number]);
             Rectangle::new([(at(row), least), (at(row) + 1, height)], colour.mix(0.7).filled())
         });
-        chart
-            .draw_series(bars)?
-            .label(*side)
-            .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 20, y + 5)], colour.mix(0.7).filled()));
+        chart.draw_series(bars)?.label(*side).legend(move |(x, y)| {
+            Rectangle::new([(x, y - 5), (x + 20, y + 5)], colour.mix(0.7).filled())
+        });
         let texts = rows.iter().enumerate().map(|(row, (_, times))| {
             let height = millis(&times[number]);
-            EmptyElement::at((at(row), height)) + Text::new(label(height), (2, -16), ("sans-serif", 13))
+            EmptyElement::at((at(row), height))
+                + Text::new(label(height), (2, -16), ("sans-serif", 13))
         });
         chart.draw_series(texts)?;
     }
     let names = rows.iter().enumerate().map(|(row, (name, _))| {
-        EmptyElement::at((row * group, least)) + Text::new((*name).to_owned(), (0, 8), ("sans-serif", 13))
+        EmptyElement::at((row * group, least))
+            + Text::new((*name).to_owned(), (0, 8), ("sans-serif", 13))
     });
     chart.draw_series(names)?;
     chart
@@ -171,7 +183,10 @@ pub fn panels(name: &str, title: &str, panels: &[Panel]) -> Result<PathBuf, Box<
     Ok(path)
 }
 
-fn draw_panel(area: &DrawingArea<SVGBackend<'_>, Shift>, panel: &Panel) -> Result<(), Box<dyn Error>> {
+fn draw_panel(
+    area: &DrawingArea<SVGBackend<'_>, Shift>,
+    panel: &Panel,
+) -> Result<(), Box<dyn Error>> {
     let millis = |nanos: f64| nanos / 1e6;
     let times = || panel.lines.iter().flat_map(|(_, times)| times).copied().map(millis);
     let least = 10_f64.powf(times().fold(f64::INFINITY, f64::min).log10().floor());
@@ -198,7 +213,8 @@ fn draw_panel(area: &DrawingArea<SVGBackend<'_>, Shift>, panel: &Panel) -> Resul
             .draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2)))?
             .label(*name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
-        chart.draw_series(points.into_iter().map(|point| Circle::new(point, 3, colour.filled())))?;
+        chart
+            .draw_series(points.into_iter().map(|point| Circle::new(point, 3, colour.filled())))?;
     }
     chart
         .configure_series_labels()
@@ -222,7 +238,8 @@ fn path(name: &str) -> Result<PathBuf, Box<dyn Error>> {
 
 /// The outline of a histogram's columns.
 fn steps(bounds: &[f64], shares: &[f64], least: f64) -> Vec<(f64, f64)> {
-    let column = |(pair, share): (&[f64], &f64)| [(pair[0], share.max(least)), (pair[1], share.max(least))];
+    let column =
+        |(pair, share): (&[f64], &f64)| [(pair[0], share.max(least)), (pair[1], share.max(least))];
     bounds.windows(2).zip(shares).flat_map(column).collect()
 }
 

@@ -18,7 +18,8 @@ pub struct Plain {
 }
 
 impl Plain {
-    /// Clients of `server`, which all sign with one access key. Certificates are read here, once for all of them.
+    /// Clients of `server`, which all sign with one access key. Certificates are read here, once
+    /// for all of them.
     ///
     /// # Errors
     ///
@@ -29,7 +30,8 @@ impl Plain {
         Ok(Self { tls, credentials: server.issue_credentials() })
     }
 
-    /// A new client, with an HTTPS client and connections of its own, and the SDK's standard retries: three attempts.
+    /// A new client, with an HTTPS client and connections of its own, and the SDK's standard
+    /// retries: three attempts.
     #[must_use]
     pub fn client(&self, server: &KmsLocal, region: &str) -> Client {
         let https = aws_smithy_http_client::Builder::new()

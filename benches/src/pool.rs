@@ -47,7 +47,9 @@ impl PooledKms {
     /// # Errors
     ///
     /// When the server can't start, or for what is set out of range.
-    pub async fn start(set: impl FnOnce(KmsPoolBuilder) -> KmsPoolBuilder) -> Result<Self, Box<dyn Error>> {
+    pub async fn start(
+        set: impl FnOnce(KmsPoolBuilder) -> KmsPoolBuilder,
+    ) -> Result<Self, Box<dyn Error>> {
         let server = Arc::new(Server::start(KmsLocal::builder().region(REGION)).await?);
         let pool = KmsPool::builder()
             .endpoint_url(server.endpoint(REGION))
@@ -73,14 +75,16 @@ impl PooledKms {
     }
 
     /// Has as many connections open as requests can be under way, and more: each of `callers` sends
-    /// [`MAX_IN_FLIGHT`] requests at once, and the server answers none before the last of them is there.
+    /// [`MAX_IN_FLIGHT`] requests at once, and the server answers none before the last of them is
+    /// there.
     ///
     /// # Errors
     ///
     /// The first of a request.
     pub async fn connect(&self, callers: &[&Caller]) -> Result<(), KmsError> {
         self.server.faults(REGION).hang(true);
-        let requests = callers.iter().flat_map(|caller| (0..MAX_IN_FLIGHT).map(|_| caller.data_key()));
+        let requests =
+            callers.iter().flat_map(|caller| (0..MAX_IN_FLIGHT).map(|_| caller.data_key()));
         let wanted = (callers.len() * MAX_IN_FLIGHT) as u64;
         let all_there = async {
             let there = || self.counters().in_flight >= wanted;
@@ -92,8 +96,8 @@ impl PooledKms {
         tokio::try_join!(answered, all_there).map(drop)
     }
 
-    /// The load for this machine, in requests a second, and how many it does at most: the wanted load, or half of the
-    /// most if that is less.
+    /// The load for this machine, in requests a second, and how many it does at most: the wanted
+    /// load, or half of the most if that is less.
     ///
     /// # Errors
     ///
@@ -130,7 +134,10 @@ impl fmt::Display for Pace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { most, per_second } = self;
         let why = if *per_second < WANTED { "half of the machine's most" } else { "as wanted" };
-        write!(f, "{per_second:.0} requests a second, {why} (it does {most:.0} with the server beside)")
+        write!(
+            f,
+            "{per_second:.0} requests a second, {why} (it does {most:.0} with the server beside)"
+        )
     }
 }
 
@@ -275,8 +282,8 @@ impl KeyRing {
         self.len() == 0
     }
 
-    /// How many of the requests that came by `counts` of access key ids came under these, and how many under any
-    /// other.
+    /// How many of the requests that came by `counts` of access key ids came under these, and how
+    /// many under any other.
     pub fn sort(&self, counts: &BTreeMap<String, u64>) -> (u64, u64) {
         let ids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut own, mut others) = (0, 0);
@@ -299,7 +306,8 @@ pub async fn until(patience: Duration, mut so: impl FnMut() -> bool) -> bool {
     true
 }
 
-/// How many sockets this process has. A connection to a server in it counts twice. Zero where the system does not tell.
+/// How many sockets this process has. A connection to a server in it counts twice. Zero where the
+/// system does not tell.
 pub fn sockets() -> usize {
     let descriptors = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
     let targets = descriptors.filter_map(|it| fs::read_link(it.path()).ok());

@@ -1,4 +1,5 @@
-//! Each cell of the outage matrix: what the caller sees while the fault lasts, and that it goes on afterwards.
+//! Each cell of the outage matrix: what the caller sees while the fault lasts, and that it goes on
+//! afterwards.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use benches::outage::{Cell, Fault, Operation, State};

@@ -1,4 +1,5 @@
-//! The examples are the `[[example]]` files beside this package: `cargo run --release --example NAME`.
+//! The examples are the `[[example]]` files beside this package: `cargo run --release --example
+//! NAME`.
 
 /// What an example ends with when it fails: the error as it speaks, and the root of it.
 pub struct Report(Box<dyn std::error::Error + Send + Sync>);

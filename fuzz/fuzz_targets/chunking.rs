@@ -17,5 +17,11 @@ libfuzzer_sys::fuzz_target!(|input: Input| {
     let Input { suite, frame_length, plaintext, times, written, read } = input;
     // Long enough to fill what a stream makes at once.
     let plaintext = plaintext.repeat(usize::from(times) + 1);
-    envelope::fuzzing::any_split_gives_the_same(suite, frame_length.into(), &plaintext, &written, &read);
+    envelope::fuzzing::any_split_gives_the_same(
+        suite,
+        frame_length.into(),
+        &plaintext,
+        &written,
+        &read,
+    );
 });

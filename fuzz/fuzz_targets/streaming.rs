@@ -14,5 +14,11 @@ struct Input {
 
 libfuzzer_sys::fuzz_target!(|input: Input| {
     let Input { suite, frame_length, plaintext, changes, plan } = input;
-    envelope::fuzzing::a_stream_fails_like_one_piece(suite, frame_length.into(), &plaintext, &changes, &plan);
+    envelope::fuzzing::a_stream_fails_like_one_piece(
+        suite,
+        frame_length.into(),
+        &plaintext,
+        &changes,
+        &plan,
+    );
 });

@@ -1,4 +1,5 @@
-//! That the comparison is of the same thing: each opens its own messages, and those of all who write the same format.
+//! That the comparison is of the same thing: each opens its own messages, and those of all who
+//! write the same format.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
 use std::error::Error;
@@ -12,7 +13,8 @@ const FORMATS: [&[Who]; 2] = [
     &[Who::Envelope, Who::Uncached, Who::AwsEsdk, Who::Python, Who::JavaScript],
     &[Who::EnvelopeSigned, Who::AwsEsdkSigned],
 ];
-const ALONE: [Who; 7] = [Who::Prepared, Who::Buffer, Who::Tink, Who::AesGcm, Who::AwsLc, Who::Floor, Who::Signature];
+const ALONE: [Who; 7] =
+    [Who::Prepared, Who::Buffer, Who::Tink, Who::AesGcm, Who::AwsLc, Who::Floor, Who::Signature];
 
 /// How many pairs were checked: a failure ends the run.
 pub(crate) fn run(peers: &mut Peers) -> Result<usize, Box<dyn Error>> {
@@ -23,7 +25,12 @@ pub(crate) fn run(peers: &mut Peers) -> Result<usize, Box<dyn Error>> {
             let message = peers.ask(sealer, &format!("seal {text}"))?;
             for &opener in group {
                 if peers.ask(opener, &format!("open {message}"))? != text {
-                    return Err(format!("{} did not open what {} sealed", opener.label(), sealer.label()).into());
+                    return Err(format!(
+                        "{} did not open what {} sealed",
+                        opener.label(),
+                        sealer.label()
+                    )
+                    .into());
                 }
                 checked += 1;
             }

@@ -44,8 +44,13 @@ impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { who, operation, size, least, ratio, prepared, bound } = self;
         let (who, operation, size) = (who.label(), operation.name(), bytes(*size));
-        write!(f, "{:<11} {who}, {operation} {size}: {ratio:.2} times ours, at least {least}", self.verdict())?;
-        let prepared = prepared.map_or(String::new(), |prepared| format!("{prepared:.2} times a prepared context, "));
+        write!(
+            f,
+            "{:<11} {who}, {operation} {size}: {ratio:.2} times ours, at least {least}",
+            self.verdict()
+        )?;
+        let prepared = prepared
+            .map_or(String::new(), |prepared| format!("{prepared:.2} times a prepared context, "));
         write!(f, " ({prepared}{bound:.2} times the primitives alone)")
     }
 }
@@ -63,7 +68,8 @@ impl Lines {
                 least,
                 ratio: figures.ratio(who, ours, operation, size),
                 bound: figures.ratio(who, primitives(ours), operation, size),
-                prepared: (ours == Who::Envelope).then(|| figures.ratio(who, Who::Prepared, operation, size)),
+                prepared: (ours == Who::Envelope)
+                    .then(|| figures.ratio(who, Who::Prepared, operation, size)),
             })
         };
         Self(CLAIMS.into_iter().flat_map(judge).collect())
@@ -76,7 +82,11 @@ impl Lines {
     /// The last word.
     pub(crate) fn verdict(&self) -> String {
         let met = self.0.iter().filter(|line| line.passed()).count();
-        format!("{} {met} of {} lines are met", if self.passed() { "PASS" } else { "FALLS SHORT" }, self.0.len())
+        format!(
+            "{} {met} of {} lines are met",
+            if self.passed() { "PASS" } else { "FALLS SHORT" },
+            self.0.len()
+        )
     }
 }
 

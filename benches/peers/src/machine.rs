@@ -26,7 +26,8 @@ impl Machine {
             let line = processors.lines().find(|line| line.starts_with(field));
             line.and_then(|line| line.split_once(": ")).map_or("unknown", |(_, value)| value)
         };
-        let flags: Vec<_> = of_processor("flags").split(' ').filter(|flag| INSTRUCTIONS.contains(flag)).collect();
+        let flags: Vec<_> =
+            of_processor("flags").split(' ').filter(|flag| INSTRUCTIONS.contains(flag)).collect();
         let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
         let format = format_description!("[year]-[month]-[day] [hour]:[minute] UTC");
         Self {
@@ -55,5 +56,8 @@ impl fmt::Display for Machine {
 /// What a program prints.
 fn said_by(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
-    output.map_or_else(|_| "unknown".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    output.map_or_else(
+        |_| "unknown".to_owned(),
+        |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+    )
 }

@@ -1,5 +1,6 @@
-//! What other clients take for the same work: each runs in a process of its own, they take turns, and the medians of
-//! alternating rounds are compared. `benches/peers/run` installs the peers and starts this.
+//! What other clients take for the same work: each runs in a process of its own, they take turns,
+//! and the medians of alternating rounds are compared. `benches/peers/run` installs the peers and
+//! starts this.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
 mod checks;
@@ -74,7 +75,9 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
 
 fn compare(settings: &Settings) -> Result<ExitCode, Box<dyn Error>> {
     let (machine, plan) = (Machine::here(), Plan::new(settings.quick));
-    println!("{machine}\n\n== each opens what it sealed, and what the others sealed in the same format");
+    println!(
+        "{machine}\n\n== each opens what it sealed, and what the others sealed in the same format"
+    );
     let mut peers = Peers::start(settings)?;
     let checked = checks::run(&mut peers)?;
 
@@ -91,9 +94,13 @@ fn compare(settings: &Settings) -> Result<ExitCode, Box<dyn Error>> {
     let lines = Lines::judge(&figures);
     print!("{lines}");
 
-    let build = fs::read_to_string(&settings.build).ok().map(|text| serde_json::from_str(&text)).transpose()?;
+    let build = fs::read_to_string(&settings.build)
+        .ok()
+        .map(|text| serde_json::from_str(&text))
+        .transpose()?;
     let versions = peers.versions();
-    let report = Report { machine, plan, versions, checked, figures, memory, requests, lines, build };
+    let report =
+        Report { machine, plan, versions, checked, figures, memory, requests, lines, build };
     report.write(&settings.output)?;
     if let Some(readme) = &settings.readme {
         report.show_in(readme)?;

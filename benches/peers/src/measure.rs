@@ -17,7 +17,8 @@ pub(crate) struct Plan {
     pub(crate) rounds: usize,
     /// Bytes of plaintext.
     pub(crate) sizes: Vec<usize>,
-    /// Nanoseconds of a turn; of one message, where that takes longer. Short, so that few are interrupted.
+    /// Nanoseconds of a turn; of one message, where that takes longer. Short, so that few are
+    /// interrupted.
     turn: f64,
 }
 
@@ -27,7 +28,8 @@ impl Plan {
             let sizes = vec![16, 256, KIBIBYTE, 4 << 10, 64 << 10, MEBIBYTE];
             Self { quick, rounds: 9, sizes, turn: 3e6 }
         } else {
-            let sizes = vec![16, 64, 256, KIBIBYTE, 4 << 10, 16 << 10, 64 << 10, 256 << 10, MEBIBYTE];
+            let sizes =
+                vec![16, 64, 256, KIBIBYTE, 4 << 10, 16 << 10, 64 << 10, 256 << 10, MEBIBYTE];
             Self { quick, rounds: 41, sizes, turn: 3e6 }
         }
     }
@@ -58,7 +60,10 @@ pub(crate) fn run(peers: &mut Peers, plan: &Plan) -> Result<Figures, Box<dyn Err
         }
     }
     for threads in [1, 2] {
-        heading(&format!("{threads} thread{}", if threads == 1 { "" } else { "s" }), &Who::COMPARED);
+        heading(
+            &format!("{threads} thread{}", if threads == 1 { "" } else { "s" }),
+            &Who::COMPARED,
+        );
         for &size in &plan.sizes {
             round(peers, plan, &Who::COMPARED, size, threads, &mut figures)?;
         }
@@ -126,9 +131,15 @@ fn round(
     Ok(())
 }
 
-/// How many messages last about `nanos` on one thread, found by doing them: the best of three, or one that had to wait for
-/// its turn on the machine would pass for slow.
-fn turn(peers: &mut Peers, who: Who, operation: Operation, size: usize, nanos: f64) -> Result<u32, Box<dyn Error>> {
+/// How many messages last about `nanos` on one thread, found by doing them: the best of three, or
+/// one that had to wait for its turn on the machine would pass for slow.
+fn turn(
+    peers: &mut Peers,
+    who: Who,
+    operation: Operation,
+    size: usize,
+    nanos: f64,
+) -> Result<u32, Box<dyn Error>> {
     let mut repeats = 1;
     loop {
         let mut each = f64::INFINITY;
@@ -143,7 +154,11 @@ fn turn(peers: &mut Peers, who: Who, operation: Operation, size: usize, nanos: f
     }
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is clamped to small whole numbers")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "it is clamped to small whole numbers"
+)]
 fn fitting(count: f64) -> u32 {
     count.clamp(1.0, 1e6) as u32
 }

@@ -46,7 +46,8 @@ impl Who {
         Self::Floor,
     ];
     /// Those of the comparison with signatures, and what these cost alone.
-    pub(crate) const SIGNED: [Self; 4] = [Self::EnvelopeSigned, Self::AwsEsdkSigned, Self::Signature, Self::KeyPair];
+    pub(crate) const SIGNED: [Self; 4] =
+        [Self::EnvelopeSigned, Self::AwsEsdkSigned, Self::Signature, Self::KeyPair];
 
     /// What tables and pictures call it.
     pub(crate) fn label(self) -> &'static str {
@@ -70,7 +71,11 @@ impl Who {
     }
 
     /// Its process, not started yet. What AWS KMS is, is for the environment to say.
-    pub(crate) fn command(self, settings: &Settings, kms_key: Option<&str>) -> Result<Command, Box<dyn Error>> {
+    pub(crate) fn command(
+        self,
+        settings: &Settings,
+        kms_key: Option<&str>,
+    ) -> Result<Command, Box<dyn Error>> {
         let python = |worker| {
             let mut command = Command::new(&settings.python);
             command.arg(settings.python_workers.join(worker));
@@ -142,12 +147,19 @@ impl Peers {
             let processes = (0..count).map(|_| Process::start(who.command(settings, None)?));
             Ok((who, processes.collect::<Result<_, Box<dyn Error>>>()?))
         };
-        Ok(Self(Who::COMPARED.into_iter().chain(Who::SIGNED).map(start).collect::<Result<_, Box<dyn Error>>>()?))
+        Ok(Self(
+            Who::COMPARED
+                .into_iter()
+                .chain(Who::SIGNED)
+                .map(start)
+                .collect::<Result<_, Box<dyn Error>>>()?,
+        ))
     }
 
     /// What each said that it is.
     pub(crate) fn versions(&self) -> Vec<String> {
-        let mut versions: Vec<_> = self.0.values().map(|processes| processes[0].version.clone()).collect();
+        let mut versions: Vec<_> =
+            self.0.values().map(|processes| processes[0].version.clone()).collect();
         let mut seen = vec![];
         versions.retain(|version| {
             !seen.contains(version) && {
@@ -163,7 +175,8 @@ impl Peers {
         self.processes(who)[0].ask(order)
     }
 
-    /// Nanoseconds for one message, where `threads` work side by side: the time that passes for one more message.
+    /// Nanoseconds for one message, where `threads` work side by side: the time that passes for one
+    /// more message.
     pub(crate) fn time(
         &mut self,
         who: Who,
@@ -203,8 +216,10 @@ pub(crate) struct Process {
 impl Process {
     pub(crate) fn start(mut command: Command) -> Result<Self, Box<dyn Error>> {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let (orders, answers) = (child.stdin.take().ok_or("piped")?, child.stdout.take().ok_or("piped")?);
-        let mut process = Self { child, orders, answers: BufReader::new(answers), version: String::new() };
+        let (orders, answers) =
+            (child.stdin.take().ok_or("piped")?, child.stdout.take().ok_or("piped")?);
+        let mut process =
+            Self { child, orders, answers: BufReader::new(answers), version: String::new() };
         process.version = process.hear()?;
         Ok(process)
     }
@@ -217,7 +232,8 @@ impl Process {
     /// The most memory that it had so far, in bytes.
     pub(crate) fn peak_memory(&self) -> Result<u64, Box<dyn Error>> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("Linux counts")?;
+        let line =
+            status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("Linux counts")?;
         Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
     }
 

@@ -40,13 +40,23 @@ pub(crate) fn latency(file: &Path, figures: &Figures, plan: &Plan) -> Result<(),
 }
 
 /// Bytes a second by size, on one thread and on two.
-pub(crate) fn throughput(file: &Path, figures: &Figures, plan: &Plan) -> Result<(), Box<dyn Error>> {
+pub(crate) fn throughput(
+    file: &Path,
+    figures: &Figures,
+    plan: &Plan,
+) -> Result<(), Box<dyn Error>> {
     let root = SVGBackend::new(file, (1200, 1100)).into_drawing_area();
     root.fill(&WHITE)?;
     let (charts, legend) = root.split_vertically(1020);
-    let panels = [1, 2].into_iter().flat_map(|threads| Operation::BOTH.map(|operation| (threads, operation)));
+    let panels = [1, 2]
+        .into_iter()
+        .flat_map(|threads| Operation::BOTH.map(|operation| (threads, operation)));
     for (area, (threads, operation)) in charts.split_evenly((2, 2)).iter().zip(panels) {
-        let title = format!("{}, {threads} thread{}", operation.name(), if threads == 1 { "" } else { "s" });
+        let title = format!(
+            "{}, {threads} thread{}",
+            operation.name(),
+            if threads == 1 { "" } else { "s" }
+        );
         let rate = |who, size| length(size) * 1e9 / figures.of(who, operation, size, threads);
         panel(area, &title, plan, &rate_label, &rate)?;
     }
@@ -59,7 +69,8 @@ pub(crate) fn requests(file: &Path, workloads: &[Workload]) -> Result<(), Box<dy
     let root = SVGBackend::new(file, (1200, 480)).into_drawing_area();
     root.fill(&WHITE)?;
     let (chart, legend) = root.split_vertically(430);
-    let most = workloads.iter().flat_map(|workload| workload.requests.iter().copied()).max().unwrap_or(1);
+    let most =
+        workloads.iter().flat_map(|workload| workload.requests.iter().copied()).max().unwrap_or(1);
     let (groups, highest) = (workloads.len(), count(most) * 2.0);
     let mut chart = ChartBuilder::on(&chart)
         .caption("requests to KMS, each message sealed and opened", ("sans-serif", 22))
@@ -81,12 +92,17 @@ pub(crate) fn requests(file: &Path, workloads: &[Workload]) -> Result<(), Box<dy
             let left = count(group) + 0.1 + side * count(place);
             let bar = [(left, 0.5), (left + 0.9 * side, count(*requests))];
             chart.draw_series([Rectangle::new(bar, colour(who).filled())])?;
-            let label = Text::new(requests.to_string(), (left, count(*requests) * 1.2), ("sans-serif", 14));
+            let label =
+                Text::new(requests.to_string(), (left, count(*requests) * 1.2), ("sans-serif", 14));
             chart.draw_series([label])?;
         }
         let (messages, contexts) = (workload.messages, workload.contexts);
         let plural = |count| if count == 1 { "" } else { "s" };
-        let title = format!("{messages} message{}, {contexts} context{}", plural(messages), plural(contexts));
+        let title = format!(
+            "{messages} message{}, {contexts} context{}",
+            plural(messages),
+            plural(contexts)
+        );
         let place = chart.backend_coord(&(count(group) + 0.1, 0.5));
         root.draw(&Text::new(title, (place.0, place.1 + 8), ("sans-serif", 16)))?;
     }
@@ -109,7 +125,11 @@ fn panel(
     label: &dyn Fn(f64) -> String,
     value: &dyn Fn(Who, usize) -> f64,
 ) -> Result<(), Box<dyn Error>> {
-    let all = || Who::COMPARED.into_iter().flat_map(|who| plan.sizes.iter().map(move |&size| value(who, size)));
+    let all = || {
+        Who::COMPARED
+            .into_iter()
+            .flat_map(|who| plan.sizes.iter().map(move |&size| value(who, size)))
+    };
     let least = 10_f64.powf(all().fold(f64::INFINITY, f64::min).log10().floor());
     let most = 10_f64.powf(all().fold(0.0, f64::max).log10().ceil());
     let sizes = length(plan.sizes[0])..length(plan.sizes[plan.sizes.len() - 1]);
@@ -130,16 +150,20 @@ fn panel(
         .axis_desc_style(("sans-serif", 16))
         .draw()?;
     for (who, colour) in Who::COMPARED.into_iter().zip(COLOURS) {
-        let points: Vec<_> = plan.sizes.iter().map(|&size| (length(size), value(who, size))).collect();
+        let points: Vec<_> =
+            plan.sizes.iter().map(|&size| (length(size), value(who, size))).collect();
         chart.draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?;
-        chart.draw_series(points.into_iter().map(|point| Circle::new(point, 3, colour.filled())))?;
+        chart
+            .draw_series(points.into_iter().map(|point| Circle::new(point, 3, colour.filled())))?;
     }
     Ok(())
 }
 
 /// Whose colour is which.
 fn key(area: &Area<'_>) -> Result<(), Box<dyn Error>> {
-    for (place, (who, colour)) in area.split_evenly((2, 6)).iter().zip(Who::COMPARED.into_iter().zip(COLOURS)) {
+    for (place, (who, colour)) in
+        area.split_evenly((2, 6)).iter().zip(Who::COMPARED.into_iter().zip(COLOURS))
+    {
         place.draw(&PathElement::new([(30, 18), (60, 18)], colour.stroke_width(3)))?;
         place.draw(&Text::new(who.label(), (68, 10), ("sans-serif", 16)))?;
     }

@@ -78,7 +78,8 @@ impl Report {
         );
         for who in [Who::AwsEsdk, Who::Python, Who::JavaScript, Who::Tink] {
             let cells = [KIBIBYTE, MEBIBYTE].into_iter().flat_map(|size| {
-                Operation::BOTH.map(|operation| times(self.figures.ratio(who, Who::Envelope, operation, size)))
+                Operation::BOTH
+                    .map(|operation| times(self.figures.ratio(who, Who::Envelope, operation, size)))
             });
             writeln!(table, "| {} | {} |", who.label(), cells.collect::<Vec<_>>().join(" | "))?;
         }
@@ -88,7 +89,12 @@ impl Report {
     fn how(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Plan { rounds, quick, .. } = self.plan;
         writeln!(f, "# Beside its peers\n")?;
-        writeln!(f, "Written by `benches/peers/run{}` on {}.\n", if quick { " --quick" } else { "" }, self.machine)?;
+        writeln!(
+            f,
+            "Written by `benches/peers/run{}` on {}.\n",
+            if quick { " --quick" } else { "" },
+            self.machine
+        )?;
         writeln!(f, "Compared: {}.\n", self.versions.join("; "))?;
         writeln!(
             f,
@@ -123,9 +129,14 @@ impl Report {
         writeln!(f, "| --- | --- | --- | --- | --- | --- |")?;
         for line in &self.lines.0 {
             let prepared = line.prepared.map_or(String::new(), times);
-            let (who, operation, size) = (line.who.label(), line.operation.name(), bytes(line.size));
-            let (ratio, least, bound, verdict) = (times(line.ratio), line.least, times(line.bound), line.verdict());
-            writeln!(f, "| {who}, {operation} {size} | {ratio} | {least} | {prepared} | {bound} | {verdict} |")?;
+            let (who, operation, size) =
+                (line.who.label(), line.operation.name(), bytes(line.size));
+            let (ratio, least, bound, verdict) =
+                (times(line.ratio), line.least, times(line.bound), line.verdict());
+            writeln!(
+                f,
+                "| {who}, {operation} {size} | {ratio} | {least} | {prepared} | {bound} | {verdict} |"
+            )?;
         }
         writeln!(
             f,
@@ -136,8 +147,14 @@ impl Report {
     }
 
     fn latency(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "## Time by size\n\n![Time for a message by its size](report/peers-latency.svg)\n")?;
-        writeln!(f, "Time for a message on one thread, and how many times as long as `envelope`.\n")?;
+        writeln!(
+            f,
+            "## Time by size\n\n![Time for a message by its size](report/peers-latency.svg)\n"
+        )?;
+        writeln!(
+            f,
+            "Time for a message on one thread, and how many times as long as `envelope`.\n"
+        )?;
         self.table(f, |who, operation, size| {
             let ratio = self.figures.ratio(who, Who::Envelope, operation, size);
             format!("{} ({})", time(self.figures.of(who, operation, size, 1)), times(ratio))
@@ -145,7 +162,10 @@ impl Report {
     }
 
     fn throughput(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "## Throughput by size and threads\n\n![Bytes a second](report/peers-throughput.svg)\n")?;
+        writeln!(
+            f,
+            "## Throughput by size and threads\n\n![Bytes a second](report/peers-throughput.svg)\n"
+        )?;
         writeln!(
             f,
             "What two threads do, in times of what one does. Those in Rust share one client between two threads; an \
@@ -157,7 +177,11 @@ impl Report {
         })
     }
 
-    fn table(&self, f: &mut fmt::Formatter<'_>, cell: impl Fn(Who, Operation, usize) -> String) -> fmt::Result {
+    fn table(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        cell: impl Fn(Who, Operation, usize) -> String,
+    ) -> fmt::Result {
         let labels = Who::COMPARED.map(Who::label);
         writeln!(f, "| | {} |\n|{}", labels.join(" | "), " --- |".repeat(labels.len() + 1))?;
         for operation in Operation::BOTH {
@@ -175,13 +199,19 @@ impl Report {
             f,
             "## With signatures\n\nSuite 0x0578 at 1 KiB: what was measured, and what share of it ECDSA P-384 is.\n"
         )?;
-        writeln!(f, "| | envelope | signature's share | aws-esdk | signature's share | signature alone |")?;
+        writeln!(
+            f,
+            "| | envelope | signature's share | aws-esdk | signature's share | signature alone |"
+        )?;
         writeln!(f, "| --- | --- | --- | --- | --- | --- |")?;
         for operation in Operation::BOTH {
-            let (ours, theirs) = (of(Who::EnvelopeSigned, operation), of(Who::AwsEsdkSigned, operation));
+            let (ours, theirs) =
+                (of(Who::EnvelopeSigned, operation), of(Who::AwsEsdkSigned, operation));
             let signature = of(Who::Signature, operation);
-            let pair = if operation == Operation::Encrypt { of(Who::KeyPair, operation) } else { 0.0 };
-            let shares = [signature / ours, (signature + pair) / theirs].map(|share| format!("{:.0}%", share * 100.0));
+            let pair =
+                if operation == Operation::Encrypt { of(Who::KeyPair, operation) } else { 0.0 };
+            let shares = [signature / ours, (signature + pair) / theirs]
+                .map(|share| format!("{:.0}%", share * 100.0));
             writeln!(
                 f,
                 "| {} | {} | {} | {} | {} | {} |",
@@ -199,7 +229,9 @@ impl Report {
              The signature alone is by AWS-LC through `aws-lc-rs`, as in both. It bounds the ratio: had all else been free, \
              decrypting could be at most {} faster than `aws-esdk`.\n",
             time(of(Who::KeyPair, Operation::Encrypt)),
-            times(of(Who::AwsEsdkSigned, Operation::Decrypt) / of(Who::Signature, Operation::Decrypt)),
+            times(
+                of(Who::AwsEsdkSigned, Operation::Decrypt) / of(Who::Signature, Operation::Decrypt)
+            ),
         )
     }
 
@@ -210,7 +242,12 @@ impl Report {
              ![Requests by workload](report/peers-requests.svg)\n"
         )?;
         let labels = SIDES.map(Who::label);
-        writeln!(f, "| messages | contexts | {} |\n|{}", labels.join(" | "), " --- |".repeat(labels.len() + 2))?;
+        writeln!(
+            f,
+            "| messages | contexts | {} |\n|{}",
+            labels.join(" | "),
+            " --- |".repeat(labels.len() + 2)
+        )?;
         for Workload { messages, contexts, requests } in &self.requests {
             let cells: Vec<_> = requests.iter().map(u64::to_string).collect();
             writeln!(f, "| {messages} | {contexts} | {} |", cells.join(" | "))?;
@@ -242,8 +279,16 @@ impl Report {
              Measured by `benches/peers/run --build` on {machine}, {date}.\n"
         )?;
         writeln!(f, "| | seconds | crates |\n| --- | --- | --- |")?;
-        writeln!(f, "| `services/ours`, with `envelope` and `kms-pool` | {:.0} | {} |", ours.seconds, ours.crates)?;
-        writeln!(f, "| `services/theirs`, with `aws-esdk` | {:.0} | {} |", theirs.seconds, theirs.crates)
+        writeln!(
+            f,
+            "| `services/ours`, with `envelope` and `kms-pool` | {:.0} | {} |",
+            ours.seconds, ours.crates
+        )?;
+        writeln!(
+            f,
+            "| `services/theirs`, with `aws-esdk` | {:.0} | {} |",
+            theirs.seconds, theirs.crates
+        )
     }
 }
 

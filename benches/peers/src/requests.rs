@@ -22,9 +22,11 @@ use crate::{
 const REGION: &str = "us-east-1";
 
 /// Who asks: of the cached ones, each has a cache as it comes.
-pub(crate) const SIDES: [Who; 5] = [Who::Envelope, Who::Uncached, Who::AwsEsdk, Who::Python, Who::JavaScript];
+pub(crate) const SIDES: [Who; 5] =
+    [Who::Envelope, Who::Uncached, Who::AwsEsdk, Who::Python, Who::JavaScript];
 
-/// So many messages of 1 KiB, each sealed and then opened, under so many encryption contexts in turn.
+/// So many messages of 1 KiB, each sealed and then opened, under so many encryption contexts in
+/// turn.
 pub(crate) struct Workload {
     pub(crate) messages: u32,
     pub(crate) contexts: u32,
@@ -41,7 +43,12 @@ impl Workload {
 
 pub(crate) fn run(settings: &Settings, plan: &Plan) -> Result<Vec<Workload>, Box<dyn Error>> {
     let most = if plan.quick { 1_000 } else { 10_000 };
-    println!("{:>8} {:>9}{}", "messages", "contexts", SIDES.map(|who| format!("  {:>18}", who.label())).concat());
+    println!(
+        "{:>8} {:>9}{}",
+        "messages",
+        "contexts",
+        SIDES.map(|who| format!("  {:>18}", who.label())).concat()
+    );
     let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let kms = Kms::start(&runtime)?;
     let mut workloads = vec![];
@@ -76,7 +83,9 @@ impl Kms {
     fn start(runtime: &runtime::Runtime) -> Result<Self, Box<dyn Error>> {
         runtime.block_on(async {
             let server = KmsLocal::builder().region(REGION).start().await?;
-            let pool = KmsPool::builder().endpoint_url(server.endpoint(REGION)).trust_root_pem(server.ca_pem());
+            let pool = KmsPool::builder()
+                .endpoint_url(server.endpoint(REGION))
+                .trust_root_pem(server.ca_pem());
             let (key, credentials) = (server.create_key(REGION), server.issue_credentials());
             Ok(Self { key, pool: pool.build()?, credentials, server })
         })
@@ -108,7 +117,12 @@ impl Kms {
     }
 
     /// One of those with a process of their own.
-    fn process(&self, who: Who, settings: &Settings, workload: &Workload) -> Result<(), Box<dyn Error>> {
+    fn process(
+        &self,
+        who: Who,
+        settings: &Settings,
+        workload: &Workload,
+    ) -> Result<(), Box<dyn Error>> {
         let certificates = env::temp_dir().join(format!("peers-{}.pem", process::id()));
         fs::write(&certificates, self.server.ca_pem())?;
         let mut command = who.command(settings, Some(&self.key))?;
@@ -118,7 +132,8 @@ impl Kms {
             .env("AWS_ENDPOINT_URL_KMS", self.server.endpoint(REGION))
             .env("AWS_CA_BUNDLE", &certificates)
             .env("AWS_EC2_METADATA_DISABLED", "true");
-        let answer = Process::start(command)?.ask(&format!("messages {} {}", workload.messages, workload.contexts));
+        let answer = Process::start(command)?
+            .ask(&format!("messages {} {}", workload.messages, workload.contexts));
         fs::remove_file(certificates)?;
         answer.map(drop)
     }

@@ -1,4 +1,5 @@
-//! The process of a contender: one line of standard input is one order, one line of standard output its answer.
+//! The process of a contender: one line of standard input is one order, one line of standard output
+//! its answer.
 //!
 //! `python/worker.py` and `javascript/worker.mjs` are the same in their languages.
 
@@ -26,13 +27,16 @@ pub(crate) fn serve(contender: &dyn Contender) -> Result<(), Box<dyn Error>> {
         let answer = match *line.split(' ').collect::<Vec<_>>() {
             ["encrypt", size, repeats, threads] => {
                 let plaintext = vec![0; size.parse()?];
-                let encrypt = |message: &mut _| contender.encrypt_into(black_box(&plaintext), message);
+                let encrypt =
+                    |message: &mut _| contender.encrypt_into(black_box(&plaintext), message);
                 time(encrypt, repeats.parse()?, threads.parse()?).to_string()
             }
             ["decrypt", size, repeats, threads] => {
                 let size = size.parse()?;
-                let message: &Vec<u8> = messages.entry(size).or_insert_with(|| contender.encrypt(&vec![0; size]));
-                let decrypt = |plaintext: &mut _| contender.decrypt_into(black_box(message), plaintext);
+                let message: &Vec<u8> =
+                    messages.entry(size).or_insert_with(|| contender.encrypt(&vec![0; size]));
+                let decrypt =
+                    |plaintext: &mut _| contender.decrypt_into(black_box(message), plaintext);
                 time(decrypt, repeats.parse()?, threads.parse()?).to_string()
             }
             ["seal", plaintext] => hex::encode(contender.encrypt(&hex::decode(plaintext)?)),

@@ -1,7 +1,9 @@
-//! Allocations of each warm operation, as the global allocator counts them, and the lines that these are held to.
+//! Allocations of each warm operation, as the global allocator counts them, and the lines that
+//! these are held to.
 //!
-//! Rust's allocator does not see what AWS-LC allocates in C. `--with-c` runs each operation once and twice as often under
-//! Valgrind's memcheck, which sees every `malloc`, and prints the difference.
+//! Rust's allocator does not see what AWS-LC allocates in C. `--with-c` runs each operation once
+//! and twice as often under Valgrind's memcheck, which sees every `malloc`, and prints the
+//! difference.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
 use std::{alloc::System, env, error::Error, hint::black_box, process::Command, process::ExitCode};
@@ -35,12 +37,18 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let envelope = warm().await?;
     if let Some([name, times]) = args.run.as_deref() {
         let bed = Bed::new(&envelope, 1024)?;
-        let (times, found) = (times.parse()?, bed.operations().into_iter().find(|operation| operation.name == *name));
+        let (times, found) = (
+            times.parse()?,
+            bed.operations().into_iter().find(|operation| operation.name == *name),
+        );
         repeat(times, &mut *found.ok_or("no operation is called so")?.call);
         return Ok(ExitCode::SUCCESS);
     }
     let mut lines = Lines::default();
-    println!("{:<30} {:>9} {:>12} {:>16}", "warm operation", "bytes", "allocations", "bytes allocated");
+    println!(
+        "{:<30} {:>9} {:>12} {:>16}",
+        "warm operation", "bytes", "allocations", "bytes allocated"
+    );
     for size in SIZES {
         let bed = Bed::new(&envelope, size)?;
         for Operation { name, most, mut call } in bed.operations() {
@@ -52,9 +60,15 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     if args.with_c {
         println!("\nwith those in C, of 1024 bytes, as Valgrind counts them");
         for Operation { name, .. } in Bed::new(&envelope, 1024)?.operations() {
-            let ((calls, bytes), (more_calls, more_bytes)) = (valgrind(name, TIMES)?, valgrind(name, 2 * TIMES)?);
+            let ((calls, bytes), (more_calls, more_bytes)) =
+                (valgrind(name, TIMES)?, valgrind(name, 2 * TIMES)?);
             let each = |less: f64, more: f64| (more - less) / f64::from(TIMES);
-            println!("{name:<30} {:>9} {:>12.2} {:>16.1}", 1024, each(calls, more_calls), each(bytes, more_bytes));
+            println!(
+                "{name:<30} {:>9} {:>12.2} {:>16.1}",
+                1024,
+                each(calls, more_calls),
+                each(bytes, more_bytes)
+            );
         }
     }
     println!();
@@ -80,7 +94,8 @@ struct Operation<'a> {
 impl<'a> Bed<'a> {
     fn new(envelope: &'a Envelope, size: usize) -> Result<Self, envelope::Error> {
         let (context, plaintext) = (context()?, vec![7; size]);
-        let (prepared, message) = (envelope.prepare(&context)?, envelope.try_encrypt(&plaintext, &context)?);
+        let (prepared, message) =
+            (envelope.prepare(&context)?, envelope.try_encrypt(&plaintext, &context)?);
         Ok(Self { envelope, context, prepared, plaintext, message })
     }
 
@@ -92,10 +107,26 @@ impl<'a> Bed<'a> {
         let (mut prepared_message_into, mut prepared_plaintext_into, mut prepared_in_place) =
             (buffer(), buffer(), buffer());
         vec![
-            operation("encrypt", 1.0, Box::new(|| done(finished(envelope.encrypt(plaintext, context))))),
-            operation("try_encrypt", 1.0, Box::new(|| done(envelope.try_encrypt(plaintext, context)))),
-            operation("prepared encrypt", 1.0, Box::new(|| done(finished(prepared.encrypt(plaintext))))),
-            operation("prepared try_encrypt", 1.0, Box::new(|| done(prepared.try_encrypt(plaintext)))),
+            operation(
+                "encrypt",
+                1.0,
+                Box::new(|| done(finished(envelope.encrypt(plaintext, context)))),
+            ),
+            operation(
+                "try_encrypt",
+                1.0,
+                Box::new(|| done(envelope.try_encrypt(plaintext, context))),
+            ),
+            operation(
+                "prepared encrypt",
+                1.0,
+                Box::new(|| done(finished(prepared.encrypt(plaintext)))),
+            ),
+            operation(
+                "prepared try_encrypt",
+                1.0,
+                Box::new(|| done(prepared.try_encrypt(plaintext))),
+            ),
             operation(
                 "encrypt_into",
                 0.0,
@@ -112,10 +143,26 @@ impl<'a> Bed<'a> {
                     done(prepared.try_encrypt_into(plaintext, &mut prepared_message_into));
                 }),
             ),
-            operation("decrypt", 1.0, Box::new(|| done(finished(envelope.decrypt(message, context))))),
-            operation("try_decrypt", 1.0, Box::new(|| done(envelope.try_decrypt(message, context)))),
-            operation("prepared decrypt", 1.0, Box::new(|| done(finished(prepared.decrypt(message))))),
-            operation("prepared try_decrypt", 1.0, Box::new(|| done(prepared.try_decrypt(message)))),
+            operation(
+                "decrypt",
+                1.0,
+                Box::new(|| done(finished(envelope.decrypt(message, context)))),
+            ),
+            operation(
+                "try_decrypt",
+                1.0,
+                Box::new(|| done(envelope.try_decrypt(message, context))),
+            ),
+            operation(
+                "prepared decrypt",
+                1.0,
+                Box::new(|| done(finished(prepared.decrypt(message)))),
+            ),
+            operation(
+                "prepared try_decrypt",
+                1.0,
+                Box::new(|| done(prepared.try_decrypt(message))),
+            ),
             operation(
                 "decrypt_into",
                 0.0,
@@ -175,10 +222,16 @@ fn repeat(times: u32, call: &mut dyn FnMut()) {
 /// Allocations and their bytes in a process that runs an operation so many times.
 fn valgrind(name: &str, times: u32) -> Result<(f64, f64), Box<dyn Error>> {
     let mut command = Command::new("valgrind");
-    command.args(["--tool=memcheck", "--leak-check=no", "--undef-value-errors=no"]).arg(env::current_exe()?);
+    command
+        .args(["--tool=memcheck", "--leak-check=no", "--undef-value-errors=no"])
+        .arg(env::current_exe()?);
     let output = command.args(["--run", name, &times.to_string()]).output()?;
     let report = String::from_utf8(output.stderr)?;
-    let usage = report.lines().find_map(|line| line.split_once("total heap usage: ")).ok_or(report.clone())?.1;
+    let usage = report
+        .lines()
+        .find_map(|line| line.split_once("total heap usage: "))
+        .ok_or(report.clone())?
+        .1;
     let mut numbers = usage.split(' ').filter_map(|word| word.replace(',', "").parse::<f64>().ok());
     let (calls, _frees, bytes) = (numbers.next(), numbers.next(), numbers.next());
     Ok(calls.zip(bytes).ok_or("Valgrind counts allocations and bytes")?)

@@ -1,7 +1,9 @@
-//! How fast the `envelope` program seals and opens a file, beside what copies it and the cipher alone.
+//! How fast the `envelope` program seals and opens a file, beside what copies it and the cipher
+//! alone.
 //!
-//! The program syncs the file before it takes its name, so its equal is `cp` and then `sync` of the copy. All alternate in
-//! rounds, on a warm page cache, so that what else the machine and the disk do falls on each.
+//! The program syncs the file before it takes its name, so its equal is `cp` and then `sync` of the
+//! copy. All alternate in rounds, on a warm page cache, so that what else the machine and the disk
+//! do falls on each.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
 use std::{
@@ -47,7 +49,9 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let own = std::env::current_exe()?;
     let program = own.with_file_name("envelope");
     if !program.exists() {
-        return Err(format!("no {}: cargo build --release -p envelope-cli", program.display()).into());
+        return Err(
+            format!("no {}: cargo build --release -p envelope-cli", program.display()).into()
+        );
     }
     let beside = own.parent().ok_or("a program is in a folder")?;
     let place = Place::new(args.folder.as_deref().unwrap_or(beside), size)?;
@@ -61,7 +65,8 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     place.remove("opened")?;
 
     println!("{} MiB, warm page cache; median of {rounds} alternating rounds", size >> 20);
-    let (mut copies, mut synced, mut sealed, mut opened, mut floors) = (vec![], vec![], vec![], vec![], vec![]);
+    let (mut copies, mut synced, mut sealed, mut opened, mut floors) =
+        (vec![], vec![], vec![], vec![], vec![]);
     for _ in 0..rounds {
         copies.push(place.run(&mut [cp()])?);
         place.remove("copy")?;
@@ -91,7 +96,9 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     println!("the line is {line:.2} GB/s: {bound}");
     Ok(verdict(
         sealed >= LEAST && opened >= LEAST,
-        format_args!("encrypt at {sealed:.0}% of the line, decrypt at {opened:.0}%, at least {LEAST:.0}% wanted"),
+        format_args!(
+            "encrypt at {sealed:.0}% of the line, decrypt at {opened:.0}%, at least {LEAST:.0}% wanted"
+        ),
     ))
 }
 
@@ -114,14 +121,17 @@ fn row(name: &str, size: u64, mut runs: Vec<Ran>) -> f64 {
 
 /// GB/s of the cipher alone.
 fn floor() -> f64 {
-    let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &[7; 32]).expect("32 bytes are a key"));
+    let key =
+        LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &[7; 32]).expect("32 bytes are a key"));
     let mut block = vec![0; BLOCK];
     let started = Instant::now();
     for number in 0..BLOCKS {
         let mut nonce = [0; 12];
         nonce[8..].copy_from_slice(&number.to_be_bytes());
         let nonce = Nonce::assume_unique_for_key(nonce);
-        let tag = key.seal_in_place_separate_tag(nonce, Aad::empty(), &mut block).expect("a block is short");
+        let tag = key
+            .seal_in_place_separate_tag(nonce, Aad::empty(), &mut block)
+            .expect("a block is short");
         let _ = black_box(tag);
     }
     let bytes = f64::from(BLOCKS) * f64::from(u32::try_from(BLOCK).expect("a block is short"));
@@ -130,10 +140,12 @@ fn floor() -> f64 {
 
 /// GB/s as `openssl` tells, where it is installed.
 fn openssl() -> Option<f64> {
-    let arguments = ["speed", "-elapsed", "-seconds", "1", "-bytes", "16384", "-evp", "aes-256-gcm"];
+    let arguments =
+        ["speed", "-elapsed", "-seconds", "1", "-bytes", "16384", "-evp", "aes-256-gcm"];
     let told = Command::new("openssl").args(arguments).output().ok()?;
     let text = String::from_utf8(told.stdout).ok()?;
-    let kilobytes: f64 = text.lines().last()?.split_whitespace().last()?.strip_suffix('k')?.parse().ok()?;
+    let kilobytes: f64 =
+        text.lines().last()?.split_whitespace().last()?.strip_suffix('k')?.parse().ok()?;
     Some(kilobytes / 1e6)
 }
 

@@ -1,11 +1,14 @@
-//! A KMS that takes requests and never answers: callers with deadlines come back in time, and leave nothing behind.
+//! A KMS that takes requests and never answers: callers with deadlines come back in time, and leave
+//! nothing behind.
 //!
-//! Tasks and memory are taken once the allocator, the connections and the cache have seen the same a few times, and again
-//! after many more rounds, so that what each leaves behind adds up. The server runs on threads of its own, so the tasks
-//! are the client's alone, and none may be left over. The memory is both's. It may end up higher by 4 MiB, which is 200
-//! bytes for each call: the allocator keeps pages for itself, so it goes up and down by one or two MiB anyway.
+//! Tasks and memory are taken once the allocator, the connections and the cache have seen the same
+//! a few times, and again after many more rounds, so that what each leaves behind adds up. The
+//! server runs on threads of its own, so the tasks are the client's alone, and none may be left
+//! over. The memory is both's. It may end up higher by 4 MiB, which is 200 bytes for each call: the
+//! allocator keeps pages for itself, so it goes up and down by one or two MiB anyway.
 //!
-//! Times are worth something only on a machine that does nothing else: 1,000 deadlines pass within a few milliseconds.
+//! Times are worth something only on a machine that does nothing else: 1,000 deadlines pass within
+//! a few milliseconds.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
 use std::{error::Error, fmt, fs, process::ExitCode, time::Duration};
@@ -44,7 +47,8 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let rounds = if Args::parse().quick { 5 } else { 20 };
     let kms = Kms::start(cache(10_000, 16), |builder| builder).await?;
     let one = vec![benches::context()?; CALLERS];
-    let distinct = (0..CALLERS).map(|tenant| EncryptionContext::new([("tenant", format!("t{tenant}"))]));
+    let distinct =
+        (0..CALLERS).map(|tenant| EncryptionContext::new([("tenant", format!("t{tenant}"))]));
     let distinct = distinct.collect::<Result<Vec<_>, _>>()?;
 
     println!("{CALLERS} callers, each with a deadline of {DEADLINE:?}, {rounds} times\n");
@@ -60,7 +64,10 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     }
     let last = rows.iter().map(|row| row.last_back).max().unwrap_or_default();
     println!();
-    Ok(verdict(rows.iter().all(Row::is_met), format!("every caller back within {last:.1?} of {BACK_WITHIN:?}")))
+    Ok(verdict(
+        rows.iter().all(Row::is_met),
+        format!("every caller back within {last:.1?} of {BACK_WITHIN:?}"),
+    ))
 }
 
 /// What became of the callers of many rounds, and what they left behind.
@@ -94,7 +101,15 @@ impl Row {
             next_call = next_call.max(round.next_call);
         }
         let after = Footprint::settled(before.tasks).await?;
-        Ok(Self { what, callers: rounds * contexts.len(), gave_up, last_back, next_call, before, after })
+        Ok(Self {
+            what,
+            callers: rounds * contexts.len(),
+            gave_up,
+            last_back,
+            next_call,
+            before,
+            after,
+        })
     }
 
     fn is_met(&self) -> bool {
@@ -111,7 +126,10 @@ impl fmt::Display for Row {
         let (last_back, next_call) = (format!("{last_back:.1?}"), format!("{next_call:.1?}"));
         let tasks = format!("{} -> {}", before.tasks, after.tasks);
         let memory = format!("{} KiB -> {} KiB", before.memory, after.memory);
-        write!(f, "{what:>24}  {gave_up:>10}  {last_back:>13}  {next_call:>10}  {tasks:>16}  {memory:>24}")
+        write!(
+            f,
+            "{what:>24}  {gave_up:>10}  {last_back:>13}  {next_call:>10}  {tasks:>16}  {memory:>24}"
+        )
     }
 }
 
@@ -123,7 +141,8 @@ struct Round {
     next_call: Duration,
 }
 
-/// One round on a cold cache: the fault, a caller for each context, the end of the fault, and one more call.
+/// One round on a cold cache: the fault, a caller for each context, the end of the fault, and one
+/// more call.
 async fn hang(kms: &Kms, contexts: &[EncryptionContext]) -> Result<Round, Box<dyn Error>> {
     kms.cache.clear();
     kms.faults().hang(true);
@@ -167,8 +186,8 @@ impl Footprint {
     }
 }
 
-/// The tasks that are alive, but for those of connections: as many stay warm as were needed at once, give or take one. A
-/// connection to the server in this process is two sockets.
+/// The tasks that are alive, but for those of connections: as many stay warm as were needed at
+/// once, give or take one. A connection to the server in this process is two sockets.
 fn alive_tasks() -> usize {
     let descriptors = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
     let targets = descriptors.filter_map(|it| fs::read_link(it.path()).ok());
@@ -178,6 +197,9 @@ fn alive_tasks() -> usize {
 
 fn resident_memory() -> Result<u64, Box<dyn Error>> {
     let status = fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("the system tells no VmRSS")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .ok_or("the system tells no VmRSS")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }

@@ -1,7 +1,9 @@
-//! Runs one hot path so many times, for `benches/instructions` to count its instructions. Prints nothing but the names.
+//! Runs one hot path so many times, for `benches/instructions` to count its instructions. Prints
+//! nothing but the names.
 //!
-//! What is set up before takes the same instructions however often the path runs, so that it cancels out between two
-//! runs. One thread, a current-thread runtime, fixed keys: only message ids are random.
+//! What is set up before takes the same instructions however often the path runs, so that it
+//! cancels out between two runs. One thread, a current-thread runtime, fixed keys: only message ids
+//! are random.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
 use std::{error::Error, hint::black_box};
@@ -11,11 +13,14 @@ use clap::Parser;
 use envelope::{
     AlgorithmSuite, DataKey,
     keyring::RawAesKeyring,
-    materials::{CachingMaterialsManager, DefaultMaterialsManager, EncryptionMaterialsRequest, MaterialsManager as _},
+    materials::{
+        CachingMaterialsManager, DefaultMaterialsManager, EncryptionMaterialsRequest,
+        MaterialsManager as _,
+    },
 };
 
-/// The paths, and how often the gate runs each: tens of millions of instructions. None is signed: signatures are AWS-LC's, take
-/// fifty times as many, and vary by more than a hundredth.
+/// The paths, and how often the gate runs each: tens of millions of instructions. None is signed:
+/// signatures are AWS-LC's, take fifty times as many, and vary by more than a hundredth.
 const PATHS: [(&str, u32); 13] = [
     ("seal-16", 500),
     ("seal-1024", 500),
@@ -57,12 +62,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
         _ => (&path[..], 0),
     };
     let (context, suite) = (context()?, AlgorithmSuite::default());
-    let suite =
-        if operation.contains("signed") { AlgorithmSuite::Aes256GcmHkdfSha512CommitKeyEcdsaP384 } else { suite };
+    let suite = if operation.contains("signed") {
+        AlgorithmSuite::Aes256GcmHkdfSha512CommitKeyEcdsaP384
+    } else {
+        suite
+    };
     let envelope = warm_under(keyring()?, &context, suite, Some(FRAME_LENGTH)).await?;
     let prepared = envelope.prepare(&context)?;
-    let manager =
-        CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring()?)).max_age(FOR_LONG).build()?;
+    let manager = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring()?))
+        .max_age(FOR_LONG)
+        .build()?;
     let request = EncryptionMaterialsRequest::new(suite, &context, Some(1024));
     manager.encryption_materials(request).await?;
     let plaintext = vec![7; size];
@@ -71,11 +80,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let mut buffer = Vec::with_capacity(message.len());
     // As many for once as for twice: what copies them cancels out.
-    let mut messages = if operation == "open-in-place" { vec![message.clone(); 80] } else { vec![] };
+    let mut messages =
+        if operation == "open-in-place" { vec![message.clone(); 80] } else { vec![] };
     let run = |call: &mut dyn FnMut()| (0..times).for_each(|_| call());
     match operation {
         "seal" => run(&mut || done(envelope.try_encrypt(black_box(&plaintext), &context))),
-        "seal-await" => run(&mut || done(finished(envelope.encrypt(black_box(&plaintext), &context)))),
+        "seal-await" => {
+            run(&mut || done(finished(envelope.encrypt(black_box(&plaintext), &context))))
+        }
         "seal-prepared" => run(&mut || done(prepared.try_encrypt(black_box(&plaintext)))),
         "open" => run(&mut || done(envelope.try_decrypt(black_box(&message), &context))),
         "seal-into" => run(&mut || {

@@ -1,7 +1,9 @@
-//! Whether a data key ever serves more messages or bytes than its limits say, and how much of them it serves.
+//! Whether a data key ever serves more messages or bytes than its limits say, and how much of them
+//! it serves.
 //!
-//! Sixteen threads ask a caching manager for materials, round after round, each round under other limits. They keep
-//! their own accounts of what each data key was granted, which are added up when the round is over.
+//! Sixteen threads ask a caching manager for materials, round after round, each round under other
+//! limits. They keep their own accounts of what each data key was granted, which are added up when
+//! the round is over.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
 use std::{
@@ -18,8 +20,8 @@ use envelope::{
     AlgorithmSuite, DataKey, EncryptionContext,
     keyring::RawAesKeyring,
     materials::{
-        CachingMaterialsManager, DefaultMaterialsManager, EncryptionMaterials, EncryptionMaterialsRequest,
-        MaterialsManager,
+        CachingMaterialsManager, DefaultMaterialsManager, EncryptionMaterials,
+        EncryptionMaterialsRequest, MaterialsManager,
     },
 };
 use tokio::runtime::{Builder, Runtime};
@@ -28,7 +30,8 @@ const THREADS: u64 = 16;
 const SEED: u64 = 9;
 /// The least part of a limit that must be usable.
 const USABLE: f64 = 0.95;
-/// A message longer than this part of `max_bytes` may leave more than a twentieth of it unused, whatever the cache does.
+/// A message longer than this part of `max_bytes` may leave more than a twentieth of it unused,
+/// whatever the cache does.
 const USUAL_PART: u64 = 20;
 const KEYS_PER_ROUND: u64 = 2_000;
 const MOST_PER_ROUND: u64 = 2_000_000;
@@ -45,10 +48,12 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let wanted: u64 = if Args::parse().quick { 5_000_000 } else { 100_000_000 };
     let runtime = Builder::new_multi_thread().worker_threads(1).build()?;
     let mut random = fastrand::Rng::with_seed(SEED);
-    let (mut by_messages, mut by_bytes, mut by_long) = (Shares::default(), Shares::default(), Shares::default());
+    let (mut by_messages, mut by_bytes, mut by_long) =
+        (Shares::default(), Shares::default(), Shares::default());
     let (mut granted, mut rounds, mut keys, mut exceeded) = (0, 0, 0, 0);
     while granted < wanted {
-        let terms = Terms::draw(&mut random, (wanted - granted).min(MOST_PER_ROUND).min(wanted / 20));
+        let terms =
+            Terms::draw(&mut random, (wanted - granted).min(MOST_PER_ROUND).min(wanted / 20));
         // What the cache still holds may have room left: it must outlive the accounts.
         let (_cache, accounts) = round(&runtime, &terms, random.u64(..))?;
         for account in accounts.into_values() {
@@ -59,7 +64,8 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
             if account.is_in_cache() {
                 continue;
             }
-            let (messages, bytes) = (share(account.messages, max_messages), share(account.bytes, max_bytes));
+            let (messages, bytes) =
+                (share(account.messages, max_messages), share(account.bytes, max_bytes));
             let spent = match messages >= bytes {
                 _ if !terms.are_usual() => &mut by_long,
                 true => &mut by_messages,
@@ -70,7 +76,9 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         rounds += 1;
     }
 
-    println!("{granted} reservations by {THREADS} threads, in {rounds} rounds under random limits (seed {SEED})");
+    println!(
+        "{granted} reservations by {THREADS} threads, in {rounds} rounds under random limits (seed {SEED})"
+    );
     println!("{keys} data keys; beyond a limit: {exceeded}\n");
     println!("{:>40}  {:>9}  {:>8}  {:>8}", "spent", "data keys", "used", "least");
     by_messages.print("messages");
@@ -78,7 +86,10 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     by_long.print("either, by messages up to all bytes");
     println!("\nThe same code under every schedule a model checker finds: tests/shuttle\n");
     let usable = by_messages.mean().min(by_bytes.mean());
-    let figures = format!("{exceeded} exceeded in {granted} reservations; usable share {:.2} %", usable * 100.0);
+    let figures = format!(
+        "{exceeded} exceeded in {granted} reservations; usable share {:.2} %",
+        usable * 100.0
+    );
     Ok(verdict(exceeded == 0 && usable >= USABLE, figures))
 }
 
@@ -87,21 +98,23 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
 struct Terms {
     max_messages: u64,
     max_bytes: u64,
-    /// The longest message, in bytes. None is longer than `max_bytes`: such a one takes nothing from the cache.
+    /// The longest message, in bytes. None is longer than `max_bytes`: such a one takes nothing
+    /// from the cache.
     longest: u64,
     refresh_ahead: bool,
     reservations: u64,
 }
 
 impl Terms {
-    /// Limits from one message to a million, and from a few bytes to a terabyte, as likely to be small as large; either
-    /// of them the one that binds.
+    /// Limits from one message to a million, and from a few bytes to a terabyte, as likely to be
+    /// small as large; either of them the one that binds.
     fn draw(random: &mut fastrand::Rng, most: u64) -> Self {
         let max_messages = magnitude(random, 20);
         let longest = magnitude(random, 20);
         let part = if random.u8(..4) == 0 { 1 } else { USUAL_PART };
         let expected = max_messages * longest.div_ceil(2);
-        let max_bytes = (expected * magnitude(random, 3) / magnitude(random, 3)).max(longest * part);
+        let max_bytes =
+            (expected * magnitude(random, 3) / magnitude(random, 3)).max(longest * part);
         let per_key = max_messages.min(max_bytes / longest.div_ceil(2));
         let reservations = (per_key * KEYS_PER_ROUND).min(most);
         Self { max_messages, max_bytes, longest, refresh_ahead: random.bool(), reservations }
@@ -136,9 +149,17 @@ impl Account {
 type Accounts = HashMap<usize, Account>;
 
 /// Has the threads reserve what the terms say, and adds up their accounts.
-fn round(runtime: &Runtime, terms: &Terms, seed: u64) -> Result<(CachingMaterialsManager, Accounts), Box<dyn Error>> {
+fn round(
+    runtime: &Runtime,
+    terms: &Terms,
+    seed: u64,
+) -> Result<(CachingMaterialsManager, Accounts), Box<dyn Error>> {
     let _entered = runtime.enter();
-    let source = DefaultMaterialsManager::new(RawAesKeyring::new("benches", "key", &DataKey::generate(32)?)?);
+    let source = DefaultMaterialsManager::new(RawAesKeyring::new(
+        "benches",
+        "key",
+        &DataKey::generate(32)?,
+    )?);
     let manager = CachingMaterialsManager::builder(source)
         .max_messages(terms.max_messages)
         .max_bytes(terms.max_bytes)
@@ -153,7 +174,10 @@ fn round(runtime: &Runtime, terms: &Terms, seed: u64) -> Result<(CachingMaterial
                 scope.spawn(move || reserve(runtime, manager, context, terms, random))
             })
             .collect();
-        threads.into_iter().map(|thread| thread.join().expect("no thread panics")).collect::<Result<Vec<_>, _>>()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("no thread panics"))
+            .collect::<Result<Vec<_>, _>>()
     })?;
     let mut total = Accounts::new();
     for (address, account) in all.into_iter().flatten() {
@@ -175,7 +199,8 @@ fn reserve(
     let mut accounts = Accounts::new();
     for _ in 0..terms.reservations.div_ceil(THREADS) {
         let bytes = random.u64(0..=terms.longest);
-        let request = EncryptionMaterialsRequest::new(AlgorithmSuite::default(), context, Some(bytes));
+        let request =
+            EncryptionMaterialsRequest::new(AlgorithmSuite::default(), context, Some(bytes));
         let materials = match manager.try_encryption_materials(request)? {
             Some(materials) => materials,
             None => runtime.block_on(manager.encryption_materials(request))?,
@@ -217,7 +242,12 @@ impl Shares {
     }
 
     fn print(&self, spent: &str) {
-        println!("{spent:>40}  {:>9}  {:>6.2} %  {:>6.2} %", self.count, self.mean() * 100.0, self.least * 100.0);
+        println!(
+            "{spent:>40}  {:>9}  {:>6.2} %  {:>6.2} %",
+            self.count,
+            self.mean() * 100.0,
+            self.least * 100.0
+        );
     }
 }
 

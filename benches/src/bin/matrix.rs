@@ -1,9 +1,10 @@
-//! Sealing, opening, streams, header and cache at every size, suite, frame length and number of threads, each with its ratio
-//! to the faster floor.
+//! Sealing, opening, streams, header and cache at every size, suite, frame length and number of
+//! threads, each with its ratio to the faster floor.
 //!
-//! Library and floors take turns in rounds, all threads of one side at once, and the fastest round of each counts: rounds are
-//! short, since there are many rows. Time is what one thread takes for one operation while the others do the same. `--quick`
-//! leaves out the other frame lengths and 64 MiB.
+//! Library and floors take turns in rounds, all threads of one side at once, and the fastest round
+//! of each counts: rounds are short, since there are many rows. Time is what one thread takes for
+//! one operation while the others do the same. `--quick` leaves out the other frame lengths and 64
+//! MiB.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
 use std::{error::Error, time::Duration};
@@ -29,7 +30,8 @@ struct Args {
 #[expect(clippy::cast_precision_loss, reason = "a few threads")]
 fn main() -> Result<(), Box<dyn Error>> {
     let Args { quick, only } = Args::parse();
-    let (rounds, span) = if quick { (15, Duration::from_millis(1)) } else { (21, Duration::from_millis(3)) };
+    let (rounds, span) =
+        if quick { (15, Duration::from_millis(1)) } else { (21, Duration::from_millis(3)) };
     println!(
         "fastest of {rounds} alternating rounds of {span:?}, or one operation if that takes longer; in microseconds"
     );
@@ -42,14 +44,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     for case in matrix::cases().into_iter().filter(wanted) {
         let (library, floors) = case.sides()?;
         for threads in THREADS {
-            let micros = |rates: Vec<f64>| threads as f64 * 1e6 / rates.into_iter().fold(0.0, f64::max);
+            let micros =
+                |rates: Vec<f64>| threads as f64 * 1e6 / rates.into_iter().fold(0.0, f64::max);
             // A look-up and a copy have one floor, which then takes two turns.
             let (one, other) = (&floors[0], &floors[floors.len() - 1]);
             let [library, one_floor, other_floor] =
                 [&library, &one.1, &other.1].map(|side| vec![&**side as _; threads]);
             let rates = throughputs(rounds, span, [&library, &one_floor, &other_floor]);
             let [library, one_time, other_time] = rates.map(micros);
-            let (of, floor) = if other_time < one_time { (other.0, other_time) } else { (one.0, one_time) };
+            let (of, floor) =
+                if other_time < one_time { (other.0, other_time) } else { (one.0, one_time) };
             println!(
                 "{:<36} {:>9} {threads:>7} {library:>11.3} {floor:>11.3} {of:<10} {:>6.2}",
                 case.to_string(),

@@ -10,7 +10,9 @@ use benches::{
 use clap::Parser;
 
 #[derive(Parser)]
-#[command(about = "Meets each fault of KMS in each state of the cache, and prints what the caller sees")]
+#[command(
+    about = "Meets each fault of KMS in each state of the cache, and prints what the caller sees"
+)]
 struct Args {
     /// Changes nothing: it takes seconds anyway
     #[arg(long)]

@@ -1,8 +1,10 @@
-//! What is left of a throttled KMS when five times as much is asked of it, with the pool's budget and without.
+//! What is left of a throttled KMS when five times as much is asked of it, with the pool's budget
+//! and without.
 //!
-//! An open loop: each operation is a task that begins at its time, whatever became of those before. The server lets a fixed
-//! number of requests a second through and throttles the others. Goodput is what is answered to callers while the load
-//! lasts. Both sides have a server of their own, one after the other.
+//! An open loop: each operation is a task that begins at its time, whatever became of those before.
+//! The server lets a fixed number of requests a second through and throttles the others. Goodput is
+//! what is answered to callers while the load lasts. Both sides have a server of their own, one
+//! after the other.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
 use std::{
@@ -31,7 +33,8 @@ use tokio::{
 const CAPACITY: u32 = 200;
 /// What is asked of it, in a second.
 const OFFERED: u32 = 1_000;
-/// The least goodput, as a share of the capacity, and the most throttled answers, as a share of the requests sent.
+/// The least goodput, as a share of the capacity, and the most throttled answers, as a share of the
+/// requests sent.
 const LINES: [f64; 2] = [0.9, 0.1];
 
 #[derive(Parser)]
@@ -46,15 +49,18 @@ struct Args {
 async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let Args { quick } = Args::parse();
     let length = Duration::from_secs(if quick { 15 } else { 60 });
-    println!("KMS lets {CAPACITY} requests a second through; {OFFERED} are asked of it, for {length:?}\n");
+    println!(
+        "KMS lets {CAPACITY} requests a second through; {OFFERED} are asked of it, for {length:?}\n"
+    );
     let (pooled, rates) = with_budget(length).await?;
     let plain = without_budget(length).await?;
     println!("{:>38}  {:>12}  {:>12}", "", "with budget", "without");
     for (what, figure) in FIGURES {
         println!("{what:>38}  {:>12}  {:>12}", figure(&pooled), figure(&plain));
     }
-    let rates =
-        rates.iter().map(|(at, rate)| format!("{} at {at} s", rate.map_or("any".into(), |it| format!("{it:.0}"))));
+    let rates = rates.iter().map(|(at, rate)| {
+        format!("{} at {at} s", rate.map_or("any".into(), |it| format!("{it:.0}")))
+    });
     println!("\nlearnt requests a second: {}", rates.collect::<Vec<_>>().join(", "));
 
     for side in [&pooled, &plain] {
@@ -86,8 +92,12 @@ const FIGURES: [Figure; 12] = [
     ("requests sent", |side| side.sent.to_string()),
     ("throttled by the server", |side| side.throttled.to_string()),
     ("their share of those sent", |side| format!("{:.1} %", 100.0 * side.throttled_share())),
-    ("p50 / p99 of those answered", |side| pair(side.callers.latency.at(0.5), side.callers.latency.at(0.99))),
-    ("p50 / p99 until refused", |side| pair(side.callers.refused.at(0.5), side.callers.refused.at(0.99))),
+    ("p50 / p99 of those answered", |side| {
+        pair(side.callers.latency.at(0.5), side.callers.latency.at(0.99))
+    }),
+    ("p50 / p99 until refused", |side| {
+        pair(side.callers.refused.at(0.5), side.callers.refused.at(0.99))
+    }),
     ("of them within 100 ms", |side| {
         let within = side.callers.refused.shares(&[Duration::ZERO, Duration::from_millis(100)]);
         format!("{:.1} %", 100.0 * within[0])
@@ -138,7 +148,10 @@ impl Side {
 /// Through the pool; and the rate that its budget had learnt, each few seconds.
 async fn with_budget(length: Duration) -> Result<(Side, Vec<(u64, Option<f64>)>), Box<dyn Error>> {
     let server = Server::start(KmsLocal::builder().region(REGION)).await?;
-    let pool = KmsPool::builder().endpoint_url(server.endpoint(REGION)).trust_root_pem(server.ca_pem()).build()?;
+    let pool = KmsPool::builder()
+        .endpoint_url(server.endpoint(REGION))
+        .trust_root_pem(server.ca_pem())
+        .build()?;
     let principal = Principal::new(server.issue_credentials());
     pool.client(REGION, &principal).await?;
     let watched = async {
@@ -185,10 +198,16 @@ async fn offer<F: Future<Output = Result<Client, KmsError>> + Send + 'static>(
         }
         let (client, key, callers) = (client(), key.clone(), Arc::clone(&callers));
         tasks.spawn(async move {
-            let asked = async { Ok(client.await?.generate_data_key().key_id(key).number_of_bytes(32).send().await?) };
+            let asked = async {
+                Ok(client.await?.generate_data_key().key_id(key).number_of_bytes(32).send().await?)
+            };
             let answer: Result<_, KmsError> = asked.await;
             let now = Instant::now();
-            callers.lock().unwrap_or_else(PoisonError::into_inner).note(answer.map(drop), now - due, now <= end);
+            callers.lock().unwrap_or_else(PoisonError::into_inner).note(
+                answer.map(drop),
+                now - due,
+                now <= end,
+            );
         });
         while tasks.try_join_next().is_some() {}
     }

@@ -1,15 +1,17 @@
 //! Whether principals that come and go leave anything behind.
 //!
-//! They come in waves. Each principal of a wave gets a client and sends a request over TLS, with credentials that expire,
-//! so that the pool has a task that watches them; all of a wave live at once, and then all are removed. When no principal
-//! has a slot in the region the pool closes its connections, so all sockets have to go each time. What is there after
-//! a few waves is the baseline.
+//! They come in waves. Each principal of a wave gets a client and sends a request over TLS, with
+//! credentials that expire, so that the pool has a task that watches them; all of a wave live at
+//! once, and then all are removed. When no principal has a slot in the region the pool closes its
+//! connections, so all sockets have to go each time. What is there after a few waves is the
+//! baseline.
 //!
-//! The server runs on a thread of its own, so the tasks are the client's alone. The sockets and the memory are both's:
-//! all principals have the same access key, so that the server has nothing more to remember from one wave to the next.
-//! Memory is taken as the least of a while in which the pool's janitor comes round twice: he forgets who is gone. It may
-//! end up higher by 2 MiB: the allocator keeps pages for itself, so it goes up and down by a part of that anyway.
-//! Of ten thousand that is 210 bytes for each; a slot takes some twenty thousand.
+//! The server runs on a thread of its own, so the tasks are the client's alone. The sockets and the
+//! memory are both's: all principals have the same access key, so that the server has nothing more
+//! to remember from one wave to the next. Memory is taken as the least of a while in which the
+//! pool's janitor comes round twice: he forgets who is gone. It may end up higher by 2 MiB: the
+//! allocator keeps pages for itself, so it goes up and down by a part of that anyway. Of ten
+//! thousand that is 210 bytes for each; a slot takes some twenty thousand.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
 use std::{error::Error, io, process::ExitCode, time::Duration};
@@ -53,7 +55,8 @@ struct Args {
 async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let Args { quick, waves } = Args::parse();
     let principals = if quick { 200 } else { 1_000 };
-    let kms = PooledKms::start(|pool| pool.max_clients(10 * principals).idle_timeout(IDLE_TIMEOUT)).await?;
+    let kms = PooledKms::start(|pool| pool.max_clients(10 * principals).idle_timeout(IDLE_TIMEOUT))
+        .await?;
     println!("{waves} waves of {principals} principals, after {WAVES_BEFORE} such waves");
     println!("\n{:>12}  {:>9}  {:>9}  {:>9}  {:>12}", "", "slots", "sockets", "tasks", "memory");
     for _ in 0..WAVES_BEFORE {
@@ -68,7 +71,10 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let (mut at_the_top, mut back) = (vec![], true);
     for number in 1..=waves {
         let top = wave(&kms, principals).await?;
-        back &= until(PATIENCE, || is_quiet(&kms) && baseline.is_without_more(&Footprint::counted(&kms))).await;
+        back &= until(PATIENCE, || {
+            is_quiet(&kms) && baseline.is_without_more(&Footprint::counted(&kms))
+        })
+        .await;
         if number == 1 || number == waves {
             top.print(&format!("in wave {number}"));
         }
@@ -84,7 +90,9 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
 
     // Else the baseline would say nothing.
     let lived = at_the_top.iter().all(|top| {
-        top.slots >= principals * 9 / 10 && top.tasks >= top.slots + baseline.tasks && top.sockets > baseline.sockets
+        top.slots >= principals * 9 / 10
+            && top.tasks >= top.slots + baseline.tasks
+            && top.sockets > baseline.sockets
     });
     let grown = end.memory.saturating_sub(baseline.memory);
     let passed = lived && back && baseline.is_without_more(&end) && grown <= TOLERANCE;
@@ -106,7 +114,8 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
 async fn wave(kms: &PooledKms, principals: usize) -> Result<Footprint, Box<dyn Error>> {
     // Renewed at its end, which none lives to see.
     let session = kms.server.issue_session(Duration::from_hours(1));
-    let callers: Vec<_> = (0..principals).map(|_| kms.caller(Principal::new(session.clone()))).collect();
+    let callers: Vec<_> =
+        (0..principals).map(|_| kms.caller(Principal::new(session.clone()))).collect();
     let requests = stream::iter(&callers).map(Caller::data_key);
     requests.buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
     let mut top = Footprint::counted(kms);

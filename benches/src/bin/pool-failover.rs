@@ -1,4 +1,5 @@
-//! What a region that is out of order does to another one, and how soon another one stands in for it.
+//! What a region that is out of order does to another one, and how soon another one stands in for
+//! it.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
 use std::{error::Error, process::ExitCode, sync::Arc, time::Duration};
@@ -44,10 +45,14 @@ struct Scene {
 
 impl Scene {
     async fn set() -> Result<Self, Box<dyn Error>> {
-        let builder = REGIONS.iter().fold(KmsLocal::builder(), |builder, region| builder.region(*region));
+        let builder =
+            REGIONS.iter().fold(KmsLocal::builder(), |builder, region| builder.region(*region));
         let server = Server::start(builder).await?;
-        let pool = KmsPool::builder().trust_root_pem(server.ca_pem()).attempt_timeout(ATTEMPT_TIMEOUT);
-        let pool = REGIONS.iter().fold(pool, |pool, region| pool.endpoint_url_for(*region, server.endpoint(region)));
+        let pool =
+            KmsPool::builder().trust_root_pem(server.ca_pem()).attempt_timeout(ATTEMPT_TIMEOUT);
+        let pool = REGIONS
+            .iter()
+            .fold(pool, |pool, region| pool.endpoint_url_for(*region, server.endpoint(region)));
         let (pool, principal) = (pool.build()?, Principal::new(server.issue_credentials()));
         let key = server.create_multi_region_key(ONE, &[OTHER]);
         let client = pool.client(ONE, &principal).await?;
@@ -68,7 +73,11 @@ impl Scene {
     }
 
     /// What decrypting takes, one request after the other in each of some tasks.
-    async fn measure(self: &Arc<Self>, region: &'static str, length: Duration) -> Result<Durations, Box<dyn Error>> {
+    async fn measure(
+        self: &Arc<Self>,
+        region: &'static str,
+        length: Duration,
+    ) -> Result<Durations, Box<dyn Error>> {
         let mut tasks = JoinSet::new();
         for _ in 0..TASKS {
             let scene = Arc::clone(self);
@@ -136,7 +145,12 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     faults.clear();
     println!("{:>24}  {:>9}  {:>10}  {:>10}", "", "requests", "median", "p99");
     for (name, took) in [("the other is quiet", &quiet), ("the other hangs", &beside)] {
-        println!("{name:>24}  {:>9}  {:>10.2?}  {:>10.2?}", took.count(), took.at(0.5), took.at(0.99));
+        println!(
+            "{name:>24}  {:>9}  {:>10.2?}  {:>10.2?}",
+            took.count(),
+            took.at(0.5),
+            took.at(0.99)
+        );
     }
     let ratio = beside.at(0.99).as_secs_f64() / quiet.at(0.99).as_secs_f64();
 
@@ -153,16 +167,23 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     );
     // Slower than an attempt may take: the wide pool waits for it.
     let scene = Arc::new(Scene::set().await?);
-    let patient = Scene { pool: patient(&scene.server)?, ..Arc::into_inner(scene).ok_or("nobody else has it")? };
+    let patient = Scene {
+        pool: patient(&scene.server)?,
+        ..Arc::into_inner(scene).ok_or("nobody else has it")?
+    };
     for region in REGIONS {
         patient.server.faults(region).latency(LATENCY);
     }
     patient.server.faults(ONE).slow(SLOW_SHARE, SLOW);
     let mut p99 = vec![];
-    println!("{:>24}  {:>10}  {:>10}  {:>10}  {:>22}", "", "median", "p99", "longest", "requests in each region");
-    for (name, replicas) in
-        [("one region at a time", patient.replicas()?), ("hedged", patient.replicas()?.hedge_after(HEDGE_AFTER))]
-    {
+    println!(
+        "{:>24}  {:>10}  {:>10}  {:>10}  {:>22}",
+        "", "median", "p99", "longest", "requests in each region"
+    );
+    for (name, replicas) in [
+        ("one region at a time", patient.replicas()?),
+        ("hedged", patient.replicas()?.hedge_after(HEDGE_AFTER)),
+    ] {
         for region in REGIONS {
             patient.server.reset_counters(region);
         }
@@ -179,8 +200,11 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     }
     println!();
     let calm = quick || ratio < ALLOWED_RATIO;
-    let passed =
-        calm && first < ATTEMPT_TIMEOUT * 2 && open < ATTEMPT_TIMEOUT / 5 && p99[1] < SLOW / 2 && p99[0] >= SLOW;
+    let passed = calm
+        && first < ATTEMPT_TIMEOUT * 2
+        && open < ATTEMPT_TIMEOUT / 5
+        && p99[1] < SLOW / 2
+        && p99[0] >= SLOW;
     let figures = format!(
         "p99 beside a region that hangs {ratio:.2} times the quiet one (allowed {ALLOWED_RATIO}{}); failover {first:.0?}, then {open:.1?}; \
          p99 of Decrypt {:.0?}, hedged {:.0?}",
@@ -191,12 +215,17 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     Ok(verdict(passed, figures))
 }
 
-/// How long the first call takes when the first region hangs, how long one does later, and when the region is back.
-async fn failover(scene: &Scene, replicas: &Replicas) -> Result<(Duration, Duration, Duration), Box<dyn Error>> {
+/// How long the first call takes when the first region hangs, how long one does later, and when the
+/// region is back.
+async fn failover(
+    scene: &Scene,
+    replicas: &Replicas,
+) -> Result<(Duration, Duration, Duration), Box<dyn Error>> {
     let call = async || {
         let asked = Instant::now();
-        let answered =
-            replicas.call(|client, region| async { scene.decrypt(client, Arc::clone(&region)).await.map(|()| region) });
+        let answered = replicas.call(|client, region| async {
+            scene.decrypt(client, Arc::clone(&region)).await.map(|()| region)
+        });
         answered.await.map(|region| (asked.elapsed(), region))
     };
     while &*call().await?.1 != ONE {
@@ -219,10 +248,17 @@ async fn failover(scene: &Scene, replicas: &Replicas) -> Result<(Duration, Durat
     Ok((first, later.at(0.5), ended.elapsed()))
 }
 
-async fn decrypt_often(scene: &Scene, replicas: &Replicas, calls: usize) -> Result<Durations, Box<dyn Error>> {
+async fn decrypt_often(
+    scene: &Scene,
+    replicas: &Replicas,
+    calls: usize,
+) -> Result<Durations, Box<dyn Error>> {
     let calls = (0..calls).map(|_| async {
         let asked = Instant::now();
-        replicas.call(|client, region| scene.decrypt(client, region)).await.map(|()| asked.elapsed())
+        replicas
+            .call(|client, region| scene.decrypt(client, region))
+            .await
+            .map(|()| asked.elapsed())
     });
     let mut took = Durations::default();
     let mut calls = futures_util::stream::iter(calls);
@@ -243,5 +279,8 @@ async fn decrypt_often(scene: &Scene, replicas: &Replicas, calls: usize) -> Resu
 /// A pool whose attempts outlast what is slow.
 fn patient(server: &KmsLocal) -> Result<KmsPool, Box<dyn Error>> {
     let pool = KmsPool::builder().trust_root_pem(server.ca_pem());
-    Ok(REGIONS.iter().fold(pool, |pool, region| pool.endpoint_url_for(*region, server.endpoint(region))).build()?)
+    Ok(REGIONS
+        .iter()
+        .fold(pool, |pool, region| pool.endpoint_url_for(*region, server.endpoint(region)))
+        .build()?)
 }

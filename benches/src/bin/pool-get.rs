@@ -1,8 +1,9 @@
 //! What it costs to get a client from a warm pool, against what it costs to build one.
 //!
-//! Getting and building alternate in short rounds, so that what else the machine does falls on all. Two threads ask for
-//! the same client, or for one each. Then what a first request costs: through the pool, where connections are open
-//! whoever asks, and through a client with an HTTP client of its own, which has to connect.
+//! Getting and building alternate in short rounds, so that what else the machine does falls on all.
+//! Two threads ask for the same client, or for one each. Then what a first request costs: through
+//! the pool, where connections are open whoever asks, and through a client with an HTTP client of
+//! its own, which has to connect.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
 use std::{error::Error, hint::black_box, process::ExitCode, thread, time::Duration};
@@ -52,12 +53,16 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let sdk = Sdk { ca: kms.server.ca_pem(), endpoint: kms.server.endpoint(REGION), kms: &kms };
     let shared = sdk.config(sdk.http(false)?);
 
-    println!("{rounds} alternating rounds, of {GETS} gets, and of {BUILDS} clients built in each way");
-    let (client, mut times) = (kms.pool.client(REGION, &callers[0].principal).await?, [const { vec![] }; 6]);
+    println!(
+        "{rounds} alternating rounds, of {GETS} gets, and of {BUILDS} clients built in each way"
+    );
+    let (client, mut times) =
+        (kms.pool.client(REGION, &callers[0].principal).await?, [const { vec![] }; 6]);
     for _ in 0..rounds {
         times[0].push(time(GETS, || get(&callers[0])));
         times[1].push(time(GETS, || drop(black_box(client.clone()))));
-        let principals: Vec<_> = (0..BUILDS).map(|_| Principal::new(kms.server.issue_credentials())).collect();
+        let principals: Vec<_> =
+            (0..BUILDS).map(|_| Principal::new(kms.server.issue_credentials())).collect();
         let started = Instant::now();
         for principal in &principals {
             black_box(kms.pool.client(REGION, principal).await?);
@@ -85,7 +90,10 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     row("Client::from_conf, own HTTP client, one root", own);
     row("Client::from_conf, own HTTP client, platform's roots", own_platform);
 
-    println!("\n{:<28} {:>14} {:>14} {:>7} {:>12}", "gets a second", "one thread", "two threads", "times", "ns each");
+    println!(
+        "\n{:<28} {:>14} {:>14} {:>7} {:>12}",
+        "gets a second", "one thread", "two threads", "times", "ns each"
+    );
     let [one, other] = &callers;
     let one_client = scaling("one client", rounds, [one, one]);
     let two_clients = scaling("a client each", rounds, [one, other]);
@@ -123,11 +131,17 @@ struct Sdk<'a> {
 }
 
 impl Sdk<'_> {
-    /// An HTTP client that believes the server's certificate authority alone, or the platform's as well.
+    /// An HTTP client that believes the server's certificate authority alone, or the platform's as
+    /// well.
     fn http(&self, platform: bool) -> Result<SharedHttpClient, Box<dyn Error>> {
-        let roots = TrustStore::empty().with_native_roots(platform).with_pem_certificate(self.ca.as_bytes());
+        let roots = TrustStore::empty()
+            .with_native_roots(platform)
+            .with_pem_certificate(self.ca.as_bytes());
         let tls = TlsContext::builder().with_trust_store(roots).build()?;
-        Ok(Builder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc)).tls_context(tls).build_https())
+        Ok(Builder::new()
+            .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+            .tls_context(tls)
+            .build_https())
     }
 
     fn config(&self, http: SharedHttpClient) -> Config {
@@ -187,8 +201,12 @@ fn throughput(span: Duration, callers: &[&Caller]) -> f64 {
             }
             count / started.elapsed().as_secs_f64()
         };
-        let threads: Vec<_> = callers.iter().map(|caller| scope.spawn(move || count(caller))).collect();
-        threads.into_iter().map(|thread| thread.join().expect("getting does not panic")).collect::<Vec<f64>>()
+        let threads: Vec<_> =
+            callers.iter().map(|caller| scope.spawn(move || count(caller))).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("getting does not panic"))
+            .collect::<Vec<f64>>()
     });
     counts.iter().sum()
 }

@@ -1,10 +1,11 @@
 //! Whether a request of one principal is ever signed with the credentials of another.
 //!
-//! Two principals share a pool, a region and its connections. Each asks for an operation that the other never asks for,
-//! and the server counts for each operation which access keys came with it. A single request signed with the other's key
-//! would show, also if two were exchanged for one another. Both are given other credentials by hand every few hundred
-//! requests, without a pause, and the old ones are revoked in the same moment: so there are requests on their way with
-//! either, and some that are refused and signed again.
+//! Two principals share a pool, a region and its connections. Each asks for an operation that the
+//! other never asks for, and the server counts for each operation which access keys came with it. A
+//! single request signed with the other's key would show, also if two were exchanged for one
+//! another. Both are given other credentials by hand every few hundred requests, without a pause,
+//! and the old ones are revoked in the same moment: so there are requests on their way with either,
+//! and some that are refused and signed again.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
 use std::{
@@ -46,7 +47,9 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let kms = PooledKms::start(|pool| pool).await?;
     let owners = [Does::DataKeys, Does::RandomNumbers].map(|does| Arc::new(Owner::new(&kms, does)));
     println!("{wanted} requests by {TASKS} tasks, each for one principal and the other in turn");
-    println!("each principal gets other credentials every {ROTATE_EVERY} requests, and the old ones are revoked");
+    println!(
+        "each principal gets other credentials every {ROTATE_EVERY} requests, and the old ones are revoked"
+    );
 
     let tasks = (0..TASKS).map(|_| {
         let owners = owners.clone();
@@ -61,9 +64,15 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     try_join_all(tasks).await?;
 
     let counters = kms.counters();
-    println!("\n{:>16}  {:>9}  {:>7}  {:>11}  {:>12}", "", "asked for", "failed", "access keys", "signed again");
+    println!(
+        "\n{:>16}  {:>9}  {:>7}  {:>11}  {:>12}",
+        "", "asked for", "failed", "access keys", "signed again"
+    );
     let accounts: Vec<_> = owners.iter().map(|owner| owner.account(&counters)).collect();
-    println!("\n{:>16}  {:>9}  {:>9}  {:>10}  {:>9}", "at the server", "arrived", "done", "own key", "other key");
+    println!(
+        "\n{:>16}  {:>9}  {:>9}  {:>10}  {:>9}",
+        "at the server", "arrived", "done", "own key", "other key"
+    );
     for account in &accounts {
         let Account { operation, arrived, done, own, wrong, .. } = account;
         println!("{operation:>16}  {arrived:>9}  {done:>9}  {own:>10}  {wrong:>9}");
@@ -81,7 +90,9 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let elsewhere = counters.operations.len() != owners.len();
     let passed = wrong == 0 && balanced && !elsewhere && asked >= wanted && rotations > 10;
     println!();
-    let figures = format!("{asked} requests during {rotations} rotations: under the wrong access key {wrong}");
+    let figures = format!(
+        "{asked} requests during {rotations} rotations: under the wrong access key {wrong}"
+    );
     Ok(verdict(passed, figures))
 }
 
@@ -157,7 +168,8 @@ impl Owner {
     /// What the server counted of it, beside what it asked for.
     fn account(&self, counters: &Counters) -> Account {
         let operation = self.does.operation();
-        let (own, wrong) = counters.callers.get(operation).map_or((0, 0), |counts| self.keys.sort(counts));
+        let (own, wrong) =
+            counters.callers.get(operation).map_or((0, 0), |counts| self.keys.sort(counts));
         let account = Account {
             operation,
             asked: self.sent.load(Relaxed),
@@ -169,7 +181,10 @@ impl Owner {
         };
         let Account { asked, failed, arrived, .. } = account;
         let keys = self.keys.len();
-        println!("{operation:>16}  {asked:>9}  {failed:>7}  {keys:>11}  {:>12}", arrived.saturating_sub(asked));
+        println!(
+            "{operation:>16}  {asked:>9}  {failed:>7}  {keys:>11}  {:>12}",
+            arrived.saturating_sub(asked)
+        );
         account
     }
 }

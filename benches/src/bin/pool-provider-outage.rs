@@ -1,11 +1,13 @@
 //! What those who send requests see of a credentials provider that hangs or fails.
 //!
-//! Two principals of one pool, one whose provider will hang and one whose provider will fail, share a steady load of
-//! requests to a KMS over TLS. Their outage begins a second before the pool renews their sessions, at half of their life,
-//! and ends well before the sessions do. Nobody may notice; and once the provider is well the pool has to find out before
-//! the session ends. It asks again after pauses that double up to 30 s, so it may take as long as the outage did.
+//! Two principals of one pool, one whose provider will hang and one whose provider will fail, share
+//! a steady load of requests to a KMS over TLS. Their outage begins a second before the pool renews
+//! their sessions, at half of their life, and ends well before the sessions do. Nobody may notice;
+//! and once the provider is well the pool has to find out before the session ends. It asks again
+//! after pauses that double up to 30 s, so it may take as long as the outage did.
 //!
-//! Then the same with an outage that outlasts the sessions: what callers see is printed, and not judged.
+//! Then the same with an outage that outlasts the sessions: what callers see is printed, and not
+//! judged.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
 use std::{error::Error, process::ExitCode, time::Duration};
@@ -24,7 +26,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const SECOND: Duration = Duration::from_secs(1);
 
 #[derive(Parser)]
-#[command(about = "Has the credentials provider hang, and fail, and looks at the requests meanwhile and after")]
+#[command(
+    about = "Has the credentials provider hang, and fail, and looks at the requests meanwhile and after"
+)]
 struct Args {
     /// An outage of four seconds
     #[arg(long)]
@@ -48,17 +52,26 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     println!("{pace}, half of them with each provider; a provider may take {provider_timeout:?}");
 
     let bridged = Plan::bridged(outage, provider_timeout);
-    println!("\nan outage of {:?}; sessions of {:?}, renewed at half of it", bridged.outage, bridged.lifetime);
+    println!(
+        "\nan outage of {:?}; sessions of {:?}, renewed at half of it",
+        bridged.outage, bridged.lifetime
+    );
     let sides = both(&kms, bridged, interval).await?;
     let outlasting = Plan::outlasting(provider_timeout);
-    println!("\nan outage of {:?}; sessions of {:?}: not judged", outlasting.outage, outlasting.lifetime);
+    println!(
+        "\nan outage of {:?}; sessions of {:?}: not judged",
+        outlasting.outage, outlasting.lifetime
+    );
     both(&kms, outlasting, interval).await?;
 
     let failed: u64 = sides.iter().map(Side::failed).sum();
     let requests: u64 = sides.iter().map(Side::requests).sum();
     let asked_in_vain = sides.iter().map(|side| side.in_vain).min().unwrap_or_default();
     let recovered: Option<Vec<_>> = sides.iter().map(|side| side.recovered).collect();
-    let longest = recovered.as_ref().and_then(|all| all.iter().max()).map_or("never".into(), |it| format!("{it:.1?}"));
+    let longest = recovered
+        .as_ref()
+        .and_then(|all| all.iter().max())
+        .map_or("never".into(), |it| format!("{it:.1?}"));
     let passed = failed == 0 && asked_in_vain > 0 && recovered.is_some();
     let figures = format!(
         "{requests} requests around two outages of {outage:?}: failed {failed}; renewed after them within {longest}, \
@@ -93,8 +106,13 @@ impl Plan {
     }
 }
 
-async fn both(kms: &PooledKms, plan: Plan, interval: Duration) -> Result<[Side; 2], Box<dyn Error>> {
-    let [hangs, fails] = [Health::Hangs, Health::Fails].map(|health| Side::measure(kms, health, plan, interval));
+async fn both(
+    kms: &PooledKms,
+    plan: Plan,
+    interval: Duration,
+) -> Result<[Side; 2], Box<dyn Error>> {
+    let [hangs, fails] =
+        [Health::Hangs, Health::Fails].map(|health| Side::measure(kms, health, plan, interval));
     let (hangs, fails) = tokio::try_join!(hangs, fails)?;
     println!(
         "{:>10}  {:>8}  {:>9}  {:>9}  {:>9}  {:>9}  failures",
@@ -117,7 +135,12 @@ struct Side {
 }
 
 impl Side {
-    async fn measure(kms: &PooledKms, health: Health, plan: Plan, interval: Duration) -> Result<Self, KmsError> {
+    async fn measure(
+        kms: &PooledKms,
+        health: Health,
+        plan: Plan,
+        interval: Duration,
+    ) -> Result<Self, KmsError> {
         let sessions = Sessions::new(&kms.server, plan.lifetime);
         let caller = kms.caller(Principal::new(sessions.clone()).with_label(format!("{health:?}")));
         // From here on the session's life counts.
@@ -128,12 +151,18 @@ impl Side {
         let generation = generation(&caller);
         sessions.turn(Health::Well);
         let well = Instant::now();
-        let renewed =
-            async { until(plan.after, || self::generation(&caller) > generation).await.then(|| well.elapsed()) };
+        let renewed = async {
+            until(plan.after, || self::generation(&caller) > generation)
+                .await
+                .then(|| well.elapsed())
+        };
         let (after, recovered) = tokio::join!(caller.crowd(interval, plan.after), renewed);
         let in_vain = sessions.in_vain();
-        let phases =
-            [("before", before.ended().await), ("outage", during.ended().await), ("after", after.ended().await)];
+        let phases = [
+            ("before", before.ended().await),
+            ("outage", during.ended().await),
+            ("after", after.ended().await),
+        ];
         caller.pool.remove(&caller.principal);
         Ok(Self { health, phases, in_vain, recovered })
     }
@@ -150,12 +179,17 @@ impl Side {
         let provider = format!("{:?}", self.health).to_lowercase();
         for (phase, fared) in &self.phases {
             let latency = &fared.measured.latency;
-            let [p999, longest] = [latency.at(0.999), latency.longest()].map(|it| format!("{it:.1?}"));
-            let failures = if fared.failed() > 0 { format!("{:?}", fared.failures) } else { String::new() };
+            let [p999, longest] =
+                [latency.at(0.999), latency.longest()].map(|it| format!("{it:.1?}"));
+            let failures =
+                if fared.failed() > 0 { format!("{:?}", fared.failures) } else { String::new() };
             let (requests, failed) = (latency.count(), fared.failed());
-            println!("{provider:>10}  {phase:>8}  {requests:>9}  {failed:>9}  {p999:>9}  {longest:>9}  {failures}");
+            println!(
+                "{provider:>10}  {phase:>8}  {requests:>9}  {failed:>9}  {p999:>9}  {longest:>9}  {failures}"
+            );
         }
-        let recovered = self.recovered.map_or("not in time".into(), |it| format!("{it:.1?} after the outage"));
+        let recovered =
+            self.recovered.map_or("not in time".into(), |it| format!("{it:.1?} after the outage"));
         println!("{provider:>10}  asked in vain {} times; renewed {recovered}", self.in_vain);
         if let Some(due) = self.phases[2].1.last_failed {
             println!("{provider:>10}  the last request to fail was due {due:.1?} after the outage");

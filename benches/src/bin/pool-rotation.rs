@@ -1,14 +1,17 @@
 //! What rotations of the credentials cost those who send requests at a steady pace.
 //!
-//! An open loop of requests to a KMS over TLS, each through the client that the pool gives at that moment, with no cache
-//! between. Two principals of one pool take turns of five seconds, two for one, over the same connections, so that what
-//! the machine itself does falls on both: the access key of one stays; the provider of the other hands out sessions of
-//! two seconds, which the pool renews in the background at half of their life. So its credentials are replaced every
-//! second, and the server refuses the old ones two seconds after they were made, one after they were replaced. When the
-//! other principal has its turn the pool holds no slot of the rotating one, so that nothing is renewed.
+//! An open loop of requests to a KMS over TLS, each through the client that the pool gives at that
+//! moment, with no cache between. Two principals of one pool take turns of five seconds, two for
+//! one, over the same connections, so that what the machine itself does falls on both: the access
+//! key of one stays; the provider of the other hands out sessions of two seconds, which the pool
+//! renews in the background at half of their life. So its credentials are replaced every second,
+//! and the server refuses the old ones two seconds after they were made, one after they were
+//! replaced. When the other principal has its turn the pool holds no slot of the rotating one, so
+//! that nothing is renewed.
 //!
-//! The server has a thread of its own, in this process. Each turn begins with more requests at once than the load ever
-//! has under way, so that connections that a pause of the machine needs are there: what is opened later is counted.
+//! The server has a thread of its own, in this process. Each turn begins with more requests at once
+//! than the load ever has under way, so that connections that a pause of the machine needs are
+//! there: what is opened later is counted.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
 use std::{error::Error, process::ExitCode, time::Duration};
@@ -29,7 +32,9 @@ const TURN: Duration = Duration::from_secs(5);
 const LINE: f64 = 1.5;
 
 #[derive(Parser)]
-#[command(about = "Prints what requests wait for while credentials rotate every second, beside the same without")]
+#[command(
+    about = "Prints what requests wait for while credentials rotate every second, beside the same without"
+)]
 struct Args {
     /// Twenty seconds with rotations; times are printed and not judged
     #[arg(long)]
@@ -37,7 +42,8 @@ struct Args {
     /// How long the load lasts with rotations; half of it more without
     #[arg(long, default_value_t = 600, value_name = "SECONDS")]
     seconds: u64,
-    /// How long a session lives, which is renewed at half of it; an hour shows by what two loads without rotations differ
+    /// How long a session lives, which is renewed at half of it; an hour shows by what two loads
+    /// without rotations differ
     #[arg(long, default_value_t = 2, value_name = "SECONDS")]
     lifetime: u64,
 }
@@ -46,7 +52,8 @@ struct Args {
 async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let args = Args::parse();
     let seconds = if args.quick { 20 } else { args.seconds };
-    let (lifetime, rounds) = (Duration::from_secs(args.lifetime), seconds.div_ceil(2 * TURN.as_secs()).max(1));
+    let (lifetime, rounds) =
+        (Duration::from_secs(args.lifetime), seconds.div_ceil(2 * TURN.as_secs()).max(1));
     let kms = PooledKms::start(|pool| pool).await?;
     let sessions = Sessions::new(&kms.server, lifetime);
     let mut rotating = Side::new("with rotations", kms.caller(Principal::new(sessions.clone())));
@@ -54,7 +61,10 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     kms.connect(&[&rotating.caller, &still.caller]).await?;
     let pace = kms.pace(&still.caller).await?;
     println!("{pace}");
-    println!("sessions of {lifetime:?}, {} turns of {TURN:?} with them; {rounds} without in between", 2 * rounds);
+    println!(
+        "sessions of {lifetime:?}, {} turns of {TURN:?} with them; {rounds} without in between",
+        2 * rounds
+    );
     kms.connect(&[&rotating.caller, &still.caller]).await?;
     rotating.caller.pool.remove(&rotating.caller.principal);
 
@@ -70,14 +80,18 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let opened = after.connections_opened - before.connections_opened;
     let rotations = after.rotations - before.rotations;
     show(&rotating, &still, &counters)?;
-    println!("{rotations} rotations, {} access keys; connections opened: {opened}", counters.access_keys.len());
+    println!(
+        "{rotations} rotations, {} access keys; connections opened: {opened}",
+        counters.access_keys.len()
+    );
 
     let failed = rotating.fared.failed() + still.fared.failed();
     let handshakes = counters.tls_handshakes;
     let ratio = ratio(&rotating, &still, 0.999);
     // One a second, but for what begins and ends with a turn and what the machine is late with.
     let rotates = rotations >= 2 * rounds * TURN.as_secs() * if args.quick { 5 } else { 8 } / 10;
-    let passed = failed == 0 && handshakes == 0 && opened == 0 && rotates && (args.quick || ratio < LINE);
+    let passed =
+        failed == 0 && handshakes == 0 && opened == 0 && rotates && (args.quick || ratio < LINE);
     let figures = format!(
         "{} requests during {rotations} rotations at {:.0} a second: failed {failed}, TLS handshakes {handshakes}; p99.9 \
          with to without {ratio:.2}{}",
@@ -112,8 +126,8 @@ impl Side {
         Ok(())
     }
 
-    /// The least, the median and the longest of the turns' 99.9th percentiles: by which a few long pauses of the machine
-    /// can be told from what happens each second.
+    /// The least, the median and the longest of the turns' 99.9th percentiles: by which a few long
+    /// pauses of the machine can be told from what happens each second.
     fn spread(&self) -> [Duration; 3] {
         let mut turns = self.turns.clone();
         turns.sort_unstable();
@@ -140,20 +154,27 @@ fn show(with: &Side, without: &Side, counters: &Counters) -> Result<(), Box<dyn 
     println!("with to without: p50 {p50:.2}, p99 {p99:.2}, p99.99 {p9999:.2}");
     for side in [without, with] {
         let [least, median, longest] = side.spread();
-        println!("p99.9 of the turns {}: {least:.1?} to {longest:.1?}, median {median:.1?}", side.name);
+        println!(
+            "p99.9 of the turns {}: {least:.1?} to {longest:.1?}, median {median:.1?}",
+            side.name
+        );
     }
     println!("the server: {:?}, TLS handshakes {}", counters.operations, counters.tls_handshakes);
     let file = picture::histogram(
         "pool-rotation",
         "Latency of GenerateDataKey while credentials rotate every second",
-        &[("without rotations", &without.fared.measured.latency), ("with rotations", &with.fared.measured.latency)],
+        &[
+            ("without rotations", &without.fared.measured.latency),
+            ("with rotations", &with.fared.measured.latency),
+        ],
     )?;
     println!("picture: {}", file.display());
     Ok(())
 }
 
 fn print(what: &str, side: &Side, durations: &Durations) {
-    let [p50, p99, p999, p9999] = [0.5, 0.99, 0.999, 0.9999].map(|share| format!("{:.1?}", durations.at(share)));
+    let [p50, p99, p999, p9999] =
+        [0.5, 0.99, 0.999, 0.9999].map(|share| format!("{:.1?}", durations.at(share)));
     println!(
         "{:>32}  {:>9}  {:>7}  {p50:>9}  {p99:>9}  {p999:>9}  {p9999:>9}  {:>9}",
         format!("{what}, {}", side.name),

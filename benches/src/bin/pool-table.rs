@@ -1,10 +1,12 @@
-//! What an operation costs as the payment service that this grew out of did it, with the pool, and with data keys cached.
+//! What an operation costs as the payment service that this grew out of did it, with the pool, and
+//! with data keys cached.
 //!
-//! An operation seals one small payment record. In the first column it makes an `aws_sdk_kms` client with an HTTPS client
-//! of its own, asks it for a data key, and seals with the bare primitives; certificates are read once, which the service
-//! did not. In the second it is `Envelope::encrypt` without a cache over a `KmsPool`, in the third the same with the cache
-//! as it comes. KMS is a round trip away, on threads of its own. The sides take turns, so that what the machine does falls
-//! on all of them.
+//! An operation seals one small payment record. In the first column it makes an `aws_sdk_kms`
+//! client with an HTTPS client of its own, asks it for a data key, and seals with the bare
+//! primitives; certificates are read once, which the service did not. In the second it is
+//! `Envelope::encrypt` without a cache over a `KmsPool`, in the third the same with the cache as it
+//! comes. KMS is a round trip away, on threads of its own. The sides take turns, so that what the
+//! machine does falls on all of them.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
 use std::{error::Error, hint::black_box, process::ExitCode, time::Duration};
@@ -32,15 +34,18 @@ use tokio::time::Instant;
 const REGIONS: [&str; 2] = ["us-east-1", "eu-west-1"];
 const RECORD: &[u8] = b"card 4111 1111 1111 1111, 42.00 EUR, payment 00000042";
 const TASKS: usize = 64;
-/// The most that the pool may take of what a client per call takes for the next operation: one round trip of three, where a
-/// connection costs a little more than its round trips. What the server's timers are late by, at each of two crossings and
-/// of four, makes it a percent or two more at 20 ms.
+/// The most that the pool may take of what a client per call takes for the next operation: one
+/// round trip of three, where a connection costs a little more than its round trips. What the
+/// server's timers are late by, at each of two crossings and of four, makes it a percent or two
+/// more at 20 ms.
 const NEXT: f64 = 0.33;
 /// The most that 100 operations may take with the cache.
 const HUNDRED: f64 = 0.02;
 
 #[derive(Parser)]
-#[command(about = "Prints what an operation costs with a client per call, with the pool, and with data keys cached")]
+#[command(
+    about = "Prints what an operation costs with a client per call, with the pool, and with data keys cached"
+)]
 struct Args {
     /// How far away KMS is: milliseconds for a round trip
     #[arg(long, default_value_t = 20)]
@@ -55,12 +60,15 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let Args { rtt_ms, quick } = Args::parse();
     let far = KmsLocal::builder().round_trip_time(Duration::from_millis(rtt_ms));
     let world = World::new(Server::start(REGIONS.into_iter().fold(far, Builder::region)).await?)?;
-    println!("KMS is {rtt_ms} ms away; GenerateDataKey requests and TLS handshakes for one time of each row\n");
+    println!(
+        "KMS is {rtt_ms} ms away; GenerateDataKey requests and TLS handshakes for one time of each row\n"
+    );
     println!("{:>30}{}", "", SIDES.map(|side| format!("  {:>44}", side.name())).concat());
     println!(
         "{:>30}{}",
         "",
-        format!("  {:>10}  {:>10}  {:>9}  {:>9}", "median", "p99", "requests", "handshakes").repeat(3)
+        format!("  {:>10}  {:>10}  {:>9}  {:>9}", "median", "p99", "requests", "handshakes")
+            .repeat(3)
     );
 
     let mut rows = vec![];
@@ -70,9 +78,11 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
         rows.push((row, cells));
     }
     println!();
-    let medians = rows.iter().map(|(row, cells)| (row.name, cells.each_ref().map(|cell| cell.took.at(0.5))));
+    let medians =
+        rows.iter().map(|(row, cells)| (row.name, cells.each_ref().map(|cell| cell.took.at(0.5))));
     let title = format!("Median time with KMS {rtt_ms} ms away");
-    let file = picture::bars("pool-table", &title, &SIDES.map(Side::name), &medians.collect::<Vec<_>>())?;
+    let file =
+        picture::bars("pool-table", &title, &SIDES.map(Side::name), &medians.collect::<Vec<_>>())?;
     println!("picture: {}", file.display());
 
     let share = |row: usize, side: usize| {
@@ -129,13 +139,21 @@ struct Row {
     few: usize,
 }
 
-const ROW: Row = Row { name: "", operations: 1, regions: 1, tasks: 1, warm: false, repeats: 100, few: 5 };
+const ROW: Row =
+    Row { name: "", operations: 1, regions: 1, tasks: 1, warm: false, repeats: 100, few: 5 };
 const ROWS: [Row; 5] = [
     Row { name: "first operation", ..ROW },
     Row { name: "next operation, same region", warm: true, ..ROW },
     Row { name: "two regions, one each", operations: 2, regions: 2, warm: true, ..ROW },
     Row { name: "100 operations", operations: 100, repeats: 7, few: 1, ..ROW },
-    Row { name: "1,000 operations from 64 tasks", operations: 1_000, tasks: TASKS, repeats: 15, few: 2, ..ROW },
+    Row {
+        name: "1,000 operations from 64 tasks",
+        operations: 1_000,
+        tasks: TASKS,
+        repeats: 15,
+        few: 2,
+        ..ROW
+    },
 ];
 
 impl Row {
@@ -180,17 +198,27 @@ impl Row {
 
     /// Says where it took other requests, or more handshakes, than each way of doing it should.
     fn unexpected(&self, cells: &[Cell; 3]) -> Vec<String> {
-        let (operations, regions, tasks) = (self.operations as u64, self.regions as u64, self.tasks as u64);
+        let (operations, regions, tasks) =
+            (self.operations as u64, self.regions as u64, self.tasks as u64);
         let cold = u64::from(!self.warm);
-        // Who finds every connection busy opens one, and may yet be served by one that comes free meanwhile: even one task
-        // alone may be back before its connection is. With the cache one task asks for all.
+        // Who finds every connection busy opens one, and may yet be served by one that comes free
+        // meanwhile: even one task alone may be back before its connection is. With the cache one
+        // task asks for all.
         let opened = if operations > 1 { 2 * tasks } else { 1 };
-        let expected = [(operations, operations), (operations, cold * opened), (cold * regions, cold * regions)];
+        let expected = [
+            (operations, operations),
+            (operations, cold * opened),
+            (cold * regions, cold * regions),
+        ];
         let mut found = vec![];
         for ((side, cell), (requests, most)) in SIDES.iter().zip(cells).zip(expected) {
             for (asked, handshakes) in cell.requests.iter().zip(&cell.handshakes) {
                 if *asked != requests || *handshakes > most {
-                    found.push(format!("{}, {}: {asked} requests, {handshakes} handshakes", self.name, side.name()));
+                    found.push(format!(
+                        "{}, {}: {asked} requests, {handshakes} handshakes",
+                        self.name,
+                        side.name()
+                    ));
                 }
             }
         }
@@ -209,7 +237,12 @@ struct Cell {
 impl std::fmt::Display for Cell {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let [median, p99] = [0.5, 0.99].map(|share| format!("{:.1?}", self.took.at(share)));
-        write!(f, "  {median:>10}  {p99:>10}  {:>9}  {:>10}", middle(&self.requests), middle(&self.handshakes))
+        write!(
+            f,
+            "  {median:>10}  {p99:>10}  {:>9}  {:>10}",
+            middle(&self.requests),
+            middle(&self.handshakes)
+        )
     }
 }
 
@@ -241,8 +274,10 @@ impl World {
         }
         let endpoints = REGIONS.map(|region| (region, self.server.endpoint(region)));
         let pool = KmsPool::builder().trust_root_pem(self.server.ca_pem());
-        let pool =
-            endpoints.into_iter().fold(pool, |pool, (region, url)| pool.endpoint_url_for(region, url)).build()?;
+        let pool = endpoints
+            .into_iter()
+            .fold(pool, |pool, (region, url)| pool.endpoint_url_for(region, url))
+            .build()?;
         let envelope = |key: &String| -> Result<_, Box<dyn Error>> {
             let keyring = AwsKmsKeyring::new(pool.clone(), self.principal.clone(), key.parse()?);
             let source = DefaultMaterialsManager::new(keyring);
@@ -272,10 +307,15 @@ impl Doer<'_> {
         match self {
             Self::ClientPerCall(world) => {
                 let client = world.plain.client(&world.server, REGIONS[region]);
-                let request = client.generate_data_key().key_id(&world.keys[region]).number_of_bytes(32);
+                let request =
+                    client.generate_data_key().key_id(&world.keys[region]).number_of_bytes(32);
                 let data_key = request.encryption_context("tenant", "42").send().await?.plaintext;
                 let data_key = data_key.ok_or("KMS gave no data key")?;
-                let floor = Floor::new(Backend::AwsLc, AlgorithmSuite::default(), Some(FRAME_LENGTH as usize));
+                let floor = Floor::new(
+                    Backend::AwsLc,
+                    AlgorithmSuite::default(),
+                    Some(FRAME_LENGTH as usize),
+                );
                 black_box(floor.under(data_key.as_ref().try_into()?).seal(RECORD));
             }
             Self::Envelopes { envelopes, context } => {

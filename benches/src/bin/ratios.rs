@@ -1,8 +1,9 @@
-//! How many times the primitives' floor a warm `encrypt` and `decrypt` cost, and the lines that this is held to.
+//! How many times the primitives' floor a warm `encrypt` and `decrypt` cost, and the lines that
+//! this is held to.
 //!
-//! Each row alternates floor and library in rounds and takes the medians, so that what else the machine does falls on
-//! both. The floor of a row is that of the faster backend, found in the same rounds. `--quick` takes fewer rounds. The line of a
-//! file of 1 GiB is `file`'s.
+//! Each row alternates floor and library in rounds and takes the medians, so that what else the
+//! machine does falls on both. The floor of a row is that of the faster backend, found in the same
+//! rounds. `--quick` takes fewer rounds. The line of a file of 1 GiB is `file`'s.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
 use std::{error::Error, hint::black_box, process::ExitCode, time::Duration};
@@ -38,7 +39,17 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     );
     println!(
         "{:>9}  {:>9} {:>9} {:>9} {:<10} {:>8} {:>6}   {:>9} {:>9} {:<10} {:>6}",
-        "bytes", "prepared", "encrypt", "floor", "by", "prepared", "ratio", "decrypt", "floor", "by", "ratio"
+        "bytes",
+        "prepared",
+        "encrypt",
+        "floor",
+        "by",
+        "prepared",
+        "ratio",
+        "decrypt",
+        "floor",
+        "by",
+        "ratio"
     );
     for size in [16, 256, 1024, 4096, 65_536, MEGABYTE] {
         client.beside_floor(size, rounds, &mut lines)?;
@@ -78,7 +89,12 @@ impl Client {
     }
 
     /// A row of the table, and the lines for its size.
-    fn beside_floor(&self, size: usize, rounds: usize, lines: &mut Lines) -> Result<(), envelope::Error> {
+    fn beside_floor(
+        &self,
+        size: usize,
+        rounds: usize,
+        lines: &mut Lines,
+    ) -> Result<(), envelope::Error> {
         let plaintext = vec![0; size];
         let message = self.prepared.try_encrypt(&plaintext)?;
         let floors = Backend::ALL.map(usual_floor);
@@ -100,10 +116,20 @@ impl Client {
         let [aws_lc, rust_crypto, open] = alternate(rounds, repeat, opens);
         let (open_floor, open_of) = faster([aws_lc, rust_crypto]);
         let ratios = [prepared / floor, plain / floor, open / open_floor];
-        let micros = [prepared, plain, floor, open, open_floor].map(|nanos| format!("{:.2}", nanos / 1e3));
+        let micros =
+            [prepared, plain, floor, open, open_floor].map(|nanos| format!("{:.2}", nanos / 1e3));
         println!(
             "{size:>9}  {:>9} {:>9} {:>9} {:<10} {:>8.2} {:>6.2}   {:>9} {:>9} {:<10} {:>6.2}",
-            micros[0], micros[1], micros[2], of, ratios[0], ratios[1], micros[3], micros[4], open_of, ratios[2]
+            micros[0],
+            micros[1],
+            micros[2],
+            of,
+            ratios[0],
+            ratios[1],
+            micros[3],
+            micros[4],
+            open_of,
+            ratios[2]
         );
         match size {
             1024 => {
@@ -135,7 +161,9 @@ impl Client {
                 &mut || drop(black_box(floor::open_at_once(black_box(&sealed)))),
             ],
         );
-        println!("\n1 MiB in 65536-byte frames, against one AES-GCM call over a copy of it, in microseconds");
+        println!(
+            "\n1 MiB in 65536-byte frames, against one AES-GCM call over a copy of it, in microseconds"
+        );
         println!(
             "seal {:.2}, one call {:.2};  open {:.2}, one call {:.2}",
             seal / 1e3,
@@ -148,12 +176,18 @@ impl Client {
         Ok(())
     }
 
-    /// What a second thread brings on one client and one entry; beside it, what it brings to the floor, which is what the
-    /// machine has to give.
+    /// What a second thread brings on one client and one entry; beside it, what it brings to the
+    /// floor, which is what the machine has to give.
     fn two_threads(&self, quick: bool, lines: &mut Lines) -> Result<(), envelope::Error> {
-        let (rounds, span) = if quick { (15, Duration::from_millis(80)) } else { (61, Duration::from_millis(100)) };
-        println!("\ntwo threads over one, on one client and one entry; median of {rounds} alternating rounds");
-        println!("{:>9}  {:<6} {:>12} {:>12} {:>6} {:>10}", "bytes", "", "a second", "with two", "times", "the floor");
+        let (rounds, span) =
+            if quick { (15, Duration::from_millis(80)) } else { (61, Duration::from_millis(100)) };
+        println!(
+            "\ntwo threads over one, on one client and one entry; median of {rounds} alternating rounds"
+        );
+        println!(
+            "{:>9}  {:<6} {:>12} {:>12} {:>6} {:>10}",
+            "bytes", "", "a second", "with two", "times", "the floor"
+        );
         let floor = usual_floor(Backend::AwsLc);
         for (size, name) in [(256, "256 B"), (MEGABYTE, "1 MiB")] {
             let plaintext = vec![0; size];
@@ -163,14 +197,18 @@ impl Client {
             let floor_seal = || drop(black_box(floor.seal(black_box(&plaintext))));
             let open = || self.open(&message);
             let floor_open = || drop(black_box(floor.open(black_box(&sealed))));
-            let pairs: [(&str, &Call, &Call); 2] = [("encrypt", &seal, &floor_seal), ("decrypt", &open, &floor_open)];
+            let pairs: [(&str, &Call, &Call); 2] =
+                [("encrypt", &seal, &floor_seal), ("decrypt", &open, &floor_open)];
             for (what, library, floor) in pairs {
                 let [one, two, floor_one, floor_two] =
                     throughputs(rounds, span, [&[library], &[library; 2], &[floor], &[floor; 2]]);
                 let times = median(two.iter().zip(&one).map(|(two, one)| two / one).collect());
-                let floor_times = median(floor_two.iter().zip(&floor_one).map(|(two, one)| two / one).collect());
+                let floor_times =
+                    median(floor_two.iter().zip(&floor_one).map(|(two, one)| two / one).collect());
                 let (one, two) = (median(one), median(two));
-                println!("{size:>9}  {what:<7}{one:>12.0} {two:>12.0} {times:>6.2} {floor_times:>10.2}");
+                println!(
+                    "{size:>9}  {what:<7}{one:>12.0} {two:>12.0} {times:>6.2} {floor_times:>10.2}"
+                );
                 lines.at_least(format!("{name}: {what}, two threads over one"), times, 1.9);
             }
         }
@@ -188,8 +226,9 @@ impl Client {
                 drop(black_box(self.envelope.encrypt(black_box(&plaintext), &self.context).await));
             }
             let wait = started.elapsed().as_secs_f64() * 1e9 / f64::from(CALLS);
-            let no_wait =
-                time(CALLS, || drop(black_box(self.envelope.try_encrypt(black_box(&plaintext), &self.context))));
+            let no_wait = time(CALLS, || {
+                drop(black_box(self.envelope.try_encrypt(black_box(&plaintext), &self.context)))
+            });
             waits.push(wait);
             tries.push(no_wait);
             differences.push(wait - no_wait);
@@ -210,5 +249,9 @@ fn usual_floor(backend: Backend) -> Floor {
 
 /// The floor: the time of the faster backend, and its name.
 fn faster([aws_lc, rust_crypto]: [f64; 2]) -> (f64, &'static str) {
-    if aws_lc <= rust_crypto { (aws_lc, Backend::AwsLc.name()) } else { (rust_crypto, Backend::RustCrypto.name()) }
+    if aws_lc <= rust_crypto {
+        (aws_lc, Backend::AwsLc.name())
+    } else {
+        (rust_crypto, Backend::RustCrypto.name())
+    }
 }

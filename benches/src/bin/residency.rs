@@ -1,7 +1,9 @@
-//! What cached data keys take in memory, and what is left of them when they go. Linux alone: it reads `/proc/self`.
+//! What cached data keys take in memory, and what is left of them when they go. Linux alone: it
+//! reads `/proc/self`.
 //!
-//! Of each way to leave the cache, one data key goes: it is looked for at its address, and in all memory that the
-//! process can write to, before and after. Messages are sealed and opened under it, so that what that leaves behind counts.
+//! Of each way to leave the cache, one data key goes: it is looked for at its address, and in all
+//! memory that the process can write to, before and after. Messages are sealed and opened under it,
+//! so that what that leaves behind counts.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
 use std::{
@@ -21,8 +23,9 @@ use envelope::{
     Clock, DataKey, EncryptionContext, Envelope, ManualClock,
     keyring::RawAesKeyring,
     materials::{
-        CachingMaterialsManager, DecryptionMaterials, DecryptionMaterialsRequest, DefaultMaterialsManager,
-        EncryptionMaterials, EncryptionMaterialsRequest, MaterialsCache, MaterialsFuture, MaterialsManager,
+        CachingMaterialsManager, DecryptionMaterials, DecryptionMaterialsRequest,
+        DefaultMaterialsManager, EncryptionMaterials, EncryptionMaterialsRequest, MaterialsCache,
+        MaterialsFuture, MaterialsManager,
     },
 };
 
@@ -32,7 +35,9 @@ const KEY_NAME: &str = "resident";
 const PATIENCE: u32 = 1_000;
 
 #[derive(Parser)]
-#[command(about = "Measures what cached data keys take in memory, and looks for what is left when they go")]
+#[command(
+    about = "Measures what cached data keys take in memory, and looks for what is left when they go"
+)]
 struct Args {
     /// A tenth of the hundred thousand entries
     #[arg(long)]
@@ -56,7 +61,9 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
             traces.push(trace);
         }
     }
-    println!("(opening, rotation: the copy is the successor's, which is the same data key, asked for again)");
+    println!(
+        "(opening, rotation: the copy is the successor's, which is the same data key, asked for again)"
+    );
 
     println!(
         "\n{:>24}  {:>10}  {:>15}  {:>18}  {:>10}",
@@ -64,12 +71,16 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     );
     let filled = [fill(Half::Sealing, entries).await?, fill(Half::Opening, entries).await?];
     for Filled { half, of_as_many, resident, bytes_each, .. } in &filled {
-        println!("{:>24}  {entries:>10}  {of_as_many:>15}  {resident:>18}  {bytes_each:>10}", half.to_string());
+        println!(
+            "{:>24}  {entries:>10}  {of_as_many:>15}  {resident:>18}  {bytes_each:>10}",
+            half.to_string()
+        );
     }
     println!();
 
     let wiped = traces.iter().filter(|trace| trace.is_wiped()).count();
-    let within = filled.iter().all(|filled| filled.of_as_many.max(filled.resident) <= entries + entries / 4);
+    let within =
+        filled.iter().all(|filled| filled.of_as_many.max(filled.resident) <= entries + entries / 4);
     let [sealing, opening] = &filled;
     let figures = format!(
         "{wiped} of {} data keys wiped; capacity {}; {} and {} bytes an entry",
@@ -99,7 +110,8 @@ enum Way {
 }
 
 impl Way {
-    const ALL: [Self; 5] = [Self::Eviction, Self::Rotation, Self::Clear, Self::Invalidate, Self::InvalidateKey];
+    const ALL: [Self; 5] =
+        [Self::Eviction, Self::Rotation, Self::Clear, Self::Invalidate, Self::InvalidateKey];
 }
 
 /// What was found of one data key.
@@ -107,7 +119,8 @@ impl Way {
 struct Trace {
     cached: (Found, usize),
     gone: (Found, usize),
-    /// How many copies there should be then: what comes after a data key to open with is the same one, asked for again.
+    /// How many copies there should be then: what comes after a data key to open with is the same
+    /// one, asked for again.
     successors: usize,
 }
 
@@ -209,18 +222,30 @@ struct Subject {
 
 impl Subject {
     fn new(capacity: usize) -> Result<Self, envelope::Error> {
-        let source = DefaultMaterialsManager::new(RawAesKeyring::new("benches", KEY_NAME, &DataKey::generate(32)?)?);
+        let source = DefaultMaterialsManager::new(RawAesKeyring::new(
+            "benches",
+            KEY_NAME,
+            &DataKey::generate(32)?,
+        )?);
         let spy = Arc::new(Spy { source: source.clone(), seen: Mutex::default() });
         let (clock, hand) = Clock::manual();
         let cache = MaterialsCache::builder().capacity(capacity).clock(clock).build();
-        let manager =
-            CachingMaterialsManager::builder(Watched(Arc::clone(&spy))).cache(&cache).max_age(MAX_AGE).build()?;
-        let (envelope, sealer) = (Envelope::builder(manager).build()?, Envelope::builder(source).build()?);
+        let manager = CachingMaterialsManager::builder(Watched(Arc::clone(&spy)))
+            .cache(&cache)
+            .max_age(MAX_AGE)
+            .build()?;
+        let (envelope, sealer) =
+            (Envelope::builder(manager).build()?, Envelope::builder(source).build()?);
         Ok(Self { envelope, cache, sealer, spy, hand })
     }
 
     /// Has the cache serve one message: to seal another, or to open this one.
-    async fn serve(&self, half: Half, message: &[u8], context: &EncryptionContext) -> Result<(), envelope::Error> {
+    async fn serve(
+        &self,
+        half: Half,
+        message: &[u8],
+        context: &EncryptionContext,
+    ) -> Result<(), envelope::Error> {
         match half {
             Half::Sealing => self.envelope.encrypt(b"x", context).await.map(drop),
             Half::Opening => self.envelope.decrypt(message, context).await.map(drop),
@@ -238,7 +263,10 @@ struct Spy {
 impl Spy {
     fn note(&self, key: &DataKey) {
         let key = key.expose_secret();
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).push((key.as_ptr().addr(), Masked::new(key)));
+        self.seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((key.as_ptr().addr(), Masked::new(key)));
     }
 
     fn first(&self) -> (usize, Masked) {

@@ -1,7 +1,8 @@
-//! How long a key that KMS no longer allows goes on being used, beside the documented bound, and that after
-//! `invalidate_key` it is not used at all.
+//! How long a key that KMS no longer allows goes on being used, beside the documented bound, and
+//! that after `invalidate_key` it is not used at all.
 //!
-//! The data keys are new when the key is revoked, which is the worst case. A use counts by when it began.
+//! The data keys are new when the key is revoked, which is the worst case. A use counts by when it
+//! began.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
 use std::{
@@ -91,9 +92,9 @@ struct Setting {
 fn settings() -> impl Iterator<Item = Setting> {
     let revocations = [Revocation::Disabled, Revocation::AccessDenied, Revocation::DisabledUnseen];
     let caches = [(true, Duration::ZERO), (false, Duration::ZERO), (true, STALE), (false, STALE)];
-    revocations
-        .into_iter()
-        .flat_map(move |revocation| caches.map(|(refresh_ahead, stale)| Setting { revocation, refresh_ahead, stale }))
+    revocations.into_iter().flat_map(move |revocation| {
+        caches.map(|(refresh_ahead, stale)| Setting { revocation, refresh_ahead, stale })
+    })
 }
 
 impl Setting {
@@ -133,7 +134,8 @@ impl Row {
         };
         // One attempt: between several the SDK pauses for longer than these data keys live.
         let principal = |server: &KmsLocal| Principal::new(server.issue_credentials());
-        let kms = Kms::start_with(principal, |pool| pool.max_attempts(1), cache(100, 16), set).await?;
+        let kms =
+            Kms::start_with(principal, |pool| pool.max_attempts(1), cache(100, 16), set).await?;
         let (sealer, opener) = (kms.envelope.clone(), kms.client(&cache(100, 16), set)?);
         let context = Arc::new(context()?);
         let message = Arc::new(sealer.encrypt(b"x", &context).await?);
@@ -146,7 +148,8 @@ impl Row {
             async move { envelope.encrypt(b"x", &context).await.is_ok() }
         });
         let open = last_success(until, move || {
-            let (envelope, message, context) = (opener.clone(), Arc::clone(&message), Arc::clone(&context));
+            let (envelope, message, context) =
+                (opener.clone(), Arc::clone(&message), Arc::clone(&context));
             async move { envelope.decrypt(&message, &context).await.is_ok() }
         });
         sleep(LEAD).await;
@@ -170,16 +173,22 @@ impl fmt::Display for Row {
             Revocation::AccessDenied => "access denied",
             Revocation::DisabledUnseen => "disabled, and KMS out of reach",
         };
-        let (ahead, stale) =
-            (if setting.refresh_ahead { "on" } else { "off" }, format!("{} s", setting.stale.as_secs()));
+        let (ahead, stale) = (
+            if setting.refresh_ahead { "on" } else { "off" },
+            format!("{} s", setting.stale.as_secs()),
+        );
         let seconds = |duration: Duration| format!("{:.3} s", duration.as_secs_f64());
-        let (encrypt, decrypt, bound) = (seconds(*encrypt), seconds(*decrypt), seconds(setting.bound()));
+        let (encrypt, decrypt, bound) =
+            (seconds(*encrypt), seconds(*decrypt), seconds(setting.bound()));
         write!(f, "{what:>32}  {ahead:>13}  {stale:>15}  {encrypt:>9}  {decrypt:>9}  {bound:>7}")
     }
 }
 
 /// Calls about once a millisecond; tells when the last call began that succeeded.
-fn last_success<C>(until: Instant, call: impl Fn() -> C + Send + 'static) -> JoinHandle<Option<Instant>>
+fn last_success<C>(
+    until: Instant,
+    call: impl Fn() -> C + Send + 'static,
+) -> JoinHandle<Option<Instant>>
 where
     C: Future<Output = bool> + Send,
 {
@@ -200,14 +209,18 @@ where
 struct Uses {
     messages: u64,
     data_keys: usize,
-    /// Messages begun after an invalidation had returned, under a data key that had sealed one before it was called.
+    /// Messages begun after an invalidation had returned, under a data key that had sealed one
+    /// before it was called.
     after_return: u64,
 }
 
 impl fmt::Display for Uses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { messages, data_keys, after_return } = self;
-        write!(f, "{messages} messages under {data_keys} data keys, {after_return} of them under an old one")
+        write!(
+            f,
+            "{messages} messages under {data_keys} data keys, {after_return} of them under an old one"
+        )
     }
 }
 
@@ -219,8 +232,8 @@ struct Progress {
     done: AtomicBool,
 }
 
-/// Messages by their wrapped data key, and by how many invalidations had returned when they were begun and had been called
-/// when they were done.
+/// Messages by their wrapped data key, and by how many invalidations had returned when they were
+/// begun and had been called when they were done.
 type Sealed = HashMap<Vec<u8>, HashMap<(u64, u64), u64>>;
 
 /// Has tasks seal as fast as they can, and invalidates the key under them.
@@ -228,7 +241,9 @@ async fn invalidate(invalidations: u64) -> Result<Uses, Box<dyn Error>> {
     // Short-lived data keys, so that invalidations meet requests under way, too.
     let kms = Kms::start(cache(100, 16), |builder| builder.max_messages(1_000)).await?;
     let progress = Arc::new(Progress::default());
-    let tasks: Vec<_> = (0..TASKS).map(|_| tokio::spawn(seal(kms.envelope.clone(), Arc::clone(&progress)))).collect();
+    let tasks: Vec<_> = (0..TASKS)
+        .map(|_| tokio::spawn(seal(kms.envelope.clone(), Arc::clone(&progress))))
+        .collect();
     for _ in 0..invalidations {
         sleep(Duration::from_millis(5)).await;
         progress.called.fetch_add(1, SeqCst);
@@ -266,13 +281,15 @@ async fn seal(envelope: Envelope, progress: Arc<Progress>) -> Result<Sealed, env
     Ok(sealed)
 }
 
-/// How often one data key was used by messages begun after an invalidation that came after its first use.
+/// How often one data key was used by messages begun after an invalidation that came after its
+/// first use.
 fn used_after_return(messages: &HashMap<(u64, u64), u64>) -> u64 {
     let first_use = messages.keys().map(|(_, done)| *done).min().unwrap_or(0);
     messages.iter().filter(|((begun, _), _)| *begun > first_use).map(|(_, count)| count).sum()
 }
 
-/// The serialized encrypted data keys in a message's header (version 2): what tells one data key from another.
+/// The serialized encrypted data keys in a message's header (version 2): what tells one data key
+/// from another.
 fn wrapped_data_keys(message: &[u8]) -> &[u8] {
     let u16_at = |at: usize| usize::from(u16::from_be_bytes([message[at], message[at + 1]]));
     let start = 1 + 2 + 32 + 2 + u16_at(35);

@@ -1,9 +1,10 @@
 //! What rotations of the data key cost those who encrypt at a steady pace.
 //!
-//! An open loop at half of what one thread can do. Two clients of one KMS take turns, one segment each: the data key of the
-//! first stays, the one of the second rotates. So what the machine itself does falls on both. The server has a thread of
-//! its own, since KMS is elsewhere. Once more the same with the load as a task on one of the runtime's workers, which
-//! then also runs what is done in the background.
+//! An open loop at half of what one thread can do. Two clients of one KMS take turns, one segment
+//! each: the data key of the first stays, the one of the second rotates. So what the machine itself
+//! does falls on both. The server has a thread of its own, since KMS is elsewhere. Once more the
+//! same with the load as a task on one of the runtime's workers, which then also runs what is done
+//! in the background.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
 use std::{error::Error, hint::black_box, process::ExitCode, time::Duration};
@@ -42,17 +43,24 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let pace = capacity(&still.envelope).await? / 2.0;
     let max_messages = messages(pace);
     let rotating_cache = cache(10, 16);
-    let rotating = still.client(&rotating_cache, |builder| builder.max_age(MAX_AGE).max_messages(max_messages))?;
+    let rotating = still
+        .client(&rotating_cache, |builder| builder.max_age(MAX_AGE).max_messages(max_messages))?;
     still.faults().latency(LATENCY);
-    println!("{pace:.0} encryptions of 1 KiB a second, half of what a thread can do; KMS takes {LATENCY:?}");
-    println!("a data key lasts {max_messages} messages or {MAX_AGE:?}; {segments} segments of {length:?} each");
+    println!(
+        "{pace:.0} encryptions of 1 KiB a second, half of what a thread can do; KMS takes {LATENCY:?}"
+    );
+    println!(
+        "a data key lasts {max_messages} messages or {MAX_AGE:?}; {segments} segments of {length:?} each"
+    );
 
     let interval = Duration::from_secs(1).div_f64(pace);
     let side = |place, rotates| {
-        let (envelope, cache) = if rotates { (&rotating, &rotating_cache) } else { (&still.envelope, &still.cache) };
+        let (envelope, cache) =
+            if rotates { (&rotating, &rotating_cache) } else { (&still.envelope, &still.cache) };
         Side::new(place, envelope, cache)
     };
-    let mut pairs = [Place::Thread, Place::Worker].map(|place| [side(place, false), side(place, true)]);
+    let mut pairs =
+        [Place::Thread, Place::Worker].map(|place| [side(place, false), side(place, true)]);
     for _ in 0..segments {
         for side in pairs.iter_mut().flatten() {
             side.segment(interval, length).await?;
@@ -85,7 +93,10 @@ enum Place {
 }
 
 impl Place {
-    async fn run<T: Send + 'static>(self, load: impl Future<Output = T> + Send + 'static) -> Result<T, JoinError> {
+    async fn run<T: Send + 'static>(
+        self,
+        load: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, JoinError> {
         match self {
             Self::Thread => {
                 let runtime = Handle::current();
@@ -119,13 +130,26 @@ struct Side {
 impl Side {
     fn new(place: Place, envelope: &Envelope, cache: &MaterialsCache) -> Self {
         let (envelope, cache) = (envelope.clone(), cache.clone());
-        Self { place, envelope, cache, measured: Measured::default(), segments: vec![], rotations: 0, waited: 0 }
+        Self {
+            place,
+            envelope,
+            cache,
+            measured: Measured::default(),
+            segments: vec![],
+            rotations: 0,
+            waited: 0,
+        }
     }
 
-    /// Runs the load for a while. The first encryption stands outside: the data key may have grown too old while the
-    /// others had their turn.
-    async fn segment(&mut self, interval: Duration, length: Duration) -> Result<(), Box<dyn Error>> {
-        let (envelope, context, mut measured) = (self.envelope.clone(), context()?, Measured::default());
+    /// Runs the load for a while. The first encryption stands outside: the data key may have grown
+    /// too old while the others had their turn.
+    async fn segment(
+        &mut self,
+        interval: Duration,
+        length: Duration,
+    ) -> Result<(), Box<dyn Error>> {
+        let (envelope, context, mut measured) =
+            (self.envelope.clone(), context()?, Measured::default());
         envelope.encrypt(&PLAINTEXT, &context).await?;
         let before = self.cache.stats().encryption;
         let load = async move {
@@ -143,7 +167,8 @@ impl Side {
 }
 
 impl Side {
-    /// The median of the segments' 99.9th percentiles: a few long pauses of the machine do not move it.
+    /// The median of the segments' 99.9th percentiles: a few long pauses of the machine do not move
+    /// it.
     fn usual(&self) -> Duration {
         let mut segments = self.segments.clone();
         segments.sort_unstable();
@@ -156,7 +181,10 @@ fn show(pair: &[Side; 2]) -> Result<(), Box<dyn Error>> {
     let [without, with] = pair.each_ref().map(|side| &side.measured);
     let place = pair[0].place.name();
     println!();
-    println!("{:>34}  {:>9}  {:>9}  {:>9}  {:>9}  {:>9}", place, "p50", "p99", "p99.9", "p99.99", "longest");
+    println!(
+        "{:>34}  {:>9}  {:>9}  {:>9}  {:>9}  {:>9}",
+        place, "p50", "p99", "p99.9", "p99.99", "longest"
+    );
     print("from the due time, without", &without.latency);
     print("from the due time, with rotations", &with.latency);
     print("encrypt alone, without", &without.service);
@@ -168,7 +196,9 @@ fn show(pair: &[Side; 2]) -> Result<(), Box<dyn Error>> {
     println!("{} rotations", pair[1].rotations);
     if let Place::Thread = pair[0].place {
         let (without, with) = (without.without_core, with.without_core);
-        println!("no core was free for it, so that it waited: {without:.1?} without, {with:.1?} with");
+        println!(
+            "no core was free for it, so that it waited: {without:.1?} without, {with:.1?} with"
+        );
     }
     let file = picture::histogram(
         &format!("rotation-{place}"),

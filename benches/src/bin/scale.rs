@@ -1,10 +1,11 @@
-//! How the cost of sealing and opening grows: with the payload, the pairs of context, the wrapped keys, the threads, the
-//! contexts of each thread, and the entries in the cache.
+//! How the cost of sealing and opening grows: with the payload, the pairs of context, the wrapped
+//! keys, the threads, the contexts of each thread, and the entries in the cache.
 //!
-//! **No cliff** means: from one point of an axis to the next, the cost of an operation grows at most by half more than the
-//! work does. The work is what the primitives cost for the same, in the same alternating rounds and on as many threads;
-//! for pairs and keys it grows as the message's length does, since the header holds them. Nothing else may grow with the entries
-//! or the contexts, so that a look-up that did not scale would show. Writes `report/scale.svg`.
+//! **No cliff** means: from one point of an axis to the next, the cost of an operation grows at
+//! most by half more than the work does. The work is what the primitives cost for the same, in the
+//! same alternating rounds and on as many threads; for pairs and keys it grows as the message's
+//! length does, since the header holds them. Nothing else may grow with the entries or the
+//! contexts, so that a look-up that did not scale would show. Writes `report/scale.svg`.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
 use std::{error::Error, hint::black_box, process::ExitCode, thread, time::Duration};
@@ -40,15 +41,18 @@ struct Args {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let quick = Args::parse().quick;
-    let scale =
-        Scale { rounds: if quick { 15 } else { 101 }, span: Duration::from_millis(if quick { 10 } else { 60 }) };
+    let scale = Scale {
+        rounds: if quick { 15 } else { 101 },
+        span: Duration::from_millis(if quick { 10 } else { 60 }),
+    };
     let axes = [
         scale.payload().await?,
         scale.pairs().await?,
         scale.wrapped_keys().await?,
         scale.threads().await?,
         scale.contexts().await?,
-        // Last: a heap from which millions of small pieces were freed is slow for all that comes after.
+        // Last: a heap from which millions of small pieces were freed is slow for all that comes
+        // after.
         scale.entries().await?,
     ];
     let mut lines = Lines::default();
@@ -59,7 +63,11 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
         lines.at_most(format!("{}: open, growth over the work's", axis.name), open, CLIFF);
     }
     let panels: Vec<_> = axes.iter().map(Axis::panel).collect();
-    let path = picture::panels("scale", "what one operation costs, as there is more of something", &panels)?;
+    let path = picture::panels(
+        "scale",
+        "what one operation costs, as there is more of something",
+        &panels,
+    )?;
     println!("\n{}\n", path.file_name().unwrap_or_default().display());
     Ok(lines.verdict())
 }
@@ -79,18 +87,26 @@ struct Point {
 
 impl Axis {
     fn print(&self) {
-        println!("\n{:<28} {:>12} {:>9} {:>12} {:>9}", self.name, "seal, µs", "growth", "open, µs", "growth");
+        println!(
+            "\n{:<28} {:>12} {:>9} {:>12} {:>9}",
+            self.name, "seal, µs", "growth", "open, µs", "growth"
+        );
         let mut before = None;
         for point in &self.points {
             let [seal, open] = point.cost.map(|nanos| nanos / 1e3);
-            let growth = before
-                .map_or(["", ""].map(String::from), |before| point.growth(before).map(|growth| format!("{growth:.2}")));
-            println!("{:>28} {seal:>12.2} {:>9} {open:>12.2} {:>9}", point.name, growth[0], growth[1]);
+            let growth = before.map_or(["", ""].map(String::from), |before| {
+                point.growth(before).map(|growth| format!("{growth:.2}"))
+            });
+            println!(
+                "{:>28} {seal:>12.2} {:>9} {open:>12.2} {:>9}",
+                point.name, growth[0], growth[1]
+            );
             before = Some(point);
         }
     }
 
-    /// The most that cost grew over the work from one point to the next, for sealing and for opening.
+    /// The most that cost grew over the work from one point to the next, for sealing and for
+    /// opening.
     fn steepest(&self) -> [f64; 2] {
         let growths = self.points.windows(2).map(|pair| pair[1].growth(&pair[0]));
         growths.fold([0.0; 2], |most, growth| [most[0].max(growth[0]), most[1].max(growth[1])])
@@ -99,13 +115,19 @@ impl Axis {
     fn panel(&self) -> Panel {
         let line = |side: usize| self.points.iter().map(|point| point.cost[side]).collect();
         let points = self.points.iter().map(|point| point.name.clone()).collect();
-        Panel { title: self.name.to_owned(), points, lines: vec![("seal", line(0)), ("open", line(1))] }
+        Panel {
+            title: self.name.to_owned(),
+            points,
+            lines: vec![("seal", line(0)), ("open", line(1))],
+        }
     }
 }
 
 impl Point {
     fn growth(&self, before: &Self) -> [f64; 2] {
-        [0, 1].map(|side| (self.cost[side] / before.cost[side]) / (self.work[side] / before.work[side]))
+        [0, 1].map(|side| {
+            (self.cost[side] / before.cost[side]) / (self.work[side] / before.work[side])
+        })
     }
 }
 
@@ -133,8 +155,10 @@ impl Scale {
                 &mut || done(other.open(black_box(&other_sealed))),
             ];
             let nanos = time(1, || done(one.seal(&plaintext)));
-            let (rounds, repeat) = (self.rounds.min(usize::max(5, (1 << 28) / plaintext.len())), repeat(nanos));
-            let [seal, open, one_seal, one_open, other_seal, other_open] = alternate(rounds, repeat, sides);
+            let (rounds, repeat) =
+                (self.rounds.min(usize::max(5, (1 << 28) / plaintext.len())), repeat(nanos));
+            let [seal, open, one_seal, one_open, other_seal, other_open] =
+                alternate(rounds, repeat, sides);
             let work = [one_seal.min(other_seal), one_open.min(other_open)];
             points.push(Point { name: bytes(plaintext.len()), cost: [seal, open], work });
         }
@@ -144,8 +168,12 @@ impl Scale {
     async fn pairs(&self) -> Result<Axis, Box<dyn Error>> {
         let mut points = vec![];
         for pairs in [0, 1, 2, 5, 10, 20, 50, 100] {
-            let context = EncryptionContext::new((0..pairs).map(|n| (format!("key {n}"), format!("value {n}"))))?;
-            let envelope = warm_under(raw_aes()?, &context, AlgorithmSuite::default(), Some(FRAME_LENGTH)).await?;
+            let context = EncryptionContext::new(
+                (0..pairs).map(|n| (format!("key {n}"), format!("value {n}"))),
+            )?;
+            let envelope =
+                warm_under(raw_aes()?, &context, AlgorithmSuite::default(), Some(FRAME_LENGTH))
+                    .await?;
             points.push(self.by_length(pairs.to_string(), &envelope, &context)?);
         }
         Ok(Axis { name: "pairs of context", points })
@@ -157,10 +185,15 @@ impl Scale {
             let mut keyring = MultiKeyring::builder().generator(raw_aes()?);
             for key in 1..keys {
                 let wrapping_key = DataKey::generate(32)?;
-                keyring = keyring.child(RawAesKeyring::new("benches", format!("key {key}"), &wrapping_key)?);
+                keyring = keyring.child(RawAesKeyring::new(
+                    "benches",
+                    format!("key {key}"),
+                    &wrapping_key,
+                )?);
             }
             let suite = AlgorithmSuite::default();
-            let envelope = warm_under(keyring.build()?, &context, suite, Some(FRAME_LENGTH)).await?;
+            let envelope =
+                warm_under(keyring.build()?, &context, suite, Some(FRAME_LENGTH)).await?;
             points.push(self.by_length(keys.to_string(), &envelope, &context)?);
         }
         Ok(Axis { name: "wrapped keys", points })
@@ -195,7 +228,11 @@ impl Scale {
         let open = || done(envelope.try_decrypt(black_box(&message), &context));
         let mut points = vec![];
         for threads in [1, 2, 4, 8] {
-            points.push(self.together(threads.to_string(), &vec![&seal as _; threads], &vec![&open as _; threads]));
+            points.push(self.together(
+                threads.to_string(),
+                &vec![&seal as _; threads],
+                &vec![&open as _; threads],
+            ));
         }
         Ok(Axis { name: "threads", points })
     }
@@ -209,7 +246,8 @@ impl Scale {
             for thread in 0..threads {
                 let mut messages = vec![];
                 for number in 0..count {
-                    let context = EncryptionContext::new([("tenant", format!("{number} of {thread}"))])?;
+                    let context =
+                        EncryptionContext::new([("tenant", format!("{number} of {thread}"))])?;
                     let message = envelope.encrypt(&PLAINTEXT, &context).await?;
                     envelope.decrypt(&message, &context).await?;
                     messages.push((context, message));
@@ -220,7 +258,13 @@ impl Scale {
             let seals: Vec<_> = owned
                 .iter()
                 .map(|owned| {
-                    || done(envelope.try_encrypt(black_box(&PLAINTEXT), &owned[pick(owned)].0).expect("it is cached"))
+                    || {
+                        done(
+                            envelope
+                                .try_encrypt(black_box(&PLAINTEXT), &owned[pick(owned)].0)
+                                .expect("it is cached"),
+                        )
+                    }
                 })
                 .collect();
             let opens: Vec<_> = owned
@@ -228,7 +272,11 @@ impl Scale {
                 .map(|owned| {
                     || {
                         let (context, message) = &owned[pick(owned)];
-                        done(envelope.try_decrypt(black_box(message), context).expect("it is cached"));
+                        done(
+                            envelope
+                                .try_decrypt(black_box(message), context)
+                                .expect("it is cached"),
+                        );
                     }
                 })
                 .collect();
@@ -243,7 +291,8 @@ impl Scale {
     async fn entries(&self) -> Result<Axis, Box<dyn Error>> {
         let cache = MaterialsCache::new(1_000_000);
         let manager = CachingMaterialsManager::builder(DefaultMaterialsManager::new(raw_aes()?));
-        let envelope = Envelope::builder(manager.cache(&cache).max_age(FOR_LONG).build()?).build()?;
+        let envelope =
+            Envelope::builder(manager.cache(&cache).max_age(FOR_LONG).build()?).build()?;
         let (floor, plaintext) = (floor(Backend::RustCrypto), [7; 16]);
         let sealed = floor.seal(&plaintext);
         let (mut points, mut contexts, mut messages) = (vec![], vec![], vec![]);
@@ -259,17 +308,29 @@ impl Scale {
             let sides: [&mut dyn FnMut(); 4] = [
                 &mut || {
                     let context = &contexts[random.usize(..contexts.len())];
-                    done(envelope.try_encrypt(black_box(&plaintext), context).expect("it is in the cache"));
+                    done(
+                        envelope
+                            .try_encrypt(black_box(&plaintext), context)
+                            .expect("it is in the cache"),
+                    );
                 },
                 &mut || {
                     let number = other_random.usize(..contexts.len());
-                    done(envelope.try_decrypt(black_box(&messages[number]), &contexts[number]).expect("it is cached"));
+                    done(
+                        envelope
+                            .try_decrypt(black_box(&messages[number]), &contexts[number])
+                            .expect("it is cached"),
+                    );
                 },
                 &mut || done(floor.seal(black_box(&plaintext))),
                 &mut || done(floor.open(black_box(&sealed))),
             ];
             let [seal, open, floor_seal, floor_open] = alternate(self.rounds, 100, sides);
-            points.push(Point { name: short(contexts.len()), cost: [seal, open], work: [floor_seal, floor_open] });
+            points.push(Point {
+                name: short(contexts.len()),
+                cost: [seal, open],
+                work: [floor_seal, floor_open],
+            });
         }
         Ok(Axis { name: "entries in the cache", points })
     }
@@ -280,7 +341,8 @@ impl Scale {
         let sealed = floor.seal(&PLAINTEXT);
         let floor_seal = || done(floor.seal(black_box(&PLAINTEXT)));
         let floor_open = || done(floor.open(black_box(&sealed)));
-        let (floor_seals, floor_opens) = (vec![&floor_seal as _; seals.len()], vec![&floor_open as _; opens.len()]);
+        let (floor_seals, floor_opens) =
+            (vec![&floor_seal as _; seals.len()], vec![&floor_open as _; opens.len()]);
         let [seal, floor_seal, open, floor_open] =
             throughputs(15, self.span, [seals, &floor_seals, opens, &floor_opens]);
         // Round by round, since threads feel more of what else the machine does.

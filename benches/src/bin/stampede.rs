@@ -1,4 +1,5 @@
-//! What a KMS is asked when many tasks meet cold entries together: how often, and how much at once. The server counts.
+//! What a KMS is asked when many tasks meet cold entries together: how often, and how much at once.
+//! The server counts.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
 use std::{error::Error, fmt, future::Future, process::ExitCode, time::Duration};
@@ -29,10 +30,14 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let kms = Kms::start(cache(100_000, FAN_OUT), |builder| builder).await?;
     kms.faults().latency(LATENCY);
     println!("KMS takes {LATENCY:?}; fan-out {FAN_OUT}; as the server counts:\n");
-    println!("{:>32}  {:>7}  {:>15}  {:>7}  {:>14}", "", "tasks", "GenerateDataKey", "Decrypt", "most in flight");
+    println!(
+        "{:>32}  {:>7}  {:>15}  {:>7}  {:>14}",
+        "", "tasks", "GenerateDataKey", "Decrypt", "most in flight"
+    );
 
     let one: Vec<_> = vec![benches::context()?; tasks];
-    let distinct = (0..entries).map(|tenant| EncryptionContext::new([("tenant", format!("t{tenant}"))]));
+    let distinct =
+        (0..entries).map(|tenant| EncryptionContext::new([("tenant", format!("t{tenant}"))]));
     let distinct = distinct.collect::<Result<Vec<_>, _>>()?;
     let mut rows = vec![];
     let mut row = |row: Row| {
@@ -40,15 +45,27 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
         rows.push(row);
     };
 
-    let (asked, messages) = watch(&kms, "encrypt, one cold entry", tasks, (1, 0), seal(&kms, &one)).await?;
+    let (asked, messages) =
+        watch(&kms, "encrypt, one cold entry", tasks, (1, 0), seal(&kms, &one)).await?;
     row(asked);
-    row(watch(&kms, "decrypt, one cold entry", tasks, (0, 1), open(&kms, &messages, &one)).await?.0);
+    row(watch(&kms, "decrypt, one cold entry", tasks, (0, 1), open(&kms, &messages, &one))
+        .await?
+        .0);
 
     let all = (entries as u64, 0);
-    let (asked, messages) = watch(&kms, "encrypt, distinct cold entries", entries, all, seal(&kms, &distinct)).await?;
+    let (asked, messages) =
+        watch(&kms, "encrypt, distinct cold entries", entries, all, seal(&kms, &distinct)).await?;
     row(asked);
     let all = (0, entries as u64);
-    row(watch(&kms, "decrypt, distinct cold entries", entries, all, open(&kms, &messages, &distinct)).await?.0);
+    row(watch(
+        &kms,
+        "decrypt, distinct cold entries",
+        entries,
+        all,
+        open(&kms, &messages, &distinct),
+    )
+    .await?
+    .0);
 
     kms.cache.clear();
     let all = (entries as u64, entries as u64);
@@ -114,7 +131,11 @@ async fn seal(kms: &Kms, contexts: &[EncryptionContext]) -> Result<Vec<Vec<u8>>,
 }
 
 /// Opens each message, in a task of its own.
-async fn open(kms: &Kms, messages: &[Vec<u8>], contexts: &[EncryptionContext]) -> Result<(), Box<dyn Error>> {
+async fn open(
+    kms: &Kms,
+    messages: &[Vec<u8>],
+    contexts: &[EncryptionContext],
+) -> Result<(), Box<dyn Error>> {
     let tasks = messages.iter().cloned().zip(contexts.iter().cloned()).map(|(message, context)| {
         let envelope = kms.envelope.clone();
         tokio::spawn(async move { envelope.decrypt(&message, &context).await.map(drop) })

@@ -1,5 +1,6 @@
-//! How long another task of the same thread waits for its turn while a long message is sealed or opened, as ratios to what
-//! the bare primitives take for one slice of 256 KiB, and the lines that this is held to.
+//! How long another task of the same thread waits for its turn while a long message is sealed or
+//! opened, as ratios to what the bare primitives take for one slice of 256 KiB, and the lines that
+//! this is held to.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
 use std::{
@@ -46,8 +47,12 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
 
     let floor = Floor::new(Backend::AwsLc, AlgorithmSuite::default(), Some(FRAME_LENGTH as usize));
     let slice = vec![7; SLICE];
-    let floor = median((0..1_000).map(|_| time(1, || drop(black_box(floor.seal(black_box(&slice)))))).collect()) / 1e3;
-    println!("the primitives take {floor:.1} µs for 256 KiB; what a task waits for its turn, in microseconds,");
+    let floor = median(
+        (0..1_000).map(|_| time(1, || drop(black_box(floor.seal(black_box(&slice)))))).collect(),
+    ) / 1e3;
+    println!(
+        "the primitives take {floor:.1} µs for 256 KiB; what a task waits for its turn, in microseconds,"
+    );
     println!("while another one does this, {rounds} times:");
     println!("{:<34} {:>8} {:>9} {:>9} {:>9}", "", "turns", "median", "99%", "longest");
 
@@ -58,7 +63,8 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
         lines.at_most(format!("{what}: 99% over the primitives"), most / floor, 2.0);
     };
     // Into buffers that were used before: for fresh memory the system takes as long again.
-    let (mut sealed, mut opened) = (Vec::with_capacity(message.len()), Vec::with_capacity(message.len()));
+    let (mut sealed, mut opened) =
+        (Vec::with_capacity(message.len()), Vec::with_capacity(message.len()));
     let seal = async || {
         sealed.clear();
         drop(black_box(envelope.encrypt_into(&plaintext, &context, &mut sealed).await));
@@ -73,8 +79,17 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     line("encrypt_batch, 50,000 of 1 kB", beside(rounds, seal_batch).await?);
     let open_batch = async || drop(black_box(envelope.decrypt_batch(&messages, &context).await));
     line("decrypt_batch, 50,000 of 1 kB", beside(rounds, open_batch).await?);
-    let whole = beside(rounds, async || drop(black_box(envelope.try_encrypt(&plaintext, &context)))).await?;
-    println!("{:<34} {:>8} {:>9} {:>9} {:>9.1}", "try_encrypt, 50 MB, takes none", "", "", "", whole.quantile(1.0));
+    let whole =
+        beside(rounds, async || drop(black_box(envelope.try_encrypt(&plaintext, &context))))
+            .await?;
+    println!(
+        "{:<34} {:>8} {:>9} {:>9} {:>9.1}",
+        "try_encrypt, 50 MB, takes none",
+        "",
+        "",
+        "",
+        whole.quantile(1.0)
+    );
     println!();
     Ok(lines.verdict())
 }

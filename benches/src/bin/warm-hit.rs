@@ -1,7 +1,9 @@
-//! What a hit in the cache costs: sealing through a prepared context, against sealing with the same data key at hand.
+//! What a hit in the cache costs: sealing through a prepared context, against sealing with the same
+//! data key at hand.
 //!
-//! The difference is what the cache adds: the clock, the reservation, the loan, the count. Both alternate in short rounds, so
-//! that what else the machine does falls on both. Two threads share one entry, or have one each.
+//! The difference is what the cache adds: the clock, the reservation, the loan, the count. Both
+//! alternate in short rounds, so that what else the machine does falls on both. Two threads share
+//! one entry, or have one each.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
 use std::{error::Error, hint::black_box, process::ExitCode, sync::Arc, thread, time::Duration};
@@ -12,8 +14,9 @@ use envelope::{
     AlgorithmSuite, DataKey, EncryptionContext, Envelope, PreparedContext,
     keyring::RawAesKeyring,
     materials::{
-        CachingMaterialsManager, DecryptionMaterials, DecryptionMaterialsRequest, DefaultMaterialsManager,
-        EncryptionMaterials, EncryptionMaterialsRequest, MaterialsFuture, MaterialsManager, PreparedMaterials,
+        CachingMaterialsManager, DecryptionMaterials, DecryptionMaterialsRequest,
+        DefaultMaterialsManager, EncryptionMaterials, EncryptionMaterialsRequest, MaterialsFuture,
+        MaterialsManager, PreparedMaterials,
     },
 };
 use tokio::time::Instant;
@@ -36,7 +39,11 @@ struct Args {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let rounds = if Args::parse().quick { 501 } else { 3_001 };
-    let source = DefaultMaterialsManager::new(RawAesKeyring::new("benches", "key", &DataKey::generate(32)?)?);
+    let source = DefaultMaterialsManager::new(RawAesKeyring::new(
+        "benches",
+        "key",
+        &DataKey::generate(32)?,
+    )?);
     let manager = CachingMaterialsManager::builder(source).build()?;
     let context = context()?;
     let request = EncryptionMaterialsRequest::new(AlgorithmSuite::default(), &context, Some(0));
@@ -48,12 +55,16 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let other = envelope.prepare(&EncryptionContext::new([("tenant", "43")])?)?;
     other.encrypt(b"").await?;
 
-    println!("sealing {} bytes, 0x0478; {rounds} alternating rounds of {CALLS} calls", PLAINTEXT.len());
+    println!(
+        "sealing {} bytes, 0x0478; {rounds} alternating rounds of {CALLS} calls",
+        PLAINTEXT.len()
+    );
     let (mut hits, mut bares, mut lends, mut plains) = (vec![], vec![], vec![], vec![]);
     for _ in 0..rounds {
         hits.push(time(|| drop(black_box(warm.try_encrypt(black_box(&PLAINTEXT))))));
         bares.push(time(|| drop(black_box(at_hand.try_encrypt(black_box(&PLAINTEXT))))));
-        plains.push(time(|| drop(black_box(envelope.try_encrypt(black_box(&PLAINTEXT), &context)))));
+        plains
+            .push(time(|| drop(black_box(envelope.try_encrypt(black_box(&PLAINTEXT), &context)))));
         lends.push(time(|| assert!(lender.lend(16, &mut |materials| _ = black_box(materials)))));
     }
     let differences: Vec<f64> = hits.iter().zip(&bares).map(|(hit, bare)| hit - bare).collect();
@@ -64,14 +75,22 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     println!("a hit costs            {cost:8.1} ns, the loan alone {:.1} ns", median(lends));
     println!("not prepared           {:8.1} ns", median(plains));
 
-    println!("\n{:<22} {:>14} {:>14} {:>7}", "calls a second", "one thread", "two threads", "times");
+    println!(
+        "\n{:<22} {:>14} {:>14} {:>7}",
+        "calls a second", "one thread", "two threads", "times"
+    );
     let span = Duration::from_millis(if rounds < 1_000 { 150 } else { 300 });
     let one_entry = scaling("one entry", span, [&warm, &warm]);
     let two_entries = scaling("an entry each", span, [&warm, &other]);
     let no_cache = scaling("data key at hand", span, [&at_hand, &at_hand]);
     let passed = cost < MOST && one_entry >= LEAST;
-    println!("two threads without a cache bring {no_cache:.2}, with an entry each {two_entries:.2}");
-    Ok(verdict(passed, format_args!("a hit costs {cost:.1} ns, two threads on one entry bring {one_entry:.2}")))
+    println!(
+        "two threads without a cache bring {no_cache:.2}, with an entry each {two_entries:.2}"
+    );
+    Ok(verdict(
+        passed,
+        format_args!("a hit costs {cost:.1} ns, two threads on one entry bring {one_entry:.2}"),
+    ))
 }
 
 /// Nanoseconds for one call.
@@ -114,8 +133,12 @@ fn throughput(span: Duration, contexts: &[&PreparedContext]) -> f64 {
             }
             count / started.elapsed().as_secs_f64()
         };
-        let threads: Vec<_> = contexts.iter().map(|context| scope.spawn(move || count(context))).collect();
-        threads.into_iter().map(|thread| thread.join().expect("sealing does not panic")).collect::<Vec<f64>>()
+        let threads: Vec<_> =
+            contexts.iter().map(|context| scope.spawn(move || count(context))).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("sealing does not panic"))
+            .collect::<Vec<f64>>()
     });
     counts.iter().sum()
 }

@@ -50,7 +50,8 @@ watch the exit status (in a shell, `set -o pipefail`).";
 
 /// Encrypts, decrypts and inspects files in the AWS Encryption SDK message format.
 ///
-/// Every AWS Encryption SDK client, in any language, opens what this program writes, and the reverse.
+/// Every AWS Encryption SDK client, in any language, opens what this program writes, and the
+/// reverse.
 #[derive(Debug, Parser)]
 #[command(name = "envelope", version, arg_required_else_help = true)]
 pub(crate) struct Arguments {
@@ -90,12 +91,13 @@ pub(crate) struct Encrypt {
     #[arg(long = "encryption-context", value_name = "KEY=VALUE", value_parser = pair)]
     pub(crate) encryption_context: Vec<(String, String)>,
 
-    /// A key of the encryption context that is authenticated, but not stored: whoever decrypts must supply its pair
+    /// A key of the encryption context that is authenticated, but not stored: whoever decrypts must
+    /// supply its pair
     #[arg(long = "required-context", value_name = "KEY")]
     pub(crate) required_context: Vec<String>,
 
-    /// The algorithm suite, in hexadecimal: 0478 commits to its key, 0578 also signs [default: 0478, or 0178 where the
-    /// policy forbids commitment]
+    /// The algorithm suite, in hexadecimal: 0478 commits to its key, 0578 also signs [default:
+    /// 0478, or 0178 where the policy forbids commitment]
     #[arg(long, value_name = "ID", value_parser = suite)]
     pub(crate) suite: Option<AlgorithmSuite>,
 
@@ -126,12 +128,13 @@ pub(crate) struct Decrypt {
     #[arg(long = "wrapping-key", value_name = "SPEC", required = true)]
     pub(crate) wrapping_keys: Vec<WrappingKey>,
 
-    /// A pair that the message must authenticate; may be given more than once. What is not given is not checked
+    /// A pair that the message must authenticate; may be given more than once. What is not given is
+    /// not checked
     #[arg(long = "encryption-context", value_name = "KEY=VALUE", value_parser = pair)]
     pub(crate) encryption_context: Vec<(String, String)>,
 
-    /// Which messages are opened. Unlike the library's, this default opens data from before key commitment, too; give
-    /// require-encrypt-require-decrypt where there is none
+    /// Which messages are opened. Unlike the library's, this default opens data from before key
+    /// commitment, too; give require-encrypt-require-decrypt where there is none
     #[arg(long, value_name = "POLICY", value_enum, default_value_t = Policy::RequireEncryptAllowDecrypt)]
     pub(crate) commitment_policy: Policy,
 
@@ -139,8 +142,9 @@ pub(crate) struct Decrypt {
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) max_encrypted_data_keys: u16,
 
-    /// Write a signed message to a pipe, before its signature is verified: until the exit status is 0, what came may be by
-    /// anyone who may decrypt. A FILE needs no such flag, it appears after the verification
+    /// Write a signed message to a pipe, before its signature is verified: until the exit status is
+    /// 0, what came may be by anyone who may decrypt. A FILE needs no such flag, it appears after
+    /// the verification
     #[arg(long)]
     pub(crate) release_unverified: bool,
 
@@ -186,8 +190,8 @@ pub(crate) struct Files {
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
 
-    /// How many threads seal or open what is large together, 1 to 256; each takes some megabytes, and one more reads, one
-    /// writes [default: half the cores, but at least 1 and at most 4]
+    /// How many threads seal or open what is large together, 1 to 256; each takes some megabytes,
+    /// and one more reads, one writes [default: half the cores, but at least 1 and at most 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) threads: Option<u16>,
 
@@ -223,7 +227,9 @@ pub(crate) fn described(command: Option<&str>) -> Result<clap::Command, Failure>
     program.build();
     let Some(name) = command else { return Ok(program) };
     let found = program.find_subcommand(name).cloned();
-    let found = found.ok_or_else(|| Failure::usage(format!("there is no command {name:?}: see `envelope --help`")))?;
+    let found = found.ok_or_else(|| {
+        Failure::usage(format!("there is no command {name:?}: see `envelope --help`"))
+    })?;
     Ok(found.display_name(format!("envelope-{name}")))
 }
 
@@ -235,7 +241,8 @@ fn pair(text: &str) -> Result<(String, String), String> {
 fn suite(text: &str) -> Result<AlgorithmSuite, String> {
     let id = u16::from_str_radix(text.strip_prefix("0x").unwrap_or(text), 16).ok();
     id.and_then(AlgorithmSuite::from_id).ok_or_else(|| {
-        let all: Vec<_> = AlgorithmSuite::ALL.iter().map(|suite| format!("{:04x}", suite.id())).collect();
+        let all: Vec<_> =
+            AlgorithmSuite::ALL.iter().map(|suite| format!("{:04x}", suite.id())).collect();
         format!("it is not one of {}", all.join(", "))
     })
 }

@@ -22,7 +22,12 @@ pub(crate) fn run(arguments: &Encrypt) -> Result<(), Failure> {
         )));
     }
     let runtime = runtime()?;
-    let keyring = wrapping_key::keyring(&arguments.wrapping_keys, Purpose::Encrypt, &arguments.kms, &runtime)?;
+    let keyring = wrapping_key::keyring(
+        &arguments.wrapping_keys,
+        Purpose::Encrypt,
+        &arguments.kms,
+        &runtime,
+    )?;
     let input = Input::open(&arguments.files.input)?;
     let threads = flow::threads(&input, arguments.files.threads);
     let envelope = builder(keyring, &arguments.required_context)?
@@ -34,7 +39,9 @@ pub(crate) fn run(arguments: &Encrypt) -> Result<(), Failure> {
     let envelope = envelope.build().map_err(|error| Failure::envelope(&error))?;
 
     let output = Output::open(arguments.files.output.as_deref(), true, &arguments.wrapping_keys)?;
-    let encryptor = runtime.block_on(envelope.encryptor(&context, None)).map_err(|error| Failure::context(&error))?;
+    let encryptor = runtime
+        .block_on(envelope.encryptor(&context, None))
+        .map_err(|error| Failure::context(&error))?;
     flow::copy(input, output, threads, arguments.files.quiet, |sink| encryptor.writer(sink))
 }
 
@@ -47,7 +54,8 @@ pub(crate) fn builder(
     if required.is_empty() {
         return Ok(Envelope::builder(manager));
     }
-    let manager = RequiredContextMaterialsManager::new(required, manager).map_err(|error| Failure::envelope(&error))?;
+    let manager = RequiredContextMaterialsManager::new(required, manager)
+        .map_err(|error| Failure::envelope(&error))?;
     Ok(Envelope::builder(manager))
 }
 

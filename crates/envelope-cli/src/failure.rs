@@ -53,7 +53,9 @@ impl Failure {
     /// The encryption context of the command line can't be.
     pub(crate) fn context(error: &Error) -> Self {
         match error {
-            Error::InvalidEncryptionContext { .. } => Self::usage(format!("--encryption-context: {error}")),
+            Error::InvalidEncryptionContext { .. } => {
+                Self::usage(format!("--encryption-context: {error}"))
+            }
             error => Self::envelope(error),
         }
     }
@@ -74,10 +76,14 @@ impl Failure {
                      write to a file with -o FILE, which appears after the verification, or allow it by --release-unverified"
                 ));
             }
-            Error::InvalidSetting { setting: "suite", .. } => "; on the command line that is --legacy",
+            Error::InvalidSetting { setting: "suite", .. } => {
+                "; on the command line that is --legacy"
+            }
             Error::Truncated { offset: 0, .. } => "; the input is empty, or no message",
             Error::Truncated { .. } => "; is the input whole?",
-            Error::Unsupported { field: "version", .. } => "; is the input a message of the AWS Encryption SDK?",
+            Error::Unsupported { field: "version", .. } => {
+                "; is the input a message of the AWS Encryption SDK?"
+            }
             _ if error.is_retryable() => "; try again later",
             _ => "",
         };
@@ -95,7 +101,8 @@ impl Failure {
 
 /// One line on standard error. Whoever reads it may have gone, and then it does not matter.
 pub(crate) fn say(text: &str) {
-    let line: String = text.chars().map(|character| if is_plain(character) { character } else { ' ' }).collect();
+    let line: String =
+        text.chars().map(|character| if is_plain(character) { character } else { ' ' }).collect();
     let mut stderr = io::stderr().lock();
     // On a terminal, in place of any progress.
     let clear = if stderr.is_terminal() { "\r\x1b[K" } else { "" };

@@ -1,5 +1,6 @@
-//! From the input through a stream of the library to the output. What is large is read ahead and written behind, on threads
-//! of their own, so that reading, sealing or opening, and writing go on at once.
+//! From the input through a stream of the library to the output. What is large is read ahead and
+//! written behind, on threads of their own, so that reading, sealing or opening, and writing go on
+//! at once.
 
 mod piece;
 mod sink;
@@ -26,8 +27,8 @@ const SMALL: u64 = 1024 * 1024;
 /// More would wait for the ones that read and write.
 const MOST_THREADS: usize = 4;
 
-/// How many threads seal or open the input together, if it was not said: half the cores, since reading and writing take
-/// as long as the cipher.
+/// How many threads seal or open the input together, if it was not said: half the cores, since
+/// reading and writing take as long as the cipher.
 pub(crate) fn threads(input: &Input, wanted: Option<u16>) -> usize {
     if is_small(input) {
         return 1;
@@ -40,8 +41,8 @@ fn is_small(input: &Input) -> bool {
     input.length().is_some_and(|length| length <= SMALL)
 }
 
-/// Copies everything and makes the output appear. `through` says what it goes through, which shares its work among so many
-/// threads.
+/// Copies everything and makes the output appear. `through` says what it goes through, which shares
+/// its work among so many threads.
 pub(crate) fn copy<M: Machine>(
     input: Input,
     output: Output,

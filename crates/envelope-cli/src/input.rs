@@ -35,12 +35,15 @@ impl Input {
             File::open(path)
         };
         let source = source.map_err(|error| Failure::file(path, &error))?;
-        let length = source.metadata().ok().filter(Metadata::is_file).map(|metadata| metadata.len());
+        let length =
+            source.metadata().ok().filter(Metadata::is_file).map(|metadata| metadata.len());
         if length.is_some() {
-            // So that the kernel reads further ahead. It may not know how, and then it does not matter.
+            // So that the kernel reads further ahead. It may not know how, and then it does not
+            // matter.
             let _ = fadvise(&source, 0, None, Advice::Sequential);
         }
-        let name = if path == Path::new("-") { PathBuf::from("standard input") } else { path.to_owned() };
+        let name =
+            if path == Path::new("-") { PathBuf::from("standard input") } else { path.to_owned() };
         Ok(Self { source: Source::Plain(source), name, length })
     }
 

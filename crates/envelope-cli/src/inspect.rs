@@ -55,7 +55,8 @@ pub(crate) fn run(arguments: &Inspect) -> Result<(), Failure> {
     let name = input.name();
     let mut input = input.buffered();
     let failed = |error: &std::io::Error| Failure::stream(name.display(), error);
-    let header = UnverifiedHeader::read(&mut input, MAX_ENCRYPTED_DATA_KEYS).map_err(|error| failed(&error))?;
+    let header = UnverifiedHeader::read(&mut input, MAX_ENCRYPTED_DATA_KEYS)
+        .map_err(|error| failed(&error))?;
     let mut summary = Summary::new(&header);
     let body = body(&header, input);
     let failure = match body {
@@ -66,7 +67,8 @@ pub(crate) fn run(arguments: &Inspect) -> Result<(), Failure> {
         Err(error) => Some(failed(&error)),
     };
     let text = if arguments.json {
-        escaped(&serde_json::to_string_pretty(&summary).expect("text and numbers have a JSON form")) + "\n"
+        escaped(&serde_json::to_string_pretty(&summary).expect("text and numbers have a JSON form"))
+            + "\n"
     } else {
         summary.text()
     };
@@ -102,7 +104,9 @@ impl Summary {
             committed: suite.commits_to_key(),
             signed: suite.is_signed(),
             message_id: hex::encode(header.message_id()),
-            encryption_context: context.map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+            encryption_context: context
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .collect(),
             encrypted_data_keys: encrypted_data_keys.collect(),
             frame_length: header.frame_length(),
             header_length: header.length(),
@@ -112,13 +116,15 @@ impl Summary {
 
     /// For a person. What the message says stands escaped: it may be hostile to terminals.
     fn text(&self) -> String {
-        let mut out = "NOT VERIFIED: anyone can write a message that looks like this one\n".to_owned();
+        let mut out =
+            "NOT VERIFIED: anyone can write a message that looks like this one\n".to_owned();
         let mut line = |name: &str, value: String| {
             let _ = writeln!(out, "{name:<21} {value}");
         };
         line("format version", self.version.to_string());
         let has = |is: bool, what: &str| format!("{} {what}", if is { "with" } else { "without" });
-        let properties = [has(self.committed, "key commitment"), has(self.signed, "signature")].join(", ");
+        let properties =
+            [has(self.committed, "key commitment"), has(self.signed, "signature")].join(", ");
         line("algorithm suite", format!("{}, {properties}", self.algorithm_suite));
         line("message id", self.message_id.clone());
         for (key, value) in &self.encryption_context {
@@ -132,7 +138,10 @@ impl Summary {
                 Some(name) => format!("{name:?}"),
                 None => format!("0x{}", key.key_provider_information),
             };
-            line("wrapped data key", format!("{:?} {name}, {} bytes", key.key_provider_id, key.ciphertext_length));
+            line(
+                "wrapped data key",
+                format!("{:?} {name}, {} bytes", key.key_provider_id, key.ciphertext_length),
+            );
         }
         line("header", format!("{} bytes", self.header_length));
         let frame_length = self.frame_length.map(|length| format!("frames of {length} bytes"));
@@ -152,12 +161,13 @@ impl Summary {
 
 /// The name at the start of a key provider's information.
 ///
-/// AWS KMS and raw RSA keyrings have a name and nothing else; a raw AES keyring has the length of its tag in bits, the
-/// length of its IV in bytes, and the IV behind it.
-/// Source: the AWS Encryption SDK specification, framework/raw-aes-keyring.md, "Key Provider Information".
+/// AWS KMS and raw RSA keyrings have a name and nothing else; a raw AES keyring has the length of
+/// its tag in bits, the length of its IV in bytes, and the IV behind it. Source: the AWS Encryption
+/// SDK specification, framework/raw-aes-keyring.md, "Key Provider Information".
 fn key_name(information: &[u8]) -> Option<String> {
-    let aes =
-        information.split_last_chunk::<12>().and_then(|(rest, _iv)| rest.strip_suffix(&[0, 0, 0, 128, 0, 0, 0, 12]));
+    let aes = information
+        .split_last_chunk::<12>()
+        .and_then(|(rest, _iv)| rest.strip_suffix(&[0, 0, 0, 128, 0, 0, 0, 12]));
     let name = std::str::from_utf8(aes.unwrap_or(information)).ok()?;
     name.chars().all(is_plain).then(|| name.to_owned())
 }

@@ -45,7 +45,9 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Man { command } => {
             let mut page = vec![];
             let described = arguments::described(command.as_deref())?;
-            clap_mangen::Man::new(described).render(&mut page).map_err(|error| Failure::output(&error))?;
+            clap_mangen::Man::new(described)
+                .render(&mut page)
+                .map_err(|error| Failure::output(&error))?;
             print(&page)
         }
     }

@@ -51,14 +51,20 @@ enum Then {
 }
 
 impl Output {
-    /// Opens the output. What is not a regular file, as a pipe or a device, is written directly, and so is a descriptor
-    /// that is open already, as `/dev/stdout`.
+    /// Opens the output. What is not a regular file, as a pipe or a device, is written directly,
+    /// and so is a descriptor that is open already, as `/dev/stdout`.
     ///
-    /// `binary` output goes to a terminal only where that was asked for. It never takes the place of a file in `keys`.
-    pub(crate) fn open(path: Option<&Path>, binary: bool, keys: &[WrappingKey]) -> Result<Self, Failure> {
+    /// `binary` output goes to a terminal only where that was asked for. It never takes the place
+    /// of a file in `keys`.
+    pub(crate) fn open(
+        path: Option<&Path>,
+        binary: bool,
+        keys: &[WrappingKey],
+    ) -> Result<Self, Failure> {
         let Some(path) = path.filter(|path| *path != Path::new("-")) else {
             if path.is_none() && binary && io::stdout().is_terminal() {
-                let problem = "a message is no text for a terminal: give -o FILE, or -o - if it must be";
+                let problem =
+                    "a message is no text for a terminal: give -o FILE, or -o - if it must be";
                 return Err(Failure::usage(problem));
             }
             return Self::stdout();
@@ -66,14 +72,22 @@ impl Output {
         let failed = |error: io::Error| Failure::file(path, &error);
         let replaced = match fs::metadata(path) {
             Ok(metadata) if metadata.is_dir() => {
-                return Err(Failure::new(format!("{}: it is a directory: name a file in it", path.display())));
+                return Err(Failure::new(format!(
+                    "{}: it is a directory: name a file in it",
+                    path.display()
+                )));
             }
             Ok(metadata) if !metadata.is_file() || is_descriptor(path) => {
                 let sink = OpenOptions::new().append(true).open(path).map_err(failed)?;
                 return Ok(Self { sink: sink.into(), name: path.to_owned(), then: Then::Nothing });
             }
-            Ok(metadata) if keys.iter().filter_map(WrappingKey::file).any(|key| is_file(key, &metadata)) => {
-                return Err(Failure::usage(format!("{}: it is a wrapping key's file: name another", path.display())));
+            Ok(metadata)
+                if keys.iter().filter_map(WrappingKey::file).any(|key| is_file(key, &metadata)) =>
+            {
+                return Err(Failure::usage(format!(
+                    "{}: it is a wrapping key's file: name another",
+                    path.display()
+                )));
             }
             Ok(metadata) => Some(metadata),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -93,7 +107,9 @@ impl Output {
         let mut progress = progress();
         let (sink, temporary) = builder
             .tempfile_in(folder)
-            .map_err(|error| Failure::new(format!("{}: can't write there: {error}", folder.display())))?
+            .map_err(|error| {
+                Failure::new(format!("{}: can't write there: {error}", folder.display()))
+            })?
             .into_parts();
         *progress = Progress::Unfinished(temporary);
         Ok(Self { sink: sink.into(), name, then: Then::Rename { replaced } })
@@ -115,7 +131,8 @@ impl Output {
         let inherited = replaced.as_ref().map_or(Ok(()), |replaced| inherit(&self.sink, replaced));
         inherited.and_then(|()| self.sink.sync_all()).map_err(|error| self.failed(&error))?;
         let mut progress = progress();
-        let Progress::Unfinished(temporary) = std::mem::replace(&mut *progress, Progress::Nothing) else {
+        let Progress::Unfinished(temporary) = std::mem::replace(&mut *progress, Progress::Nothing)
+        else {
             return Ok(());
         };
         temporary.persist(&self.name).map_err(|error| self.failed(&error.error))?;
@@ -127,12 +144,18 @@ impl Output {
 
     /// Why it could not be written.
     pub(crate) fn failed(&self, error: &io::Error) -> Failure {
-        if self.name == Path::new(STDOUT) { Failure::output(error) } else { Failure::file(&self.name, error) }
+        if self.name == Path::new(STDOUT) {
+            Failure::output(error)
+        } else {
+            Failure::file(&self.name, error)
+        }
     }
 
-    /// Standard output, past the buffer of the standard library, which takes a closed one for an open one.
+    /// Standard output, past the buffer of the standard library, which takes a closed one for an
+    /// open one.
     pub(crate) fn stdout() -> Result<Self, Failure> {
-        let sink = io::stdout().as_fd().try_clone_to_owned().map_err(|error| Failure::output(&error))?;
+        let sink =
+            io::stdout().as_fd().try_clone_to_owned().map_err(|error| Failure::output(&error))?;
         Ok(Self { sink: File::from(sink).into(), name: STDOUT.into(), then: Then::Nothing })
     }
 }
@@ -159,11 +182,12 @@ impl Drop for Output {
     }
 }
 
-/// From now on, Ctrl-C and the signals that ask to end remove what is unfinished. Those that whoever started the program
-/// has it ignore, as `nohup` does, stay ignored.
+/// From now on, Ctrl-C and the signals that ask to end remove what is unfinished. Those that
+/// whoever started the program has it ignore, as `nohup` does, stay ignored.
 pub(crate) fn remove_on_interrupt() -> Result<(), Failure> {
     let ignored = ignored_signals();
-    let signals = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0);
+    let signals =
+        [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0);
     let failed = |error: io::Error| Failure::new(format!("can't wait for interrupts: {error}"));
     let mut signals = Signals::new(signals).map_err(failed)?;
     let wait = move || {
@@ -194,7 +218,8 @@ fn ignored_signals() -> u64 {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// Whether a path leads to a descriptor that this process has open, as `/dev/stdout` and `/dev/fd/5` do.
+/// Whether a path leads to a descriptor that this process has open, as `/dev/stdout` and
+/// `/dev/fd/5` do.
 fn is_descriptor(path: &Path) -> bool {
     let mut path = path.to_owned();
     // As many links as Linux follows.
@@ -209,8 +234,8 @@ fn is_descriptor(path: &Path) -> bool {
     false
 }
 
-/// Gives a file the owner, group and permissions of the one that it replaces. What one group may do, another may not; and
-/// nothing runs as its owner.
+/// Gives a file the owner, group and permissions of the one that it replaces. What one group may
+/// do, another may not; and nothing runs as its owner.
 fn inherit(file: &File, replaced: &Metadata) -> io::Result<()> {
     let ours = file.metadata()?;
     let mut mode = replaced.mode() & 0o777;

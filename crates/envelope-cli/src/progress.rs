@@ -10,7 +10,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 /// Work that is done sooner needs no progress.
 const SILENT: Duration = Duration::from_secs(1);
 
-/// How much of the input was sealed or opened, on standard error while that is a terminal. Cleared when dropped.
+/// How much of the input was sealed or opened, on standard error while that is a terminal. Cleared
+/// when dropped.
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     shown: bool,
@@ -23,7 +24,9 @@ impl Progress {
         let bar = wanted.then(|| {
             let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::hidden());
             let template = match length {
-                Some(_) => "{bar:30} {percent:>3}% {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
+                Some(_) => {
+                    "{bar:30} {percent:>3}% {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left"
+                }
                 None => "{spinner} {bytes}, {bytes_per_sec}, {elapsed}",
             };
             bar.with_style(ProgressStyle::with_template(template).expect("the template is right"))

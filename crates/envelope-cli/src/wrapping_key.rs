@@ -10,9 +10,9 @@ use std::{
 use envelope::{
     DataKey,
     keyring::{
-        AwsKmsDiscoveryKeyring, AwsKmsKeyring, AwsKmsMrkDiscoveryKeyring, AwsKmsMrkKeyring, DiscoveryFilter, Keyring,
-        KmsKeyArn, MultiKeyring, MultiKeyringBuilder, RawAesKeyring, RawRsaKeyring, RsaPadding, RsaPrivateKey,
-        RsaPublicKey,
+        AwsKmsDiscoveryKeyring, AwsKmsKeyring, AwsKmsMrkDiscoveryKeyring, AwsKmsMrkKeyring,
+        DiscoveryFilter, Keyring, KmsKeyArn, MultiKeyring, MultiKeyringBuilder, RawAesKeyring,
+        RawRsaKeyring, RsaPadding, RsaPrivateKey, RsaPublicKey,
     },
 };
 use kms_pool::{KmsPool, PooledClients, Principal};
@@ -55,7 +55,9 @@ impl FromStr for WrappingKey {
     type Err = String;
 
     fn from_str(spec: &str) -> Result<Self, String> {
-        for (prefix, kind) in [("aws-kms:", Self::AwsKms as fn(_) -> _), ("aws-kms-mrk:", Self::AwsKmsMrk)] {
+        for (prefix, kind) in
+            [("aws-kms:", Self::AwsKms as fn(_) -> _), ("aws-kms-mrk:", Self::AwsKmsMrk)]
+        {
             if let Some(arn) = spec.strip_prefix(prefix) {
                 return arn.parse().map(kind).map_err(|error: envelope::Error| error.to_string());
             }
@@ -81,7 +83,8 @@ impl FromStr for WrappingKey {
             },
             "aws-kms" | "aws-kms-mrk" => return Err(format!("write {kind}:KEY-ARN, with a colon")),
             _ => {
-                let all = "`aws-kms:`, `aws-kms-mrk:`, `aws-kms-discovery`, `raw-aes,` and `raw-rsa,`";
+                let all =
+                    "`aws-kms:`, `aws-kms-mrk:`, `aws-kms-discovery`, `raw-aes,` and `raw-rsa,`";
                 return Err(format!("it starts with none of {all}"));
             }
         };
@@ -105,21 +108,28 @@ pub(crate) fn keyring(
     let mut builder = MultiKeyring::builder();
     for (index, key) in keys.iter().enumerate() {
         builder = match key {
-            WrappingKey::AwsKms(arn) => add(builder, index, AwsKmsKeyring::with_clients(clients()?, arn.clone())),
-            WrappingKey::AwsKmsMrk(arn) => add(builder, index, AwsKmsMrkKeyring::new(clients()?, arn.clone())),
+            WrappingKey::AwsKms(arn) => {
+                add(builder, index, AwsKmsKeyring::with_clients(clients()?, arn.clone()))
+            }
+            WrappingKey::AwsKmsMrk(arn) => {
+                add(builder, index, AwsKmsMrkKeyring::new(clients()?, arn.clone()))
+            }
             WrappingKey::AwsKmsDiscovery { .. } if purpose == Purpose::Encrypt => {
                 let problem = "aws-kms-discovery only decrypts: name the KMS key to encrypt under, by aws-kms:KEY-ARN";
                 return Err(Failure::usage(format!("--wrapping-key: {problem}")));
             }
             WrappingKey::AwsKmsDiscovery { filter, region: None } => {
                 let keyring = AwsKmsDiscoveryKeyring::new(clients()?);
-                let keyring = filter.iter().cloned().fold(keyring, AwsKmsDiscoveryKeyring::with_filter);
+                let keyring =
+                    filter.iter().cloned().fold(keyring, AwsKmsDiscoveryKeyring::with_filter);
                 add(builder, index, keyring)
             }
             WrappingKey::AwsKmsDiscovery { filter, region: Some(region) } => {
                 let keyring = AwsKmsMrkDiscoveryKeyring::new(clients()?, region);
-                let keyring = keyring.map_err(|error| Failure::usage(format!("--wrapping-key: {error}")))?;
-                let keyring = filter.iter().cloned().fold(keyring, AwsKmsMrkDiscoveryKeyring::with_filter);
+                let keyring =
+                    keyring.map_err(|error| Failure::usage(format!("--wrapping-key: {error}")))?;
+                let keyring =
+                    filter.iter().cloned().fold(keyring, AwsKmsMrkDiscoveryKeyring::with_filter);
                 add(builder, index, keyring)
             }
             WrappingKey::RawAes { namespace, name, key_file } => {
@@ -137,7 +147,11 @@ pub(crate) fn keyring(
 }
 
 /// The first key generates, the others are children.
-fn add(builder: MultiKeyringBuilder, index: usize, keyring: impl Keyring + 'static) -> MultiKeyringBuilder {
+fn add(
+    builder: MultiKeyringBuilder,
+    index: usize,
+    keyring: impl Keyring + 'static,
+) -> MultiKeyringBuilder {
     if index == 0 { builder.generator(keyring) } else { builder.child(keyring) }
 }
 
@@ -147,22 +161,30 @@ fn pooled_clients(kms: &Kms, runtime: &Runtime) -> Result<PooledClients, Failure
 }
 
 fn pool(kms: &Kms) -> Result<KmsPool, Failure> {
-    let failed = |error: kms_pool::BuildError| Failure::new(format!("AWS KMS can't be reached: {error}"));
+    let failed =
+        |error: kms_pool::BuildError| Failure::new(format!("AWS KMS can't be reached: {error}"));
     let mut builder = KmsPool::builder().with_environment().map_err(failed)?;
     if let Some(url) = &kms.endpoint_url {
         builder = builder.endpoint_url(url);
     }
     if let Some(file) = &kms.ca_file {
-        builder = builder.trust_root_pem(fs::read(file).map_err(|error| Failure::file(file, &error))?);
+        builder =
+            builder.trust_root_pem(fs::read(file).map_err(|error| Failure::file(file, &error))?);
     }
     builder.build().map_err(failed)
 }
 
 /// The keys of these accounts, if any are given, in this partition or else the public one.
-fn filter(accounts: Vec<String>, partition: Option<String>) -> Result<Option<DiscoveryFilter>, String> {
+fn filter(
+    accounts: Vec<String>,
+    partition: Option<String>,
+) -> Result<Option<DiscoveryFilter>, String> {
     if accounts.is_empty() {
         return match partition {
-            Some(_) => Err("account= is missing: beside partition= it says whose keys are asked".to_owned()),
+            Some(_) => {
+                Err("account= is missing: beside partition= it says whose keys are asked"
+                    .to_owned())
+            }
             None => Ok(None),
         };
     }
@@ -200,7 +222,13 @@ fn rsa_keyring(
         Ok(public_key) => RawRsaKeyring::with_public_key(namespace, name, padding, public_key),
         Err(_) => {
             let private_key = RsaPrivateKey::from_pem(pem).map_err(failed)?;
-            RawRsaKeyring::with_key_pair(namespace, name, padding, private_key.public_key(), private_key)
+            RawRsaKeyring::with_key_pair(
+                namespace,
+                name,
+                padding,
+                private_key.public_key(),
+                private_key,
+            )
         }
     };
     keyring.map_err(failed)
@@ -209,11 +237,15 @@ fn rsa_keyring(
 /// Reads a key's PEM into memory that never grows, and so leaves no copies behind.
 fn pem(file: &Path) -> Result<String, Failure> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST_PEM + 1));
-    let read = File::open(file).and_then(|file| file.take(LONGEST_PEM as u64 + 1).read_to_end(&mut bytes));
+    let read =
+        File::open(file).and_then(|file| file.take(LONGEST_PEM as u64 + 1).read_to_end(&mut bytes));
     read.map_err(|error| Failure::file(file, &error))?;
     match std::str::from_utf8(&bytes) {
         Ok(pem) if bytes.len() <= LONGEST_PEM => Ok(pem.to_owned()),
-        _ => Err(Failure::new(format!("{}: not a key in PEM: it starts with `-----BEGIN`", file.display()))),
+        _ => Err(Failure::new(format!(
+            "{}: not a key in PEM: it starts with `-----BEGIN`",
+            file.display()
+        ))),
     }
 }
 
@@ -240,7 +272,10 @@ fn split(spec: &str) -> Result<Vec<String>, String> {
             ',' => parts.push(std::mem::take(&mut part)),
             '\\' => match characters.next() {
                 Some(escaped @ (',' | '\\')) => part.push(escaped),
-                _ => return Err("a backslash stands before a comma or a backslash only: double it".to_owned()),
+                _ => {
+                    return Err("a backslash stands before a comma or a backslash only: double it"
+                        .to_owned());
+                }
             },
             character => part.push(character),
         }
@@ -255,7 +290,9 @@ struct Fields(Vec<(String, String)>);
 impl Fields {
     fn new(parts: &[String]) -> Result<Self, String> {
         let pair = |part: &String| {
-            let (key, value) = part.split_once('=').ok_or_else(|| format!("{part:?} has no `=`: write KEY=VALUE"))?;
+            let (key, value) = part
+                .split_once('=')
+                .ok_or_else(|| format!("{part:?} has no `=`: write KEY=VALUE"))?;
             Ok((key.to_owned(), value.to_owned()))
         };
         parts.iter().map(pair).collect::<Result<_, _>>().map(Self)
@@ -340,8 +377,12 @@ mod tests {
     fn keys_of_kms_are_named_or_discovered() {
         let arn = "arn:aws:kms:eu-west-1:111122223333:key/mrk-1234abcd";
         let parse = |spec: &str| spec.parse::<WrappingKey>().unwrap();
-        assert!(matches!(parse(&format!("aws-kms:{arn}")), WrappingKey::AwsKms(key) if key.as_str() == arn));
-        assert!(matches!(parse(&format!("aws-kms-mrk:{arn}")), WrappingKey::AwsKmsMrk(key) if key.as_str() == arn));
+        assert!(
+            matches!(parse(&format!("aws-kms:{arn}")), WrappingKey::AwsKms(key) if key.as_str() == arn)
+        );
+        assert!(
+            matches!(parse(&format!("aws-kms-mrk:{arn}")), WrappingKey::AwsKmsMrk(key) if key.as_str() == arn)
+        );
         let any = parse("aws-kms-discovery");
         assert!(matches!(any, WrappingKey::AwsKmsDiscovery { filter: None, region: None }));
     }

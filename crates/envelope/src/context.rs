@@ -13,12 +13,13 @@ const LONGEST_SHOWN: usize = 256;
 /// Keys with this prefix belong to the message format itself.
 const RESERVED_PREFIX: &str = "aws-crypto-";
 
-/// Non-secret pairs that are authenticated with a message and stored beside it: a tenant, a table, a
-/// purpose. On decryption, a pair that contradicts the message's, or that it does not authenticate, is an error; pairs that
-/// you don't supply are not checked, but for those that were required when it was sealed.
+/// Non-secret pairs that are authenticated with a message and stored beside it: a tenant, a table,
+/// a purpose. On decryption, a pair that contradicts the message's, or that it does not
+/// authenticate, is an error; pairs that you don't supply are not checked, but for those that were
+/// required when it was sealed.
 ///
-/// Held in its canonical serialization (sorted by the UTF-8 bytes of the keys), which is what the header,
-/// the wrapping keys and the cache all need. Cloning is cheap.
+/// Held in its canonical serialization (sorted by the UTF-8 bytes of the keys), which is what the
+/// header, the wrapping keys and the cache all need. Cloning is cheap.
 ///
 /// ```
 /// use envelope::EncryptionContext;
@@ -34,7 +35,8 @@ pub struct EncryptionContext(Serialized);
 /// How many bytes of a context are held where it is: those of one or two pairs.
 const SHORT: usize = 62;
 
-/// A canonical serialization. Threads that clone a long one at once write to the same count, so that a short one is copied.
+/// A canonical serialization. Threads that clone a long one at once write to the same count, so
+/// that a short one is copied.
 #[derive(Clone)]
 enum Serialized {
     Short { bytes: [u8; SHORT], length: u8 },
@@ -52,9 +54,11 @@ impl EncryptionContext {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidEncryptionContext`] when a key stands twice, or when the serialization would exceed
-    /// 65,535 bytes (the header's length field has 16 bits).
-    pub fn new<K: AsRef<str>, V: AsRef<str>>(pairs: impl IntoIterator<Item = (K, V)>) -> Result<Self, Error> {
+    /// [`Error::InvalidEncryptionContext`] when a key stands twice, or when the serialization would
+    /// exceed 65,535 bytes (the header's length field has 16 bits).
+    pub fn new<K: AsRef<str>, V: AsRef<str>>(
+        pairs: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<Self, Error> {
         let mut pairs: Vec<_> = pairs.into_iter().collect();
         pairs.sort_by(|(a, _), (b, _)| a.as_ref().as_bytes().cmp(b.as_ref().as_bytes()));
         if pairs.windows(2).any(|pair| pair[0].0.as_ref() == pair[1].0.as_ref()) {
@@ -96,14 +100,18 @@ impl EncryptionContext {
         })
     }
 
-    /// Checks that `serialized`, which stands at `offset` of a message, is a canonical serialization.
+    /// Checks that `serialized`, which stands at `offset` of a message, is a canonical
+    /// serialization.
     ///
     /// # Errors
     ///
     /// [`Error::Malformed`] when it is not.
     pub(crate) fn validate(serialized: &[u8], offset: u64) -> Result<(), Error> {
-        let malformed =
-            |at: usize, problem| Error::Malformed { field: "encryption context", offset: offset + at as u64, problem };
+        let malformed = |at: usize, problem| Error::Malformed {
+            field: "encryption context",
+            offset: offset + at as u64,
+            problem,
+        };
         if serialized.is_empty() {
             return Ok(());
         }
@@ -187,7 +195,9 @@ impl EncryptionContext {
             return None;
         }
         let contradicts = |value, other: Option<&str>| other.is_some_and(|other| other != value);
-        self.beside(stored).find(|(_, value, other)| contradicts(*value, *other)).map(|(key, ..)| key)
+        self.beside(stored)
+            .find(|(_, value, other)| contradicts(*value, *other))
+            .map(|(key, ..)| key)
     }
 
     /// The pairs whose keys do not stand in `stored`, a canonical serialization.
@@ -196,12 +206,16 @@ impl EncryptionContext {
             return Self::empty();
         }
         let missing = self.beside(stored).filter(|(.., other)| other.is_none());
-        Self::new(missing.map(|(key, value, _)| (key, value))).expect("a part of a context is shorter than it")
+        Self::new(missing.map(|(key, value, _)| (key, value)))
+            .expect("a part of a context is shorter than it")
     }
 
-    /// The pairs, each with the value that `stored`, a canonical serialization, gives its key. Both are sorted, so that both
-    /// are walked once.
-    fn beside<'a, 'b>(&'a self, stored: &'b [u8]) -> impl Iterator<Item = (&'a str, &'a str, Option<&'b str>)> {
+    /// The pairs, each with the value that `stored`, a canonical serialization, gives its key. Both
+    /// are sorted, so that both are walked once.
+    fn beside<'a, 'b>(
+        &'a self,
+        stored: &'b [u8],
+    ) -> impl Iterator<Item = (&'a str, &'a str, Option<&'b str>)> {
         let mut others = pairs(stored).peekable();
         self.iter().map(move |(key, value)| {
             while others.next_if(|(other, _)| *other < key).is_some() {}
@@ -216,7 +230,8 @@ impl EncryptionContext {
 
     /// The pairs whose keys are wanted.
     pub(crate) fn filtered(&self, wanted: impl Fn(&str) -> bool) -> Self {
-        Self::new(self.iter().filter(|(key, _)| wanted(key))).expect("a part of a context is shorter than it")
+        Self::new(self.iter().filter(|(key, _)| wanted(key)))
+            .expect("a part of a context is shorter than it")
     }
 
     /// The pairs of both, which have no key in common.
@@ -258,8 +273,8 @@ impl fmt::Debug for EncryptionContext {
     }
 }
 
-/// The keys of an encryption context, without their values: what logs may show. Displays as `key, key, …`, escaped, and cut
-/// after some 256 bytes: it may be a message's that nobody has verified.
+/// The keys of an encryption context, without their values: what logs may show. Displays as `key,
+/// key, …`, escaped, and cut after some 256 bytes: it may be a message's that nobody has verified.
 ///
 /// ```
 /// use envelope::EncryptionContext;
@@ -345,7 +360,9 @@ mod tests {
 
     #[test]
     fn shown_keys_are_escaped_and_cut() {
-        let shown = |key: &str| EncryptionContext::new([(key, "value"), ("b", "")]).unwrap().keys().to_string();
+        let shown = |key: &str| {
+            EncryptionContext::new([(key, "value"), ("b", "")]).unwrap().keys().to_string()
+        };
         assert_eq!(shown("a\n\u{1b}[1m"), "a\\n\\u{1b}[1m, b");
         assert_eq!(shown(&"a".repeat(10_000)), format!("{}…", "a".repeat(256)));
     }
@@ -366,7 +383,9 @@ mod tests {
     fn duplicates_and_oversize_are_refused() {
         assert!(EncryptionContext::new([("a", "1"), ("a", "2")]).is_err());
         assert!(EncryptionContext::new([("a", "x".repeat(65_536))]).is_err());
-        assert!(EncryptionContext::new([("a", "x".repeat(40_000)), ("b", "x".repeat(40_000))]).is_err());
+        assert!(
+            EncryptionContext::new([("a", "x".repeat(40_000)), ("b", "x".repeat(40_000))]).is_err()
+        );
     }
 
     #[test]
@@ -390,7 +409,8 @@ mod tests {
         let stored = EncryptionContext::new([("a", "1"), ("b", "2")]).unwrap();
         let against = |pairs: &[(&'static str, &str)]| {
             let supplied = EncryptionContext::new(pairs.iter().copied()).unwrap();
-            let contradiction = supplied.first_contradiction(stored.as_serialized()).map(ToOwned::to_owned);
+            let contradiction =
+                supplied.first_contradiction(stored.as_serialized()).map(ToOwned::to_owned);
             (contradiction, supplied.without(stored.as_serialized()))
         };
         let empty = EncryptionContext::empty();

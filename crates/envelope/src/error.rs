@@ -7,15 +7,17 @@ use crate::suite::{AlgorithmSuite, CommitmentPolicy};
 /// Why an operation failed.
 ///
 /// A parse error names the field of the message and its byte offset. A cryptographic failure is
-/// opaque: it never tells which check failed. Nothing secret is in any variant. What AWS KMS answered is
-/// behind `Error::kms`, typed (feature `aws-kms`).
+/// opaque: it never tells which check failed. Nothing secret is in any variant. What AWS KMS
+/// answered is behind `Error::kms`, typed (feature `aws-kms`).
 ///
 /// Cloning is cheap: callers who waited for the same data key share one cause.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The message ends inside a field.
-    #[error("the message ends inside {field}, which starts at byte {offset}: {missing} more bytes are needed")]
+    #[error(
+        "the message ends inside {field}, which starts at byte {offset}: {missing} more bytes are needed"
+    )]
     Truncated {
         /// The field, by its name in the specification.
         field: &'static str,
@@ -36,7 +38,8 @@ pub enum Error {
         problem: &'static str,
     },
 
-    /// A field holds a value that exists, or may exist one day, but that this library does not open.
+    /// A field holds a value that exists, or may exist one day, but that this library does not
+    /// open.
     #[error("{field} {value:#06x} at byte {offset} is not supported")]
     Unsupported {
         /// The field, by its name in the specification.
@@ -48,13 +51,16 @@ pub enum Error {
     },
 
     /// There are bytes after the end of the message.
-    #[error("the message ends at byte {offset}, but more bytes follow: pass one message, whole and alone")]
+    #[error(
+        "the message ends at byte {offset}, but more bytes follow: pass one message, whole and alone"
+    )]
     TrailingBytes {
         /// Where the message ends.
         offset: u64,
     },
 
-    /// The message, or the keyring on encryption, has more encrypted data keys than the limit allows.
+    /// The message, or the keyring on encryption, has more encrypted data keys than the limit
+    /// allows.
     #[error(
         "{count} encrypted data keys exceed the limit of {limit}: raise `max_encrypted_data_keys` if you expect that many"
     )]
@@ -73,7 +79,9 @@ pub enum Error {
     },
 
     /// A pair of the encryption context supplied on decryption contradicts the message.
-    #[error("the message contradicts the supplied encryption context: key {key:?} has another value")]
+    #[error(
+        "the message contradicts the supplied encryption context: key {key:?} has another value"
+    )]
     EncryptionContextMismatch {
         /// The first key that does not match.
         key: String,
@@ -95,7 +103,8 @@ pub enum Error {
         policy: CommitmentPolicy,
     },
 
-    /// The plaintext does not fit the format: 2^32 - 1 frames of the frame length, or 64 GiB in one piece.
+    /// The plaintext does not fit the format: 2^32 - 1 frames of the frame length, or 64 GiB in one
+    /// piece.
     #[error(
         "the plaintext has over {limit} bytes, which is all that this message can hold: raise `frame_length`, or cut the body into frames"
     )]
@@ -133,8 +142,9 @@ pub enum Error {
     DataKeyNotUnwrapped {
         /// What each attempt failed with; empty when no encrypted data key matches the keyring.
         failures: Vec<KeyringError>,
-        /// Keys of the supplied encryption context that do not stand in the message. Unwrapping succeeds only
-        /// if they are just those that were required, and so not stored, on encryption.
+        /// Keys of the supplied encryption context that do not stand in the message. Unwrapping
+        /// succeeds only if they are just those that were required, and so not stored, on
+        /// encryption.
         not_stored: Vec<String>,
     },
 
@@ -142,8 +152,8 @@ pub enum Error {
     #[error("the keyring or materials manager panicked: see the panic's own message")]
     Panicked,
 
-    /// No usable data key is cached; only returned by the `try_` operations, which never wait, and fetch nothing: the same
-    /// call succeeds once another has fetched one.
+    /// No usable data key is cached; only returned by the `try_` operations, which never wait, and
+    /// fetch nothing: the same call succeeds once another has fetched one.
     #[error("no usable data key is cached: call the async operation, which fetches one")]
     NotCached,
 
@@ -159,7 +169,9 @@ pub enum Error {
 
     /// Some of the encryption contexts that were warmed have no usable data key; only returned by
     /// [`Envelope::ready`](crate::Envelope::ready).
-    #[error("{missing} of {warmed} warmed encryption contexts have no usable data key; the first: {cause}")]
+    #[error(
+        "{missing} of {warmed} warmed encryption contexts have no usable data key; the first: {cause}"
+    )]
     NotReady {
         /// How many have none.
         missing: usize,
@@ -193,7 +205,9 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::DataKeyUnavailable(cause) => cause.is_retryable(),
-            Self::DataKeyNotUnwrapped { failures, .. } => failures.iter().any(KeyringError::is_retryable),
+            Self::DataKeyNotUnwrapped { failures, .. } => {
+                failures.iter().any(KeyringError::is_retryable)
+            }
             Self::Remembered { cause, .. } | Self::NotReady { cause, .. } => cause.is_retryable(),
             Self::NotCached | Self::Random(_) => true,
             _ => false,
@@ -211,7 +225,8 @@ impl Error {
         }
     }
 
-    /// The error of this library inside `error`, when there is one: streams fail with [`io::Error`].
+    /// The error of this library inside `error`, when there is one: streams fail with
+    /// [`io::Error`].
     ///
     /// ```
     /// use envelope::{Error, stream::UnverifiedHeader};
@@ -235,10 +250,10 @@ impl Error {
     }
 }
 
-/// A message that ends too early is [`UnexpectedEof`](io::ErrorKind::UnexpectedEof), one that holds what it must not is
-/// [`InvalidData`](io::ErrorKind::InvalidData), more plaintext than fits or was announced is
-/// [`InvalidInput`](io::ErrorKind::InvalidInput), and all else [`Other`](io::ErrorKind::Other). The error itself is
-/// inside, see [`Error::in_io`].
+/// A message that ends too early is [`UnexpectedEof`](io::ErrorKind::UnexpectedEof), one that holds
+/// what it must not is [`InvalidData`](io::ErrorKind::InvalidData), more plaintext than fits or was
+/// announced is [`InvalidInput`](io::ErrorKind::InvalidInput), and all else
+/// [`Other`](io::ErrorKind::Other). The error itself is inside, see [`Error::in_io`].
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         let kind = match error {
@@ -248,7 +263,9 @@ impl From<Error> for io::Error {
             | Error::TrailingBytes { .. }
             | Error::TooManyEncryptedDataKeys { .. }
             | Error::Authentication => io::ErrorKind::InvalidData,
-            Error::PlaintextTooLong { .. } | Error::PlaintextBoundExceeded { .. } => io::ErrorKind::InvalidInput,
+            Error::PlaintextTooLong { .. } | Error::PlaintextBoundExceeded { .. } => {
+                io::ErrorKind::InvalidInput
+            }
             _ => io::ErrorKind::Other,
         };
         Self::new(kind, error)
@@ -275,11 +292,11 @@ pub enum KeyringErrorKind {
     TimedOut,
     /// It was out of reach, or failed inside. May pass by itself.
     Unavailable,
-    /// This caller may not use the wrapping key, at least not with this encryption context: data keys that were cached
-    /// under it are dropped when a refresh hears this.
+    /// This caller may not use the wrapping key, at least not with this encryption context: data
+    /// keys that were cached under it are dropped when a refresh hears this.
     Denied,
-    /// Nobody may use the wrapping key: it is disabled, about to be deleted, or gone. Data keys that are cached under it
-    /// are dropped.
+    /// Nobody may use the wrapping key: it is disabled, about to be deleted, or gone. Data keys
+    /// that are cached under it are dropped.
     Unusable,
     /// The caller's credentials have expired, were not accepted, or could not be had.
     Credentials,
@@ -325,8 +342,9 @@ impl KeyringErrorKind {
 }
 
 impl KeyringError {
-    /// An error of the keyring that uses `wrapping_key` (a name or an ARN, never key material): as it begins the provider
-    /// information of the data keys that it wraps, or else a refusal does not drop those from a cache.
+    /// An error of the keyring that uses `wrapping_key` (a name or an ARN, never key material): as
+    /// it begins the provider information of the data keys that it wraps, or else a refusal does
+    /// not drop those from a cache.
     ///
     /// ```
     /// use envelope::keyring::{KeyringError, KeyringErrorKind};
@@ -339,7 +357,12 @@ impl KeyringError {
         kind: KeyringErrorKind,
         cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self { wrapping_key: wrapping_key.into(), name_in_messages: None, kind, cause: Arc::from(cause.into()) }
+        Self {
+            wrapping_key: wrapping_key.into(),
+            name_in_messages: None,
+            kind,
+            cause: Arc::from(cause.into()),
+        }
     }
 
     /// What kind of failure it is.
@@ -354,9 +377,9 @@ impl KeyringError {
         &self.wrapping_key
     }
 
-    /// Says that messages name another wrapping key than the one that was asked: of related keys, any one opens what
-    /// the others sealed. What a cache remembers of a failure to unwrap, it remembers by that name; what it drops after a
-    /// refusal, by both.
+    /// Says that messages name another wrapping key than the one that was asked: of related keys,
+    /// any one opens what the others sealed. What a cache remembers of a failure to unwrap, it
+    /// remembers by that name; what it drops after a refusal, by both.
     ///
     /// ```
     /// use envelope::keyring::{KeyringError, KeyringErrorKind};
@@ -384,13 +407,15 @@ impl KeyringError {
         self.kind.is_retryable()
     }
 
-    /// Whether the same request may succeed later, these being all that it failed with: by this key, or by a related one that
-    /// was asked for the same data key.
+    /// Whether the same request may succeed later, these being all that it failed with: by this
+    /// key, or by a related one that was asked for the same data key.
     pub(crate) fn may_pass_among(&self, failures: &[Self]) -> bool {
         let by_related = |other: &Self| {
-            other.name_in_messages() == self.name_in_messages() && other.wrapping_key() != self.wrapping_key()
+            other.name_in_messages() == self.name_in_messages()
+                && other.wrapping_key() != self.wrapping_key()
         };
-        self.is_retryable() || failures.iter().any(|other| other.is_retryable() && by_related(other))
+        self.is_retryable()
+            || failures.iter().any(|other| other.is_retryable() && by_related(other))
     }
 
     /// The cause, to be downcast to the provider's own error type.
@@ -421,7 +446,9 @@ struct Failures<'a>(&'a [KeyringError]);
 impl fmt::Display for Failures<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some((first, rest)) = self.0.split_first() else {
-            return f.write_str("none of the message's encrypted data keys matches the keyring's wrapping key");
+            return f.write_str(
+                "none of the message's encrypted data keys matches the keyring's wrapping key",
+            );
         };
         write!(f, "{first}")?;
         rest.iter().try_for_each(|failure| write!(f, "; {failure}"))
@@ -434,7 +461,10 @@ impl fmt::Display for NotStored<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             [] => Ok(()),
-            keys => write!(f, " (the message does not store these keys of the supplied encryption context: {keys:?})"),
+            keys => write!(
+                f,
+                " (the message does not store these keys of the supplied encryption context: {keys:?})"
+            ),
         }
     }
 }
@@ -445,8 +475,12 @@ mod tests {
 
     #[test]
     fn every_failure_is_listed() {
-        let failures = [("a", KeyringErrorKind::Denied, "denied"), ("b", KeyringErrorKind::Throttled, "throttled")];
-        let failures = failures.map(|(key, kind, cause)| KeyringError::new(key, kind, cause)).to_vec();
+        let failures = [
+            ("a", KeyringErrorKind::Denied, "denied"),
+            ("b", KeyringErrorKind::Throttled, "throttled"),
+        ];
+        let failures =
+            failures.map(|(key, kind, cause)| KeyringError::new(key, kind, cause)).to_vec();
         let error = Error::DataKeyNotUnwrapped { failures, not_stored: vec![] };
         assert_eq!(error.to_string(), "could not unwrap a data key: a: denied; b: throttled");
         assert!(error.is_retryable());
@@ -456,12 +490,17 @@ mod tests {
     fn another_name_in_the_message_is_told() {
         let error = KeyringError::new("here", KeyringErrorKind::Denied, "denied");
         assert_eq!(error.clone().with_name_in_messages("here").to_string(), "here: denied");
-        assert_eq!(error.with_name_in_messages("there").to_string(), "here (asked for there): denied");
+        assert_eq!(
+            error.with_name_in_messages("there").to_string(),
+            "here (asked for there): denied"
+        );
     }
 
     #[test]
     fn a_related_key_may_answer_later_for_one_that_refuses() {
-        let failure = |key: &str, kind, name: &str| KeyringError::new(key, kind, "x").with_name_in_messages(name);
+        let failure = |key: &str, kind, name: &str| {
+            KeyringError::new(key, kind, "x").with_name_in_messages(name)
+        };
         let refused = failure("here", KeyringErrorKind::Unusable, "key");
         let passing = |key, name| failure(key, KeyringErrorKind::TimedOut, name);
         assert!(refused.may_pass_among(&[refused.clone(), passing("there", "key")]));
@@ -473,7 +512,8 @@ mod tests {
 
     #[test]
     fn no_match_says_so() {
-        let error = Error::DataKeyNotUnwrapped { failures: vec![], not_stored: vec!["tenant".to_owned()] };
+        let error =
+            Error::DataKeyNotUnwrapped { failures: vec![], not_stored: vec!["tenant".to_owned()] };
         assert!(error.to_string().contains("none of the message's encrypted data keys"));
         assert!(error.to_string().contains("\"tenant\""));
         assert!(!error.is_retryable());

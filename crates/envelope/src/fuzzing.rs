@@ -1,4 +1,5 @@
-//! Doors for the fuzz targets into rooms that are closed otherwise. Only built by `cargo fuzz`, and for tests.
+//! Doors for the fuzz targets into rooms that are closed otherwise. Only built by `cargo fuzz`, and
+//! for tests.
 #![allow(clippy::missing_panics_doc, reason = "a fuzz target finds by panicking")]
 
 use std::{
@@ -35,7 +36,8 @@ pub fn header_round_trip(bytes: &[u8]) {
 fn read_and_write(bytes: &[u8]) -> bool {
     let mut reader = Reader::new(bytes, 0);
     let Ok(header) = UnverifiedHeader::read(&mut reader, usize::MAX) else { return false };
-    let context = EncryptionContext::from_serialized(header.encryption_context, 0).expect("it was checked");
+    let context =
+        EncryptionContext::from_serialized(header.encryption_context, 0).expect("it was checked");
     let context = EncryptionContext::new(context.iter()).expect("its pairs are unique");
     let keys: Vec<_> = header.encrypted_data_keys.iter().collect();
     let body = HeaderBody {
@@ -70,20 +72,35 @@ pub fn aead_backends_agree(key: &[u8], nonce: [u8; 12], aad: &[u8], plaintext: &
     assert_eq!((&one[..], &other[..]), (plaintext, plaintext));
 }
 
-/// Seals a stream that is cut in one way, and opens it as a stream that is cut in another, and in one piece.
-pub fn any_split_gives_the_same(suite: u8, frame_length: u32, plaintext: &[u8], written: &[u16], read: &[u16]) {
+/// Seals a stream that is cut in one way, and opens it as a stream that is cut in another, and in
+/// one piece.
+pub fn any_split_gives_the_same(
+    suite: u8,
+    frame_length: u32,
+    plaintext: &[u8],
+    written: &[u16],
+    read: &[u16],
+) {
     let envelope = envelope(suite, frame_length);
-    let writer =
-        now(envelope.encryptor(&EncryptionContext::empty(), None)).expect("the keyring is local").writer(vec![]);
+    let writer = now(envelope.encryptor(&EncryptionContext::empty(), None))
+        .expect("the keyring is local")
+        .writer(vec![]);
     let message = write(writer, plaintext, written).expect("it fits");
-    let opened = now(envelope.decrypt(&message, &EncryptionContext::empty())).expect("it was just sealed");
+    let opened =
+        now(envelope.decrypt(&message, &EncryptionContext::empty())).expect("it was just sealed");
     assert_eq!(opened.plaintext(), plaintext);
     assert_eq!(open_stream(&envelope, &message, read).expect("it opens in one piece"), plaintext);
-    let encryptor = now(envelope.encryptor(&EncryptionContext::empty(), Some(plaintext.len() as u64)));
+    let encryptor =
+        now(envelope.encryptor(&EncryptionContext::empty(), Some(plaintext.len() as u64)));
     let mut message = vec![];
     let source = Cut { bytes: plaintext, plan: read, step: 0 };
-    encryptor.expect("the keyring is local").reader(source).read_to_end(&mut message).expect("it fits");
-    let opened = now(envelope.decrypt(&message, &EncryptionContext::empty())).expect("it was just sealed");
+    encryptor
+        .expect("the keyring is local")
+        .reader(source)
+        .read_to_end(&mut message)
+        .expect("it fits");
+    let opened =
+        now(envelope.decrypt(&message, &EncryptionContext::empty())).expect("it was just sealed");
     assert_eq!(opened.plaintext(), plaintext);
 }
 
@@ -96,7 +113,8 @@ pub fn a_stream_fails_like_one_piece(
     plan: &[u16],
 ) {
     let envelope = envelope(suite, frame_length);
-    let mut message = now(envelope.encrypt(plaintext, &EncryptionContext::empty())).expect("the keyring is local");
+    let mut message = now(envelope.encrypt(plaintext, &EncryptionContext::empty()))
+        .expect("the keyring is local");
     for (kind, at, length) in changes {
         let at = usize::from(*at) % (message.len() + 1);
         let end = (at + usize::from(*length)).min(message.len());
@@ -111,7 +129,10 @@ pub fn a_stream_fails_like_one_piece(
     match (whole, open_stream(&envelope, &message, plan)) {
         (Ok(whole), Ok(streamed)) => assert_eq!(whole.plaintext(), streamed),
         (Err(whole), Err(streamed)) => {
-            assert_eq!(whole.to_string(), Error::in_io(&streamed).expect("memory does not fail").to_string());
+            assert_eq!(
+                whole.to_string(),
+                Error::in_io(&streamed).expect("memory does not fail").to_string()
+            );
         }
         (whole, streamed) => panic!("in one piece {whole:?}, as a stream {streamed:?}"),
     }
@@ -122,9 +143,12 @@ pub fn cache_operations(operations: &[(u8, u8, u16)]) {
     model::run(operations.iter().copied().map(Operation::decode));
 }
 
-/// A client that opens and writes what it may, under a fixed raw AES key. Frames of `frame_length`, or one piece for 0.
+/// A client that opens and writes what it may, under a fixed raw AES key. Frames of `frame_length`,
+/// or one piece for 0.
 fn envelope(suite: u8, frame_length: u32) -> Envelope {
-    let suites = AlgorithmSuite::ALL.into_iter().filter(|suite| cfg!(feature = "aws-lc-rs") || !suite.is_signed());
+    let suites = AlgorithmSuite::ALL
+        .into_iter()
+        .filter(|suite| cfg!(feature = "aws-lc-rs") || !suite.is_signed());
     let suites: Vec<_> = suites.collect();
     let suite = suites[usize::from(suite) % suites.len()];
     let policy = if suite.commits_to_key() {
@@ -132,10 +156,13 @@ fn envelope(suite: u8, frame_length: u32) -> Envelope {
     } else {
         CommitmentPolicy::ForbidEncryptAllowDecrypt
     };
-    let keyring =
-        RawAesKeyring::new("tests", "key", &DataKey::from_vec(vec![7; 32])).expect("the key is 32 bytes long");
-    let builder = Envelope::builder(DefaultMaterialsManager::new(keyring)).commitment_policy(policy).suite(suite);
-    let builder = if frame_length == 0 { builder.framed(false) } else { builder.frame_length(frame_length) };
+    let keyring = RawAesKeyring::new("tests", "key", &DataKey::from_vec(vec![7; 32]))
+        .expect("the key is 32 bytes long");
+    let builder = Envelope::builder(DefaultMaterialsManager::new(keyring))
+        .commitment_policy(policy)
+        .suite(suite);
+    let builder =
+        if frame_length == 0 { builder.framed(false) } else { builder.frame_length(frame_length) };
     builder.legacy_suites(true).build().expect("the settings are right")
 }
 
@@ -155,12 +182,19 @@ fn open_stream(envelope: &Envelope, message: &[u8], plan: &[u16]) -> io::Result<
     let mut read = vec![];
     let result = decryptor()?.reader(source).read_to_end(&mut read).map(|_| read);
     let written = write(decryptor()?.writer(vec![]), rest, plan);
-    assert_eq!(result.as_ref().map_err(ToString::to_string), written.as_ref().map_err(ToString::to_string));
+    assert_eq!(
+        result.as_ref().map_err(ToString::to_string),
+        written.as_ref().map_err(ToString::to_string)
+    );
     result
 }
 
 /// Writes in pieces as long as the plan says. A writer that takes nothing fails.
-fn write<M: Machine>(mut writer: Writer<M, Vec<u8>>, bytes: &[u8], plan: &[u16]) -> io::Result<Vec<u8>> {
+fn write<M: Machine>(
+    mut writer: Writer<M, Vec<u8>>,
+    bytes: &[u8],
+    plan: &[u16],
+) -> io::Result<Vec<u8>> {
     let mut source = Cut { bytes, plan, step: 0 };
     let mut piece = vec![0; 1 << 16];
     loop {
@@ -180,8 +214,10 @@ struct Cut<'a> {
 
 impl Read for Cut<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most =
-            self.plan.get(self.step % self.plan.len().max(1)).map_or(usize::MAX, |step| usize::from(*step).max(1));
+        let most = self
+            .plan
+            .get(self.step % self.plan.len().max(1))
+            .map_or(usize::MAX, |step| usize::from(*step).max(1));
         self.step += 1;
         let length = most.min(buffer.len());
         self.bytes.read(&mut buffer[..length])
@@ -214,7 +250,8 @@ mod tests {
         }
     }
 
-    /// 360 messages that the Python client 1.3.5 wrote; see `tests/published_vectors.rs` for where they are.
+    /// 360 messages that the Python client 1.3.5 wrote; see `tests/published_vectors.rs` for where
+    /// they are.
     #[test]
     fn headers_of_python_1_3_5_write_back_to_the_same_bytes() {
         let beside = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/vectors"));

@@ -1,9 +1,9 @@
 //! Envelope encryption in the AWS Encryption SDK message format, with cached data keys.
 //!
-//! Data is sealed locally with AES-256-GCM under a data key; the data key is wrapped by a *keyring* (AWS
-//! KMS, or an AES key of your own) and stored in the message. Data keys are cached within limits on age,
-//! messages and bytes, so that most operations never touch the network. Every AWS Encryption SDK client,
-//! in any language, opens what this one seals, and the reverse.
+//! Data is sealed locally with AES-256-GCM under a data key; the data key is wrapped by a *keyring*
+//! (AWS KMS, or an AES key of your own) and stored in the message. Data keys are cached within
+//! limits on age, messages and bytes, so that most operations never touch the network. Every AWS
+//! Encryption SDK client, in any language, opens what this one seals, and the reverse.
 //!
 //! # Example
 //!
@@ -21,7 +21,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! What is larger than memory goes through a [`stream`]. With AWS KMS, take [`keyring::AwsKmsKeyring`] instead; with limits of your own,
+//! What is larger than memory goes through a [`stream`]. With AWS KMS, take
+//! [`keyring::AwsKmsKeyring`] instead; with limits of your own,
 //! [`materials::CachingMaterialsManager`].
 //!
 //! # Features

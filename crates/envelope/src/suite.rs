@@ -26,12 +26,12 @@ pub enum AlgorithmSuite {
     Aes192GcmHkdfSha384EcdsaP384,
     /// `0x0378`: AES-256-GCM, HKDF with SHA-384, ECDSA over P-384.
     Aes256GcmHkdfSha384EcdsaP384,
-    /// `0x0478`: AES-256-GCM, HKDF with SHA-512, key commitment. The default: who seals and who opens trust
-    /// each other.
+    /// `0x0478`: AES-256-GCM, HKDF with SHA-512, key commitment. The default: who seals and who
+    /// opens trust each other.
     #[default]
     Aes256GcmHkdfSha512CommitKey,
-    /// `0x0578`: AES-256-GCM, HKDF with SHA-512, key commitment, ECDSA over P-384: for readers who must not be
-    /// able to write.
+    /// `0x0578`: AES-256-GCM, HKDF with SHA-512, key commitment, ECDSA over P-384: for readers who
+    /// must not be able to write.
     Aes256GcmHkdfSha512CommitKeyEcdsaP384,
 }
 
@@ -75,12 +75,17 @@ impl AlgorithmSuite {
         }
     }
 
-    /// The length in bytes of the data key that a keyring supplies, which is that of the cipher's key, too.
+    /// The length in bytes of the data key that a keyring supplies, which is that of the cipher's
+    /// key, too.
     #[must_use]
     pub fn data_key_length(self) -> usize {
         match self {
-            Self::Aes128GcmNoKdf | Self::Aes128GcmHkdfSha256 | Self::Aes128GcmHkdfSha256EcdsaP256 => 16,
-            Self::Aes192GcmNoKdf | Self::Aes192GcmHkdfSha256 | Self::Aes192GcmHkdfSha384EcdsaP384 => 24,
+            Self::Aes128GcmNoKdf
+            | Self::Aes128GcmHkdfSha256
+            | Self::Aes128GcmHkdfSha256EcdsaP256 => 16,
+            Self::Aes192GcmNoKdf
+            | Self::Aes192GcmHkdfSha256
+            | Self::Aes192GcmHkdfSha384EcdsaP384 => 24,
             Self::Aes256GcmNoKdf
             | Self::Aes256GcmHkdfSha256
             | Self::Aes256GcmHkdfSha384EcdsaP384
@@ -89,7 +94,8 @@ impl AlgorithmSuite {
         }
     }
 
-    /// Whether a message commits to its data key: it can't be made to open differently under two keys.
+    /// Whether a message commits to its data key: it can't be made to open differently under two
+    /// keys.
     #[must_use]
     pub fn commits_to_key(self) -> bool {
         self.key_derivation() == KeyDerivation::HkdfSha512
@@ -110,12 +116,16 @@ impl AlgorithmSuite {
     /// How a message's key comes from the data key.
     pub(crate) fn key_derivation(self) -> KeyDerivation {
         match self {
-            Self::Aes128GcmNoKdf | Self::Aes192GcmNoKdf | Self::Aes256GcmNoKdf => KeyDerivation::Identity,
+            Self::Aes128GcmNoKdf | Self::Aes192GcmNoKdf | Self::Aes256GcmNoKdf => {
+                KeyDerivation::Identity
+            }
             Self::Aes128GcmHkdfSha256
             | Self::Aes192GcmHkdfSha256
             | Self::Aes256GcmHkdfSha256
             | Self::Aes128GcmHkdfSha256EcdsaP256 => KeyDerivation::HkdfSha256,
-            Self::Aes192GcmHkdfSha384EcdsaP384 | Self::Aes256GcmHkdfSha384EcdsaP384 => KeyDerivation::HkdfSha384,
+            Self::Aes192GcmHkdfSha384EcdsaP384 | Self::Aes256GcmHkdfSha384EcdsaP384 => {
+                KeyDerivation::HkdfSha384
+            }
             Self::Aes256GcmHkdfSha512CommitKey | Self::Aes256GcmHkdfSha512CommitKeyEcdsaP384 => {
                 KeyDerivation::HkdfSha512
             }
@@ -227,9 +237,15 @@ mod tests {
             (0x0578, 32, HkdfSha512, Some(Curve::P384), true),
         ];
         assert_eq!(rows.len(), AlgorithmSuite::ALL.len());
-        for (suite, (id, length, key_derivation, curve, commits)) in AlgorithmSuite::ALL.into_iter().zip(rows) {
+        for (suite, (id, length, key_derivation, curve, commits)) in
+            AlgorithmSuite::ALL.into_iter().zip(rows)
+        {
             assert_eq!(AlgorithmSuite::from_id(id), Some(suite));
-            assert_eq!((suite.data_key_length(), suite.key_derivation()), (length, key_derivation), "{suite}");
+            assert_eq!(
+                (suite.data_key_length(), suite.key_derivation()),
+                (length, key_derivation),
+                "{suite}"
+            );
             assert_eq!((suite.curve(), suite.commits_to_key()), (curve, commits), "{suite}");
         }
         assert_eq!(AlgorithmSuite::from_id(0x0000), None);

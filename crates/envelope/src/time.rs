@@ -12,7 +12,8 @@ use std::{
 #[cfg(target_os = "linux")]
 use rustix::time::{ClockId, Timespec, clock_getres, clock_gettime};
 
-/// Where an [`Envelope`](crate::Envelope) takes its time from: the system, or a hand that a test moves.
+/// Where an [`Envelope`](crate::Envelope) takes its time from: the system, or a hand that a test
+/// moves.
 #[derive(Debug, Clone, Default)]
 pub struct Clock(Option<ManualClock>);
 
@@ -43,7 +44,9 @@ impl Clock {
     pub fn now(&self) -> Instant {
         match &self.0 {
             None => system_now(),
-            Some(hand) => hand.start + Duration::from_nanos(hand.elapsed_nanos.load(Ordering::Acquire)),
+            Some(hand) => {
+                hand.start + Duration::from_nanos(hand.elapsed_nanos.load(Ordering::Acquire))
+            }
         }
     }
 
@@ -55,8 +58,9 @@ impl Clock {
         }
     }
 
-    /// The same, four times cheaper where the system has a coarse clock: ahead by up to two ticks of its timer, of some
-    /// milliseconds each, and behind by no more than a thread may be held up anyway.
+    /// The same, four times cheaper where the system has a coarse clock: ahead by up to two ticks
+    /// of its timer, of some milliseconds each, and behind by no more than a thread may be held up
+    /// anyway.
     #[inline]
     pub(crate) fn moment_at_the_latest(&self) -> Moment {
         match &self.0 {
@@ -66,7 +70,8 @@ impl Clock {
     }
 }
 
-/// A time by one clock, in nanoseconds since some moment before: half the size of an [`Instant`], and cheaper to compare.
+/// A time by one clock, in nanoseconds since some moment before: half the size of an [`Instant`],
+/// and cheaper to compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct Moment(u64);
 
@@ -128,7 +133,8 @@ fn nanos(clock: ClockId) -> u64 {
 
 #[cfg(target_os = "linux")]
 fn to_nanos(time: Timespec) -> u64 {
-    u64::try_from(time.tv_sec).unwrap_or(0).saturating_mul(1_000_000_000) + u64::try_from(time.tv_nsec).unwrap_or(0)
+    u64::try_from(time.tv_sec).unwrap_or(0).saturating_mul(1_000_000_000)
+        + u64::try_from(time.tv_nsec).unwrap_or(0)
 }
 
 #[cfg(target_os = "linux")]
@@ -146,7 +152,10 @@ fn coarse() -> Moment {
 #[cfg(not(target_os = "linux"))]
 fn precise() -> Moment {
     static START: LazyLock<Instant> = LazyLock::new(system_now);
-    Moment(u64::try_from(system_now().saturating_duration_since(*START).as_nanos()).unwrap_or(u64::MAX))
+    Moment(
+        u64::try_from(system_now().saturating_duration_since(*START).as_nanos())
+            .unwrap_or(u64::MAX),
+    )
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -164,6 +173,9 @@ mod tests {
         let (before, cheap, after) = (clock.moment(), clock.moment_at_the_latest(), clock.moment());
         // As far apart as a machine under load may bring them, but not as another clock would be.
         let slack = Duration::from_mins(1);
-        assert!(cheap + slack >= before && cheap <= after + slack, "{before:?} {cheap:?} {after:?}");
+        assert!(
+            cheap + slack >= before && cheap <= after + slack,
+            "{before:?} {cheap:?} {after:?}"
+        );
     }
 }

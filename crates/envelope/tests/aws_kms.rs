@@ -1,8 +1,8 @@
 //! The AWS KMS keyring against a real server over a real socket, through the real `aws-sdk-kms`.
 //!
 //! The tests in `any_kms` hold for every KMS. They run against `kms-local` over HTTPS, or, where
-//! `ENVELOPE_TEST_KMS` is set, against the server at that URL, with credentials from the default chain.
-//! The tests in `own_kms` need its counters and faults.
+//! `ENVELOPE_TEST_KMS` is set, against the server at that URL, with credentials from the default
+//! chain. The tests in `own_kms` need its counters and faults.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -12,7 +12,10 @@ use std::{collections::HashMap, time::Duration};
 use envelope::{
     Clock, DataKey, EncryptionContext, Envelope, Error,
     keyring::{AwsKmsKeyring, Keyring, KeyringRequest},
-    materials::{CachingBuilder, CachingMaterialsManager, DefaultMaterialsManager, EncryptedDataKey, MaterialsCache},
+    materials::{
+        CachingBuilder, CachingMaterialsManager, DefaultMaterialsManager, EncryptedDataKey,
+        MaterialsCache,
+    },
 };
 use futures_util::future::join_all;
 use kms_local::KmsLocal;
@@ -40,7 +43,11 @@ impl Kms {
 
     async fn local() -> Self {
         let kms = KmsLocal::builder().region(REGION).start().await.unwrap();
-        let pool = KmsPool::builder().endpoint_url(kms.endpoint(REGION)).trust_root_pem(kms.ca_pem()).build().unwrap();
+        let pool = KmsPool::builder()
+            .endpoint_url(kms.endpoint(REGION))
+            .trust_root_pem(kms.ca_pem())
+            .build()
+            .unwrap();
         let (principal, key) = (Principal::new(kms.issue_credentials()), kms.create_key(REGION));
         Self { pool, principal, key, local: Some(kms) }
     }
@@ -65,7 +72,9 @@ impl Kms {
 
     fn caching(&self, set: impl FnOnce(CachingBuilder) -> CachingBuilder) -> Envelope {
         let source = DefaultMaterialsManager::new(self.keyring(&self.key));
-        Envelope::builder(set(CachingMaterialsManager::builder(source)).build().unwrap()).build().unwrap()
+        Envelope::builder(set(CachingMaterialsManager::builder(source)).build().unwrap())
+            .build()
+            .unwrap()
     }
 
     /// How often the server did `operation` with success.
@@ -83,8 +92,14 @@ fn kind(error: &Error) -> KmsErrorKind {
 }
 
 /// The first wrapped data key of a message.
-async fn generate(keyring: &AwsKmsKeyring, context: &EncryptionContext) -> (DataKey, Vec<EncryptedDataKey>) {
-    let generated = keyring.generate(KeyringRequest::new(envelope::AlgorithmSuite::default(), context)).await.unwrap();
+async fn generate(
+    keyring: &AwsKmsKeyring,
+    context: &EncryptionContext,
+) -> (DataKey, Vec<EncryptedDataKey>) {
+    let generated = keyring
+        .generate(KeyringRequest::new(envelope::AlgorithmSuite::default(), context))
+        .await
+        .unwrap();
     (generated.data_key, generated.encrypted_data_keys)
 }
 
@@ -94,7 +109,10 @@ async fn unwrap(
     keys: &[EncryptedDataKey],
 ) -> Result<DataKey, Error> {
     let request = KeyringRequest::new(envelope::AlgorithmSuite::default(), context);
-    keyring.unwrap(request, keys).await.map_err(|failures| Error::DataKeyNotUnwrapped { failures, not_stored: vec![] })
+    keyring
+        .unwrap(request, keys)
+        .await
+        .map_err(|failures| Error::DataKeyNotUnwrapped { failures, not_stored: vec![] })
 }
 
 mod any_kms {
@@ -127,7 +145,10 @@ mod any_kms {
         let data_key = DataKey::generate(32).unwrap();
         let request = KeyringRequest::new(envelope::AlgorithmSuite::default(), &context);
         let keys = keyring.wrap(request, &data_key).await.unwrap();
-        assert_eq!(unwrap(&keyring, &context, &keys).await.unwrap().expose_secret(), data_key.expose_secret());
+        assert_eq!(
+            unwrap(&keyring, &context, &keys).await.unwrap().expose_secret(),
+            data_key.expose_secret()
+        );
     }
 
     #[tokio::test]
@@ -145,7 +166,9 @@ mod any_kms {
         let kms = Kms::start().await;
         let keyring = kms.keyring(&kms.key);
         let (_, keys) = generate(&keyring, &EncryptionContext::new([("ab", "c")]).unwrap()).await;
-        let error = unwrap(&keyring, &EncryptionContext::new([("a", "bc")]).unwrap(), &keys).await.unwrap_err();
+        let error = unwrap(&keyring, &EncryptionContext::new([("a", "bc")]).unwrap(), &keys)
+            .await
+            .unwrap_err();
         assert_eq!(kind(&error), KmsErrorKind::InvalidCiphertext);
     }
 
@@ -155,7 +178,10 @@ mod any_kms {
         let keyring = kms.keyring(&kms.key);
         let (_, mut keys) = generate(&keyring, &context()).await;
         *keys[0].ciphertext.last_mut().unwrap() ^= 1;
-        assert_eq!(kind(&unwrap(&keyring, &context(), &keys).await.unwrap_err()), KmsErrorKind::InvalidCiphertext);
+        assert_eq!(
+            kind(&unwrap(&keyring, &context(), &keys).await.unwrap_err()),
+            KmsErrorKind::InvalidCiphertext
+        );
     }
 
     #[tokio::test]
@@ -164,7 +190,10 @@ mod any_kms {
         let other = kms.keyring(&kms.new_key().await);
         let (_, keys) = generate(&kms.keyring(&kms.key), &context()).await;
         let error = unwrap(&other, &context(), &keys).await.unwrap_err();
-        assert!(matches!(&error, Error::DataKeyNotUnwrapped { failures, .. } if failures.is_empty()), "{error:?}");
+        assert!(
+            matches!(&error, Error::DataKeyNotUnwrapped { failures, .. } if failures.is_empty()),
+            "{error:?}"
+        );
     }
 
     #[tokio::test]
@@ -193,8 +222,14 @@ mod any_kms {
         let envelope = kms.envelope();
         let message = envelope.encrypt(b"", &context()).await.unwrap();
         kms.client().await.disable_key().key_id(&kms.key).send().await.unwrap();
-        assert_eq!(kind(&envelope.encrypt(b"", &context()).await.unwrap_err()), KmsErrorKind::KeyDisabled);
-        assert_eq!(kind(&envelope.decrypt(&message, &context()).await.unwrap_err()), KmsErrorKind::KeyDisabled);
+        assert_eq!(
+            kind(&envelope.encrypt(b"", &context()).await.unwrap_err()),
+            KmsErrorKind::KeyDisabled
+        );
+        assert_eq!(
+            kind(&envelope.decrypt(&message, &context()).await.unwrap_err()),
+            KmsErrorKind::KeyDisabled
+        );
     }
 
     #[tokio::test]
@@ -203,14 +238,21 @@ mod any_kms {
         let envelope = kms.envelope();
         let message = envelope.encrypt(b"", &context()).await.unwrap();
         kms.client().await.schedule_key_deletion().key_id(&kms.key).send().await.unwrap();
-        assert_eq!(kind(&envelope.encrypt(b"", &context()).await.unwrap_err()), KmsErrorKind::KeyInvalidState);
-        assert_eq!(kind(&envelope.decrypt(&message, &context()).await.unwrap_err()), KmsErrorKind::KeyInvalidState);
+        assert_eq!(
+            kind(&envelope.encrypt(b"", &context()).await.unwrap_err()),
+            KmsErrorKind::KeyInvalidState
+        );
+        assert_eq!(
+            kind(&envelope.decrypt(&message, &context()).await.unwrap_err()),
+            KmsErrorKind::KeyInvalidState
+        );
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn no_data_key_seals_more_than_max_messages() {
         let kms = Kms::start().await;
-        let sealed = seal_with_64_tasks(kms.caching(|builder| builder.max_messages(1_000)), 10_000).await;
+        let sealed =
+            seal_with_64_tasks(kms.caching(|builder| builder.max_messages(1_000)), 10_000).await;
         assert_eq!((sealed.len(), sealed.values().max()), (10, Some(&1_000)));
     }
 }
@@ -270,11 +312,18 @@ mod own_kms {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(30), dropped).await.expect("the refresh drops them");
-        for outcome in [envelope.encrypt(b"x", &context()).await, envelope.encrypt(b"x", &other).await] {
+        tokio::time::timeout(Duration::from_secs(30), dropped)
+            .await
+            .expect("the refresh drops them");
+        for outcome in
+            [envelope.encrypt(b"x", &context()).await, envelope.encrypt(b"x", &other).await]
+        {
             assert_eq!(kind(&outcome.unwrap_err()), KmsErrorKind::KeyDisabled);
         }
-        assert_eq!(kind(&envelope.decrypt(&message, &context()).await.unwrap_err()), KmsErrorKind::KeyDisabled);
+        assert_eq!(
+            kind(&envelope.decrypt(&message, &context()).await.unwrap_err()),
+            KmsErrorKind::KeyDisabled
+        );
     }
 
     #[tokio::test]
@@ -302,7 +351,10 @@ async fn seal_with_64_tasks(envelope: Envelope, messages: usize) -> HashMap<Vec<
     });
     let mut total: HashMap<Vec<u8>, u64> = HashMap::new();
     for sealed in join_all(tasks).await {
-        sealed.unwrap().into_iter().for_each(|(key, count)| *total.entry(key).or_default() += count);
+        sealed
+            .unwrap()
+            .into_iter()
+            .for_each(|(key, count)| *total.entry(key).or_default() += count);
     }
     total
 }

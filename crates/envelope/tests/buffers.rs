@@ -21,9 +21,17 @@ fn builder() -> envelope::EnvelopeBuilder {
 
 /// Frames of `frame_length`, or one piece for 0; with a signature where the build has them.
 fn envelope(frame_length: u32, signed: bool) -> Envelope {
-    let builder = if frame_length == 0 { builder().framed(false) } else { builder().frame_length(frame_length) };
+    let builder = if frame_length == 0 {
+        builder().framed(false)
+    } else {
+        builder().frame_length(frame_length)
+    };
     let signed = signed && cfg!(feature = "aws-lc-rs");
-    let suite = if signed { AlgorithmSuite::Aes256GcmHkdfSha512CommitKeyEcdsaP384 } else { AlgorithmSuite::default() };
+    let suite = if signed {
+        AlgorithmSuite::Aes256GcmHkdfSha512CommitKeyEcdsaP384
+    } else {
+        AlgorithmSuite::default()
+    };
     builder.suite(suite).build().unwrap()
 }
 
@@ -100,13 +108,23 @@ fn a_message_opened_in_place_holds_its_plaintext_once() {
 async fn where_nothing_is_cached_the_buffers_stay_as_they_were() {
     let envelope = caching(keyring(), |builder| builder);
     let mut message = BEFORE.to_vec();
-    assert!(matches!(envelope.try_encrypt_into(b"x", &context("42"), &mut message), Err(Error::NotCached)));
+    assert!(matches!(
+        envelope.try_encrypt_into(b"x", &context("42"), &mut message),
+        Err(Error::NotCached)
+    ));
     assert_eq!(message, BEFORE);
-    let mut sealed = caching(keyring(), |builder| builder).encrypt(b"x", &context("42")).await.unwrap();
+    let mut sealed =
+        caching(keyring(), |builder| builder).encrypt(b"x", &context("42")).await.unwrap();
     let before = sealed.clone();
-    assert!(matches!(envelope.try_decrypt_in_place(&mut sealed, &context("42")), Err(Error::NotCached)));
+    assert!(matches!(
+        envelope.try_decrypt_in_place(&mut sealed, &context("42")),
+        Err(Error::NotCached)
+    ));
     assert_eq!(sealed, before);
-    assert!(matches!(envelope.try_decrypt_into(&sealed, &context("42"), &mut message), Err(Error::NotCached)));
+    assert!(matches!(
+        envelope.try_decrypt_into(&sealed, &context("42"), &mut message),
+        Err(Error::NotCached)
+    ));
     assert_eq!(message, BEFORE);
 }
 
@@ -220,7 +238,9 @@ async fn a_batch_is_each_of_its_messages() {
         match opened {
             Ok(opened) => assert!(opened.plaintext() == plaintexts[at] && at != 2, "{at}"),
             Err(Error::EncryptionContextMismatch { .. }) => assert!(at >= plaintexts.len(), "{at}"),
-            Err(error) => assert!(at == 2 && matches!(error, Error::Authentication), "{at}: {error}"),
+            Err(error) => {
+                assert!(at == 2 && matches!(error, Error::Authentication), "{at}: {error}")
+            }
         }
     }
     assert_eq!(keyring.counts(), (2, 1), "one data key for each context, and one to open with");
@@ -271,34 +291,48 @@ async fn batches_are_sealed_and_opened_in_turns() {
         while poll_immediate(&mut opening).await.is_none() {
             opened += 1;
         }
-        assert!(sealed >= turns && opened >= turns, "{count} of {length} bytes: {sealed} and {opened}");
+        assert!(
+            sealed >= turns && opened >= turns,
+            "{count} of {length} bytes: {sealed} and {opened}"
+        );
     }
 }
 
-/// A context that contradicts the message's, or a policy that forbids it, holds for a data key that is cached, too.
+/// A context that contradicts the message's, or a policy that forbids it, holds for a data key that
+/// is cached, too.
 #[tokio::test]
 async fn what_is_checked_before_a_data_key_is_asked_for_is_checked_where_it_is_cached() {
     let cache = MaterialsCache::builder().build();
     let suite = AlgorithmSuite::Aes256GcmHkdfSha256;
     let envelope = |policy| {
         let source = DefaultMaterialsManager::new(keyring());
-        let manager = CachingMaterialsManager::builder(source).cache(&cache).partition_id("p").build().unwrap();
+        let manager = CachingMaterialsManager::builder(source)
+            .cache(&cache)
+            .partition_id("p")
+            .build()
+            .unwrap();
         Envelope::builder(manager).commitment_policy(policy)
     };
-    let allows = envelope(CommitmentPolicy::ForbidEncryptAllowDecrypt).suite(suite).build().unwrap();
+    let allows =
+        envelope(CommitmentPolicy::ForbidEncryptAllowDecrypt).suite(suite).build().unwrap();
     let mut message = allows.encrypt(b"x", &context("42")).await.unwrap();
     allows.decrypt(&message, &context("42")).await.unwrap();
     assert_eq!(allows.try_decrypt(&message, &context("42")).unwrap().plaintext(), b"x");
     let (before, mut plaintext) = (message.clone(), BEFORE.to_vec());
-    let mismatch = |error| matches!(error, Error::EncryptionContextMismatch { key } if key == "tenant");
+    let mismatch =
+        |error| matches!(error, Error::EncryptionContextMismatch { key } if key == "tenant");
     assert!(mismatch(allows.try_decrypt(&message, &context("43")).unwrap_err()));
-    assert!(mismatch(allows.try_decrypt_into(&message, &context("43"), &mut plaintext).unwrap_err()));
+    assert!(mismatch(
+        allows.try_decrypt_into(&message, &context("43"), &mut plaintext).unwrap_err()
+    ));
     assert!(mismatch(allows.try_decrypt_in_place(&mut message, &context("43")).unwrap_err()));
     assert!(mismatch(allows.decrypt_in_place(&mut message, &context("43")).await.unwrap_err()));
     let requires = envelope(CommitmentPolicy::RequireEncryptRequireDecrypt).build().unwrap();
     let forbidden = |error| matches!(error, Error::CommitmentPolicy { .. });
     assert!(forbidden(requires.try_decrypt(&message, &context("42")).unwrap_err()));
-    assert!(forbidden(requires.try_decrypt_into(&message, &context("42"), &mut plaintext).unwrap_err()));
+    assert!(forbidden(
+        requires.try_decrypt_into(&message, &context("42"), &mut plaintext).unwrap_err()
+    ));
     assert!(forbidden(requires.try_decrypt_in_place(&mut message, &context("42")).unwrap_err()));
     assert_eq!((message, plaintext), (before, BEFORE.to_vec()));
 }
@@ -306,7 +340,9 @@ async fn what_is_checked_before_a_data_key_is_asked_for_is_checked_where_it_is_c
 /// Growing on the way would leave a copy of what was written behind.
 #[test]
 fn room_is_made_once() {
-    for (frame_length, signed) in [0, 7, 100, 4096].into_iter().flat_map(|length| [(length, false), (length, true)]) {
+    for (frame_length, signed) in
+        [0, 7, 100, 4096].into_iter().flat_map(|length| [(length, false), (length, true)])
+    {
         let (envelope, plaintext) = (envelope(frame_length, signed), plaintext(10_000));
         let message = now(envelope.encrypt(&plaintext, &context("42"))).unwrap();
         // A signature in DER may be shorter than the longest.
@@ -322,9 +358,10 @@ fn room_is_made_once() {
 async fn a_bound_that_is_too_long_costs_no_data_key() {
     let keyring = support::GatedKeyring::open();
     let builder = Envelope::builder(DefaultMaterialsManager::new(keyring.clone()));
-    for builder in
-        [builder.frame_length(1), Envelope::builder(DefaultMaterialsManager::new(keyring.clone())).framed(false)]
-    {
+    for builder in [
+        builder.frame_length(1),
+        Envelope::builder(DefaultMaterialsManager::new(keyring.clone())).framed(false),
+    ] {
         let encryptor = builder.build().unwrap().encryptor(&context("42"), Some(u64::MAX)).await;
         assert!(matches!(encryptor, Err(Error::PlaintextTooLong { .. })));
     }

@@ -23,7 +23,8 @@ async fn no_data_key_seals_more_than_max_messages() {
     const MESSAGES: usize = 100_000;
     let keyring = GatedKeyring::open();
     // Ahead of need, a last data key might come that nobody needs.
-    let envelope = caching(keyring.clone(), |builder| builder.max_messages(1_000).refresh_ahead(false));
+    let envelope =
+        caching(keyring.clone(), |builder| builder.max_messages(1_000).refresh_ahead(false));
     let tasks = (0..TASKS).map(|task| {
         let envelope = envelope.clone();
         tokio::spawn(async move {
@@ -43,7 +44,11 @@ async fn no_data_key_seals_more_than_max_messages() {
     }
     assert_eq!(per_key.values().sum::<u64>(), MESSAGES as u64);
     assert_eq!(per_key.values().max(), Some(&1_000));
-    assert_eq!((per_key.len(), keyring.counts().0), (100, 100), "exactly as many data keys as needed");
+    assert_eq!(
+        (per_key.len(), keyring.counts().0),
+        (100, 100),
+        "exactly as many data keys as needed"
+    );
 }
 
 #[tokio::test]
@@ -53,7 +58,8 @@ async fn no_data_key_seals_more_than_max_bytes() {
     for length in [4, 6, 0, 1, 9, 11] {
         envelope.encrypt(&vec![0; length], &context()).await.unwrap();
     }
-    // 4 + 6 + 0 fill the first key, 1 + 9 the second, and 11 exceed any: a key of its own, uncached.
+    // 4 + 6 + 0 fill the first key, 1 + 9 the second, and 11 exceed any: a key of its own,
+    // uncached.
     assert_eq!(keyring.counts().0, 3);
     assert!(matches!(envelope.try_encrypt(&[0; 11], &context()), Err(Error::NotCached)));
 }
@@ -86,7 +92,9 @@ async fn age_counts_from_the_request_not_from_its_answer() {
     let keyring = GatedKeyring::new(0);
     let (clock, hand) = Clock::manual();
     let envelope = caching(keyring.clone(), |builder| {
-        builder.max_age(Duration::from_mins(1)).cache(&MaterialsCache::builder().clock(clock).build())
+        builder
+            .max_age(Duration::from_mins(1))
+            .cache(&MaterialsCache::builder().clock(clock).build())
     });
     let context = context();
     let mut waiting = Box::pin(envelope.encrypt(b"x", &context));
@@ -102,14 +110,16 @@ async fn those_who_miss_together_cost_one_request() {
     let keyring = GatedKeyring::new(0);
     let envelope = caching(keyring.clone(), |builder| builder);
     let context = context();
-    let mut sealing: Vec<_> = (0..1_000).map(|_| Box::pin(envelope.encrypt(b"x", &context))).collect();
+    let mut sealing: Vec<_> =
+        (0..1_000).map(|_| Box::pin(envelope.encrypt(b"x", &context))).collect();
     for waiting in &mut sealing {
         assert!(poll_immediate(waiting).await.is_none());
     }
     keyring.gate.add_permits(1);
     let message = join_all(sealing).await.pop().unwrap().unwrap();
 
-    let mut opening: Vec<_> = (0..1_000).map(|_| Box::pin(envelope.decrypt(&message, &context))).collect();
+    let mut opening: Vec<_> =
+        (0..1_000).map(|_| Box::pin(envelope.decrypt(&message, &context))).collect();
     for waiting in &mut opening {
         assert!(poll_immediate(waiting).await.is_none());
     }
@@ -122,9 +132,12 @@ async fn those_who_miss_together_cost_one_request() {
 async fn a_failure_is_shared_remembered_and_then_tried_again() {
     let keyring = GatedKeyring::new(0);
     let (clock, hand) = Clock::manual();
-    let envelope = caching(keyring.clone(), |builder| builder.cache(&MaterialsCache::builder().clock(clock).build()));
+    let envelope = caching(keyring.clone(), |builder| {
+        builder.cache(&MaterialsCache::builder().clock(clock).build())
+    });
     let context = context();
-    let mut waiting: Vec<_> = (0..100).map(|_| Box::pin(envelope.encrypt(b"x", &context))).collect();
+    let mut waiting: Vec<_> =
+        (0..100).map(|_| Box::pin(envelope.encrypt(b"x", &context))).collect();
     for waiting in &mut waiting {
         assert!(poll_immediate(waiting).await.is_none());
     }
@@ -154,7 +167,9 @@ async fn what_cannot_work_is_refused_for_as_long_as_was_set() {
         let keyring = GatedKeyring::open();
         let (clock, hand) = Clock::manual();
         let cache = MaterialsCache::builder().clock(clock).build();
-        let envelope = caching(keyring.clone(), |builder| builder.cache(&cache).remember_failures_for(remembered));
+        let envelope = caching(keyring.clone(), |builder| {
+            builder.cache(&cache).remember_failures_for(remembered)
+        });
         let mut message = envelope.encrypt(b"x", &context()).await.unwrap();
         let end_of_keys = support::header_length(&message) - 53;
         message[end_of_keys - 1] ^= 1;
@@ -187,8 +202,9 @@ async fn nobody_waits_for_a_successor_by_age_or_by_usage() {
     let keyring = GatedKeyring::open();
     let (clock, hand) = Clock::manual();
     let cache = MaterialsCache::builder().clock(clock).build();
-    let envelope =
-        caching(keyring.clone(), |builder| builder.max_age(Duration::from_mins(1)).max_messages(100).cache(&cache));
+    let envelope = caching(keyring.clone(), |builder| {
+        builder.max_age(Duration::from_mins(1)).max_messages(100).cache(&cache)
+    });
     let message = envelope.encrypt(b"x", &context()).await.unwrap();
     envelope.decrypt(&message, &context()).await.unwrap();
     for round in 1..=10 {
@@ -221,7 +237,8 @@ async fn an_outage_is_bridged_up_to_the_ceiling_and_never_past_the_limits() {
     let (clock, hand) = Clock::manual();
     let cache = MaterialsCache::builder().clock(clock).build();
     let envelope = caching(keyring.clone(), |builder| {
-        let builder = builder.max_age(Duration::from_mins(1)).serve_stale_for(Duration::from_mins(2));
+        let builder =
+            builder.max_age(Duration::from_mins(1)).serve_stale_for(Duration::from_mins(2));
         builder.max_messages(5).cache(&cache)
     });
     let message = envelope.encrypt(b"1", &context()).await.unwrap();
@@ -250,7 +267,9 @@ async fn without_a_ceiling_nothing_serves_past_its_age() {
     let keyring = GatedKeyring::open();
     let (clock, hand) = Clock::manual();
     let envelope = caching(keyring.clone(), |builder| {
-        builder.max_age(Duration::from_mins(1)).cache(&MaterialsCache::builder().clock(clock).build())
+        builder
+            .max_age(Duration::from_mins(1))
+            .cache(&MaterialsCache::builder().clock(clock).build())
     });
     envelope.encrypt(b"1", &context()).await.unwrap();
     keyring.gate.close();
@@ -281,9 +300,11 @@ async fn nothing_from_before_an_invalidation_is_used_after() {
     keyring.gate.add_permits(10);
     envelope.encrypt(b"x", &other).await.unwrap();
     envelope.decrypt(&after, &context).await.unwrap();
-    for invalidate in
-        [&(|| cache.invalidate(&context)) as &dyn Fn() -> u64, &|| cache.invalidate_key("key"), &|| cache.clear()]
-    {
+    for invalidate in [
+        &(|| cache.invalidate(&context)) as &dyn Fn() -> u64,
+        &|| cache.invalidate_key("key"),
+        &|| cache.clear(),
+    ] {
         envelope.encrypt(b"x", &context).await.unwrap();
         envelope.encrypt(b"x", &other).await.unwrap();
         envelope.decrypt(&after, &context).await.unwrap();
@@ -301,9 +322,11 @@ async fn no_more_loads_at_once_than_allowed() {
     let keyring = GatedKeyring::new(0);
     let cache = MaterialsCache::builder().max_loads(4).build();
     let envelope = caching(keyring.clone(), |builder| builder.cache(&cache));
-    let contexts: Vec<_> =
-        (0..50).map(|tenant| EncryptionContext::new([("tenant", tenant.to_string())]).unwrap()).collect();
-    let mut waiting: Vec<_> = contexts.iter().map(|context| Box::pin(envelope.encrypt(b"x", context))).collect();
+    let contexts: Vec<_> = (0..50)
+        .map(|tenant| EncryptionContext::new([("tenant", tenant.to_string())]).unwrap())
+        .collect();
+    let mut waiting: Vec<_> =
+        contexts.iter().map(|context| Box::pin(envelope.encrypt(b"x", context))).collect();
     for waiting in &mut waiting {
         assert!(poll_immediate(waiting).await.is_none());
     }
@@ -320,7 +343,10 @@ async fn a_load_outlives_its_callers() {
     let (clock, hand) = Clock::manual();
     let cache = MaterialsCache::builder().clock(clock).max_loads(1).build();
     let envelope = caching(keyring.clone(), |builder| {
-        builder.cache(&cache).max_age(Duration::from_mins(1)).serve_stale_for(Duration::from_mins(1))
+        builder
+            .cache(&cache)
+            .max_age(Duration::from_mins(1))
+            .serve_stale_for(Duration::from_mins(1))
     });
     envelope.encrypt(b"x", &context()).await.unwrap();
     hand.advance(Duration::from_mins(1));
@@ -369,7 +395,8 @@ async fn a_message_that_does_not_unwrap_takes_no_place_in_the_cache() {
     assert_eq!((stats.entries, stats.loads, stats.load_failures), (0, 1, 1));
 }
 
-/// A forged message carries a real wrapped key, so it gets real materials; they must not stay for its sake.
+/// A forged message carries a real wrapped key, so it gets real materials; they must not stay for
+/// its sake.
 #[tokio::test]
 async fn a_forged_message_takes_no_place_in_the_cache_and_drops_nobody_elses() {
     let keyring = GatedKeyring::open();
@@ -409,7 +436,9 @@ async fn a_stale_answer_serves_only_the_caller_who_asked_for_it() {
     let keyring = GatedKeyring::new(0);
     let (clock, hand) = Clock::manual();
     let envelope = caching(keyring.clone(), |builder| {
-        builder.max_age(Duration::from_mins(1)).cache(&MaterialsCache::builder().clock(clock).build())
+        builder
+            .max_age(Duration::from_mins(1))
+            .cache(&MaterialsCache::builder().clock(clock).build())
     });
     let context = context();
     let mut leader = Box::pin(envelope.encrypt(b"x", &context));
@@ -446,7 +475,8 @@ async fn a_keyring_that_panics_is_an_error_for_all_who_waited() {
 async fn partitions_share_entries_if_and_only_if_their_ids_are_equal() {
     let keyring = GatedKeyring::open();
     let cache = MaterialsCache::new(10);
-    let in_partition = |id: &str| caching(keyring.clone(), |builder| builder.cache(&cache).partition_id(id));
+    let in_partition =
+        |id: &str| caching(keyring.clone(), |builder| builder.cache(&cache).partition_id(id));
     let (a, also_a, b) = (in_partition("a"), in_partition("a"), in_partition("b"));
     let own = || caching(keyring.clone(), |builder| builder.cache(&cache));
     let (own_1, own_2) = (own(), own());
@@ -462,7 +492,10 @@ async fn contexts_never_share_a_data_key() {
     let keyring = GatedKeyring::open();
     let envelope = caching(keyring.clone(), |builder| builder);
     let other = EncryptionContext::new([("tenant", "43")]).unwrap();
-    let (a, b) = (envelope.encrypt(b"x", &context()).await.unwrap(), envelope.encrypt(b"x", &other).await.unwrap());
+    let (a, b) = (
+        envelope.encrypt(b"x", &context()).await.unwrap(),
+        envelope.encrypt(b"x", &other).await.unwrap(),
+    );
     assert_ne!(encrypted_data_keys(&a), encrypted_data_keys(&b));
     assert_eq!(keyring.counts().0, 2);
 }
@@ -485,7 +518,8 @@ async fn stats_tell_what_happened() {
     assert_eq!(keyring.generated.load(Ordering::SeqCst), 2);
 }
 
-/// Of those that hold nothing each operation asks anew; those without bound set nothing aside for it.
+/// Of those that hold nothing each operation asks anew; those without bound set nothing aside for
+/// it.
 #[tokio::test]
 async fn any_capacity_is_allowed() {
     for capacity in [0, 1, usize::MAX / 1_000, usize::MAX - 1, usize::MAX] {
@@ -512,7 +546,8 @@ async fn any_capacity_is_allowed() {
 #[test]
 fn misuse_shows_when_it_is_built() {
     let build = |set: fn(CachingBuilder) -> CachingBuilder| {
-        set(CachingMaterialsManager::builder(DefaultMaterialsManager::new(GatedKeyring::open()))).build()
+        set(CachingMaterialsManager::builder(DefaultMaterialsManager::new(GatedKeyring::open())))
+            .build()
     };
     assert!(build(|builder| builder.max_age(Duration::ZERO)).is_err());
     assert!(build(|builder| builder.max_messages(0)).is_err());

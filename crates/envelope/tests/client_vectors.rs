@@ -1,7 +1,12 @@
-//! Messages that the AWS Encryption SDKs for Python and JavaScript wrote: each opens, and no longer once it is changed.
+//! Messages that the AWS Encryption SDKs for Python and JavaScript wrote: each opens, and no longer
+//! once it is changed.
 //!
 //! `tests/interop/make_vectors` had them written; `vectors/README.md` tells what they are.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking, and counts what it skips")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and counts what it skips"
+)]
 
 use std::{collections::BTreeMap, fs, io::Read, ops::Range, path::Path};
 
@@ -39,9 +44,11 @@ impl Vector {
     /// All of them.
     fn read() -> Vec<Self> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors");
-        let manifest: Value = serde_json::from_slice(&fs::read(folder.join("manifest.json")).unwrap()).unwrap();
+        let manifest: Value =
+            serde_json::from_slice(&fs::read(folder.join("manifest.json")).unwrap()).unwrap();
         let writers = ["python", "javascript"];
-        let packed = writers.map(|writer| (writer, fs::read(folder.join(format!("{writer}.messages"))).unwrap()));
+        let packed = writers
+            .map(|writer| (writer, fs::read(folder.join(format!("{writer}.messages"))).unwrap()));
         let packed = BTreeMap::from(packed);
         let read = |(name, described): (&String, &Value)| {
             let number = |value: &Value| usize::try_from(value.as_u64().unwrap()).unwrap();
@@ -53,10 +60,16 @@ impl Vector {
             Self {
                 name: name.clone(),
                 message: packed[&*text(&described["writer"])][range].to_vec(),
-                plaintext: (0..number(&described["plaintext_length"])).map(|i| (i % 251).try_into().unwrap()).collect(),
-                suite: AlgorithmSuite::from_id(number(&described["suite"]).try_into().unwrap()).unwrap(),
+                plaintext: (0..number(&described["plaintext_length"]))
+                    .map(|i| (i % 251).try_into().unwrap())
+                    .collect(),
+                suite: AlgorithmSuite::from_id(number(&described["suite"]).try_into().unwrap())
+                    .unwrap(),
                 frame_length: (frame_length != 0).then_some(frame_length),
-                context: EncryptionContext::new(context.iter().map(|(key, value)| (key, text(value)))).unwrap(),
+                context: EncryptionContext::new(
+                    context.iter().map(|(key, value)| (key, text(value))),
+                )
+                .unwrap(),
                 keys: keys.iter().map(|key| manifest["keys"][text(key)].clone()).collect(),
             }
         };
@@ -67,11 +80,15 @@ impl Vector {
     fn usable() -> Vec<Self> {
         let all = Self::read();
         let count = all.len();
-        let usable = |vector: &Self| HAS_AWS_LC || !vector.suite.is_signed() && vector.keys.iter().any(is_aes);
+        let usable = |vector: &Self| {
+            HAS_AWS_LC || !vector.suite.is_signed() && vector.keys.iter().any(is_aes)
+        };
         let usable: Vec<_> = all.into_iter().filter(usable).collect();
         if usable.len() < count {
             let left_out = count - usable.len();
-            println!("left out {left_out} of {count} messages: signed or under RSA alone, and without aws-lc-rs");
+            println!(
+                "left out {left_out} of {count} messages: signed or under RSA alone, and without aws-lc-rs"
+            );
         }
         assert!(usable.len() >= 200, "{} messages", usable.len());
         usable
@@ -94,7 +111,13 @@ impl Vector {
     }
 
     /// Fails as `is_right` says, in one piece and as a stream. How many cases that was.
-    fn fails(&self, message: &[u8], context: &EncryptionContext, what: &str, is_right: IsRight) -> usize {
+    fn fails(
+        &self,
+        message: &[u8],
+        context: &EncryptionContext,
+        what: &str,
+        is_right: IsRight,
+    ) -> usize {
         let mut cases = 0;
         for envelope in self.each_key() {
             for open in [in_one_piece, as_stream] {
@@ -141,11 +164,15 @@ impl Vector {
         ];
         if let [key] = &self.keys[..] {
             let authenticated = if self.suite.commits_to_key() { 32 + 16 } else { 12 + 16 };
-            // Before them: the content type, 4 reserved bytes and the IV's length in version 1, the frame length.
+            // Before them: the content type, 4 reserved bytes and the IV's length in version 1, the
+            // frame length.
             let before = if self.suite.commits_to_key() { 1 + 4 } else { 1 + 4 + 1 + 4 };
             let is_right: IsRight = match key["raw_rsa"]["padding"].as_str() {
-                // Which unwraps to something whatever it is given, so that nobody learns from its failures.
-                Some("PKCS1") => |error| matches!(error, Error::DataKeyNotUnwrapped { .. } | Error::Authentication),
+                // Which unwraps to something whatever it is given, so that nobody learns from its
+                // failures.
+                Some("PKCS1") => |error| {
+                    matches!(error, Error::DataKeyNotUnwrapped { .. } | Error::Authentication)
+                },
                 _ => |error| matches!(error, Error::DataKeyNotUnwrapped { .. }),
             };
             changes.push(("the wrapped data key", header - authenticated - before - 1, is_right));
@@ -171,7 +198,9 @@ fn manager(key: &Value) -> DefaultMaterialsManager {
     }
     let text = |field| key["raw_aes"][field].as_str().unwrap();
     let material = DataKey::from_vec(BASE64_STANDARD.decode(text("key")).unwrap());
-    DefaultMaterialsManager::new(RawAesKeyring::new(text("namespace"), text("name"), &material).unwrap())
+    DefaultMaterialsManager::new(
+        RawAesKeyring::new(text("namespace"), text("name"), &material).unwrap(),
+    )
 }
 
 #[cfg(feature = "aws-lc-rs")]
@@ -206,7 +235,8 @@ fn in_one_piece(envelope: &Envelope, message: &[u8], context: &EncryptionContext
 }
 
 fn as_stream(envelope: &Envelope, message: &[u8], context: &EncryptionContext) -> Opened {
-    let in_io = |error: std::io::Error| Error::in_io(&error).expect("the source does not fail").clone();
+    let in_io =
+        |error: std::io::Error| Error::in_io(&error).expect("the source does not fail").clone();
     let mut source = message;
     let header = envelope.read_header(&mut source).map_err(in_io)?;
     let mode = if header.suite().is_signed() {
@@ -223,7 +253,8 @@ fn as_stream(envelope: &Envelope, message: &[u8], context: &EncryptionContext) -
 
 /// Without the public key that a signed message holds there.
 fn without_public_key(context: &EncryptionContext) -> EncryptionContext {
-    EncryptionContext::new(context.iter().filter(|(key, _)| *key != "aws-crypto-public-key")).unwrap()
+    EncryptionContext::new(context.iter().filter(|(key, _)| *key != "aws-crypto-public-key"))
+        .unwrap()
 }
 
 #[test]
@@ -232,12 +263,17 @@ fn each_message_opens_with_each_of_its_keys() {
     for vector in &vectors {
         let name = &vector.name;
         let header = UnverifiedHeader::read(&mut &vector.message[..], 4).unwrap();
-        assert_eq!((header.suite(), header.frame_length()), (vector.suite, vector.frame_length), "{name}");
+        assert_eq!(
+            (header.suite(), header.frame_length()),
+            (vector.suite, vector.frame_length),
+            "{name}"
+        );
         assert_eq!(header.encrypted_data_keys().count(), vector.keys.len(), "{name}");
         for envelope in vector.each_key() {
             for open in [in_one_piece, as_stream] {
                 for supplied in [&vector.context, &EncryptionContext::empty()] {
-                    let (plaintext, context) = open(&envelope, &vector.message, supplied).expect(name);
+                    let (plaintext, context) =
+                        open(&envelope, &vector.message, supplied).expect(name);
                     assert!(plaintext == vector.plaintext, "{name}: another plaintext");
                     assert_eq!(without_public_key(&context), vector.context, "{name}");
                     cases += 1;
@@ -259,7 +295,8 @@ fn another_context_is_refused() {
                 matches!(error, Error::EncryptionContextMismatch { .. })
             });
         }
-        // It stands for a pair that is required, and so would be authenticated though it is not stored.
+        // It stands for a pair that is required, and so would be authenticated though it is not
+        // stored.
         let more = EncryptionContext::new(stored.into_iter().chain([("another", "pair")])).unwrap();
         cases += vector.fails(&vector.message, &more, "another pair", |error| match error {
             Error::DataKeyNotUnwrapped { not_stored, .. } => *not_stored == ["another"],
@@ -277,14 +314,16 @@ fn a_changed_byte_is_refused() {
         for (what, at, is_right) in vector.changes() {
             let mut changed = vector.message.clone();
             changed[at] ^= 1;
-            *cases.entry(what).or_insert(0) += vector.fails(&changed, &vector.context, what, is_right);
+            *cases.entry(what).or_insert(0) +=
+                vector.fails(&changed, &vector.context, what, is_right);
         }
         let cut = &vector.message[..vector.message.len() - 1];
         let is_right: IsRight = |error| matches!(error, Error::Truncated { .. });
         *cases.entry("cut").or_insert(0) += vector.fails(cut, &vector.context, "cut", is_right);
         let longer = [&vector.message[..], &[0]].concat();
         let is_right: IsRight = |error| matches!(error, Error::TrailingBytes { .. });
-        *cases.entry("longer").or_insert(0) += vector.fails(&longer, &vector.context, "longer", is_right);
+        *cases.entry("longer").or_insert(0) +=
+            vector.fails(&longer, &vector.context, "longer", is_right);
     }
     println!("refused: {cases:?}");
 }

@@ -39,15 +39,19 @@ fn nobody_imports_upward_or_sideways() {
         if ["lib", "fuzzing"].contains(&&*path) {
             continue;
         }
-        let (room, floor) = room_of(&path).unwrap_or_else(|| panic!("{path} is in no room: give it one"));
+        let (room, floor) =
+            room_of(&path).unwrap_or_else(|| panic!("{path} is in no room: give it one"));
         let text = fs::read_to_string(&file).unwrap();
         for import in imports(&absolute(&path, &code(&text))) {
-            let (target, target_floor) = room_of(&import).unwrap_or_else(|| panic!("{path}: unknown room {import}"));
+            let (target, target_floor) =
+                room_of(&import).unwrap_or_else(|| panic!("{path}: unknown room {import}"));
             if room == target {
                 continue;
             }
             if target_floor >= floor && !(floor == 0 && target_floor == 0) {
-                climbs.push(format!("{path} (floor {floor}) imports {import} (floor {target_floor})"));
+                climbs.push(format!(
+                    "{path} (floor {floor}) imports {import} (floor {target_floor})"
+                ));
             }
         }
     }
@@ -60,16 +64,21 @@ fn only_the_aws_kms_keyrings_know_the_pool() {
     let mut knowing = rust_files(&src);
     knowing.retain(|file| code(&fs::read_to_string(file).unwrap()).contains("kms_pool"));
     let room = src.join("keyring/aws_kms");
-    assert!(!knowing.is_empty() && knowing.iter().all(|file| file.starts_with(&room)), "{knowing:?}");
+    assert!(
+        !knowing.is_empty() && knowing.iter().all(|file| file.starts_with(&room)),
+        "{knowing:?}"
+    );
 }
 
 fn room_of(path: &str) -> Option<(&'static str, u8)> {
-    let holds = |room: &str| path == room || path.strip_prefix(room).is_some_and(|rest| rest.starts_with('/'));
+    let holds = |room: &str| {
+        path == room || path.strip_prefix(room).is_some_and(|rest| rest.starts_with('/'))
+    };
     ROOMS.iter().filter(|(room, _)| holds(room)).max_by_key(|(room, _)| room.len()).copied()
 }
 
-/// The code of module `path` with `super::` spelled out. `self::` stays: a room's door may show what its
-/// upper floors hold.
+/// The code of module `path` with `super::` spelled out. `self::` stays: a room's door may show
+/// what its upper floors hold.
 fn absolute(path: &str, code: &str) -> String {
     let modules: Vec<_> = path.split('/').collect();
     let above = |levels: usize| {
@@ -79,7 +88,8 @@ fn absolute(path: &str, code: &str) -> String {
     code.replace("super::super::", &above(2)).replace("super::", &above(1))
 }
 
-/// Every path that the file's code takes from `crate::`, written with slashes. A braced list is flattened.
+/// Every path that the file's code takes from `crate::`, written with slashes. A braced list is
+/// flattened.
 fn imports(code: &str) -> Vec<String> {
     let mut found = vec![];
     for (at, _) in code.match_indices("crate::") {
@@ -103,19 +113,30 @@ fn imports(code: &str) -> Vec<String> {
                 }
             }
         } else {
-            let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')).unwrap_or(rest.len());
+            let end = rest
+                .find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'))
+                .unwrap_or(rest.len());
             found.push(rest[..end].to_owned());
         }
     }
-    let module = |path: &String| path.trim().split("::{").next().unwrap_or_default().replace("::", "/");
-    found.iter().map(module).map(|path| path.trim_end_matches('/').to_owned()).filter(|path| !path.is_empty()).collect()
+    let module =
+        |path: &String| path.trim().split("::{").next().unwrap_or_default().replace("::", "/");
+    found
+        .iter()
+        .map(module)
+        .map(|path| path.trim_end_matches('/').to_owned())
+        .filter(|path| !path.is_empty())
+        .collect()
 }
 
 /// The file without its tests and comments.
 fn code(text: &str) -> String {
     let text = text.split("\n#[cfg(test)]\nmod tests").next().unwrap_or_default();
     let text = text.split("\n#[cfg(all(test").next().unwrap_or_default();
-    text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+    text.lines()
+        .map(|line| line.split("//").next().unwrap_or_default())
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn rust_files(folder: &Path) -> Vec<PathBuf> {

@@ -14,7 +14,10 @@ use std::{
 
 use envelope::{
     Clock, DataKey, EncryptionContext, Error,
-    keyring::{GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture, KeyringRequest, MultiKeyring},
+    keyring::{
+        GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture, KeyringRequest,
+        MultiKeyring,
+    },
     materials::{EncryptedDataKey, MaterialsCache},
     observer::{Event, Observer},
 };
@@ -26,7 +29,8 @@ const MINUTE: Duration = Duration::from_mins(1);
 /// What a ciphertext begins with that fails by itself.
 const FAILING: u8 = 9;
 
-/// A key provider with one wrapping key. It tries each data key that names it, as AWS KMS's keyring does.
+/// A key provider with one wrapping key. It tries each data key that names it, as AWS KMS's keyring
+/// does.
 #[derive(Debug, Clone)]
 struct Provider {
     name: &'static str,
@@ -79,7 +83,11 @@ impl Keyring for Provider {
         })
     }
 
-    fn wrap<'a>(&'a self, _: KeyringRequest<'a>, data_key: &'a DataKey) -> KeyringFuture<'a, Vec<EncryptedDataKey>> {
+    fn wrap<'a>(
+        &'a self,
+        _: KeyringRequest<'a>,
+        data_key: &'a DataKey,
+    ) -> KeyringFuture<'a, Vec<EncryptedDataKey>> {
         Box::pin(async move { Ok(vec![self.keep(data_key)]) })
     }
 
@@ -90,12 +98,19 @@ impl Keyring for Provider {
     ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
         Box::pin(async move {
             let mut failures = vec![];
-            for wrapped in encrypted_data_keys.iter().filter(|it| it.key_provider_information == self.name.as_bytes()) {
+            for wrapped in encrypted_data_keys
+                .iter()
+                .filter(|it| it.key_provider_information == self.name.as_bytes())
+            {
                 match self.ask(&wrapped.ciphertext) {
                     Err(failure) => failures.push(failure),
                     Ok(()) => match self.keys.lock().unwrap().get(&wrapped.ciphertext) {
                         Some(plain) => return Ok(DataKey::from_vec(plain.clone())),
-                        None => failures.push(KeyringError::new(self.name, KeyringErrorKind::InvalidCiphertext, "no")),
+                        None => failures.push(KeyringError::new(
+                            self.name,
+                            KeyringErrorKind::InvalidCiphertext,
+                            "no",
+                        )),
                     },
                 }
             }
@@ -132,7 +147,9 @@ fn garbage(first: u8, numbers: [u32; 2]) -> Vec<u8> {
 /// Whatever the messages name beside the wrapping key, and however often they name it.
 #[tokio::test]
 async fn throttled_messages_keep_nobody_elses_requests_away() {
-    for (decoy, one_in, times) in [(true, 1, 3), (false, 1, 3), (true, 1, 15), (false, 4, 15), (true, 16, 15)] {
+    for (decoy, one_in, times) in
+        [(true, 1, 3), (false, 1, 3), (true, 1, 15), (false, 4, 15), (true, 16, 15)]
+    {
         let provider = Provider::new("key", KeyringErrorKind::Throttled);
         let (clock, hand) = Clock::manual();
         let cache = MaterialsCache::builder().clock(clock).build();
@@ -154,7 +171,8 @@ async fn throttled_messages_keep_nobody_elses_requests_away() {
     }
 }
 
-/// A message is asked for in spite of a refusal, since it may open by another key that it names. That prolongs nothing.
+/// A message is asked for in spite of a refusal, since it may open by another key that it names.
+/// That prolongs nothing.
 #[tokio::test]
 async fn whoever_is_refused_waits_no_longer_than_was_said() {
     for kind in [KeyringErrorKind::Throttled, KeyringErrorKind::Unusable] {
@@ -163,7 +181,9 @@ async fn whoever_is_refused_waits_no_longer_than_was_said() {
         let cache = MaterialsCache::builder().clock(clock).build();
         let envelope = caching(provider.clone(), |builder| builder.cache(&cache));
         let message = envelope.encrypt(b"x", &context("a")).await.unwrap();
-        let hostile = |number| forged(&message, &[("decoy", vec![1]), ("key", garbage(FAILING, [number, 0]))]);
+        let hostile = |number| {
+            forged(&message, &[("decoy", vec![1]), ("key", garbage(FAILING, [number, 0]))])
+        };
         for number in 0..3 {
             assert!(envelope.decrypt(&hostile(number), &context("a")).await.is_err());
         }
@@ -175,15 +195,20 @@ async fn whoever_is_refused_waits_no_longer_than_was_said() {
             hand.advance(retry_after / 20 + Duration::from_nanos(1));
         }
         assert_eq!(provider.requests(), before + 20);
-        envelope.encrypt(b"x", &context("b")).await.unwrap_or_else(|error| panic!("{kind:?}: {error}"));
+        envelope
+            .encrypt(b"x", &context("b"))
+            .await
+            .unwrap_or_else(|error| panic!("{kind:?}: {error}"));
     }
 }
 
 /// It may open by another key.
 #[tokio::test]
 async fn messages_that_name_a_disabled_key_drop_nothing() {
-    let [one, disabled] = ["one", "disabled"].map(|name| Provider::new(name, KeyringErrorKind::Other));
-    let both = MultiKeyring::builder().generator(one.clone()).child(disabled.clone()).build().unwrap();
+    let [one, disabled] =
+        ["one", "disabled"].map(|name| Provider::new(name, KeyringErrorKind::Other));
+    let both =
+        MultiKeyring::builder().generator(one.clone()).child(disabled.clone()).build().unwrap();
     let envelope = caching(both, |builder| builder);
     let message = envelope.encrypt(b"x", &context("a")).await.unwrap();
     envelope.decrypt(&message, &context("a")).await.unwrap();
@@ -226,15 +251,25 @@ async fn one_principals_failures_are_not_anothers() {
     let cache = MaterialsCache::new(100);
     let failing = Provider::new("key", KeyringErrorKind::TimedOut);
     let noisy = caching(failing.clone(), |builder| builder.cache(&cache));
-    let quiet = caching(Provider::new("key", KeyringErrorKind::TimedOut), |builder| builder.cache(&cache));
+    let quiet =
+        caching(Provider::new("key", KeyringErrorKind::TimedOut), |builder| builder.cache(&cache));
     let message = noisy.encrypt(b"x", &context("a")).await.unwrap();
     let supplied = EncryptionContext::new([("tenant", "a"), ("not for everybody", "1")]).unwrap();
     for round in 0..5 {
-        assert!(noisy.decrypt(&forged(&message, &[("key", garbage(FAILING, [round, 0]))]), &supplied).await.is_err());
+        assert!(
+            noisy
+                .decrypt(&forged(&message, &[("key", garbage(FAILING, [round, 0]))]), &supplied)
+                .await
+                .is_err()
+        );
     }
     quiet.encrypt(b"x", &context("b")).await.unwrap();
     let error = noisy.encrypt(b"x", &context("b")).await.unwrap_err();
-    assert!(matches!(&error, Error::Remembered { .. }) && !error.to_string().contains("not for everybody"), "{error}");
+    assert!(
+        matches!(&error, Error::Remembered { .. })
+            && !error.to_string().contains("not for everybody"),
+        "{error}"
+    );
 }
 
 /// A slot that a handle puts back knows nothing of an outage before it went.
@@ -269,8 +304,9 @@ async fn only_outages_are_bridged() {
     let both = MultiKeyring::builder().generator(one.clone()).child(other.clone()).build().unwrap();
     let (clock, hand) = Clock::manual();
     let cache = MaterialsCache::builder().clock(clock).build();
-    let envelope =
-        caching(both, |builder| builder.cache(&cache).max_age(MINUTE).serve_stale_for(MINUTE).refresh_ahead(false));
+    let envelope = caching(both, |builder| {
+        builder.cache(&cache).max_age(MINUTE).serve_stale_for(MINUTE).refresh_ahead(false)
+    });
     let message = envelope.encrypt(b"x", &context("a")).await.unwrap();
     envelope.decrypt(&message, &context("a")).await.unwrap();
     one.fail(KeyringErrorKind::Credentials);
@@ -287,7 +323,8 @@ async fn only_outages_are_bridged() {
 async fn failures_asked_for_before_an_invalidation_are_not_remembered_after() {
     let keyring = GatedKeyring::new(0);
     let cache = MaterialsCache::new(10);
-    let envelope = caching(keyring.clone(), |builder| builder.cache(&cache).remember_failures_for(MINUTE));
+    let envelope =
+        caching(keyring.clone(), |builder| builder.cache(&cache).remember_failures_for(MINUTE));
     let context = context("a");
     let mut before = Box::pin(envelope.encrypt(b"x", &context));
     assert!(poll_immediate(&mut before).await.is_none());
@@ -315,7 +352,10 @@ async fn an_observer_that_panics_harms_nobody() {
     let cache = MaterialsCache::builder().capacity(20).observer(Arc::new(Careless)).build();
     let envelope = caching(GatedKeyring::open(), |builder| builder.cache(&cache));
     for number in 0..1_000 {
-        envelope.encrypt(b"x", &context(&((number * 7 + number / 5) % 47).to_string())).await.unwrap();
+        envelope
+            .encrypt(b"x", &context(&((number * 7 + number / 5) % 47).to_string()))
+            .await
+            .unwrap();
     }
     let _ = std::panic::take_hook();
     assert_eq!(cache.stats().encryption.entries, 20);
@@ -328,7 +368,8 @@ async fn debug_shows_no_values_of_contexts() {
     envelope.warm([&context("who it is")]).await;
     let message = envelope.encrypt(b"", &context("who it is")).await.unwrap();
     envelope.decrypt(&message, &context("who it is")).await.unwrap();
-    let shown = format!("{envelope:?} {cache:?} {:?}", envelope.prepare(&context("who it is")).unwrap());
+    let shown =
+        format!("{envelope:?} {cache:?} {:?}", envelope.prepare(&context("who it is")).unwrap());
     assert!(!shown.contains("who it is") && shown.contains("tenant"), "{shown}");
 }
 
@@ -340,7 +381,8 @@ async fn a_scan_flushes_no_handle_that_is_hot() {
         let cache = MaterialsCache::new(100);
         let envelope = caching(GatedKeyring::open(), |builder| builder.cache(&cache));
         let hot: Vec<_> = (0..10).map(|number| context(&format!("hot {number}"))).collect();
-        let handles: Vec<_> = hot.iter().map(|context| envelope.prepare(context).unwrap()).collect();
+        let handles: Vec<_> =
+            hot.iter().map(|context| envelope.prepare(context).unwrap()).collect();
         for number in 0..500 {
             for (context, handle) in hot.iter().zip(&handles) {
                 let plain = || envelope.try_encrypt(b"", context);

@@ -6,8 +6,8 @@ mod support;
 use envelope::{
     AlgorithmSuite, DataKey, EncryptionContext, Envelope, Error,
     keyring::{
-        GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture, KeyringRequest, MultiKeyring,
-        MultiKeyringBuilder, RawAesKeyring,
+        GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture, KeyringRequest,
+        MultiKeyring, MultiKeyringBuilder, RawAesKeyring,
     },
     materials::EncryptedDataKey,
 };
@@ -37,7 +37,11 @@ impl Keyring for Failing {
         Box::pin(async { Err(Error::DataKeyUnavailable(self.error())) })
     }
 
-    fn wrap<'a>(&'a self, _: KeyringRequest<'a>, _: &'a DataKey) -> KeyringFuture<'a, Vec<EncryptedDataKey>> {
+    fn wrap<'a>(
+        &'a self,
+        _: KeyringRequest<'a>,
+        _: &'a DataKey,
+    ) -> KeyringFuture<'a, Vec<EncryptedDataKey>> {
         Box::pin(async { Err(Error::DataKeyUnavailable(self.error())) })
     }
 
@@ -99,7 +103,11 @@ fn without_a_generator_it_wraps_but_does_not_generate() {
     let keys = wrap(&keyring, &data_key).unwrap();
     assert_eq!(names(&keys), "bc");
     for name in ["b", "c"] {
-        assert_eq!(unwrap(&aes(name), &keys).unwrap().expose_secret(), data_key.expose_secret(), "{name}");
+        assert_eq!(
+            unwrap(&aes(name), &keys).unwrap().expose_secret(),
+            data_key.expose_secret(),
+            "{name}"
+        );
     }
 }
 
@@ -109,7 +117,8 @@ fn multi_keyrings_nest() {
     let outer = builder().generator(aes("a")).child(inner()).child(aes("d")).build().unwrap();
     let generated = generate(&outer).unwrap();
     assert_eq!(names(&generated.encrypted_data_keys), "abcd");
-    let outer_generator = builder().generator(builder().generator(aes("a")).child(aes("b")).build().unwrap());
+    let outer_generator =
+        builder().generator(builder().generator(aes("a")).child(aes("b")).build().unwrap());
     let generated = generate(&outer_generator.child(inner()).build().unwrap()).unwrap();
     assert_eq!(names(&generated.encrypted_data_keys), "abbc");
 }
@@ -163,8 +172,13 @@ fn a_failing_generator_s_children_are_not_asked() {
 fn the_first_that_unwraps_wins_and_the_rest_are_not_asked() {
     let last = GatedKeyring::open();
     let keys = generate(&aes("b")).unwrap();
-    let keyring =
-        builder().generator(Failing("x")).child(aes("a")).child(aes("b")).child(last.clone()).build().unwrap();
+    let keyring = builder()
+        .generator(Failing("x"))
+        .child(aes("a"))
+        .child(aes("b"))
+        .child(last.clone())
+        .build()
+        .unwrap();
     let unwrapped = unwrap(&keyring, &keys.encrypted_data_keys).unwrap();
     assert_eq!(unwrapped.expose_secret(), keys.data_key.expose_secret());
     assert_eq!(last.counts(), (0, 0));
@@ -184,7 +198,8 @@ fn each_keyring_sees_every_encrypted_data_key() {
 fn the_error_lists_every_failure_in_order() {
     let all = builder().generator(aes("a")).child(aes("b")).build().unwrap();
     let context = EncryptionContext::empty();
-    let message = Envelope::new(all).unwrap().encrypt(b"secret", &context).now_or_never().unwrap().unwrap();
+    let message =
+        Envelope::new(all).unwrap().encrypt(b"secret", &context).now_or_never().unwrap().unwrap();
 
     let wrong = builder()
         .generator(aes_with("b", 0))
@@ -193,8 +208,15 @@ fn the_error_lists_every_failure_in_order() {
         .child(aes_with("a", 0))
         .build()
         .unwrap();
-    let error = Envelope::new(wrong).unwrap().decrypt(&message, &context).now_or_never().unwrap().unwrap_err();
-    let Error::DataKeyNotUnwrapped { failures, .. } = &error else { panic!("another variant: {error:?}") };
+    let error = Envelope::new(wrong)
+        .unwrap()
+        .decrypt(&message, &context)
+        .now_or_never()
+        .unwrap()
+        .unwrap_err();
+    let Error::DataKeyNotUnwrapped { failures, .. } = &error else {
+        panic!("another variant: {error:?}")
+    };
     let asked: Vec<_> = failures.iter().map(KeyringError::wrapping_key).collect();
     assert_eq!(asked, ["ns/b", "x", "x", "ns/a"]);
     assert!(error.is_retryable(), "one of them may succeed later");
@@ -209,6 +231,7 @@ fn no_match_anywhere_says_so() {
 
 #[test]
 fn nothing_secret_is_printed() {
-    let shown = format!("{:?}", builder().generator(aes_with("a", 123)).child(aes("b")).build().unwrap());
+    let shown =
+        format!("{:?}", builder().generator(aes_with("a", 123)).child(aes("b")).build().unwrap());
     assert!(shown.contains("\"a\"") && !shown.contains("123"), "{shown}");
 }

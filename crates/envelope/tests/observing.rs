@@ -24,7 +24,10 @@ struct Diary(Mutex<Vec<String>>);
 
 impl Observer for Diary {
     fn observe(&self, event: &Event<'_>) {
-        self.0.lock().unwrap().push(format!("{:?} {} {:?}", event.operation, event.context_keys, event.kind));
+        self.0
+            .lock()
+            .unwrap()
+            .push(format!("{:?} {} {:?}", event.operation, event.context_keys, event.kind));
     }
 }
 
@@ -32,7 +35,9 @@ impl Diary {
     /// What was written since this was last asked, without what changes from run to run.
     fn page(&self) -> Vec<String> {
         let page = std::mem::take(&mut *self.0.lock().unwrap());
-        page.into_iter().map(|line| line.split(" took: ").next().unwrap_or_default().to_owned()).collect()
+        page.into_iter()
+            .map(|line| line.split(" took: ").next().unwrap_or_default().to_owned())
+            .collect()
     }
 }
 
@@ -41,9 +46,17 @@ async fn an_observer_is_told_of_each_thing() {
     let keyring = GatedKeyring::open();
     let diary = Arc::new(Diary::default());
     let (clock, hand) = Clock::manual();
-    let cache = MaterialsCache::builder().clock(clock).observer(Arc::clone(&diary) as Arc<dyn Observer>).build();
+    let cache = MaterialsCache::builder()
+        .clock(clock)
+        .observer(Arc::clone(&diary) as Arc<dyn Observer>)
+        .build();
     let envelope = caching(keyring.clone(), |builder| {
-        builder.cache(&cache).max_age(MINUTE).max_bytes(100).serve_stale_for(MINUTE).refresh_ahead(false)
+        builder
+            .cache(&cache)
+            .max_age(MINUTE)
+            .max_bytes(100)
+            .serve_stale_for(MINUTE)
+            .refresh_ahead(false)
     });
     let (ours, secret) = (context("secret value"), "secret value");
     envelope.encrypt(b"x", &ours).await.unwrap();
@@ -86,7 +99,12 @@ async fn misses_have_their_reasons_and_failures_their_kinds() {
     let (clock, hand) = Clock::manual();
     let cache = MaterialsCache::builder().capacity(10).clock(clock).build();
     let envelope = caching(keyring.clone(), |builder| {
-        builder.cache(&cache).max_age(MINUTE).max_messages(2).refresh_ahead(false).longest_backoff(Duration::ZERO)
+        builder
+            .cache(&cache)
+            .max_age(MINUTE)
+            .max_messages(2)
+            .refresh_ahead(false)
+            .longest_backoff(Duration::ZERO)
     });
     let stats = || cache.stats().encryption;
     for _ in 0..3 {
@@ -102,8 +120,10 @@ async fn misses_have_their_reasons_and_failures_their_kinds() {
         envelope.encrypt(b"x", &context(&tenant.to_string())).await.unwrap();
     }
     assert_eq!((stats().misses_evicted, stats().evictions), (0, 21));
-    let gone: Vec<_> =
-        (0..30).map(|it| context(&it.to_string())).filter(|it| envelope.try_encrypt(b"x", it).is_err()).collect();
+    let gone: Vec<_> = (0..30)
+        .map(|it| context(&it.to_string()))
+        .filter(|it| envelope.try_encrypt(b"x", it).is_err())
+        .collect();
     for context in gone.iter().rev() {
         envelope.encrypt(b"x", context).await.unwrap();
     }
@@ -117,12 +137,17 @@ async fn misses_have_their_reasons_and_failures_their_kinds() {
     let ten = cache.stats().saved(10_000.0 * 10.0) / f64::from(u32::try_from(counts.hits).unwrap());
     assert!((ten - 10.0).abs() < 1e-9, "{ten}");
 
-    for kind in [KeyringErrorKind::Throttled, KeyringErrorKind::Credentials, KeyringErrorKind::Denied] {
+    for kind in
+        [KeyringErrorKind::Throttled, KeyringErrorKind::Credentials, KeyringErrorKind::Denied]
+    {
         keyring.fail(Some(kind));
         assert!(envelope.encrypt(b"x", &context(kind.name())).await.is_err());
     }
     let failures = stats().failures;
-    assert_eq!((failures.throttled, failures.credentials, failures.denied, failures.timed_out), (1, 1, 1, 0));
+    assert_eq!(
+        (failures.throttled, failures.credentials, failures.denied, failures.timed_out),
+        (1, 1, 1, 0)
+    );
     assert_eq!(stats().load_failures, 3);
 }
 
@@ -130,7 +155,10 @@ async fn misses_have_their_reasons_and_failures_their_kinds() {
 async fn contexts_that_never_repeat_are_told_of_once() {
     let keyring = GatedKeyring::open();
     let diary = Arc::new(Diary::default());
-    let cache = MaterialsCache::builder().capacity(100).observer(Arc::clone(&diary) as Arc<dyn Observer>).build();
+    let cache = MaterialsCache::builder()
+        .capacity(100)
+        .observer(Arc::clone(&diary) as Arc<dyn Observer>)
+        .build();
     let envelope = caching(keyring.clone(), |builder| builder.cache(&cache));
     for message_id in 0..3_000 {
         envelope.encrypt(b"x", &context(&message_id.to_string())).await.unwrap();
@@ -171,9 +199,13 @@ fn metrics_say_what_the_statistics_say() {
     let total = |name: &str, labels: &[(&str, &str)]| -> u64 {
         let of_name = snapshot.iter().filter(|(key, ..)| key.key().name() == name);
         let labelled = of_name.filter(|(key, ..)| {
-            labels.iter().all(|(label, value)| key.key().labels().any(|it| (it.key(), it.value()) == (*label, *value)))
+            labels.iter().all(|(label, value)| {
+                key.key().labels().any(|it| (it.key(), it.value()) == (*label, *value))
+            })
         });
-        labelled.map(|(.., value)| if let DebugValue::Counter(count) = value { *count } else { 0 }).sum()
+        labelled
+            .map(|(.., value)| if let DebugValue::Counter(count) = value { *count } else { 0 })
+            .sum()
     };
     let encryption = ("operation", "encryption");
     assert_eq!(stats.encryption.hits, 2 * 1_499);
@@ -195,5 +227,8 @@ async fn statistics_survive_json() {
     let json = serde_json::to_value(cache.stats()).unwrap();
     assert_eq!(json["encryption"]["misses_absent"], 1);
     assert_eq!(json["encryption"]["failures"]["throttled"], 0);
-    assert_eq!(serde_json::from_value::<envelope::materials::CacheStats>(json).unwrap(), cache.stats());
+    assert_eq!(
+        serde_json::from_value::<envelope::materials::CacheStats>(json).unwrap(),
+        cache.stats()
+    );
 }

@@ -5,7 +5,9 @@ mod support;
 
 use std::io::{Read as _, Write as _};
 
-use envelope::{AlgorithmSuite, Envelope, Error, materials::DefaultMaterialsManager, stream::DecryptionMode};
+use envelope::{
+    AlgorithmSuite, Envelope, Error, materials::DefaultMaterialsManager, stream::DecryptionMode,
+};
 use futures_util::FutureExt as _;
 use support::{context, keyring};
 
@@ -34,12 +36,18 @@ async fn one_thread_and_several_open_each_others_messages() {
             // Around a multiple of the frame length, of the slice, and of nothing.
             for length in [0, 200_000, 600_000, 786_432, 786_433, 1_000_003] {
                 let plaintext = plaintext(length);
-                for (sealer, opener) in [(0, 1), (1, 0), (1, 1)].map(|(a, b)| (&envelopes[a], &envelopes[b])) {
+                for (sealer, opener) in
+                    [(0, 1), (1, 0), (1, 1)].map(|(a, b)| (&envelopes[a], &envelopes[b]))
+                {
                     let mut message = sealer.encrypt(&plaintext, &context("42")).await.unwrap();
                     let opened = opener.decrypt(&message, &context("42")).await.unwrap();
                     assert!(opened.plaintext() == plaintext, "{suite} {frame_length} {length}");
-                    let opened = opener.decrypt_in_place(&mut message, &context("42")).await.unwrap();
-                    assert!(opened.plaintext() == plaintext, "{suite} {frame_length} {length} in place");
+                    let opened =
+                        opener.decrypt_in_place(&mut message, &context("42")).await.unwrap();
+                    assert!(
+                        opened.plaintext() == plaintext,
+                        "{suite} {frame_length} {length} in place"
+                    );
                 }
             }
         }
@@ -55,7 +63,9 @@ async fn streams_in_large_pieces_agree_with_one_piece() {
             let mut writer = together.encryptor(&context("42"), None).await.unwrap().writer(vec![]);
             plaintext.chunks(piece).for_each(|piece| writer.write_all(piece).unwrap());
             let message = writer.finish().unwrap();
-            assert!(alone.decrypt(&message, &context("42")).await.unwrap().plaintext() == plaintext);
+            assert!(
+                alone.decrypt(&message, &context("42")).await.unwrap().plaintext() == plaintext
+            );
 
             let mut source = &message[..];
             let header = together.read_header(&mut source).unwrap();
@@ -72,7 +82,8 @@ async fn streams_in_large_pieces_agree_with_one_piece() {
     }
 }
 
-/// Whatever is wrong with a frame, several threads say the same of it as one does, and release as much.
+/// Whatever is wrong with a frame, several threads say the same of it as one does, and release as
+/// much.
 #[tokio::test]
 async fn failures_are_the_same_as_of_one_thread() {
     let (alone, together) = (envelope(1, SUITES[0], 4096), envelope(3, SUITES[0], 4096));
@@ -81,7 +92,8 @@ async fn failures_are_the_same_as_of_one_thread() {
     let stride = 4096 + 32;
     let wrong_sequence = [header + 50 * stride + 3, header + 3];
     let wrong_iv = [header + 50 * stride + 9];
-    let wrong_content = [header + 16, header + 100 * stride + 20, header + 101 * stride - 1, message.len() - 1];
+    let wrong_content =
+        [header + 16, header + 100 * stride + 20, header + 101 * stride - 1, message.len() - 1];
     for at in [&wrong_sequence[..], &wrong_iv, &wrong_content].concat() {
         let mut changed = message.clone();
         changed[at] ^= 1;
@@ -99,10 +111,17 @@ async fn failures_are_the_same_as_of_one_thread() {
         for envelope in [&alone, &together] {
             let mut source = &changed[..];
             let header = envelope.read_header(&mut source).unwrap();
-            let decryptor = envelope.decryptor(&header, &context("42"), DecryptionMode::UnsignedOnly).await.unwrap();
+            let decryptor = envelope
+                .decryptor(&header, &context("42"), DecryptionMode::UnsignedOnly)
+                .await
+                .unwrap();
             let mut released = vec![];
             let error = decryptor.reader(source).read_to_end(&mut released).unwrap_err();
-            assert_eq!(Error::in_io(&error).unwrap().to_string(), errors[0].to_string(), "byte {at}");
+            assert_eq!(
+                Error::in_io(&error).unwrap().to_string(),
+                errors[0].to_string(),
+                "byte {at}"
+            );
             assert!(plaintext(1_000_000).starts_with(&released), "byte {at}");
             assert!(released.len() <= (at - header.length()) / stride * 4096, "byte {at}");
         }
@@ -131,7 +150,8 @@ async fn batches_are_shared() {
     assert!(opened.iter().map(|opened| opened.as_ref().unwrap().plaintext()).eq(&plaintexts));
 }
 
-/// However short its frames are, opening a message costs in proportion to its length, and others have their turn.
+/// However short its frames are, opening a message costs in proportion to its length, and others
+/// have their turn.
 #[tokio::test]
 async fn short_frames_are_opened_one_by_one_in_turns() {
     let plaintext = plaintext(50_000);
@@ -159,7 +179,8 @@ async fn short_frames_are_opened_one_by_one_in_turns() {
 /// Threads that share a long message let others have their turn behind each slice of theirs.
 #[tokio::test]
 async fn shared_frames_are_sealed_and_opened_in_turns() {
-    let (envelope, plaintext) = (envelope(3, SUITES[0], 4096), plaintext(4 * 3 * 256 * 1024 + 5000));
+    let (envelope, plaintext) =
+        (envelope(3, SUITES[0], 4096), plaintext(4 * 3 * 256 * 1024 + 5000));
     let (message, sealed) = polled(envelope.encrypt(&plaintext, &context("42")));
     let message = message.unwrap();
     let (opened, turns) = polled(envelope.decrypt(&message, &context("42")));

@@ -8,7 +8,10 @@ use std::time::Duration;
 use envelope::{
     Clock, EncryptionContext, Envelope, Error,
     keyring::KeyringErrorKind,
-    materials::{CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache, RequiredContextMaterialsManager},
+    materials::{
+        CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache,
+        RequiredContextMaterialsManager,
+    },
 };
 use futures_util::future::{join_all, poll_immediate};
 use support::{GatedKeyring, caching, context, encrypted_data_keys};
@@ -17,7 +20,9 @@ use support::{GatedKeyring, caching, context, encrypted_data_keys};
 async fn a_handle_and_its_client_share_one_entry() {
     let keyring = GatedKeyring::open();
     let cache = MaterialsCache::new(10);
-    let envelope = caching(keyring.clone(), |builder| builder.cache(&cache).max_messages(3).refresh_ahead(false));
+    let envelope = caching(keyring.clone(), |builder| {
+        builder.cache(&cache).max_messages(3).refresh_ahead(false)
+    });
     let prepared = envelope.prepare(&context("42")).unwrap();
     assert!(matches!(prepared.try_encrypt(b"x"), Err(Error::NotCached)));
     let first = prepared.encrypt(b"x").await.unwrap();
@@ -25,7 +30,10 @@ async fn a_handle_and_its_client_share_one_entry() {
     let third = prepared.try_encrypt(b"x").unwrap();
     assert_eq!(encrypted_data_keys(&first), encrypted_data_keys(&second));
     assert_eq!(encrypted_data_keys(&first), encrypted_data_keys(&third));
-    assert!(matches!(prepared.try_encrypt(b"x"), Err(Error::NotCached)), "the limit is theirs together");
+    assert!(
+        matches!(prepared.try_encrypt(b"x"), Err(Error::NotCached)),
+        "the limit is theirs together"
+    );
     assert_eq!(prepared.decrypt(&first).await.unwrap().plaintext(), b"x");
     assert_eq!(prepared.try_decrypt(&second).unwrap().encryption_context(), prepared.context());
     assert_eq!((keyring.counts(), cache.stats().encryption.hits), ((1, 1), 2));
@@ -39,7 +47,8 @@ async fn a_handle_outlives_evictions_and_invalidations() {
     let keyring = GatedKeyring::open();
     let cache = MaterialsCache::new(4);
     let envelope = caching(keyring.clone(), |builder| builder.cache(&cache));
-    let prepared = [envelope.prepare(&context("42")).unwrap(), envelope.prepare(&context("42")).unwrap()];
+    let prepared =
+        [envelope.prepare(&context("42")).unwrap(), envelope.prepare(&context("42")).unwrap()];
     let others: Vec<_> = (0..100).map(|tenant| context(&format!("other {tenant}"))).collect();
     // Twice each, or else they would not count as worth more than the first.
     let evict = || async {
@@ -55,20 +64,34 @@ async fn a_handle_outlives_evictions_and_invalidations() {
         for handle in &prepared {
             assert_eq!(encrypted_data_keys(&handle.try_encrypt(b"x").unwrap()), seen[round]);
         }
-        assert_eq!(encrypted_data_keys(&envelope.try_encrypt(b"x", &context("42")).unwrap()), seen[round]);
+        assert_eq!(
+            encrypted_data_keys(&envelope.try_encrypt(b"x", &context("42")).unwrap()),
+            seen[round]
+        );
         match round {
             0 => assert_eq!(cache.clear(), 1),
             1 => assert_eq!(cache.invalidate_key(support::WRAPPING_KEY), 1),
             _ => evict().await,
         }
-        assert!(prepared.iter().all(|handle| matches!(handle.try_encrypt(b"x"), Err(Error::NotCached))));
+        assert!(
+            prepared.iter().all(|handle| matches!(handle.try_encrypt(b"x"), Err(Error::NotCached)))
+        );
     }
     // What a plain call fetched meanwhile, a handle takes over.
     evict().await;
     let plain = envelope.encrypt(b"x", &context("42")).await.unwrap();
-    assert_eq!(encrypted_data_keys(&prepared[0].try_encrypt(b"x").unwrap()), encrypted_data_keys(&plain));
-    assert_eq!(encrypted_data_keys(&prepared[1].try_encrypt(b"x").unwrap()), encrypted_data_keys(&plain));
-    assert_eq!(encrypted_data_keys(&envelope.try_encrypt(b"x", &context("42")).unwrap()), encrypted_data_keys(&plain));
+    assert_eq!(
+        encrypted_data_keys(&prepared[0].try_encrypt(b"x").unwrap()),
+        encrypted_data_keys(&plain)
+    );
+    assert_eq!(
+        encrypted_data_keys(&prepared[1].try_encrypt(b"x").unwrap()),
+        encrypted_data_keys(&plain)
+    );
+    assert_eq!(
+        encrypted_data_keys(&envelope.try_encrypt(b"x", &context("42")).unwrap()),
+        encrypted_data_keys(&plain)
+    );
 }
 
 #[tokio::test]
@@ -79,14 +102,22 @@ async fn handles_check_as_clients_do() {
     assert!(matches!(envelope.prepare(&reserved), Err(Error::InvalidEncryptionContext { .. })));
     let prepared = envelope.prepare(&context("42")).unwrap();
     let long = prepared.encrypt(b"longer").await.unwrap();
-    assert!(matches!(prepared.try_encrypt(b"longer"), Err(Error::NotCached)), "a data key of its own each time");
+    assert!(
+        matches!(prepared.try_encrypt(b"longer"), Err(Error::NotCached)),
+        "a data key of its own each time"
+    );
     assert_eq!(prepared.decrypt(&long).await.unwrap().plaintext(), b"longer");
 
     // Through a manager above the cache, and without any cache.
-    let caching = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring.clone())).build().unwrap();
+    let caching = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring.clone()))
+        .build()
+        .unwrap();
     let manager = RequiredContextMaterialsManager::new(["tenant"], caching).unwrap();
     let envelope = Envelope::builder(manager).build().unwrap();
-    assert!(matches!(envelope.prepare(&EncryptionContext::empty()), Err(Error::RequiredContextMissing { .. })));
+    assert!(matches!(
+        envelope.prepare(&EncryptionContext::empty()),
+        Err(Error::RequiredContextMissing { .. })
+    ));
     let prepared = envelope.prepare(&context("42")).unwrap();
     let message = prepared.encrypt(b"x").await.unwrap();
     prepared.try_encrypt(b"x").unwrap();
@@ -103,7 +134,9 @@ async fn handles_check_as_clients_do() {
 async fn warming_gives_one_result_for_each_and_reserves_nothing() {
     let keyring = GatedKeyring::new(2);
     let cache = MaterialsCache::builder().max_loads(4).build();
-    let envelope = caching(keyring.clone(), |builder| builder.cache(&cache).max_messages(1).refresh_ahead(false));
+    let envelope = caching(keyring.clone(), |builder| {
+        builder.cache(&cache).max_messages(1).refresh_ahead(false)
+    });
     let contexts: Vec<_> = (0..50).map(|tenant| context(&tenant.to_string())).collect();
     envelope.ready().await.expect("nothing was warmed yet");
     let mut warming = Box::pin(envelope.warm(&contexts));
@@ -128,7 +161,10 @@ async fn warming_gives_one_result_for_each_and_reserves_nothing() {
     assert_eq!(keyring.counts().0, asked);
     let reserved = EncryptionContext::new([("aws-crypto-x", "x")]).unwrap();
     let results = envelope.warm([&reserved, &context("0")]).await;
-    assert!(matches!(results[..], [Err(Error::InvalidEncryptionContext { .. }), Err(Error::Remembered { .. })]));
+    assert!(matches!(
+        results[..],
+        [Err(Error::InvalidEncryptionContext { .. }), Err(Error::Remembered { .. })]
+    ));
 }
 
 #[tokio::test]
@@ -136,7 +172,8 @@ async fn a_health_check_keeps_idle_contexts_warm() {
     let keyring = GatedKeyring::open();
     let (clock, hand) = Clock::manual();
     let cache = MaterialsCache::builder().clock(clock).build();
-    let envelope = caching(keyring.clone(), |builder| builder.cache(&cache).max_age(Duration::from_mins(1)));
+    let envelope =
+        caching(keyring.clone(), |builder| builder.cache(&cache).max_age(Duration::from_mins(1)));
     envelope.warm([&context("42")]).await;
     hand.advance(Duration::from_mins(1));
     assert!(envelope.try_encrypt(b"x", &context("42")).is_err());
@@ -154,7 +191,11 @@ async fn a_health_check_keeps_idle_contexts_warm() {
 async fn a_task_may_warm_and_look_at_the_health() {
     let envelope = caching(GatedKeyring::open(), |builder| builder);
     let task = tokio::spawn(async move {
-        envelope.warm([&context("42"), &context("43")]).await.into_iter().collect::<Result<(), _>>()?;
+        envelope
+            .warm([&context("42"), &context("43")])
+            .await
+            .into_iter()
+            .collect::<Result<(), _>>()?;
         envelope.ready().await
     });
     task.await.unwrap().unwrap();
@@ -165,13 +206,17 @@ async fn what_was_sealed_opens_without_asking_if_it_is_primed() {
     for prime in [true, false] {
         let keyring = GatedKeyring::open();
         let cache = MaterialsCache::new(10);
-        let envelope = caching(keyring.clone(), |builder| builder.cache(&cache).prime_decrypt(prime));
+        let envelope =
+            caching(keyring.clone(), |builder| builder.cache(&cache).prime_decrypt(prime));
         let message = envelope.encrypt(b"x", &context("42")).await.unwrap();
         assert_eq!(envelope.decrypt(&message, &context("42")).await.unwrap().plaintext(), b"x");
         assert_eq!(keyring.counts(), (1, u64::from(!prime)));
         let mut forged = message.clone();
         *forged.last_mut().unwrap() ^= 1;
-        assert!(matches!(envelope.decrypt(&forged, &context("42")).await, Err(Error::Authentication)));
+        assert!(matches!(
+            envelope.decrypt(&forged, &context("42")).await,
+            Err(Error::Authentication)
+        ));
         cache.invalidate_key(support::WRAPPING_KEY);
         assert!(matches!(envelope.try_decrypt(&message, &context("42")), Err(Error::NotCached)));
     }
@@ -194,7 +239,8 @@ async fn signed_messages_are_primed_too() {
     use envelope::AlgorithmSuite;
 
     let keyring = GatedKeyring::open();
-    let manager = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring.clone())).prime_decrypt(true);
+    let manager = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring.clone()))
+        .prime_decrypt(true);
     let suite = AlgorithmSuite::from_id(0x0578).unwrap();
     let envelope = Envelope::builder(manager.build().unwrap()).suite(suite).build().unwrap();
     let message = envelope.encrypt(b"x", &context("42")).await.unwrap();
@@ -225,7 +271,10 @@ async fn failures_of_a_wrapping_key_are_everybodys() {
     keyring.fail(None);
     hand.advance(Duration::from_secs(1));
     assert!(
-        join_all(contexts[1..].iter().map(|context| envelope.encrypt(b"x", context))).await.iter().all(Result::is_ok)
+        join_all(contexts[1..].iter().map(|context| envelope.encrypt(b"x", context)))
+            .await
+            .iter()
+            .all(Result::is_ok)
     );
     keyring.fail(Some(KeyringErrorKind::Throttled));
     cache.invalidate(&context("none"));
@@ -240,18 +289,21 @@ async fn an_outage_costs_one_round_of_requests() {
     let cache = MaterialsCache::builder().max_loads(4).build();
     let envelope = caching(keyring.clone(), |builder| builder.cache(&cache));
     let contexts: Vec<_> = (0..100).map(|tenant| context(&tenant.to_string())).collect();
-    let mut waiting: Vec<_> = contexts.iter().map(|context| Box::pin(envelope.encrypt(b"x", context))).collect();
+    let mut waiting: Vec<_> =
+        contexts.iter().map(|context| Box::pin(envelope.encrypt(b"x", context))).collect();
     for waiting in &mut waiting {
         assert!(poll_immediate(waiting).await.is_none());
     }
     keyring.gate.close();
     let results = join_all(waiting).await;
-    let remembered = results.iter().filter(|result| matches!(result, Err(Error::Remembered { .. }))).count();
+    let remembered =
+        results.iter().filter(|result| matches!(result, Err(Error::Remembered { .. }))).count();
     assert!(results.iter().all(Result::is_err));
     assert!(remembered >= 90 && keyring.counts().0 <= 10, "{remembered} {:?}", keyring.counts());
 }
 
-/// Used every 25 s under a `max_age` of 60 s: nobody waits, though no use falls into the last tenths of an age.
+/// Used every 25 s under a `max_age` of 60 s: nobody waits, though no use falls into the last
+/// tenths of an age.
 #[cfg(feature = "tokio")]
 #[tokio::test]
 async fn nobody_waits_who_comes_now_and_then() {
@@ -259,13 +311,19 @@ async fn nobody_waits_who_comes_now_and_then() {
         let keyring = GatedKeyring::open();
         let (clock, hand) = Clock::manual();
         let cache = MaterialsCache::builder().clock(clock).build();
-        let envelope = caching(keyring.clone(), |builder| builder.cache(&cache).max_age(Duration::from_mins(1)));
+        let envelope = caching(keyring.clone(), |builder| {
+            builder.cache(&cache).max_age(Duration::from_mins(1))
+        });
         let message = envelope.encrypt(b"x", &context("42")).await.unwrap();
         envelope.decrypt(&message, &context("42")).await.unwrap();
         for use_number in 0..50 {
             hand.advance(Duration::from_secs(every));
-            envelope.try_encrypt(b"x", &context("42")).unwrap_or_else(|_| panic!("every {every} s, use {use_number}"));
-            envelope.try_decrypt(&message, &context("42")).unwrap_or_else(|_| panic!("{every} s, {use_number}"));
+            envelope
+                .try_encrypt(b"x", &context("42"))
+                .unwrap_or_else(|_| panic!("every {every} s, use {use_number}"));
+            envelope
+                .try_decrypt(&message, &context("42"))
+                .unwrap_or_else(|_| panic!("{every} s, {use_number}"));
             tokio::task::yield_now().await;
             tokio::task::yield_now().await;
         }

@@ -4,14 +4,18 @@
 mod support;
 
 use envelope::{
-    DataKey, EncryptionContext, Envelope, Error, keyring::RawAesKeyring, materials::DefaultMaterialsManager,
+    DataKey, EncryptionContext, Envelope, Error, keyring::RawAesKeyring,
+    materials::DefaultMaterialsManager,
 };
 use futures_util::FutureExt;
 use proptest::prelude::*;
 use support::{header_length, keyring};
 
 fn envelope(frame_length: u32) -> Envelope {
-    Envelope::builder(DefaultMaterialsManager::new(keyring())).frame_length(frame_length).build().unwrap()
+    Envelope::builder(DefaultMaterialsManager::new(keyring()))
+        .frame_length(frame_length)
+        .build()
+        .unwrap()
 }
 
 fn context() -> EncryptionContext {
@@ -19,11 +23,16 @@ fn context() -> EncryptionContext {
 }
 
 fn encrypt(envelope: &Envelope, plaintext: &[u8]) -> Vec<u8> {
-    envelope.encrypt(plaintext, &context()).now_or_never().expect("a local keyring never waits").unwrap()
+    envelope
+        .encrypt(plaintext, &context())
+        .now_or_never()
+        .expect("a local keyring never waits")
+        .unwrap()
 }
 
 fn decrypt(envelope: &Envelope, message: &[u8]) -> Result<Vec<u8>, Error> {
-    let opened = envelope.decrypt(message, &context()).now_or_never().expect("a local keyring never waits");
+    let opened =
+        envelope.decrypt(message, &context()).now_or_never().expect("a local keyring never waits");
     opened.map(envelope::Decrypted::into_plaintext)
 }
 
@@ -38,12 +47,17 @@ fn three_frames(envelope: &Envelope) -> (Vec<u8>, [std::ops::Range<usize>; 3]) {
 
 #[test]
 fn a_message_of_each_shape_opens() {
-    for (length, frame_length) in [(0, 1), (1, 1), (3, 1), (8, 4), (9, 4), (4096, 4096), (10_000, 4096), (5, u32::MAX)]
+    for (length, frame_length) in
+        [(0, 1), (1, 1), (3, 1), (8, 4), (9, 4), (4096, 4096), (10_000, 4096), (5, u32::MAX)]
     {
         let plaintext: Vec<u8> = (0..length).map(|i| u8::try_from(i % 251).unwrap()).collect();
         let envelope = envelope(frame_length);
         let message = encrypt(&envelope, &plaintext);
-        assert_eq!(decrypt(&envelope, &message).unwrap(), plaintext, "{length} bytes in frames of {frame_length}");
+        assert_eq!(
+            decrypt(&envelope, &message).unwrap(),
+            plaintext,
+            "{length} bytes in frames of {frame_length}"
+        );
     }
 }
 
@@ -57,7 +71,8 @@ fn messages_of_the_python_client_open() {
         (include_bytes!("../../../fuzz/corpus/decrypt/exact"), &[0; 256]),
     ];
     for (message, plaintext) in seeds {
-        let opened = envelope(4096).decrypt(message, &EncryptionContext::empty()).now_or_never().unwrap();
+        let opened =
+            envelope(4096).decrypt(message, &EncryptionContext::empty()).now_or_never().unwrap();
         assert_eq!(opened.unwrap().plaintext(), plaintext);
     }
 }
@@ -66,7 +81,11 @@ fn messages_of_the_python_client_open() {
 fn no_two_messages_share_a_message_id() {
     let envelope = Envelope::new(keyring()).unwrap();
     let (a, b) = (encrypt(&envelope, b"same"), encrypt(&envelope, b"same"));
-    assert_eq!(support::encrypted_data_keys(&a), support::encrypted_data_keys(&b), "one cached data key");
+    assert_eq!(
+        support::encrypted_data_keys(&a),
+        support::encrypted_data_keys(&b),
+        "one cached data key"
+    );
     assert_ne!(a[3..35], b[3..35], "two message ids");
 }
 
@@ -81,7 +100,8 @@ fn every_flipped_bit_is_refused() {
             let error = decrypt(&envelope, &changed).expect_err("a changed message opened");
             let expected = match error {
                 Error::Authentication => true,
-                // The header's form, or a wrapped key that no longer matches or unwraps, shows first.
+                // The header's form, or a wrapped key that no longer matches or unwraps, shows
+                // first.
                 Error::Unsupported { .. }
                 | Error::Malformed { .. }
                 | Error::Truncated { .. }
@@ -102,7 +122,10 @@ fn every_truncation_is_refused() {
     let (message, _) = three_frames(&envelope);
     for end in 0..message.len() {
         let error = decrypt(&envelope, &message[..end]).expect_err("a cut message opened");
-        assert!(matches!(error, Error::Truncated { offset, .. } if offset <= end as u64), "{end}: {error:?}");
+        assert!(
+            matches!(error, Error::Truncated { offset, .. } if offset <= end as u64),
+            "{end}: {error:?}"
+        );
     }
 }
 
@@ -112,7 +135,9 @@ fn trailing_bytes_are_refused() {
     let (mut message, _) = three_frames(&envelope);
     let end = message.len();
     message.push(0);
-    assert!(matches!(decrypt(&envelope, &message), Err(Error::TrailingBytes { offset }) if offset == end as u64));
+    assert!(
+        matches!(decrypt(&envelope, &message), Err(Error::TrailingBytes { offset }) if offset == end as u64)
+    );
 }
 
 #[test]
@@ -155,12 +180,17 @@ fn a_final_frame_can_not_pass_for_a_regular_one() {
 fn a_wrong_wrapping_key_or_name_is_told_apart() {
     let message = encrypt(&envelope(4), b"secret");
     let with = |name: &str, byte: u8| {
-        let keyring = RawAesKeyring::new("tests", name, &DataKey::from_vec(vec![byte; 32])).unwrap();
+        let keyring =
+            RawAesKeyring::new("tests", name, &DataKey::from_vec(vec![byte; 32])).unwrap();
         decrypt(&Envelope::new(keyring).unwrap(), &message).unwrap_err()
     };
-    let Error::DataKeyNotUnwrapped { failures, .. } = with("key", 8) else { panic!("another variant") };
+    let Error::DataKeyNotUnwrapped { failures, .. } = with("key", 8) else {
+        panic!("another variant")
+    };
     assert_eq!(failures.len(), 1);
-    let Error::DataKeyNotUnwrapped { failures, .. } = with("other", 7) else { panic!("another variant") };
+    let Error::DataKeyNotUnwrapped { failures, .. } = with("other", 7) else {
+        panic!("another variant")
+    };
     assert!(failures.is_empty());
 }
 
@@ -174,9 +204,13 @@ fn the_supplied_context_must_stand_in_the_message() {
     };
     assert_eq!(*open(&[]).unwrap().encryption_context(), context());
     assert!(open(&[("tenant", "42")]).is_ok());
-    let Err(Error::EncryptionContextMismatch { key }) = open(&[("tenant", "43")]) else { panic!("opened") };
+    let Err(Error::EncryptionContextMismatch { key }) = open(&[("tenant", "43")]) else {
+        panic!("opened")
+    };
     assert_eq!(key, "tenant");
-    let Err(Error::DataKeyNotUnwrapped { not_stored, .. }) = open(&[("other", "42")]) else { panic!("opened") };
+    let Err(Error::DataKeyNotUnwrapped { not_stored, .. }) = open(&[("other", "42")]) else {
+        panic!("opened")
+    };
     assert_eq!(not_stored, ["other"]);
 }
 
@@ -199,7 +233,10 @@ fn the_limit_on_encrypted_data_keys_comes_before_any_unwrapping() {
 #[test]
 fn misuse_shows_when_it_is_built() {
     let builder = || Envelope::builder(DefaultMaterialsManager::new(keyring()));
-    assert!(matches!(builder().frame_length(0).build(), Err(Error::InvalidSetting { setting: "frame_length", .. })));
+    assert!(matches!(
+        builder().frame_length(0).build(),
+        Err(Error::InvalidSetting { setting: "frame_length", .. })
+    ));
     for limit in [0, 65_536] {
         assert!(builder().max_encrypted_data_keys(limit).build().is_err());
     }

@@ -7,7 +7,10 @@ use std::{fs, path::Path, process::Command};
 
 use envelope::{
     AlgorithmSuite, DataKey, EncryptionContext, Envelope, Error,
-    keyring::{Keyring, KeyringError, KeyringRequest, RawRsaKeyring, RsaPadding, RsaPrivateKey, RsaPublicKey},
+    keyring::{
+        Keyring, KeyringError, KeyringRequest, RawRsaKeyring, RsaPadding, RsaPrivateKey,
+        RsaPublicKey,
+    },
     materials::EncryptedDataKey,
 };
 use futures_util::FutureExt;
@@ -39,17 +42,22 @@ fn public_key(bits: usize) -> RsaPublicKey {
 }
 
 fn keyring(bits: usize, padding: RsaPadding) -> RawRsaKeyring {
-    RawRsaKeyring::with_key_pair("ns", "name", padding, public_key(bits), private_key(bits)).unwrap()
+    RawRsaKeyring::with_key_pair("ns", "name", padding, public_key(bits), private_key(bits))
+        .unwrap()
 }
 
 fn wrap(keyring: &RawRsaKeyring, data_key: &DataKey) -> Result<EncryptedDataKey, Error> {
     let context = EncryptionContext::empty();
     let request = KeyringRequest::new(AlgorithmSuite::default(), &context);
-    let wrapped = keyring.wrap(request, data_key).now_or_never().expect("a local keyring never waits");
+    let wrapped =
+        keyring.wrap(request, data_key).now_or_never().expect("a local keyring never waits");
     wrapped.map(|keys| <[_; 1]>::try_from(keys).unwrap()).map(|[key]| key)
 }
 
-fn unwrap(keyring: &RawRsaKeyring, keys: &[EncryptedDataKey]) -> Result<DataKey, Vec<KeyringError>> {
+fn unwrap(
+    keyring: &RawRsaKeyring,
+    keys: &[EncryptedDataKey],
+) -> Result<DataKey, Vec<KeyringError>> {
     let context = EncryptionContext::empty();
     let request = KeyringRequest::new(AlgorithmSuite::default(), &context);
     keyring.unwrap(request, keys).now_or_never().expect("a local keyring never waits")
@@ -78,7 +86,11 @@ fn every_size_and_padding_goes_round() {
             assert_eq!(wrapped.key_provider_information, b"name");
             assert_eq!(wrapped.ciphertext.len(), bits / 8);
             let unwrapped = unwrap(&keyring, &[wrapped]).unwrap();
-            assert_eq!(unwrapped.expose_secret(), data_key.expose_secret(), "{bits} bits, {padding:?}");
+            assert_eq!(
+                unwrapped.expose_secret(),
+                data_key.expose_secret(),
+                "{bits} bits, {padding:?}"
+            );
         }
     }
 }
@@ -87,8 +99,10 @@ fn every_size_and_padding_goes_round() {
 fn messages_go_round_from_the_public_to_the_private_key() {
     let context = EncryptionContext::new([("tenant", "42")]).unwrap();
     for padding in PADDINGS {
-        let sealing = RawRsaKeyring::with_public_key("ns", "name", padding, public_key(2048)).unwrap();
-        let opening = RawRsaKeyring::with_private_key("ns", "name", padding, private_key(2048)).unwrap();
+        let sealing =
+            RawRsaKeyring::with_public_key("ns", "name", padding, public_key(2048)).unwrap();
+        let opening =
+            RawRsaKeyring::with_private_key("ns", "name", padding, private_key(2048)).unwrap();
         let (sealing, opening) = (Envelope::new(sealing).unwrap(), Envelope::new(opening).unwrap());
         let message = sealing.encrypt(b"secret", &context).now_or_never().unwrap().unwrap();
         let opened = opening.decrypt(&message, &context).now_or_never().unwrap().unwrap();
@@ -96,7 +110,10 @@ fn messages_go_round_from_the_public_to_the_private_key() {
         let error = sealing.decrypt(&message, &context).now_or_never().unwrap().unwrap_err();
         assert!(error.to_string().contains("no private key"), "{error}");
         let error = opening.encrypt(b"secret", &context).now_or_never().unwrap().unwrap_err();
-        assert!(matches!(&error, Error::DataKeyUnavailable(_)) && error.to_string().contains("no public key"));
+        assert!(
+            matches!(&error, Error::DataKeyUnavailable(_))
+                && error.to_string().contains("no public key")
+        );
     }
 }
 
@@ -167,7 +184,10 @@ fn what_is_not_a_usable_key_is_refused() {
         ("two texts", format!("{pkcs8}{pkcs8}")),
         ("a public key", spki),
         ("encrypted", pem("2048.private.encrypted")),
-        ("encrypted the old way", pkcs8.replace("KEY-----\nM", "KEY-----\nProc-Type: 4,ENCRYPTED\n\nM")),
+        (
+            "encrypted the old way",
+            pkcs8.replace("KEY-----\nM", "KEY-----\nProc-Type: 4,ENCRYPTED\n\nM"),
+        ),
         ("1024 bits", pem("1024.private.pkcs8")),
         ("an elliptic curve", pem("p256.private.pkcs8")),
         ("for signatures", pem("2048.private.pss")),
@@ -193,8 +213,10 @@ fn a_private_key_that_was_tampered_with_is_refused() {
 #[test]
 fn misuse_shows_when_it_is_built() {
     let with = |namespace: &str, name: &str| {
-        let public = RawRsaKeyring::with_public_key(namespace, name, OAEP, public_key(2048)).map(drop);
-        let private = RawRsaKeyring::with_private_key(namespace, name, OAEP, private_key(2048)).map(drop);
+        let public =
+            RawRsaKeyring::with_public_key(namespace, name, OAEP, public_key(2048)).map(drop);
+        let private =
+            RawRsaKeyring::with_private_key(namespace, name, OAEP, private_key(2048)).map(drop);
         assert_eq!(public.is_ok(), private.is_ok());
         public
     };
@@ -212,7 +234,8 @@ fn misuse_shows_when_it_is_built() {
         assert_eq!(setting(&error), if name == "name" { "namespace" } else { "name" });
     }
 
-    let mixed = RawRsaKeyring::with_key_pair("ns", "name", OAEP, public_key(3072), private_key(2048));
+    let mixed =
+        RawRsaKeyring::with_key_pair("ns", "name", OAEP, public_key(3072), private_key(2048));
     assert_eq!(setting(&mixed.unwrap_err()), "RSA key pair");
 
     let for_signatures = RsaPublicKey::from_pem(&pem("2048.public.pss")).unwrap();
@@ -236,11 +259,21 @@ fn a_data_key_that_does_not_fit_is_an_error() {
 fn another_namespace_or_name_is_no_match() {
     let keyring = keyring(2048, OAEP);
     let wrapped = wrap(&keyring, &DataKey::generate(32).unwrap()).unwrap();
-    for (namespace, name) in [("n", "name"), ("ns2", "name"), ("ns", "nam"), ("ns", "name2"), ("ns", "NAME")] {
-        let other = RawRsaKeyring::with_private_key(namespace, name, OAEP, private_key(2048)).unwrap();
-        assert!(unwrap(&other, std::slice::from_ref(&wrapped)).unwrap_err().is_empty(), "{namespace}/{name}");
-        let sealing = RawRsaKeyring::with_public_key(namespace, name, OAEP, public_key(2048)).unwrap();
-        assert!(unwrap(&sealing, std::slice::from_ref(&wrapped)).unwrap_err().is_empty(), "{namespace}/{name}");
+    for (namespace, name) in
+        [("n", "name"), ("ns2", "name"), ("ns", "nam"), ("ns", "name2"), ("ns", "NAME")]
+    {
+        let other =
+            RawRsaKeyring::with_private_key(namespace, name, OAEP, private_key(2048)).unwrap();
+        assert!(
+            unwrap(&other, std::slice::from_ref(&wrapped)).unwrap_err().is_empty(),
+            "{namespace}/{name}"
+        );
+        let sealing =
+            RawRsaKeyring::with_public_key(namespace, name, OAEP, public_key(2048)).unwrap();
+        assert!(
+            unwrap(&sealing, std::slice::from_ref(&wrapped)).unwrap_err().is_empty(),
+            "{namespace}/{name}"
+        );
     }
 }
 
@@ -250,10 +283,14 @@ fn every_failed_unwrapping_says_the_same() {
         let keyring = keyring(2048, padding);
         let data_key = DataKey::generate(32).unwrap();
         let good = wrap(&keyring, &data_key).unwrap();
-        let with = |ciphertext: &[u8]| EncryptedDataKey { ciphertext: ciphertext.to_vec(), ..good.clone() };
+        let with = |ciphertext: &[u8]| EncryptedDataKey {
+            ciphertext: ciphertext.to_vec(),
+            ..good.clone()
+        };
         let ciphertext = &good.ciphertext[..];
         let other_padding = PADDINGS.into_iter().filter(|other| *other != padding);
-        let other_padding = other_padding.map(|other| wrap(&self::keyring(2048, other), &data_key).unwrap().ciphertext);
+        let other_padding = other_padding
+            .map(|other| wrap(&self::keyring(2048, other), &data_key).unwrap().ciphertext);
         let mut bad: Vec<_> = other_padding.collect();
         let flipped = |at: usize| {
             let mut changed = ciphertext.to_vec();
@@ -267,14 +304,27 @@ fn every_failed_unwrapping_says_the_same() {
         bad.extend([vec![0; 256], vec![0xFF; 256]]);
         bad.push(wrap(&self::keyring(3072, padding), &data_key).unwrap().ciphertext);
         // Rightly padded, but data keys of the wrong length.
-        bad.extend([0, 31, 33].map(|length| wrap(&keyring, &DataKey::from_vec(vec![1; length])).unwrap().ciphertext));
+        bad.extend(
+            [0, 31, 33].map(|length| {
+                wrap(&keyring, &DataKey::from_vec(vec![1; length])).unwrap().ciphertext
+            }),
+        );
 
-        let messages: Vec<_> = bad.iter().map(|ciphertext| refusal(&keyring, with(ciphertext))).collect();
-        assert!(messages.iter().all(|message| *message == messages[0]), "{padding:?}: {messages:?}");
-        assert!(messages[0].starts_with("ns/name: the wrapped data key did not decrypt"), "{}", messages[0]);
+        let messages: Vec<_> =
+            bad.iter().map(|ciphertext| refusal(&keyring, with(ciphertext))).collect();
+        assert!(
+            messages.iter().all(|message| *message == messages[0]),
+            "{padding:?}: {messages:?}"
+        );
+        assert!(
+            messages[0].starts_with("ns/name: the wrapped data key did not decrypt"),
+            "{}",
+            messages[0]
+        );
 
         // And none hides a good one that follows.
-        let keys: Vec<_> = bad.iter().map(|ciphertext| with(ciphertext)).chain([good.clone()]).collect();
+        let keys: Vec<_> =
+            bad.iter().map(|ciphertext| with(ciphertext)).chain([good.clone()]).collect();
         assert_eq!(unwrap(&keyring, &keys).unwrap().expose_secret(), data_key.expose_secret());
     }
 }
@@ -308,11 +358,21 @@ fn openssl_options(padding: RsaPadding) -> Vec<String> {
         RsaPadding::OaepSha384Mgf1 => "sha384",
         RsaPadding::OaepSha512Mgf1 => "sha512",
     };
-    let options = ["rsa_padding_mode:oaep".to_owned(), format!("rsa_oaep_md:{hash}"), format!("rsa_mgf1_md:{hash}")];
+    let options = [
+        "rsa_padding_mode:oaep".to_owned(),
+        format!("rsa_oaep_md:{hash}"),
+        format!("rsa_mgf1_md:{hash}"),
+    ];
     options.into_iter().flat_map(|option| ["-pkeyopt".to_owned(), option]).collect()
 }
 
-fn openssl(operation: &str, key: &str, padding: RsaPadding, folder: &Path, input: &[u8]) -> Vec<u8> {
+fn openssl(
+    operation: &str,
+    key: &str,
+    padding: RsaPadding,
+    folder: &Path,
+    input: &[u8],
+) -> Vec<u8> {
     let [from, to] = ["in", "out"].map(|name| folder.join(name));
     fs::write(&from, input).unwrap();
     let mut command = Command::new("openssl");
@@ -327,7 +387,8 @@ fn openssl(operation: &str, key: &str, padding: RsaPadding, folder: &Path, input
 
 #[test]
 fn openssl_unwraps_ours_and_we_openssl_s() {
-    if !Command::new("openssl").arg("version").output().is_ok_and(|output| output.status.success()) {
+    if !Command::new("openssl").arg("version").output().is_ok_and(|output| output.status.success())
+    {
         println!("skipped openssl_unwraps_ours_and_we_openssl_s: there is no program `openssl`");
         return;
     }
@@ -340,12 +401,21 @@ fn openssl_unwraps_ours_and_we_openssl_s() {
             let wrapped = wrap(&keyring, &data_key).unwrap();
             let private = format!("{bits}.private.pkcs8");
             let theirs = openssl("-decrypt", &private, padding, folder.path(), &wrapped.ciphertext);
-            assert_eq!(theirs, data_key.expose_secret(), "OpenSSL unwrapped ours: {bits} bits, {padding:?}");
+            assert_eq!(
+                theirs,
+                data_key.expose_secret(),
+                "OpenSSL unwrapped ours: {bits} bits, {padding:?}"
+            );
 
             let public = format!("{bits}.public.spki");
-            let ciphertext = openssl("-encrypt", &public, padding, folder.path(), data_key.expose_secret());
+            let ciphertext =
+                openssl("-encrypt", &public, padding, folder.path(), data_key.expose_secret());
             let ours = unwrap(&keyring, &[EncryptedDataKey { ciphertext, ..wrapped }]).unwrap();
-            assert_eq!(ours.expose_secret(), data_key.expose_secret(), "we unwrapped OpenSSL's: {bits}, {padding:?}");
+            assert_eq!(
+                ours.expose_secret(),
+                data_key.expose_secret(),
+                "we unwrapped OpenSSL's: {bits}, {padding:?}"
+            );
             cases += 2;
         }
     }

@@ -11,7 +11,8 @@ use support::{GatedKeyring, caching, context, encrypted_data_keys};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// Credentials that ran out say nothing of the wrapping key: what is fresh goes on, but nothing serves past its age.
+/// Credentials that ran out say nothing of the wrapping key: what is fresh goes on, but nothing
+/// serves past its age.
 #[cfg(feature = "tokio")]
 #[tokio::test]
 async fn a_failed_refresh_drops_what_is_fresh_only_if_the_key_was_refused() {
@@ -25,8 +26,9 @@ async fn a_failed_refresh_drops_what_is_fresh_only_if_the_key_was_refused() {
         let keyring = GatedKeyring::open();
         let (clock, hand) = Clock::manual();
         let cache = MaterialsCache::builder().clock(clock).build();
-        let envelope =
-            caching(keyring.clone(), |builder| builder.cache(&cache).max_age(MINUTE).serve_stale_for(MINUTE));
+        let envelope = caching(keyring.clone(), |builder| {
+            builder.cache(&cache).max_age(MINUTE).serve_stale_for(MINUTE)
+        });
         let message = envelope.encrypt(b"x", &context("a")).await.unwrap();
         envelope.encrypt(b"x", &context("b")).await.unwrap();
         envelope.decrypt(&message, &context("a")).await.unwrap();
@@ -38,7 +40,11 @@ async fn a_failed_refresh_drops_what_is_fresh_only_if_the_key_was_refused() {
         }
         assert_eq!(cache.stats().encryption.load_failures, 1);
         assert_eq!(envelope.try_encrypt(b"x", &context("a")).is_ok(), goes_on, "{kind:?}");
-        assert_eq!(envelope.try_encrypt(b"x", &context("b")).is_ok(), goes_on, "{kind:?}: all under the key");
+        assert_eq!(
+            envelope.try_encrypt(b"x", &context("b")).is_ok(),
+            goes_on,
+            "{kind:?}: all under the key"
+        );
         assert_eq!(envelope.try_decrypt(&message, &context("a")).is_ok(), goes_on, "{kind:?}");
         // Past its age only an outage is bridged.
         hand.advance(Duration::from_secs(11));
@@ -54,17 +60,31 @@ async fn a_refusal_at_expiry_drops_all_under_the_key_and_is_remembered() {
         let keyring = GatedKeyring::open();
         let (clock, hand) = Clock::manual();
         let cache = MaterialsCache::builder().clock(clock).build();
-        let envelope = caching(keyring.clone(), |builder| builder.cache(&cache).max_age(MINUTE).refresh_ahead(false));
+        let envelope = caching(keyring.clone(), |builder| {
+            builder.cache(&cache).max_age(MINUTE).refresh_ahead(false)
+        });
         envelope.encrypt(b"x", &context("a")).await.unwrap();
         hand.advance(MINUTE / 2);
         let message = envelope.encrypt(b"x", &context("b")).await.unwrap();
         envelope.decrypt(&message, &context("b")).await.unwrap();
         keyring.fail(Some(kind));
         hand.advance(MINUTE / 2);
-        assert!(matches!(envelope.encrypt(b"x", &context("a")).await, Err(Error::DataKeyUnavailable(_))));
-        assert!(matches!(envelope.encrypt(b"x", &context("a")).await, Err(Error::Remembered { .. })), "{kind:?}");
-        assert!(matches!(envelope.try_encrypt(b"x", &context("b")), Err(Error::NotCached)), "{kind:?}");
-        assert!(matches!(envelope.try_decrypt(&message, &context("b")), Err(Error::NotCached)), "{kind:?}");
+        assert!(matches!(
+            envelope.encrypt(b"x", &context("a")).await,
+            Err(Error::DataKeyUnavailable(_))
+        ));
+        assert!(
+            matches!(envelope.encrypt(b"x", &context("a")).await, Err(Error::Remembered { .. })),
+            "{kind:?}"
+        );
+        assert!(
+            matches!(envelope.try_encrypt(b"x", &context("b")), Err(Error::NotCached)),
+            "{kind:?}"
+        );
+        assert!(
+            matches!(envelope.try_decrypt(&message, &context("b")), Err(Error::NotCached)),
+            "{kind:?}"
+        );
     }
 }
 
@@ -76,8 +96,8 @@ async fn a_message_that_is_denied_drops_nobody_elses_data_keys() {
     let message = envelope.encrypt(b"x", &context("a")).await.unwrap();
     let mut other = envelope.encrypt(b"x", &context("b")).await.unwrap();
     envelope.decrypt(&message, &context("a")).await.unwrap();
-    let end_of_keys =
-        encrypted_data_keys(&other).as_ptr() as usize - other.as_ptr() as usize + encrypted_data_keys(&other).len();
+    let end_of_keys = encrypted_data_keys(&other).as_ptr() as usize - other.as_ptr() as usize
+        + encrypted_data_keys(&other).len();
     other[end_of_keys - 1] ^= 1;
     keyring.fail(Some(KeyringErrorKind::Denied));
     assert!(envelope.decrypt(&other, &context("b")).await.is_err());
@@ -85,12 +105,15 @@ async fn a_message_that_is_denied_drops_nobody_elses_data_keys() {
     envelope.try_encrypt(b"x", &context("a")).unwrap();
 }
 
-/// What is being loaded meanwhile is kept: another wrapping key, or the same one that is allowed again.
+/// What is being loaded meanwhile is kept: another wrapping key, or the same one that is allowed
+/// again.
 #[tokio::test]
 async fn a_refusal_keeps_no_load_of_others_out_of_the_cache() {
     let (refused, slow) = (GatedKeyring::open(), GatedKeyring::new(0));
     let cache = MaterialsCache::new(10);
-    let noisy = caching(refused.clone(), |builder| builder.cache(&cache).remember_failures_for(Duration::ZERO));
+    let noisy = caching(refused.clone(), |builder| {
+        builder.cache(&cache).remember_failures_for(Duration::ZERO)
+    });
     let victim = caching(slow.clone(), |builder| builder.cache(&cache));
     let context = context("a");
     let mut sealing = Box::pin(victim.encrypt(b"x", &context));

@@ -1,4 +1,5 @@
-//! Streams: the same messages as in one piece, however they are cut, and everything that must make them fail.
+//! Streams: the same messages as in one piece, however they are cut, and everything that must make
+//! them fail.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -20,7 +21,9 @@ const ANY: DecryptionMode = DecryptionMode::ReleaseBeforeSignatureIsVerified;
 
 /// The suites that this build can write and open.
 fn suites() -> impl Iterator<Item = AlgorithmSuite> {
-    AlgorithmSuite::ALL.into_iter().filter(|suite| cfg!(feature = "aws-lc-rs") || !suite.is_signed())
+    AlgorithmSuite::ALL
+        .into_iter()
+        .filter(|suite| cfg!(feature = "aws-lc-rs") || !suite.is_signed())
 }
 
 fn context() -> EncryptionContext {
@@ -36,7 +39,8 @@ fn envelope(suite: AlgorithmSuite, frame_length: u32) -> Envelope {
     };
     let builder = Envelope::builder(DefaultMaterialsManager::new(keyring()));
     let builder = builder.commitment_policy(policy).suite(suite).legacy_suites(true);
-    let builder = if frame_length == 0 { builder.framed(false) } else { builder.frame_length(frame_length) };
+    let builder =
+        if frame_length == 0 { builder.framed(false) } else { builder.frame_length(frame_length) };
     builder.build().unwrap()
 }
 
@@ -95,7 +99,8 @@ impl<W: Write> Write for Choppy<W> {
     }
 }
 
-/// Reads everything in the pieces of `plan`, and stops at the first error; gives what was read until then.
+/// Reads everything in the pieces of `plan`, and stops at the first error; gives what was read
+/// until then.
 fn read_all(reader: impl Read, plan: &[usize]) -> (Vec<u8>, io::Result<()>) {
     let mut read = vec![];
     let result = Choppy::new(reader, plan).read_to_end(&mut read);
@@ -121,11 +126,14 @@ fn streams_and_single_pieces_open_each_other_in_every_suite() {
                 let plan = PLANS[cases % PLANS.len()];
                 let what = format!("{suite}, frames of {frame_length}, {length} bytes, {plan:?}");
 
-                let mut writer = now(envelope.encryptor(&context(), None)).unwrap().writer(Choppy::new(vec![], plan));
+                let mut writer = now(envelope.encryptor(&context(), None))
+                    .unwrap()
+                    .writer(Choppy::new(vec![], plan));
                 write_all(&mut writer, &plaintext, plan).unwrap();
                 let written = writer.finish().unwrap().inner;
                 let encryptor = now(envelope.encryptor(&context(), Some(length as u64))).unwrap();
-                let (read, result) = read_all(encryptor.reader(Choppy::new(&plaintext[..], plan)), plan);
+                let (read, result) =
+                    read_all(encryptor.reader(Choppy::new(&plaintext[..], plan)), plan);
                 result.unwrap();
                 // What opens and is cut alike differs in its random parts alone.
                 for message in [&written, &read] {
@@ -135,13 +143,17 @@ fn streams_and_single_pieces_open_each_other_in_every_suite() {
 
                 let mut source = Choppy::new(&whole[..], plan);
                 let opened = decryptor(&envelope, &mut source).unwrap();
-                assert_eq!((opened.suite(), opened.encryption_context().get("tenant")), (suite, Some("42")));
+                assert_eq!(
+                    (opened.suite(), opened.encryption_context().get("tenant")),
+                    (suite, Some("42"))
+                );
                 let (opened, result) = read_all(opened.reader(source), plan);
                 result.unwrap();
                 assert_eq!(opened, plaintext, "{what}");
 
                 let mut source = &written[..];
-                let mut writer = decryptor(&envelope, &mut source).unwrap().writer(Choppy::new(vec![], plan));
+                let mut writer =
+                    decryptor(&envelope, &mut source).unwrap().writer(Choppy::new(vec![], plan));
                 write_all(&mut writer, source, plan).unwrap();
                 assert_eq!(writer.finish().unwrap().inner, plaintext, "{what}");
                 cases += 4;
@@ -192,7 +204,8 @@ fn every_flipped_byte_and_every_truncation_is_refused_and_releases_nothing_behin
             let plaintext = b"aaaabbbbcc";
             let message = encrypt(&envelope, plaintext);
             let header = envelope.read_header(&mut &message[..]).unwrap().length();
-            // Plaintext of the frames that are whole before this byte; of the last one only with the very end.
+            // Plaintext of the frames that are whole before this byte; of the last one only with
+            // the very end.
             let releasable = |at: usize| match frame_length {
                 0 => 0,
                 _ => (at.saturating_sub(header) / 36).min(2) * 4,
@@ -203,7 +216,10 @@ fn every_flipped_byte_and_every_truncation_is_refused_and_releases_nothing_behin
                     changed[at] ^= 0x55;
                     let (released, error) = open_changed(&envelope, &changed, step);
                     assert!(plaintext.starts_with(&released), "{suite}, byte {at}: {error:?}");
-                    assert!(released.len() <= releasable(at), "{suite}, byte {at}: {released:?} before {error:?}");
+                    assert!(
+                        released.len() <= releasable(at),
+                        "{suite}, byte {at}: {released:?} before {error:?}"
+                    );
                     if at >= header {
                         let expected = matches!(
                             error,
@@ -218,7 +234,10 @@ fn every_flipped_byte_and_every_truncation_is_refused_and_releases_nothing_behin
                     let (released, error) = open_changed(&envelope, &message[..at], step);
                     assert!(plaintext.starts_with(&released), "{suite}, cut at {at}");
                     assert!(released.len() <= releasable(at), "{suite}, cut at {at}: {released:?}");
-                    assert!(matches!(error, Error::Truncated { offset, .. } if offset <= at as u64), "{error:?}");
+                    assert!(
+                        matches!(error, Error::Truncated { offset, .. } if offset <= at as u64),
+                        "{error:?}"
+                    );
                     cases += 2;
                 }
             }
@@ -230,7 +249,8 @@ fn every_flipped_byte_and_every_truncation_is_refused_and_releases_nothing_behin
 #[test]
 fn frames_swapped_dropped_doubled_or_spliced_are_refused() {
     let envelope = envelope(AlgorithmSuite::default(), 4);
-    let (message, other) = (encrypt(&envelope, b"aaaabbbbcccc"), encrypt(&envelope, b"aaaabbbbcccc"));
+    let (message, other) =
+        (encrypt(&envelope, b"aaaabbbbcccc"), encrypt(&envelope, b"aaaabbbbcccc"));
     let header = envelope.read_header(&mut &message[..]).unwrap().length();
     let frame = |message: &[u8], index: usize| message[header + index * 36..][..36].to_vec();
     let (head, last) = (message[..header].to_vec(), message[header + 72..].to_vec());
@@ -248,7 +268,10 @@ fn frames_swapped_dropped_doubled_or_spliced_are_refused() {
     for (what, parts, most) in cases {
         for step in [1, 36, usize::MAX] {
             let (released, error) = open_changed(&envelope, &parts.concat(), step);
-            assert!(b"aaaabbbb".starts_with(&released[..]) && released.len() <= most, "{what}: {released:?}");
+            assert!(
+                b"aaaabbbb".starts_with(&released[..]) && released.len() <= most,
+                "{what}: {released:?}"
+            );
             let expected = match what {
                 "no final frame" => matches!(error, Error::Truncated { .. }),
                 "final frame doubled" => matches!(error, Error::TrailingBytes { .. }),
@@ -265,7 +288,8 @@ fn frames_swapped_dropped_doubled_or_spliced_are_refused() {
 fn the_last_frame_waits_for_the_signature() {
     let suite = AlgorithmSuite::Aes256GcmHkdfSha512CommitKeyEcdsaP384;
     // One signing key for both messages, as a caching manager has it.
-    let manager = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring())).build().unwrap();
+    let manager =
+        CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring())).build().unwrap();
     let envelope = Envelope::builder(manager).suite(suite).frame_length(4).build().unwrap();
     let (one, two) = (encrypt(&envelope, b"aaaabb"), encrypt(&envelope, b"ccccdd"));
     let header = envelope.read_header(&mut &one[..]).unwrap().length();
@@ -289,8 +313,12 @@ fn a_signed_message_is_refused_where_unsigned_ones_are_taken_only() {
     let envelope = Envelope::builder(manager).suite(suite).build().unwrap();
     let message = encrypt(&envelope, b"x");
     let header = envelope.read_header(&mut &message[..]).unwrap();
-    let refused = now(envelope.decryptor(&header, &context(), DecryptionMode::UnsignedOnly)).unwrap_err();
-    assert!(matches!(refused, Error::SignedMessage { suite: found } if found == suite), "{refused:?}");
+    let refused =
+        now(envelope.decryptor(&header, &context(), DecryptionMode::UnsignedOnly)).unwrap_err();
+    assert!(
+        matches!(refused, Error::SignedMessage { suite: found } if found == suite),
+        "{refused:?}"
+    );
     assert_eq!(counted.counts().1, 0, "no keyring was asked");
     assert!(now(envelope.decryptor(&header, &context(), ANY)).is_ok());
 }
@@ -305,7 +333,10 @@ fn what_follows_the_message_is_an_error_or_left_unread() {
             bytes.extend_from_slice(b"what follows");
             for step in [1, 10, usize::MAX] {
                 let (released, error) = open_changed(&envelope, &bytes, step);
-                assert!(matches!(error, Error::TrailingBytes { offset } if offset == end), "{error:?}");
+                assert!(
+                    matches!(error, Error::TrailingBytes { offset } if offset == end),
+                    "{error:?}"
+                );
                 assert!(released.len() <= 8, "the last frame is not released");
 
                 let mut source = Choppy::new(&bytes[..], &[step]);
@@ -314,7 +345,11 @@ fn what_follows_the_message_is_an_error_or_left_unread() {
                 let mut plaintext = vec![];
                 reader.read_to_end(&mut plaintext).unwrap();
                 assert_eq!(plaintext, b"aaaabbbbcc");
-                assert_eq!(reader.into_source().inner, b"what follows", "{suite}, frames of {frame_length}");
+                assert_eq!(
+                    reader.into_source().inner,
+                    b"what follows",
+                    "{suite}, frames of {frame_length}"
+                );
             }
         }
     }
@@ -328,7 +363,10 @@ fn more_plaintext_than_announced_is_refused() {
         let mut writer = encryptor().writer(vec![]);
         writer.write_all(&[0; 10]).unwrap();
         let error = writer.write_all(&[0]).unwrap_err();
-        assert!(matches!(Error::in_io(&error), Some(Error::PlaintextBoundExceeded { bound: 10 })), "{error:?}");
+        assert!(
+            matches!(Error::in_io(&error), Some(Error::PlaintextBoundExceeded { bound: 10 })),
+            "{error:?}"
+        );
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
         assert!(writer.finish().is_err(), "the message can't be finished");
         let (_, result) = read_all(encryptor().reader(&[0; 11][..]), &[4]);
@@ -345,7 +383,8 @@ fn a_known_length_is_reserved_and_an_unknown_one_gets_its_own_data_key() {
     let counted = support::GatedKeyring::open();
     let cache = MaterialsCache::new(10);
     let source = DefaultMaterialsManager::new(counted.clone());
-    let manager = CachingMaterialsManager::builder(source).cache(&cache).max_bytes(100).build().unwrap();
+    let manager =
+        CachingMaterialsManager::builder(source).cache(&cache).max_bytes(100).build().unwrap();
     let envelope = Envelope::builder(manager).build().unwrap();
     let seal = |bound| {
         let writer = now(envelope.encryptor(&context(), bound)).unwrap().writer(vec![]);
@@ -382,7 +421,10 @@ fn a_header_with_as_many_keys_as_fit_is_read_in_few_steps() {
     (0..65_535).for_each(|_| hostile.extend_from_slice(&[0, 0, 0, 0, 0, 1, 7]));
     let mut source = Counted(&hostile, 0);
     let error = envelope.read_header(&mut source).unwrap_err();
-    assert!(matches!(Error::in_io(&error), Some(Error::Truncated { field: "content type", .. })), "{error:?}");
+    assert!(
+        matches!(Error::in_io(&error), Some(Error::Truncated { field: "content type", .. })),
+        "{error:?}"
+    );
     assert!(source.1 < 100, "{} reads", source.1);
 }
 
@@ -404,7 +446,8 @@ fn a_cut_header_fails_like_one_piece_wherever_it_is_cut() {
 
 #[test]
 fn lengths_that_a_message_claims_cost_nothing_before_its_bytes_arrive() {
-    // 4 GiB frames: an allocation of that size for each of a hundred streams would not go unnoticed.
+    // 4 GiB frames: an allocation of that size for each of a hundred streams would not go
+    // unnoticed.
     let envelope = envelope(AlgorithmSuite::default(), u32::MAX);
     let message = encrypt(&envelope, b"small");
     let readers: Vec<_> = (0..100)
@@ -422,7 +465,10 @@ fn lengths_that_a_message_claims_cost_nothing_before_its_bytes_arrive() {
     regular.extend_from_slice(&[0, 0, 0, 1]);
     regular.extend_from_slice(&[0; 1000]);
     let (released, error) = open_changed(&envelope, &regular, usize::MAX);
-    assert!(released.is_empty() && matches!(error, Error::Truncated { field: "encrypted content", .. }), "{error:?}");
+    assert!(
+        released.is_empty() && matches!(error, Error::Truncated { field: "encrypted content", .. }),
+        "{error:?}"
+    );
 }
 
 /// Fails once, for good reason, and then goes on.
@@ -454,7 +500,8 @@ fn an_error_of_the_source_that_passes_does_no_harm() {
 fn a_source_that_failed_for_good_is_never_sealed_over() {
     let envelope = envelope(AlgorithmSuite::default(), 4);
     let encryptor = now(envelope.encryptor(&context(), None)).unwrap();
-    let source = (&b"aaaabbbbcc"[..]).chain(Failing(&b""[..], Some(io::ErrorKind::ConnectionReset.into())));
+    let source =
+        (&b"aaaabbbbcc"[..]).chain(Failing(&b""[..], Some(io::ErrorKind::ConnectionReset.into())));
     let mut reader = encryptor.reader(source);
     let mut message = vec![];
     for _ in 0..3 {
@@ -464,7 +511,8 @@ fn a_source_that_failed_for_good_is_never_sealed_over() {
     now(envelope.decrypt(&message, &context())).unwrap_err();
 }
 
-/// The longest frame that fits what a machine makes at once, and longer ones, in writes that end with a frame.
+/// The longest frame that fits what a machine makes at once, and longer ones, in writes that end
+/// with a frame.
 #[test]
 fn a_writer_takes_something_of_every_write() {
     for frame_length in [65_503, 65_504, 65_536, 70_000, 1 << 20] {
@@ -478,7 +526,10 @@ fn a_writer_takes_something_of_every_write() {
             let mut source = &message[..];
             let mut writer = decryptor(&envelope, &mut source).unwrap().writer(vec![]);
             source.chunks(step).for_each(|piece| writer.write_all(piece).unwrap());
-            assert!(writer.finish().unwrap() == plaintext, "frames of {frame_length}, writes of {step}");
+            assert!(
+                writer.finish().unwrap() == plaintext,
+                "frames of {frame_length}, writes of {step}"
+            );
         }
     }
 }
@@ -526,7 +577,10 @@ fn pieces_are_shown_without_a_key() {
 
             for end in header.length()..message.len() {
                 let mut pieces = UnverifiedPieces::new(&header, &message[header.length()..end]);
-                let failed = pieces.by_ref().find_map(Result::err).or_else(|| pieces.signature_length().err());
+                let failed = pieces
+                    .by_ref()
+                    .find_map(Result::err)
+                    .or_else(|| pieces.signature_length().err());
                 assert_eq!(failed.expect("a cut message").kind(), io::ErrorKind::UnexpectedEof);
             }
             let longer = [&message[header.length()..], b"x"].concat();
@@ -576,7 +630,8 @@ mod over_tokio {
             let envelope = envelope(AlgorithmSuite::default(), frame_length);
             let plaintext = plaintext(if frame_length == 1 { 3000 } else { 300_000 });
             let (near, mut far) = duplex(100);
-            let encryptor = envelope.encryptor(&context(), Some(plaintext.len() as u64)).await.unwrap();
+            let encryptor =
+                envelope.encryptor(&context(), Some(plaintext.len() as u64)).await.unwrap();
             let send = async {
                 let mut writer = encryptor.writer(near);
                 for part in plaintext.chunks(1021) {
@@ -619,7 +674,10 @@ mod over_tokio {
         // The connection stays open: who read on for the end would wait for ever.
         for length in [1000, 256] {
             let header = envelope.read_header_async(&mut far).await.unwrap();
-            let decryptor = envelope.decryptor(&header, &context(), DecryptionMode::UnsignedOnly).await.unwrap();
+            let decryptor = envelope
+                .decryptor(&header, &context(), DecryptionMode::UnsignedOnly)
+                .await
+                .unwrap();
             let mut reader = decryptor.stop_at_message_end().reader(far);
             let mut read = vec![];
             reader.read_to_end(&mut read).await.unwrap();

@@ -1,4 +1,5 @@
-//! Every algorithm suite, framed and in one piece; commitment policies; signatures; required context.
+//! Every algorithm suite, framed and in one piece; commitment policies; signatures; required
+//! context.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -8,9 +9,9 @@ use std::sync::Arc;
 use envelope::{
     AlgorithmSuite, CommitmentPolicy, EncryptionContext, Envelope, EnvelopeBuilder, Error,
     materials::{
-        CachingMaterialsManager, DecryptionMaterials, DecryptionMaterialsRequest, DefaultMaterialsManager,
-        EncryptionMaterials, EncryptionMaterialsRequest, MaterialsCache, MaterialsFuture, MaterialsManager,
-        RequiredContextMaterialsManager,
+        CachingMaterialsManager, DecryptionMaterials, DecryptionMaterialsRequest,
+        DefaultMaterialsManager, EncryptionMaterials, EncryptionMaterialsRequest, MaterialsCache,
+        MaterialsFuture, MaterialsManager, RequiredContextMaterialsManager,
     },
 };
 use futures_util::FutureExt;
@@ -18,7 +19,9 @@ use support::keyring;
 
 /// The suites that this build can write and open.
 fn suites() -> impl Iterator<Item = AlgorithmSuite> {
-    AlgorithmSuite::ALL.into_iter().filter(|suite| cfg!(feature = "aws-lc-rs") || !suite.is_signed())
+    AlgorithmSuite::ALL
+        .into_iter()
+        .filter(|suite| cfg!(feature = "aws-lc-rs") || !suite.is_signed())
 }
 
 fn policy(suite: AlgorithmSuite) -> CommitmentPolicy {
@@ -39,11 +42,16 @@ fn context() -> EncryptionContext {
 }
 
 fn encrypt(envelope: &Envelope, plaintext: &[u8]) -> Vec<u8> {
-    envelope.encrypt(plaintext, &context()).now_or_never().expect("a local keyring never waits").unwrap()
+    envelope
+        .encrypt(plaintext, &context())
+        .now_or_never()
+        .expect("a local keyring never waits")
+        .unwrap()
 }
 
 fn decrypt(envelope: &Envelope, message: &[u8]) -> Result<Vec<u8>, Error> {
-    let opened = envelope.decrypt(message, &context()).now_or_never().expect("a local keyring never waits");
+    let opened =
+        envelope.decrypt(message, &context()).now_or_never().expect("a local keyring never waits");
     opened.map(envelope::Decrypted::into_plaintext)
 }
 
@@ -53,10 +61,15 @@ fn every_suite_opens_what_it_seals() {
         for framed in [true, false] {
             let envelope = builder(suite).framed(framed).build().unwrap();
             for length in [0, 1, 4, 5, 8, 1000] {
-                let plaintext: Vec<u8> = (0..length).map(|i| u8::try_from(i % 251).unwrap()).collect();
+                let plaintext: Vec<u8> =
+                    (0..length).map(|i| u8::try_from(i % 251).unwrap()).collect();
                 let message = encrypt(&envelope, &plaintext);
                 assert_eq!(message[0], if suite.commits_to_key() { 2 } else { 1 });
-                assert_eq!(decrypt(&envelope, &message).unwrap(), plaintext, "{suite}, framed: {framed}, {length}");
+                assert_eq!(
+                    decrypt(&envelope, &message).unwrap(),
+                    plaintext,
+                    "{suite}, framed: {framed}, {length}"
+                );
             }
         }
     }
@@ -72,9 +85,15 @@ fn every_flipped_byte_and_every_truncation_is_refused_in_every_suite() {
             for at in 0..message.len() {
                 let mut changed = message.clone();
                 changed[at] ^= 0x55;
-                assert!(decrypt(&envelope, &changed).is_err(), "{suite}, framed: {framed}, byte {at}");
+                assert!(
+                    decrypt(&envelope, &changed).is_err(),
+                    "{suite}, framed: {framed}, byte {at}"
+                );
                 let cut = decrypt(&envelope, &message[..at]).unwrap_err();
-                assert!(matches!(cut, Error::Truncated { .. }), "{suite}, framed: {framed}, cut at {at}: {cut:?}");
+                assert!(
+                    matches!(cut, Error::Truncated { .. }),
+                    "{suite}, framed: {framed}, cut at {at}: {cut:?}"
+                );
                 cases += 2;
             }
             let longer = [&message[..], b"x"].concat();
@@ -105,7 +124,9 @@ fn a_signature_of_another_message_is_refused() {
 
 #[test]
 fn policies_decide_what_is_written_and_opened() {
-    use CommitmentPolicy::{ForbidEncryptAllowDecrypt, RequireEncryptAllowDecrypt, RequireEncryptRequireDecrypt};
+    use CommitmentPolicy::{
+        ForbidEncryptAllowDecrypt, RequireEncryptAllowDecrypt, RequireEncryptRequireDecrypt,
+    };
     let committing = AlgorithmSuite::Aes256GcmHkdfSha512CommitKey;
     let other = AlgorithmSuite::Aes256GcmHkdfSha256;
     let rows = [
@@ -114,7 +135,8 @@ fn policies_decide_what_is_written_and_opened() {
         (RequireEncryptRequireDecrypt, committing, [true, false], [true, false]),
     ];
     for (policy, default, writes, opens) in rows {
-        let build = || Envelope::builder(DefaultMaterialsManager::new(keyring())).commitment_policy(policy);
+        let build =
+            || Envelope::builder(DefaultMaterialsManager::new(keyring())).commitment_policy(policy);
         assert_eq!(
             build().build().unwrap().encrypt(b"", &context()).now_or_never().unwrap().unwrap()[0],
             if default.commits_to_key() { 2 } else { 1 }
@@ -141,7 +163,8 @@ fn suites_without_key_derivation_are_written_on_request_alone_and_never_cached()
         let cache = MaterialsCache::new(10);
         let source = DefaultMaterialsManager::new(keyring());
         let manager = CachingMaterialsManager::builder(source).cache(&cache).build().unwrap();
-        let builder = || Envelope::builder(manager.clone()).commitment_policy(policy(suite)).suite(suite);
+        let builder =
+            || Envelope::builder(manager.clone()).commitment_policy(policy(suite)).suite(suite);
         assert!(matches!(builder().build(), Err(Error::InvalidSetting { setting: "suite", .. })));
         let envelope = builder().legacy_suites(true).build().unwrap();
         let (one, other) = (encrypt(&envelope, b"x"), encrypt(&envelope, b"x"));
@@ -160,9 +183,15 @@ fn required_context_is_authenticated_but_not_stored() {
         let caching = CachingMaterialsManager::builder(source.clone()).build().unwrap();
         let requiring = RequiredContextMaterialsManager::new(["account"], caching).unwrap();
         let build = |builder: EnvelopeBuilder| {
-            builder.commitment_policy(policy(suite)).suite(suite).legacy_suites(true).build().unwrap()
+            builder
+                .commitment_policy(policy(suite))
+                .suite(suite)
+                .legacy_suites(true)
+                .build()
+                .unwrap()
         };
-        let (requiring, plain) = (build(Envelope::builder(requiring)), build(Envelope::builder(source)));
+        let (requiring, plain) =
+            (build(Envelope::builder(requiring)), build(Envelope::builder(source)));
         let open = |envelope: &Envelope, message: &[u8], pairs: &[(&str, &str)]| {
             let context = EncryptionContext::new(pairs.iter().copied()).unwrap();
             envelope.decrypt(message, &context).now_or_never().unwrap()
@@ -218,21 +247,34 @@ impl MaterialsManager for Disobedient {
     }
 }
 
-/// Cached under the suite that was asked for, such a data key would seal many messages under one key and IV.
+/// Cached under the suite that was asked for, such a data key would seal many messages under one
+/// key and IV.
 #[test]
 fn materials_for_another_suite_are_refused() {
     let source = Disobedient(DefaultMaterialsManager::new(keyring()));
     let manager = CachingMaterialsManager::builder(source).build().unwrap();
     let suite = AlgorithmSuite::Aes256GcmHkdfSha256;
-    let envelope = Envelope::builder(manager).commitment_policy(policy(suite)).suite(suite).build().unwrap();
+    let envelope =
+        Envelope::builder(manager).commitment_policy(policy(suite)).suite(suite).build().unwrap();
     let sealed = envelope.encrypt(b"x", &context()).now_or_never().unwrap();
-    assert!(matches!(sealed, Err(Error::InvalidSetting { setting: "materials", .. })), "{sealed:?}");
+    assert!(
+        matches!(sealed, Err(Error::InvalidSetting { setting: "materials", .. })),
+        "{sealed:?}"
+    );
     let message = encrypt(&builder(suite).build().unwrap(), b"x");
     let opened = decrypt(&envelope, &message);
-    assert!(matches!(opened, Err(Error::InvalidSetting { setting: "materials", .. })), "{opened:?}");
+    assert!(
+        matches!(opened, Err(Error::InvalidSetting { setting: "materials", .. })),
+        "{opened:?}"
+    );
     let source = Disobedient(DefaultMaterialsManager::new(keyring()));
     let envelope = Envelope::builder(source).commitment_policy(policy(suite)).build().unwrap();
-    for opened in [decrypt(&envelope, &message), envelope.try_decrypt(&message, &context()).map(|_| vec![])] {
-        assert!(matches!(opened, Err(Error::InvalidSetting { setting: "materials", .. })), "{opened:?}");
+    for opened in
+        [decrypt(&envelope, &message), envelope.try_decrypt(&message, &context()).map(|_| vec![])]
+    {
+        assert!(
+            matches!(opened, Err(Error::InvalidSetting { setting: "materials", .. })),
+            "{opened:?}"
+        );
     }
 }

@@ -6,7 +6,8 @@
 use envelope::{
     EncryptionContext, Envelope,
     keyring::{
-        AwsKmsDiscoveryKeyring, AwsKmsKeyring, AwsKmsMrkDiscoveryKeyring, AwsKmsMrkKeyring, Keyring, MultiKeyring,
+        AwsKmsDiscoveryKeyring, AwsKmsKeyring, AwsKmsMrkDiscoveryKeyring, AwsKmsMrkKeyring,
+        Keyring, MultiKeyring,
     },
     materials::{
         CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache, MaterialsManager as _,
@@ -29,7 +30,11 @@ struct Scene {
 impl Scene {
     async fn set() -> Self {
         let kms = KmsLocal::builder().region(REGION).start().await.unwrap();
-        let pool = KmsPool::builder().endpoint_url(kms.endpoint(REGION)).trust_root_pem(kms.ca_pem()).build().unwrap();
+        let pool = KmsPool::builder()
+            .endpoint_url(kms.endpoint(REGION))
+            .trust_root_pem(kms.ca_pem())
+            .build()
+            .unwrap();
         let principal = Principal::new(kms.issue_credentials());
         let key = kms.create_key(REGION).parse().unwrap();
         let cache = MaterialsCache::new(100);
@@ -40,7 +45,8 @@ impl Scene {
         Self { kms, principal, cache, envelope, context }
     }
 
-    /// From now on it is another's, whom KMS denies everything, so that only what is cached could serve.
+    /// From now on it is another's, whom KMS denies everything, so that only what is cached could
+    /// serve.
     fn replace(&self) {
         self.principal.replace(self.kms.issue_credentials());
         self.kms.faults(REGION).deny_access(true);
@@ -48,7 +54,9 @@ impl Scene {
 }
 
 fn is_denied<T>(outcome: Result<T, envelope::Error>) -> bool {
-    outcome.err().is_some_and(|error| error.kms().is_some_and(|kms| kms.kind() == KmsErrorKind::AccessDenied))
+    outcome.err().is_some_and(|error| {
+        error.kms().is_some_and(|kms| kms.kind() == KmsErrorKind::AccessDenied)
+    })
 }
 
 #[tokio::test]
@@ -106,9 +114,13 @@ async fn new_credentials_of_the_same_identity_keep_what_is_cached() {
 async fn what_was_remembered_of_a_key_is_forgotten() {
     let scene = Scene::set().await;
     let key = scene.kms.create_key(REGION);
-    let pool = KmsPool::builder().endpoint_url(scene.kms.endpoint(REGION)).trust_root_pem(scene.kms.ca_pem());
-    let source = AwsKmsKeyring::new(pool.build().unwrap(), scene.principal.clone(), key.parse().unwrap());
-    let manager = CachingMaterialsManager::builder(DefaultMaterialsManager::new(source)).build().unwrap();
+    let pool = KmsPool::builder()
+        .endpoint_url(scene.kms.endpoint(REGION))
+        .trust_root_pem(scene.kms.ca_pem());
+    let source =
+        AwsKmsKeyring::new(pool.build().unwrap(), scene.principal.clone(), key.parse().unwrap());
+    let manager =
+        CachingMaterialsManager::builder(DefaultMaterialsManager::new(source)).build().unwrap();
     let envelope = Envelope::builder(manager).build().unwrap();
     scene.kms.disable_key(REGION, &key).unwrap();
     for tenant in 0..10 {
@@ -124,7 +136,9 @@ async fn what_was_remembered_of_a_key_is_forgotten() {
 async fn every_keyring_and_manager_tells_who_asks() {
     let scene = Scene::set().await;
     let key = || scene.kms.create_key(REGION).parse().unwrap();
-    let pool = KmsPool::builder().endpoint_url(scene.kms.endpoint(REGION)).trust_root_pem(scene.kms.ca_pem());
+    let pool = KmsPool::builder()
+        .endpoint_url(scene.kms.endpoint(REGION))
+        .trust_root_pem(scene.kms.ca_pem());
     let pool = pool.build().unwrap();
     let clients = || pool.clients(&scene.principal);
     let nobodys = pool.clients(&Principal::new(scene.kms.issue_credentials()));

@@ -1,4 +1,5 @@
-//! Events for `tracing`. Alone in its process: whether an event is enabled is remembered for all threads.
+//! Events for `tracing`. Alone in its process: whether an event is enabled is remembered for all
+//! threads.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -28,7 +29,10 @@ async fn tracing_shows_the_keys_of_contexts_and_nothing_that_is_secret() {
     let message = envelope.encrypt(b"4111 1111", &context("who it is")).await.unwrap();
     envelope.decrypt(&message, &context("who it is")).await.unwrap();
     keyring.fail(Some(KeyringErrorKind::Throttled));
-    assert!(matches!(envelope.encrypt(b"x", &context("someone else")).await, Err(Error::DataKeyUnavailable(_))));
+    assert!(matches!(
+        envelope.encrypt(b"x", &context("someone else")).await,
+        Err(Error::DataKeyUnavailable(_))
+    ));
     // A message that nobody verified writes no line of its own.
     let evil = EncryptionContext::new([("x\n2030-01-01T00:00:00Z WARN forged", "v")]).unwrap();
     let message = Envelope::new(keyring_of_another()).unwrap().encrypt(b"x", &evil).await.unwrap();

@@ -74,7 +74,10 @@ async fn faults(State(regions): State<Regions>) -> Json<BTreeMap<String, FaultPl
     Json(regions.iter().map(|(name, region)| (name.clone(), region.faults.plan())).collect())
 }
 
-async fn set_faults(State(regions): State<Regions>, Json(plans): Json<BTreeMap<String, FaultPlan>>) -> Response {
+async fn set_faults(
+    State(regions): State<Regions>,
+    Json(plans): Json<BTreeMap<String, FaultPlan>>,
+) -> Response {
     // All or none: every name is checked before any plan is set.
     if let Some(unknown) = plans.keys().find(|name| !regions.contains_key(*name)) {
         return no_region(unknown);

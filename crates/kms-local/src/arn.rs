@@ -123,7 +123,8 @@ impl Home {
     fn resource_of<'a>(&self, arn: &'a str) -> Result<&'a str, Refusal> {
         let mut fields = arn.splitn(6, ':').skip(1);
         let mut next = || fields.next().unwrap_or_default();
-        let (partition, service, region, account, resource) = (next(), next(), next(), next(), next());
+        let (partition, service, region, account, resource) =
+            (next(), next(), next(), next(), next());
         if region != self.region {
             return Err(Refusal::NotFound(format!("Invalid arn {region}")));
         }

@@ -108,8 +108,9 @@ impl Builder {
     /// to a millisecond. The admin endpoint is always near.
     ///
     /// An answer on a connection that is open takes a round trip, TLS 1.3 another one. So does
-    /// connecting, with one difference from a real distance: the kernel accepts a connection at once,
-    /// so the client believes it connected and the round trip is added to the first thing it says.
+    /// connecting, with one difference from a real distance: the kernel accepts a connection at
+    /// once, so the client believes it connected and the round trip is added to the first thing it
+    /// says.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -141,8 +142,8 @@ impl Builder {
     /// | `POST /credentials/expire` | | ends every session now |
     /// | `POST /keys/disable` | `{"region": "us-east-1", "key_id": "…"}` | disables a key now |
     ///
-    /// A plan may hold any field of a [`FaultPlan`](crate::FaultPlan), such as `slow_share` with `slow_latency_ms`, or
-    /// `clock_offset_ms`; what it leaves out is without fault.
+    /// A plan may hold any field of a [`FaultPlan`](crate::FaultPlan), such as `slow_share` with
+    /// `slow_latency_ms`, or `clock_offset_ms`; what it leaves out is without fault.
     pub fn admin(mut self, port: u16) -> Self {
         self.admin_port = Some(port);
         self
@@ -173,7 +174,8 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// [`StartError`] says what could not be had: a name, a port, the data directory, a certificate.
+    /// [`StartError`] says what could not be had: a name, a port, the data directory, a
+    /// certificate.
     ///
     /// # Panics
     ///
@@ -247,8 +249,12 @@ async fn serve_region(
     round_trip: RoundTrip,
 ) -> Result<(), StartError> {
     let name = keys.home.region.clone();
-    let region =
-        Region { keys, principals: Arc::clone(&kms.principals), faults: Faults::new(), tally: Tally::default() };
+    let region = Region {
+        keys,
+        principals: Arc::clone(&kms.principals),
+        faults: Faults::new(),
+        tally: Tally::default(),
+    };
     let (tcp, address) = bind(port).await?;
     let listener = Listener {
         tcp,
@@ -258,7 +264,8 @@ async fn serve_region(
         stop: kms.stop.subscribe(),
     };
     let (served, stop) = (region.clone(), kms.stop.subscribe());
-    let handler: Handler = Arc::new(move |request| Box::pin(served.clone().answer(request, stop.clone())));
+    let handler: Handler =
+        Arc::new(move |request| Box::pin(served.clone().answer(request, stop.clone())));
     kms.tasks.spawn(listener.serve(handler));
     kms.regions.insert(name, Started { region, round_trip, endpoint: url(tls, address) });
     Ok(())
@@ -280,7 +287,8 @@ async fn serve_sts(
         stop: kms.stop.subscribe(),
     };
     let (served, stop) = (sts.clone(), kms.stop.subscribe());
-    let handler: Handler = Arc::new(move |request| Box::pin(served.clone().answer(request, stop.clone())));
+    let handler: Handler =
+        Arc::new(move |request| Box::pin(served.clone().answer(request, stop.clone())));
     kms.tasks.spawn(listener.serve(handler));
     kms.sts = Some(StartedSts { sts, endpoint: url(tls, address) });
     Ok(())

@@ -2,8 +2,9 @@
 //!
 //! A blob is `version (1 byte) ‖ key id (16) ‖ nonce (12) ‖ AES-256-GCM ciphertext ‖ tag (16)`. The
 //! version is 0x01 for the id of a single-Region key and 0x02 for that of a multi-Region key, which
-//! every related key has, so that each opens what another sealed. The version, the key id and the encryption context are authenticated with it. Callers have to
-//! take a blob as opaque, as they do those of AWS.
+//! every related key has, so that each opens what another sealed. The version, the key id and the
+//! encryption context are authenticated with it. Callers have to take a blob as opaque, as they do
+//! those of AWS.
 
 use aes_gcm::{AeadInOut, Aes256Gcm, Key, KeyInit, Nonce};
 use uuid::Uuid;
@@ -41,8 +42,10 @@ impl<'a> Ciphertext<'a> {
     ///
     /// [`Refusal::InvalidCiphertext`] when it is too short or of another version.
     pub(crate) fn parse(blob: &'a [u8]) -> Result<Self, Refusal> {
-        let (header, rest) = blob.split_first_chunk::<HEADER_BYTES>().ok_or(Refusal::InvalidCiphertext)?;
-        let (nonce, sealed) = rest.split_first_chunk::<NONCE_BYTES>().ok_or(Refusal::InvalidCiphertext)?;
+        let (header, rest) =
+            blob.split_first_chunk::<HEADER_BYTES>().ok_or(Refusal::InvalidCiphertext)?;
+        let (nonce, sealed) =
+            rest.split_first_chunk::<NONCE_BYTES>().ok_or(Refusal::InvalidCiphertext)?;
         let (version, number) = header.split_first().ok_or(Refusal::InvalidCiphertext)?;
         let multi_region = match *version {
             SINGLE_REGION => false,
@@ -80,7 +83,11 @@ impl WrappingKey {
     /// # Errors
     ///
     /// [`Refusal::Internal`] past what AES-GCM can seal at once, which no request reaches.
-    pub(crate) fn wrap(&self, plaintext: &[u8], context: &EncryptionContext) -> Result<Vec<u8>, Refusal> {
+    pub(crate) fn wrap(
+        &self,
+        plaintext: &[u8],
+        context: &EncryptionContext,
+    ) -> Result<Vec<u8>, Refusal> {
         let mut nonce = [0; NONCE_BYTES];
         random::fill(&mut nonce);
 
@@ -114,7 +121,11 @@ impl WrappingKey {
     ) -> Result<Zeroizing<Vec<u8>>, Refusal> {
         let mut plaintext = Zeroizing::new(blob.sealed.to_vec());
         self.cipher
-            .decrypt_in_place(&Nonce::from(*blob.nonce), &associated_data(blob.header, context), &mut *plaintext)
+            .decrypt_in_place(
+                &Nonce::from(*blob.nonce),
+                &associated_data(blob.header, context),
+                &mut *plaintext,
+            )
             .map_err(|_| Refusal::InvalidCiphertext)?;
         Ok(plaintext)
     }

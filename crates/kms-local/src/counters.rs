@@ -36,8 +36,8 @@ pub struct Counters {
     pub open_connections: u64,
     /// TLS handshakes completed.
     pub tls_handshakes: u64,
-    /// How many TLS handshakes agreed on each key exchange group, such as `X25519MLKEM768`. Handshakes
-    /// that resumed a session without a key exchange are under no group.
+    /// How many TLS handshakes agreed on each key exchange group, such as `X25519MLKEM768`.
+    /// Handshakes that resumed a session without a key exchange are under no group.
     pub key_exchange_groups: BTreeMap<String, u64>,
     /// How many requests named each access key id that the server knows.
     pub access_keys: BTreeMap<String, u64>,
@@ -58,7 +58,11 @@ impl Counters {
 
     /// How many requests for `operation` ended in `outcome`, such as `ThrottlingException`.
     pub fn outcomes(&self, operation: &str, outcome: &str) -> u64 {
-        self.operations.get(operation).and_then(|outcomes| outcomes.get(outcome)).copied().unwrap_or_default()
+        self.operations
+            .get(operation)
+            .and_then(|outcomes| outcomes.get(outcome))
+            .copied()
+            .unwrap_or_default()
     }
 
     /// How many requests have ended, whatever they were for and however they did.
@@ -126,8 +130,16 @@ impl Tally {
             connections: counts.connections,
             open_connections: counts.open_connections,
             tls_handshakes: counts.tls_handshakes,
-            key_exchange_groups: counts.key_exchange_groups.iter().map(|(&group, n)| (group.to_owned(), *n)).collect(),
-            access_keys: counts.access_keys.iter().map(|(id, by)| (id.clone(), by.values().sum())).collect(),
+            key_exchange_groups: counts
+                .key_exchange_groups
+                .iter()
+                .map(|(&group, n)| (group.to_owned(), *n))
+                .collect(),
+            access_keys: counts
+                .access_keys
+                .iter()
+                .map(|(id, by)| (id.clone(), by.values().sum()))
+                .collect(),
             callers,
         }
     }
@@ -136,7 +148,8 @@ impl Tally {
     pub(crate) fn reset(&self) {
         let mut counts = self.counts();
         let (in_flight, open_connections) = (counts.in_flight, counts.open_connections);
-        *counts = Counts { in_flight, max_in_flight: in_flight, open_connections, ..Counts::default() };
+        *counts =
+            Counts { in_flight, max_in_flight: in_flight, open_connections, ..Counts::default() };
     }
 
     /// Counts a connection, which is open until the answer is dropped.
@@ -156,7 +169,8 @@ impl Tally {
         }
     }
 
-    /// Counts a request for `operation` that names an access key. Only for access keys that are known.
+    /// Counts a request for `operation` that names an access key. Only for access keys that are
+    /// known.
     pub(crate) fn access_key(&self, operation: &'static str, id: &str) {
         let mut counts = self.counts();
         match counts.access_keys.get_mut(id) {

@@ -17,7 +17,9 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, duplex, split},
+    io::{
+        AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, duplex, split,
+    },
     net::TcpStream,
     sync::mpsc,
     time::{Instant, sleep_until},
@@ -25,7 +27,8 @@ use tokio::{
 
 use crate::time;
 
-/// The farthest away that a client can be: handshakes have a deadline that has to hold some of these.
+/// The farthest away that a client can be: handshakes have a deadline that has to hold some of
+/// these.
 const MOST: Duration = Duration::from_secs(2);
 /// Bytes that are read, and then delivered, at once.
 const CHUNK: usize = 16 * 1024;
@@ -161,8 +164,8 @@ mod tests {
         line.await.unwrap().unwrap();
         let sent: Vec<u8> = (0..200).flat_map(|n| [n; 64]).collect();
         assert_eq!(received, sent);
-        // The clock stands still but for timers, so this is the line's doing alone. A line that took
-        // one piece at a time would have needed 200 times as long.
+        // The clock stands still but for timers, so this is the line's doing alone. A line that
+        // took one piece at a time would have needed 200 times as long.
         assert_eq!(time::timer() - start, HALF);
     }
 

@@ -9,7 +9,8 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::sync::watch;
 
-/// The farthest that a clock can be set off: what every date of the protocol can still be written for.
+/// The farthest that a clock can be set off: what every date of the protocol can still be written
+/// for.
 const MOST_OFFSET: Duration = Duration::from_hours(10 * 365 * 24);
 
 /// What goes wrong in a region, until it is cleared. The default is nothing.
@@ -33,7 +34,11 @@ pub struct FaultPlan {
     /// The share of requests, 0 to 1, that wait for `slow_latency` on top of `latency`.
     pub slow_share: f64,
     /// How long a slow request waits in addition.
-    #[serde(rename = "slow_latency_ms", serialize_with = "to_millis", deserialize_with = "from_millis")]
+    #[serde(
+        rename = "slow_latency_ms",
+        serialize_with = "to_millis",
+        deserialize_with = "from_millis"
+    )]
     pub slow_latency: Duration,
     /// How many signed requests are let through in a second; the others get `ThrottlingException`.
     /// `Some(0)` throttles all of them, `None` throttles none.
@@ -44,11 +49,12 @@ pub struct FaultPlan {
     pub connection_reset_share: f64,
     /// Whether requests are accepted and not answered until this fault is cleared.
     pub hang: bool,
-    /// Whether requests that are signed right get `AccessDeniedException`, as if the key policy had been changed.
+    /// Whether requests that are signed right get `AccessDeniedException`, as if the key policy had
+    /// been changed.
     pub access_denied: bool,
-    /// How many milliseconds the server's clock is ahead of the true time, or behind it when this is
-    /// negative. Signatures and sessions are checked by that clock, and the `Date` header of answers
-    /// shows it. Past ten years either way it counts as ten years.
+    /// How many milliseconds the server's clock is ahead of the true time, or behind it when this
+    /// is negative. Signatures and sessions are checked by that clock, and the `Date` header of
+    /// answers shows it. Past ten years either way it counts as ten years.
     pub clock_offset_ms: i64,
     /// What the shares are drawn with: the same seed draws the same faults.
     pub seed: u64,
@@ -189,7 +195,8 @@ impl Faults {
         self.change(|plan| plan.hang = hang);
     }
 
-    /// Answers every signed request with `AccessDeniedException` until `deny_access(false)` or [`clear`](Self::clear).
+    /// Answers every signed request with `AccessDeniedException` until `deny_access(false)` or
+    /// [`clear`](Self::clear).
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -317,8 +324,12 @@ mod tests {
 
     #[test]
     fn the_same_seed_draws_the_same_faults() {
-        let plan =
-            FaultPlan { internal_error_share: 0.3, connection_reset_share: 0.2, seed: 42, ..FaultPlan::default() };
+        let plan = FaultPlan {
+            internal_error_share: 0.3,
+            connection_reset_share: 0.2,
+            seed: 42,
+            ..FaultPlan::default()
+        };
         let drawn = fates(plan);
         assert_eq!(drawn, fates(plan));
         assert_ne!(drawn, fates(FaultPlan { seed: 43, ..plan }));

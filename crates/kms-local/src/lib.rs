@@ -3,8 +3,8 @@
 //!
 //! It is faithful where clients depend on it: the AWS JSON 1.1 protocol over TLS and kept-alive
 //! connections, verified signatures (Signature Version 4), expiring sessions, key states, aliases,
-//! an authenticated encryption context, and the error types of AWS KMS. It has symmetric
-//! encryption keys only. On demand it is far away, slow, throttles, fails, hangs, denies access or cuts
+//! an authenticated encryption context, and the error types of AWS KMS. It has symmetric encryption
+//! keys only. On demand it is far away, slow, throttles, fails, hangs, denies access or cuts
 //! connections, and it counts what it is asked, so that a test can see what a client did.
 //!
 //! ```
@@ -42,20 +42,20 @@
 //!
 //! # Operations
 //!
-//! `CreateKey`, `ReplicateKey`, `DescribeKey`, `ListKeys`, `EnableKey`, `DisableKey`, `ScheduleKeyDeletion`,
-//! `CancelKeyDeletion`, `CreateAlias`, `UpdateAlias`, `DeleteAlias`, `ListAliases`,
-//! `GenerateDataKey`, `GenerateDataKeyWithoutPlaintext`, `Encrypt`, `Decrypt`, `ReEncrypt`,
-//! `GenerateRandom`.
+//! `CreateKey`, `ReplicateKey`, `DescribeKey`, `ListKeys`, `EnableKey`, `DisableKey`,
+//! `ScheduleKeyDeletion`, `CancelKeyDeletion`, `CreateAlias`, `UpdateAlias`, `DeleteAlias`,
+//! `ListAliases`, `GenerateDataKey`, `GenerateDataKeyWithoutPlaintext`, `Encrypt`, `Decrypt`,
+//! `ReEncrypt`, `GenerateRandom`.
 //!
 //! Key policies, tags and grant tokens are accepted and have no effect: every principal may do
 //! everything. Asymmetric, HMAC, imported and custom-store keys and `Recipient` are refused with
 //! `UnsupportedOperationException`.
 //!
-//! Multi-Region keys are related across the regions that were started: one key id, one key material,
-//! each with a state of its own. A replica is enabled at once, without the `Creating` of AWS. A
-//! primary that is scheduled for deletion while it has replicas is `PendingReplicaDeletion`; AWS begins
-//! its waiting period when the last replica is gone, and here it has to be scheduled again then.
-//! There is no `UpdatePrimaryRegion`.
+//! Multi-Region keys are related across the regions that were started: one key id, one key
+//! material, each with a state of its own. A replica is enabled at once, without the `Creating` of
+//! AWS. A primary that is scheduled for deletion while it has replicas is `PendingReplicaDeletion`;
+//! AWS begins its waiting period when the last replica is gone, and here it has to be scheduled
+//! again then. There is no `UpdatePrimaryRegion`.
 //!
 //! On demand there is an STS beside it ([`Builder::sts`]), with `AssumeRole`,
 //! `AssumeRoleWithWebIdentity` and `GetCallerIdentity`: every principal may assume every role, and

@@ -76,7 +76,8 @@ impl Listener {
             };
             let open = tally.connection();
             let connection = Connection { stop: stop.clone(), handler: Arc::clone(&handler) };
-            let (acceptor, tally, round_trip) = (acceptor.clone(), tally.clone(), round_trip.time());
+            let (acceptor, tally, round_trip) =
+                (acceptor.clone(), tally.clone(), round_trip.time());
             connections.spawn(async move {
                 let _open = open;
                 if let Err(error) = connection.run(stream, round_trip, acceptor, &tally).await {

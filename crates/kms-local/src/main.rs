@@ -145,7 +145,8 @@ async fn run(options: Options) -> Result<(), Box<dyn Error>> {
 
 fn builder(options: &Options) -> Result<Builder, Box<dyn Error>> {
     let round_trip_time = Duration::from_millis(options.round_trip_ms);
-    let mut builder = KmsLocal::builder().account(&options.account).round_trip_time(round_trip_time);
+    let mut builder =
+        KmsLocal::builder().account(&options.account).round_trip_time(round_trip_time);
     for (offset, region) in (0..).zip(&options.regions) {
         let port = match options.port {
             0 => 0,

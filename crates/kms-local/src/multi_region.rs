@@ -5,7 +5,10 @@ use std::time::SystemTime;
 use crate::{
     KmsLocal,
     error::{Refusal, Refused},
-    operations::{CreateKey, PointAlias, ReplicateKey, check_alias_name, create_alias, create_key, replicate_key},
+    operations::{
+        CreateKey, PointAlias, ReplicateKey, check_alias_name, create_alias, create_key,
+        replicate_key,
+    },
     store::Place,
     time,
 };
@@ -36,7 +39,9 @@ impl KmsLocal {
             replicas.iter().try_for_each(|region| replicate(place, &key, region, now))?;
             Ok(key)
         };
-        create().unwrap_or_else(|refusal: Refusal| panic!("cannot create a multi-Region key: {refusal}"))
+        create().unwrap_or_else(|refusal: Refusal| {
+            panic!("cannot create a multi-Region key: {refusal}")
+        })
     }
 
     /// The ARNs of the multi-Region key that an alias stands for in each of these regions. What is
@@ -45,8 +50,8 @@ impl KmsLocal {
     ///
     /// # Errors
     ///
-    /// [`Refused`] when the alias has no proper name or stands for something else somewhere, when the
-    /// key of the first region is not a primary, or the data directory cannot be written.
+    /// [`Refused`] when the alias has no proper name or stands for something else somewhere, when
+    /// the key of the first region is not a primary, or the data directory cannot be written.
     ///
     /// # Panics
     ///
@@ -61,7 +66,11 @@ impl KmsLocal {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn ensure_multi_region_alias(&self, regions: &[&str], alias: &str) -> Result<Vec<String>, Refused> {
+    pub fn ensure_multi_region_alias(
+        &self,
+        regions: &[&str],
+        alias: &str,
+    ) -> Result<Vec<String>, Refused> {
         let (primary, replicas) = regions.split_first().expect("a region is named");
         let (place, now) = (self.place(primary), time::now());
         check_alias_name(alias)?;
@@ -81,11 +90,17 @@ impl KmsLocal {
             let there = self.place(region);
             let found = there.find(id, now)?;
             if found.primary_region.as_deref() != Some(primary) {
-                let what = format!("{} is not a key with its primary in {primary}", there.home.key_arn(found.id));
+                let what = format!(
+                    "{} is not a key with its primary in {primary}",
+                    there.home.key_arn(found.id)
+                );
                 return Err(Refusal::Unsupported(what).into());
             }
             if there.find(alias, now).map(|key| key.id).ok() != Some(found.id) {
-                let point = PointAlias { alias_name: Some(alias.to_owned()), target_key_id: Some(id.to_owned()) };
+                let point = PointAlias {
+                    alias_name: Some(alias.to_owned()),
+                    target_key_id: Some(id.to_owned()),
+                };
                 create_alias(there, point, now)?;
             }
             arns.push(there.home.key_arn(found.id));
@@ -104,5 +119,6 @@ fn create(place: &Place, now: SystemTime) -> Result<String, Refusal> {
 
 fn replicate(place: &Place, key: &str, region: &str, now: SystemTime) -> Result<(), Refusal> {
     let (key_id, replica_region) = (Some(key.to_owned()), Some(region.to_owned()));
-    replicate_key(place, ReplicateKey { key_id, replica_region, ..ReplicateKey::default() }, now).map(drop)
+    replicate_key(place, ReplicateKey { key_id, replica_region, ..ReplicateKey::default() }, now)
+        .map(drop)
 }

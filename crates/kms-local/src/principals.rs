@@ -59,11 +59,21 @@ impl Principals {
     }
 
     /// Makes a session of a role.
-    pub(crate) fn issue_role_session(&self, lifetime: Duration, now: SystemTime, caller: Caller) -> Credentials {
+    pub(crate) fn issue_role_session(
+        &self,
+        lifetime: Duration,
+        now: SystemTime,
+        caller: Caller,
+    ) -> Credentials {
         self.make_session(lifetime, now, Some(caller))
     }
 
-    fn make_session(&self, lifetime: Duration, now: SystemTime, caller: Option<Caller>) -> Credentials {
+    fn make_session(
+        &self,
+        lifetime: Duration,
+        now: SystemTime,
+        caller: Option<Caller>,
+    ) -> Credentials {
         let id = format!("ASIA{}", random::base32(16));
         // A lifetime past the end of the clock never ends.
         let expires = now.checked_add(lifetime);
@@ -92,7 +102,13 @@ impl Principals {
     ) -> Credentials {
         let key = Credentials::new(&access_key_id, &secret, None, None, PROVIDER);
         let secret_token = session_token.clone().map(SecretString::from);
-        let principal = Principal { identity: key.into(), session_token: secret_token, expires, ended: None, caller };
+        let principal = Principal {
+            identity: key.into(),
+            session_token: secret_token,
+            expires,
+            ended: None,
+            caller,
+        };
         self.write().by_access_key.insert(access_key_id.clone(), Arc::new(principal));
         Credentials::new(access_key_id, secret, session_token, expires, PROVIDER)
     }
@@ -100,7 +116,9 @@ impl Principals {
     /// Ends every session now. Access keys without a session token go on.
     pub(crate) fn expire_sessions(&self, now: SystemTime) {
         let mut known = self.write();
-        for principal in known.by_access_key.values_mut().filter(|known| known.session_token.is_some()) {
+        for principal in
+            known.by_access_key.values_mut().filter(|known| known.session_token.is_some())
+        {
             *principal = Arc::new(principal.ended(now));
         }
     }
@@ -109,7 +127,9 @@ impl Principals {
     pub(crate) fn revoke(&self, access_key_id: &str, now: SystemTime) {
         let mut known = self.write();
         match known.by_access_key.get_mut(access_key_id) {
-            Some(session) if session.session_token.is_some() => *session = Arc::new(session.ended(now)),
+            Some(session) if session.session_token.is_some() => {
+                *session = Arc::new(session.ended(now))
+            }
             _ => {
                 known.by_access_key.remove(access_key_id);
             }
@@ -155,10 +175,16 @@ impl Principal {
     ///
     /// [`Refusal::UnrecognizedClient`] for a token that is wrong, missing or too many, and
     /// [`Refusal::ExpiredToken`].
-    pub(crate) fn check_session(&self, token: Option<&str>, now: SystemTime) -> Result<(), Refusal> {
+    pub(crate) fn check_session(
+        &self,
+        token: Option<&str>,
+        now: SystemTime,
+    ) -> Result<(), Refusal> {
         let matches = match (&self.session_token, token) {
             (None, None) => true,
-            (Some(known), Some(given)) => known.expose_secret().as_bytes().ct_eq(given.as_bytes()).into(),
+            (Some(known), Some(given)) => {
+                known.expose_secret().as_bytes().ct_eq(given.as_bytes()).into()
+            }
             _ => false,
         };
         if !matches {
@@ -186,7 +212,8 @@ impl Principal {
     /// Whether it is a session whose end was over `ago` before `now`.
     fn ended_before(&self, now: SystemTime, ago: Duration) -> bool {
         let long_past = |end: SystemTime| end.checked_add(ago).is_some_and(|until| until < now);
-        self.session_token.is_some() && [self.expires, self.ended].into_iter().flatten().any(long_past)
+        self.session_token.is_some()
+            && [self.expires, self.ended].into_iter().flatten().any(long_past)
     }
 }
 
@@ -229,7 +256,10 @@ mod tests {
         assert!(known.ended_before(start + SECOND * 2 + REMEMBERED, REMEMBERED));
         principals.revoke(session.access_key_id(), start);
         let revoked = principals.find(session.access_key_id()).unwrap();
-        assert!(matches!(revoked.check_session(session.session_token(), start), Err(Refusal::ExpiredToken)));
+        assert!(matches!(
+            revoked.check_session(session.session_token(), start),
+            Err(Refusal::ExpiredToken)
+        ));
         assert!(revoked.ended_before(start + SECOND + REMEMBERED, REMEMBERED));
     }
 }

@@ -82,7 +82,9 @@ impl Region {
         operation: Option<&'static Operation>,
         fate: Fate,
     ) -> Result<Vec<u8>, Refusal> {
-        if request.method() != Method::POST || request.uri().path_and_query().is_none_or(|it| it != "/") {
+        if request.method() != Method::POST
+            || request.uri().path_and_query().is_none_or(|it| it != "/")
+        {
             return Err(Refusal::UnknownOperation);
         }
         let (head, body) = request.into_parts();
@@ -114,7 +116,13 @@ impl Region {
             self.tally.access_key(name_of(operation), authorization.access_key_id);
         }
         let service = Service { name: "kms", region: Some(&self.keys.home.region) };
-        authorization.verify(headers, body, &service, &self.principals, self.faults.clock(time::now()))
+        authorization.verify(
+            headers,
+            body,
+            &service,
+            &self.principals,
+            self.faults.clock(time::now()),
+        )
     }
 
     /// What the server's clock shows, right or wrong, so that a client can see how far off it is.
@@ -147,8 +155,9 @@ fn name_of(operation: Option<&'static Operation>) -> &'static str {
 
 /// Reads a body that is bounded in length and in time.
 pub(crate) async fn read(body: Incoming) -> Result<Bytes, Refusal> {
-    let body =
-        timeout(BODY_DEADLINE, Limited::new(body, MAX_BODY).collect()).await.map_err(|_| Refusal::RequestTimeout)?;
+    let body = timeout(BODY_DEADLINE, Limited::new(body, MAX_BODY).collect())
+        .await
+        .map_err(|_| Refusal::RequestTimeout)?;
     match body {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(Refusal::RequestTooLarge(MAX_BODY)),

@@ -15,7 +15,8 @@ use crate::{
     delay::RoundTrip,
     error::Refused,
     operations::{
-        CreateKey, NamedKey, PointAlias, check_alias_name, create_alias, create_key, disable_key, enable_key,
+        CreateKey, NamedKey, PointAlias, check_alias_name, create_alias, create_key, disable_key,
+        enable_key,
     },
     principals::Principals,
     region::Region,
@@ -110,7 +111,12 @@ impl KmsLocal {
         session_token: Option<String>,
         expiry: Option<SystemTime>,
     ) {
-        self.principals.accept(access_key_id.into(), secret_access_key.into(), session_token, expiry);
+        self.principals.accept(
+            access_key_id.into(),
+            secret_access_key.into(),
+            session_token,
+            expiry,
+        );
     }
 
     /// Ends every session now. Access keys without a session token go on.
@@ -178,12 +184,14 @@ impl KmsLocal {
             return Ok(keys.home.key_arn(key.id));
         }
         let arn = create_key(keys, CreateKey::default(), now)?.key_metadata.arn;
-        let request = PointAlias { alias_name: Some(alias.to_owned()), target_key_id: Some(arn.clone()) };
+        let request =
+            PointAlias { alias_name: Some(alias.to_owned()), target_key_id: Some(arn.clone()) };
         create_alias(keys, request, now)?;
         Ok(arn)
     }
 
-    /// Disables a key now, by key id or key ARN. Blocks for the disk when there is a data directory.
+    /// Disables a key now, by key id or key ARN. Blocks for the disk when there is a data
+    /// directory.
     ///
     /// # Errors
     ///
@@ -197,7 +205,8 @@ impl KmsLocal {
         Ok(disable_key(&self.started(region).region.keys, request, time::now())?)
     }
 
-    /// Enables a key now that was disabled, by key id or key ARN. Blocks for the disk when there is a data directory.
+    /// Enables a key now that was disabled, by key id or key ARN. Blocks for the disk when there is
+    /// a data directory.
     ///
     /// # Errors
     ///

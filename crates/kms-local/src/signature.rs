@@ -54,7 +54,8 @@ impl<'a> Authorization<'a> {
     /// [`Refusal::MissingAuthenticationToken`] when it is not there, and
     /// [`Refusal::IncompleteSignature`] when it is not of this scheme or lacks a part.
     pub(crate) fn parse(headers: &'a HeaderMap) -> Result<Self, Refusal> {
-        let value = headers.get(header::AUTHORIZATION).ok_or(Refusal::MissingAuthenticationToken)?;
+        let value =
+            headers.get(header::AUTHORIZATION).ok_or(Refusal::MissingAuthenticationToken)?;
         let parts = value
             .to_str()
             .ok()
@@ -69,13 +70,18 @@ impl<'a> Authorization<'a> {
                 .filter(|value| !value.is_empty())
                 .ok_or(Refusal::IncompleteSignature(missing))
         };
-        let credential = field("Credential", "Authorization header requires 'Credential' parameter.")?;
-        let signed_headers = field("SignedHeaders", "Authorization header requires 'SignedHeaders' parameter.")?;
+        let credential =
+            field("Credential", "Authorization header requires 'Credential' parameter.")?;
+        let signed_headers =
+            field("SignedHeaders", "Authorization header requires 'SignedHeaders' parameter.")?;
         let signature = field("Signature", "Authorization header requires 'Signature' parameter.")?;
 
         let mut scope = credential.split('/');
-        let scope = [scope.next(), scope.next(), scope.next(), scope.next(), scope.next(), scope.next()];
-        let [Some(access_key_id), Some(date), Some(region), Some(service), Some(terminator), None] = scope else {
+        let scope =
+            [scope.next(), scope.next(), scope.next(), scope.next(), scope.next(), scope.next()];
+        let [Some(access_key_id), Some(date), Some(region), Some(service), Some(terminator), None] =
+            scope
+        else {
             return Err(Refusal::IncompleteSignature(
                 "Credential must have exactly 5 slash-delimited elements, e.g. \
                  keyid/date/region/service/term",
@@ -115,21 +121,29 @@ impl<'a> Authorization<'a> {
     }
 
     /// Is it for this service in this region, on the day it says? Returns the time of signing.
-    fn check_scope(&self, headers: &HeaderMap, service: &Service<'_>) -> Result<SystemTime, Refusal> {
+    fn check_scope(
+        &self,
+        headers: &HeaderMap,
+        service: &Service<'_>,
+    ) -> Result<SystemTime, Refusal> {
         let refuse = |text: &str| Err(Refusal::InvalidSignature(text.to_owned()));
         if service.region.is_some_and(|region| region != self.region) {
             return refuse("Credential should be scoped to a valid region.");
         }
         if self.service != service.name {
-            return refuse(&format!("Credential should be scoped to correct service: '{}'.", service.name));
+            return refuse(&format!(
+                "Credential should be scoped to correct service: '{}'.",
+                service.name
+            ));
         }
         if self.terminator != "aws4_request" {
             return refuse("Credential should be scoped with a valid terminator: 'aws4_request'.");
         }
-        let date = headers
-            .get(DATE)
-            .and_then(|date| date.to_str().ok())
-            .ok_or(Refusal::IncompleteSignature("Authorization header requires existence of 'X-Amz-Date'."))?;
+        let date = headers.get(DATE).and_then(|date| date.to_str().ok()).ok_or(
+            Refusal::IncompleteSignature(
+                "Authorization header requires existence of 'X-Amz-Date'.",
+            ),
+        )?;
         let Some(time) = parse_amz_date(date) else {
             return refuse("Date must be in ISO-8601 'basic format'.");
         };
@@ -149,7 +163,9 @@ impl<'a> Authorization<'a> {
         if !headers.contains_key(header::HOST) {
             return Err(Refusal::IncompleteSignature("The request has no Host header."));
         }
-        if let Some(name) = headers.keys().find(|name| must_be_signed(name.as_str()) && !is_signed(name.as_str())) {
+        if let Some(name) =
+            headers.keys().find(|name| must_be_signed(name.as_str()) && !is_signed(name.as_str()))
+        {
             return Err(Refusal::InvalidSignature(format!(
                 "'{name}' must be a 'SignedHeader' in the AWS Authorization."
             )));
@@ -200,7 +216,8 @@ fn sign_again(
         .map_err(|error| Refusal::Internal(error.to_string()))?
         .into();
     let body = SignableBody::Bytes(body);
-    let request = SignableRequest::new("POST", "/", headers.iter().copied(), body).map_err(|_| mismatch())?;
+    let request =
+        SignableRequest::new("POST", "/", headers.iter().copied(), body).map_err(|_| mismatch())?;
     Ok(sign(request, &params).map_err(|_| mismatch())?.into_parts().1)
 }
 

@@ -23,7 +23,8 @@ pub(crate) fn timer() -> tokio::time::Instant {
 
 /// Whole milliseconds since the epoch; 0 for anything earlier.
 pub(crate) fn to_millis(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// The inverse of [`to_millis`]; `None` past the end of the clock.
@@ -33,8 +34,9 @@ pub(crate) fn from_millis(millis: u64) -> Option<SystemTime> {
 
 /// Seconds since the epoch with a fraction: how AWS JSON writes a timestamp.
 pub(crate) fn to_epoch_seconds(time: SystemTime) -> f64 {
-    time.duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0.0, |age| Duration::from_millis(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)).as_secs_f64())
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |age| {
+        Duration::from_millis(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)).as_secs_f64()
+    })
 }
 
 /// Reads `YYYYMMDDTHHMMSSZ`, the form of `X-Amz-Date`.
@@ -61,13 +63,22 @@ pub(crate) fn format_amz_date(time: SystemTime) -> String {
 pub(crate) fn format_iso8601(time: SystemTime) -> String {
     let text = format_amz_date(time);
     let (date, clock) = text.split_at(8);
-    format!("{}-{}-{}{}:{}:{}", &date[..4], &date[4..6], &date[6..], &clock[..3], &clock[3..5], &clock[5..])
+    format!(
+        "{}-{}-{}{}:{}:{}",
+        &date[..4],
+        &date[4..6],
+        &date[6..],
+        &clock[..3],
+        &clock[3..5],
+        &clock[5..]
+    )
 }
 
 /// Writes the form of the `Date` header; `None` for what is no date of four digits.
 pub(crate) fn format_http_date(time: SystemTime) -> Option<String> {
-    let format =
-        format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
+    let format = format_description!(
+        "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
+    );
     OffsetDateTime::from(time).format(format).ok()
 }
 

@@ -8,7 +8,9 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_sdk_kms::config::{self, AppName, BehaviorVersion, IdentityCache, StalledStreamProtectionConfig};
+use aws_sdk_kms::config::{
+    self, AppName, BehaviorVersion, IdentityCache, StalledStreamProtectionConfig,
+};
 use aws_smithy_async::rt::sleep::TokioSleep;
 use aws_smithy_async::time::SystemTimeSource;
 use aws_smithy_http_client::proxy::ProxyConfig;
@@ -32,7 +34,8 @@ const SHARES: RangeInclusive<f64> = 0.01..=1.0;
 const CIRCUIT_FAILURES: RangeInclusive<u32> = 0..=1_000_000;
 const JITTERS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
 const FILE_LOOKS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_hours(1);
-const IDLE_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_hours(24);
+const IDLE_TIMEOUTS: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_hours(24);
 
 /// Connections that nobody uses close after this time at the latest.
 const IDLE_CONNECTIONS: Duration = Duration::from_secs(90);
@@ -90,7 +93,12 @@ impl KmsPoolBuilder {
                 provider_timeout: Duration::from_secs(5),
                 files_every: Duration::from_secs(5),
             },
-            budget: BudgetSettings { max_in_flight: 256, max_per_second: None, decrypt_share: 1.0, encrypt_share: 1.0 },
+            budget: BudgetSettings {
+                max_in_flight: 256,
+                max_per_second: None,
+                decrypt_share: 1.0,
+                encrypt_share: 1.0,
+            },
             circuit: CircuitSettings { failures: 10, pause: Duration::from_millis(500) },
             proxy: ProxyConfig::disabled(),
             fips: false,
@@ -99,7 +107,8 @@ impl KmsPoolBuilder {
         }
     }
 
-    /// The endpoint of every region that has none of its own. Default: AWS's endpoint of the region.
+    /// The endpoint of every region that has none of its own. Default: AWS's endpoint of the
+    /// region.
     ///
     /// Must be `https://`, since plaintext data keys travel over it; `http://` is allowed for
     /// `localhost`, `127.0.0.1` and `[::1]` alone.
@@ -113,8 +122,8 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// The endpoint of one region, before that of [`endpoint_url`](Self::endpoint_url) and under the
-    /// same rules. Repeatable; the last call for a region wins.
+    /// The endpoint of one region, before that of [`endpoint_url`](Self::endpoint_url) and under
+    /// the same rules. Repeatable; the last call for a region wins.
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -139,8 +148,8 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// Believes the platform's certificate authorities in addition to custom ones. They are believed
-    /// anyway when there are no custom ones.
+    /// Believes the platform's certificate authorities in addition to custom ones. They are
+    /// believed anyway when there are no custom ones.
     ///
     /// ```no_run
     /// # fn example(builder: kms_pool::KmsPoolBuilder) -> std::io::Result<()> {
@@ -156,8 +165,8 @@ impl KmsPoolBuilder {
     /// Takes over what the AWS SDKs and the AWS CLI read from the environment: the endpoint from
     /// `AWS_ENDPOINT_URL_KMS` or else `AWS_ENDPOINT_URL` (neither when
     /// `AWS_IGNORE_CONFIGURED_ENDPOINT_URLS` is `true`), and the certificate authorities to believe
-    /// instead of the platform's from the PEM file `AWS_CA_BUNDLE`; and the proxy from `HTTPS_PROXY`,
-    /// `ALL_PROXY` and `NO_PROXY`, in upper or lower case.
+    /// instead of the platform's from the PEM file `AWS_CA_BUNDLE`; and the proxy from
+    /// `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, in upper or lower case.
     ///
     /// Nothing is read from the environment without this call.
     ///
@@ -176,10 +185,16 @@ impl KmsPoolBuilder {
         self.with_variables(|name| std::env::var(name).ok())
     }
 
-    fn with_variables(mut self, variable: impl Fn(&str) -> Option<String>) -> Result<Self, BuildError> {
+    fn with_variables(
+        mut self,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, BuildError> {
         let set = |name| variable(name).filter(|value| !value.is_empty());
-        if set("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS").is_none_or(|value| !value.eq_ignore_ascii_case("true")) {
-            self.endpoint = set("AWS_ENDPOINT_URL_KMS").or_else(|| set("AWS_ENDPOINT_URL")).or(self.endpoint);
+        if set("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")
+            .is_none_or(|value| !value.eq_ignore_ascii_case("true"))
+        {
+            self.endpoint =
+                set("AWS_ENDPOINT_URL_KMS").or_else(|| set("AWS_ENDPOINT_URL")).or(self.endpoint);
         }
         if let Some(path) = set("AWS_CA_BUNDLE") {
             let pem = std::fs::read(&path).map_err(|cause| BuildError::CaBundle { path, cause })?;
@@ -227,11 +242,13 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// How often the SDK tries an operation, the first time included, in its standard retry mode. Default 3; 1 to 10.
-    /// This is the one place that decides on retries; the pool adds none of its own. A quota bounds the retries of all
-    /// clients of a region together, so that they end by themselves when KMS is down.
+    /// How often the SDK tries an operation, the first time included, in its standard retry mode.
+    /// Default 3; 1 to 10. This is the one place that decides on retries; the pool adds none of its
+    /// own. A quota bounds the retries of all clients of a region together, so that they end by
+    /// themselves when KMS is down.
     ///
-    /// What KMS refused for its credentials is signed again once they have been renewed, even with 1.
+    /// What KMS refused for its credentials is signed again once they have been renewed, even with
+    /// 1.
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -242,8 +259,9 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// How many clients the pool keeps. Beyond that those little used of late make room; callers who
-    /// hold one keep it. Default 1000; 1 to 1,000,000. Rounded up by less than the number of CPUs × 8.
+    /// How many clients the pool keeps. Beyond that those little used of late make room; callers
+    /// who hold one keep it. Default 1000; 1 to 1,000,000. Rounded up by less than the number of
+    /// CPUs × 8.
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -254,8 +272,8 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// How long a slot that nobody uses is kept; with the last slot of a region go its connections. Default 10 min;
-    /// 10 ms to 24 h. Late by up to a quarter of it.
+    /// How long a slot that nobody uses is kept; with the last slot of a region go its connections.
+    /// Default 10 min; 10 ms to 24 h. Late by up to a quarter of it.
     ///
     /// Connections that nobody uses close after the same time, but after 90 s at the latest.
     ///
@@ -269,8 +287,8 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// How long before their expiry credentials are renewed. Default 5 min; 0 to 1 h. Credentials that live less than
-    /// twice as long are renewed at half their life.
+    /// How long before their expiry credentials are renewed. Default 5 min; 0 to 1 h. Credentials
+    /// that live less than twice as long are renewed at half their life.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -282,8 +300,8 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// By how much earlier than that at most, drawn anew for each set of credentials, so that a fleet that started
-    /// together does not renew together. Default 1 min; 0 to 1 h.
+    /// By how much earlier than that at most, drawn anew for each set of credentials, so that a
+    /// fleet that started together does not renew together. Default 1 min; 0 to 1 h.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -295,8 +313,9 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// How long a principal's credentials provider may take. Default 5 s; 1 ms to 5 min. It is the provider's own
-    /// time: requests only wait for it when there are no credentials that are still good.
+    /// How long a principal's credentials provider may take. Default 5 s; 1 ms to 5 min. It is the
+    /// provider's own time: requests only wait for it when there are no credentials that are still
+    /// good.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -308,8 +327,8 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// How often the files of a principal are looked at: see [`Principal::with_files`](crate::Principal::with_files).
-    /// Default 5 s; 10 ms to 1 h.
+    /// How often the files of a principal are looked at: see
+    /// [`Principal::with_files`](crate::Principal::with_files). Default 5 s; 10 ms to 1 h.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -321,9 +340,9 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// How many requests of one account may be under way in one region at once; the others wait their turn, in order.
-    /// Default 256; 1 to 100,000. What waits too long for its operation to end in time fails with
-    /// [`Throttled`](crate::KmsErrorKind::Throttled).
+    /// How many requests of one account may be under way in one region at once; the others wait
+    /// their turn, in order. Default 256; 1 to 100,000. What waits too long for its operation to
+    /// end in time fails with [`Throttled`](crate::KmsErrorKind::Throttled).
     ///
     /// Regions have separate limits, so that a slow one does not hold up another.
     ///
@@ -336,13 +355,16 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// How many requests of one account are sent to one region in a second at most. Default: any number, until KMS
-    /// throttles; then nine tenths of what it accepted in the last second, and more again until it throttles: by a
-    /// hundredth of that in the first second, and twice as much in each further one. 1 to 1,000,000.
+    /// How many requests of one account are sent to one region in a second at most. Default: any
+    /// number, until KMS throttles; then nine tenths of what it accepted in the last second, and
+    /// more again until it throttles: by a hundredth of that in the first second, and twice as much
+    /// in each further one. 1 to 1,000,000.
     ///
-    /// A request that could not start in time fails at once with [`Throttled`](crate::KmsErrorKind::Throttled), and says
-    /// in [`retry_after`](crate::KmsError::retry_after) when it could. In time is so that a whole attempt still fits into
-    /// the operation timeout, or at half of it where that is later: by default within 7 s.
+    /// A request that could not start in time fails at once with
+    /// [`Throttled`](crate::KmsErrorKind::Throttled), and says in
+    /// [`retry_after`](crate::KmsError::retry_after) when it could. In time is so that a whole
+    /// attempt still fits into the operation timeout, or at half of it where that is later: by
+    /// default within 7 s.
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -353,8 +375,8 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// The most of the budget that `Decrypt` and `ReEncrypt` may take. Default 1, all of it; 0.01 to 1. With 0.7, 0.3
-    /// are left for what encrypts, however much is to be decrypted.
+    /// The most of the budget that `Decrypt` and `ReEncrypt` may take. Default 1, all of it; 0.01
+    /// to 1. With 0.7, 0.3 are left for what encrypts, however much is to be decrypted.
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -376,10 +398,10 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// After how many failures in a row (time-outs, broken connections, internal errors) the circuit of a slot opens.
-    /// Default 10; 0 means never. While it is open requests fail at once with
-    /// [`Unavailable`](crate::KmsErrorKind::Unavailable); after 500 ms one is sent to see, and after it failed one more
-    /// after twice that time, up to 10 s.
+    /// After how many failures in a row (time-outs, broken connections, internal errors) the
+    /// circuit of a slot opens. Default 10; 0 means never. While it is open requests fail at once
+    /// with [`Unavailable`](crate::KmsErrorKind::Unavailable); after 500 ms one is sent to see, and
+    /// after it failed one more after twice that time, up to 10 s.
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -390,8 +412,9 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// Uses the endpoints that are validated under FIPS 140, such as `kms-fips.us-east-1.amazonaws.com`. Default: off.
-    /// It says nothing about this side's cryptography.
+    /// Uses the endpoints that are validated under FIPS 140, such as
+    /// `kms-fips.us-east-1.amazonaws.com`. Default: off. It says nothing about this side's
+    /// cryptography.
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -402,7 +425,8 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// Uses the endpoints that are reached over IPv6 too, such as `kms.us-east-1.api.aws`. Default: off.
+    /// Uses the endpoints that are reached over IPv6 too, such as `kms.us-east-1.api.aws`. Default:
+    /// off.
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -413,8 +437,9 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// Reaches KMS through this HTTP proxy, by `CONNECT`, so that TLS ends at KMS and not in the proxy. Default: none.
-    /// [`with_environment`](Self::with_environment) takes those of the environment.
+    /// Reaches KMS through this HTTP proxy, by `CONNECT`, so that TLS ends at KMS and not in the
+    /// proxy. Default: none. [`with_environment`](Self::with_environment) takes those of the
+    /// environment.
     ///
     /// ```
     /// # fn example() -> Result<(), kms_pool::BuildError> {
@@ -454,7 +479,8 @@ impl KmsPoolBuilder {
         let app_name = app_name.map_err(|_| BuildError::AppName)?;
         let counters = Arc::new(Counters::default());
         let idle_connections = self.idle_timeout.min(IDLE_CONNECTIONS);
-        let connections = Connections::new(self.roots, self.proxy, idle_connections, Arc::clone(&counters))?;
+        let connections =
+            Connections::new(self.roots, self.proxy, idle_connections, Arc::clone(&counters))?;
         let mut common = config::Builder::new()
             .behavior_version(BehaviorVersion::v2026_01_12())
             .sleep_impl(TokioSleep::new())
@@ -466,7 +492,8 @@ impl KmsPoolBuilder {
                     .operation_timeout(self.operation_timeout)
                     .build(),
             )
-            // Sessions renew credentials; a cache below them would only make requests wait once more.
+            // Sessions renew credentials; a cache below them would only make requests wait once
+            // more.
             .identity_cache(IdentityCache::no_cache())
             // Bodies are a few KiB and the attempt timeout bounds them: nothing to watch over.
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
@@ -512,8 +539,12 @@ impl KmsPoolBuilder {
         if let Some(url) = &self.endpoint {
             check_endpoint("all regions", url)?;
         }
-        if let Some(region) =
-            self.endpoints.keys().next().map(String::as_str).or(self.endpoint.as_ref().map(|_| "all regions"))
+        if let Some(region) = self
+            .endpoints
+            .keys()
+            .next()
+            .map(String::as_str)
+            .or(self.endpoint.as_ref().map(|_| "all regions"))
             && named
         {
             let reason = "cannot be combined with `use_fips` or `use_dual_stack`: name the endpoint that is both";
@@ -599,21 +630,30 @@ mod tests {
     #[test]
     fn the_environment_gives_endpoint_and_roots() {
         let with = |variables: &'static [(&'static str, &'static str)]| {
-            let variable = |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
+            let variable = |name: &str| {
+                variables.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())
+            };
             KmsPool::builder().endpoint_url("https://own").with_variables(variable)
         };
         let endpoint = |variables| with(variables).unwrap().endpoint.unwrap();
         assert_eq!(endpoint(&[]), "https://own");
         assert_eq!(endpoint(&[("AWS_ENDPOINT_URL", "https://all")]), "https://all");
         assert_eq!(
-            endpoint(&[("AWS_ENDPOINT_URL", "https://all"), ("AWS_ENDPOINT_URL_KMS", "https://kms")]),
+            endpoint(&[
+                ("AWS_ENDPOINT_URL", "https://all"),
+                ("AWS_ENDPOINT_URL_KMS", "https://kms")
+            ]),
             "https://kms"
         );
-        let ignored = &[("AWS_ENDPOINT_URL_KMS", "https://kms"), ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")];
+        let ignored = &[
+            ("AWS_ENDPOINT_URL_KMS", "https://kms"),
+            ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true"),
+        ];
         assert_eq!(endpoint(ignored), "https://own");
         let root = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/root.pem");
         let roots = |path: String| {
-            KmsPool::builder().with_variables(move |name| (name == "AWS_CA_BUNDLE").then(|| path.clone()))
+            KmsPool::builder()
+                .with_variables(move |name| (name == "AWS_CA_BUNDLE").then(|| path.clone()))
         };
         assert_eq!(roots(root.to_owned()).unwrap().roots.pems, [ROOT]);
         assert!(matches!(roots("missing.pem".to_owned()), Err(BuildError::CaBundle { .. })));
@@ -671,7 +711,10 @@ mod tests {
     fn an_endpoint_has_a_name_or_is_chosen_by_kind() {
         for builder in [builder().use_fips(true), builder().use_dual_stack(true)] {
             let error = builder.endpoint_url("https://localhost").build().unwrap_err();
-            assert!(matches!(&error, BuildError::Endpoint { reason, .. } if reason.contains("use_fips")), "{error}");
+            assert!(
+                matches!(&error, BuildError::Endpoint { reason, .. } if reason.contains("use_fips")),
+                "{error}"
+            );
         }
     }
 
@@ -684,7 +727,8 @@ mod tests {
     #[test]
     fn trust_roots_are_read_at_once() {
         let truncated = &ROOT[..ROOT.len() / 2];
-        let no_certificate: &[u8] = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let no_certificate: &[u8] =
+            b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         for pem in [b"".as_slice(), b"not a certificate", truncated, no_certificate] {
             let error = builder().trust_root_pem(pem).build();
             assert!(matches!(error, Err(BuildError::TrustRoot { index: 1, .. })), "{error:?}");

@@ -37,12 +37,16 @@ impl TrustRoots {
     ///
     /// Each PEM is parsed here, because the TLS stack below would panic on a malformed one.
     fn into_tls_context(self) -> Result<TlsContext, BuildError> {
-        let mut store = TrustStore::empty().with_native_roots(self.platform || self.pems.is_empty());
+        let mut store =
+            TrustStore::empty().with_native_roots(self.platform || self.pems.is_empty());
         for (index, pem) in self.pems.into_iter().enumerate() {
             check_roots(&pem).map_err(|reason| BuildError::TrustRoot { index, reason })?;
             store.add_pem_certificate(pem);
         }
-        TlsContext::builder().with_trust_store(store).build().map_err(|cause| BuildError::Tls { cause: cause.into() })
+        TlsContext::builder()
+            .with_trust_store(store)
+            .build()
+            .map_err(|cause| BuildError::Tls { cause: cause.into() })
     }
 }
 
@@ -51,7 +55,10 @@ impl TrustRoots {
 /// # Errors
 ///
 /// [`BuildError::TrustRoot`] and [`BuildError::Tls`].
-pub(crate) fn sts_http_client(roots: TrustRoots, proxy: ProxyConfig) -> Result<SharedHttpClient, BuildError> {
+pub(crate) fn sts_http_client(
+    roots: TrustRoots,
+    proxy: ProxyConfig,
+) -> Result<SharedHttpClient, BuildError> {
     let connector = Connector::builder()
         .tls_provider(tls_provider())
         .tls_context(roots.into_tls_context()?)
@@ -79,13 +86,17 @@ impl Connections {
         Ok(Self { tls: roots.into_tls_context()?, proxy, idle_timeout, counters })
     }
 
-    /// An HTTPS client without a connection yet. Its connections close when it and its copies are dropped.
+    /// An HTTPS client without a connection yet. Its connections close when it and its copies are
+    /// dropped.
     ///
     /// # Errors
     ///
     /// [`BuildError::Tls`].
     pub(crate) fn client(self: &Arc<Self>) -> Result<HttpsClient, BuildError> {
-        Ok(HttpsClient { connections: Arc::clone(self), current: ArcSwap::from_pointee(self.on_this_runtime()?) })
+        Ok(HttpsClient {
+            connections: Arc::clone(self),
+            current: ArcSwap::from_pointee(self.on_this_runtime()?),
+        })
     }
 
     fn on_this_runtime(&self) -> Result<OnRuntime, BuildError> {
@@ -124,8 +135,8 @@ impl HttpsClient {
         self.current.load().client.http_connector(settings, components)
     }
 
-    /// Begins anew if the runtime that the connections live on has ended, as it does between the tests of a program
-    /// that has one pool for all of them.
+    /// Begins anew if the runtime that the connections live on has ended, as it does between the
+    /// tests of a program that has one pool for all of them.
     pub(crate) fn outlive_runtime(&self) {
         let has_ended = |runtime: &Handle| {
             // A runtime that has ended takes no task: it ends it at once.

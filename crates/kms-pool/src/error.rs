@@ -17,8 +17,8 @@ mod kind;
 /// A failed KMS call, or a client that could not be had.
 ///
 /// Any operation's error converts with `?`. Clones share the cause, so one failure can be handed to
-/// all who waited for it. Neither `Display` nor `Debug` shows a secret, and the raw HTTP response is
-/// never kept: it may hold a plaintext key.
+/// all who waited for it. Neither `Display` nor `Debug` shows a secret, and the raw HTTP response
+/// is never kept: it may hold a plaintext key.
 ///
 /// # Examples
 ///
@@ -60,7 +60,11 @@ struct Details {
 
 impl KmsError {
     /// A failure on this side, before any request.
-    pub(crate) fn local(kind: KmsErrorKind, message: &str, cause: Option<Box<dyn Error + Send + Sync>>) -> Self {
+    pub(crate) fn local(
+        kind: KmsErrorKind,
+        message: &str,
+        cause: Option<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
         Self::from(Details {
             kind,
             code: None,
@@ -103,8 +107,8 @@ impl KmsError {
         matches!(self.kind(), Throttled | TimedOut | Unavailable)
     }
 
-    /// Whether the pool held the request back, because it could not start in time within the budget of its account, or
-    /// because the circuit of its region is open. KMS was not asked then.
+    /// Whether the pool held the request back, because it could not start in time within the budget
+    /// of its account, or because the circuit of its region is open. KMS was not asked then.
     pub fn is_held_back(&self) -> bool {
         self.details.is_own
     }
@@ -124,8 +128,8 @@ impl KmsError {
         self.details.request_id.as_deref()
     }
 
-    /// How long to wait before trying again, if that is known: the server asked for it, or the pool's budget or
-    /// circuit stands in the way.
+    /// How long to wait before trying again, if that is known: the server asked for it, or the
+    /// pool's budget or circuit stands in the way.
     pub fn retry_after(&self) -> Option<Duration> {
         self.details.retry_after
     }
@@ -174,8 +178,11 @@ impl Error for KmsError {
 
 impl fmt::Display for KmsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (what, advice) =
-            if self.is_held_back() { self.kind().in_words_held_back() } else { self.kind().in_words() };
+        let (what, advice) = if self.is_held_back() {
+            self.kind().in_words_held_back()
+        } else {
+            self.kind().in_words()
+        };
         f.write_str(what)?;
         let named = [("", self.code()), ("", self.message()), ("request id ", self.request_id())];
         let mut separator = ": ";
@@ -203,9 +210,12 @@ impl fmt::Debug for KmsError {
     }
 }
 
-/// What the pool itself has said below the SDK: no credentials, no room in the budget, an open circuit.
+/// What the pool itself has said below the SDK: no credentials, no room in the budget, an open
+/// circuit.
 fn own(error: &(dyn Error + 'static)) -> Option<KmsError> {
-    std::iter::successors(error.source(), |&cause| cause.source()).find_map(|cause| cause.downcast_ref()).cloned()
+    std::iter::successors(error.source(), |&cause| cause.source())
+        .find_map(|cause| cause.downcast_ref())
+        .cloned()
 }
 
 fn classify<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> KmsErrorKind {
@@ -215,7 +225,9 @@ fn classify<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> KmsEr
         SdkError::DispatchFailure(failure) if failure.is_timeout() => KmsErrorKind::TimedOut,
         SdkError::DispatchFailure(failure) if failure.is_user() => KmsErrorKind::InvalidRequest,
         SdkError::DispatchFailure(_) => KmsErrorKind::Unavailable,
-        SdkError::ResponseError(response) => KmsErrorKind::of_status(response.raw().status().as_u16()),
+        SdkError::ResponseError(response) => {
+            KmsErrorKind::of_status(response.raw().status().as_u16())
+        }
         SdkError::ServiceError(service) => service
             .err()
             .code()

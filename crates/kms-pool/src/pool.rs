@@ -100,24 +100,26 @@ impl KmsPool {
 
     /// The client for `region` that signs as `principal`.
     ///
-    /// When the client is there, which is nearly always, this costs a lookup and allocates nothing. It may be kept:
-    /// new credentials reach it with each attempt. The first time, the principal's provider is asked, once for all
-    /// callers who wait, and a failure goes to each of them.
+    /// When the client is there, which is nearly always, this costs a lookup and allocates nothing.
+    /// It may be kept: new credentials reach it with each attempt. The first time, the principal's
+    /// provider is asked, once for all callers who wait, and a failure goes to each of them.
     ///
-    /// Credentials are renewed in the background, [`refresh_lead`](KmsPoolBuilder::refresh_lead) before they expire
-    /// and when KMS refuses them. No request waits for that as long as the old ones are good: if the provider fails
-    /// or hangs they serve until they expire, and it is asked again after 1, 2, 4, … up to 30 s. Refusals cause up to five
-    /// renewals in a row, and then one each 10 s. What the provider
-    /// hands out is used even if it looks expired, since it may be this machine's clock that is wrong: KMS decides.
+    /// Credentials are renewed in the background, [`refresh_lead`](KmsPoolBuilder::refresh_lead)
+    /// before they expire and when KMS refuses them. No request waits for that as long as the old
+    /// ones are good: if the provider fails or hangs they serve until they expire, and it is asked
+    /// again after 1, 2, 4, … up to 30 s. Refusals cause up to five renewals in a row, and then one
+    /// each 10 s. What the provider hands out is used even if it looks expired, since it may be
+    /// this machine's clock that is wrong: KMS decides.
     ///
     /// Must be called within a Tokio runtime, with time and I/O enabled.
     ///
     /// # Errors
     ///
-    /// [`InvalidRequest`](KmsErrorKind::InvalidRequest) if `region` is not the name of a region, the pool has been
-    /// [shut down](Self::shutdown) or there is no runtime, and [`CredentialsUnavailable`](KmsErrorKind::CredentialsUnavailable) if the
-    /// provider fails, panics or takes longer than [`provider_timeout`](KmsPoolBuilder::provider_timeout). No request
-    /// is sent to KMS.
+    /// [`InvalidRequest`](KmsErrorKind::InvalidRequest) if `region` is not the name of a region,
+    /// the pool has been [shut down](Self::shutdown) or there is no runtime, and
+    /// [`CredentialsUnavailable`](KmsErrorKind::CredentialsUnavailable) if the provider fails,
+    /// panics or takes longer than [`provider_timeout`](KmsPoolBuilder::provider_timeout). No
+    /// request is sent to KMS.
     ///
     /// # Examples
     ///
@@ -135,8 +137,8 @@ impl KmsPool {
         self.client_for(region, principal, Purpose::Foreground).await
     }
 
-    /// The client for requests of a certain purpose; [`client`](Self::client) gives the one for the foreground. They
-    /// share all else.
+    /// The client for requests of a certain purpose; [`client`](Self::client) gives the one for the
+    /// foreground. They share all else.
     ///
     /// # Errors
     ///
@@ -148,7 +150,12 @@ impl KmsPool {
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn client_for(&self, region: &str, principal: &Principal, purpose: Purpose) -> Result<Client, KmsError> {
+    pub async fn client_for(
+        &self,
+        region: &str,
+        principal: &Principal,
+        purpose: Purpose,
+    ) -> Result<Client, KmsError> {
         let query = SlotQuery { region, principal: principal.id() };
         if let Some(slot) = self.shared.slots.get(&query)
             && slot.lane().tenure == principal.tenure()
@@ -166,16 +173,16 @@ impl KmsPool {
         PooledClients::new(self.clone(), principal.clone())
     }
 
-    /// Makes the clients of these regions and connects them, so that the first requests find it done. Regions do not
-    /// wait for one another.
+    /// Makes the clients of these regions and connects them, so that the first requests find it
+    /// done. Regions do not wait for one another.
     ///
-    /// A connection is opened by a request for `/ping`, which AWS's endpoints answer by themselves: it costs nothing,
-    /// and needs no permission.
+    /// A connection is opened by a request for `/ping`, which AWS's endpoints answer by themselves:
+    /// it costs nothing, and needs no permission.
     ///
     /// # Errors
     ///
-    /// For each region, in their order, why it has no client, or no connection. What failed is tried anew by whoever
-    /// needs it.
+    /// For each region, in their order, why it has no client, or no connection. What failed is
+    /// tried anew by whoever needs it.
     ///
     /// ```no_run
     /// # async fn example(pool: kms_pool::KmsPool, principal: kms_pool::Principal) {
@@ -199,11 +206,13 @@ impl KmsPool {
         futures_util::future::join_all(warmed).await
     }
 
-    /// Has the credentials of `principal` renewed now, whether they are due or not, and waits for that.
+    /// Has the credentials of `principal` renewed now, whether they are due or not, and waits for
+    /// that.
     ///
     /// # Errors
     ///
-    /// [`CredentialsUnavailable`](KmsErrorKind::CredentialsUnavailable); the old credentials stay in use.
+    /// [`CredentialsUnavailable`](KmsErrorKind::CredentialsUnavailable); the old credentials stay
+    /// in use.
     pub async fn refresh(&self, principal: &Principal) -> Result<(), KmsError> {
         self.check_open()?;
         let session = self.parts().session(principal, &self.shared);
@@ -221,20 +230,21 @@ impl KmsPool {
         self.shared.slots.iter().map(|(_, slot)| slot.stats(now)).collect()
     }
 
-    /// Drops every slot. Clients that somebody keeps and requests in flight go on; once there are none of a slot any more,
-    /// its connections close and its credentials are renewed no more.
+    /// Drops every slot. Clients that somebody keeps and requests in flight go on; once there are
+    /// none of a slot any more, its connections close and its credentials are renewed no more.
     pub fn clear(&self) {
         self.shared.slots.clear();
     }
 
-    /// Drops the slots of one principal in all regions, as [`clear`](Self::clear) does. Connections to a region stay
-    /// open as long as another principal has a slot there.
+    /// Drops the slots of one principal in all regions, as [`clear`](Self::clear) does. Connections
+    /// to a region stay open as long as another principal has a slot there.
     pub fn remove(&self, principal: &Principal) {
         self.shared.slots.retain(|key, _| key.principal != principal.id());
     }
 
-    /// Ends the pool: it supplies no more clients, those it has supplied begin no more operations, credentials are
-    /// renewed no more. Waits up to `patience` for the operations under way, with their retries. Whether none was left.
+    /// Ends the pool: it supplies no more clients, those it has supplied begin no more operations,
+    /// credentials are renewed no more. Waits up to `patience` for the operations under way, with
+    /// their retries. Whether none was left.
     ///
     /// ```no_run
     /// # async fn example(pool: kms_pool::KmsPool) {
@@ -287,7 +297,8 @@ impl KmsPool {
 
     fn build_slot(&self, region: &str, session: Arc<Session>) -> Result<Slot, KmsError> {
         let (shared, settings) = (&self.shared, &self.shared.settings);
-        // Before the account is looked at: if another comes in between, the next caller has the slot built anew.
+        // Before the account is looked at: if another comes in between, the next caller has the
+        // slot built anew.
         let tenure = session.principal.tenure();
         let mut parts = self.parts();
         let owner = budget_owner(&session);
@@ -381,20 +392,35 @@ impl Parts {
         })
     }
 
-    fn https(&mut self, region: &str, connections: &Arc<Connections>) -> Result<Arc<HttpsClient>, KmsError> {
+    fn https(
+        &mut self,
+        region: &str,
+        connections: &Arc<Connections>,
+    ) -> Result<Arc<HttpsClient>, KmsError> {
         if let Some(known) = self.https.get(region).and_then(Weak::upgrade) {
             return Ok(known);
         }
         let client = connections.client().map_err(|error| {
-            KmsError::local(KmsErrorKind::Other, "the HTTPS client cannot be made", Some(Box::new(error)))
+            KmsError::local(
+                KmsErrorKind::Other,
+                "the HTTPS client cannot be made",
+                Some(Box::new(error)),
+            )
         })?;
         let client = Arc::new(client);
         self.https.insert(region.into(), Arc::downgrade(&client));
         Ok(client)
     }
 
-    fn budget(&mut self, owner: BudgetOwner, region: &str, settings: BudgetSettings) -> Arc<Budget> {
-        find_or_make(&mut self.budgets, (owner, region.into()), || Budget::new(settings, time::monotonic()))
+    fn budget(
+        &mut self,
+        owner: BudgetOwner,
+        region: &str,
+        settings: BudgetSettings,
+    ) -> Arc<Budget> {
+        find_or_make(&mut self.budgets, (owner, region.into()), || {
+            Budget::new(settings, time::monotonic())
+        })
     }
 
     fn quota(&mut self, region: &str) -> config::retry::RetryPartition {
@@ -417,7 +443,11 @@ impl Parts {
     }
 }
 
-fn find_or_make<K: Eq + std::hash::Hash, V>(map: &mut HashMap<K, Weak<V>>, key: K, make: impl FnOnce() -> V) -> Arc<V> {
+fn find_or_make<K: Eq + std::hash::Hash, V>(
+    map: &mut HashMap<K, Weak<V>>,
+    key: K,
+    make: impl FnOnce() -> V,
+) -> Arc<V> {
     if let Some(known) = map.get(&key).and_then(Weak::upgrade) {
         return known;
     }
@@ -428,7 +458,8 @@ fn find_or_make<K: Eq + std::hash::Hash, V>(map: &mut HashMap<K, Weak<V>>, key: 
 
 fn budget_owner(session: &Session) -> BudgetOwner {
     let principal = &session.principal;
-    let said = session.current().and_then(|it| it.credentials.account_id().map(|id| id.as_str().into()));
+    let said =
+        session.current().and_then(|it| it.credentials.account_id().map(|id| id.as_str().into()));
     match (principal.account(), said) {
         (Some(account), _) => BudgetOwner::Account(account.into()),
         (None, Some(account)) => BudgetOwner::SaidAccount(account),

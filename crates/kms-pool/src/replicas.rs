@@ -1,4 +1,5 @@
-//! Several regions that can do the same: the next one when one fails, or a second one when the first is slow.
+//! Several regions that can do the same: the next one when one fails, or a second one when the
+//! first is slow.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,10 +22,11 @@ use crate::time::monotonic;
 
 /// The regions of a multi-Region key, any of which can answer.
 ///
-/// A call goes to the first region. When that does not answer in time, cannot be reached, fails inside or has an open
-/// circuit, it goes to the next, and so on. What a region refuses is refused: no other is asked when access is denied
-/// or a ciphertext is damaged. A region is asked once: the attempts that a pool's clients make elsewhere are not
-/// multiplied by the number of regions. (Credentials that KMS refuses are renewed here too.)
+/// A call goes to the first region. When that does not answer in time, cannot be reached, fails
+/// inside or has an open circuit, it goes to the next, and so on. What a region refuses is refused:
+/// no other is asked when access is denied or a ciphertext is damaged. A region is asked once: the
+/// attempts that a pool's clients make elsewhere are not multiplied by the number of regions.
+/// (Credentials that KMS refuses are renewed here too.)
 ///
 /// ```no_run
 /// # async fn example(pool: kms_pool::KmsPool, principal: kms_pool::Principal, blob: aws_sdk_kms::primitives::Blob)
@@ -88,7 +90,8 @@ impl Replicas {
     ///
     /// # Errors
     ///
-    /// [`BuildError::Region`] when there is none, one is named twice, or one is not the name of a region.
+    /// [`BuildError::Region`] when there is none, one is named twice, or one is not the name of a
+    /// region.
     pub fn new(
         supplier: impl ClientSupplier + 'static,
         regions: impl IntoIterator<Item = impl Into<Arc<str>>>,
@@ -99,7 +102,10 @@ impl Replicas {
             let region = region.into();
             check_region(&region).map_err(|_| BuildError::no_region(&region))?;
             if replicas.iter().any(|replica| replica.region == region) {
-                return Err(BuildError::Region { region: region.to_string(), problem: "is named twice" });
+                return Err(BuildError::Region {
+                    region: region.to_string(),
+                    problem: "is named twice",
+                });
             }
             replicas.push(Replica {
                 region,
@@ -110,7 +116,10 @@ impl Replicas {
             });
         }
         if replicas.is_empty() {
-            return Err(BuildError::Region { region: String::new(), problem: "is all there is: name a region" });
+            return Err(BuildError::Region {
+                region: String::new(),
+                problem: "is all there is: name a region",
+            });
         }
         Ok(Self {
             supplier: Arc::new(supplier),
@@ -121,21 +130,24 @@ impl Replicas {
         })
     }
 
-    /// Asks the region first that answered fastest of late. Default: the order in which they were given.
+    /// Asks the region first that answered fastest of late. Default: the order in which they were
+    /// given.
     ///
-    /// A region counts by a moving average of its calls, those that were given up included; one whose last call failed,
-    /// or was refused, comes last. One that has not been measured for five minutes is measured by the next call.
+    /// A region counts by a moving average of its calls, those that were given up included; one
+    /// whose last call failed, or was refused, comes last. One that has not been measured for five
+    /// minutes is measured by the next call.
     #[must_use]
     pub fn fastest_first(mut self) -> Self {
         self.fastest_first = true;
         self
     }
 
-    /// Asks a second region too when the first has not answered after this time; the first good answer counts, and
-    /// what is still under way then is given up. Default: never.
+    /// Asks a second region too when the first has not answered after this time; the first good
+    /// answer counts, and what is still under way then is given up. Default: never.
     ///
-    /// Set it to what nearly all answers take: each hedge is one more KMS request. What is given up because another region
-    /// was faster counts as a failure for the circuit of its region: one that only ever loses is left alone for a while.
+    /// Set it to what nearly all answers take: each hedge is one more KMS request. What is given up
+    /// because another region was faster counts as a failure for the circuit of its region: one
+    /// that only ever loses is left alone for a while.
     #[must_use]
     pub fn hedge_after(mut self, delay: Duration) -> Self {
         self.hedge_after = Some(delay);
@@ -149,7 +161,10 @@ impl Replicas {
 
     /// What happened so far; of all clones together.
     pub fn stats(&self) -> ReplicasStats {
-        ReplicasStats { failovers: self.counts.failovers.value(), hedges: self.counts.hedges.value() }
+        ReplicasStats {
+            failovers: self.counts.failovers.value(),
+            hedges: self.counts.hedges.value(),
+        }
     }
 
     /// Grows when the clients are those of another identity than before.
@@ -157,7 +172,8 @@ impl Replicas {
         self.supplier.tenure()
     }
 
-    /// Does `operation` in one of the regions: it is given the region's client and the region's name.
+    /// Does `operation` in one of the regions: it is given the region's client and the region's
+    /// name.
     ///
     /// # Errors
     ///
@@ -252,7 +268,11 @@ impl Drop for Measured<'_> {
 impl Replica {
     /// What it ranks by: whether it failed, and its latency of late; unknown is zero.
     fn rank(&self, now: Instant) -> (bool, u64) {
-        if self.is_forgotten(now) { (false, 0) } else { (self.failed.load(Relaxed), self.latency.load(Relaxed)) }
+        if self.is_forgotten(now) {
+            (false, 0)
+        } else {
+            (self.failed.load(Relaxed), self.latency.load(Relaxed))
+        }
     }
 
     fn is_forgotten(&self, now: Instant) -> bool {
@@ -318,9 +338,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_fastest_of_late_comes_first_and_the_unknown_before_it() {
         let replicas = replicas(&["a", "b", "c"]).unwrap().fastest_first();
-        let order = || replicas.order().into_iter().map(|replica| replica.region.to_string()).collect::<String>();
+        let order = || {
+            replicas
+                .order()
+                .into_iter()
+                .map(|replica| replica.region.to_string())
+                .collect::<String>()
+        };
         let now = monotonic();
-        let measure = |at: usize, millis| replicas.regions[at].measure(now, now + Duration::from_millis(millis));
+        let measure = |at: usize, millis| {
+            replicas.regions[at].measure(now, now + Duration::from_millis(millis))
+        };
         assert_eq!(order(), "abc");
         measure(0, 30);
         measure(1, 20);

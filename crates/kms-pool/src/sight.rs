@@ -1,4 +1,5 @@
-//! What a pool lets be seen: `tracing` spans and events, and metrics. See [crate documentation](crate#sight).
+//! What a pool lets be seen: `tracing` spans and events, and metrics. See [crate
+//! documentation](crate#sight).
 
 use std::error::Error;
 use std::sync::Arc;
@@ -31,7 +32,13 @@ pub(crate) fn request(operation: &'static str, region: &str, attempt: u32) -> Sp
 }
 
 /// Fills in the present span, and counts.
-fn ended(operation: &'static str, region: &Arc<str>, outcome: &'static str, request_id: Option<&str>, took: Duration) {
+fn ended(
+    operation: &'static str,
+    region: &Arc<str>,
+    outcome: &'static str,
+    request_id: Option<&str>,
+    took: Duration,
+) {
     let span = Span::current();
     span.record("outcome", outcome);
     span.record("milliseconds", took.as_secs_f64() * 1000.0);
@@ -42,7 +49,8 @@ fn ended(operation: &'static str, region: &Arc<str>, outcome: &'static str, requ
     #[cfg(feature = "metrics")]
     {
         let region = || metrics::SharedString::from_shared(Arc::clone(region));
-        let labels = [("operation", operation.into()), ("region", region()), ("outcome", outcome.into())];
+        let labels =
+            [("operation", operation.into()), ("region", region()), ("outcome", outcome.into())];
         metrics::counter!("kms_pool_requests_total", &labels).increment(1);
         let labels = [("operation", operation.into()), ("region", region())];
         metrics::histogram!("kms_pool_request_seconds", &labels).record(took.as_secs_f64());
@@ -51,7 +59,8 @@ fn ended(operation: &'static str, region: &Arc<str>, outcome: &'static str, requ
     let _ = (operation, region);
 }
 
-/// A request that was sent: counted as in flight until it has ended, or is dropped because it was given up.
+/// A request that was sent: counted as in flight until it has ended, or is dropped because it was
+/// given up.
 pub(crate) struct InFlight {
     counters: Arc<Counters>,
     operation: &'static str,
@@ -61,7 +70,11 @@ pub(crate) struct InFlight {
 }
 
 impl InFlight {
-    pub(crate) fn begin(counters: Arc<Counters>, operation: &'static str, region: Arc<str>) -> Self {
+    pub(crate) fn begin(
+        counters: Arc<Counters>,
+        operation: &'static str,
+        region: Arc<str>,
+    ) -> Self {
         counters.in_flight.increment();
         #[cfg(feature = "metrics")]
         metrics::gauge!("kms_pool_in_flight").increment(1);

@@ -15,8 +15,9 @@ use crate::time;
 
 /// The client of one region and principal.
 ///
-/// The client is built once. What rotates are the credentials below it: each attempt of a request asks the
-/// [`Session`] for those of the moment, so that clients kept for long and requests tried again get new ones too.
+/// The client is built once. What rotates are the credentials below it: each attempt of a request
+/// asks the [`Session`] for those of the moment, so that clients kept for long and requests tried
+/// again get new ones too.
 pub(crate) struct Slot {
     lane: Arc<Lane>,
     config: config::Builder,
@@ -30,11 +31,12 @@ pub(crate) struct Slot {
 pub enum Purpose {
     /// Requests that somebody waits for.
     Foreground,
-    /// Requests that nobody waits for, such as what is fetched ahead: they take turns that
-    /// others leave of the [rate](crate::KmsPoolBuilder::max_requests_per_second), and at most half of what may be in
-    /// flight.
+    /// Requests that nobody waits for, such as what is fetched ahead: they take turns that others
+    /// leave of the [rate](crate::KmsPoolBuilder::max_requests_per_second), and at most half of
+    /// what may be in flight.
     Background,
-    /// Requests that are not tried again in this region, because another region will be asked instead.
+    /// Requests that are not tried again in this region, because another region will be asked
+    /// instead.
     OneAttempt,
 }
 
@@ -55,8 +57,13 @@ impl Slot {
                 Purpose::Background => (Priority::Background, self.lane.max_attempts),
                 Purpose::OneAttempt => (Priority::Foreground, 1),
             };
-            let http = LaneClient { lane: Arc::clone(&self.lane), priority, races: purpose == Purpose::OneAttempt };
-            let config = self.config.clone().http_client(http).retry_classifier(Retries::new(attempts));
+            let http = LaneClient {
+                lane: Arc::clone(&self.lane),
+                priority,
+                races: purpose == Purpose::OneAttempt,
+            };
+            let config =
+                self.config.clone().http_client(http).retry_classifier(Retries::new(attempts));
             Client::from_conf(config.retry_config(Retries::config(attempts)).build())
         })
     }
@@ -72,7 +79,9 @@ impl Slot {
             region: Arc::clone(&self.lane.region),
             principal: self.lane.session.principal.label().map(Into::into),
             generation: generation.map_or(0, |it| it.number),
-            generation_age: generation.map(|it| now.duration_since(it.since).unwrap_or_default()).unwrap_or_default(),
+            generation_age: generation
+                .map(|it| now.duration_since(it.since).unwrap_or_default())
+                .unwrap_or_default(),
             credentials_left: generation
                 .and_then(|it| it.credentials.expiry())
                 .map(|end| end.duration_since(now).unwrap_or_default()),

@@ -62,7 +62,8 @@ pub struct SlotStats {
     pub credentials_left: Option<Duration>,
     /// Whether requests are sent.
     pub circuit: CircuitState,
-    /// Requests a second that the account's budget allows for the region, learnt or set; `None` for any number.
+    /// Requests a second that the account's budget allows for the region, learnt or set; `None` for
+    /// any number.
     pub requests_per_second: Option<f64>,
 }
 
@@ -114,7 +115,8 @@ impl Counters {
     }
 }
 
-/// A count that orders nothing else, hence relaxed. On a cache line of its own: many threads add to each.
+/// A count that orders nothing else, hence relaxed. On a cache line of its own: many threads add to
+/// each.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct Counter(AtomicU64);

@@ -17,8 +17,8 @@ pub type ClientFuture<'a> = Pin<Box<dyn Future<Output = Result<Client, KmsError>
 
 /// Supplies a KMS client for a region: the *client supplier* of the AWS Encryption SDK.
 ///
-/// What uses KMS keys of many regions takes one of these rather than a client, and asks it whenever it comes
-/// across a region. Who implements it decides which regions may be reached, and as whom.
+/// What uses KMS keys of many regions takes one of these rather than a client, and asks it whenever
+/// it comes across a region. Who implements it decides which regions may be reached, and as whom.
 /// [`PooledClients`] does it over a [`KmsPool`].
 ///
 /// ```
@@ -40,8 +40,8 @@ pub trait ClientSupplier: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`KmsErrorKind::InvalidRequest`] for a region that is none, or that is not to be reached, and whatever
-    /// keeps the client from being had. No request is sent to KMS.
+    /// [`KmsErrorKind::InvalidRequest`] for a region that is none, or that is not to be reached,
+    /// and whatever keeps the client from being had. No request is sent to KMS.
     fn client<'a>(&'a self, region: &'a str) -> ClientFuture<'a>;
 
     /// The same for requests of a certain purpose. Default: one client for all of them.
@@ -110,16 +110,17 @@ impl PooledClients {
         Self { pool, principal, by_region: HashMap::new(), limited_to: None, seen: Arc::default() }
     }
 
-    /// Signs as `principal` in `region`, for example under a role that is for this region alone. Repeatable; the
-    /// last call for a region wins.
+    /// Signs as `principal` in `region`, for example under a role that is for this region alone.
+    /// Repeatable; the last call for a region wins.
     #[must_use]
     pub fn with_principal_in(mut self, region: impl Into<String>, principal: Principal) -> Self {
         self.by_region.insert(region.into(), principal);
         self
     }
 
-    /// Supplies no client for any other region. Default: every region is supplied, up to 64 different ones; who opens
-    /// messages of strangers names the regions, so that made-up ones do not use up that number.
+    /// Supplies no client for any other region. Default: every region is supplied, up to 64
+    /// different ones; who opens messages of strangers names the regions, so that made-up ones do
+    /// not use up that number.
     #[must_use]
     pub fn limited_to(mut self, regions: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.limited_to = Some(regions.into_iter().map(Into::into).collect());
@@ -135,8 +136,7 @@ impl PooledClients {
             return Err(KmsError::local(KmsErrorKind::InvalidRequest, message, None));
         }
         if self.limited_to.is_none() && !self.is_one_of_few(region) {
-            let message =
-                "clients were supplied for 64 other regions: name the regions that may be reached, by `limited_to`";
+            let message = "clients were supplied for 64 other regions: name the regions that may be reached, by `limited_to`";
             return Err(KmsError::local(KmsErrorKind::InvalidRequest, message, None));
         }
         let principal = self.by_region.get(region).unwrap_or(&self.principal);
@@ -163,6 +163,9 @@ impl ClientSupplier for PooledClients {
     }
 
     fn tenure(&self) -> u64 {
-        self.by_region.values().map(Principal::tenure).fold(self.principal.tenure(), u64::wrapping_add)
+        self.by_region
+            .values()
+            .map(Principal::tenure)
+            .fold(self.principal.tenure(), u64::wrapping_add)
     }
 }

@@ -54,7 +54,8 @@ fn secrets(keys: &Credentials) -> Vec<String> {
         .collect()
 }
 
-/// Goes through all that a pool logs of: first credentials, rotations, refusals, failures, connections, circuits.
+/// Goes through all that a pool logs of: first credentials, rotations, refusals, failures,
+/// connections, circuits.
 async fn eventful_life(kms: &Arc<KmsLocal>) -> Vec<Credentials> {
     let pool = builder(kms).circuit_opens_after(2).build().unwrap();
     let mut used = vec![kms.issue_session(Duration::from_hours(1))];
@@ -93,8 +94,12 @@ async fn nothing_that_is_logged_holds_a_secret() {
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(writer)).unwrap();
     let used = eventful_life(&server().await).await;
     // The SDK, at this level, prints whole requests: see the crate's documentation.
-    let text: String =
-        log.text().lines().filter(|line| line.contains(" kms_pool: ")).flat_map(|line| [line, "\n"]).collect();
+    let text: String = log
+        .text()
+        .lines()
+        .filter(|line| line.contains(" kms_pool: "))
+        .flat_map(|line| [line, "\n"])
+        .collect();
     for expected in [
         "kms_request{operation=\"GenerateRandom\"",
         "outcome=\"ok\"",

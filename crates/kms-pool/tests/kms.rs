@@ -56,7 +56,9 @@ async fn principals_never_share_a_client() {
         let principal = Principal::new(keys);
         for _ in 0..requests {
             let (pool, principal) = (pool.clone(), principal.clone());
-            tasks.push(tokio::spawn(async move { random(&pool.client(REGION, &principal).await?).await }));
+            tasks.push(tokio::spawn(async move {
+                random(&pool.client(REGION, &principal).await?).await
+            }));
         }
     }
     for outcome in join_all(tasks).await {
@@ -128,7 +130,8 @@ async fn a_wrong_clock_is_corrected() {
 async fn connections_stay_as_long_as_any_slot_of_the_region() {
     let kms = server().await;
     let pool = builder(&kms).build().unwrap();
-    let (one, other) = (Principal::new(kms.issue_credentials()), Principal::new(kms.issue_credentials()));
+    let (one, other) =
+        (Principal::new(kms.issue_credentials()), Principal::new(kms.issue_credentials()));
     random(&pool.client(REGION, &one).await.unwrap()).await.unwrap();
     for _ in 0..10 {
         random(&pool.client(REGION, &other).await.unwrap()).await.unwrap();
@@ -147,7 +150,9 @@ async fn connections_stay_as_long_as_any_slot_of_the_region() {
 async fn a_slot_that_nobody_uses_goes_with_its_connections() {
     let kms = server().await;
     let pool = builder(&kms).idle_timeout(Duration::from_millis(40)).build().unwrap();
-    random(&pool.client(REGION, &Principal::new(kms.issue_credentials())).await.unwrap()).await.unwrap();
+    random(&pool.client(REGION, &Principal::new(kms.issue_credentials())).await.unwrap())
+        .await
+        .unwrap();
     while pool.stats().slots > 0 || kms.counters(REGION).open_connections > 0 {
         tokio::task::yield_now().await;
     }
@@ -161,7 +166,8 @@ async fn warming_up_connects_each_region_by_itself() {
     let principal = Principal::new(kms.issue_credentials());
     kms.faults("eu-west-1").hang(true);
     let warmed = pool.warm_up(&principal, [REGION, "eu-west-1", "Not A Region"]).await;
-    let kinds: Vec<_> = warmed.into_iter().map(|warmed| warmed.map_err(|error| error.kind())).collect();
+    let kinds: Vec<_> =
+        warmed.into_iter().map(|warmed| warmed.map_err(|error| error.kind())).collect();
     assert_eq!(kinds, [Ok(()), Err(KmsErrorKind::TimedOut), Err(KmsErrorKind::InvalidRequest)]);
     random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap();
     assert_eq!(kms.counters(REGION).tls_handshakes, 1);
@@ -190,7 +196,8 @@ async fn a_pool_that_was_shut_down_answers_what_is_under_way_and_nothing_more() 
 #[tokio::test]
 async fn shutting_down_waits_for_operations_between_two_attempts_and_begins_none() {
     let kms = server().await;
-    let pool = builder(&kms).max_attempts(10).operation_timeout(Duration::from_mins(1)).build().unwrap();
+    let pool =
+        builder(&kms).max_attempts(10).operation_timeout(Duration::from_mins(1)).build().unwrap();
     let principal = Principal::new(Sessions(Arc::clone(&kms)));
     let client = pool.client(REGION, &principal).await.unwrap();
     kms.faults(REGION).internal_errors(1.0);
@@ -221,19 +228,25 @@ async fn shutting_down_waits_for_operations_between_two_attempts_and_begins_none
 fn without_a_runtime_there_is_an_error_and_no_panic() {
     let pool = KmsPool::builder().trust_root_pem(include_bytes!("data/root.pem")).build().unwrap();
     let principal = Principal::new(Credentials::new("id", "secret", None, None, "test"));
-    let error = futures_util::FutureExt::now_or_never(pool.client(REGION, &principal)).unwrap().unwrap_err();
+    let error = futures_util::FutureExt::now_or_never(pool.client(REGION, &principal))
+        .unwrap()
+        .unwrap_err();
     assert!(error.to_string().contains("Tokio runtime"), "{error}");
 }
 
 #[test]
 fn a_pool_outlives_the_runtime_that_it_was_first_used_on() {
-    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let runtime = || {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+    };
     let servers = runtime();
     let kms = servers.block_on(server());
     let pool = builder(&kms).max_attempts(2).build().unwrap();
     let principal = Principal::new(kms.issue_credentials());
     for _ in 0..3 {
-        runtime().block_on(async { random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap() });
+        runtime().block_on(async {
+            random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap()
+        });
     }
 }
 

@@ -18,7 +18,9 @@ mod support;
 async fn the_key_exchange_is_post_quantum() {
     let kms = server().await;
     let pool = builder(&kms).build().unwrap();
-    random(&pool.client(REGION, &Principal::new(kms.issue_credentials())).await.unwrap()).await.unwrap();
+    random(&pool.client(REGION, &Principal::new(kms.issue_credentials())).await.unwrap())
+        .await
+        .unwrap();
     let groups = kms.counters(REGION).key_exchange_groups;
     assert_eq!(groups.into_iter().collect::<Vec<_>>(), [("X25519MLKEM768".to_owned(), 1)]);
 }
@@ -63,7 +65,9 @@ async fn a_proxy_is_tunnelled_through() {
 async fn host(builder: KmsPoolBuilder, region: &str) -> String {
     let seen = Arc::new(std::sync::Mutex::new(String::new()));
     let pool = builder.trust_platform_roots().build().unwrap();
-    let client = pool.client(region, &Principal::new(Credentials::new("id", "secret", None, None, "test"))).await;
+    let client = pool
+        .client(region, &Principal::new(Credentials::new("id", "secret", None, None, "test")))
+        .await;
     let note = Arc::clone(&seen);
     let request = client.unwrap().generate_random().customize().map_request(move |request| {
         request.uri().clone_into(&mut note.lock().unwrap());
@@ -77,9 +81,18 @@ async fn host(builder: KmsPoolBuilder, region: &str) -> String {
 async fn endpoints_are_named_as_asked() {
     let pool = || KmsPool::builder().trust_root_pem(include_bytes!("data/root.pem"));
     assert_eq!(host(pool(), "us-east-1").await, "https://kms.us-east-1.amazonaws.com/");
-    assert_eq!(host(pool().use_fips(true), "us-east-1").await, "https://kms-fips.us-east-1.amazonaws.com/");
-    assert_eq!(host(pool().use_dual_stack(true), "us-east-1").await, "https://kms.us-east-1.api.aws/");
+    assert_eq!(
+        host(pool().use_fips(true), "us-east-1").await,
+        "https://kms-fips.us-east-1.amazonaws.com/"
+    );
+    assert_eq!(
+        host(pool().use_dual_stack(true), "us-east-1").await,
+        "https://kms.us-east-1.api.aws/"
+    );
     assert_eq!(host(pool(), "cn-north-1").await, "https://kms.cn-north-1.amazonaws.com.cn/");
     let vpc = "https://vpce-0123.kms.us-east-1.vpce.amazonaws.com";
-    assert_eq!(host(pool().endpoint_url_for("us-east-1", vpc), "us-east-1").await, format!("{vpc}/"));
+    assert_eq!(
+        host(pool().endpoint_url_for("us-east-1", vpc), "us-east-1").await,
+        format!("{vpc}/")
+    );
 }

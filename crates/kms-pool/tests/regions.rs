@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use kms_local::{Faults, KmsLocal};
-use kms_pool::{CircuitState, ClientSupplier as _, KmsError, KmsErrorKind, KmsPool, Principal, Replicas};
+use kms_pool::{
+    CircuitState, ClientSupplier as _, KmsError, KmsErrorKind, KmsPool, Principal, Replicas,
+};
 
 use support::{OTHER, REGION, Sessions, builder, random, server};
 
@@ -71,7 +73,8 @@ async fn a_region_that_cannot_be_reached_is_passed_over() {
 #[tokio::test]
 async fn a_second_region_is_asked_when_the_first_is_slow_and_the_loser_is_given_up() {
     let kms = server().await;
-    let (pool, principal) = (builder(&kms).build().unwrap(), Principal::new(kms.issue_credentials()));
+    let (pool, principal) =
+        (builder(&kms).build().unwrap(), Principal::new(kms.issue_credentials()));
     let replicas = replicas(&pool, &principal).hedge_after(Duration::from_millis(20));
     kms.faults(REGION).hang(true);
     assert_eq!(&*ask(&replicas).await.unwrap(), OTHER);
@@ -89,7 +92,8 @@ async fn a_second_region_is_asked_when_the_first_is_slow_and_the_loser_is_given_
 #[tokio::test]
 async fn credentials_are_renewed_where_nothing_else_is_tried_again() {
     let kms = server().await;
-    let (pool, principal) = (builder(&kms).build().unwrap(), Principal::new(Sessions(Arc::clone(&kms))));
+    let (pool, principal) =
+        (builder(&kms).build().unwrap(), Principal::new(Sessions(Arc::clone(&kms))));
     let replicas = replicas(&pool, &principal);
     ask(&replicas).await.unwrap();
     kms.expire_sessions();
@@ -113,7 +117,11 @@ async fn an_open_circuit_spares_the_region_until_a_probe_succeeds() {
     let pause = refused.retry_after().unwrap();
     assert_eq!(kms.counters(REGION).requests("GenerateRandom"), 3);
     assert_eq!(pool.slots()[0].circuit, CircuitState::Open);
-    assert_eq!(&*ask(&replicas(&pool, &principal)).await.unwrap(), OTHER, "failover does not wait for it");
+    assert_eq!(
+        &*ask(&replicas(&pool, &principal)).await.unwrap(),
+        OTHER,
+        "failover does not wait for it"
+    );
 
     kms.faults(REGION).clear();
     tokio::time::sleep(pause).await;
@@ -171,7 +179,8 @@ async fn a_region_that_loses_every_race_is_left_alone() {
     let kms = server().await;
     let pool = builder(&kms).circuit_opens_after(3).build().unwrap();
     let principal = Principal::new(kms.issue_credentials());
-    let replicas = replicas(&pool, &principal).hedge_after(Duration::from_millis(10)).fastest_first();
+    let replicas =
+        replicas(&pool, &principal).hedge_after(Duration::from_millis(10)).fastest_first();
     kms.faults(REGION).hang(true);
     let in_order = Replicas::new(pool.clients(&principal), [REGION, OTHER]).unwrap();
     let in_order = in_order.hedge_after(Duration::from_millis(10));
@@ -179,8 +188,15 @@ async fn a_region_that_loses_every_race_is_left_alone() {
         assert_eq!(&*ask(&in_order).await.unwrap(), OTHER);
     }
     assert!(kms.counters(REGION).requests("GenerateRandom") < 10, "its circuit is open");
-    assert!(pool.stats().circuits_opened > 0 || pool.slots().iter().any(|slot| slot.circuit == CircuitState::Open));
-    assert!(in_order.stats().hedges >= 3 && in_order.stats().failovers >= 1, "{:?}", in_order.stats());
+    assert!(
+        pool.stats().circuits_opened > 0
+            || pool.slots().iter().any(|slot| slot.circuit == CircuitState::Open)
+    );
+    assert!(
+        in_order.stats().hedges >= 3 && in_order.stats().failovers >= 1,
+        "{:?}",
+        in_order.stats()
+    );
     // The first one that is measured is the last that is asked.
     ask(&replicas).await.unwrap();
     let hedges = replicas.stats().hedges;
@@ -193,18 +209,23 @@ async fn a_region_that_loses_every_race_is_left_alone() {
 #[tokio::test]
 async fn time_outs_open_the_circuit_and_who_waits_in_line_does_not_wait_for_them() {
     let kms = server().await;
-    let pool = builder(&kms).circuit_opens_after(2).max_in_flight(1).attempt_timeout(Duration::from_millis(50));
+    let pool = builder(&kms)
+        .circuit_opens_after(2)
+        .max_in_flight(1)
+        .attempt_timeout(Duration::from_millis(50));
     let pool = pool.operation_timeout(Duration::from_secs(20)).build().unwrap();
     let client = pool.client(REGION, &Principal::new(kms.issue_credentials())).await.unwrap();
     kms.faults(REGION).hang(true);
     let outcomes = join_all((0..12).map(|_| random(&client))).await;
-    let held_back = outcomes.iter().filter(|outcome| outcome.as_ref().unwrap_err().is_held_back()).count();
+    let held_back =
+        outcomes.iter().filter(|outcome| outcome.as_ref().unwrap_err().is_held_back()).count();
     assert_eq!((held_back, pool.stats().short_circuited), (10, 10));
 }
 
 #[tokio::test]
 async fn at_most_one_region_is_asked_because_another_is_slow() {
-    let kms = KmsLocal::builder().region(REGION).region(OTHER).region("sa-east-1").start().await.unwrap();
+    let kms =
+        KmsLocal::builder().region(REGION).region(OTHER).region("sa-east-1").start().await.unwrap();
     let pool = builder(&kms).attempt_timeout(Duration::from_secs(1)).build().unwrap();
     let principal = Principal::new(kms.issue_credentials());
     let replicas = Replicas::new(pool.clients(&principal), [REGION, OTHER, "sa-east-1"]).unwrap();
@@ -218,7 +239,8 @@ async fn at_most_one_region_is_asked_because_another_is_slow() {
 #[tokio::test]
 async fn the_fastest_is_not_the_one_that_refuses_fastest() {
     let kms = server().await;
-    let (pool, principal) = (builder(&kms).build().unwrap(), Principal::new(kms.issue_credentials()));
+    let (pool, principal) =
+        (builder(&kms).build().unwrap(), Principal::new(kms.issue_credentials()));
     let replicas = replicas(&pool, &principal).fastest_first();
     kms.faults(REGION).deny_access(true);
     kms.faults(OTHER).latency(Duration::from_millis(20));

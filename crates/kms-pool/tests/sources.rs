@@ -48,7 +48,11 @@ async fn credentials_are_renewed_before_their_end_though_nobody_asks_for_them() 
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     random(&client).await.unwrap();
-    assert_eq!(kms.counters(REGION).total(), 1, "the first session has ended, and nothing was refused");
+    assert_eq!(
+        kms.counters(REGION).total(),
+        1,
+        "the first session has ended, and nothing was refused"
+    );
     assert_eq!(pool.slots()[0].generation, pool.stats().rotations + 1);
 }
 
@@ -57,7 +61,8 @@ async fn a_broken_provider_costs_nothing_until_the_end_of_what_it_gave_and_littl
     let kms = server().await;
     let pool = builder(&kms).build().unwrap();
     let broken = Arc::new(AtomicBool::new(false));
-    let principal = Principal::new(ShortSessions { kms: Arc::clone(&kms), broken: Arc::clone(&broken) });
+    let principal =
+        Principal::new(ShortSessions { kms: Arc::clone(&kms), broken: Arc::clone(&broken) });
     let client = pool.client(REGION, &principal).await.unwrap();
     broken.store(true, SeqCst);
     while pool.stats().failures == 0 {
@@ -88,7 +93,11 @@ async fn all_regions_share_the_credentials_of_a_principal() {
 
 fn write_profile(file: &Path, keys: &Credentials) {
     let (id, secret) = (keys.access_key_id(), keys.secret_access_key());
-    fs::write(file, format!("[payments]\naws_access_key_id = {id}\naws_secret_access_key = {secret}\n")).unwrap();
+    fs::write(
+        file,
+        format!("[payments]\naws_access_key_id = {id}\naws_secret_access_key = {secret}\n"),
+    )
+    .unwrap();
 }
 
 #[tokio::test]
@@ -128,13 +137,15 @@ async fn tenants_share_a_role_and_no_client_and_bear_their_tags() {
     let pool = builder(&kms).build().unwrap();
     let service = Principal::new(kms.issue_credentials());
     for tenant in ["acme", "umbrella"] {
-        let role = role(&kms).session_name(format!("payments-{tenant}")).session_tag("tenant", tenant);
+        let role =
+            role(&kms).session_name(format!("payments-{tenant}")).session_tag("tenant", tenant);
         let principal = role.assumed_by(&service).unwrap().with_label(tenant);
         random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap();
     }
     assert_eq!(pool.stats().slots, 2);
     let sessions = kms.role_sessions();
-    let tags: Vec<_> = sessions.iter().map(|session| (&*session.session_name, &*session.tags["tenant"])).collect();
+    let tags: Vec<_> =
+        sessions.iter().map(|session| (&*session.session_name, &*session.tags["tenant"])).collect();
     assert_eq!(tags, [("payments-acme", "acme"), ("payments-umbrella", "umbrella")]);
     let counted = kms.counters(REGION).access_keys;
     assert!(sessions.iter().all(|session| counted[&session.access_key_id] == 1), "{counted:?}");
@@ -145,7 +156,8 @@ async fn each_region_can_have_a_role_of_its_own() {
     let kms = server_with_sts().await;
     let pool = builder(&kms).build().unwrap();
     let service = Principal::new(kms.issue_credentials());
-    let [here, there] = [REGION, OTHER].map(|region| role(&kms).session_name(region).assumed_by(&service).unwrap());
+    let [here, there] =
+        [REGION, OTHER].map(|region| role(&kms).session_name(region).assumed_by(&service).unwrap());
     let clients = pool.clients(&here).with_principal_in(OTHER, there).limited_to([REGION, OTHER]);
     for region in [REGION, OTHER] {
         random(&clients.client(region).await.unwrap()).await.unwrap();
@@ -195,10 +207,20 @@ async fn what_sts_has_against_a_role_is_told() {
     let kms = server_with_sts().await;
     let pool = builder(&kms).build().unwrap();
     kms.sts_faults().deny_access(true);
-    let principal = role(&kms).assumed_by(&Principal::new(kms.issue_credentials())).unwrap().with_label("acme");
+    let principal =
+        role(&kms).assumed_by(&Principal::new(kms.issue_credentials())).unwrap().with_label("acme");
     let error = pool.client(REGION, &principal).await.unwrap_err().to_string();
-    assert!(error.contains("`acme`") && error.contains("role/payments") && error.contains("AccessDenied"), "{error}");
-    let error = pool.client(REGION, &Principal::from_profile("/nowhere", "payments")).await.unwrap_err().to_string();
+    assert!(
+        error.contains("`acme`")
+            && error.contains("role/payments")
+            && error.contains("AccessDenied"),
+        "{error}"
+    );
+    let error = pool
+        .client(REGION, &Principal::from_profile("/nowhere", "payments"))
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("profile `payments` of /nowhere"), "{error}");
     let tagged = role(&kms).session_tag("tenant", "acme").with_web_identity("/nowhere");
     assert!(matches!(tagged, Err(BuildError::Role { .. })));
@@ -210,8 +232,9 @@ async fn an_account_that_changes_while_no_slot_is_there_is_another_identity() {
     let pool = builder(&kms).build().unwrap();
     let of_account = |account: &str| {
         let keys = kms.issue_credentials();
-        let keys =
-            Credentials::builder().access_key_id(keys.access_key_id()).secret_access_key(keys.secret_access_key());
+        let keys = Credentials::builder()
+            .access_key_id(keys.access_key_id())
+            .secret_access_key(keys.secret_access_key());
         keys.account_id(account).provider_name("test").build()
     };
     let principal = Principal::new(of_account("111111111111"));
@@ -237,7 +260,9 @@ async fn a_region_that_knows_no_credentials_renews_none() {
     let kms = server().await;
     // The other region is another's: it knows none of these access keys.
     let foreign = server().await;
-    let pool = builder(&kms).endpoint_url_for(OTHER, foreign.endpoint(OTHER)).trust_root_pem(foreign.ca_pem());
+    let pool = builder(&kms)
+        .endpoint_url_for(OTHER, foreign.endpoint(OTHER))
+        .trust_root_pem(foreign.ca_pem());
     let pool = pool.build().unwrap();
     let principal = Principal::new(Sessions(Arc::clone(&kms)));
     random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap();

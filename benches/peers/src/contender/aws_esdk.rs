@@ -51,7 +51,12 @@ impl AwsEsdk {
         key: &str,
         tenants: impl IntoIterator<Item = String>,
     ) -> Result<(), Box<dyn Error>> {
-        let keyring = providers()?.create_aws_kms_keyring().kms_client(kms.clone()).kms_key_id(key).send().await?;
+        let keyring = providers()?
+            .create_aws_kms_keyring()
+            .kms_client(kms.clone())
+            .kms_key_id(key)
+            .send()
+            .await?;
         let client = client()?;
         for tenant in tenants {
             let context = context(&tenant);
@@ -61,8 +66,15 @@ impl AwsEsdk {
                 .keyring(keyring.clone())
                 .encryption_context(context.clone());
             let suite = EsdkAlgorithmSuiteId::AlgAes256GcmHkdfSha512CommitKey;
-            let message = encrypt.algorithm_suite_id(suite).send().await?.ciphertext.ok_or("a message")?;
-            client.decrypt().ciphertext(message).keyring(keyring.clone()).encryption_context(context).send().await?;
+            let message =
+                encrypt.algorithm_suite_id(suite).send().await?.ciphertext.ok_or("a message")?;
+            client
+                .decrypt()
+                .ciphertext(message)
+                .keyring(keyring.clone())
+                .encryption_context(context)
+                .send()
+                .await?;
         }
         Ok(())
     }
@@ -93,7 +105,8 @@ impl Contender for AwsEsdk {
             .ciphertext(message)
             .keyring(self.keyring.clone())
             .encryption_context(self.context.clone());
-        let output = self.runtime.block_on(decrypt.send()).expect("it was sealed under the same key");
+        let output =
+            self.runtime.block_on(decrypt.send()).expect("it was sealed under the same key");
         output.plaintext.expect("a plaintext").into_inner()
     }
 }

@@ -1,7 +1,9 @@
-//! The primitives that a message of suite 0x0478 takes, and nothing else: what no client can be faster than. It is the floor
-//! of the other benchmarks, said once more here: these are a workspace of their own.
+//! The primitives that a message of suite 0x0478 takes, and nothing else: what no client can be
+//! faster than. It is the floor of the other benchmarks, said once more here: these are a workspace
+//! of their own.
 //!
-//! 32 random bytes, HKDF-SHA-512 with two expands, the tag of a header of usual length, and one AES-256-GCM call a frame.
+//! 32 random bytes, HKDF-SHA-512 with two expands, the tag of a header of usual length, and one
+//! AES-256-GCM call a frame.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use hkdf::Hkdf;
@@ -30,16 +32,23 @@ impl Contender for Floor {
         getrandom::fill(&mut message_id).expect("the system has random numbers");
         let key = derived(&message_id);
         let frames = plaintext.len() / FRAME_LENGTH as usize + 1;
-        let mut message = Vec::with_capacity(HEADER + TAG + plaintext.len() + frames * (BEFORE + TAG));
+        let mut message =
+            Vec::with_capacity(HEADER + TAG + plaintext.len() + frames * (BEFORE + TAG));
         message.extend_from_slice(&message_id);
         message.resize(HEADER, 0);
-        let tag = key.seal_in_place_separate_tag(nonce(0), Aad::from(&message), &mut []).expect("a header is short");
+        let tag = key
+            .seal_in_place_separate_tag(nonce(0), Aad::from(&message), &mut [])
+            .expect("a header is short");
         message.extend_from_slice(tag.as_ref());
         for (number, frame) in (1..).zip(plaintext.chunks(FRAME_LENGTH as usize)) {
             message.extend_from_slice(&[0; BEFORE]);
             let start = message.len();
             message.extend_from_slice(frame);
-            let tag = key.seal_in_place_separate_tag(nonce(number), Aad::from(&BODY_AAD), &mut message[start..]);
+            let tag = key.seal_in_place_separate_tag(
+                nonce(number),
+                Aad::from(&BODY_AAD),
+                &mut message[start..],
+            );
             message.extend_from_slice(tag.expect("a frame is short").as_ref());
         }
         message
@@ -72,7 +81,8 @@ fn derived(message_id: &[u8; MESSAGE_ID]) -> LessSafeKey {
 }
 
 fn open(key: &LessSafeKey, number: u32, aad: &[u8], tag: &[u8], in_out: &mut [u8]) {
-    key.open_in_place_separate_tag(nonce(number), Aad::from(aad), tag, in_out).expect("the same key sealed it");
+    key.open_in_place_separate_tag(nonce(number), Aad::from(aad), tag, in_out)
+        .expect("the same key sealed it");
 }
 
 fn nonce(number: u32) -> Nonce {

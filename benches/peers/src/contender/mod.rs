@@ -18,7 +18,8 @@ pub(crate) const NAME: &str = "key";
 pub(crate) const CONTEXT: [(&str, &str); 1] = [("tenant", "42")];
 pub(crate) const FRAME_LENGTH: u32 = 4096;
 
-/// What all have in common. A failure is a panic: none is expected, and the driver sees the process end.
+/// What all have in common. A failure is a panic: none is expected, and the driver sees the process
+/// end.
 pub(crate) trait Contender: Sync {
     /// Who it is, in which version.
     fn version(&self) -> String;

@@ -23,9 +23,11 @@ pub(super) struct Plain {
 impl Plain {
     pub(super) fn new(suite: u16) -> Result<Self, Box<dyn error::Error>> {
         let suite = AlgorithmSuite::from_id(suite).ok_or("a suite")?;
-        // As long as the other clients' caches are told to: nothing renews a data key here while it is waited for.
+        // As long as the other clients' caches are told to: nothing renews a data key here while it
+        // is waited for.
         let manager = CachingMaterialsManager::builder(source()?).max_age(MAX_AGE).build()?;
-        let envelope = Envelope::builder(manager).suite(suite).frame_length(FRAME_LENGTH).build()?;
+        let envelope =
+            Envelope::builder(manager).suite(suite).frame_length(FRAME_LENGTH).build()?;
         let context = EncryptionContext::new(CONTEXT)?;
         warm(&envelope, &context)?;
         Ok(Self { envelope, context })
@@ -44,7 +46,9 @@ impl Contender for Plain {
     fn decrypt(&self, message: &[u8]) -> Vec<u8> {
         match self.envelope.try_decrypt(message, &self.context) {
             // Another client's message: its data key is not cached yet.
-            Err(Error::NotCached) => runtime().block_on(self.envelope.decrypt(message, &self.context)),
+            Err(Error::NotCached) => {
+                runtime().block_on(self.envelope.decrypt(message, &self.context))
+            }
             decrypted => decrypted,
         }
         .expect("it was sealed under the same key")
@@ -133,7 +137,9 @@ impl Contender for Uncached {
     }
 
     fn encrypt(&self, plaintext: &[u8]) -> Vec<u8> {
-        self.runtime.block_on(self.envelope.encrypt(plaintext, &self.context)).expect("the key is at hand")
+        self.runtime
+            .block_on(self.envelope.encrypt(plaintext, &self.context))
+            .expect("the key is at hand")
     }
 
     fn decrypt(&self, message: &[u8]) -> Vec<u8> {

@@ -1,5 +1,5 @@
-//! AES-256-GCM and nothing else: one key, one random nonce and one call a message. No data keys, no derivation, no
-//! commitment, no context, no frames.
+//! AES-256-GCM and nothing else: one key, one random nonce and one call a message. No data keys, no
+//! derivation, no commitment, no context, no frames.
 
 use std::error::Error;
 
@@ -34,7 +34,9 @@ impl Contender for AesGcm {
     fn decrypt(&self, message: &[u8]) -> Vec<u8> {
         let (nonce, sealed) = message.split_first_chunk::<NONCE>().expect("a nonce");
         let mut plaintext = sealed.to_vec();
-        self.0.decrypt_in_place(&(*nonce).into(), b"", &mut plaintext).expect("the same key sealed it");
+        self.0
+            .decrypt_in_place(&(*nonce).into(), b"", &mut plaintext)
+            .expect("the same key sealed it");
         plaintext
     }
 }
@@ -65,7 +67,11 @@ impl Contender for AwsLc {
         let (nonce, sealed) = message.split_first_chunk::<NONCE>().expect("a nonce");
         let mut plaintext = sealed.to_vec();
         let nonce = Nonce::assume_unique_for_key(*nonce);
-        let length = self.0.open_in_place(nonce, Aad::empty(), &mut plaintext).expect("the same key sealed it").len();
+        let length = self
+            .0
+            .open_in_place(nonce, Aad::empty(), &mut plaintext)
+            .expect("the same key sealed it")
+            .len();
         plaintext.truncate(length);
         plaintext
     }

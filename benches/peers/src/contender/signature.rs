@@ -5,7 +5,8 @@ use std::error::Error;
 use aws_lc_rs::{
     rand::SystemRandom,
     signature::{
-        ECDSA_P384_SHA384_ASN1, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _, UnparsedPublicKey,
+        ECDSA_P384_SHA384_ASN1, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _,
+        UnparsedPublicKey,
     },
 };
 
@@ -19,7 +20,10 @@ pub(super) struct Signature {
 
 impl Signature {
     pub(super) fn new() -> Result<Self, Box<dyn Error>> {
-        Ok(Self { key: EcdsaKeyPair::generate(&ECDSA_P384_SHA384_ASN1_SIGNING)?, random: SystemRandom::new() })
+        Ok(Self {
+            key: EcdsaKeyPair::generate(&ECDSA_P384_SHA384_ASN1_SIGNING)?,
+            random: SystemRandom::new(),
+        })
     }
 }
 
@@ -37,7 +41,8 @@ impl Contender for Signature {
     fn decrypt(&self, signed: &[u8]) -> Vec<u8> {
         let (length, rest) = signed.split_last().expect("a length");
         let (text, signature) = rest.split_at(rest.len() - usize::from(*length));
-        let public_key = UnparsedPublicKey::new(&ECDSA_P384_SHA384_ASN1, self.key.public_key().as_ref());
+        let public_key =
+            UnparsedPublicKey::new(&ECDSA_P384_SHA384_ASN1, self.key.public_key().as_ref());
         public_key.verify(text, signature).expect("the same key pair signed it");
         text.to_vec()
     }
@@ -52,7 +57,8 @@ impl Contender for KeyPair {
     }
 
     fn encrypt(&self, _: &[u8]) -> Vec<u8> {
-        let key = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_ASN1_SIGNING).expect("a machine with random numbers");
+        let key = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_ASN1_SIGNING)
+            .expect("a machine with random numbers");
         key.public_key().as_ref().to_vec()
     }
 

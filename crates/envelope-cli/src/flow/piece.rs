@@ -4,7 +4,8 @@ use std::io::{self, Read};
 
 use zeroize::Zeroize as _;
 
-/// A buffer that may hold secrets. Behind what it holds there are zeros, and it leaves none but zeros.
+/// A buffer that may hold secrets. Behind what it holds there are zeros, and it leaves none but
+/// zeros.
 pub(crate) struct Piece {
     bytes: Box<[u8]>,
     length: usize,

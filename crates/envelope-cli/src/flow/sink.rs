@@ -38,8 +38,9 @@ impl Sink {
         Self::Here(file)
     }
 
-    /// Starts to write. A failure is told to `told` at once, to whoever writes here on the next call. With `synced`, the
-    /// disk is kept busy meanwhile, or else it would begin only when the file is synced in the end.
+    /// Starts to write. A failure is told to `told` at once, to whoever writes here on the next
+    /// call. With `synced`, the disk is kept busy meanwhile, or else it would begin only when the
+    /// file is synced in the end.
     pub(super) fn behind(file: Arc<File>, synced: bool, told: Sender<News>) -> io::Result<Self> {
         let (full, filled) = mpsc::channel();
         let (spent, empty) = mpsc::channel();
@@ -145,8 +146,8 @@ fn write(
     Ok(())
 }
 
-/// A thread that syncs a file while it is being written. Its errors count: the kernel tells each only once, so the sync in
-/// the end would not see them.
+/// A thread that syncs a file while it is being written. Its errors count: the kernel tells each
+/// only once, so the sync in the end would not see them.
 struct Syncing {
     steps: SyncSender<()>,
     thread: JoinHandle<io::Result<()>>,
@@ -167,5 +168,7 @@ impl Syncing {
 }
 
 fn join(thread: Option<JoinHandle<io::Result<()>>>) -> io::Result<()> {
-    thread.map_or(Ok(()), |thread| thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread failed"))))
+    thread.map_or(Ok(()), |thread| {
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread failed")))
+    })
 }

@@ -11,8 +11,9 @@ use crate::input::Input;
 
 /// How much is read at once here, in bytes.
 const SMALL_PIECE: usize = 64 * 1024;
-/// How much is read or written at once on a thread of its own, for each that seals or opens. More falls out of a core's cache on its way to the next one,
-/// which costs twice what it saves in calls.
+/// How much is read or written at once on a thread of its own, for each that seals or opens. More
+/// falls out of a core's cache on its way to the next one, which costs twice what it saves in
+/// calls.
 pub(super) const PIECE: usize = 256 * 1024;
 /// How many pieces there are on either side.
 pub(super) const PIECES: usize = 4;
@@ -39,23 +40,35 @@ impl Source {
         Self::Here { input, spare: None }
     }
 
-    /// Starts to read pieces of so many bytes. The thread ends with the input, when it fails, or once what it reads is not wanted any more; but
-    /// nobody waits for it, since a pipe may keep it forever.
-    pub(super) fn ahead(input: Input, piece: usize, told: Sender<News>, news: Receiver<News>) -> io::Result<Self> {
+    /// Starts to read pieces of so many bytes. The thread ends with the input, when it fails, or
+    /// once what it reads is not wanted any more; but nobody waits for it, since a pipe may keep it
+    /// forever.
+    pub(super) fn ahead(
+        input: Input,
+        piece: usize,
+        told: Sender<News>,
+        news: Receiver<News>,
+    ) -> io::Result<Self> {
         let (spent, empty) = mpsc::channel();
         for _ in 0..PIECES {
             let _ = spent.send(Piece::new(piece));
         }
-        thread::Builder::new().name("reading".to_owned()).spawn(move || read(input, &empty, &told))?;
+        thread::Builder::new()
+            .name("reading".to_owned())
+            .spawn(move || read(input, &empty, &told))?;
         Ok(Self::Ahead { news, spent })
     }
 
     /// Waits for what happens next.
     pub(super) fn next(&mut self) -> News {
         match self {
-            Self::Here { input, spare } => next(input, spare.take().unwrap_or_else(|| Piece::new(SMALL_PIECE))),
+            Self::Here { input, spare } => {
+                next(input, spare.take().unwrap_or_else(|| Piece::new(SMALL_PIECE)))
+            }
             // A thread that is gone without a word has read who knows what.
-            Self::Ahead { news, .. } => news.recv().unwrap_or_else(|error| News::NotRead(io::Error::other(error))),
+            Self::Ahead { news, .. } => {
+                news.recv().unwrap_or_else(|error| News::NotRead(io::Error::other(error)))
+            }
         }
     }
 

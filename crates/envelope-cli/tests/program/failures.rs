@@ -12,7 +12,15 @@ const DECRYPT: [&str; 3] = ["decrypt", "--wrapping-key", AES];
 
 /// A message of several frames.
 fn message(place: &Place) -> Vec<u8> {
-    let arguments = ["encrypt", "--wrapping-key", AES, "--frame-length", "100", "--encryption-context", "tenant=42"];
+    let arguments = [
+        "encrypt",
+        "--wrapping-key",
+        AES,
+        "--frame-length",
+        "100",
+        "--encryption-context",
+        "tenant=42",
+    ];
     place.does(&arguments, &plaintext(1000))
 }
 
@@ -24,13 +32,20 @@ fn wrong_keys_and_wrong_context_open_nothing() {
     let wrong = AES.replace("aes.key", "other.key");
     for key in [OTHER_AES, RSA, &wrong] {
         for output in ["new", "older", "-"] {
-            let ran = place.fails(&["decrypt", "--wrapping-key", key, "-o", output], &message, "envelope inspect");
+            let ran = place.fails(
+                &["decrypt", "--wrapping-key", key, "-o", output],
+                &message,
+                "envelope inspect",
+            );
             assert_eq!(ran.output, b"");
         }
     }
     for (pair, expected) in [("tenant=43", "contradicts"), ("other=1", "other")] {
-        let ran =
-            place.fails(&[&DECRYPT[..], &["--encryption-context", pair, "-o", "older"]].concat(), &message, expected);
+        let ran = place.fails(
+            &[&DECRYPT[..], &["--encryption-context", pair, "-o", "older"]].concat(),
+            &message,
+            expected,
+        );
         assert!(ran.said.contains("envelope inspect"), "{}", ran.said);
     }
 }
@@ -55,7 +70,11 @@ fn a_changed_cut_or_extended_message_leaves_no_file_and_no_byte_of_the_damaged_f
         }
         // A pipe has what was verified, and no more.
         let piped = place.fails(&DECRYPT, &damaged, expected).output;
-        assert!(piped.len().is_multiple_of(100) && whole.starts_with(&piped), "{} bytes", piped.len());
+        assert!(
+            piped.len().is_multiple_of(100) && whole.starts_with(&piped),
+            "{} bytes",
+            piped.len()
+        );
     }
     for no_message in [&b""[..], b"x", b"Dear Sir or Madam, this is no message", &[0; 5000]] {
         place.fails(&[&DECRYPT[..], &["-o", "new"]].concat(), no_message, "input");
@@ -65,15 +84,20 @@ fn a_changed_cut_or_extended_message_leaves_no_file_and_no_byte_of_the_damaged_f
 #[test]
 fn a_signed_message_goes_to_a_file_or_is_released_on_request() {
     let place = Place::new();
-    let message = place.does(&["encrypt", "--wrapping-key", AES, "--suite", "0578"], &plaintext(10_000));
+    let message =
+        place.does(&["encrypt", "--wrapping-key", AES, "--suite", "0578"], &plaintext(10_000));
     let refused = place.fails(&DECRYPT, &message, "--release-unverified");
     assert_eq!(refused.output, b"");
     place.fails(&[&DECRYPT[..], &["-o", "/dev/null"]].concat(), &message, "-o FILE");
     place.does(&[&DECRYPT[..], &["-o", "again"]].concat(), &message);
     assert_eq!(place.read("again"), plaintext(10_000));
-    assert_eq!(place.does(&[&DECRYPT[..], &["--release-unverified"]].concat(), &message), plaintext(10_000));
+    assert_eq!(
+        place.does(&[&DECRYPT[..], &["--release-unverified"]].concat(), &message),
+        plaintext(10_000)
+    );
     // The footer of another message.
-    let other = place.does(&["encrypt", "--wrapping-key", AES, "--suite", "0578"], &plaintext(10_000));
+    let other =
+        place.does(&["encrypt", "--wrapping-key", AES, "--suite", "0578"], &plaintext(10_000));
     let forged = [&message[..message.len() - 80], &other[other.len() - 80..]].concat();
     place.fails(&[&DECRYPT[..], &["-o", "forged"]].concat(), &forged, "");
     place.fails(&[&DECRYPT[..], &["--release-unverified"]].concat(), &forged, "");
@@ -88,8 +112,12 @@ fn policies_and_limits_are_enforced() {
     place.fails(&[&old[..], &["--suite", "0478"]].concat(), b"secret", "--commitment-policy");
     let message = place.does(&old, b"secret");
     // Operators open old data, unless they say otherwise.
-    assert_eq!(place.does(&[&DECRYPT[..], &["--release-unverified"]].concat(), &message), b"secret");
-    let strict = [&DECRYPT[..], &["--commitment-policy", "require-encrypt-require-decrypt"]].concat();
+    assert_eq!(
+        place.does(&[&DECRYPT[..], &["--release-unverified"]].concat(), &message),
+        b"secret"
+    );
+    let strict =
+        [&DECRYPT[..], &["--commitment-policy", "require-encrypt-require-decrypt"]].concat();
     place.fails(&strict, &message, "--commitment-policy");
     let one_key = [&DECRYPT[..], &["--max-encrypted-data-keys", "1"]].concat();
     place.fails(&one_key, &message, "--max-encrypted-data-keys");
@@ -122,7 +150,11 @@ fn files_that_cannot_be_read_or_written_are_named() {
         }
     }
     place.fails(&["decrypt", "--wrapping-key", RSA_PUBLIC], &message, "public key");
-    place.fails(&["encrypt", "--wrapping-key", &key("aes.key").replace("ns", "aws-kms")], b"", "aws-kms");
+    place.fails(
+        &["encrypt", "--wrapping-key", &key("aes.key").replace("ns", "aws-kms")],
+        b"",
+        "aws-kms",
+    );
     place.fails(&["inspect", "-i", "missing"], b"", "missing: ");
 }
 
@@ -135,9 +167,15 @@ fn a_full_disk_leaves_no_file() {
     let before = place.files();
     for output in ["new", "older"] {
         // A file may grow to some kilobytes, and then writing fails.
-        let script = format!("ulimit -f 8; trap '' XFSZ; exec '{program}' encrypt --wrapping-key {AES} -o {output}");
+        let script = format!(
+            "ulimit -f 8; trap '' XFSZ; exec '{program}' encrypt --wrapping-key {AES} -o {output}"
+        );
         let mut shell = std::process::Command::new("sh");
-        shell.args(["-c", &script]).current_dir(&place.folder).stdin(Stdio::piped()).stderr(Stdio::piped());
+        shell
+            .args(["-c", &script])
+            .current_dir(&place.folder)
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut shell = shell.spawn().unwrap();
         let _ = std::io::Write::write_all(&mut shell.stdin.take().unwrap(), &plaintext(1_000_000));
         let done = shell.wait_with_output().unwrap();
@@ -157,7 +195,11 @@ fn a_wrapping_key_is_not_written_over() {
     for (command, input) in [("encrypt", &b"secret"[..]), ("decrypt", &message)] {
         for output in ["aes.key", "./aes.key", "another name"] {
             let ran = place.run(&[command, "--wrapping-key", AES, "-o", output], input);
-            assert!(ran.status == Some(2) && ran.said.contains("wrapping key's file"), "{}", ran.said);
+            assert!(
+                ran.status == Some(2) && ran.said.contains("wrapping key's file"),
+                "{}",
+                ran.said
+            );
             assert_eq!(place.files(), before);
         }
     }
@@ -171,17 +213,49 @@ fn wrong_usage_is_told_apart() {
         (&["decrypt"], "--wrapping-key"),
         (&["encrypt", "--wrapping-key", "key"], "raw-aes,"),
         (&["encrypt", "--wrapping-key", "aws-kms-discovery"], "aws-kms:KEY-ARN"),
-        (&["encrypt", "--wrapping-key", AES, "--wrapping-key", "aws-kms-discovery,region=eu-west-1"], "only decrypts"),
-        (&["decrypt", "--wrapping-key", "aws-kms-discovery,region=EU"], "\"EU\" is not the name of a region"),
+        (
+            &[
+                "encrypt",
+                "--wrapping-key",
+                AES,
+                "--wrapping-key",
+                "aws-kms-discovery,region=eu-west-1",
+            ],
+            "only decrypts",
+        ),
+        (
+            &["decrypt", "--wrapping-key", "aws-kms-discovery,region=EU"],
+            "\"EU\" is not the name of a region",
+        ),
         (&["decrypt", "--wrapping-key", "aws-kms-discovery,partition=aws"], "account="),
         (&["encrypt", "--wrapping-key", AES, "--suite", "0479"], "0478"),
         (&["encrypt", "--wrapping-key", AES, "--frame-length", "0"], "frame-length"),
         (&["encrypt", "--wrapping-key", AES, "--encryption-context", "tenant"], "KEY=VALUE"),
-        (&["encrypt", "--wrapping-key", AES, "--encryption-context", "a=1", "--encryption-context", "a=2"], "context"),
-        (&["encrypt", "--wrapping-key", AES, "--encryption-context", "aws-crypto-public-key=1"], "aws-crypto"),
+        (
+            &[
+                "encrypt",
+                "--wrapping-key",
+                AES,
+                "--encryption-context",
+                "a=1",
+                "--encryption-context",
+                "a=2",
+            ],
+            "context",
+        ),
+        (
+            &["encrypt", "--wrapping-key", AES, "--encryption-context", "aws-crypto-public-key=1"],
+            "aws-crypto",
+        ),
         (&["encrypt", "--wrapping-key", AES, "--required-context", "a"], "a=VALUE"),
-        (&["decrypt", "--wrapping-key", AES, "--max-encrypted-data-keys", "0"], "max-encrypted-data-keys"),
-        (&["decrypt", "--wrapping-key", AES, "--commitment-policy", "none"], "require-encrypt-allow-decrypt"),
+        (
+            &["decrypt", "--wrapping-key", AES, "--max-encrypted-data-keys", "0"],
+            "max-encrypted-data-keys",
+        ),
+        (
+            &["decrypt", "--wrapping-key", AES, "--commitment-policy", "none"],
+            "require-encrypt-allow-decrypt",
+        ),
         (&["man", "nothing"], "nothing"),
         (&["seal"], "seal"),
         (&[], "Usage"),
@@ -207,9 +281,19 @@ fn an_output_that_takes_nothing_is_a_failure() {
 #[test]
 fn a_message_that_is_wrong_is_no_wrong_usage() {
     let place = Place::new();
-    let old =
-        ["encrypt", "--wrapping-key", AES, "--commitment-policy", "forbid-encrypt-allow-decrypt", "--suite", "0178"];
-    let mut message = place.does(&[&old[..], &["--encryption-context", "aws-kripto-public-key=1"]].concat(), b"secret");
+    let old = [
+        "encrypt",
+        "--wrapping-key",
+        AES,
+        "--commitment-policy",
+        "forbid-encrypt-allow-decrypt",
+        "--suite",
+        "0178",
+    ];
+    let mut message = place.does(
+        &[&old[..], &["--encryption-context", "aws-kripto-public-key=1"]].concat(),
+        b"secret",
+    );
     let key = message.windows(10).position(|window| window == b"aws-kripto").unwrap();
     message[key..key + 10].copy_from_slice(b"aws-crypto");
     place.fails(&DECRYPT, &message, "encryption context");
@@ -218,7 +302,8 @@ fn a_message_that_is_wrong_is_no_wrong_usage() {
 #[test]
 fn nobody_is_told_that_the_reader_has_gone() {
     let place = Place::new();
-    place.write("message", &place.does(&["encrypt", "--wrapping-key", AES], &plaintext(10_000_000)));
+    place
+        .write("message", &place.does(&["encrypt", "--wrapping-key", AES], &plaintext(10_000_000)));
     let mut process = place.command(&[&DECRYPT[..], &["-i", "message"]].concat()).spawn().unwrap();
     let mut first = [0; 10];
     process.stdout.take().unwrap().read_exact(&mut first).unwrap();
@@ -226,7 +311,8 @@ fn nobody_is_told_that_the_reader_has_gone() {
     assert_eq!((done.status.code(), &*done.stderr), (Some(1), &b""[..]));
 }
 
-/// Nobody writes to the program's input any more, nor closes it: the failure must end it all the same.
+/// Nobody writes to the program's input any more, nor closes it: the failure must end it all the
+/// same.
 #[test]
 fn an_output_that_failed_ends_it_while_the_input_waits() {
     let place = Place::new();
@@ -241,15 +327,23 @@ fn an_output_that_failed_ends_it_while_the_input_waits() {
     let before = place.files();
     let command = place.command(&[]);
     let program = command.get_program().to_str().unwrap();
-    let script = format!("ulimit -f 8; trap '' XFSZ; exec '{program}' encrypt --wrapping-key {AES} -o new");
+    let script =
+        format!("ulimit -f 8; trap '' XFSZ; exec '{program}' encrypt --wrapping-key {AES} -o new");
     let mut shell = std::process::Command::new("sh");
-    shell.args(["-c", &script]).current_dir(&place.folder).stdin(Stdio::piped()).stderr(Stdio::piped());
+    shell
+        .args(["-c", &script])
+        .current_dir(&place.folder)
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut process = shell.spawn().unwrap();
     let mut stdin = process.stdin.take().unwrap();
     // It may be gone before it has read it all.
     let _ = stdin.write_all(&plaintext(1_000_000));
     let done = process.wait_with_output().unwrap();
-    assert!(done.status.code() == Some(1) && done.stderr.starts_with(b"envelope: new: "), "{done:?}");
+    assert!(
+        done.status.code() == Some(1) && done.stderr.starts_with(b"envelope: new: "),
+        "{done:?}"
+    );
     assert_eq!(place.files(), before);
     drop(stdin);
 }

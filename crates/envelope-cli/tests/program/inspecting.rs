@@ -6,7 +6,8 @@ use crate::{AES, Place, RSA_PUBLIC, plaintext};
 
 /// A signed message under two keys, with a hostile encryption context.
 fn message(place: &Place) -> Vec<u8> {
-    let context = ["--encryption-context", "a\x1b[31m=\u{202e}b\n", "--encryption-context", "tenant=42"];
+    let context =
+        ["--encryption-context", "a\x1b[31m=\u{202e}b\n", "--encryption-context", "tenant=42"];
     let keys = ["encrypt", "--wrapping-key", AES, "--wrapping-key", RSA_PUBLIC, "--suite", "0578"];
     place.does(&[&keys[..], &context, &["--frame-length", "1000"]].concat(), &plaintext(2500))
 }
@@ -16,12 +17,18 @@ fn everything_is_shown_without_a_key_and_called_unverified() {
     let place = Place::new();
     let shown = String::from_utf8(place.does(&["inspect"], &message(&place))).unwrap();
     assert!(shown.starts_with("NOT VERIFIED"), "{shown}");
-    for part in
-        ["0x0578", "with key commitment, with signature", "tenant", r#""ns" "aes""#, "frames of 1000", "2500 bytes"]
-    {
+    for part in [
+        "0x0578",
+        "with key commitment, with signature",
+        "tenant",
+        r#""ns" "aes""#,
+        "frames of 1000",
+        "2500 bytes",
+    ] {
         assert!(shown.contains(part), "{part} is missing in: {shown}");
     }
-    let printable = |character: char| character == '\n' || !character.is_control() && character != '\u{202e}';
+    let printable =
+        |character: char| character == '\n' || !character.is_control() && character != '\u{202e}';
     assert!(shown.chars().all(printable), "{shown:?}");
 }
 
@@ -41,14 +48,21 @@ fn json_has_the_same() {
     });
     assert_eq!(shown["encrypted_data_keys"][1], rsa);
     assert_eq!(shown["message_id"].as_str().unwrap().len(), 64);
-    assert_eq!((&shown["body"]["frames"], &shown["body"]["plaintext_length"]), (&json!(3), &json!(2500)));
+    assert_eq!(
+        (&shown["body"]["frames"], &shown["body"]["plaintext_length"]),
+        (&json!(3), &json!(2500))
+    );
 }
 
 #[test]
 fn a_damaged_message_shows_its_header_and_fails() {
     let place = Place::new();
     let message = message(&place);
-    for cut in [&message[..message.len() - 1], &message[..message.len() - 200], &[&message[..], b"x"].concat()] {
+    for cut in [
+        &message[..message.len() - 1],
+        &message[..message.len() - 200],
+        &[&message[..], b"x"].concat(),
+    ] {
         for arguments in [&["inspect"][..], &["inspect", "--json"]] {
             let ran = place.fails(arguments, cut, "message ends");
             assert!(String::from_utf8(ran.output).unwrap().contains("0x0578"));
@@ -71,8 +85,13 @@ fn the_program_describes_itself() {
         assert!(page.contains(".TH envelope") && page.contains(title), "{page}");
     }
     let help = text(&["decrypt", "--help"]);
-    for part in ["[default: require-encrypt-allow-decrypt]", "SPEC", "raw-rsa,", "AWS_ENDPOINT_URL_KMS", "Exit status"]
-    {
+    for part in [
+        "[default: require-encrypt-allow-decrypt]",
+        "SPEC",
+        "raw-rsa,",
+        "AWS_ENDPOINT_URL_KMS",
+        "Exit status",
+    ] {
         assert!(help.contains(part), "{part} is missing in: {help}");
     }
     assert!(text(&["--version"]).starts_with("envelope "));

@@ -13,13 +13,17 @@ use crate::{AES, Place, plaintext};
 const MUCH: usize = 4_000_000;
 
 fn kill(process: &Child, signal: &str) {
-    let sent = Command::new("sh").args(["-c", &format!("kill -s {signal} {}", process.id())]).status().unwrap();
+    let sent = Command::new("sh")
+        .args(["-c", &format!("kill -s {signal} {}", process.id())])
+        .status()
+        .unwrap();
     assert!(sent.success());
 }
 
 /// Starts a command, lets it work, and sends it a signal while it waits for more to come.
 fn interrupted(place: &Place, command: &str, output: &str, input: &[u8], signal: &str) {
-    let mut process = place.command(&[command, "--wrapping-key", AES, "-o", output]).spawn().unwrap();
+    let mut process =
+        place.command(&[command, "--wrapping-key", AES, "-o", output]).spawn().unwrap();
     let mut stdin = process.stdin.take().unwrap();
     stdin.write_all(input).unwrap();
     kill(&process, signal);
@@ -30,7 +34,11 @@ fn interrupted(place: &Place, command: &str, output: &str, input: &[u8], signal:
         assert_eq!(done.status.signal(), Some(9), "{what}");
     } else {
         let said = String::from_utf8(done.stderr).unwrap();
-        assert_eq!((done.status.code(), &*said), (Some(1), "envelope: interrupted: nothing was written\n"), "{what}");
+        assert_eq!(
+            (done.status.code(), &*said),
+            (Some(1), "envelope: interrupted: nothing was written\n"),
+            "{what}"
+        );
     }
 }
 
@@ -51,7 +59,8 @@ fn no_output_appears_and_an_older_one_stays() {
     }
 }
 
-/// A SIGKILL leaves nobody to tidy up: the temporary file stays, under a name that nobody takes for the output.
+/// A SIGKILL leaves nobody to tidy up: the temporary file stays, under a name that nobody takes for
+/// the output.
 #[test]
 fn a_sigkill_leaves_at_most_a_hidden_temporary_file() {
     let place = Place::new();
@@ -76,12 +85,14 @@ fn an_unfinished_file_is_as_private_as_the_one_it_replaces() {
     let place = Place::new();
     place.write("older", b"as it was");
     fs::set_permissions(place.path("older"), fs::Permissions::from_mode(0o600)).unwrap();
-    let mut process = place.command(&["encrypt", "--wrapping-key", AES, "-o", "older"]).spawn().unwrap();
+    let mut process =
+        place.command(&["encrypt", "--wrapping-key", AES, "-o", "older"]).spawn().unwrap();
     let mut stdin = process.stdin.take().unwrap();
     stdin.write_all(&plaintext(MUCH)).unwrap();
     let unfinished = fs::read_dir(&place.folder).unwrap().map(|entry| entry.unwrap());
-    let unfinished: Vec<_> =
-        unfinished.filter(|file| file.file_name().to_string_lossy().starts_with(".envelope-")).collect();
+    let unfinished: Vec<_> = unfinished
+        .filter(|file| file.file_name().to_string_lossy().starts_with(".envelope-"))
+        .collect();
     assert_eq!(unfinished.len(), 1);
     assert_eq!(unfinished[0].metadata().unwrap().permissions().mode() & 0o777, 0o600);
     drop(stdin);
@@ -96,7 +107,12 @@ fn a_signal_that_was_ignored_stays_ignored() {
     let program = command.get_program().to_str().unwrap();
     let script = format!("trap '' HUP; exec '{program}' encrypt --wrapping-key {AES} -o new");
     let mut shell = Command::new("sh");
-    let mut process = shell.args(["-c", &script]).current_dir(&place.folder).stdin(Stdio::piped()).spawn().unwrap();
+    let mut process = shell
+        .args(["-c", &script])
+        .current_dir(&place.folder)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut stdin = process.stdin.take().unwrap();
     stdin.write_all(&plaintext(MUCH)).unwrap();
     kill(&process, "HUP");

@@ -1,4 +1,5 @@
-//! The program as its users meet it: the real binary, real files, real pipes, a real KMS on a socket.
+//! The program as its users meet it: the real binary, real files, real pipes, a real KMS on a
+//! socket.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod failures;
@@ -16,7 +17,8 @@ use std::{
 
 const AES: &str = "raw-aes,namespace=ns,name=aes,key-file=aes.key";
 const OTHER_AES: &str = "raw-aes,namespace=ns,name=other,key-file=other.key";
-const RSA_PUBLIC: &str = "raw-rsa,namespace=ns,name=rsa,padding=oaep-sha256,key-file=rsa.public.pem";
+const RSA_PUBLIC: &str =
+    "raw-rsa,namespace=ns,name=rsa,padding=oaep-sha256,key-file=rsa.public.pem";
 const RSA: &str = "raw-rsa,namespace=ns,name=rsa,padding=oaep-sha256,key-file=rsa.pem";
 
 /// A folder with keys, in which the program runs.
@@ -41,7 +43,8 @@ impl Place {
         place.write("other.key", &[8; 32]);
         let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("../envelope/tests/data/rsa");
         fs::copy(keys.join("test-only-2048.private.pkcs8.pem"), place.path("rsa.pem")).unwrap();
-        fs::copy(keys.join("test-only-2048.public.spki.pem"), place.path("rsa.public.pem")).unwrap();
+        fs::copy(keys.join("test-only-2048.public.spki.pem"), place.path("rsa.public.pem"))
+            .unwrap();
         place
     }
 
@@ -60,10 +63,14 @@ impl Place {
     /// The program, with nothing of AWS in its environment but what the place has.
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_envelope"));
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AWS_")) {
+        for (name, _) in
+            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AWS_"))
+        {
             command.env_remove(name);
         }
-        command.env("AWS_EC2_METADATA_DISABLED", "true").envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.args(arguments).current_dir(&self.folder);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -77,7 +84,11 @@ impl Place {
             scope.spawn(move || drop(stdin.write_all(input)));
             process.wait_with_output().unwrap()
         });
-        Ran { status: done.status.code(), output: done.stdout, said: String::from_utf8(done.stderr).unwrap() }
+        Ran {
+            status: done.status.code(),
+            output: done.stdout,
+            said: String::from_utf8(done.stderr).unwrap(),
+        }
     }
 
     /// Runs what must succeed, and gives what it wrote to standard output.

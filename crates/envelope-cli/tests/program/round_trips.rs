@@ -18,31 +18,52 @@ fn through_pipes_and_files_of_any_length() {
     for length in [0, 1, 4095, 4096, 4097, 1_000_000, 3_000_000] {
         let plaintext = plaintext(length);
         let message = place.does(&["encrypt", "--wrapping-key", AES], &plaintext);
-        assert_eq!(place.does(&["decrypt", "--wrapping-key", AES, "-i", "-", "-o", "-"], &message), plaintext);
+        assert_eq!(
+            place.does(&["decrypt", "--wrapping-key", AES, "-i", "-", "-o", "-"], &message),
+            plaintext
+        );
 
         place.write("plain", &plaintext);
         place.does(&["encrypt", "--wrapping-key", AES, "-i", "plain", "-o", "message"], b"");
-        assert_eq!(place.does(&["decrypt", "--wrapping-key", AES, "--input", "message"], b""), plaintext);
+        assert_eq!(
+            place.does(&["decrypt", "--wrapping-key", AES, "--input", "message"], b""),
+            plaintext
+        );
         place.does(&["decrypt", "--wrapping-key", AES, "-i", "message", "--output", "again"], b"");
         assert_eq!(place.read("again"), plaintext);
     }
     let names: Vec<_> = place.files().into_iter().map(|(name, _)| name).collect();
-    assert_eq!(names, ["aes.key", "again", "message", "other.key", "plain", "rsa.pem", "rsa.public.pem"]);
+    assert_eq!(
+        names,
+        ["aes.key", "again", "message", "other.key", "plain", "rsa.pem", "rsa.public.pem"]
+    );
 }
 
 #[test]
 fn under_several_keys_any_of_which_opens() {
     let place = Place::new();
-    let arguments = ["encrypt", "--wrapping-key", AES, "--wrapping-key", RSA_PUBLIC, "--wrapping-key", OTHER_AES];
+    let arguments = [
+        "encrypt",
+        "--wrapping-key",
+        AES,
+        "--wrapping-key",
+        RSA_PUBLIC,
+        "--wrapping-key",
+        OTHER_AES,
+    ];
     let message = place.does(&arguments, b"secret");
     for key in [AES, RSA, OTHER_AES] {
         assert_eq!(place.does(&["decrypt", "--wrapping-key", key], &message), b"secret");
     }
     // The first one may be RSA, and a private key serves to encrypt, too.
     for first in [RSA, RSA_PUBLIC] {
-        let message = place.does(&["encrypt", "--wrapping-key", first, "--wrapping-key", AES], b"secret");
+        let message =
+            place.does(&["encrypt", "--wrapping-key", first, "--wrapping-key", AES], b"secret");
         assert_eq!(place.does(&["decrypt", "--wrapping-key", RSA], &message), b"secret");
-        assert_eq!(place.does(&["decrypt", "--wrapping-key", OTHER_AES, "--wrapping-key", AES], &message), b"secret");
+        assert_eq!(
+            place.does(&["decrypt", "--wrapping-key", OTHER_AES, "--wrapping-key", AES], &message),
+            b"secret"
+        );
     }
 }
 
@@ -68,9 +89,12 @@ fn under_each_length_of_aes_and_each_padding_of_rsa() {
 #[test]
 fn in_every_suite() {
     let place = Place::new();
-    for suite in ["0478", "0x0578", "0014", "0046", "0078", "0114", "0146", "0178", "0214", "0346", "0378"] {
+    for suite in
+        ["0478", "0x0578", "0014", "0046", "0078", "0114", "0146", "0178", "0214", "0346", "0378"]
+    {
         let commits = ["0478", "0x0578"].contains(&suite);
-        let policy: &[_] = if commits { &[] } else { &["--commitment-policy", "forbid-encrypt-allow-decrypt"] };
+        let policy: &[_] =
+            if commits { &[] } else { &["--commitment-policy", "forbid-encrypt-allow-decrypt"] };
         let encrypt = ["encrypt", "--wrapping-key", AES, "--suite", suite, "-o", "message"];
         let mut arguments = [&encrypt, policy].concat();
         if suite.starts_with("00") {
@@ -87,13 +111,15 @@ fn in_every_suite() {
 fn with_encryption_context_stored_and_required() {
     let place = Place::new();
     let stored = ["--encryption-context", "tenant=42", "--encryption-context", "zweck=a=b, ü"];
-    let message = place.does(&[&["encrypt", "--wrapping-key", AES], &stored[..]].concat(), b"secret");
+    let message =
+        place.does(&[&["encrypt", "--wrapping-key", AES], &stored[..]].concat(), b"secret");
     let decrypt = ["decrypt", "--wrapping-key", AES];
     for supplied in [&stored[..], &stored[..2], &stored[2..], &[]] {
         assert_eq!(place.does(&[&decrypt, supplied].concat(), &message), b"secret");
     }
 
-    let encrypt = [&["encrypt", "--wrapping-key", AES, "--required-context", "tenant"], &stored[..]].concat();
+    let encrypt =
+        [&["encrypt", "--wrapping-key", AES, "--required-context", "tenant"], &stored[..]].concat();
     let message = place.does(&encrypt, b"secret");
     assert_eq!(place.does(&[&decrypt, &stored[..2]].concat(), &message), b"secret");
     place.fails(&decrypt, &message, "encryption context");
@@ -142,7 +168,11 @@ fn onto_a_descriptor_by_its_name() {
     for name in ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"] {
         place.write("log", b"line\n");
         let log = fs::OpenOptions::new().append(true).open(place.path("log")).unwrap();
-        let mut process = place.command(&["decrypt", "--wrapping-key", AES, "-o", name]).stdout(log).spawn().unwrap();
+        let mut process = place
+            .command(&["decrypt", "--wrapping-key", AES, "-o", name])
+            .stdout(log)
+            .spawn()
+            .unwrap();
         std::io::Write::write_all(&mut process.stdin.take().unwrap(), &message).unwrap();
         assert!(process.wait().unwrap().success(), "{name}");
         assert_eq!(place.read("log"), b"line\nsecret", "{name}");
@@ -153,11 +183,18 @@ fn onto_a_descriptor_by_its_name() {
 fn frames_are_as_long_as_was_asked() {
     let place = Place::new();
     for (length, frames) in [("1", 10_001), ("4096", 3), ("10000", 2), ("4294967295", 1)] {
-        let message = place.does(&["encrypt", "--wrapping-key", AES, "--frame-length", length], &plaintext(10_000));
-        let shown: serde_json::Value = serde_json::from_slice(&place.does(&["inspect", "--json"], &message)).unwrap();
+        let message = place.does(
+            &["encrypt", "--wrapping-key", AES, "--frame-length", length],
+            &plaintext(10_000),
+        );
+        let shown: serde_json::Value =
+            serde_json::from_slice(&place.does(&["inspect", "--json"], &message)).unwrap();
         assert_eq!(shown["frame_length"].to_string(), length);
         // A message ends with a final frame, which is empty where the others hold everything.
-        assert!(shown["body"]["frames"] == frames || shown["body"]["frames"] == frames - 1, "{shown}");
+        assert!(
+            shown["body"]["frames"] == frames || shown["body"]["frames"] == frames - 1,
+            "{shown}"
+        );
         assert_eq!(place.does(&["decrypt", "--wrapping-key", AES], &message), plaintext(10_000));
     }
 }
@@ -177,11 +214,19 @@ async fn under_aws_kms() {
     let endpoint = kms.endpoint(REGION).to_string();
     let options = ["--endpoint-url", &endpoint, "--ca-file", "ca.pem"];
 
-    let encrypt = [&["encrypt", "--wrapping-key", &key, "--wrapping-key", AES], &options[..]].concat();
+    let encrypt =
+        [&["encrypt", "--wrapping-key", &key, "--wrapping-key", AES], &options[..]].concat();
     let message = place.does(&encrypt, b"secret");
-    assert_eq!(place.does(&[&["decrypt", "--wrapping-key", &key], &options[..]].concat(), &message), b"secret");
+    assert_eq!(
+        place.does(&[&["decrypt", "--wrapping-key", &key], &options[..]].concat(), &message),
+        b"secret"
+    );
     assert_eq!(place.does(&["decrypt", "--wrapping-key", AES], &message), b"secret");
-    let told = place.fails(&[&["decrypt", "--wrapping-key", &other_key], &options[..]].concat(), &message, "inspect");
+    let told = place.fails(
+        &[&["decrypt", "--wrapping-key", &other_key], &options[..]].concat(),
+        &message,
+        "inspect",
+    );
     assert!(!told.said.contains("secret"));
 
     // The environment says it as well.
@@ -192,7 +237,8 @@ async fn under_aws_kms() {
     // KMS can't be reached, knows no such key, or gets no credentials.
     let missing = format!("aws-kms:{}00000000-0000-0000-0000-000000000000", &arn[..arn.len() - 36]);
     place.fails(&["encrypt", "--wrapping-key", &missing, "-o", "out"], b"secret", "no such key");
-    let nobody = ["encrypt", "--wrapping-key", &key, "--endpoint-url", "https://127.0.0.1:1", "-o", "out"];
+    let nobody =
+        ["encrypt", "--wrapping-key", &key, "--endpoint-url", "https://127.0.0.1:1", "-o", "out"];
     place.fails(&nobody, b"secret", "try again later");
     place.variables.retain(|(name, _)| !name.contains("ACCESS_KEY"));
     place.fails(&["encrypt", "--wrapping-key", &key, "-o", "out"], b"secret", "credentials");
@@ -200,7 +246,13 @@ async fn under_aws_kms() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn under_keys_of_aws_kms_that_the_message_names() {
-    let kms = KmsLocal::builder().account("111122223333").region(REGION).region("us-east-1").start().await.unwrap();
+    let kms = KmsLocal::builder()
+        .account("111122223333")
+        .region(REGION)
+        .region("us-east-1")
+        .start()
+        .await
+        .unwrap();
     let credentials = kms.issue_credentials();
     let mut place = Place::new();
     place.write("ca.pem", kms.ca_pem().as_bytes());
@@ -216,7 +268,9 @@ async fn under_keys_of_aws_kms_that_the_message_names() {
     let asked = || kms.counters(REGION).requests("Decrypt");
 
     let single = run(REGION, "encrypt", &format!("aws-kms:{}", kms.create_key(REGION)), b"secret");
-    for filter in ["", ",account=111122223333", ",account=444455556666,account=111122223333,partition=aws"] {
+    for filter in
+        ["", ",account=111122223333", ",account=444455556666,account=111122223333,partition=aws"]
+    {
         for region in ["", &*format!(",{here}")] {
             let key = format!("aws-kms-discovery{filter}{region}");
             assert_eq!(run(REGION, "decrypt", &key, &single), b"secret", "{key}");
@@ -224,7 +278,9 @@ async fn under_keys_of_aws_kms_that_the_message_names() {
     }
     // Of other accounts, partitions and regions nobody is asked.
     let before = asked();
-    for excluding in ["account=444455556666", "account=111122223333,partition=aws-cn", "region=us-east-1"] {
+    for excluding in
+        ["account=444455556666", "account=111122223333,partition=aws-cn", "region=us-east-1"]
+    {
         let key = format!("aws-kms-discovery,{excluding}");
         let decrypt = ["decrypt", "--wrapping-key", &key, "--endpoint-url", kms.endpoint(REGION)];
         place.fails(&decrypt, &single, "none of the message's encrypted data keys");
@@ -235,9 +291,11 @@ async fn under_keys_of_aws_kms_that_the_message_names() {
     let there = kms.create_multi_region_key("us-east-1", &[REGION]);
     let sealed = run("us-east-1", "encrypt", &format!("aws-kms-mrk:{there}"), b"secret");
     let related = format!("aws-kms-mrk:{}", there.replace("us-east-1", REGION));
-    for key in
-        [&*related, &format!("aws-kms-discovery,{here}"), &format!("aws-kms-discovery,account=111122223333,{here}")]
-    {
+    for key in [
+        &*related,
+        &format!("aws-kms-discovery,{here}"),
+        &format!("aws-kms-discovery,account=111122223333,{here}"),
+    ] {
         assert_eq!(run(REGION, "decrypt", key, &sealed), b"secret", "{key}");
     }
     assert_eq!(kms.counters("us-east-1").requests("Decrypt"), 0);
@@ -250,7 +308,10 @@ async fn under_keys_of_aws_kms_that_the_message_names() {
 #[test]
 fn a_frame_does_not_wait_for_more_than_the_next_byte() {
     let place = Place::new();
-    let mut sealing = place.command(&["encrypt", "--wrapping-key", AES, "--frame-length", "100"]).spawn().unwrap();
+    let mut sealing = place
+        .command(&["encrypt", "--wrapping-key", AES, "--frame-length", "100"])
+        .spawn()
+        .unwrap();
     let mut opening = place.command(&["decrypt", "--wrapping-key", AES]);
     let mut opening = opening.stdin(sealing.stdout.take().unwrap()).spawn().unwrap();
     let mut slow = sealing.stdin.take().unwrap();
@@ -279,6 +340,9 @@ fn from_file_to_file_of_many_megabytes() {
         place.does(&with(&["encrypt", "--wrapping-key", AES, "-i", "plain", "-o", "message"]), b"");
         place.does(&with(&["decrypt", "--wrapping-key", AES, "-i", "message", "-o", "again"]), b"");
         assert!(place.read("again") == plaintext);
-        assert!(place.does(&with(&["decrypt", "--wrapping-key", AES, "-i", "message"]), b"") == plaintext);
+        assert!(
+            place.does(&with(&["decrypt", "--wrapping-key", AES, "-i", "message"]), b"")
+                == plaintext
+        );
     }
 }

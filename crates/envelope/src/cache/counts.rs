@@ -17,8 +17,8 @@ pub struct Counts {
     pub entries: usize,
     /// Operations served from an entry without waiting.
     pub hits: u64,
-    /// Operations that found no usable entry, and waited or were refused: the sum of the next seven. (`try_` operations that
-    /// return `NotCached` are not counted.)
+    /// Operations that found no usable entry, and waited or were refused: the sum of the next
+    /// seven. (`try_` operations that return `NotCached` are not counted.)
     pub misses: u64,
     /// Those that found none, and none was remembered to have been there.
     pub misses_absent: u64,
@@ -26,7 +26,8 @@ pub struct Counts {
     pub misses_evicted: u64,
     /// Those whose entry had been invalidated, or dropped since its wrapping key was refused.
     pub misses_invalidated: u64,
-    /// Those that found none while encryption contexts hardly ever repeat: caching is of no use to them.
+    /// Those that found none while encryption contexts hardly ever repeat: caching is of no use to
+    /// them.
     pub misses_never_repeats: u64,
     /// Those that found one past its age.
     pub misses_age: u64,
@@ -42,8 +43,8 @@ pub struct Counts {
     pub failures: FailureCounts,
     /// Times an operation waited for a load that another had begun.
     pub coalesced: u64,
-    /// Operations that may not use the cache: too long for `max_bytes`, of unknown length, or without key
-    /// derivation. Each is a request to the underlying materials manager, too.
+    /// Operations that may not use the cache: too long for `max_bytes`, of unknown length, or
+    /// without key derivation. Each is a request to the underlying materials manager, too.
     pub bypasses: u64,
     /// Loads ahead of need, in the background.
     pub refreshes: u64,
@@ -60,7 +61,8 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Requests to the underlying materials manager: one request to KMS each, with the AWS KMS keyring.
+    /// Requests to the underlying materials manager: one request to KMS each, with the AWS KMS
+    /// keyring.
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.loads + self.bypasses
@@ -145,9 +147,19 @@ impl Counters {
     /// The counts so far.
     pub(super) fn snapshot(&self, entries: usize) -> Counts {
         let load = |count: &AtomicU64| count.load(Relaxed);
-        let [absent, evicted, invalidated, never_repeats, age, messages, bytes] = self.misses.each_ref().map(load);
+        let [absent, evicted, invalidated, never_repeats, age, messages, bytes] =
+            self.misses.each_ref().map(load);
         let failures = self.failures.each_ref().map(load);
-        let [throttled, timed_out, unavailable, denied, unusable, credentials, invalid_ciphertext, other] = failures;
+        let [
+            throttled,
+            timed_out,
+            unavailable,
+            denied,
+            unusable,
+            credentials,
+            invalid_ciphertext,
+            other,
+        ] = failures;
         Counts {
             entries,
             hits: self.hits.total(),
@@ -202,12 +214,19 @@ mod tests {
         }
         for (count, kind) in (1..).zip(KeyringErrorKind::ALL) {
             let cause = &Error::DataKeyUnavailable(KeyringError::new("key", kind, "so it is"));
-            let failed = EventKind::LoadFailed { ahead: kind.is_retryable(), took: Duration::ZERO, cause };
+            let failed =
+                EventKind::LoadFailed { ahead: kind.is_retryable(), took: Duration::ZERO, cause };
             (0..count).for_each(|_| counters.count(&failed));
         }
         let counts = counters.snapshot(3);
-        assert_eq!((counts.entries, counts.misses, counts.load_failures, counts.refreshes), (3, 28, 36, 6));
-        assert_eq!((counts.misses_absent, counts.misses_never_repeats, counts.misses_bytes), (1, 4, 7));
+        assert_eq!(
+            (counts.entries, counts.misses, counts.load_failures, counts.refreshes),
+            (3, 28, 36, 6)
+        );
+        assert_eq!(
+            (counts.misses_absent, counts.misses_never_repeats, counts.misses_bytes),
+            (1, 4, 7)
+        );
         let FailureCounts { throttled, denied, other, .. } = counts.failures;
         assert_eq!((throttled, denied, other), (1, 4, 8));
     }

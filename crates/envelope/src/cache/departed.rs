@@ -25,7 +25,10 @@ impl Departed {
     /// Remembers about as many as `capacity`.
     pub(super) fn new(capacity: usize) -> Self {
         let places = capacity.clamp(16, 1 << 20).next_power_of_two();
-        Self { hasher: RandomState::new(), places: (0..places).map(|_| AtomicU64::new(0)).collect() }
+        Self {
+            hasher: RandomState::new(),
+            places: (0..places).map(|_| AtomicU64::new(0)).collect(),
+        }
     }
 
     /// Notes that the entry under `key` left.

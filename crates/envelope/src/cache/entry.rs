@@ -14,7 +14,8 @@ use super::{
 };
 use crate::time::Moment;
 
-/// A cached value: shared by those who use it, dropped (and wiped, where it is secret) with the last.
+/// A cached value: shared by those who use it, dropped (and wiped, where it is secret) with the
+/// last.
 #[derive(Debug)]
 pub(crate) struct Entry<V> {
     value: Arc<V>,
@@ -27,12 +28,19 @@ pub(crate) struct Entry<V> {
 }
 
 impl<V> Entry<V> {
-    /// A new entry, of a value that was asked for at `asked` and came at `landed`. Age counts from the first: the
-    /// last moment at which the caller was certainly authorized.
+    /// A new entry, of a value that was asked for at `asked` and came at `landed`. Age counts from
+    /// the first: the last moment at which the caller was certainly authorized.
     pub(crate) fn new(value: Arc<V>, asked: Moment, landed: Moment, policy: &Policy) -> Self {
         let load_time = landed.since(asked);
         let low_age = policy.low_age(load_time);
-        Self { value, asked, low_age, load_time, usage: Usage::default(), proven: AtomicBool::new(false) }
+        Self {
+            value,
+            asked,
+            low_age,
+            load_time,
+            usage: Usage::default(),
+            proven: AtomicBool::new(false),
+        }
     }
 
     /// How long ago the value was asked for.
@@ -47,8 +55,8 @@ impl<V> Entry<V> {
         self.age(now) < max_age
     }
 
-    /// Whether the limits on usage allow one message of `bytes` bytes, which then counts; `None` is a use that is not
-    /// counted.
+    /// Whether the limits on usage allow one message of `bytes` bytes, which then counts; `None` is
+    /// a use that is not counted.
     #[inline]
     pub(crate) fn reserve(&self, limits: &Limits, bytes: Option<u64>) -> bool {
         match bytes {
@@ -69,7 +77,8 @@ impl<V> Entry<V> {
     #[inline]
     pub(crate) fn is_used_up(&self, limits: &Limits) -> bool {
         // A twentieth of the bytes may stay unused where messages are long.
-        self.has_no_message_left(limits) || self.usage.used().1 > limits.max_bytes - limits.max_bytes / 20
+        self.has_no_message_left(limits)
+            || self.usage.used().1 > limits.max_bytes - limits.max_bytes / 20
     }
 
     /// Whether all its messages were reserved or leased.

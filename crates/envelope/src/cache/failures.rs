@@ -1,4 +1,5 @@
-//! Failures that are remembered, so that what can't work is refused at once, and what may work again is not hammered.
+//! Failures that are remembered, so that what can't work is refused at once, and what may work
+//! again is not hammered.
 
 use std::{hash::Hash, time::Duration};
 
@@ -59,15 +60,20 @@ impl<K: Clone + Eq + Hash> Failures<K> {
         wait: impl FnOnce(Streak) -> Duration,
     ) {
         // What failed long ago is another story.
-        let before = self.failures.peek(key).filter(|failure| asked.since(failure.until) < failure.wait.max(MEMORY));
+        let before = self
+            .failures
+            .peek(key)
+            .filter(|failure| asked.since(failure.until) < failure.wait.max(MEMORY));
         let mut streak = before.as_ref().map_or_else(Streak::default, |failure| failure.streak);
         streak.failures = streak.failures.saturating_add(1);
         if before.is_none_or(|failure| asked >= failure.noted) {
             streak.waves = streak.waves.saturating_add(1);
         }
         let wait = wait(streak);
-        self.failures
-            .insert(key.clone(), Failure { error: error.clone(), noted: now, until: now + wait, wait, streak });
+        self.failures.insert(
+            key.clone(),
+            Failure { error: error.clone(), noted: now, until: now + wait, wait, streak },
+        );
     }
 
     /// Forgets a failure: it works again.
@@ -121,11 +127,19 @@ mod tests {
     #[test]
     fn failures_that_were_asked_for_together_are_one_wave() {
         let (failures, now) = (Failures::new(10), Clock::system().moment());
-        for (asked, noted, expected) in [(0, 5, (1, 1)), (1, 6, (2, 1)), (4, 6, (3, 1)), (6, 9, (4, 2))] {
-            failures.note(&"a", &Error::Authentication, now + SECOND * asked, now + SECOND * noted, |streak| {
-                assert_eq!((streak.failures, streak.waves), expected);
-                SECOND
-            });
+        for (asked, noted, expected) in
+            [(0, 5, (1, 1)), (1, 6, (2, 1)), (4, 6, (3, 1)), (6, 9, (4, 2))]
+        {
+            failures.note(
+                &"a",
+                &Error::Authentication,
+                now + SECOND * asked,
+                now + SECOND * noted,
+                |streak| {
+                    assert_eq!((streak.failures, streak.waves), expected);
+                    SECOND
+                },
+            );
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Single flight: those who miss the same entry together wait for one load and share how it ends.
 //!
 //! A flight is driven by whoever waits for it, so a cancelled caller hands over to the next by
-//! construction; when the last one is gone the load is dropped, unless something [`hold`]s it. A failure is shared by all who waited
-//! for it. A load must not panic, or its waiters would.
+//! construction; when the last one is gone the load is dropped, unless something [`hold`]s it. A
+//! failure is shared by all who waited for it. A load must not panic, or its waiters would.
 
 use std::{
     collections::HashMap,
@@ -39,8 +39,8 @@ pub(crate) enum Boarding<T, H> {
     Wait { flight: Flight<T>, started: bool },
 }
 
-/// Once it has `begun`, keeps a load going when all who waited for it have gone: what comes of it is worth knowing. One
-/// that has not begun goes with them.
+/// Once it has `begun`, keeps a load going when all who waited for it have gone: what comes of it
+/// is worth knowing. One that has not begun goes with them.
 pub(crate) async fn hold<T: Clone>(flight: Option<WeakFlight<T>>, begun: oneshot::Receiver<()>) {
     if begun.await.is_ok()
         && let Some(flight) = flight.and_then(|flight| flight.upgrade())
@@ -67,8 +67,8 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
 
     /// Joins the load under way for `key`, or starts `load`.
     ///
-    /// `find` looks once more for the value, while no load can begin or end: a load puts its value where
-    /// `find` sees it before it ends, so no two loads run where one would do.
+    /// `find` looks once more for the value, while no load can begin or end: a load puts its value
+    /// where `find` sees it before it ends, so no two loads run where one would do.
     pub(crate) fn board<H, L>(
         &self,
         key: &OwnedKey,
@@ -196,8 +196,10 @@ mod tests {
     async fn a_cancelled_leader_hands_over() {
         let flights = Flights::new();
         let (send, receive) = oneshot::channel::<u8>();
-        let mut leader = wait(flights.board(&key(b"a"), || None, || async { receive.await.unwrap() }));
-        let follower = wait(flights.board(&key(b"a"), || None, || async { unreachable!("joined instead") }));
+        let mut leader =
+            wait(flights.board(&key(b"a"), || None, || async { receive.await.unwrap() }));
+        let follower =
+            wait(flights.board(&key(b"a"), || None, || async { unreachable!("joined instead") }));
         assert!(poll_immediate(&mut leader).await.is_none());
         drop(leader);
         send.send(7).unwrap();

@@ -1,5 +1,5 @@
-//! The places in frequent use, found without a lock, and without counting who holds them: what many threads look for at once
-//! is found by each as fast as if it were alone.
+//! The places in frequent use, found without a lock, and without counting who holds them: what many
+//! threads look for at once is found by each as fast as if it were alone.
 
 use std::{fmt, hash::BuildHasher, sync::Arc};
 
@@ -11,7 +11,8 @@ use super::store::{Key, Place};
 /// How many places there are at the front, at the most. Keys that fall on the same one take turns.
 const CELLS: usize = 64;
 
-/// A few of the places in a store, and maybe some that have left it: those are retired, and hold nothing but their keys.
+/// A few of the places in a store, and maybe some that have left it: those are retired, and hold
+/// nothing but their keys.
 pub(super) struct Front<V> {
     cells: Box<[ArcSwapOption<Place<V>>]>,
     hasher: DefaultHashBuilder,
@@ -61,12 +62,15 @@ mod tests {
 
     use super::*;
     use crate::{
-        cache::{Cache, entry::Entry, gate::Gate, policy::tests::policy, sight::Sight, store::Store},
+        cache::{
+            Cache, entry::Entry, gate::Gate, policy::tests::policy, sight::Sight, store::Store,
+        },
         observer::Operation,
         time::Clock,
     };
 
-    /// What is at the front serves and counts as what is looked up does, and is gone when the store drops it.
+    /// What is at the front serves and counts as what is looked up does, and is gone when the store
+    /// drops it.
     #[test]
     fn what_was_dropped_is_found_no_more_and_what_came_after_is() {
         let (now, policy) = (Clock::system().moment(), policy(Duration::from_secs(10), 100, 100));
@@ -79,11 +83,14 @@ mod tests {
             encrypted_data_keys: b"",
         };
         let place = |value| {
-            let (place, entry) = (cache.place(key, now), Entry::new(Arc::new(value), now, now, &policy));
+            let (place, entry) =
+                (cache.place(key, now), Entry::new(Arc::new(value), now, now, &policy));
             assert!(place.put(&Arc::new(entry), now, &policy, true));
             place
         };
-        let find = || cache.find(&key, now, &policy, Some(1), |value| **value).ok().map(|taken| taken.outcome);
+        let find = || {
+            cache.find(&key, now, &policy, Some(1), |value| **value).ok().map(|taken| taken.outcome)
+        };
         let first = place(1);
         assert_eq!((find(), find()), (Some(1), Some(1)));
         assert!(cache.front.find(&key).is_some());
@@ -98,8 +105,10 @@ mod tests {
 
     #[test]
     fn a_key_finds_its_own_place_or_none() {
-        let store = Store::<u8>::new(1_000, Arc::new(Sight::new(1_000, Operation::Encryption, None)));
-        let (front, now, contexts) = (Front::new(1_000), Clock::system().moment(), (0..1_000u32).map(u32::to_be_bytes));
+        let store =
+            Store::<u8>::new(1_000, Arc::new(Sight::new(1_000, Operation::Encryption, None)));
+        let (front, now, contexts) =
+            (Front::new(1_000), Clock::system().moment(), (0..1_000u32).map(u32::to_be_bytes));
         let mut found = 0;
         for context in contexts.clone() {
             let key = Key {

@@ -1,4 +1,5 @@
-//! A bound on how many loads run at once: those that somebody waits for first, then those ahead of need.
+//! A bound on how many loads run at once: those that somebody waits for first, then those ahead of
+//! need.
 
 use std::{
     collections::VecDeque,
@@ -42,7 +43,8 @@ pub(crate) struct Pass {
 impl Gate {
     /// A gate for `width` loads at once.
     pub(crate) fn new(width: usize) -> Self {
-        let queues = Queues { free: width, foreground: VecDeque::new(), background: VecDeque::new() };
+        let queues =
+            Queues { free: width, foreground: VecDeque::new(), background: VecDeque::new() };
         Self { queues: Arc::new(Mutex::new(queues)) }
     }
 
@@ -72,8 +74,8 @@ impl Gate {
     }
 }
 
-/// Lets a caller whose deadline has passed go before anything is begun for them: time-outs look at what they wait for
-/// first, and at the clock after it.
+/// Lets a caller whose deadline has passed go before anything is begun for them: time-outs look at
+/// what they wait for first, and at the clock after it.
 async fn yield_once() {
     let mut yielded = false;
     poll_fn(|context| {
@@ -101,7 +103,8 @@ impl Drop for Pass {
             let Some(next) = next else { return };
             match next.send(Pass { gate: Some(gate.clone()) }) {
                 Ok(()) => return,
-                // Whoever waited has gone: the pass comes back, and must not ask for the next one by itself.
+                // Whoever waited has gone: the pass comes back, and must not ask for the next one
+                // by itself.
                 Err(mut pass) => pass.gate = None,
             }
         }
@@ -117,7 +120,8 @@ mod tests {
     #[tokio::test]
     async fn no_more_than_its_width_and_foreground_first() {
         let gate = Gate::new(2);
-        let (one, _two) = (gate.enter(Priority::Foreground).await, gate.enter(Priority::Background).await);
+        let (one, _two) =
+            (gate.enter(Priority::Foreground).await, gate.enter(Priority::Background).await);
         let mut background = Box::pin(gate.enter(Priority::Background));
         let mut foreground = Box::pin(gate.enter(Priority::Foreground));
         assert!(poll_immediate(&mut background).await.is_none());

@@ -31,9 +31,9 @@ pub(crate) struct Limits {
 
 /// What has been sealed, or is about to be, under one data key.
 ///
-/// Where threads contend for the totals, each takes a lease of some messages and bytes out of them, and reserves
-/// from that. What is leased counts as used, so no limit is ever exceeded; when little is left, the leases are
-/// recalled, so nothing stays unused.
+/// Where threads contend for the totals, each takes a lease of some messages and bytes out of them,
+/// and reserves from that. What is leased counts as used, so no limit is ever exceeded; when little
+/// is left, the leases are recalled, so nothing stays unused.
 #[derive(Debug, Default)]
 pub(crate) struct Usage {
     messages: AtomicU64,
@@ -51,8 +51,9 @@ struct Lease {
 }
 
 impl Usage {
-    /// Reserves one message of `bytes` bytes, before it is sealed. Never lets either total exceed its
-    /// limit, whatever runs at the same time; a reservation that fails leaves both totals as they were.
+    /// Reserves one message of `bytes` bytes, before it is sealed. Never lets either total exceed
+    /// its limit, whatever runs at the same time; a reservation that fails leaves both totals as
+    /// they were.
     #[inline]
     pub(crate) fn reserve(&self, limits: &Limits, bytes: u64) -> bool {
         let Some(leases) = self.leases.get() else { return self.take(limits, 1, bytes) };
@@ -66,7 +67,8 @@ impl Usage {
         (self.messages.load(Relaxed), self.bytes.load(Relaxed))
     }
 
-    /// Reserves, and fills the lease, as far as all leases together take no more than a part of what is left.
+    /// Reserves, and fills the lease, as far as all leases together take no more than a part of
+    /// what is left.
     fn renew(&self, lease: &Lease, limits: &Limits, bytes: u64) -> bool {
         // What is on its way into a lease could not be recalled.
         let Ok(_no_recall) = self.recall.try_lock() else { return self.take(limits, 1, bytes) };
@@ -75,7 +77,9 @@ impl Usage {
         let share = |limit: u64, used: u64| limit.saturating_sub(used) / (4 * leases);
         let messages = share(limits.max_messages, messages_used).min(LEASE);
         let extra = share(limits.max_bytes, bytes_used).min(bytes.saturating_mul(messages));
-        if messages > 0 && bytes.checked_add(extra).is_some_and(|bytes| self.take(limits, 1 + messages, bytes)) {
+        if messages > 0
+            && bytes.checked_add(extra).is_some_and(|bytes| self.take(limits, 1 + messages, bytes))
+        {
             lease.messages.fetch_add(messages, Relaxed);
             lease.bytes.fetch_add(extra, Relaxed);
             return true;
@@ -114,13 +118,15 @@ impl Usage {
         usage
     }
 
-    /// Adds to a total unless that would exceed `limit`. The totals guard nothing but themselves, so no
-    /// ordering beyond their own is needed.
+    /// Adds to a total unless that would exceed `limit`. The totals guard nothing but themselves,
+    /// so no ordering beyond their own is needed.
     #[inline]
     fn add(&self, total: &AtomicU64, amount: u64, limit: u64) -> bool {
         let mut used = total.load(Relaxed);
         loop {
-            let Some(sum) = used.checked_add(amount).filter(|sum| *sum <= limit) else { return false };
+            let Some(sum) = used.checked_add(amount).filter(|sum| *sum <= limit) else {
+                return false;
+            };
             match total.compare_exchange_weak(used, sum, Relaxed, Relaxed) {
                 Ok(_) => return true,
                 Err(found) => used = found,

@@ -1,5 +1,5 @@
-//! A generic cache with usage limits, single flight, refresh ahead of need, and a memory for failures. Knows neither
-//! keys nor clocks.
+//! A generic cache with usage limits, single flight, refresh ahead of need, and a memory for
+//! failures. Knows neither keys nor clocks.
 
 mod counts;
 mod departed;
@@ -55,8 +55,8 @@ use crate::{
     time::Moment,
 };
 
-/// Whether a hit that was looked up brings what it found to the front: one in 32, by chance, since keys that come in turns
-/// would each have its own number of every 32.
+/// Whether a hit that was looked up brings what it found to the front: one in 32, by chance, since
+/// keys that come in turns would each have its own number of every 32.
 fn goes_to_the_front() -> bool {
     cfg!(any(test, fuzzing)) || fastrand::u8(..) < 8
 }
@@ -77,7 +77,12 @@ pub(crate) struct Cache<V> {
 
 impl<V: Send + Sync + 'static> Cache<V> {
     /// An empty cache of at most `capacity` entries.
-    pub(crate) fn new(capacity: usize, gate: Gate, operation: Operation, observer: Option<Arc<dyn Observer>>) -> Self {
+    pub(crate) fn new(
+        capacity: usize,
+        gate: Gate,
+        operation: Operation,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Self {
         let sight = Arc::new(Sight::new(capacity, operation, observer));
         Self {
             slots: Store::new(capacity, Arc::clone(&sight)),
@@ -91,7 +96,8 @@ impl<V: Send + Sync + 'static> Cache<V> {
         }
     }
 
-    /// Lends a value from the entry under `key`, for one message of `bytes` bytes; never waits for a load.
+    /// Lends a value from the entry under `key`, for one message of `bytes` bytes; never waits for
+    /// a load.
     pub(crate) fn find<R>(
         &self,
         key: &Key<'_>,
@@ -117,7 +123,13 @@ impl<V: Send + Sync + 'static> Cache<V> {
     }
 
     /// A value that is looked up, and nobody is told.
-    fn look(&self, key: &Key<'_>, now: Moment, policy: &Policy, bytes: Option<u64>) -> Result<Taken<Arc<V>>, Vacant> {
+    fn look(
+        &self,
+        key: &Key<'_>,
+        now: Moment,
+        policy: &Policy,
+        bytes: Option<u64>,
+    ) -> Result<Taken<Arc<V>>, Vacant> {
         self.slots.find(key).ok_or(Vacant::Absent)?.take(now, policy, bytes, Arc::clone)
     }
 
@@ -140,7 +152,9 @@ impl<V: Send + Sync + 'static> Cache<V> {
         mut borrow: impl FnMut(&Arc<V>) -> R,
     ) -> Result<Taken<R>, Vacant> {
         let taken = match place.take(now, policy, bytes, &mut borrow) {
-            Err(Vacant::Absent) if self.put_back(place) => place.take(now, policy, bytes, &mut borrow),
+            Err(Vacant::Absent) if self.put_back(place) => {
+                place.take(now, policy, bytes, &mut borrow)
+            }
             taken => taken,
         };
         taken.inspect(|taken| self.used(place, taken))
@@ -166,8 +180,8 @@ impl<V: Send + Sync + 'static> Cache<V> {
         true
     }
 
-    /// A value from the entry under `key`, which is loaded as often as it takes: a load may be used up by others who
-    /// waited for it.
+    /// A value from the entry under `key`, which is loaded as often as it takes: a load may be used
+    /// up by others who waited for it.
     ///
     /// # Errors
     ///
@@ -237,7 +251,11 @@ impl<V: Send + Sync + 'static> Cache<V> {
                         return Ok(Arc::clone(entry.value()));
                     }
                 }
-                Err(error) => return find().map(|taken| taken.outcome).map_err(|_| self.refused(&key, error)),
+                Err(error) => {
+                    return find()
+                        .map(|taken| taken.outcome)
+                        .map_err(|_| self.refused(&key, error));
+                }
             }
         }
     }
@@ -248,12 +266,15 @@ impl<V: Send + Sync + 'static> Cache<V> {
         if backed_off(source, now).is_some() {
             return;
         }
-        let Some(slot) = self.slots.find(key).filter(|slot| slot.begin_refresh(now)) else { return };
+        let Some(slot) = self.slots.find(key).filter(|slot| slot.begin_refresh(now)) else {
+            return;
+        };
         let end = EndOfRefresh(slot);
         let (cache, key, task_source) = (Arc::clone(self), (*key).to_owned(), source.clone());
         source.settings().spawn(Box::pin(async move {
             let _end = end;
-            // Nobody can join it before its turn: who waits must not wait behind what nobody waits for.
+            // Nobody can join it before its turn: who waits must not wait behind what nobody waits
+            // for.
             let pass = cache.gate.enter(Priority::Background).await;
             let load = || cache.load(key.clone(), task_source, pass, true);
             if let Boarding::Wait { flight, .. } = cache.flights.board(&key, || None::<()>, load) {
@@ -264,7 +285,13 @@ impl<V: Send + Sync + 'static> Cache<V> {
     }
 
     /// Puts in a value that was come by otherwise, and asked for at `asked`.
-    pub(crate) fn prime<S: Source<Value = V>>(&self, key: &Key<'_>, value: Arc<V>, asked: Moment, source: &S) {
+    pub(crate) fn prime<S: Source<Value = V>>(
+        &self,
+        key: &Key<'_>,
+        value: Arc<V>,
+        asked: Moment,
+        source: &S,
+    ) {
         let invalidations = *self.invalidations.read().unwrap_or_else(PoisonError::into_inner);
         let settings = source.settings();
         let entry = Arc::new(Entry::new(value, asked, settings.now(), settings.policy()));
@@ -272,8 +299,9 @@ impl<V: Send + Sync + 'static> Cache<V> {
         self.put(&(*key).to_owned(), &entry, source, asked, invalidations);
     }
 
-    /// Tells how the value under `key` served one that waited for it. A value that never served is dropped at
-    /// the first failure; one that has is not, or else a bad message could drop what good ones need.
+    /// Tells how the value under `key` served one that waited for it. A value that never served is
+    /// dropped at the first failure; one that has is not, or else a bad message could drop what
+    /// good ones need.
     pub(crate) fn served(&self, key: &Key<'_>, well: bool) {
         if well {
             self.slots.find(key).inspect(|slot| {
@@ -292,8 +320,8 @@ impl<V: Send + Sync + 'static> Cache<V> {
         self.sight.tell(key, EventKind::Bypassed);
     }
 
-    /// Drops the entries that `doomed` picks, and all memory of failures. Nothing that was asked for before is used by
-    /// an operation that begins after.
+    /// Drops the entries that `doomed` picks, and all memory of failures. Nothing that was asked
+    /// for before is used by an operation that begins after.
     pub(crate) fn invalidate(&self, doomed: impl Fn(&OwnedKey, &V) -> bool) -> u64 {
         let mut invalidations = self.invalidations.write().unwrap_or_else(PoisonError::into_inner);
         *invalidations += 1;
@@ -304,8 +332,8 @@ impl<V: Send + Sync + 'static> Cache<V> {
         entries
     }
 
-    /// Drops the entries that `doomed` picks, and nothing else: what is being loaded may come, since whoever supplies it
-    /// is asked at this moment.
+    /// Drops the entries that `doomed` picks, and nothing else: what is being loaded may come,
+    /// since whoever supplies it is asked at this moment.
     pub(crate) fn drop_refused(&self, doomed: impl Fn(&OwnedKey, &V) -> bool) {
         let _nothing_moves = self.invalidations.read().unwrap_or_else(PoisonError::into_inner);
         self.drop_where(doomed);
@@ -336,7 +364,8 @@ impl<V: Send + Sync + 'static> Cache<V> {
         self.invalidate(|_, _| true)
     }
 
-    /// Drops the entries whose values are all older than `age`; a value that is being loaded may come after.
+    /// Drops the entries whose values are all older than `age`; a value that is being loaded may
+    /// come after.
     pub(crate) fn remove_older_than(&self, age: Duration, now: Moment) -> u64 {
         let _nothing_moves = self.invalidations.read().unwrap_or_else(PoisonError::into_inner);
         self.front.clear();
@@ -372,7 +401,8 @@ impl<V: Send + Sync + 'static> Cache<V> {
         }
     }
 
-    /// A load that leaves its entry in the cache before it ends. A load that panics is a failure like any other.
+    /// A load that leaves its entry in the cache before it ends. A load that panics is a failure
+    /// like any other.
     fn load<S: Source<Value = V>>(
         self: &Arc<Self>,
         key: OwnedKey,
@@ -390,13 +420,16 @@ impl<V: Send + Sync + 'static> Cache<V> {
             let took = settings.now().since(asked);
             match outcome.unwrap_or(Err(Error::Panicked)) {
                 Ok(value) => {
-                    let entry = Arc::new(Entry::new(value, asked, settings.now(), settings.policy()));
+                    let entry =
+                        Arc::new(Entry::new(value, asked, settings.now(), settings.policy()));
                     cache.sight.tell(&key.borrow(), EventKind::Loaded { ahead, took });
                     cache.put(&key, &entry, &source, asked, invalidations);
                     Ok(entry)
                 }
                 Err(error) => {
-                    cache.sight.tell(&key.borrow(), EventKind::LoadFailed { ahead, took, cause: &error });
+                    cache
+                        .sight
+                        .tell(&key.borrow(), EventKind::LoadFailed { ahead, took, cause: &error });
                     cache.note_failure(&key, &error, &source, asked, invalidations);
                     Err(error)
                 }
@@ -405,8 +438,14 @@ impl<V: Send + Sync + 'static> Cache<V> {
     }
 
     /// Keeps an entry, unless something was invalidated since it was asked for.
-    fn put<S>(&self, key: &OwnedKey, entry: &Arc<Entry<V>>, source: &S, asked: Moment, asked_after: u64)
-    where
+    fn put<S>(
+        &self,
+        key: &OwnedKey,
+        entry: &Arc<Entry<V>>,
+        source: &S,
+        asked: Moment,
+        asked_after: u64,
+    ) where
         S: Source<Value = V>,
     {
         let invalidations = self.invalidations.read().unwrap_or_else(PoisonError::into_inner);
@@ -424,8 +463,8 @@ impl<V: Send + Sync + 'static> Cache<V> {
         source.loaded(entry.value(), asked);
     }
 
-    /// Remembers what a keyring failed with, and drops what it will not give again; unless something was invalidated since
-    /// it was asked.
+    /// Remembers what a keyring failed with, and drops what it will not give again; unless
+    /// something was invalidated since it was asked.
     fn note_failure<S: Source<Value = V>>(
         &self,
         key: &OwnedKey,
@@ -442,9 +481,11 @@ impl<V: Send + Sync + 'static> Cache<V> {
         let (failures, may_pass) = (error.keyring_errors(), error.is_retryable());
         let slot = self.slots.find(&key.borrow());
         // A value that served, or that we made ourselves: a bad message can't have brought it here.
-        let had = slot.as_ref().is_some_and(|slot| slot.holds(|entry| !S::IN_PLACE || entry.is_proven()));
+        let had =
+            slot.as_ref().is_some_and(|slot| slot.holds(|entry| !S::IN_PLACE || entry.is_proven()));
         if let Some(slot) = slot {
-            let outage = !failures.is_empty() && failures.iter().all(|failure| failure.may_pass_among(failures));
+            let outage = !failures.is_empty()
+                && failures.iter().all(|failure| failure.may_pass_among(failures));
             slot.note_failure(now, policy, chance, outage);
         }
         if failures.is_empty() {
@@ -464,9 +505,16 @@ impl<V: Send + Sync + 'static> Cache<V> {
         settings.failed(error, had || !S::IN_PLACE);
     }
 
-    /// The failure that the entry under `key`, or all wrapping keys of it, are refused with, and for how long.
-    fn remembered<S: Source>(&self, key: &OwnedKey, source: &S, backed_off: Option<Refusal>) -> Option<Refusal> {
-        match (self.failures.find(&self.fingerprints.of(key), source.settings().now()), backed_off) {
+    /// The failure that the entry under `key`, or all wrapping keys of it, are refused with, and
+    /// for how long.
+    fn remembered<S: Source>(
+        &self,
+        key: &OwnedKey,
+        source: &S,
+        backed_off: Option<Refusal>,
+    ) -> Option<Refusal> {
+        match (self.failures.find(&self.fingerprints.of(key), source.settings().now()), backed_off)
+        {
             (Some((error, left)), Some((_, longer))) => Some((error, left.max(longer))),
             (own, backed_off) => own.or(backed_off),
         }

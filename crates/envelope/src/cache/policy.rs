@@ -1,4 +1,5 @@
-//! When to refresh, how long to refuse and when to try again. Pure: no clock, and the only chance is given in.
+//! When to refresh, how long to refuse and when to try again. Pure: no clock, and the only chance
+//! is given in.
 
 use std::time::Duration;
 
@@ -27,19 +28,27 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
-    /// Whether a value of this age and usage, which took `load_time` to come, will be spent soon: past half of its messages
-    /// or bytes, or when at this pace it will be spent within four times the load time.
+    /// Whether a value of this age and usage, which took `load_time` to come, will be spent soon:
+    /// past half of its messages or bytes, or when at this pace it will be spent within four times
+    /// the load time.
     #[inline]
-    pub(crate) fn is_nearly_used(&self, age: Duration, (messages, bytes): (u64, u64), load_time: Duration) -> bool {
+    pub(crate) fn is_nearly_used(
+        &self,
+        age: Duration,
+        (messages, bytes): (u64, u64),
+        load_time: Duration,
+    ) -> bool {
         let Limits { max_messages, max_bytes, .. } = self.limits;
         if messages.saturating_mul(8) < max_messages && bytes.saturating_mul(8) < max_bytes {
             return false;
         }
         let used = share(messages, max_messages).max(share(bytes, max_bytes));
-        used >= 0.5 - self.jitter * 0.1 || age.as_secs_f64() * (1.0 - used) / used < load_time.as_secs_f64() * 4.0
+        used >= 0.5 - self.jitter * 0.1
+            || age.as_secs_f64() * (1.0 - used) / used < load_time.as_secs_f64() * 4.0
     }
 
-    /// The age from which a value that took `load_time` to come is refreshed: seven to eight tenths of the most.
+    /// The age from which a value that took `load_time` to come is refreshed: seven to eight tenths
+    /// of the most.
     pub(crate) fn low_age(&self, load_time: Duration) -> Duration {
         let max_age = self.limits.max_age;
         let early = max_age.mul_f64(0.8 - self.jitter * 0.1);
@@ -53,13 +62,15 @@ impl Policy {
         self.limits.max_age / 32
     }
 
-    /// How long to leave a wrapping key alone after so many failures under it: the first few say nothing yet, since they
-    /// may be one entry's own; then as long as after so many `waves` of failures in a row.
+    /// How long to leave a wrapping key alone after so many failures under it: the first few say
+    /// nothing yet, since they may be one entry's own; then as long as after so many `waves` of
+    /// failures in a row.
     pub(crate) fn key_backoff(&self, failures: u32, waves: u32, chance: f64) -> Duration {
         if failures < FAILURES_OF_A_KEY { Duration::ZERO } else { self.backoff(waves, chance) }
     }
 
-    /// How long to wait after so many failures in a row: doubled each time, and up to a half shorter by chance.
+    /// How long to wait after so many failures in a row: doubled each time, and up to a half
+    /// shorter by chance.
     pub(crate) fn backoff(&self, failures: u32, chance: f64) -> Duration {
         let wait = FIRST_BACKOFF.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
         wait.min(self.longest_backoff).mul_f64(1.0 - chance * 0.5)

@@ -33,8 +33,9 @@ pub(super) fn backed_off(source: &impl Source, now: Moment) -> Option<Refusal> {
     shortest
 }
 
-/// Counts the failures of wrapping keys: each one once for a load, and only if it gave no answer at all, or answered that
-/// nobody may use it. What was asked in spite of a back-off, since another key was named beside it, does not prolong it.
+/// Counts the failures of wrapping keys: each one once for a load, and only if it gave no answer at
+/// all, or answered that nobody may use it. What was asked in spite of a back-off, since another
+/// key was named beside it, does not prolong it.
 pub(super) fn note_wrapping_keys(
     failures: &[KeyringError],
     source: &impl Source,
@@ -49,7 +50,9 @@ pub(super) fn note_wrapping_keys(
         if failures[..at].iter().any(|other| of_key(&other)) {
             continue;
         }
-        let all = |condition: &dyn Fn(&KeyringError) -> bool| failures.iter().filter(of_key).all(condition);
+        let all = |condition: &dyn Fn(&KeyringError) -> bool| {
+            failures.iter().filter(of_key).all(condition)
+        };
         let unusable = all(&|it| it.kind() == KeyringErrorKind::Unusable);
         if !unusable && !all(&|it| it.may_pass_among(failures)) {
             backoffs.forget(key);
@@ -62,7 +65,11 @@ pub(super) fn note_wrapping_keys(
         let passing = failures.iter().filter(of_key).find(|it| it.is_retryable());
         let error = Error::DataKeyUnavailable(passing.unwrap_or(failure).clone());
         backoffs.note(&key.into(), &error, asked, now, |streak| {
-            if unusable { policy.refuse_for } else { policy.key_backoff(streak.failures, streak.waves, chance) }
+            if unusable {
+                policy.refuse_for
+            } else {
+                policy.key_backoff(streak.failures, streak.waves, chance)
+            }
         });
     }
 }

@@ -25,8 +25,8 @@ impl Repeats {
         }
     }
 
-    /// Notes a context that was never seen before, when there have been so many hits; tells whether this is the moment to
-    /// warn.
+    /// Notes a context that was never seen before, when there have been so many hits; tells whether
+    /// this is the moment to warn.
     pub(super) fn first(&self, hits: impl FnOnce() -> u64) -> bool {
         if !(self.firsts.fetch_add(1, Relaxed) + 1).is_multiple_of(self.window) {
             return false;

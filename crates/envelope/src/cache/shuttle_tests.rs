@@ -1,8 +1,10 @@
-//! Reservation, promotion and single flight under many ways in which threads may take turns. Run by `tests/shuttle`.
+//! Reservation, promotion and single flight under many ways in which threads may take turns. Run by
+//! `tests/shuttle`.
 //!
-//! Shuttle runs threads one at a time and chooses at each lock and atomic who goes next, so it finds what comes of the
-//! order in which things happen, and takes all orderings of memory for sequentially consistent. What the tests themselves
-//! count with is the standard library's, where nobody takes turns. Long, since all four tests share one world.
+//! Shuttle runs threads one at a time and chooses at each lock and atomic who goes next, so it
+//! finds what comes of the order in which things happen, and takes all orderings of memory for
+//! sequentially consistent. What the tests themselves count with is the standard library's, where
+//! nobody takes turns. Long, since all four tests share one world.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -44,8 +46,8 @@ use crate::{
 
 const AGE: Duration = Duration::from_secs(60);
 
-/// Runs a test under schedules by chance and by priorities (PCT), `SHUTTLE_TIMES` as many as it says. The test adds how
-/// often it reserved.
+/// Runs a test under schedules by chance and by priorities (PCT), `SHUTTLE_TIMES` as many as it
+/// says. The test adds how often it reserved.
 fn explore(name: &str, schedules: usize, test: fn(&AtomicU64)) {
     let times = std::env::var("SHUTTLE_TIMES").map_or(1, |times| times.parse().unwrap());
     let schedules = schedules * times;
@@ -56,7 +58,8 @@ fn explore(name: &str, schedules: usize, test: fn(&AtomicU64)) {
     };
     let mut ran = Runner::new(RandomScheduler::new_from_seed(1, schedules), config()).run(run());
     for depth in [2, 3, 5] {
-        ran += Runner::new(PctScheduler::new_from_seed(1, depth, schedules / 3), config()).run(run());
+        ran +=
+            Runner::new(PctScheduler::new_from_seed(1, depth, schedules / 3), config()).run(run());
     }
     println!("shuttle {name}: {} reservations in {ran} schedules", reservations.load(Relaxed));
 }
@@ -67,17 +70,20 @@ fn config() -> Config {
     config
 }
 
-/// However many threads ask, with leases, without, or with leases that come while they ask: no limit is exceeded, what was
-/// reserved by nobody is there for the next one, and nobody is refused while there is enough for all who ask.
+/// However many threads ask, with leases, without, or with leases that come while they ask: no
+/// limit is exceeded, what was reserved by nobody is there for the next one, and nobody is refused
+/// while there is enough for all who ask.
 #[test]
 fn reservation() {
     explore("reservation", 150_000, |reservations| {
         let mut random = thread_rng();
         let (max_messages, max_bytes) = (random.gen_range(1..40), random.gen_range(0..80));
         let limits = Limits { max_age: AGE, max_messages, max_bytes };
-        let usage = if random.r#gen() { Usage::default() } else { Usage::leased(random.gen_range(1..4)) };
+        let usage =
+            if random.r#gen() { Usage::default() } else { Usage::leased(random.gen_range(1..4)) };
         let longest = random.gen_range(0..4);
-        let sizes: Vec<u64> = (0..random.gen_range(2..5)).map(|_| random.gen_range(0..=longest)).collect();
+        let sizes: Vec<u64> =
+            (0..random.gen_range(2..5)).map(|_| random.gen_range(0..=longest)).collect();
         let (messages, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
         let reserve_all = |size| {
             while usage.reserve(&limits, size) {
@@ -86,33 +92,43 @@ fn reservation() {
             }
             // The others may have reserved without having counted it yet.
             let others = sizes.len() as u64 - 1;
-            let (messages, bytes) = (messages.load(Relaxed) + others, bytes.load(Relaxed) + others * longest);
+            let (messages, bytes) =
+                (messages.load(Relaxed) + others, bytes.load(Relaxed) + others * longest);
             assert!(
                 messages >= max_messages || bytes + size > max_bytes,
                 "refused at {messages}, {bytes} of {limits:?}"
             );
         };
         thread::scope(|scope| sizes.iter().for_each(|size| _ = scope.spawn(|| reserve_all(*size))));
-        // Who is refused while another one makes up its mind about a longer message may have it later.
+        // Who is refused while another one makes up its mind about a longer message may have it
+        // later.
         let smallest = *sizes.iter().min().unwrap();
         if sizes.iter().any(|size| *size != smallest) {
             reserve_all(smallest);
         }
         let (messages, bytes) = (messages.into_inner(), bytes.into_inner());
-        assert!(messages <= max_messages && bytes <= max_bytes, "{messages} messages, {bytes} bytes of {limits:?}");
-        assert!(messages == max_messages || bytes + smallest > max_bytes, "only {messages}, {bytes} of {limits:?}");
+        assert!(
+            messages <= max_messages && bytes <= max_bytes,
+            "{messages} messages, {bytes} bytes of {limits:?}"
+        );
+        assert!(
+            messages == max_messages || bytes + smallest > max_bytes,
+            "only {messages}, {bytes} of {limits:?}"
+        );
         assert_eq!(usage.used(), (messages, bytes));
         reservations.fetch_add(messages, Relaxed);
     });
 }
 
-/// While threads take and another one puts standbys in: each value serves exactly its messages, unless it was replaced
-/// before it served at all; none comes back after it was spent; and nobody finds nothing while there is something.
+/// While threads take and another one puts standbys in: each value serves exactly its messages,
+/// unless it was replaced before it served at all; none comes back after it was spent; and nobody
+/// finds nothing while there is something.
 #[test]
 fn promotion() {
     explore("promotion", 150_000, |reservations| {
         let mut random = thread_rng();
-        let (messages, values, takers) = (random.gen_range(1..6), random.gen_range(1..6), random.gen_range(1..4));
+        let (messages, values, takers) =
+            (random.gen_range(1..6), random.gen_range(1..6), random.gen_range(1..4));
         let is_patient = random.gen_bool(0.7);
         let (now, policy) = (Clock::system().moment(), policy(AGE, messages, u64::MAX));
         let slot = Slot::empty(now);
@@ -130,7 +146,11 @@ fn promotion() {
                 } else {
                     // The others may have taken without having counted it yet.
                     let gone = taken.load(Relaxed) + takers - 1;
-                    assert!(gone >= there, "found nothing while there were {} messages left", there - gone);
+                    assert!(
+                        gone >= there,
+                        "found nothing while there were {} messages left",
+                        there - gone
+                    );
                     if is_last_look {
                         return served;
                     }
@@ -141,7 +161,12 @@ fn promotion() {
         thread::scope(|scope| {
             let threads: Vec<_> = (0..takers).map(|_| scope.spawn(&take_all)).collect();
             for value in 0..values {
-                slot.put(&Arc::new(Entry::new(Arc::new(value), now, now, &policy)), now, &policy, false);
+                slot.put(
+                    &Arc::new(Entry::new(Arc::new(value), now, now, &policy)),
+                    now,
+                    &policy,
+                    false,
+                );
                 put.fetch_add(1, Relaxed);
                 // The next one when this one is in use, so that no standby is replaced by another.
                 while is_patient && slot.has_standby() {
@@ -151,7 +176,10 @@ fn promotion() {
             all_put.store(true, Relaxed);
             let mut served = vec![0; values];
             for thread in threads {
-                served.iter_mut().zip(thread.join().unwrap()).for_each(|(served, more)| *served += more);
+                served
+                    .iter_mut()
+                    .zip(thread.join().unwrap())
+                    .for_each(|(served, more)| *served += more);
             }
             let whole = |served: &u64| *served == messages || *served == 0 && !is_patient;
             assert!(served.iter().all(whole), "{served:?} of {messages}");
@@ -165,15 +193,17 @@ fn take(slot: &Slot<usize>, now: Moment, policy: &Policy) -> Option<usize> {
     slot.take(now, policy, Some(1), |value| **value).ok().map(|taken| taken.outcome)
 }
 
-/// Tasks obtain the same values, give up, and see loads fail, while another one invalidates: at most one load at a time for
-/// a key, and no more loads than it takes; a failure is everybody's; nobody waits for ever; nobody uses what was asked for
-/// before an invalidation, or a refusal, that was over when it began; the gate is never wider than it is.
+/// Tasks obtain the same values, give up, and see loads fail, while another one invalidates: at
+/// most one load at a time for a key, and no more loads than it takes; a failure is everybody's;
+/// nobody waits for ever; nobody uses what was asked for before an invalidation, or a refusal, that
+/// was over when it began; the gate is never wider than it is.
 #[test]
 fn single_flight() {
     explore("single flight", 60_000, |reservations| {
         let mut random = thread_rng();
         let world = Arc::new(World::new());
-        let cache = Arc::new(Cache::new(100, Gate::new(world.gate_width), Operation::Encryption, None));
+        let cache =
+            Arc::new(Cache::new(100, Gate::new(world.gate_width), Operation::Encryption, None));
         let tasks: Vec<_> = (0..random.gen_range(2..6))
             .map(|_| {
                 let (world, cache) = (Arc::clone(&world), Arc::clone(&cache));
@@ -187,7 +217,9 @@ fn single_flight() {
             .collect();
         let invalidations = world.invalidations;
         let (invalidating, invalidated) = (Arc::clone(&world), Arc::clone(&cache));
-        let invalidator = thread::spawn(move || (0..invalidations).for_each(|_| invalidating.invalidate(&invalidated)));
+        let invalidator = thread::spawn(move || {
+            (0..invalidations).for_each(|_| invalidating.invalidate(&invalidated))
+        });
         let kms = future::spawn(Arc::clone(&world).answer());
         future::block_on(async {
             join_all(tasks).await;
@@ -203,8 +235,8 @@ fn single_flight() {
     });
 }
 
-/// While an entry that was invalidated comes back at a place where it was looked up before, its value is dropped: it is
-/// gone, at the place and for everybody.
+/// While an entry that was invalidated comes back at a place where it was looked up before, its
+/// value is dropped: it is gone, at the place and for everybody.
 #[test]
 fn dropping() {
     explore("dropping", 5_000, |reservations| {
@@ -234,7 +266,9 @@ fn dropping() {
                 0 => _ = cache.clear(),
                 1 => cache.drop_refused(|_, _| true),
                 2 => cache.served(&place.key(), false),
-                _ => cache.note_failure(&place.key().to_owned(), &failure(1, false), &loader, now, 1),
+                _ => {
+                    cache.note_failure(&place.key().to_owned(), &failure(1, false), &loader, now, 1)
+                }
             }
         });
         assert!(!find() && !find_at_place());
@@ -276,8 +310,8 @@ struct World {
     refused: Mutex<HashSet<usize>>,
 }
 
-/// A load under way: for what key, and whether no invalidation was under way when the operation began that started it,
-/// and if so, after how many.
+/// A load under way: for what key, and whether no invalidation was under way when the operation
+/// began that started it, and if so, after how many.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Loading {
     number: usize,
@@ -285,8 +319,8 @@ struct Loading {
     undisturbed_since: Option<usize>,
 }
 
-/// What is cached: the load that it came of, how many invalidations had begun when it was asked for, and how often it has
-/// served.
+/// What is cached: the load that it came of, how many invalidations had begun when it was asked
+/// for, and how often it has served.
 struct Value {
     number: usize,
     asked_after: usize,
@@ -348,7 +382,8 @@ impl World {
         };
         let loader = Loader::new(self, key, undisturbed_since);
         if thread_rng().gen_bool(self.place_rate)
-            && let Ok(taken) = cache.find_at(&places[key], self.now, &self.policy, Some(1), Arc::clone)
+            && let Ok(taken) =
+                cache.find_at(&places[key], self.now, &self.policy, Some(1), Arc::clone)
         {
             if taken.wants_refresh {
                 cache.refresh(&places[key].key(), &loader);
@@ -365,7 +400,10 @@ impl World {
             Some(Ok(value)) => serve(&value),
             Some(Err(error)) => {
                 let number = failed_load(&error);
-                assert!(lock(&self.failed)[&key].contains(&number), "another key's failure: {error}");
+                assert!(
+                    lock(&self.failed)[&key].contains(&number),
+                    "another key's failure: {error}"
+                );
             }
             None => drop(self.cancelled.fetch_add(1, Relaxed)),
         }
@@ -412,10 +450,17 @@ impl World {
             return;
         }
         let failed = lock(&self.failed);
-        assert!(failed.values().all(|loads| loads.len() <= 1), "asked again after a failure: {failed:?}");
+        assert!(
+            failed.values().all(|loads| loads.len() <= 1),
+            "asked again after a failure: {failed:?}"
+        );
         let (served, completed) = (self.served.load(Relaxed), self.completed.load(Relaxed));
         if self.keys == 1 && self.cancelled.load(Relaxed) == 0 {
-            assert_eq!(completed, served.div_ceil(self.policy.limits.max_messages), "for {served} operations");
+            assert_eq!(
+                completed,
+                served.div_ceil(self.policy.limits.max_messages),
+                "for {served} operations"
+            );
         }
     }
 }
@@ -509,12 +554,21 @@ struct Landing<'a>(&'a World, Loading);
 impl<'a> Landing<'a> {
     fn new(world: &'a World, loading: Loading) -> Self {
         let mut others = lock(&world.loading);
-        assert!(others.len() < world.gate_width, "{} loads at once through {}", others.len() + 1, world.gate_width);
+        assert!(
+            others.len() < world.gate_width,
+            "{} loads at once through {}",
+            others.len() + 1,
+            world.gate_width
+        );
         // A load from before an invalidation does not keep those after it from loading anew.
         let undisturbed = Some(world.begun.load(Relaxed));
-        let mut of_key =
-            others.iter().filter(|other| other.key == loading.key && other.undisturbed_since == undisturbed);
-        assert!(of_key.next().is_none() || loading.undisturbed_since != undisturbed, "two loads at once: {others:?}");
+        let mut of_key = others
+            .iter()
+            .filter(|other| other.key == loading.key && other.undisturbed_since == undisturbed);
+        assert!(
+            of_key.next().is_none() || loading.undisturbed_since != undisturbed,
+            "two loads at once: {others:?}"
+        );
         others.push(loading);
         Self(world, loading)
     }
@@ -539,7 +593,13 @@ async fn give_up_after<F: Future>(polls: u32, future: F) -> Option<F::Output> {
 }
 
 fn key(context: &[u8]) -> Key<'_> {
-    Key { partition: "p", suite_id: 1, encryption_context: context, required_context: b"", encrypted_data_keys: b"" }
+    Key {
+        partition: "p",
+        suite_id: 1,
+        encryption_context: context,
+        required_context: b"",
+        encrypted_data_keys: b"",
+    }
 }
 
 /// How the load of this number fails.

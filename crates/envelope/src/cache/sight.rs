@@ -32,7 +32,11 @@ pub(super) struct Sight {
 }
 
 impl Sight {
-    pub(super) fn new(capacity: usize, operation: Operation, observer: Option<Arc<dyn Observer>>) -> Self {
+    pub(super) fn new(
+        capacity: usize,
+        operation: Operation,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Self {
         Self {
             counters: Counters::default(),
             departed: Departed::new(capacity),
@@ -54,7 +58,10 @@ impl Sight {
     /// Something was taken out of the entry under `key`.
     #[inline]
     pub(super) fn taken<R>(&self, key: &Key<'_>, taken: &Taken<R>) {
-        #[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "published without it, when asked for"))]
+        #[cfg_attr(
+            not(feature = "metrics"),
+            expect(unused_variables, reason = "published without it, when asked for")
+        )]
         let hits = self.counters.hits.count();
         self.observers.hit(|| keys_of(key));
         if taken.stale {

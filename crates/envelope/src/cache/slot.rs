@@ -18,13 +18,14 @@ use super::{
 };
 use crate::time::Moment;
 
-/// Holds a current and a standby value. Both change by one swap, so whoever finds the current one spent finds its
-/// successor at the same time.
+/// Holds a current and a standby value. Both change by one swap, so whoever finds the current one
+/// spent finds its successor at the same time.
 pub(crate) struct Slot<V> {
     state: ArcSwap<State<V>>,
     /// When the slot was last used, to a thirty-second of the age: so that few uses write.
     last_use: AtomicU64,
-    /// The last refresh failed in a way that may pass, so a value past its age may serve for a while.
+    /// The last refresh failed in a way that may pass, so a value past its age may serve for a
+    /// while.
     in_outage: AtomicBool,
     refresh: Mutex<Refresh>,
 }
@@ -79,7 +80,8 @@ impl<V> Slot<V> {
         Self { state, last_use, in_outage, refresh: Mutex::default() }
     }
 
-    /// Lends a value for one message of `bytes` bytes; `None` is a use that is not counted. Waits for nothing.
+    /// Lends a value for one message of `bytes` bytes; `None` is a use that is not counted. Waits
+    /// for nothing.
     ///
     /// It is lent without counting who holds it, so that threads do not get into each other's way.
     #[inline]
@@ -95,15 +97,25 @@ impl<V> Slot<V> {
         let mut promoted = false;
         loop {
             let state = self.state.load();
-            let State::Live { current: Some(current), standby } = &**state else { return Err(Vacant::Absent) };
-            let (next, standby) = (standby.as_ref(), standby.as_ref().filter(|it| it.is_fresh(now, limits.max_age)));
+            let State::Live { current: Some(current), standby } = &**state else {
+                return Err(Vacant::Absent);
+            };
+            let (next, standby) =
+                (standby.as_ref(), standby.as_ref().filter(|it| it.is_fresh(now, limits.max_age)));
             let age = current.age(now);
             let fresh = age < limits.max_age;
             let past_age = !fresh && standby.is_none() && self.may_be_stale(age, policy);
             if fresh || past_age {
                 if current.reserve(limits, bytes) {
-                    let wants_refresh = policy.refresh_ahead && standby.is_none() && current.is_low(age, gap, policy);
-                    return Ok(Taken { outcome: borrow(current.value()), wants_refresh, stale: past_age, promoted });
+                    let wants_refresh = policy.refresh_ahead
+                        && standby.is_none()
+                        && current.is_low(age, gap, policy);
+                    return Ok(Taken {
+                        outcome: borrow(current.value()),
+                        wants_refresh,
+                        stale: past_age,
+                        promoted,
+                    });
                 }
                 // A long message does not spend a value in which short ones still have room.
                 let mut standby = standby.filter(|_| !current.is_used_up(limits));
@@ -126,9 +138,15 @@ impl<V> Slot<V> {
         }
     }
 
-    /// Puts a value in: beside the current one where that is still good, or else in its place. False if the slot was
-    /// retired.
-    pub(crate) fn put(&self, entry: &Arc<Entry<V>>, now: Moment, policy: &Policy, in_place: bool) -> bool {
+    /// Puts a value in: beside the current one where that is still good, or else in its place.
+    /// False if the slot was retired.
+    pub(crate) fn put(
+        &self,
+        entry: &Arc<Entry<V>>,
+        now: Moment,
+        policy: &Policy,
+        in_place: bool,
+    ) -> bool {
         let limits = &policy.limits;
         if in_place && self.holds(Entry::is_proven) {
             // The same value again.
@@ -137,11 +155,18 @@ impl<V> Slot<V> {
         let state = self.state.rcu(|state| match &**state {
             State::Retired => Arc::clone(state),
             State::Live { current: Some(current), .. }
-                if !in_place && current.is_fresh(now, limits.max_age) && !current.is_used_up(limits) =>
+                if !in_place
+                    && current.is_fresh(now, limits.max_age)
+                    && !current.is_used_up(limits) =>
             {
-                Arc::new(State::Live { current: Some(Arc::clone(current)), standby: Some(Arc::clone(entry)) })
+                Arc::new(State::Live {
+                    current: Some(Arc::clone(current)),
+                    standby: Some(Arc::clone(entry)),
+                })
             }
-            State::Live { .. } => Arc::new(State::Live { current: Some(Arc::clone(entry)), standby: None }),
+            State::Live { .. } => {
+                Arc::new(State::Live { current: Some(Arc::clone(entry)), standby: None })
+            }
         });
         self.in_outage.store(false, Relaxed);
         let mut refresh = self.lock();
@@ -159,7 +184,8 @@ impl<V> Slot<V> {
         matches!(&**self.state.load(), State::Retired)
     }
 
-    /// Takes the place of `other`, with what that holds and what its loads came to, if this slot was retired.
+    /// Takes the place of `other`, with what that holds and what its loads came to, if this slot
+    /// was retired.
     pub(crate) fn succeed(&self, other: Option<&Self>) {
         self.in_outage.store(other.is_some_and(|other| other.in_outage.load(Relaxed)), Relaxed);
         let (failures, not_before) = other.map_or((0, Moment::default()), |other| {
@@ -173,7 +199,9 @@ impl<V> Slot<V> {
         let empty = || Arc::new(State::Live { current: None, standby: None });
         self.state.rcu(|state| match (&**state, &heritage) {
             (State::Live { .. }, _) => Arc::clone(state),
-            (State::Retired, Some(heritage)) if matches!(**heritage, State::Live { .. }) => Arc::clone(heritage),
+            (State::Retired, Some(heritage)) if matches!(**heritage, State::Live { .. }) => {
+                Arc::clone(heritage)
+            }
             (State::Retired, _) => empty(),
         });
     }
@@ -181,7 +209,9 @@ impl<V> Slot<V> {
     /// Whether any of its values is `wanted`.
     pub(crate) fn holds(&self, wanted: impl Fn(&Entry<V>) -> bool) -> bool {
         match &**self.state.load() {
-            State::Live { current, standby } => [current, standby].into_iter().flatten().any(|entry| wanted(entry)),
+            State::Live { current, standby } => {
+                [current, standby].into_iter().flatten().any(|entry| wanted(entry))
+            }
             State::Retired => false,
         }
     }
@@ -189,7 +219,9 @@ impl<V> Slot<V> {
     /// The age of its oldest value.
     pub(crate) fn oldest(&self, now: Moment) -> Option<Duration> {
         match &**self.state.load() {
-            State::Live { current, standby } => [current, standby].into_iter().flatten().map(|it| it.age(now)).max(),
+            State::Live { current, standby } => {
+                [current, standby].into_iter().flatten().map(|it| it.age(now)).max()
+            }
             State::Retired => None,
         }
     }
@@ -213,7 +245,8 @@ impl<V> Slot<V> {
         self.lock().under_way = false;
     }
 
-    /// A load failed, so the next refresh waits. In an `outage`, which may pass, values past their age may serve.
+    /// A load failed, so the next refresh waits. In an `outage`, which may pass, values past their
+    /// age may serve.
     pub(crate) fn note_failure(&self, now: Moment, policy: &Policy, chance: f64, outage: bool) {
         self.in_outage.store(outage, Relaxed);
         let mut refresh = self.lock();
@@ -227,7 +260,8 @@ impl<V> Slot<V> {
         age < ceiling && self.in_outage.load(Relaxed)
     }
 
-    /// Notes a use, and tells how long it was after the one before: zero where that is less than `least`.
+    /// Notes a use, and tells how long it was after the one before: zero where that is less than
+    /// `least`.
     #[inline]
     fn used(&self, now: Moment, least: Duration) -> Duration {
         let gap = now.since(Moment::from_nanos(self.last_use.load(Relaxed)));
@@ -263,8 +297,14 @@ mod tests {
         Arc::new(Entry::new(Arc::new(value), asked, asked, &policy(10 * SECOND, 100, 100)))
     }
 
-    fn take(slot: &Slot<u8>, now: Moment, policy: &Policy, bytes: u64) -> Result<(u8, bool), Vacant> {
-        slot.take(now, policy, Some(bytes), |value| **value).map(|taken| (taken.outcome, taken.promoted))
+    fn take(
+        slot: &Slot<u8>,
+        now: Moment,
+        policy: &Policy,
+        bytes: u64,
+    ) -> Result<(u8, bool), Vacant> {
+        slot.take(now, policy, Some(bytes), |value| **value)
+            .map(|taken| (taken.outcome, taken.promoted))
     }
 
     #[test]
@@ -322,7 +362,9 @@ mod tests {
         slot.put(&entry(1, now), now, &policy, false);
         assert_eq!(take(&slot, now + 10 * SECOND, &policy, 1), Err(Vacant::Age));
         slot.note_failure(now + 10 * SECOND, &policy, 0.0, true);
-        let taken = slot.take(now + 10 * SECOND, &policy, Some(1), |_| ()).unwrap_or_else(|why| panic!("{why:?}"));
+        let taken = slot
+            .take(now + 10 * SECOND, &policy, Some(1), |_| ())
+            .unwrap_or_else(|why| panic!("{why:?}"));
         assert!(taken.stale && taken.wants_refresh);
         assert_eq!(take(&slot, now + 15 * SECOND, &policy, 1), Err(Vacant::Age));
         assert_eq!(take(&slot, now + 14 * SECOND, &policy, 1), Ok((1, false)));
@@ -375,8 +417,8 @@ mod tests {
         assert_eq!(take(&slot, now, &policy, 1), Err(Vacant::Absent));
     }
 
-    /// Threads drain values while another one puts standbys in: no value serves more often than its limit, and whoever
-    /// finds nothing finds so only when there was nothing.
+    /// Threads drain values while another one puts standbys in: no value serves more often than its
+    /// limit, and whoever finds nothing finds so only when there was nothing.
     #[test]
     fn threads_together_spend_each_value_exactly() {
         const VALUES: u8 = 200;
@@ -409,7 +451,10 @@ mod tests {
             done.store(true, Relaxed);
             let mut total = vec![0; VALUES.into()];
             for thread in threads {
-                total.iter_mut().zip(thread.join().unwrap()).for_each(|(total, served)| *total += served);
+                total
+                    .iter_mut()
+                    .zip(thread.join().unwrap())
+                    .for_each(|(total, served)| *total += served);
             }
             total
         });

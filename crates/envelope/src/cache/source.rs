@@ -39,7 +39,8 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
     /// What is loaded.
     type Value: Send + Sync + 'static;
 
-    /// Whether a new value takes the place of the current one at once, rather than when that is spent.
+    /// Whether a new value takes the place of the current one at once, rather than when that is
+    /// spent.
     const IN_PLACE: bool;
 
     /// How values are kept.
@@ -53,12 +54,15 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
         true
     }
 
-    /// The wrapping keys of which any one may be asked, by the names in [`KeyringError`](crate::error::KeyringError); none
-    /// where that is not known.
+    /// The wrapping keys of which any one may be asked, by the names in
+    /// [`KeyringError`](crate::error::KeyringError); none where that is not known.
     fn wrapping_keys(&self) -> Vec<Arc<str>>;
 
     /// Asks for a value; in the background when nobody waits for it.
-    fn load(self, background: bool) -> impl Future<Output = Result<Arc<Self::Value>, Error>> + Send + 'static;
+    fn load(
+        self,
+        background: bool,
+    ) -> impl Future<Output = Result<Arc<Self::Value>, Error>> + Send + 'static;
 
     /// A value that was asked for at `asked` is about to be kept. Nothing is invalidated meanwhile.
     fn loaded(&self, value: &Arc<Self::Value>, asked: Moment) {

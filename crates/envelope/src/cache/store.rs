@@ -12,14 +12,16 @@ use std::{
     },
 };
 
-use quick_cache::{DefaultHashBuilder, Equivalent, Lifecycle, OptionsBuilder, UnitWeighter, sync::Cache};
+use quick_cache::{
+    DefaultHashBuilder, Equivalent, Lifecycle, OptionsBuilder, UnitWeighter, sync::Cache,
+};
 
 use super::{sight::Sight, slot::Slot, sync::turn};
 use crate::{context::ContextKeys, time::Moment};
 
-/// What an entry is found by: everything that the materials depend on, byte for byte (specification:
-/// `framework/caching-cmm.md#appendix-a-cache-entry-identifier-formulas`, without the hash: equal bytes,
-/// not equal digests, decide). Nothing in it is secret.
+/// What an entry is found by: everything that the materials depend on, byte for byte
+/// (specification: `framework/caching-cmm.md#appendix-a-cache-entry-identifier-formulas`, without
+/// the hash: equal bytes, not equal digests, decide). Nothing in it is secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Key<'a> {
     pub(crate) partition: &'a str,
@@ -124,8 +126,9 @@ impl<V> Deref for Place<V> {
     }
 }
 
-/// How many slots a shard has, at the least. Keys are spread over shards by chance, so that with n slots to a shard, its
-/// quarter of spare room is √n/4 standard deviations: from five and a half on, none that should find room ever lacks it.
+/// How many slots a shard has, at the least. Keys are spread over shards by chance, so that with n
+/// slots to a shard, its quarter of spare room is √n/4 standard deviations: from five and a half
+/// on, none that should find room ever lacks it.
 const SHARD: usize = 512;
 /// The binary logarithm of the most shards.
 const MOST_SHARDS: u32 = 6;
@@ -139,11 +142,15 @@ pub(crate) struct Store<V> {
 }
 
 impl<V> Store<V> {
-    /// A store of `capacity` slots, and up to a quarter more: a large one has shards, over which keys are spread by chance,
-    /// and so many should surely find room.
+    /// A store of `capacity` slots, and up to a quarter more: a large one has shards, over which
+    /// keys are spread by chance, and so many should surely find room.
     pub(super) fn new(capacity: usize, sight: Arc<Sight>) -> Self {
         let shards: usize = 1 << (capacity / SHARD).checked_ilog2().unwrap_or(0).min(MOST_SHARDS);
-        let room = if shards == 1 { capacity } else { capacity.saturating_add(capacity / 4) / shards * shards };
+        let room = if shards == 1 {
+            capacity
+        } else {
+            capacity.saturating_add(capacity / 4) / shards * shards
+        };
         let options = OptionsBuilder::new()
             .shards(shards)
             .estimated_items_capacity(room)
@@ -171,10 +178,15 @@ impl<V> Store<V> {
         self.slots.get_or_insert_with(key, make).unwrap_or_else(|never| match never {})
     }
 
-    /// Puts a slot that was retired back at its place, with what is there now. Not to be called by two at once.
+    /// Puts a slot that was retired back at its place, with what is there now. Not to be called by
+    /// two at once.
     pub(crate) fn put_back(&self, place: &Arc<Place<V>>) {
         // Taken out first: a slot that another one replaces counts as evicted, and is retired.
-        let there = self.slots.remove(&place.key()).map(|(_, there)| there).filter(|it| !Arc::ptr_eq(it, place));
+        let there = self
+            .slots
+            .remove(&place.key())
+            .map(|(_, there)| there)
+            .filter(|it| !Arc::ptr_eq(it, place));
         turn();
         place.succeed(there.as_ref().map(|there| &there.slot));
         self.made.fetch_add(1, Relaxed);
@@ -184,7 +196,8 @@ impl<V> Store<V> {
         }
     }
 
-    /// Drops the slots that `doomed` picks, and tells how many. Values still in use live until their last user drops them.
+    /// Drops the slots that `doomed` picks, and tells how many. Values still in use live until
+    /// their last user drops them.
     pub(crate) fn remove_where(&self, doomed: impl Fn(&OwnedKey, &Slot<V>) -> bool) -> u64 {
         turn();
         let removed = Cell::new(0);
@@ -213,7 +226,8 @@ impl<V> Store<V> {
         removed.is_some()
     }
 
-    /// Notes that a slot was used without having been looked up: once after each new one, since those alone need room.
+    /// Notes that a slot was used without having been looked up: once after each new one, since
+    /// those alone need room.
     #[inline]
     pub(crate) fn touch(&self, place: &Place<V>) {
         let made = self.made.load(Relaxed);
@@ -262,7 +276,13 @@ mod tests {
     };
 
     fn key<'a>(partition: &'a str, context: &'a [u8], keys: &'a [u8]) -> Key<'a> {
-        Key { partition, suite_id: 1, encryption_context: context, required_context: b"", encrypted_data_keys: keys }
+        Key {
+            partition,
+            suite_id: 1,
+            encryption_context: context,
+            required_context: b"",
+            encrypted_data_keys: keys,
+        }
     }
 
     fn store(capacity: usize) -> (Store<u8>, Arc<Sight>) {
@@ -363,13 +383,23 @@ mod tests {
             |store, _, now| drop(store.slot(&key("p", b"c", b"").to_owned(), now)),
         ];
         for (way, leave) in ways.into_iter().enumerate() {
-            let store = Arc::new(Store::new(2, Arc::new(Sight::new(2, Operation::Encryption, None))));
+            let store =
+                Arc::new(Store::new(2, Arc::new(Sight::new(2, Operation::Encryption, None))));
             // The first one stays when room is needed.
             store.slot(&key("p", b"b", b"").to_owned(), now);
             let (key, too_late) = (key("p", b"a", b"").to_owned(), Arc::default());
             let slot = store.slot(&key, now);
-            let value = Witness { store: Arc::downgrade(&store), key: key.clone(), too_late: Arc::clone(&too_late) };
-            slot.put(&Arc::new(Entry::new(Arc::new(value), now, now, &policy)), now, &policy, false);
+            let value = Witness {
+                store: Arc::downgrade(&store),
+                key: key.clone(),
+                too_late: Arc::clone(&too_late),
+            };
+            slot.put(
+                &Arc::new(Entry::new(Arc::new(value), now, now, &policy)),
+                now,
+                &policy,
+                false,
+            );
             leave(&store, &key, now);
             assert_eq!(*too_late.lock().unwrap(), Some(false), "way {way}");
             assert!(slot.is_retired());

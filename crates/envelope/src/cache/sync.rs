@@ -1,5 +1,6 @@
-//! Locks and atomics that decide something: the standard library's, or shuttle's, under which `tests/shuttle` tries out
-//! how threads may take turns. What merely counts stays with the standard library's.
+//! Locks and atomics that decide something: the standard library's, or shuttle's, under which
+//! `tests/shuttle` tries out how threads may take turns. What merely counts stays with the standard
+//! library's.
 
 #[cfg(shuttle)]
 pub(crate) use shuttle::sync::{Mutex, MutexGuard, RwLock, atomic};

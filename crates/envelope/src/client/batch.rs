@@ -8,15 +8,16 @@ use zeroize::Zeroize as _;
 use super::{Decrypted, Envelope, turns::pause};
 use crate::{context::EncryptionContext, error::Error};
 
-/// What a message costs beside its bytes, as bytes: deriving its keys takes as long as encrypting some 12 KiB.
+/// What a message costs beside its bytes, as bytes: deriving its keys takes as long as encrypting
+/// some 12 KiB.
 const MESSAGE: usize = 12 * 1024;
 /// How many data keys that are not cached are asked for at once; the cache has a bound of its own.
 const AT_ONCE: usize = 64;
 
 impl Envelope {
-    /// Seals each of `plaintexts`, all bound to one `context`, like [`encrypt`](Self::encrypt): all, in their order, or the first
-    /// error. Lets other tasks run in between, and shares the work among [several threads](super::EnvelopeBuilder) where the
-    /// client has them.
+    /// Seals each of `plaintexts`, all bound to one `context`, like [`encrypt`](Self::encrypt):
+    /// all, in their order, or the first error. Lets other tasks run in between, and shares the
+    /// work among [several threads](super::EnvelopeBuilder) where the client has them.
     ///
     /// ```
     /// # use envelope::{DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring};
@@ -46,7 +47,8 @@ impl Envelope {
                 pause().await;
                 continue;
             }
-            let sealed = self.workers.map(group, |plaintext| self.try_encrypt(plaintext.as_ref(), context));
+            let sealed =
+                self.workers.map(group, |plaintext| self.try_encrypt(plaintext.as_ref(), context));
             for (plaintext, message) in group.iter().zip(sealed) {
                 messages.push(match message {
                     Err(Error::NotCached) => self.encrypt(plaintext.as_ref(), context).await?,
@@ -58,9 +60,10 @@ impl Envelope {
         Ok(messages)
     }
 
-    /// Opens each of `messages`, like [`decrypt`](Self::decrypt), and tells of each by itself, in their order. Data keys that are
-    /// not cached are asked for together, as many as the cache's [`max_loads`] and 64 allow; those of messages over 256 KiB, one
-    /// after the other. Lets other tasks run in between, and shares the work among several threads where the client has them.
+    /// Opens each of `messages`, like [`decrypt`](Self::decrypt), and tells of each by itself, in
+    /// their order. Data keys that are not cached are asked for together, as many as the cache's
+    /// [`max_loads`] and 64 allow; those of messages over 256 KiB, one after the other. Lets other
+    /// tasks run in between, and shares the work among several threads where the client has them.
     ///
     /// [`max_loads`]: crate::materials::MaterialsCacheBuilder::max_loads
     pub async fn decrypt_batch<M: AsRef<[u8]> + Sync>(
@@ -71,17 +74,23 @@ impl Envelope {
         let mut opened = Opened(Vec::with_capacity(messages.len()));
         for group in groups(messages, self.workers.slice()) {
             match &messages[group] {
-                // It may be long, and takes its turns by itself: together, many would take theirs at once.
+                // It may be long, and takes its turns by itself: together, many would take theirs
+                // at once.
                 [message] => opened.0.push(self.decrypt(message.as_ref(), context).await),
                 group => {
-                    opened.0.extend(self.workers.map(group, |message| self.try_decrypt(message.as_ref(), context)));
+                    opened.0.extend(
+                        self.workers
+                            .map(group, |message| self.try_decrypt(message.as_ref(), context)),
+                    );
                 }
             }
             pause().await;
         }
-        let missing = opened.0.iter().zip(0..).filter(|(opened, _)| matches!(opened, Err(Error::NotCached)));
+        let missing =
+            opened.0.iter().zip(0..).filter(|(opened, _)| matches!(opened, Err(Error::NotCached)));
         let missing: Vec<usize> = missing.map(|(_, at)| at).collect();
-        let decrypt = |at: usize| async move { (at, self.decrypt(messages[at].as_ref(), context).await) };
+        let decrypt =
+            |at: usize| async move { (at, self.decrypt(messages[at].as_ref(), context).await) };
         let mut fetched = stream::iter(missing.into_iter().map(decrypt)).buffer_unordered(AT_ONCE);
         while let Some((at, decrypted)) = fetched.next().await {
             opened.0[at] = decrypted;
@@ -100,11 +109,13 @@ impl Drop for Opened {
     }
 }
 
-/// Cuts what is worked on into what is done at once: several messages of `slice` bytes in all, or a single one.
+/// Cuts what is worked on into what is done at once: several messages of `slice` bytes in all, or a
+/// single one.
 fn groups<T: AsRef<[u8]>>(messages: &[T], slice: usize) -> impl Iterator<Item = Range<usize>> {
     let mut start = 0;
     std::iter::from_fn(move || {
-        let costs = messages[start..].iter().map(|message| message.as_ref().len().saturating_add(MESSAGE));
+        let costs =
+            messages[start..].iter().map(|message| message.as_ref().len().saturating_add(MESSAGE));
         let sums = costs.scan(0usize, |sum, cost| {
             *sum = sum.saturating_add(cost);
             Some(*sum)

@@ -50,16 +50,16 @@ impl EnvelopeBuilder {
         self
     }
 
-    /// The suite that messages are sealed with. Default: `0x0478`, or `0x0178` where the policy forbids
-    /// commitment. Signed suites need the feature `aws-lc-rs`.
+    /// The suite that messages are sealed with. Default: `0x0478`, or `0x0178` where the policy
+    /// forbids commitment. Signed suites need the feature `aws-lc-rs`.
     #[must_use]
     pub fn suite(mut self, suite: AlgorithmSuite) -> Self {
         self.suite = Some(suite);
         self
     }
 
-    /// Allows writing the suites without key derivation: `0x0014`, `0x0046`, `0x0078`. Default: `false`. For
-    /// readers that know nothing else; such a data key is never cached.
+    /// Allows writing the suites without key derivation: `0x0014`, `0x0046`, `0x0078`. Default:
+    /// `false`. For readers that know nothing else; such a data key is never cached.
     #[must_use]
     pub fn legacy_suites(mut self, allowed: bool) -> Self {
         self.legacy_suites = allowed;
@@ -68,23 +68,24 @@ impl EnvelopeBuilder {
 
     /// How many plaintext bytes a frame holds. Default: 4096. Allowed: 1 to 2^32 - 1.
     ///
-    /// Longer frames cost less per byte, shorter ones let a streaming reader start sooner. The Python
-    /// client writes only multiples of 128, but reads any.
+    /// Longer frames cost less per byte, shorter ones let a streaming reader start sooner. The
+    /// Python client writes only multiples of 128, but reads any.
     #[must_use]
     pub fn frame_length(mut self, frame_length: u32) -> Self {
         self.frame_length = frame_length;
         self
     }
 
-    /// Whether the body is cut into frames. Default: `true`. `false` writes it in one piece, of at most 64 GiB,
-    /// for readers from before frames.
+    /// Whether the body is cut into frames. Default: `true`. `false` writes it in one piece, of at
+    /// most 64 GiB, for readers from before frames.
     #[must_use]
     pub fn framed(mut self, framed: bool) -> Self {
         self.framed = framed;
         self
     }
 
-    /// How many wrapped data keys a message may have, sealed or opened. Default: 16. Allowed: 1 to 65,535.
+    /// How many wrapped data keys a message may have, sealed or opened. Default: 16. Allowed: 1 to
+    /// 65,535.
     ///
     /// A hostile message could otherwise make one decryption cost thousands of KMS requests.
     #[must_use]
@@ -93,14 +94,15 @@ impl EnvelopeBuilder {
         self
     }
 
-    /// How many threads seal and open a long message together, frame by frame: from 128 KiB on, in one piece or as a stream.
-    /// (`decrypt_in_place` works on the caller's alone.)
-    /// Default: 1, the caller's alone. Allowed: 1 to 256. More than one are threads of this client and its clones, and the
-    /// caller's thread waits for them.
+    /// How many threads seal and open a long message together, frame by frame: from 128 KiB on, in
+    /// one piece or as a stream. (`decrypt_in_place` works on the caller's alone.) Default: 1, the
+    /// caller's alone. Allowed: 1 to 256. More than one are threads of this client and its clones,
+    /// and the caller's thread waits for them.
     ///
-    /// For programs that wait for one file. A server whose cores are busy anyway gains nothing, and what is async works on 256 KiB
-    /// for each of the threads before it lets other tasks run. Called on a thread of another
-    /// pool of rayon's, that thread may do other work of its pool while it waits: hold no lock there.
+    /// For programs that wait for one file. A server whose cores are busy anyway gains nothing, and
+    /// what is async works on 256 KiB for each of the threads before it lets other tasks run.
+    /// Called on a thread of another pool of rayon's, that thread may do other work of its pool
+    /// while it waits: hold no lock there.
     ///
     /// ```
     /// # use envelope::{DataKey, Envelope, keyring::RawAesKeyring, materials::DefaultMaterialsManager};
@@ -119,8 +121,8 @@ impl EnvelopeBuilder {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] for a setting out of its range, [`Error::CommitmentPolicy`] for a suite that
-    /// the policy does not allow to be written.
+    /// [`Error::InvalidSetting`] for a setting out of its range, [`Error::CommitmentPolicy`] for a
+    /// suite that the policy does not allow to be written.
     pub fn build(self) -> Result<Envelope, Error> {
         let Self { manager, policy, frame_length, max_encrypted_data_keys, .. } = self;
         if frame_length == 0 {
@@ -135,7 +137,9 @@ impl EnvelopeBuilder {
             return Err(Error::CommitmentPolicy { suite, policy });
         }
         if suite.is_legacy() && !self.legacy_suites {
-            let problem = format!("{suite} seals without key derivation: call `legacy_suites(true)` if it must be");
+            let problem = format!(
+                "{suite} seals without key derivation: call `legacy_suites(true)` if it must be"
+            );
             return Err(Error::invalid_setting("suite", problem));
         }
         if suite.is_signed() && cfg!(not(feature = "aws-lc-rs")) {
@@ -144,8 +148,17 @@ impl EnvelopeBuilder {
                 format!("{suite} is signed: that takes the feature `aws-lc-rs`"),
             ));
         }
-        let content_type = if self.framed { ContentType::Framed { frame_length } } else { ContentType::NonFramed };
+        let content_type =
+            if self.framed { ContentType::Framed { frame_length } } else { ContentType::NonFramed };
         let (workers, warmed) = (Workers::new(self.threads)?, Warmed::default());
-        Ok(Envelope { manager, policy, suite, content_type, max_encrypted_data_keys, workers, warmed })
+        Ok(Envelope {
+            manager,
+            policy,
+            suite,
+            content_type,
+            max_encrypted_data_keys,
+            workers,
+            warmed,
+        })
     }
 }

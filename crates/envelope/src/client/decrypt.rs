@@ -16,23 +16,29 @@ use crate::{
 impl Envelope {
     /// Opens one whole message.
     ///
-    /// The message must authenticate every pair of `context`: either store it, or have been sealed with it as
-    /// required context. It may store more, see [`Decrypted::encryption_context`]. Of a signed message nothing is
-    /// returned before its signature is verified.
+    /// The message must authenticate every pair of `context`: either store it, or have been sealed
+    /// with it as required context. It may store more, see [`Decrypted::encryption_context`]. Of a
+    /// signed message nothing is returned before its signature is verified.
     ///
     /// # Errors
     ///
-    /// [`Error::EncryptionContextMismatch`], [`Error::RequiredContextMissing`], [`Error::CommitmentPolicy`],
-    /// [`Error::DataKeyNotUnwrapped`], [`Error::Authentication`], or what is wrong with the message's form.
-    pub async fn decrypt(&self, message: &[u8], context: &EncryptionContext) -> Result<Decrypted, Error> {
+    /// [`Error::EncryptionContextMismatch`], [`Error::RequiredContextMissing`],
+    /// [`Error::CommitmentPolicy`], [`Error::DataKeyNotUnwrapped`], [`Error::Authentication`], or
+    /// what is wrong with the message's form.
+    pub async fn decrypt(
+        &self,
+        message: &[u8],
+        context: &EncryptionContext,
+    ) -> Result<Decrypted, Error> {
         let mut plaintext = vec![];
         let opener = self.open(message, context, &mut plaintext).await?;
         Ok(decrypted(opener, plaintext))
     }
 
-    /// Opens like [`decrypt`](Self::decrypt), and appends the plaintext to a buffer of the caller's. Where that has room for the
-    /// message's length, nothing is allocated for a data key that is cached. After an error, or when it is given up, the
-    /// buffer holds what it did; what was decrypted until then is wiped.
+    /// Opens like [`decrypt`](Self::decrypt), and appends the plaintext to a buffer of the
+    /// caller's. Where that has room for the message's length, nothing is allocated for a data key
+    /// that is cached. After an error, or when it is given up, the buffer holds what it did; what
+    /// was decrypted until then is wiped.
     ///
     /// # Errors
     ///
@@ -48,9 +54,10 @@ impl Envelope {
         Ok(decrypted(opener, &mut plaintext[start..]))
     }
 
-    /// Opens like [`decrypt`](Self::decrypt), where the message is: its plaintext takes its place, and what is left of the
-    /// message is of no use. Until its header is verified, nothing is changed; after any later error, or when it is given up, what
-    /// was decrypted until then is wiped: keep a copy of what you may want to try again.
+    /// Opens like [`decrypt`](Self::decrypt), where the message is: its plaintext takes its place,
+    /// and what is left of the message is of no use. Until its header is verified, nothing is
+    /// changed; after any later error, or when it is given up, what was decrypted until then is
+    /// wiped: keep a copy of what you may want to try again.
     ///
     /// # Errors
     ///
@@ -74,7 +81,11 @@ impl Envelope {
     ///
     /// [`Error::NotCached`] when the message's data key is not cached, and those of
     /// [`decrypt`](Self::decrypt).
-    pub fn try_decrypt(&self, message: &[u8], context: &EncryptionContext) -> Result<Decrypted, Error> {
+    pub fn try_decrypt(
+        &self,
+        message: &[u8],
+        context: &EncryptionContext,
+    ) -> Result<Decrypted, Error> {
         let mut plaintext = vec![];
         let opener = self.try_open(message, context, &mut plaintext)?;
         Ok(decrypted(opener, plaintext))
@@ -96,8 +107,8 @@ impl Envelope {
         Ok(decrypted(opener, &mut plaintext[start..]))
     }
 
-    /// Opens like [`decrypt_in_place`](Self::decrypt_in_place), but never waits. When the data key is not cached, the message
-    /// stays as it was.
+    /// Opens like [`decrypt_in_place`](Self::decrypt_in_place), but never waits. When the data key
+    /// is not cached, the message stays as it was.
     ///
     /// # Errors
     ///
@@ -129,7 +140,12 @@ impl Envelope {
         Ok(opener)
     }
 
-    fn try_open(&self, message: &[u8], context: &EncryptionContext, plaintext: &mut Vec<u8>) -> Result<Opener, Error> {
+    fn try_open(
+        &self,
+        message: &[u8],
+        context: &EncryptionContext,
+        plaintext: &mut Vec<u8>,
+    ) -> Result<Opener, Error> {
         let (header, body) = open::read_header(message, self.max_encrypted_data_keys)?;
         let mut opener = self.try_opener(&header, context)?;
         Opening::start(&mut opener, message, body, &self.workers, plaintext).finish()?;
@@ -156,7 +172,11 @@ impl Envelope {
     }
 
     /// The same under a data key that is cached.
-    fn try_opener(&self, header: &UnverifiedHeader<'_>, context: &EncryptionContext) -> Result<Opener, Error> {
+    fn try_opener(
+        &self,
+        header: &UnverifiedHeader<'_>,
+        context: &EncryptionContext,
+    ) -> Result<Opener, Error> {
         self.check_header(header, context)?;
         let required = context.without(header.encryption_context);
         let request = decryption_request(header, context, &required);
@@ -177,7 +197,11 @@ impl Envelope {
     }
 
     /// Checks a header against the policy and the supplied context.
-    fn check_header(&self, header: &UnverifiedHeader<'_>, supplied: &EncryptionContext) -> Result<(), Error> {
+    fn check_header(
+        &self,
+        header: &UnverifiedHeader<'_>,
+        supplied: &EncryptionContext,
+    ) -> Result<(), Error> {
         let (suite, policy) = (header.suite, self.policy);
         if !policy.allows_decryption(suite) {
             return Err(Error::CommitmentPolicy { suite, policy });

@@ -24,8 +24,8 @@ impl<P: AsRef<[u8]>> Decrypted<P> {
         self.plaintext
     }
 
-    /// The message's encryption context, authenticated, with what it requires but does not store: check here what
-    /// you did not supply.
+    /// The message's encryption context, authenticated, with what it requires but does not store:
+    /// check here what you did not supply.
     #[must_use]
     pub fn encryption_context(&self) -> &EncryptionContext {
         &self.encryption_context

@@ -16,9 +16,11 @@ use crate::{
 };
 
 impl Envelope {
-    /// Seals `plaintext`, bound to `context`, into one message. Waits only where no data key is cached.
+    /// Seals `plaintext`, bound to `context`, into one message. Waits only where no data key is
+    /// cached.
     ///
-    /// A deadline is `tokio::time::timeout`'s matter: a caller who gives up leaves nothing behind, and wedges nobody.
+    /// A deadline is `tokio::time::timeout`'s matter: a caller who gives up leaves nothing behind,
+    /// and wedges nobody.
     ///
     /// # Errors
     ///
@@ -26,7 +28,11 @@ impl Envelope {
     /// [`Error::InvalidEncryptionContext`] for a key that starts with `aws-crypto-`,
     /// [`Error::RequiredContextMissing`], [`Error::PlaintextTooLong`],
     /// [`Error::TooManyEncryptedDataKeys`], [`Error::Random`].
-    pub async fn encrypt(&self, plaintext: &[u8], context: &EncryptionContext) -> Result<Vec<u8>, Error> {
+    pub async fn encrypt(
+        &self,
+        plaintext: &[u8],
+        context: &EncryptionContext,
+    ) -> Result<Vec<u8>, Error> {
         if self.is_one_slice(plaintext) {
             // Where nothing need be waited for, nothing is kept across an await either.
             match self.try_encrypt(plaintext, context) {
@@ -39,9 +45,10 @@ impl Envelope {
         Ok(message)
     }
 
-    /// Seals like [`encrypt`](Self::encrypt), and appends the message to a buffer of the caller's. Where that has room,
-    /// nothing is allocated for a data key that is cached (but by AWS-LC, in C: the state of the message's key).
-    /// After an error, or when it is given up, the buffer holds what it did.
+    /// Seals like [`encrypt`](Self::encrypt), and appends the message to a buffer of the caller's.
+    /// Where that has room, nothing is allocated for a data key that is cached (but by AWS-LC, in
+    /// C: the state of the message's key). After an error, or when it is given up, the buffer holds
+    /// what it did.
     ///
     /// # Errors
     ///
@@ -59,13 +66,18 @@ impl Envelope {
         in_turns(&mut self.sealing(materials, plaintext, message)?).await
     }
 
-    /// Seals like [`encrypt`](Self::encrypt), but never waits, and fetches nothing that is missing: on
-    /// [`Error::NotCached`], fall back to that.
+    /// Seals like [`encrypt`](Self::encrypt), but never waits, and fetches nothing that is missing:
+    /// on [`Error::NotCached`], fall back to that.
     ///
     /// # Errors
     ///
-    /// [`Error::NotCached`] when no usable data key is cached, and those of [`encrypt`](Self::encrypt).
-    pub fn try_encrypt(&self, plaintext: &[u8], context: &EncryptionContext) -> Result<Vec<u8>, Error> {
+    /// [`Error::NotCached`] when no usable data key is cached, and those of
+    /// [`encrypt`](Self::encrypt).
+    pub fn try_encrypt(
+        &self,
+        plaintext: &[u8],
+        context: &EncryptionContext,
+    ) -> Result<Vec<u8>, Error> {
         let mut message = vec![];
         self.try_encrypt_into(plaintext, context, &mut message)?;
         Ok(message)
@@ -160,7 +172,10 @@ impl Envelope {
     /// Policy, legacy suites and caching were decided for the suite that was asked for.
     pub(super) fn check_materials(&self, materials: &EncryptionMaterials) -> Result<(), Error> {
         check_suite(materials.suite(), self.suite)?;
-        encrypted_data_key::check_count(materials.encrypted_data_key_count(), self.max_encrypted_data_keys)
+        encrypted_data_key::check_count(
+            materials.encrypted_data_key_count(),
+            self.max_encrypted_data_keys,
+        )
     }
 }
 

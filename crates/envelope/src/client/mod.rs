@@ -25,7 +25,8 @@ use crate::{
     suite::{AlgorithmSuite, CommitmentPolicy},
 };
 
-/// Seals and opens messages in the AWS Encryption SDK format. Cheap to clone; share one per process.
+/// Seals and opens messages in the AWS Encryption SDK format. Cheap to clone; share one per
+/// process.
 ///
 /// ```
 /// use envelope::{DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring};
@@ -43,12 +44,12 @@ use crate::{
 ///
 /// # Long messages
 ///
-/// What is async seals and opens 256 KiB at a time, which takes some 0.1 ms, and lets other tasks run in between, so that no
-/// executor is held up however long the message. (A frame of less than 1 KiB counts as that much. A body that is
-/// [not framed](EnvelopeBuilder::framed) is one piece, and so is a frame.) A message that turns out not to be authentic is wiped
-/// the same way; one that is given up, on the spot, in some 0.1 ms for each megabyte. To leave an executor's threads altogether,
-/// seal what
-/// you own on a thread that may block:
+/// What is async seals and opens 256 KiB at a time, which takes some 0.1 ms, and lets other tasks
+/// run in between, so that no executor is held up however long the message. (A frame of less than 1
+/// KiB counts as that much. A body that is [not framed](EnvelopeBuilder::framed) is one piece, and
+/// so is a frame.) A message that turns out not to be authentic is wiped the same way; one that is
+/// given up, on the spot, in some 0.1 ms for each megabyte. To leave an executor's threads
+/// altogether, seal what you own on a thread that may block:
 ///
 /// ```
 /// # #[cfg(feature = "tokio")]
@@ -76,7 +77,8 @@ pub struct Envelope {
 
 impl Envelope {
     /// A client that caches the data keys of `keyring` within the defaults of
-    /// [`CachingMaterialsManager`]. Its cache can't be reached: use that and [`builder`](Self::builder) to see or invalidate it.
+    /// [`CachingMaterialsManager`]. Its cache can't be reached: use that and
+    /// [`builder`](Self::builder) to see or invalidate it.
     ///
     /// # Errors
     ///
@@ -92,11 +94,12 @@ impl Envelope {
         EnvelopeBuilder::new(Arc::new(manager))
     }
 
-    /// Starts a message that is sealed as a stream, bound to `context`, see [`stream`](crate::stream). Waits only where no data key
-    /// is cached.
+    /// Starts a message that is sealed as a stream, bound to `context`, see
+    /// [`stream`](crate::stream). Waits only where no data key is cached.
     ///
-    /// `plaintext_bound` is how many bytes the plaintext has, at the most: so many are reserved under a cached data
-    /// key, and one more is an error. With `None`, the message gets a data key of its own.
+    /// `plaintext_bound` is how many bytes the plaintext has, at the most: so many are reserved
+    /// under a cached data key, and one more is an error. With `None`, the message gets a data key
+    /// of its own.
     ///
     /// # Errors
     ///
@@ -133,14 +136,15 @@ impl Envelope {
         UnverifiedHeader::read_async(source, self.max_encrypted_data_keys).await
     }
 
-    /// Verifies the header of a message, whose body then is opened as a stream, see [`stream`](crate::stream). Waits only where its
-    /// data key is not cached.
+    /// Verifies the header of a message, whose body then is opened as a stream, see
+    /// [`stream`](crate::stream). Waits only where its data key is not cached.
     ///
     /// The message must authenticate every pair of `context`, as in [`decrypt`](Self::decrypt).
     ///
     /// # Errors
     ///
-    /// [`Error::SignedMessage`] for what `mode` does not allow, and those of [`decrypt`](Self::decrypt).
+    /// [`Error::SignedMessage`] for what `mode` does not allow, and those of
+    /// [`decrypt`](Self::decrypt).
     pub async fn decryptor(
         &self,
         header: &UnverifiedHeader,
@@ -148,7 +152,10 @@ impl Envelope {
         mode: DecryptionMode,
     ) -> Result<Decryptor, Error> {
         let unverified = header.parsed();
-        encrypted_data_key::check_count(unverified.encrypted_data_keys.count(), self.max_encrypted_data_keys)?;
+        encrypted_data_key::check_count(
+            unverified.encrypted_data_keys.count(),
+            self.max_encrypted_data_keys,
+        )?;
         mode.check(unverified.suite)?;
         let opener = self.opener(&unverified, context).await?;
         Ok(Decryptor::start(opener, header.length(), self.workers.clone()))

@@ -3,14 +3,18 @@
 use std::{fmt, sync::Arc};
 
 use super::{Decrypted, Envelope};
-use crate::{context::EncryptionContext, error::Error, materials::PreparedMaterials, message::seal};
+use crate::{
+    context::EncryptionContext, error::Error, materials::PreparedMaterials, message::seal,
+};
 
 impl Envelope {
-    /// Binds `context` once for many messages: sealing through the handle looks up no cache entry, shares nothing that
-    /// is written to with other threads, and checks the context no more. (That saves some 0.2 µs, so what is async does not do
-    /// it for messages over 256 KiB; and opening looks up the data key that the message names, as ever.)
+    /// Binds `context` once for many messages: sealing through the handle looks up no cache entry,
+    /// shares nothing that is written to with other threads, and checks the context no more. (That
+    /// saves some 0.2 µs, so what is async does not do it for messages over 256 KiB; and opening
+    /// looks up the data key that the message names, as ever.)
     ///
-    /// Makes no request; follow it by [`warm`](Self::warm), so that the first message does not wait either.
+    /// Makes no request; follow it by [`warm`](Self::warm), so that the first message does not wait
+    /// either.
     ///
     /// ```
     /// # use envelope::{DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring};
@@ -36,8 +40,8 @@ impl Envelope {
 
 /// An [`Envelope`] bound to one encryption context: from [`Envelope::prepare`]. Cheap to clone.
 ///
-/// It stays good whatever becomes of the cache: after its entry was evicted or invalidated, the next
-/// [`encrypt`](Self::encrypt) fetches another data key.
+/// It stays good whatever becomes of the cache: after its entry was evicted or invalidated, the
+/// next [`encrypt`](Self::encrypt) fetches another data key.
 #[derive(Clone)]
 pub struct PreparedContext {
     envelope: Envelope,
@@ -123,16 +127,21 @@ impl PreparedContext {
         self.envelope.decrypt_into(message, &self.context, plaintext).await
     }
 
-    /// Opens one whole message that was sealed in this context, like [`Envelope::decrypt_in_place`].
+    /// Opens one whole message that was sealed in this context, like
+    /// [`Envelope::decrypt_in_place`].
     ///
     /// # Errors
     ///
     /// Those of [`Envelope::decrypt`].
-    pub async fn decrypt_in_place<'m>(&self, message: &'m mut [u8]) -> Result<Decrypted<&'m mut [u8]>, Error> {
+    pub async fn decrypt_in_place<'m>(
+        &self,
+        message: &'m mut [u8],
+    ) -> Result<Decrypted<&'m mut [u8]>, Error> {
         self.envelope.decrypt_in_place(message, &self.context).await
     }
 
-    /// Opens one whole message that was sealed in this context, like [`Envelope::try_decrypt`]: never waits.
+    /// Opens one whole message that was sealed in this context, like [`Envelope::try_decrypt`]:
+    /// never waits.
     ///
     /// # Errors
     ///
@@ -141,7 +150,8 @@ impl PreparedContext {
         self.envelope.try_decrypt(message, &self.context)
     }
 
-    /// Opens one whole message that was sealed in this context, like [`Envelope::try_decrypt_into`]: never waits.
+    /// Opens one whole message that was sealed in this context, like
+    /// [`Envelope::try_decrypt_into`]: never waits.
     ///
     /// # Errors
     ///
@@ -154,18 +164,24 @@ impl PreparedContext {
         self.envelope.try_decrypt_into(message, &self.context, plaintext)
     }
 
-    /// Opens one whole message that was sealed in this context, like [`Envelope::try_decrypt_in_place`]: never waits.
+    /// Opens one whole message that was sealed in this context, like
+    /// [`Envelope::try_decrypt_in_place`]: never waits.
     ///
     /// # Errors
     ///
     /// Those of [`Envelope::try_decrypt`].
-    pub fn try_decrypt_in_place<'m>(&self, message: &'m mut [u8]) -> Result<Decrypted<&'m mut [u8]>, Error> {
+    pub fn try_decrypt_in_place<'m>(
+        &self,
+        message: &'m mut [u8],
+    ) -> Result<Decrypted<&'m mut [u8]>, Error> {
         self.envelope.try_decrypt_in_place(message, &self.context)
     }
 
     /// Seals with materials that are there; `None` where there are none.
     fn seal(&self, plaintext: &[u8], message: &mut Vec<u8>) -> Option<Result<(), Error>> {
-        if let Err(too_long) = seal::check_length(plaintext.len() as u64, self.envelope.content_type) {
+        if let Err(too_long) =
+            seal::check_length(plaintext.len() as u64, self.envelope.content_type)
+        {
             return Some(Err(too_long));
         }
         let mut sealed = None;
@@ -179,6 +195,8 @@ impl PreparedContext {
 /// The keys of the context, not their values.
 impl fmt::Debug for PreparedContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PreparedContext").field("context_keys", &self.context.keys()).finish_non_exhaustive()
+        f.debug_struct("PreparedContext")
+            .field("context_keys", &self.context.keys())
+            .finish_non_exhaustive()
     }
 }

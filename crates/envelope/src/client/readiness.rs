@@ -35,15 +35,18 @@ impl Warmed {
 }
 
 impl Envelope {
-    /// Fetches a data key for each of these contexts that has none, so that nobody waits for it later; gives one result for
-    /// each, in their order. No more requests run at once than the cache's
-    /// [`max_loads`](crate::materials::MaterialsCacheBuilder::max_loads), and one failure does not stop the others.
+    /// Fetches a data key for each of these contexts that has none, so that nobody waits for it
+    /// later; gives one result for each, in their order. No more requests run at once than the
+    /// cache's [`max_loads`](crate::materials::MaterialsCacheBuilder::max_loads), and one failure
+    /// does not stop the others.
     ///
-    /// From now on these are the contexts that [`ready`](Self::ready) looks at. No more of them than the cache's capacity can
-    /// stay. It takes as long as `max_loads` at once need: 10,000 contexts, 16 at once, 20 ms each, make 12 seconds.
+    /// From now on these are the contexts that [`ready`](Self::ready) looks at. No more of them
+    /// than the cache's capacity can stay. It takes as long as `max_loads` at once need: 10,000
+    /// contexts, 16 at once, 20 ms each, make 12 seconds.
     ///
-    /// It is for sealing; messages that others sealed, or that were sealed before, wait once to be opened. What is sealed from
-    /// now on opens at once with [`prime_decrypt`](crate::materials::CachingBuilder::prime_decrypt).
+    /// It is for sealing; messages that others sealed, or that were sealed before, wait once to be
+    /// opened. What is sealed from now on opens at once with
+    /// [`prime_decrypt`](crate::materials::CachingBuilder::prime_decrypt).
     ///
     /// ```
     /// # use envelope::{DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring};
@@ -59,38 +62,47 @@ impl Envelope {
     /// envelope.try_encrypt(b"at once", &tenants[0])?;
     /// # Ok(()) }
     /// ```
-    pub async fn warm<'a>(&self, contexts: impl IntoIterator<Item = &'a EncryptionContext>) -> Vec<Result<(), Error>> {
+    pub async fn warm<'a>(
+        &self,
+        contexts: impl IntoIterator<Item = &'a EncryptionContext>,
+    ) -> Vec<Result<(), Error>> {
         let contexts: Vec<_> = contexts.into_iter().cloned().collect();
         self.warmed.set(contexts.clone());
         self.warm_all(&contexts).await
     }
 
-    /// Whether each context of the last [`warm`](Self::warm) has a usable data key, for a health check. Asks for those that
-    /// are missing; a failure that is remembered is not asked for again, so that it may be called often. `Ok` where nothing
-    /// was warmed.
+    /// Whether each context of the last [`warm`](Self::warm) has a usable data key, for a health
+    /// check. Asks for those that are missing; a failure that is remembered is not asked for again,
+    /// so that it may be called often. `Ok` where nothing was warmed.
     ///
-    /// A data key that nobody uses expires, and is then fetched anew by this: called every few seconds, it costs one request
-    /// for each idle context and `max_age`. It counts neither hits nor misses.
+    /// A data key that nobody uses expires, and is then fetched anew by this: called every few
+    /// seconds, it costs one request for each idle context and `max_age`. It counts neither hits
+    /// nor misses.
     ///
-    /// For readiness, not for liveness: when KMS is out of reach, all processes say so together. A data key that is served
-    /// past its age, in an outage that is bridged, counts as usable, and one whose wrapping key was disabled until KMS is asked
-    /// again. It waits as long as KMS does, up to the pool's `operation_timeout`: set that below the probe's.
+    /// For readiness, not for liveness: when KMS is out of reach, all processes say so together. A
+    /// data key that is served past its age, in an outage that is bridged, counts as usable, and
+    /// one whose wrapping key was disabled until KMS is asked again. It waits as long as KMS does,
+    /// up to the pool's `operation_timeout`: set that below the probe's.
     ///
     /// # Errors
     ///
     /// [`Error::NotReady`], with how many have none, and the first one's reason.
     pub async fn ready(&self) -> Result<(), Error> {
         let contexts = self.warmed.all();
-        let failures: Vec<_> = self.warm_all(&contexts).await.into_iter().filter_map(Result::err).collect();
+        let failures: Vec<_> =
+            self.warm_all(&contexts).await.into_iter().filter_map(Result::err).collect();
         let missing = failures.len();
         match failures.into_iter().next() {
             None => Ok(()),
-            Some(first) => Err(Error::NotReady { missing, warmed: contexts.len(), cause: Arc::new(first) }),
+            Some(first) => {
+                Err(Error::NotReady { missing, warmed: contexts.len(), cause: Arc::new(first) })
+            }
         }
     }
 
     async fn warm_all(&self, contexts: &[EncryptionContext]) -> Vec<Result<(), Error>> {
-        // By number: what takes a context by reference would keep this future from being known to be `Send`.
+        // By number: what takes a context by reference would keep this future from being known to
+        // be `Send`.
         let warming = (0..contexts.len()).map(|number| async move {
             let request = self.encryption_request(&contexts[number], Some(0))?;
             self.manager.warm(request).await

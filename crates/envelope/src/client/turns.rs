@@ -2,7 +2,8 @@
 
 use crate::{error::Error, message::Slices};
 
-/// Does all of it; between slices, the executor may do something else. So it may while what was done is wiped after a failure.
+/// Does all of it; between slices, the executor may do something else. So it may while what was
+/// done is wiped after a failure.
 pub(super) async fn in_turns(work: &mut impl Slices) -> Result<(), Error> {
     loop {
         match work.next_slice() {

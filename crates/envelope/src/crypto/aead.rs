@@ -24,7 +24,9 @@ pub(crate) struct Unauthenticated;
 
 #[cfg(feature = "aws-lc-rs")]
 mod aws_lc {
-    use aws_lc_rs::aead::{AES_128_GCM, AES_192_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+    use aws_lc_rs::aead::{
+        AES_128_GCM, AES_192_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey,
+    };
 
     use super::{NONCE_LENGTH, TAG_LENGTH, Unauthenticated, Zeroize};
 
@@ -44,10 +46,19 @@ mod aws_lc {
         }
 
         /// Encrypts `in_out` in place and gives its tag.
-        pub(crate) fn seal(&self, nonce: [u8; NONCE_LENGTH], aad: &[u8], in_out: &mut [u8]) -> [u8; TAG_LENGTH] {
+        pub(crate) fn seal(
+            &self,
+            nonce: [u8; NONCE_LENGTH],
+            aad: &[u8],
+            in_out: &mut [u8],
+        ) -> [u8; TAG_LENGTH] {
             let tag = self
                 .0
-                .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), in_out)
+                .seal_in_place_separate_tag(
+                    Nonce::assume_unique_for_key(nonce),
+                    Aad::from(aad),
+                    in_out,
+                )
                 .expect("a frame is shorter than AES-GCM's limit of 2^36 - 32 bytes");
             let mut bytes = [0; TAG_LENGTH];
             bytes.copy_from_slice(tag.as_ref());
@@ -63,7 +74,8 @@ mod aws_lc {
             tag: &[u8; TAG_LENGTH],
         ) -> Result<(), Unauthenticated> {
             let nonce = Nonce::assume_unique_for_key(nonce);
-            let opened = self.0.open_in_place_separate_tag(nonce, Aad::from(aad), tag, in_out).is_ok();
+            let opened =
+                self.0.open_in_place_separate_tag(nonce, Aad::from(aad), tag, in_out).is_ok();
             opened.then_some(()).ok_or(Unauthenticated).inspect_err(|_| in_out.zeroize())
         }
     }
@@ -101,7 +113,12 @@ mod rust_crypto {
         }
 
         /// Encrypts `in_out` in place and gives its tag.
-        pub(crate) fn seal(&self, nonce: [u8; NONCE_LENGTH], aad: &[u8], in_out: &mut [u8]) -> [u8; TAG_LENGTH] {
+        pub(crate) fn seal(
+            &self,
+            nonce: [u8; NONCE_LENGTH],
+            aad: &[u8],
+            in_out: &mut [u8],
+        ) -> [u8; TAG_LENGTH] {
             let (nonce, buffer) = (Nonce::from(nonce), InOutBuf::from(in_out));
             match &*self.0 {
                 Cipher::Aes128(cipher) => cipher.encrypt_inout_detached(&nonce, aad, buffer),
@@ -150,7 +167,8 @@ mod tests {
     /// NIST's GCM test case 16 (AES-256, 60 bytes, 20 bytes of additional data).
     #[test]
     fn known_answer() {
-        let key = hex::decode("feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308").unwrap();
+        let key = hex::decode("feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308")
+            .unwrap();
         let nonce = *b"\xca\xfe\xba\xbe\xfa\xce\xdb\xad\xde\xca\xf8\x88";
         let aad = hex::decode("feedfacedeadbeeffeedfacedeadbeefabaddad2").unwrap();
         let mut text = hex::decode(
@@ -169,8 +187,14 @@ mod tests {
         let mut tag = Key::new(&key).unwrap().seal([0; 12], b"", &mut text);
         tag[0] ^= 1;
         let mut again = text;
-        assert_eq!(Key::new(&key).unwrap().open([0; 12], b"", &mut text, &tag), Err(Unauthenticated));
-        assert_eq!(Portable::new(&key).unwrap().open([0; 12], b"", &mut again, &tag), Err(Unauthenticated));
+        assert_eq!(
+            Key::new(&key).unwrap().open([0; 12], b"", &mut text, &tag),
+            Err(Unauthenticated)
+        );
+        assert_eq!(
+            Portable::new(&key).unwrap().open([0; 12], b"", &mut again, &tag),
+            Err(Unauthenticated)
+        );
         assert_eq!((text, again), ([0; 9], [0; 9]));
     }
 

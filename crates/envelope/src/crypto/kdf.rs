@@ -11,7 +11,8 @@ use crate::suite::{AlgorithmSuite, KeyDerivation};
 pub(crate) struct DerivedKeys {
     encryption_key: Zeroizing<[u8; 32]>,
     length: usize,
-    /// Public: stands in the header and binds the message to this one data key. Only for suites that commit.
+    /// Public: stands in the header and binds the message to this one data key. Only for suites
+    /// that commit.
     pub(crate) commit_key: Option<[u8; 32]>,
 }
 
@@ -25,13 +26,18 @@ impl DerivedKeys {
 /// Derives the keys of the message with `message_id`. `data_key` must have the suite's length.
 pub(crate) fn derive(suite: AlgorithmSuite, data_key: &[u8], message_id: &[u8]) -> DerivedKeys {
     let length = suite.data_key_length();
-    let mut keys = DerivedKeys { encryption_key: Zeroizing::new([0; 32]), length, commit_key: None };
+    let mut keys =
+        DerivedKeys { encryption_key: Zeroizing::new([0; 32]), length, commit_key: None };
     let key = &mut keys.encryption_key[..length];
     let id = suite.id().to_be_bytes();
     match suite.key_derivation() {
         KeyDerivation::Identity => key.copy_from_slice(data_key),
-        KeyDerivation::HkdfSha256 => expand(&Hkdf::<Sha256>::new(None, data_key), &[&id, message_id], key),
-        KeyDerivation::HkdfSha384 => expand(&Hkdf::<Sha384>::new(None, data_key), &[&id, message_id], key),
+        KeyDerivation::HkdfSha256 => {
+            expand(&Hkdf::<Sha256>::new(None, data_key), &[&id, message_id], key)
+        }
+        KeyDerivation::HkdfSha384 => {
+            expand(&Hkdf::<Sha384>::new(None, data_key), &[&id, message_id], key)
+        }
         KeyDerivation::HkdfSha512 => {
             let hkdf = Hkdf::<Sha512>::new(Some(message_id), data_key);
             expand(&hkdf, &[&id, b"DERIVEKEY"], key);

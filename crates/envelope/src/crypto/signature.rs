@@ -1,5 +1,5 @@
-//! ECDSA over messages (specification: `framework/transitive-requirements.md#ecdsa`), by AWS-LC. Without the
-//! feature `aws-lc-rs` no signed suite is written or opened.
+//! ECDSA over messages (specification: `framework/transitive-requirements.md#ecdsa`), by AWS-LC.
+//! Without the feature `aws-lc-rs` no signed suite is written or opened.
 
 use crate::{error::Error, suite::Curve};
 
@@ -44,7 +44,8 @@ mod backend {
                 Curve::P256 => &ECDSA_P256_SHA256_ASN1_SIGNING,
                 Curve::P384 => &ECDSA_P384_SHA384_ASN1_SIGNING,
             };
-            let pair = EcdsaKeyPair::generate(algorithm).map_err(|cause| Error::Random(std::sync::Arc::new(cause)))?;
+            let pair = EcdsaKeyPair::generate(algorithm)
+                .map_err(|cause| Error::Random(std::sync::Arc::new(cause)))?;
             Ok(Self { pair, curve })
         }
 
@@ -105,7 +106,9 @@ mod backend {
                 Curve::P256 => &ECDSA_P256_SHA256_ASN1,
                 Curve::P384 => &ECDSA_P384_SHA384_ASN1,
             };
-            let key = (point.len() == length).then(|| ParsedPublicKey::new(algorithm, point)).and_then(Result::ok)?;
+            let key = (point.len() == length)
+                .then(|| ParsedPublicKey::new(algorithm, point))
+                .and_then(Result::ok)?;
             Some(Self { key, curve })
         }
 

@@ -1,4 +1,5 @@
-//! What a frame's tag authenticates beside its content (specification: `data-format/message-body-aad.md`).
+//! What a frame's tag authenticates beside its content (specification:
+//! `data-format/message-body-aad.md`).
 
 const FRAME: &[u8] = b"AWSKMSEncryptionClient Frame";
 const FINAL_FRAME: &[u8] = b"AWSKMSEncryptionClient Final Frame";
@@ -14,8 +15,18 @@ pub(crate) struct BodyAad {
 
 impl BodyAad {
     /// The AAD of one frame with `content_length` bytes of plaintext.
-    pub(crate) fn of_frame(message_id: &[u8], is_final: bool, sequence_number: u32, content_length: usize) -> Self {
-        Self::new(message_id, if is_final { FINAL_FRAME } else { FRAME }, sequence_number, content_length)
+    pub(crate) fn of_frame(
+        message_id: &[u8],
+        is_final: bool,
+        sequence_number: u32,
+        content_length: usize,
+    ) -> Self {
+        Self::new(
+            message_id,
+            if is_final { FINAL_FRAME } else { FRAME },
+            sequence_number,
+            content_length,
+        )
     }
 
     /// The AAD of a body in one piece.
@@ -37,7 +48,8 @@ impl BodyAad {
     #[inline]
     pub(crate) fn with_sequence_number(mut self, sequence_number: u32) -> Self {
         let behind = self.length - size_of::<u64>();
-        self.bytes[behind - size_of::<u32>()..behind].copy_from_slice(&sequence_number.to_be_bytes());
+        self.bytes[behind - size_of::<u32>()..behind]
+            .copy_from_slice(&sequence_number.to_be_bytes());
         self
     }
 
@@ -59,14 +71,23 @@ mod tests {
     #[test]
     fn serialization_is_the_specified_one() {
         let mut expected = vec![7; 32];
-        expected.extend_from_slice(b"AWSKMSEncryptionClient Frame\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x10\x00");
+        expected.extend_from_slice(
+            b"AWSKMSEncryptionClient Frame\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x10\x00",
+        );
         assert_eq!(BodyAad::of_frame(&[7; 32], false, 2, 4096).as_bytes(), expected);
         let last = BodyAad::of_frame(&[7; 32], true, 3, 1);
-        assert!(last.as_bytes()[32..].starts_with(b"AWSKMSEncryptionClient Final Frame\x00\x00\x00\x03"));
-        let (second, third) = (BodyAad::of_frame(&[7; 16], false, 2, 9), BodyAad::of_frame(&[7; 16], false, 3, 9));
+        assert!(
+            last.as_bytes()[32..]
+                .starts_with(b"AWSKMSEncryptionClient Final Frame\x00\x00\x00\x03")
+        );
+        let (second, third) =
+            (BodyAad::of_frame(&[7; 16], false, 2, 9), BodyAad::of_frame(&[7; 16], false, 3, 9));
         assert_eq!(second.with_sequence_number(3).as_bytes(), third.as_bytes());
         let single = BodyAad::of_single_block(&[7; 32], 1);
-        assert!(single.as_bytes()[32..].starts_with(b"AWSKMSEncryptionClient Single Block\x00\x00\x00\x01"));
+        assert!(
+            single.as_bytes()[32..]
+                .starts_with(b"AWSKMSEncryptionClient Single Block\x00\x00\x00\x01")
+        );
         assert_eq!(single.as_bytes().len(), LENGTH);
     }
 }

@@ -73,7 +73,10 @@ impl<'a> Reader<'a> {
     }
 
     /// The next `N` bytes.
-    pub(crate) fn array<const N: usize>(&mut self, field: &'static str) -> Result<&'a [u8; N], Error> {
+    pub(crate) fn array<const N: usize>(
+        &mut self,
+        field: &'static str,
+    ) -> Result<&'a [u8; N], Error> {
         let bytes = self.bytes(field, N)?;
         Ok(bytes.try_into().expect("bytes() gave N bytes"))
     }
@@ -105,9 +108,14 @@ impl<'a> Reader<'a> {
 /// # Errors
 ///
 /// [`Error::InvalidSetting`] for more than 65,535 bytes.
-pub(crate) fn write_prefixed(out: &mut Vec<u8>, field: &'static str, bytes: &[u8]) -> Result<(), Error> {
-    let length = u16::try_from(bytes.len())
-        .map_err(|_| Error::invalid_setting(field, format!("{} bytes exceed the format's 65,535", bytes.len())))?;
+pub(crate) fn write_prefixed(
+    out: &mut Vec<u8>,
+    field: &'static str,
+    bytes: &[u8],
+) -> Result<(), Error> {
+    let length = u16::try_from(bytes.len()).map_err(|_| {
+        Error::invalid_setting(field, format!("{} bytes exceed the format's 65,535", bytes.len()))
+    })?;
     out.extend_from_slice(&length.to_be_bytes());
     out.extend_from_slice(bytes);
     Ok(())
@@ -120,7 +128,9 @@ mod tests {
     #[test]
     fn truncation_names_field_offset_and_what_is_missing() {
         let mut reader = Reader::new(b"\x00\x05abc", 0);
-        let Err(Error::Truncated { field: "name", offset: 2, missing: 2 }) = reader.prefixed("name") else {
+        let Err(Error::Truncated { field: "name", offset: 2, missing: 2 }) =
+            reader.prefixed("name")
+        else {
             panic!("expected a truncation at byte 2");
         };
     }

@@ -11,7 +11,8 @@ pub(crate) const FIRST_FIELD: &str = "key provider id";
 pub struct EncryptedDataKey {
     /// Who wrapped it: `aws-kms`, or a raw keyring's namespace. UTF-8, at most 65,535 bytes.
     pub key_provider_id: String,
-    /// What that provider needs to know: a key's ARN, or a key's name and an IV. At most 65,535 bytes.
+    /// What that provider needs to know: a key's ARN, or a key's name and an IV. At most 65,535
+    /// bytes.
     pub key_provider_information: Vec<u8>,
     /// The wrapped data key. At most 65,535 bytes.
     pub ciphertext: Vec<u8>,
@@ -26,8 +27,8 @@ impl<'a> EncryptedDataKeys<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::Truncated`], [`Error::Malformed`], or [`Error::TooManyEncryptedDataKeys`] as soon as the
-    /// count is read.
+    /// [`Error::Truncated`], [`Error::Malformed`], or [`Error::TooManyEncryptedDataKeys`] as soon
+    /// as the count is read.
     pub(crate) fn read(reader: &mut Reader<'a>, limit: usize) -> Result<Self, Error> {
         let (start, offset) = (reader.position(), reader.offset());
         let count = reader.u16("encrypted data key count")?;
@@ -61,7 +62,10 @@ impl<'a> EncryptedDataKeys<'a> {
             let provider_id = reader.prefixed("key provider id").ok()?;
             Some(EncryptedDataKey {
                 key_provider_id: std::str::from_utf8(provider_id).ok()?.to_owned(),
-                key_provider_information: reader.prefixed("key provider information").ok()?.to_vec(),
+                key_provider_information: reader
+                    .prefixed("key provider information")
+                    .ok()?
+                    .to_vec(),
                 ciphertext: reader.prefixed("encrypted data key").ok()?.to_vec(),
             })
         })
@@ -73,7 +77,8 @@ impl<'a> EncryptedDataKeys<'a> {
     }
 }
 
-/// Finds the end of encrypted data keys that arrive bit by bit, without going over any of them twice.
+/// Finds the end of encrypted data keys that arrive bit by bit, without going over any of them
+/// twice.
 #[derive(Debug)]
 pub(crate) struct Walk {
     /// Where the next field starts.
@@ -93,7 +98,9 @@ impl Walk {
     pub(crate) fn missing(&mut self, bytes: &[u8]) -> usize {
         while let Some(following) = self.fields.checked_sub(1) {
             let length = bytes.get(self.position..).and_then(<[u8]>::first_chunk);
-            let end = self.position + 2 + length.map_or(0, |length| usize::from(u16::from_be_bytes(*length)));
+            let end = self.position
+                + 2
+                + length.map_or(0, |length| usize::from(u16::from_be_bytes(*length)));
             if length.is_none() || end > bytes.len() {
                 return end - bytes.len() + following * 2;
             }
@@ -122,7 +129,9 @@ fn read_one(reader: &mut Reader<'_>) -> Result<(), Error> {
 pub(crate) fn serialize(keys: &[EncryptedDataKey]) -> Result<Vec<u8>, Error> {
     let field = "encrypted data key count";
     let count = u16::try_from(keys.len()).ok().filter(|count| *count > 0);
-    let count = count.ok_or_else(|| Error::invalid_setting(field, format!("{} is not in 1..=65535", keys.len())))?;
+    let count = count.ok_or_else(|| {
+        Error::invalid_setting(field, format!("{} is not in 1..=65535", keys.len()))
+    })?;
     let mut out = count.to_be_bytes().to_vec();
     for key in keys {
         write_prefixed(&mut out, "key provider id", key.key_provider_id.as_bytes())?;
@@ -156,14 +165,21 @@ mod tests {
     #[test]
     fn none_is_malformed() {
         let mut reader = Reader::new(b"\x00\x00", 0);
-        assert!(matches!(EncryptedDataKeys::read(&mut reader, 3), Err(Error::Malformed { offset: 0, .. })));
+        assert!(matches!(
+            EncryptedDataKeys::read(&mut reader, 3),
+            Err(Error::Malformed { offset: 0, .. })
+        ));
         assert!(serialize(&[]).is_err());
     }
 
     fn keys() -> impl Strategy<Value = Vec<EncryptedDataKey>> {
-        let key = (any::<String>(), any::<Vec<u8>>(), any::<Vec<u8>>()).prop_map(|(id, information, ciphertext)| {
-            EncryptedDataKey { key_provider_id: id, key_provider_information: information, ciphertext }
-        });
+        let key = (any::<String>(), any::<Vec<u8>>(), any::<Vec<u8>>()).prop_map(
+            |(id, information, ciphertext)| EncryptedDataKey {
+                key_provider_id: id,
+                key_provider_information: information,
+                ciphertext,
+            },
+        );
         proptest::collection::vec(key, 1..5)
     }
 

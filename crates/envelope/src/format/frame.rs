@@ -7,7 +7,8 @@ use crate::error::Error;
 const SEQUENCE_NUMBER_END: u32 = 0xFFFF_FFFF;
 /// Sequence number, IV and tag: what a regular frame has beside its content, in bytes.
 pub(crate) const REGULAR_OVERHEAD: usize = 4 + 12 + 16;
-/// End marker, sequence number, IV, content length and tag: what the final frame has beside its content.
+/// End marker, sequence number, IV, content length and tag: what the final frame has beside its
+/// content.
 pub(crate) const FINAL_OVERHEAD: usize = 4 + 4 + 12 + 4 + 16;
 
 /// What stands before a frame's content, as received: nothing in it is verified.
@@ -21,18 +22,21 @@ pub(crate) struct UnverifiedPrefix<'a> {
 }
 
 impl<'a> UnverifiedPrefix<'a> {
-    /// Reads what stands before the content of one frame of a body whose header says `frame_length`.
+    /// Reads what stands before the content of one frame of a body whose header says
+    /// `frame_length`.
     ///
     /// # Errors
     ///
-    /// [`Error::Truncated`], or [`Error::Malformed`] for a final frame longer than the frame length.
+    /// [`Error::Truncated`], or [`Error::Malformed`] for a final frame longer than the frame
+    /// length.
     pub(crate) fn read(reader: &mut Reader<'a>, frame_length: u32) -> Result<Self, Error> {
         let first = reader.u32("sequence number")?;
         let is_final = first == SEQUENCE_NUMBER_END;
         let sequence_number = if is_final { reader.u32("sequence number")? } else { first };
         let iv = reader.array("IV")?;
         let length_offset = reader.offset();
-        let content_length = if is_final { reader.u32("encrypted content length")? } else { frame_length };
+        let content_length =
+            if is_final { reader.u32("encrypted content length")? } else { frame_length };
         if content_length > frame_length {
             let (field, problem) = ("encrypted content length", "longer than the frame length");
             return Err(Error::Malformed { field, offset: length_offset, problem });
@@ -56,7 +60,8 @@ impl<'a> UnverifiedFrame<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::Truncated`], or [`Error::Malformed`] for a final frame longer than the frame length.
+    /// [`Error::Truncated`], or [`Error::Malformed`] for a final frame longer than the frame
+    /// length.
     pub(crate) fn read(reader: &mut Reader<'a>, frame_length: u32) -> Result<Self, Error> {
         let prefix = UnverifiedPrefix::read(reader, frame_length)?;
         let UnverifiedPrefix { is_final, sequence_number, iv, content_length } = prefix;
@@ -89,23 +94,28 @@ pub(crate) fn split_regular_mut(frame: &mut [u8]) -> (&mut [u8; 16], &mut [u8], 
 }
 
 /// Appends what stands before the final frame's content.
-pub(crate) fn write_final_prefix(out: &mut Vec<u8>, sequence_number: u32, iv: [u8; 12], content_length: u32) {
+pub(crate) fn write_final_prefix(
+    out: &mut Vec<u8>,
+    sequence_number: u32,
+    iv: [u8; 12],
+    content_length: u32,
+) {
     out.extend_from_slice(&SEQUENCE_NUMBER_END.to_be_bytes());
     out.extend_from_slice(&sequence_number.to_be_bytes());
     out.extend_from_slice(&iv);
     out.extend_from_slice(&content_length.to_be_bytes());
 }
 
-/// The IV of a frame: its sequence number, padded in front with zeros. Sequence numbers start at 1, so
-/// the header's IV, zero, is never a frame's.
+/// The IV of a frame: its sequence number, padded in front with zeros. Sequence numbers start at 1,
+/// so the header's IV, zero, is never a frame's.
 pub(crate) fn iv(sequence_number: u32) -> [u8; 12] {
     let mut iv = [0; 12];
     iv[8..].copy_from_slice(&sequence_number.to_be_bytes());
     iv
 }
 
-/// How many frames hold `plaintext_length` bytes; a plaintext that is an exact multiple of the frame
-/// length ends in a full final frame, and an empty one in an empty final frame.
+/// How many frames hold `plaintext_length` bytes; a plaintext that is an exact multiple of the
+/// frame length ends in a full final frame, and an empty one in an empty final frame.
 ///
 /// # Errors
 ///
@@ -125,11 +135,12 @@ pub(crate) fn body_length(plaintext_length: usize, frames: u32) -> usize {
     plaintext_length + (length(frames) - 1) * REGULAR_OVERHEAD + FINAL_OVERHEAD
 }
 
-/// The most plaintext that a body of `body_length` bytes holds, well-formed or not; at most 8 bytes over what a
-/// well-formed one does.
+/// The most plaintext that a body of `body_length` bytes holds, well-formed or not; at most 8 bytes
+/// over what a well-formed one does.
 pub(crate) fn plaintext_length(body_length: usize, frame_length: u32) -> usize {
     let frame = length(frame_length).saturating_add(REGULAR_OVERHEAD);
-    body_length / frame * length(frame_length) + (body_length % frame).saturating_sub(REGULAR_OVERHEAD)
+    body_length / frame * length(frame_length)
+        + (body_length % frame).saturating_sub(REGULAR_OVERHEAD)
 }
 
 /// A 32-bit length as this machine counts memory.
@@ -176,7 +187,10 @@ mod tests {
         write_final_prefix(&mut bytes, 1, iv(1), 5);
         bytes.extend_from_slice(&[0; 21]);
         let error = UnverifiedFrame::read(&mut Reader::new(&bytes, 0), 4).unwrap_err();
-        assert!(matches!(error, Error::Malformed { field: "encrypted content length", offset: 20, .. }));
+        assert!(matches!(
+            error,
+            Error::Malformed { field: "encrypted content length", offset: 20, .. }
+        ));
     }
 
     proptest! {

@@ -64,7 +64,10 @@ impl<'a> UnverifiedHeader<'a> {
     ///
     /// [`Error::Truncated`], [`Error::Malformed`], [`Error::Unsupported`], or
     /// [`Error::TooManyEncryptedDataKeys`].
-    pub(crate) fn read(reader: &mut Reader<'a>, max_encrypted_data_keys: usize) -> Result<Self, Error> {
+    pub(crate) fn read(
+        reader: &mut Reader<'a>,
+        max_encrypted_data_keys: usize,
+    ) -> Result<Self, Error> {
         let (start, offset) = (reader.position(), reader.offset());
         match reader.u8("version")? {
             header_v1::VERSION => header_v1::read(reader, start, max_encrypted_data_keys),
@@ -94,8 +97,8 @@ impl HeaderBody<'_> {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] when a part does not fit the format; never for a context and keys that
-    /// this crate made.
+    /// [`Error::InvalidSetting`] when a part does not fit the format; never for a context and keys
+    /// that this crate made.
     pub(crate) fn write(&self, out: &mut Vec<u8>) -> Result<(), Error> {
         match self.commit_key {
             Some(commit_key) => header_v2::write(self, commit_key, out),
@@ -105,7 +108,12 @@ impl HeaderBody<'_> {
 }
 
 /// Appends what stands behind the body: in version 1 the IV and the tag, in version 2 the tag.
-pub(crate) fn write_authentication(suite: AlgorithmSuite, iv: [u8; 12], tag: [u8; 16], out: &mut Vec<u8>) {
+pub(crate) fn write_authentication(
+    suite: AlgorithmSuite,
+    iv: [u8; 12],
+    tag: [u8; 16],
+    out: &mut Vec<u8>,
+) {
     if !suite.commits_to_key() {
         out.extend_from_slice(&iv);
     }
@@ -123,7 +131,8 @@ pub(crate) fn length(
     encryption_context: &EncryptionContext,
     encrypted_data_keys: &[u8],
 ) -> usize {
-    let fixed = if suite.commits_to_key() { header_v2::FIXED_LENGTH } else { header_v1::FIXED_LENGTH };
+    let fixed =
+        if suite.commits_to_key() { header_v2::FIXED_LENGTH } else { header_v1::FIXED_LENGTH };
     fixed + encryption_context.as_serialized().len() + encrypted_data_keys.len()
 }
 
@@ -158,13 +167,24 @@ pub(super) fn read_content_type(reader: &mut Reader<'_>) -> Result<u8, Error> {
 }
 
 /// Reads the frame length: zero for a body that is not framed, and for no other.
-pub(super) fn read_frame_length(reader: &mut Reader<'_>, content_type: u8) -> Result<ContentType, Error> {
+pub(super) fn read_frame_length(
+    reader: &mut Reader<'_>,
+    content_type: u8,
+) -> Result<ContentType, Error> {
     let offset = reader.offset();
     match (content_type, reader.u32("frame length")?) {
         (FRAMED, frame_length @ 1..) => Ok(ContentType::Framed { frame_length }),
         (NON_FRAMED, 0) => Ok(ContentType::NonFramed),
-        (FRAMED, _) => Err(Error::Malformed { field: "frame length", offset, problem: "zero in a framed message" }),
-        _ => Err(Error::Malformed { field: "frame length", offset, problem: "not zero in a message without frames" }),
+        (FRAMED, _) => Err(Error::Malformed {
+            field: "frame length",
+            offset,
+            problem: "zero in a framed message",
+        }),
+        _ => Err(Error::Malformed {
+            field: "frame length",
+            offset,
+            problem: "not zero in a message without frames",
+        }),
     }
 }
 
@@ -190,7 +210,11 @@ mod tests {
     const KEYS: &[u8] = b"\x00\x01\x00\x02ns\x00\x01n\x00\x02ck";
     const IV: [u8; 12] = [5; 12];
 
-    fn header(suite: AlgorithmSuite, context: &EncryptionContext, content_type: ContentType) -> Vec<u8> {
+    fn header(
+        suite: AlgorithmSuite,
+        context: &EncryptionContext,
+        content_type: ContentType,
+    ) -> Vec<u8> {
         let mut out = vec![];
         let body = HeaderBody {
             suite,
@@ -219,7 +243,10 @@ mod tests {
             let bytes = header(suite, &EncryptionContext::new([("a", "b")]).unwrap(), FRAMES);
             for end in 0..bytes.len() {
                 let error = read(&bytes[..end]).unwrap_err();
-                assert!(matches!(error, Error::Truncated { offset, .. } if offset <= end as u64), "{end}: {error:?}");
+                assert!(
+                    matches!(error, Error::Truncated { offset, .. } if offset <= end as u64),
+                    "{end}: {error:?}"
+                );
             }
         }
     }
@@ -233,22 +260,46 @@ mod tests {
             bytes[at] = value;
             read(&bytes).unwrap_err()
         };
-        assert!(matches!(error(&v2, 0, 3), Error::Unsupported { field: "version", offset: 0, value: 3 }));
+        assert!(matches!(
+            error(&v2, 0, 3),
+            Error::Unsupported { field: "version", offset: 0, value: 3 }
+        ));
         assert!(matches!(
             error(&v2, 1, 9),
             Error::Unsupported { field: "algorithm suite id", offset: 1, value: 0x0978 }
         ));
-        assert!(matches!(error(&v2, 1, 1), Error::Malformed { field: "algorithm suite id", offset: 1, .. }));
-        assert!(matches!(error(&v1, 2, 4), Error::Malformed { field: "algorithm suite id", offset: 2, .. }));
-        assert!(matches!(error(&v1, 1, 0), Error::Unsupported { field: "type", offset: 1, value: 0 }));
+        assert!(matches!(
+            error(&v2, 1, 1),
+            Error::Malformed { field: "algorithm suite id", offset: 1, .. }
+        ));
+        assert!(matches!(
+            error(&v1, 2, 4),
+            Error::Malformed { field: "algorithm suite id", offset: 2, .. }
+        ));
+        assert!(matches!(
+            error(&v1, 1, 0),
+            Error::Unsupported { field: "type", offset: 1, value: 0 }
+        ));
         let content_type = v2.len() - 16 - 32 - 4 - 1;
-        assert!(matches!(error(&v2, content_type, 7), Error::Unsupported { field: "content type", value: 7, .. }));
-        assert!(matches!(error(&v2, content_type, 1), Error::Malformed { field: "frame length", .. }));
+        assert!(matches!(
+            error(&v2, content_type, 7),
+            Error::Unsupported { field: "content type", value: 7, .. }
+        ));
+        assert!(matches!(
+            error(&v2, content_type, 1),
+            Error::Malformed { field: "frame length", .. }
+        ));
         let reserved = v1.len() - 16 - 12 - 4 - 1 - 4;
         assert!(matches!(error(&v1, reserved, 1), Error::Malformed { field: "reserved", .. }));
-        assert!(matches!(error(&v1, reserved + 4, 16), Error::Unsupported { field: "IV length", value: 16, .. }));
-        let zero =
-            header(AlgorithmSuite::default(), &EncryptionContext::empty(), ContentType::Framed { frame_length: 0 });
+        assert!(matches!(
+            error(&v1, reserved + 4, 16),
+            Error::Unsupported { field: "IV length", value: 16, .. }
+        ));
+        let zero = header(
+            AlgorithmSuite::default(),
+            &EncryptionContext::empty(),
+            ContentType::Framed { frame_length: 0 },
+        );
         assert!(matches!(read(&zero), Err(Error::Malformed { field: "frame length", .. })));
     }
 

@@ -1,11 +1,12 @@
-//! Version 1 of the header body (specification: `data-format/message-header.md#header-body-version-10`).
+//! Version 1 of the header body (specification:
+//! `data-format/message-header.md#header-body-version-10`).
 
 use super::{
     codec::Reader,
     encrypted_data_key::EncryptedDataKeys,
     header::{
-        HeaderBody, UnverifiedHeader, read_content_type, read_context, read_frame_length, read_suite,
-        write_frame_length, write_middle,
+        HeaderBody, UnverifiedHeader, read_content_type, read_context, read_frame_length,
+        read_suite, write_frame_length, write_middle,
     },
 };
 use crate::error::Error;
@@ -15,8 +16,9 @@ pub(super) const VERSION: u8 = 1;
 const TYPE: u8 = 0x80;
 const RESERVED: [u8; 4] = [0; 4];
 const IV_LENGTH: u8 = 12;
-/// Everything but the encryption context and the encrypted data keys, in bytes: version, type, suite, message
-/// id, the context's length, content type, reserved, IV length, frame length; IV and tag.
+/// Everything but the encryption context and the encrypted data keys, in bytes: version, type,
+/// suite, message id, the context's length, content type, reserved, IV length, frame length; IV and
+/// tag.
 pub(super) const FIXED_LENGTH: usize = 1 + 1 + 2 + 16 + 2 + 1 + 4 + 1 + 4 + 12 + 16;
 
 /// Reads what follows the version, which stands at `start`.

@@ -1,18 +1,19 @@
-//! Version 2 of the header body (specification: `data-format/message-header.md#header-body-version-20`).
+//! Version 2 of the header body (specification:
+//! `data-format/message-header.md#header-body-version-20`).
 
 use super::{
     codec::Reader,
     encrypted_data_key::EncryptedDataKeys,
     header::{
-        HeaderBody, UnverifiedHeader, read_content_type, read_context, read_frame_length, read_suite,
-        write_frame_length, write_middle,
+        HeaderBody, UnverifiedHeader, read_content_type, read_context, read_frame_length,
+        read_suite, write_frame_length, write_middle,
     },
 };
 use crate::error::Error;
 
 pub(super) const VERSION: u8 = 2;
-/// Everything but the encryption context and the encrypted data keys, in bytes: version, suite, message id, the
-/// context's length, content type, frame length, commit key; tag.
+/// Everything but the encryption context and the encrypted data keys, in bytes: version, suite,
+/// message id, the context's length, content type, frame length, commit key; tag.
 pub(super) const FIXED_LENGTH: usize = 1 + 2 + 32 + 2 + 1 + 4 + 32 + 16;
 
 /// Reads what follows the version, which stands at `start`.
@@ -44,7 +45,11 @@ pub(super) fn read<'a>(
 }
 
 /// Appends a header body.
-pub(super) fn write(header: &HeaderBody<'_>, commit_key: &[u8; 32], out: &mut Vec<u8>) -> Result<(), Error> {
+pub(super) fn write(
+    header: &HeaderBody<'_>,
+    commit_key: &[u8; 32],
+    out: &mut Vec<u8>,
+) -> Result<(), Error> {
     out.push(VERSION);
     out.extend_from_slice(&header.suite.id().to_be_bytes());
     out.extend_from_slice(header.message_id);

@@ -1,4 +1,5 @@
-//! Keyrings: who generates, wraps and unwraps data keys (specification: `framework/keyring-interface.md`).
+//! Keyrings: who generates, wraps and unwraps data keys (specification:
+//! `framework/keyring-interface.md`).
 
 #[cfg(feature = "aws-kms")]
 mod aws_kms;
@@ -11,8 +12,9 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 #[cfg(feature = "aws-kms")]
 pub use self::aws_kms::{
-    AwsKmsDiscoveryKeyring, AwsKmsDiscoveryMultiKeyringBuilder, AwsKmsKeyring, AwsKmsMrkDiscoveryKeyring,
-    AwsKmsMrkKeyring, AwsKmsMultiKeyringBuilder, DiscoveryFilter, KmsKeyArn,
+    AwsKmsDiscoveryKeyring, AwsKmsDiscoveryMultiKeyringBuilder, AwsKmsKeyring,
+    AwsKmsMrkDiscoveryKeyring, AwsKmsMrkKeyring, AwsKmsMultiKeyringBuilder, DiscoveryFilter,
+    KmsKeyArn,
 };
 #[cfg(feature = "aws-lc-rs")]
 pub use self::raw_rsa::RawRsaKeyring;
@@ -24,8 +26,8 @@ pub use self::{
 pub use crate::crypto::rsa::{RsaPadding, RsaPrivateKey, RsaPublicKey};
 pub use crate::error::{KeyringError, KeyringErrorKind};
 use crate::{
-    context::EncryptionContext, data_key::DataKey, error::Error, format::encrypted_data_key::EncryptedDataKey,
-    suite::AlgorithmSuite,
+    context::EncryptionContext, data_key::DataKey, error::Error,
+    format::encrypted_data_key::EncryptedDataKey, suite::AlgorithmSuite,
 };
 
 /// What a keyring's operations return.
@@ -65,15 +67,16 @@ pub trait Keyring: fmt::Debug + Send + Sync {
         encrypted_data_keys: &'a [EncryptedDataKey],
     ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>>;
 
-    /// The wrapping key that [`generate`](Self::generate) would ask for this, as its errors name it. Where one is named,
-    /// requests to it back off together when it fails. Default: `None`, for keyrings that ask nobody.
+    /// The wrapping key that [`generate`](Self::generate) would ask for this, as its errors name
+    /// it. Where one is named, requests to it back off together when it fails. Default: `None`, for
+    /// keyrings that ask nobody.
     fn wrapping_key(&self, request: KeyringRequest<'_>) -> Option<Arc<str>> {
         let _ = request;
         None
     }
 
-    /// Grows when another identity asks the provider than before. What was cached under the permissions of the one before is
-    /// dropped then. Default: it never does.
+    /// Grows when another identity asks the provider than before. What was cached under the
+    /// permissions of the one before is dropped then. Default: it never does.
     fn tenure(&self) -> u64 {
         0
     }
@@ -108,13 +111,19 @@ pub struct GeneratedDataKey {
     pub encrypted_data_keys: Vec<EncryptedDataKey>,
 }
 
-/// Refuses a namespace that is AWS KMS's (specification: `framework/keyring-interface.md#key-provider-id`), and
-/// a namespace or name of a raw keyring that is empty or does not fit its field.
+/// Refuses a namespace that is AWS KMS's (specification:
+/// `framework/keyring-interface.md#key-provider-id`), and a namespace or name of a raw keyring that
+/// is empty or does not fit its field.
 fn check_key_names(namespace: &str, name: &str, longest_name: usize) -> Result<(), Error> {
     if namespace.starts_with("aws-kms") {
-        return Err(Error::invalid_setting("namespace", "what starts with `aws-kms` is reserved for AWS KMS"));
+        return Err(Error::invalid_setting(
+            "namespace",
+            "what starts with `aws-kms` is reserved for AWS KMS",
+        ));
     }
-    for (setting, value, longest) in [("namespace", namespace, usize::from(u16::MAX)), ("name", name, longest_name)] {
+    for (setting, value, longest) in
+        [("namespace", namespace, usize::from(u16::MAX)), ("name", name, longest_name)]
+    {
         if !(1..=longest).contains(&value.len()) {
             let problem = format!("{} bytes; 1 to {longest} are allowed", value.len());
             return Err(Error::invalid_setting(setting, problem));

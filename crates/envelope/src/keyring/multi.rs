@@ -3,21 +3,25 @@
 use std::sync::Arc;
 
 use super::{
-    EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture, KeyringRequest,
+    EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture,
+    KeyringRequest,
 };
 use crate::{data_key::DataKey, error::Error};
 
 /// Wraps one data key with several keyrings, so that any one of them opens the message.
 ///
-/// Sealing needs all of them: the generator makes the data key, then every child wraps it, and a failure of one
-/// fails the whole. Opening needs one: the generator is asked first, then the children in their order, each with
-/// all of the message's encrypted data keys, and the first that unwraps one wins. The order of the keyrings is
-/// the order of the message's encrypted data keys. A keyring that does not answer is waited for, AWS KMS up to the
-/// pool's operation timeout: to open in an emergency, build a client with the child alone.
+/// Sealing needs all of them: the generator makes the data key, then every child wraps it, and a
+/// failure of one fails the whole. Opening needs one: the generator is asked first, then the
+/// children in their order, each with all of the message's encrypted data keys, and the first that
+/// unwraps one wins. The order of the keyrings is the order of the message's encrypted data keys. A
+/// keyring that does not answer is waited for, AWS KMS up to the pool's operation timeout: to open
+/// in an emergency, build a client with the child alone.
 ///
-/// A multi-keyring with a generator can't be another one's child: the specification has it generate, or fail.
+/// A multi-keyring with a generator can't be another one's child: the specification has it
+/// generate, or fail.
 ///
-/// Whoever can use any one of the keyrings can open the message: it is as safe as the weakest of them.
+/// Whoever can use any one of the keyrings can open the message: it is as safe as the weakest of
+/// them.
 ///
 /// ```
 /// use envelope::{DataKey, keyring::{MultiKeyring, RawAesKeyring}};
@@ -52,11 +56,15 @@ impl Keyring for MultiKeyring {
     fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey> {
         Box::pin(async move {
             let Some(generator) = &self.generator else {
-                return Err(misused("it has no generator to make a data key: set one with `MultiKeyringBuilder`"));
+                return Err(misused(
+                    "it has no generator to make a data key: set one with `MultiKeyringBuilder`",
+                ));
             };
             let mut generated = generator.generate(request).await?;
             for child in &self.children {
-                generated.encrypted_data_keys.extend(child.wrap(request, &generated.data_key).await?);
+                generated
+                    .encrypted_data_keys
+                    .extend(child.wrap(request, &generated.data_key).await?);
             }
             Ok(generated)
         })
@@ -69,7 +77,9 @@ impl Keyring for MultiKeyring {
     ) -> KeyringFuture<'a, Vec<EncryptedDataKey>> {
         Box::pin(async move {
             if self.generator.is_some() {
-                return Err(misused("it has a generator, so it wraps no data key but the one that it generates"));
+                return Err(misused(
+                    "it has a generator, so it wraps no data key but the one that it generates",
+                ));
             }
             let mut encrypted_data_keys = vec![];
             for child in &self.children {
@@ -117,8 +127,8 @@ pub struct MultiKeyringBuilder {
 }
 
 impl MultiKeyringBuilder {
-    /// The keyring that makes data keys, and wraps them first. Default: none, and the multi-keyring only unwraps,
-    /// or wraps data keys that another keyring made. Set twice, the last one counts.
+    /// The keyring that makes data keys, and wraps them first. Default: none, and the multi-keyring
+    /// only unwraps, or wraps data keys that another keyring made. Set twice, the last one counts.
     ///
     /// ```
     /// # use envelope::{DataKey, keyring::{MultiKeyring, RawAesKeyring}};
@@ -132,8 +142,9 @@ impl MultiKeyringBuilder {
         self
     }
 
-    /// Adds a keyring that wraps what the generator made. Default: none. The specification sets no limit, but
-    /// each one adds its encrypted data keys to every message, and readers refuse messages with too many.
+    /// Adds a keyring that wraps what the generator made. Default: none. The specification sets no
+    /// limit, but each one adds its encrypted data keys to every message, and readers refuse
+    /// messages with too many.
     ///
     /// ```
     /// # use envelope::{DataKey, keyring::{MultiKeyring, RawAesKeyring}};
@@ -158,7 +169,10 @@ impl MultiKeyringBuilder {
     pub fn build(self) -> Result<MultiKeyring, Error> {
         let Self { generator, children } = self;
         if generator.is_none() && children.is_empty() {
-            return Err(Error::invalid_setting("keyrings", "none; a generator or a child is needed"));
+            return Err(Error::invalid_setting(
+                "keyrings",
+                "none; a generator or a child is needed",
+            ));
         }
         Ok(MultiKeyring { generator, children })
     }

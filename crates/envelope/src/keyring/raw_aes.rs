@@ -1,8 +1,8 @@
 //! The raw AES keyring (specification: `framework/raw-aes-keyring.md`).
 
 use super::{
-    EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture, KeyringRequest,
-    check_key_names, first_unwrapped,
+    EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture,
+    KeyringRequest, check_key_names, first_unwrapped,
 };
 use crate::{
     crypto::{
@@ -31,29 +31,41 @@ pub struct RawAesKeyring {
 }
 
 impl RawAesKeyring {
-    /// A keyring that wraps under `wrapping_key` (16, 24 or 32 bytes) and names it by `namespace` (the key
-    /// provider id) and `name` in every message.
+    /// A keyring that wraps under `wrapping_key` (16, 24 or 32 bytes) and names it by `namespace`
+    /// (the key provider id) and `name` in every message.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] for a wrapping key of another length, for a namespace that starts with
-    /// `aws-kms`, and for a namespace or name that does not fit the message format.
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>, wrapping_key: &DataKey) -> Result<Self, Error> {
+    /// [`Error::InvalidSetting`] for a wrapping key of another length, for a namespace that starts
+    /// with `aws-kms`, and for a namespace or name that does not fit the message format.
+    pub fn new(
+        namespace: impl Into<String>,
+        name: impl Into<String>,
+        wrapping_key: &DataKey,
+    ) -> Result<Self, Error> {
         let (namespace, name) = (namespace.into(), name.into());
         check_key_names(&namespace, &name, usize::from(u16::MAX) - PROVIDER_SUFFIX_LENGTH)?;
         let length = wrapping_key.len();
         let wrapping_key = aead::Key::new(wrapping_key.expose_secret()).ok_or_else(|| {
-            Error::invalid_setting("wrapping key", format!("{length} bytes; 16, 24 or 32 are allowed"))
+            Error::invalid_setting(
+                "wrapping key",
+                format!("{length} bytes; 16, 24 or 32 are allowed"),
+            )
         })?;
         Ok(Self { namespace, name, wrapping_key })
     }
 
-    fn wrap_now(&self, request: KeyringRequest<'_>, data_key: &DataKey) -> Result<EncryptedDataKey, Error> {
+    fn wrap_now(
+        &self,
+        request: KeyringRequest<'_>,
+        data_key: &DataKey,
+    ) -> Result<EncryptedDataKey, Error> {
         let iv = random::bytes()?;
         // Room for the tag from the start: growing later would leave a copy behind.
         let mut ciphertext = Vec::with_capacity(data_key.len() + TAG_LENGTH);
         ciphertext.extend_from_slice(data_key.expose_secret());
-        let tag = self.wrapping_key.seal(iv, request.encryption_context.as_serialized(), &mut ciphertext);
+        let tag =
+            self.wrapping_key.seal(iv, request.encryption_context.as_serialized(), &mut ciphertext);
         ciphertext.extend_from_slice(&tag);
         Ok(EncryptedDataKey {
             key_provider_id: self.namespace.clone(),
@@ -71,7 +83,12 @@ impl RawAesKeyring {
         let iv = self.iv_of(wrapped)?;
         let (ciphertext, tag) = wrapped.ciphertext.split_last_chunk()?;
         let mut data_key = ciphertext.to_vec();
-        let opened = self.wrapping_key.open(iv, request.encryption_context.as_serialized(), &mut data_key, tag);
+        let opened = self.wrapping_key.open(
+            iv,
+            request.encryption_context.as_serialized(),
+            &mut data_key,
+            tag,
+        );
         Some(opened.map(|()| DataKey::from_vec(data_key)).map_err(|_| {
             let key = format!("{}/{}", self.namespace, self.name);
             let cause = "the wrapped data key failed authentication: another wrapping key or encryption context";
@@ -123,16 +140,21 @@ impl Keyring for RawAesKeyring {
         request: KeyringRequest<'a>,
         encrypted_data_keys: &'a [EncryptedDataKey],
     ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
-        Box::pin(
-            async move { first_unwrapped(encrypted_data_keys.iter().filter_map(|key| self.unwrap_now(request, key))) },
-        )
+        Box::pin(async move {
+            first_unwrapped(
+                encrypted_data_keys.iter().filter_map(|key| self.unwrap_now(request, key)),
+            )
+        })
     }
 }
 
 impl std::fmt::Debug for RawAesKeyring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { namespace, name, wrapping_key: _ } = self;
-        f.debug_struct("RawAesKeyring").field("namespace", namespace).field("name", name).finish_non_exhaustive()
+        f.debug_struct("RawAesKeyring")
+            .field("namespace", namespace)
+            .field("name", name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -177,7 +199,11 @@ mod tests {
         let context = EncryptionContext::empty();
         let request = KeyringRequest::new(AlgorithmSuite::default(), &context);
         let generated = keyring("key-1", 1).generate(request).now_or_never().unwrap().unwrap();
-        assert!(unwrap(&keyring("key", 1), &context, &generated.encrypted_data_keys).unwrap_err().is_empty());
+        assert!(
+            unwrap(&keyring("key", 1), &context, &generated.encrypted_data_keys)
+                .unwrap_err()
+                .is_empty()
+        );
     }
 
     #[test]
@@ -196,7 +222,8 @@ mod tests {
     fn a_failure_does_not_hide_a_later_key() {
         let context = EncryptionContext::empty();
         let request = KeyringRequest::new(AlgorithmSuite::default(), &context);
-        let mut keys = keyring("a", 9).generate(request).now_or_never().unwrap().unwrap().encrypted_data_keys;
+        let mut keys =
+            keyring("a", 9).generate(request).now_or_never().unwrap().unwrap().encrypted_data_keys;
         let wanted = keyring("a", 1).generate(request).now_or_never().unwrap().unwrap();
         keys.extend(wanted.encrypted_data_keys);
         let opened = unwrap(&keyring("a", 1), &context, &keys).unwrap();

@@ -1,19 +1,20 @@
 //! The raw RSA keyring (specification: `framework/raw-rsa-keyring.md`).
 
 use super::{
-    EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture, KeyringRequest,
-    RsaPadding, RsaPrivateKey, RsaPublicKey, check_key_names, first_unwrapped,
+    EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture,
+    KeyringRequest, RsaPadding, RsaPrivateKey, RsaPublicKey, check_key_names, first_unwrapped,
 };
 use crate::{data_key::DataKey, error::Error};
 
 /// Wraps data keys locally under an RSA public key, and unwraps them with the private one.
 ///
-/// Who only seals needs no secret at all. The same namespace, name, padding and keys open the message in every
-/// other AWS Encryption SDK client.
+/// Who only seals needs no secret at all. The same namespace, name, padding and keys open the
+/// message in every other AWS Encryption SDK client.
 ///
-/// Unlike the other keyrings this one does not authenticate: anybody with the public key can wrap a data key
-/// of their own choice, under any encryption context. Take a suite that signs, or another keyring, where it
-/// matters who sealed. An unwrapping takes up to some milliseconds, on the calling thread.
+/// Unlike the other keyrings this one does not authenticate: anybody with the public key can wrap a
+/// data key of their own choice, under any encryption context. Take a suite that signs, or another
+/// keyring, where it matters who sealed. An unwrapping takes up to some milliseconds, on the
+/// calling thread.
 ///
 /// ```
 /// # use envelope::keyring::{RawRsaKeyring, RsaPadding, RsaPrivateKey, RsaPublicKey};
@@ -38,13 +39,14 @@ pub struct RawRsaKeyring {
 }
 
 impl RawRsaKeyring {
-    /// A keyring that only wraps, and names its key by `namespace` (the key provider id) and `name` in every
-    /// message.
+    /// A keyring that only wraps, and names its key by `namespace` (the key provider id) and `name`
+    /// in every message.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] for a namespace that starts with `aws-kms`, for a namespace or name that does
-    /// not fit the message format, and for a public key that may only verify signatures (RSA-PSS).
+    /// [`Error::InvalidSetting`] for a namespace that starts with `aws-kms`, for a namespace or
+    /// name that does not fit the message format, and for a public key that may only verify
+    /// signatures (RSA-PSS).
     pub fn with_public_key(
         namespace: impl Into<String>,
         name: impl Into<String>,
@@ -54,13 +56,14 @@ impl RawRsaKeyring {
         Self::new(namespace.into(), name.into(), padding, Some(public_key), None)
     }
 
-    /// A keyring that only unwraps. The specification forbids it to derive the public key by itself; to wrap as
-    /// well, give [`RsaPrivateKey::public_key`] to [`with_key_pair`](Self::with_key_pair).
+    /// A keyring that only unwraps. The specification forbids it to derive the public key by
+    /// itself; to wrap as well, give [`RsaPrivateKey::public_key`] to
+    /// [`with_key_pair`](Self::with_key_pair).
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] for a namespace that starts with `aws-kms`, and for a namespace or name that
-    /// does not fit the message format.
+    /// [`Error::InvalidSetting`] for a namespace that starts with `aws-kms`, and for a namespace or
+    /// name that does not fit the message format.
     pub fn with_private_key(
         namespace: impl Into<String>,
         name: impl Into<String>,
@@ -74,8 +77,8 @@ impl RawRsaKeyring {
     ///
     /// # Errors
     ///
-    /// Those of [`with_public_key`](Self::with_public_key), and [`Error::InvalidSetting`] when the keys are not
-    /// a pair: such a keyring could not open what it seals.
+    /// Those of [`with_public_key`](Self::with_public_key), and [`Error::InvalidSetting`] when the
+    /// keys are not a pair: such a keyring could not open what it seals.
     pub fn with_key_pair(
         namespace: impl Into<String>,
         name: impl Into<String>,
@@ -84,7 +87,10 @@ impl RawRsaKeyring {
         private_key: RsaPrivateKey,
     ) -> Result<Self, Error> {
         if !public_key.belongs_to(&private_key) {
-            return Err(Error::invalid_setting("RSA key pair", "the public key is not the private key's"));
+            return Err(Error::invalid_setting(
+                "RSA key pair",
+                "the public key is not the private key's",
+            ));
         }
         Self::new(namespace.into(), name.into(), padding, Some(public_key), Some(private_key))
     }
@@ -97,8 +103,12 @@ impl RawRsaKeyring {
         private_key: Option<RsaPrivateKey>,
     ) -> Result<Self, Error> {
         check_key_names(&namespace, &name, usize::from(u16::MAX))?;
-        // Shows here, not with the first message, that these bits and this padding hold the longest data key.
-        if public_key.as_ref().is_some_and(|key| key.encrypt(padding, &[0; LONGEST_DATA_KEY]).is_err()) {
+        // Shows here, not with the first message, that these bits and this padding hold the longest
+        // data key.
+        if public_key
+            .as_ref()
+            .is_some_and(|key| key.encrypt(padding, &[0; LONGEST_DATA_KEY]).is_err())
+        {
             let problem = format!("it does not encrypt a data key with the padding {padding:?}");
             return Err(Error::invalid_setting("RSA public key", problem));
         }
@@ -107,8 +117,10 @@ impl RawRsaKeyring {
 
     fn wrap_now(&self, data_key: &DataKey) -> Result<EncryptedDataKey, Error> {
         let failed = |cause| Error::DataKeyUnavailable(self.failed(KeyringErrorKind::Other, cause));
-        let public_key =
-            self.public_key.as_ref().ok_or_else(|| failed("the keyring has no public key to wrap with"))?;
+        let public_key = self
+            .public_key
+            .as_ref()
+            .ok_or_else(|| failed("the keyring has no public key to wrap with"))?;
         let ciphertext = public_key.encrypt(self.padding, data_key.expose_secret());
         Ok(EncryptedDataKey {
             key_provider_id: self.namespace.clone(),
@@ -123,16 +135,24 @@ impl RawRsaKeyring {
         request: KeyringRequest<'_>,
         wrapped: &EncryptedDataKey,
     ) -> Option<Result<DataKey, KeyringError>> {
-        if wrapped.key_provider_id != self.namespace || wrapped.key_provider_information != self.name.as_bytes() {
+        if wrapped.key_provider_id != self.namespace
+            || wrapped.key_provider_information != self.name.as_bytes()
+        {
             return None;
         }
         let Some(private_key) = &self.private_key else {
-            return Some(Err(self.failed(KeyringErrorKind::Other, "the keyring has no private key to unwrap with")));
+            return Some(Err(self.failed(
+                KeyringErrorKind::Other,
+                "the keyring has no private key to unwrap with",
+            )));
         };
-        // A key of another length must fail like bad padding, and here: later it would fail in other words,
-        // and tell whoever made it up that its padding was right.
+        // A key of another length must fail like bad padding, and here: later it would fail in
+        // other words, and tell whoever made it up that its padding was right.
         let length = request.suite.data_key_length();
-        let data_key = private_key.decrypt(self.padding, &wrapped.ciphertext).ok().filter(|key| key.len() == length);
+        let data_key = private_key
+            .decrypt(self.padding, &wrapped.ciphertext)
+            .ok()
+            .filter(|key| key.len() == length);
         Some(data_key.ok_or_else(|| {
             let cause = "the wrapped data key did not decrypt: it was changed, or wrapped with another key or padding";
             self.failed(KeyringErrorKind::InvalidCiphertext, cause)
@@ -169,8 +189,10 @@ impl Keyring for RawRsaKeyring {
         request: KeyringRequest<'a>,
         encrypted_data_keys: &'a [EncryptedDataKey],
     ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
-        Box::pin(
-            async move { first_unwrapped(encrypted_data_keys.iter().filter_map(|key| self.unwrap_now(request, key))) },
-        )
+        Box::pin(async move {
+            first_unwrapped(
+                encrypted_data_keys.iter().filter_map(|key| self.unwrap_now(request, key)),
+            )
+        })
     }
 }

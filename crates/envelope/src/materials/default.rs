@@ -1,12 +1,13 @@
-//! A new data key for every message, straight from a keyring (specification: `framework/default-cmm.md`).
+//! A new data key for every message, straight from a keyring (specification:
+//! `framework/default-cmm.md`).
 
 use std::sync::Arc;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 
 use super::{
-    DecryptionMaterials, DecryptionMaterialsRequest, EncryptionMaterials, EncryptionMaterialsRequest, MaterialsFuture,
-    MaterialsManager,
+    DecryptionMaterials, DecryptionMaterialsRequest, EncryptionMaterials,
+    EncryptionMaterialsRequest, MaterialsFuture, MaterialsManager,
 };
 use crate::{
     context::EncryptionContext,
@@ -38,17 +39,22 @@ impl MaterialsManager for DefaultMaterialsManager {
         request: EncryptionMaterialsRequest<'a>,
     ) -> MaterialsFuture<'a, EncryptionMaterials> {
         Box::pin(async move {
-            let EncryptionMaterialsRequest { suite, encryption_context, required_context, .. } = request;
+            let EncryptionMaterialsRequest { suite, encryption_context, required_context, .. } =
+                request;
             let signing_key = suite.curve().map(SigningKey::generate).transpose()?;
             let context = match &signing_key {
                 Some(key) => encryption_context.with(&public_key_context(key)?)?,
                 None => encryption_context.clone(),
             };
-            let asked = KeyringRequest { background: request.background, ..KeyringRequest::new(suite, &context) };
+            let asked = KeyringRequest {
+                background: request.background,
+                ..KeyringRequest::new(suite, &context)
+            };
             let wrapped = self.keyring.generate(asked).await?;
             let (data_key, keys) = (wrapped.data_key, &wrapped.encrypted_data_keys);
             let required = required_context.clone();
-            EncryptionMaterials::with_parts(suite, context, required, data_key, keys, signing_key).map(Arc::new)
+            EncryptionMaterials::with_parts(suite, context, required, data_key, keys, signing_key)
+                .map(Arc::new)
         })
     }
 
@@ -60,14 +66,18 @@ impl MaterialsManager for DefaultMaterialsManager {
             let (suite, context) = (request.suite, request.encryption_context()?);
             let verification_key = verification_key(suite, &context)?;
             let keys: Vec<_> = request.encrypted_data_keys.iter().collect();
-            let asked = KeyringRequest { background: request.background, ..KeyringRequest::new(suite, &context) };
+            let asked = KeyringRequest {
+                background: request.background,
+                ..KeyringRequest::new(suite, &context)
+            };
             let unwrapped = self.keyring.unwrap(asked, &keys).await;
             let required = request.required_context.clone();
             let data_key = unwrapped.map_err(|failures| {
                 let not_stored = required.iter().map(|(key, _)| key.to_owned()).collect();
                 Error::DataKeyNotUnwrapped { failures, not_stored }
             })?;
-            DecryptionMaterials::with_parts(suite, context, required, data_key, verification_key).map(Arc::new)
+            DecryptionMaterials::with_parts(suite, context, required, data_key, verification_key)
+                .map(Arc::new)
         })
     }
 
@@ -85,7 +95,10 @@ fn public_key_context(key: &SigningKey) -> Result<EncryptionContext, Error> {
 }
 
 /// The key in the encryption context of a signed message; an unsigned one must have none.
-fn verification_key(suite: AlgorithmSuite, context: &EncryptionContext) -> Result<Option<VerificationKey>, Error> {
+fn verification_key(
+    suite: AlgorithmSuite,
+    context: &EncryptionContext,
+) -> Result<Option<VerificationKey>, Error> {
     let invalid = |problem| Err(Error::InvalidEncryptionContext { problem });
     match (suite.curve(), context.get(PUBLIC_KEY)) {
         (None, None) => Ok(None),
@@ -95,8 +108,12 @@ fn verification_key(suite: AlgorithmSuite, context: &EncryptionContext) -> Resul
             let point = BASE64_STANDARD.decode(encoded).ok();
             match point.and_then(|point| VerificationKey::from_point(curve, &point)) {
                 Some(key) => Ok(Some(key)),
-                None if cfg!(not(feature = "aws-lc-rs")) => SigningKey::generate(curve).map(|_| None),
-                None => invalid("`aws-crypto-public-key` is not a point of the suite's curve in Base64"),
+                None if cfg!(not(feature = "aws-lc-rs")) => {
+                    SigningKey::generate(curve).map(|_| None)
+                }
+                None => {
+                    invalid("`aws-crypto-public-key` is not a point of the suite's curve in Base64")
+                }
             }
         }
     }

@@ -57,9 +57,10 @@ pub trait MaterialsManager: fmt::Debug + Send + Sync {
         Ok(None)
     }
 
-    /// Lends what [`try_encryption_materials`](Self::try_encryption_materials) would give, and tells whether it did. A manager that
-    /// keeps materials does so without counting who holds them: threads that write to one count hold each other up. Must not
-    /// block; borrows at most once. Default: lends what the other gives.
+    /// Lends what [`try_encryption_materials`](Self::try_encryption_materials) would give, and
+    /// tells whether it did. A manager that keeps materials does so without counting who holds
+    /// them: threads that write to one count hold each other up. Must not block; borrows at most
+    /// once. Default: lends what the other gives.
     ///
     /// # Errors
     ///
@@ -86,9 +87,10 @@ pub trait MaterialsManager: fmt::Debug + Send + Sync {
         Ok(self.try_decryption_materials(request)?.map(|materials| borrow(&materials)).is_some())
     }
 
-    /// Tells whether a message's header was authentic under the decryption materials that were waited for. A
-    /// manager that keeps materials must drop those under which none ever was: a forged message gets real
-    /// materials, too, since they are supplied before anything can be verified.
+    /// Tells whether a message's header was authentic under the decryption materials that were
+    /// waited for. A manager that keeps materials must drop those under which none ever was: a
+    /// forged message gets real materials, too, since they are supplied before anything can be
+    /// verified.
     fn decryption_served(&self, request: DecryptionMaterialsRequest<'_>, authentic: bool) {
         let _ = (request, authentic);
     }
@@ -106,18 +108,22 @@ pub trait MaterialsManager: fmt::Debug + Send + Sync {
         0
     }
 
-    /// Looks up once what many messages like this will need; its plaintext length is of no account. Default: `None`, where
-    /// nothing is kept.
+    /// Looks up once what many messages like this will need; its plaintext length is of no account.
+    /// Default: `None`, where nothing is kept.
     ///
     /// # Errors
     ///
     /// Whatever keeps the manager from ever supplying materials.
-    fn prepare(&self, request: EncryptionMaterialsRequest<'_>) -> Result<Option<Arc<dyn PreparedMaterials>>, Error> {
+    fn prepare(
+        &self,
+        request: EncryptionMaterialsRequest<'_>,
+    ) -> Result<Option<Arc<dyn PreparedMaterials>>, Error> {
         let _ = request;
         Ok(None)
     }
 
-    /// Fetches what messages like this will need, unless it is there. Default: nothing, where nothing is kept.
+    /// Fetches what messages like this will need, unless it is there. Default: nothing, where
+    /// nothing is kept.
     ///
     /// # Errors
     ///
@@ -131,10 +137,11 @@ pub trait MaterialsManager: fmt::Debug + Send + Sync {
 /// What [`MaterialsManager::warm`] returns.
 pub type WarmFuture<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>;
 
-/// Encryption materials that were looked up once, for many messages: from [`MaterialsManager::prepare`].
+/// Encryption materials that were looked up once, for many messages: from
+/// [`MaterialsManager::prepare`].
 pub trait PreparedMaterials: fmt::Debug + Send + Sync {
-    /// Lends materials for one message of `plaintext_length` bytes; or does not, and says so with `false`, where that takes
-    /// waiting. Must not block.
+    /// Lends materials for one message of `plaintext_length` bytes; or does not, and says so with
+    /// `false`, where that takes waiting. Must not block.
     fn lend(&self, plaintext_length: u64, borrow: &mut dyn FnMut(&EncryptionMaterials)) -> bool;
 }
 
@@ -151,15 +158,16 @@ pub struct EncryptionMaterialsRequest<'a> {
     pub encryption_context: &'a EncryptionContext,
     /// The part of it that the message authenticates, but does not store.
     pub required_context: &'a EncryptionContext,
-    /// The plaintext's length in bytes, or a bound on it; `None` when it is not known. A cached data key
-    /// is lent only against a known length.
+    /// The plaintext's length in bytes, or a bound on it; `None` when it is not known. A cached
+    /// data key is lent only against a known length.
     pub plaintext_length: Option<u64>,
     /// Whether nobody waits for it: it is fetched ahead. Default: somebody does.
     pub background: bool,
 }
 
 impl<'a> EncryptionMaterialsRequest<'a> {
-    /// What a message asks for that stores all of `encryption_context`. For `plaintext_length`, see the field.
+    /// What a message asks for that stores all of `encryption_context`. For `plaintext_length`, see
+    /// the field.
     ///
     /// ```
     /// use envelope::{
@@ -182,7 +190,13 @@ impl<'a> EncryptionMaterialsRequest<'a> {
         encryption_context: &'a EncryptionContext,
         plaintext_length: Option<u64>,
     ) -> Self {
-        Self { suite, encryption_context, required_context: &NOTHING_REQUIRED, plaintext_length, background: false }
+        Self {
+            suite,
+            encryption_context,
+            required_context: &NOTHING_REQUIRED,
+            plaintext_length,
+            background: false,
+        }
     }
 }
 
@@ -194,7 +208,8 @@ pub struct DecryptionMaterialsRequest<'a> {
     pub suite: AlgorithmSuite,
     /// The message's encrypted data keys.
     pub encrypted_data_keys: EncryptedDataKeys<'a>,
-    /// What the caller says that the encryption context holds; contradicts nothing that the message stores.
+    /// What the caller says that the encryption context holds; contradicts nothing that the message
+    /// stores.
     pub supplied_context: &'a EncryptionContext,
     /// The part of it that the message does not store.
     pub required_context: &'a EncryptionContext,
@@ -204,7 +219,8 @@ pub struct DecryptionMaterialsRequest<'a> {
 }
 
 impl DecryptionMaterialsRequest<'_> {
-    /// The encryption context that the data key is bound to: what the message stores, and what it does not.
+    /// The encryption context that the data key is bound to: what the message stores, and what it
+    /// does not.
     ///
     /// # Errors
     ///

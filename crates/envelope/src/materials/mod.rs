@@ -10,13 +10,13 @@ use std::sync::Arc;
 
 pub use self::{
     caching::{
-        CacheCounts, CacheStats, CachingBuilder, CachingMaterialsManager, FailureCounts, MaterialsCache,
-        MaterialsCacheBuilder,
+        CacheCounts, CacheStats, CachingBuilder, CachingMaterialsManager, FailureCounts,
+        MaterialsCache, MaterialsCacheBuilder,
     },
     default::DefaultMaterialsManager,
     manager::{
-        DecryptionMaterialsRequest, EncryptionMaterialsRequest, MaterialsFuture, MaterialsManager, PreparedMaterials,
-        WarmFuture,
+        DecryptionMaterialsRequest, EncryptionMaterialsRequest, MaterialsFuture, MaterialsManager,
+        PreparedMaterials, WarmFuture,
     },
     required_context::RequiredContextMaterialsManager,
 };
@@ -45,12 +45,13 @@ pub struct EncryptionMaterials {
 }
 
 impl EncryptionMaterials {
-    /// Materials for `suite`, which is not a signed one, and `encryption_context`, all of it to be stored.
+    /// Materials for `suite`, which is not a signed one, and `encryption_context`, all of it to be
+    /// stored.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] when the suite is signed, when the data key's length is not the suite's, or
-    /// when the encrypted data keys are none or do not fit the message format.
+    /// [`Error::InvalidSetting`] when the suite is signed, when the data key's length is not the
+    /// suite's, or when the encrypted data keys are none or do not fit the message format.
     pub fn new(
         suite: AlgorithmSuite,
         encryption_context: EncryptionContext,
@@ -61,8 +62,9 @@ impl EncryptionMaterials {
         Self::with_parts(suite, encryption_context, required, data_key, encrypted_data_keys, None)
     }
 
-    /// Materials with all they can have. `required_context` is the part of the context that is not stored;
-    /// the signing key is there exactly for signed suites, and its public key in the context.
+    /// Materials with all they can have. `required_context` is the part of the context that is not
+    /// stored; the signing key is there exactly for signed suites, and its public key in the
+    /// context.
     pub(crate) fn with_parts(
         suite: AlgorithmSuite,
         encryption_context: EncryptionContext,
@@ -73,7 +75,9 @@ impl EncryptionMaterials {
     ) -> Result<Self, Error> {
         check_length(suite, &data_key)?;
         if suite.is_signed() != signing_key.is_some() {
-            let problem = format!("suite {suite} without its signing key: take DefaultMaterialsManager's materials");
+            let problem = format!(
+                "suite {suite} without its signing key: take DefaultMaterialsManager's materials"
+            );
             return Err(Error::invalid_setting("encryption materials", problem));
         }
         let count = encrypted_data_keys.len();
@@ -140,7 +144,9 @@ impl EncryptionMaterials {
     /// Materials that open what these seal; `None` if their public key is not one.
     pub(crate) fn to_decryption(&self) -> Option<DecryptionMaterials> {
         let verification_key = match (&self.signing_key, self.suite.curve()) {
-            (Some(key), Some(curve)) => Some(VerificationKey::from_point(curve, &key.public_key())?),
+            (Some(key), Some(curve)) => {
+                Some(VerificationKey::from_point(curve, &key.public_key())?)
+            }
             _ => None,
         };
         Some(DecryptionMaterials {
@@ -169,17 +175,23 @@ pub struct DecryptionMaterials {
 }
 
 impl DecryptionMaterials {
-    /// Materials for `suite`, which is not a signed one, and `encryption_context`, all of it stored.
+    /// Materials for `suite`, which is not a signed one, and `encryption_context`, all of it
+    /// stored.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] when the suite is signed, or the data key's length is not the suite's.
-    pub fn new(suite: AlgorithmSuite, encryption_context: EncryptionContext, data_key: DataKey) -> Result<Self, Error> {
+    /// [`Error::InvalidSetting`] when the suite is signed, or the data key's length is not the
+    /// suite's.
+    pub fn new(
+        suite: AlgorithmSuite,
+        encryption_context: EncryptionContext,
+        data_key: DataKey,
+    ) -> Result<Self, Error> {
         Self::with_parts(suite, encryption_context, EncryptionContext::empty(), data_key, None)
     }
 
-    /// Materials with all they can have. `required_context` is the part of the context that is not stored;
-    /// the verification key is there exactly for signed suites.
+    /// Materials with all they can have. `required_context` is the part of the context that is not
+    /// stored; the verification key is there exactly for signed suites.
     pub(crate) fn with_parts(
         suite: AlgorithmSuite,
         encryption_context: EncryptionContext,

@@ -1,15 +1,17 @@
-//! Context that is authenticated, but not stored (specification: `framework/required-encryption-context-cmm.md`).
+//! Context that is authenticated, but not stored (specification:
+//! `framework/required-encryption-context-cmm.md`).
 
 use std::sync::Arc;
 
 use super::{
-    DecryptionMaterials, DecryptionMaterialsRequest, EncryptionMaterials, EncryptionMaterialsRequest, MaterialsFuture,
-    MaterialsManager, PreparedMaterials, WarmFuture,
+    DecryptionMaterials, DecryptionMaterialsRequest, EncryptionMaterials,
+    EncryptionMaterialsRequest, MaterialsFuture, MaterialsManager, PreparedMaterials, WarmFuture,
 };
 use crate::{context::EncryptionContext, error::Error};
 
-/// Requires some keys in every encryption context, and keeps their pairs out of the message: who opens it must
-/// supply them. For what a reader knows anyway, and a message should not tell: an account, a session.
+/// Requires some keys in every encryption context, and keeps their pairs out of the message: who
+/// opens it must supply them. For what a reader knows anyway, and a message should not tell: an
+/// account, a session.
 ///
 /// ```
 /// use envelope::{DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring};
@@ -60,10 +62,14 @@ impl RequiredContextMaterialsManager {
     }
 
     /// What the message is not to store: these keys, and those that another such manager requires.
-    fn required(&self, request: EncryptionMaterialsRequest<'_>) -> Result<EncryptionContext, Error> {
+    fn required(
+        &self,
+        request: EncryptionMaterialsRequest<'_>,
+    ) -> Result<EncryptionContext, Error> {
         self.check(request.encryption_context)?;
         let others = request.required_context;
-        let required = |key: &str| self.keys.iter().any(|own| own == key) || others.get(key).is_some();
+        let required =
+            |key: &str| self.keys.iter().any(|own| own == key) || others.get(key).is_some();
         Ok(request.encryption_context.filtered(required))
     }
 }
@@ -75,7 +81,9 @@ impl MaterialsManager for RequiredContextMaterialsManager {
     ) -> MaterialsFuture<'a, EncryptionMaterials> {
         Box::pin(async move {
             let required_context = &self.required(request)?;
-            self.source.encryption_materials(EncryptionMaterialsRequest { required_context, ..request }).await
+            self.source
+                .encryption_materials(EncryptionMaterialsRequest { required_context, ..request })
+                .await
         })
     }
 
@@ -100,7 +108,8 @@ impl MaterialsManager for RequiredContextMaterialsManager {
         request: EncryptionMaterialsRequest<'_>,
     ) -> Result<Option<Arc<EncryptionMaterials>>, Error> {
         let required_context = &self.required(request)?;
-        self.source.try_encryption_materials(EncryptionMaterialsRequest { required_context, ..request })
+        self.source
+            .try_encryption_materials(EncryptionMaterialsRequest { required_context, ..request })
     }
 
     fn try_decryption_materials(
@@ -109,7 +118,9 @@ impl MaterialsManager for RequiredContextMaterialsManager {
     ) -> Result<Option<Arc<DecryptionMaterials>>, Error> {
         self.check(request.supplied_context)?;
         let materials = self.source.try_decryption_materials(request)?;
-        materials.as_ref().map_or(Ok(()), |materials| self.check(materials.encryption_context()))?;
+        materials
+            .as_ref()
+            .map_or(Ok(()), |materials| self.check(materials.encryption_context()))?;
         Ok(materials)
     }
 
@@ -119,7 +130,10 @@ impl MaterialsManager for RequiredContextMaterialsManager {
         borrow: &mut dyn FnMut(&EncryptionMaterials),
     ) -> Result<bool, Error> {
         let required_context = &self.required(request)?;
-        self.source.lend_encryption_materials(EncryptionMaterialsRequest { required_context, ..request }, borrow)
+        self.source.lend_encryption_materials(
+            EncryptionMaterialsRequest { required_context, ..request },
+            borrow,
+        )
     }
 
     fn lend_decryption_materials(
@@ -147,7 +161,10 @@ impl MaterialsManager for RequiredContextMaterialsManager {
         self.source.tenure()
     }
 
-    fn prepare(&self, request: EncryptionMaterialsRequest<'_>) -> Result<Option<Arc<dyn PreparedMaterials>>, Error> {
+    fn prepare(
+        &self,
+        request: EncryptionMaterialsRequest<'_>,
+    ) -> Result<Option<Arc<dyn PreparedMaterials>>, Error> {
         let required_context = &self.required(request)?;
         self.source.prepare(EncryptionMaterialsRequest { required_context, ..request })
     }

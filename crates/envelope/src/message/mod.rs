@@ -21,7 +21,8 @@ pub(crate) trait Slices {
     /// Does the next slice of it, and tells whether that was the last.
     fn next_slice(&mut self) -> Result<bool, Error>;
 
-    /// After a failure: wipes a slice of what was done, and tells whether there is more. Dropping wipes all that is left.
+    /// After a failure: wipes a slice of what was done, and tells whether there is more. Dropping
+    /// wipes all that is left.
     fn wipe_slice(&mut self) -> bool;
 
     /// Does what is left, at once.

@@ -70,9 +70,14 @@ pub(super) struct UnverifiedPiece {
 
 impl Opener {
     /// Verifies the commitment, then the header's tag over the bytes as they were received.
-    pub(crate) fn start(header: &UnverifiedHeader<'_>, materials: &DecryptionMaterials) -> Result<Self, Error> {
-        let keys = kdf::derive(header.suite, materials.data_key().expose_secret(), header.message_id);
-        let cipher = aead::Key::new(keys.encryption_key()).expect("every suite's key length is one of AES");
+    pub(crate) fn start(
+        header: &UnverifiedHeader<'_>,
+        materials: &DecryptionMaterials,
+    ) -> Result<Self, Error> {
+        let keys =
+            kdf::derive(header.suite, materials.data_key().expose_secret(), header.message_id);
+        let cipher =
+            aead::Key::new(keys.encryption_key()).expect("every suite's key length is one of AES");
         let committed: bool = match (&keys.commit_key, header.commit_key) {
             (Some(derived), Some(received)) => words(derived).ct_eq(&words(received)).into(),
             (derived, received) => derived.is_none() && received.is_none(),
@@ -80,12 +85,15 @@ impl Opener {
         let required = materials.required_context().as_serialized();
         let authentic = match required {
             [] => cipher.open(header.iv, header.body, &mut [], header.tag),
-            required => cipher.open(header.iv, &[header.body, required].concat(), &mut [], header.tag),
+            required => {
+                cipher.open(header.iv, &[header.body, required].concat(), &mut [], header.tag)
+            }
         };
         if !committed || authentic.is_err() {
             return Err(Error::Authentication);
         }
-        let mut signature = materials.verification_key().map(|key| (key.verifier(), Arc::clone(key)));
+        let mut signature =
+            materials.verification_key().map(|key| (key.verifier(), Arc::clone(key)));
         if let Some((verifier, _)) = &mut signature {
             verifier.update(header.body);
             if !header.suite.commits_to_key() {
@@ -106,41 +114,52 @@ impl Opener {
         })
     }
 
-    /// Appends the plaintext of the next frame, or of the body in one piece, if its tag is right; tells whether
-    /// it was the last.
+    /// Appends the plaintext of the next frame, or of the body in one piece, if its tag is right;
+    /// tells whether it was the last.
     ///
     /// # Errors
     ///
-    /// [`Error::Truncated`] leaves everything as it was, so that the piece can be read again once more of it is
-    /// there. After any other error, the message must be given up.
-    pub(crate) fn next_piece(&mut self, reader: &mut Reader<'_>, plaintext: &mut Vec<u8>) -> Result<bool, Error> {
+    /// [`Error::Truncated`] leaves everything as it was, so that the piece can be read again once
+    /// more of it is there. After any other error, the message must be given up.
+    pub(crate) fn next_piece(
+        &mut self,
+        reader: &mut Reader<'_>,
+        plaintext: &mut Vec<u8>,
+    ) -> Result<bool, Error> {
         let start = plaintext.len();
         let piece = self.read_piece(reader)?;
         plaintext.extend_from_slice(&reader.all()[piece.content.clone()]);
-        self.open_piece(&piece, &mut plaintext[start..]).inspect_err(|_| plaintext.truncate(start))?;
+        self.open_piece(&piece, &mut plaintext[start..])
+            .inspect_err(|_| plaintext.truncate(start))?;
         Ok(piece.is_last)
     }
 
-    /// Appends the plaintext of the regular frames that are next, as many as are there and one slice holds; by several threads
-    /// where that is worth it. Tells what they cost, as bytes: nothing where there is none. Of frames that are not as they should be,
-    /// none is opened: [`next_piece`](Self::next_piece) says which.
+    /// Appends the plaintext of the regular frames that are next, as many as are there and one
+    /// slice holds; by several threads where that is worth it. Tells what they cost, as bytes:
+    /// nothing where there is none. Of frames that are not as they should be, none is opened:
+    /// [`next_piece`](Self::next_piece) says which.
     pub(crate) fn regular_frames(
         &mut self,
         reader: &mut Reader<'_>,
         workers: &Workers,
         plaintext: &mut Vec<u8>,
     ) -> usize {
-        let (true, ContentType::Framed { frame_length }) = (self.runs, self.content_type) else { return 0 };
+        let (true, ContentType::Framed { frame_length }) = (self.runs, self.content_type) else {
+            return 0;
+        };
         let length = frame::length(frame_length);
         let stride = length.saturating_add(frame::REGULAR_OVERHEAD);
         let (start, first) = (plaintext.len(), self.sequence_number);
-        let frames = reader.rest().chunks_exact(stride).take(workers.frames(length)).zip(first..u32::MAX);
-        let count = frames.take_while(|(frame, number)| frame.starts_with(&number.to_be_bytes())).count();
+        let frames =
+            reader.rest().chunks_exact(stride).take(workers.frames(length)).zip(first..u32::MAX);
+        let count =
+            frames.take_while(|(frame, number)| frame.starts_with(&number.to_be_bytes())).count();
         if count == 0 {
             return 0;
         }
         let frames = &reader.rest()[..count * stride];
-        let (cipher, aad) = (&self.cipher, BodyAad::of_frame(self.message_id.as_bytes(), false, first, length));
+        let (cipher, aad) =
+            (&self.cipher, BodyAad::of_frame(self.message_id.as_bytes(), false, first, length));
         let open = |number, frame: &[u8], content: &mut [u8]| {
             let (iv, (prefix, _, tag)) = (frame::iv(number), frame::split_regular(frame));
             if *prefix != frame::regular_prefix(number, iv) {
@@ -150,10 +169,15 @@ impl Opener {
         };
         let opened = if workers.share(count * length) {
             plaintext.resize(start + count * length, 0);
-            workers.each((frames, stride), &mut plaintext[start..], length, |at, frame, plaintext| {
-                plaintext.copy_from_slice(frame::split_regular(frame).1);
-                open(first + at, frame, plaintext)
-            })
+            workers.each(
+                (frames, stride),
+                &mut plaintext[start..],
+                length,
+                |at, frame, plaintext| {
+                    plaintext.copy_from_slice(frame::split_regular(frame).1);
+                    open(first + at, frame, plaintext)
+                },
+            )
         } else {
             frames.chunks_exact(stride).zip(first..).try_for_each(|(frame, number)| {
                 let at = plaintext.len();
@@ -170,12 +194,14 @@ impl Opener {
         if let Some((verifier, _)) = &mut self.signature {
             verifier.update(frames);
         }
-        self.sequence_number += u32::try_from(count).expect("there are fewer than 2^32 sequence numbers");
+        self.sequence_number +=
+            u32::try_from(count).expect("there are fewer than 2^32 sequence numbers");
         reader.skip(count * stride);
         count * cost(length)
     }
 
-    /// Reads the next piece, and counts on it being authentic: unless it is opened, the message must be given up.
+    /// Reads the next piece, and counts on it being authentic: unless it is opened, the message
+    /// must be given up.
     ///
     /// # Errors
     ///
@@ -188,12 +214,15 @@ impl Opener {
                 let frame = UnverifiedFrame::read(reader, frame_length)?;
                 self.check_sequence(offset, &frame)?;
                 let length = frame.encrypted_content.len();
-                let aad = BodyAad::of_frame(message_id, frame.is_final, frame.sequence_number, length);
+                let aad =
+                    BodyAad::of_frame(message_id, frame.is_final, frame.sequence_number, length);
                 if !frame.is_final {
-                    // A frame numbered 2^32 - 1 reads as a final one, so only a hostile body comes to this.
+                    // A frame numbered 2^32 - 1 reads as a final one, so only a hostile body comes
+                    // to this.
                     let (field, problem) = ("sequence number", "more than 2^32 - 1 frames");
                     let next = self.sequence_number.checked_add(1);
-                    self.sequence_number = next.ok_or(Error::Malformed { field, offset, problem })?;
+                    self.sequence_number =
+                        next.ok_or(Error::Malformed { field, offset, problem })?;
                 }
                 (*frame.iv, aad, *frame.tag, length, frame.is_final)
             }
@@ -216,7 +245,11 @@ impl Opener {
     /// # Errors
     ///
     /// [`Error::Authentication`].
-    pub(super) fn open_piece(&self, piece: &UnverifiedPiece, content: &mut [u8]) -> Result<(), Error> {
+    pub(super) fn open_piece(
+        &self,
+        piece: &UnverifiedPiece,
+        content: &mut [u8],
+    ) -> Result<(), Error> {
         let opened = self.cipher.open(piece.iv, piece.aad.as_bytes(), content, &piece.tag);
         opened.map_err(|_| Error::Authentication)
     }
@@ -225,14 +258,15 @@ impl Opener {
     ///
     /// # Errors
     ///
-    /// [`Error::Truncated`] leaves everything as it was, so that the footer can be read again once more of it is
-    /// there. [`Error::Authentication`] when the signature is not the message's.
+    /// [`Error::Truncated`] leaves everything as it was, so that the footer can be read again once
+    /// more of it is there. [`Error::Authentication`] when the signature is not the message's.
     pub(crate) fn finish(&mut self, reader: &mut Reader<'_>) -> Result<(), Error> {
         if !self.suite.is_signed() {
             return Ok(());
         }
         let signature = footer::read(reader)?;
-        let verified = self.signature.take().is_some_and(|(verifier, key)| verifier.verify(&key, signature));
+        let verified =
+            self.signature.take().is_some_and(|(verifier, key)| verifier.verify(&key, signature));
         verified.then_some(()).ok_or(Error::Authentication)
     }
 
@@ -314,7 +348,8 @@ mod tests {
                 suite: SUITE,
                 message_id: &[1; 32],
                 encryption_context: &EncryptionContext::empty(),
-                encrypted_data_keys: &crate::format::encrypted_data_key::serialize(&wrapped()).unwrap(),
+                encrypted_data_keys: &crate::format::encrypted_data_key::serialize(&wrapped())
+                    .unwrap(),
                 content_type: ContentType::Framed { frame_length: 4 },
                 commit_key: Some(&commit_key),
             };
@@ -322,7 +357,11 @@ mod tests {
             let tag = cipher.seal(HEADER_IV, &message, &mut []);
             header::write_authentication(SUITE, HEADER_IV, tag, &mut message);
             frame::write_final_prefix(&mut message, 1, frame::iv(1), 0);
-            let tag = cipher.seal(frame::iv(1), BodyAad::of_frame(&[1; 32], true, 1, 0).as_bytes(), &mut []);
+            let tag = cipher.seal(
+                frame::iv(1),
+                BodyAad::of_frame(&[1; 32], true, 1, 0).as_bytes(),
+                &mut [],
+            );
             message.extend_from_slice(&tag);
             message
         };
@@ -343,10 +382,14 @@ mod tests {
         let materials = EncryptionMaterials::new(SUITE, context, data_key(), &wrapped()).unwrap();
         let (workers, mut message) = (Workers::default(), vec![]);
         let content_type = ContentType::Framed { frame_length: 4 };
-        Sealing::start(&materials, content_type, b"x", &workers, &mut message).unwrap().finish().unwrap();
+        Sealing::start(&materials, content_type, b"x", &workers, &mut message)
+            .unwrap()
+            .finish()
+            .unwrap();
         let keyring = crate::keyring::RawAesKeyring::new("ns", "name", &data_key()).unwrap();
         let envelope = crate::client::Envelope::new(keyring).unwrap();
-        let opened = envelope.decrypt(&message, &EncryptionContext::empty()).now_or_never().unwrap();
+        let opened =
+            envelope.decrypt(&message, &EncryptionContext::empty()).now_or_never().unwrap();
         assert!(matches!(opened, Err(Error::InvalidEncryptionContext { .. })), "{opened:?}");
     }
 

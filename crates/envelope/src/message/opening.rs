@@ -33,10 +33,17 @@ impl<'a> Opening<'a> {
     ) -> Self {
         let body_length = message.len() - body;
         let length = match opener.content_type() {
-            ContentType::Framed { frame_length } => frame::plaintext_length(body_length, frame_length),
+            ContentType::Framed { frame_length } => {
+                frame::plaintext_length(body_length, frame_length)
+            }
             ContentType::NonFramed => body_length.saturating_sub(non_framed::OVERHEAD),
         };
-        Self { opener, body: Reader::new(message, body), workers, plaintext: Unfinished::new(plaintext, length) }
+        Self {
+            opener,
+            body: Reader::new(message, body),
+            workers,
+            plaintext: Unfinished::new(plaintext, length),
+        }
     }
 }
 

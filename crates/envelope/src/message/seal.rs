@@ -18,7 +18,8 @@ use crate::{
     message::{MessageId, workers::Workers},
 };
 
-/// The length in bytes of a message with this much plaintext; of a signed one, the most that it can be.
+/// The length in bytes of a message with this much plaintext; of a signed one, the most that it can
+/// be.
 ///
 /// # Errors
 ///
@@ -30,9 +31,10 @@ pub(super) fn sealed_length(
 ) -> Result<usize, Error> {
     check_length(plaintext_length as u64, content_type)?;
     let body = match content_type {
-        ContentType::Framed { frame_length } => {
-            frame::body_length(plaintext_length, frame::count(plaintext_length as u64, frame_length)?)
-        }
+        ContentType::Framed { frame_length } => frame::body_length(
+            plaintext_length,
+            frame::count(plaintext_length as u64, frame_length)?,
+        ),
         ContentType::NonFramed => plaintext_length + non_framed::OVERHEAD,
     };
     let footer = if materials.signing_key().is_some() { footer::MAX_LENGTH } else { 0 };
@@ -52,17 +54,21 @@ pub(crate) fn header_length(materials: &EncryptionMaterials) -> usize {
 /// [`Error::PlaintextTooLong`].
 pub(crate) fn check_length(plaintext_length: u64, content_type: ContentType) -> Result<(), Error> {
     match content_type {
-        ContentType::Framed { frame_length } => frame::count(plaintext_length, frame_length).map(drop),
+        ContentType::Framed { frame_length } => {
+            frame::count(plaintext_length, frame_length).map(drop)
+        }
         ContentType::NonFramed if plaintext_length <= non_framed::MAX_CONTENT_LENGTH => Ok(()),
-        ContentType::NonFramed => Err(Error::PlaintextTooLong { limit: non_framed::MAX_CONTENT_LENGTH }),
+        ContentType::NonFramed => {
+            Err(Error::PlaintextTooLong { limit: non_framed::MAX_CONTENT_LENGTH })
+        }
     }
 }
 
 /// Seals one message, piece by piece, behind a header it wrote at the start.
 ///
-/// No IV repeats under one key: the key is this message's alone, since it is derived from a fresh random
-/// message id (or, for legacy suites, is a data key that is never cached); under it the header's IV is zero,
-/// and that of a frame is its sequence number, from one.
+/// No IV repeats under one key: the key is this message's alone, since it is derived from a fresh
+/// random message id (or, for legacy suites, is a data key that is never cached); under it the
+/// header's IV is zero, and that of a frame is its sequence number, from one.
 pub(crate) struct Sealer<M> {
     materials: M,
     cipher: aead::Key,
@@ -77,11 +83,16 @@ impl<M: Deref<Target = EncryptionMaterials>> Sealer<M> {
     /// # Errors
     ///
     /// [`Error::Random`].
-    pub(crate) fn start(materials: M, content_type: ContentType, out: &mut Vec<u8>) -> Result<Self, Error> {
+    pub(crate) fn start(
+        materials: M,
+        content_type: ContentType,
+        out: &mut Vec<u8>,
+    ) -> Result<Self, Error> {
         let suite = materials.suite();
         let message_id = MessageId::new(suite, random::bytes()?);
         let keys = kdf::derive(suite, materials.data_key().expose_secret(), message_id.as_bytes());
-        let cipher = aead::Key::new(keys.encryption_key()).expect("every suite's key length is one of AES");
+        let cipher =
+            aead::Key::new(keys.encryption_key()).expect("every suite's key length is one of AES");
         let start = out.len();
         let body = HeaderBody {
             suite,
@@ -110,12 +121,22 @@ impl<M: Deref<Target = EncryptionMaterials>> Sealer<M> {
     /// # Errors
     ///
     /// [`Error::PlaintextTooLong`] when the final frame would be the 2^32nd.
-    pub(crate) fn regular_frame(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+    pub(crate) fn regular_frame(
+        &mut self,
+        plaintext: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), Error> {
         let frame_length = || u32::try_from(plaintext.len()).unwrap_or(u32::MAX);
-        let next = self.sequence_number.checked_add(1).ok_or_else(|| frame::too_long(frame_length()))?;
+        let next =
+            self.sequence_number.checked_add(1).ok_or_else(|| frame::too_long(frame_length()))?;
         let (start, iv) = (out.len(), frame::iv(self.sequence_number));
         out.extend_from_slice(&frame::regular_prefix(self.sequence_number, iv));
-        let aad = BodyAad::of_frame(self.message_id.as_bytes(), false, self.sequence_number, plaintext.len());
+        let aad = BodyAad::of_frame(
+            self.message_id.as_bytes(),
+            false,
+            self.sequence_number,
+            plaintext.len(),
+        );
         self.content(start, iv, &aad, plaintext, out);
         self.sequence_number = next;
         Ok(())
@@ -134,22 +155,31 @@ impl<M: Deref<Target = EncryptionMaterials>> Sealer<M> {
         out: &mut Vec<u8>,
     ) -> Result<(), Error> {
         let frames = plaintext.chunks_exact(frame_length);
-        let after = u32::try_from(frames.len()).ok().and_then(|count| self.sequence_number.checked_add(count));
+        let after = u32::try_from(frames.len())
+            .ok()
+            .and_then(|count| self.sequence_number.checked_add(count));
         let (true, Some(after)) = (workers.share(plaintext.len()), after) else {
             return { frames }.try_for_each(|frame| self.regular_frame(frame, out));
         };
-        let (start, first, stride) = (out.len(), self.sequence_number, frame_length + frame::REGULAR_OVERHEAD);
+        let (start, first, stride) =
+            (out.len(), self.sequence_number, frame_length + frame::REGULAR_OVERHEAD);
         out.resize(start + frames.len() * stride, 0);
         let (cipher, message_id) = (&self.cipher, self.message_id.as_bytes());
-        let shared = workers.each((plaintext, frame_length), &mut out[start..], stride, |at, plaintext, frame| {
-            let number = first + at;
-            let (iv, aad) = (frame::iv(number), BodyAad::of_frame(message_id, false, number, frame_length));
-            let (prefix, content, tag) = frame::split_regular_mut(frame);
-            *prefix = frame::regular_prefix(number, iv);
-            content.copy_from_slice(plaintext);
-            *tag = cipher.seal(iv, aad.as_bytes(), content);
-            Ok::<_, Infallible>(())
-        });
+        let shared = workers.each(
+            (plaintext, frame_length),
+            &mut out[start..],
+            stride,
+            |at, plaintext, frame| {
+                let number = first + at;
+                let (iv, aad) =
+                    (frame::iv(number), BodyAad::of_frame(message_id, false, number, frame_length));
+                let (prefix, content, tag) = frame::split_regular_mut(frame);
+                *prefix = frame::regular_prefix(number, iv);
+                content.copy_from_slice(plaintext);
+                *tag = cipher.seal(iv, aad.as_bytes(), content);
+                Ok::<_, Infallible>(())
+            },
+        );
         let Ok(()) = shared;
         if let Some(signer) = &mut self.signer {
             signer.update(&out[start..]);
@@ -161,9 +191,15 @@ impl<M: Deref<Target = EncryptionMaterials>> Sealer<M> {
     /// Appends the last frame, of at most the frame length.
     pub(crate) fn final_frame(&mut self, plaintext: &[u8], out: &mut Vec<u8>) {
         let (start, iv) = (out.len(), frame::iv(self.sequence_number));
-        let length = u32::try_from(plaintext.len()).expect("the final frame has at most the frame length");
+        let length =
+            u32::try_from(plaintext.len()).expect("the final frame has at most the frame length");
         frame::write_final_prefix(out, self.sequence_number, iv, length);
-        let aad = BodyAad::of_frame(self.message_id.as_bytes(), true, self.sequence_number, plaintext.len());
+        let aad = BodyAad::of_frame(
+            self.message_id.as_bytes(),
+            true,
+            self.sequence_number,
+            plaintext.len(),
+        );
         self.content(start, iv, &aad, plaintext, out);
     }
 
@@ -184,7 +220,14 @@ impl<M: Deref<Target = EncryptionMaterials>> Sealer<M> {
     }
 
     /// Appends content and tag of the piece that started at `start`.
-    fn content(&mut self, start: usize, iv: [u8; 12], aad: &BodyAad, plaintext: &[u8], out: &mut Vec<u8>) {
+    fn content(
+        &mut self,
+        start: usize,
+        iv: [u8; 12],
+        aad: &BodyAad,
+        plaintext: &[u8],
+        out: &mut Vec<u8>,
+    ) {
         let content = out.len();
         out.extend_from_slice(plaintext);
         let tag = self.cipher.seal(iv, aad.as_bytes(), &mut out[content..]);

@@ -29,7 +29,8 @@ pub(crate) fn is_one_slice(length: usize, content_type: ContentType, workers: &W
         ContentType::Framed { frame_length } => {
             let frame_length = frame::length(frame_length);
             // Most messages are a single frame: no division for them.
-            length <= frame_length || (length - 1) / frame_length <= workers.frames(frame_length).max(1)
+            length <= frame_length
+                || (length - 1) / frame_length <= workers.frames(frame_length).max(1)
         }
     }
 }
@@ -47,7 +48,8 @@ impl<'a, M: Deref<Target = EncryptionMaterials>> Sealing<'a, M> {
         workers: &'a Workers,
         message: &'a mut Vec<u8>,
     ) -> Result<Self, Error> {
-        let mut message = Unfinished::new(message, sealed_length(&materials, plaintext.len(), content_type)?);
+        let mut message =
+            Unfinished::new(message, sealed_length(&materials, plaintext.len(), content_type)?);
         let sealer = Sealer::start(materials, content_type, &mut message)?;
         Ok(Self { sealer, content_type, rest: plaintext, workers, message })
     }

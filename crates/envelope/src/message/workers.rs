@@ -19,7 +19,8 @@ const WORTH_SHARING: usize = 128 * 1024;
 /// The least that is worth giving to another, in bytes.
 #[cfg(feature = "parallel")]
 const SHARE: usize = 32 * 1024;
-/// What a frame costs at the least, as bytes: one of a few bytes takes as long as encrypting so many.
+/// What a frame costs at the least, as bytes: one of a few bytes takes as long as encrypting so
+/// many.
 const FRAME: usize = 1024;
 const MOST_THREADS: usize = 256;
 
@@ -39,12 +40,19 @@ impl Workers {
     /// [`Error::InvalidSetting`] for a number out of range, or when the system has no more threads.
     pub(crate) fn new(threads: usize) -> Result<Self, Error> {
         if !(1..=MOST_THREADS).contains(&threads) {
-            return Err(Error::invalid_setting("threads", format!("{threads} is not in 1..={MOST_THREADS}")));
+            return Err(Error::invalid_setting(
+                "threads",
+                format!("{threads} is not in 1..={MOST_THREADS}"),
+            ));
         }
         #[cfg(feature = "parallel")]
         if threads > 1 {
-            let pool = ThreadPoolBuilder::new().num_threads(threads).thread_name(|at| format!("envelope-{at}")).build();
-            let pool = pool.map_err(|error| Error::invalid_setting("threads", error.to_string()))?;
+            let pool = ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .thread_name(|at| format!("envelope-{at}"))
+                .build();
+            let pool =
+                pool.map_err(|error| Error::invalid_setting("threads", error.to_string()))?;
             return Ok(Self { threads, pool: Some(Arc::new(pool)) });
         }
         Ok(Self::default())
@@ -55,7 +63,8 @@ impl Workers {
         SLICE * self.threads
     }
 
-    /// How many frames of so many bytes are sealed or opened at once; none where a single one is more than that.
+    /// How many frames of so many bytes are sealed or opened at once; none where a single one is
+    /// more than that.
     pub(crate) fn frames(&self, length: usize) -> usize {
         let shared = self.slice() / cost(length);
         if self.share(shared * length) { shared } else { SLICE / cost(length) }
@@ -66,8 +75,8 @@ impl Workers {
         self.threads > 1 && bytes >= WORTH_SHARING
     }
 
-    /// Does the work on each frame: from a piece of `input`, of `read` bytes, to the piece of `output` at the same place, of
-    /// `written` bytes. Any of the failures is returned.
+    /// Does the work on each frame: from a piece of `input`, of `read` bytes, to the piece of
+    /// `output` at the same place, of `written` bytes. Any of the failures is returned.
     #[cfg_attr(
         not(feature = "parallel"),
         expect(clippy::unused_self, reason = "there are no others without the feature")
@@ -82,9 +91,12 @@ impl Workers {
         #[cfg(feature = "parallel")]
         if let Some(pool) = &self.pool {
             let least = (SHARE / written).max(1);
-            let pieces = output.par_chunks_exact_mut(written).zip(input.par_chunks_exact(read)).enumerate();
+            let pieces =
+                output.par_chunks_exact_mut(written).zip(input.par_chunks_exact(read)).enumerate();
             let pieces = pieces.with_min_len(least);
-            return pool.install(|| pieces.try_for_each(|(at, (output, input))| work(number(at), input, output)));
+            return pool.install(|| {
+                pieces.try_for_each(|(at, (output, input))| work(number(at), input, output))
+            });
         }
         let mut pieces = output.chunks_exact_mut(written).zip(input.chunks_exact(read)).enumerate();
         pieces.try_for_each(|(at, (output, input))| work(number(at), input, output))
@@ -95,7 +107,11 @@ impl Workers {
         not(feature = "parallel"),
         expect(clippy::unused_self, reason = "there are no others without the feature")
     )]
-    pub(crate) fn map<T: Sync, R: Send>(&self, items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    pub(crate) fn map<T: Sync, R: Send>(
+        &self,
+        items: &[T],
+        work: impl Fn(&T) -> R + Sync,
+    ) -> Vec<R> {
         #[cfg(feature = "parallel")]
         if let Some(pool) = &self.pool {
             return pool.install(|| items.par_iter().map(&work).collect());

@@ -16,8 +16,8 @@ use crate::{context::ContextKeys, error::Error};
 
 /// Watches what happens in a [`MaterialsCache`](crate::materials::MaterialsCache).
 ///
-/// Called on the thread to which it happens, while locks of the cache are held: it must not wait, and must not use the
-/// cache. If it panics, that goes no further.
+/// Called on the thread to which it happens, while locks of the cache are held: it must not wait,
+/// and must not use the cache. If it panics, that goes no further.
 ///
 /// ```
 /// use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
@@ -115,14 +115,14 @@ pub enum EventKind<'a> {
     StaleServed,
     /// An entry made room for another.
     Evicted,
-    /// Entries were dropped: by [`invalidate`](crate::materials::MaterialsCache::invalidate) and its like, or since their
-    /// wrapping key was refused.
+    /// Entries were dropped: by [`invalidate`](crate::materials::MaterialsCache::invalidate) and
+    /// its like, or since their wrapping key was refused.
     Invalidated {
         /// How many.
         entries: u64,
     },
-    /// Nearly every operation comes with an encryption context that was never seen before, so that caching does nothing.
-    /// Told once for each cache and operation.
+    /// Nearly every operation comes with an encryption context that was never seen before, so that
+    /// caching does nothing. Told once for each cache and operation.
     ContextsNeverRepeat,
 }
 
@@ -148,8 +148,15 @@ pub enum MissReason {
 
 impl MissReason {
     /// Every reason, in the order of declaration.
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Absent, Self::Evicted, Self::Invalidated, Self::NeverRepeats, Self::Age, Self::Messages, Self::Bytes];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Absent,
+        Self::Evicted,
+        Self::Invalidated,
+        Self::NeverRepeats,
+        Self::Age,
+        Self::Messages,
+        Self::Bytes,
+    ];
 
     /// The reason's name, in `snake_case`: for metrics and logs.
     #[must_use]
@@ -206,11 +213,16 @@ impl Observers {
         });
     }
 
-    /// Tells of a hit, which only the user's may want to hear: those are too many, and counted elsewhere.
+    /// Tells of a hit, which only the user's may want to hear: those are too many, and counted
+    /// elsewhere.
     #[inline]
     pub(crate) fn hit<'a>(&self, context_keys: impl FnOnce() -> ContextKeys<'a>) {
         if let Some(own) = &self.own {
-            let event = Event { operation: self.operation, context_keys: context_keys(), kind: EventKind::Hit };
+            let event = Event {
+                operation: self.operation,
+                context_keys: context_keys(),
+                kind: EventKind::Hit,
+            };
             unharmed(|| own.observe(&event));
         }
     }
@@ -222,7 +234,8 @@ impl Observers {
     }
 }
 
-/// Calls others' code while our own is in the middle of something: a panic of theirs must not stop ours there.
+/// Calls others' code while our own is in the middle of something: a panic of theirs must not stop
+/// ours there.
 fn unharmed(call: impl FnOnce()) {
     // The panic's message was shown by the hook.
     let _ = catch_unwind(AssertUnwindSafe(call));

@@ -6,7 +6,11 @@ use super::{Event, EventKind, Operation};
 use crate::context::ContextKeys;
 
 /// Puts a load into a span of its own, so that what the key provider writes shows what it was for.
-pub(super) fn in_span<F>(operation: Operation, context_keys: ContextKeys<'_>, load: F) -> Instrumented<F> {
+pub(super) fn in_span<F>(
+    operation: Operation,
+    context_keys: ContextKeys<'_>,
+    load: F,
+) -> Instrumented<F> {
     load.instrument(
         debug_span!(target: "envelope::cache", "load_data_key", operation = operation.name(), %context_keys),
     )
@@ -24,7 +28,9 @@ pub(super) fn emit(event: &Event<'_>) {
         EventKind::Coalesced => {
             debug!(target: TARGET, operation, %context_keys, "waiting for a load that is under way");
         }
-        EventKind::Bypassed => debug!(target: TARGET, operation, %context_keys, "may not be served from the cache"),
+        EventKind::Bypassed => {
+            debug!(target: TARGET, operation, %context_keys, "may not be served from the cache")
+        }
         EventKind::Refused { cause, retry_after } => {
             debug!(target: TARGET, operation, %context_keys, %cause, ?retry_after, "refused by a remembered failure");
         }
@@ -34,12 +40,18 @@ pub(super) fn emit(event: &Event<'_>) {
         EventKind::LoadFailed { ahead, took, cause } => {
             warn!(target: TARGET, operation, %context_keys, ahead, ?took, %cause, "no data key came");
         }
-        EventKind::Promoted => debug!(target: TARGET, operation, %context_keys, "the standby took over"),
+        EventKind::Promoted => {
+            debug!(target: TARGET, operation, %context_keys, "the standby took over")
+        }
         EventKind::StaleServed => {
             debug!(target: TARGET, operation, %context_keys, "served by a data key past its max_age");
         }
-        EventKind::Evicted => debug!(target: TARGET, operation, %context_keys, "an entry made room for another"),
-        EventKind::Invalidated { entries } => info!(target: TARGET, operation, entries, "entries were dropped"),
+        EventKind::Evicted => {
+            debug!(target: TARGET, operation, %context_keys, "an entry made room for another")
+        }
+        EventKind::Invalidated { entries } => {
+            info!(target: TARGET, operation, entries, "entries were dropped")
+        }
         EventKind::ContextsNeverRepeat => warn!(
             target: TARGET,
             operation,

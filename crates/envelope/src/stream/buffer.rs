@@ -4,7 +4,8 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
-/// Bytes that wait to be taken from the front. Wiped on drop, and never left behind in freed memory by growing.
+/// Bytes that wait to be taken from the front. Wiped on drop, and never left behind in freed memory
+/// by growing.
 #[derive(Default)]
 pub struct Buffer {
     bytes: Zeroizing<Vec<u8>>,
@@ -30,8 +31,8 @@ impl Buffer {
         }
     }
 
-    /// The bytes from the first one not taken, to append to; what is appended counts as released. At most
-    /// `additional` bytes may be appended.
+    /// The bytes from the first one not taken, to append to; what is appended counts as released.
+    /// At most `additional` bytes may be appended.
     pub(super) fn appending(&mut self, additional: usize) -> &mut Vec<u8> {
         self.reserve(additional);
         &mut self.bytes
@@ -65,8 +66,13 @@ impl Buffer {
         let waiting = &self.bytes[self.start..];
         let needed = waiting.len() + additional;
         // Twice as much where it grows, so that many small additions cost few copies.
-        let grown = if needed > self.bytes.capacity() { self.bytes.capacity().saturating_mul(2) } else { 0 };
-        let mut bytes = Zeroizing::new(Vec::with_capacity(needed.max(self.bytes.capacity()).max(grown)));
+        let grown = if needed > self.bytes.capacity() {
+            self.bytes.capacity().saturating_mul(2)
+        } else {
+            0
+        };
+        let mut bytes =
+            Zeroizing::new(Vec::with_capacity(needed.max(self.bytes.capacity()).max(grown)));
         bytes.extend_from_slice(waiting);
         self.bytes = bytes;
         self.start = 0;
@@ -76,7 +82,10 @@ impl Buffer {
 /// Lengths alone.
 impl fmt::Debug for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Buffer").field("length", &self.length()).field("held", &self.held).finish_non_exhaustive()
+        f.debug_struct("Buffer")
+            .field("length", &self.length())
+            .field("held", &self.held)
+            .finish_non_exhaustive()
     }
 }
 

@@ -20,9 +20,9 @@ use crate::{
 pub enum DecryptionMode {
     /// Those of unsigned suites. A signed one is refused with [`Error::SignedMessage`].
     UnsignedOnly,
-    /// All; of a signed one, every frame but the last is released **before the signature is verified**. Until the end
-    /// was read without an error, what came may be by anyone who may *open* the message, not by who may sign it: don't
-    /// act on it before.
+    /// All; of a signed one, every frame but the last is released **before the signature is
+    /// verified**. Until the end was read without an error, what came may be by anyone who may
+    /// *open* the message, not by who may sign it: don't act on it before.
     ReleaseBeforeSignatureIsVerified,
 }
 
@@ -36,7 +36,8 @@ impl DecryptionMode {
     }
 }
 
-/// Opens the body of one message, whose header is verified. From [`Envelope::decryptor`](crate::Envelope::decryptor).
+/// Opens the body of one message, whose header is verified. From
+/// [`Envelope::decryptor`](crate::Envelope::decryptor).
 pub struct Decryptor {
     opener: Opener,
     /// What came of the frame, or the footer, that is not complete yet.
@@ -76,9 +77,11 @@ impl Decryptor {
         }
     }
 
-    /// Leaves what follows the message unread, instead of taking it for an error: for a message amid other bytes.
+    /// Leaves what follows the message unread, instead of taking it for an error: for a message
+    /// amid other bytes.
     ///
-    /// A [`Reader`] then asks its source for no byte beyond the message, so a buffered source is best.
+    /// A [`Reader`] then asks its source for no byte beyond the message, so a buffered source is
+    /// best.
     #[must_use]
     pub fn stop_at_message_end(mut self) -> Self {
         self.stops_at_end = true;
@@ -102,8 +105,8 @@ impl Decryptor {
         Reader::new(self, source)
     }
 
-    /// Takes the message's body, and writes its plaintext to `sink`. It must be finished, see [`Writer`]: the last frame
-    /// is written only then.
+    /// Takes the message's body, and writes its plaintext to `sink`. It must be finished, see
+    /// [`Writer`]: the last frame is written only then.
     pub fn writer<W>(self, sink: W) -> Writer<Self, W> {
         Writer::new(self, sink)
     }
@@ -232,6 +235,9 @@ impl Steps for Decryptor {
 impl fmt::Debug for Decryptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { offset, state, .. } = self;
-        f.debug_struct("Decryptor").field("offset", offset).field("state", state).finish_non_exhaustive()
+        f.debug_struct("Decryptor")
+            .field("offset", offset)
+            .field("state", state)
+            .finish_non_exhaustive()
     }
 }

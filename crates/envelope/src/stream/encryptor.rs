@@ -17,14 +17,15 @@ use crate::{
     },
 };
 
-/// Seals one message as its plaintext comes. From [`Envelope::encryptor`](crate::Envelope::encryptor).
+/// Seals one message as its plaintext comes. From
+/// [`Envelope::encryptor`](crate::Envelope::encryptor).
 pub struct Encryptor {
     content_type: ContentType,
     bound: Option<u64>,
     /// How many plaintext bytes came so far.
     length: u64,
-    /// The plaintext of the frame that is being filled. A full one waits for more plaintext, since the last frame is
-    /// marked.
+    /// The plaintext of the frame that is being filled. A full one waits for more plaintext, since
+    /// the last frame is marked.
     frame: Buffer,
     output: Buffer,
     state: State,
@@ -75,7 +76,10 @@ impl Encryptor {
             return Ok(0);
         }
         let State::Open(sealer) = &mut self.state else {
-            return Err(Error::invalid_setting("stream", "it was ended: nothing can be written to it any more"));
+            return Err(Error::invalid_setting(
+                "stream",
+                "it was ended: nothing can be written to it any more",
+            ));
         };
         let mut rest = input;
         let ContentType::Framed { frame_length } = self.content_type else {
@@ -83,11 +87,15 @@ impl Encryptor {
             return Ok(rest.len());
         };
         let frame_length = frame::length(frame_length);
-        // At least one byte is taken, however long the frame that must be sealed first: a writer that takes none is closed.
-        while !rest.is_empty() && (rest.len() == input.len() || self.output.released().len() < CHUNK) {
+        // At least one byte is taken, however long the frame that must be sealed first: a writer
+        // that takes none is closed.
+        while !rest.is_empty()
+            && (rest.len() == input.len() || self.output.released().len() < CHUNK)
+        {
             if self.frame.length() == 0 && rest.len() > frame_length {
                 let most = machine::chunk(&self.workers);
-                let count = ((rest.len() - 1) / frame_length).min((most / workers::cost(frame_length)).max(1));
+                let count = ((rest.len() - 1) / frame_length)
+                    .min((most / workers::cost(frame_length)).max(1));
                 let (frames, after) = rest.split_at(count * frame_length);
                 let out = self.output.appending(frames.len() + count * frame::REGULAR_OVERHEAD);
                 sealer.regular_frames(frames, frame_length, &self.workers, out)?;
@@ -97,7 +105,8 @@ impl Encryptor {
                 sealer.regular_frame(self.frame.released(), out)?;
                 self.frame.take(frame_length);
             } else {
-                let (frame, after) = rest.split_at(rest.len().min(frame_length - self.frame.length()));
+                let (frame, after) =
+                    rest.split_at(rest.len().min(frame_length - self.frame.length()));
                 self.frame.appending(frame.len()).extend_from_slice(frame);
                 rest = after;
             }
@@ -165,6 +174,9 @@ impl fmt::Debug for Encryptor {
             State::Ended => "ended",
             State::Failed(_) => "failed",
         };
-        f.debug_struct("Encryptor").field("length", &self.length).field("state", &state).finish_non_exhaustive()
+        f.debug_struct("Encryptor")
+            .field("length", &self.length)
+            .field("state", &state)
+            .finish_non_exhaustive()
     }
 }

@@ -5,14 +5,16 @@ use std::io::{self, Read as _};
 use crate::{
     context::EncryptionContext,
     error::Error,
-    format::{codec::Reader, encrypted_data_key, encrypted_data_key::Walk, header, header::ContentType},
+    format::{
+        codec::Reader, encrypted_data_key, encrypted_data_key::Walk, header, header::ContentType,
+    },
     materials::EncryptedDataKeys,
     message::open,
     suite::AlgorithmSuite,
 };
 
-/// A message's header as it was received: well-formed, but **nothing in it is authenticated** before
-/// [`Envelope::decryptor`](crate::Envelope::decryptor) has verified it.
+/// A message's header as it was received: well-formed, but **nothing in it is authenticated**
+/// before [`Envelope::decryptor`](crate::Envelope::decryptor) has verified it.
 #[derive(Debug, Clone)]
 pub struct UnverifiedHeader {
     bytes: Vec<u8>,
@@ -20,8 +22,8 @@ pub struct UnverifiedHeader {
 }
 
 impl UnverifiedHeader {
-    /// Reads a header off `source`, and no byte more; `source` is best buffered. More than `max_encrypted_data_keys`
-    /// are an error.
+    /// Reads a header off `source`, and no byte more; `source` is best buffered. More than
+    /// `max_encrypted_data_keys` are an error.
     ///
     /// ```
     /// use envelope::stream::UnverifiedHeader;
@@ -37,15 +39,16 @@ impl UnverifiedHeader {
     ///
     /// # Errors
     ///
-    /// Those of `source`, and with [`Error`] inside, what is wrong with the header's form. What was read by then is lost:
-    /// a source that has nothing to read yet must wait rather than fail.
+    /// Those of `source`, and with [`Error`] inside, what is wrong with the header's form. What was
+    /// read by then is lost: a source that has nothing to read yet must wait rather than fail.
     pub fn read(source: &mut impl io::Read, max_encrypted_data_keys: usize) -> io::Result<Self> {
         let mut needs = Needs { max_encrypted_data_keys, keys: None };
         let bytes = read_exactly(source, |bytes, at_end| needs.missing(bytes, at_end))?;
         Ok(Self::checked(bytes)?)
     }
 
-    /// Reads like [`read`](Self::read), and waits where there is nothing to read. Cancelled, it loses what it has read.
+    /// Reads like [`read`](Self::read), and waits where there is nothing to read. Cancelled, it
+    /// loses what it has read.
     ///
     /// # Errors
     ///
@@ -101,7 +104,8 @@ impl UnverifiedHeader {
         self.parsed().encrypted_data_keys
     }
 
-    /// How many plaintext bytes each frame has, the last one at most; `None` where the body is in one piece.
+    /// How many plaintext bytes each frame has, the last one at most; `None` where the body is in
+    /// one piece.
     #[must_use]
     pub fn frame_length(&self) -> Option<u32> {
         match self.parsed().content_type {
@@ -119,7 +123,8 @@ impl UnverifiedHeader {
     /// The header that these bytes are, which must have been read.
     fn checked(bytes: Vec<u8>) -> Result<Self, Error> {
         let mut header = Self { bytes, encryption_context: EncryptionContext::empty() };
-        header.encryption_context = EncryptionContext::from_serialized(header.parsed().encryption_context, 0)?;
+        header.encryption_context =
+            EncryptionContext::from_serialized(header.parsed().encryption_context, 0)?;
         Ok(header)
     }
 
@@ -137,14 +142,16 @@ struct Needs {
 }
 
 impl Needs {
-    /// How many more bytes must come at the least; 0 when the header is whole. `at_end` tells that none will.
+    /// How many more bytes must come at the least; 0 when the header is whole. `at_end` tells that
+    /// none will.
     fn missing(&mut self, bytes: &[u8], at_end: bool) -> Result<usize, Error> {
         match self.keys.as_mut().map_or(0, |keys| keys.missing(bytes)) {
             missing if missing > 0 && !at_end => return Ok(missing),
             _ => {}
         }
         let parsed = open::read_header(bytes, self.max_encrypted_data_keys).map(drop);
-        if matches!(parsed, Err(Error::Truncated { field: encrypted_data_key::FIRST_FIELD, .. })) && self.keys.is_none()
+        if matches!(parsed, Err(Error::Truncated { field: encrypted_data_key::FIRST_FIELD, .. }))
+            && self.keys.is_none()
         {
             self.keys = Walk::behind_count(bytes);
         }
@@ -161,7 +168,8 @@ pub(super) fn shortfall(parsed: Result<(), Error>, at_end: bool) -> Result<usize
     }
 }
 
-/// Reads as much as `missing` says, and no byte more. It is asked again as bytes arrive, and at their end.
+/// Reads as much as `missing` says, and no byte more. It is asked again as bytes arrive, and at
+/// their end.
 pub(super) fn read_exactly(
     source: &mut impl io::Read,
     mut missing: impl FnMut(&[u8], bool) -> Result<usize, Error>,

@@ -3,12 +3,12 @@
 use super::buffer::Buffer;
 use crate::{error::Error, message::workers::Workers};
 
-/// What a reader reads from its source at once where one thread works, and about how much output a machine makes before it
-/// waits for it to be taken, in bytes.
+/// What a reader reads from its source at once where one thread works, and about how much output a
+/// machine makes before it waits for it to be taken, in bytes.
 pub(super) const CHUNK: usize = 64 * 1024;
 
-/// Turns a stream of bytes into another one: [`Encryptor`](super::Encryptor) and [`Decryptor`](super::Decryptor). Can't be
-/// implemented elsewhere.
+/// Turns a stream of bytes into another one: [`Encryptor`](super::Encryptor) and
+/// [`Decryptor`](super::Decryptor). Can't be implemented elsewhere.
 pub trait Machine: Steps {}
 
 impl<M: Steps> Machine for M {}
@@ -17,8 +17,8 @@ impl<M: Steps> Machine for M {}
 ///
 /// After an error, every call fails with the same, and there is no output.
 pub trait Steps {
-    /// Takes bytes off the front of `input` and tells how many: at least one, unless there is output to be taken first
-    /// or the stream has ended.
+    /// Takes bytes off the front of `input` and tells how many: at least one, unless there is
+    /// output to be taken first or the stream has ended.
     fn push(&mut self, input: &[u8]) -> Result<usize, Error>;
 
     /// The input ends here. May be called again.

@@ -17,8 +17,8 @@ use crate::{
 /// Authentication tag of a piece, in bytes.
 const TAG_LENGTH: u64 = 16;
 
-/// Where the frames of a message lie, or its body in one piece. **Verifies nothing**: anyone can write a message that
-/// looks like this one.
+/// Where the frames of a message lie, or its body in one piece. **Verifies nothing**: anyone can
+/// write a message that looks like this one.
 ///
 /// Its source must stand behind the header. It ends after the last piece; then
 /// [`signature_length`](Self::signature_length) reads the rest.
@@ -71,14 +71,18 @@ impl<R: io::Read> UnverifiedPieces<R> {
     ///
     /// # Errors
     ///
-    /// Those of the source, and with [`Error`] inside, [`Error::Truncated`] or [`Error::TrailingBytes`].
+    /// Those of the source, and with [`Error`] inside, [`Error::Truncated`] or
+    /// [`Error::TrailingBytes`].
     pub fn signature_length(mut self) -> io::Result<Option<usize>> {
         let mut length = None;
         if self.is_signed {
             let offset = self.offset;
             let bytes = read_exactly(&mut self.source, |bytes, at_end| {
                 let mut reader = codec::Reader::continuing(bytes, offset);
-                shortfall(footer::read(&mut reader).map(|signature| length = Some(signature.len())), at_end)
+                shortfall(
+                    footer::read(&mut reader).map(|signature| length = Some(signature.len())),
+                    at_end,
+                )
             })?;
             self.offset += bytes.len() as u64;
         }
@@ -90,9 +94,11 @@ impl<R: io::Read> UnverifiedPieces<R> {
 
     fn read_piece(&mut self) -> io::Result<UnverifiedPiece> {
         let (offset, frame_length) = (self.offset, self.frame_length);
-        let mut piece = UnverifiedPiece { offset, sequence_number: 1, is_final: true, content_length: 0 };
-        let prefix =
-            read_exactly(&mut self.source, |bytes, at_end| shortfall(piece.read_prefix(bytes, frame_length), at_end))?;
+        let mut piece =
+            UnverifiedPiece { offset, sequence_number: 1, is_final: true, content_length: 0 };
+        let prefix = read_exactly(&mut self.source, |bytes, at_end| {
+            shortfall(piece.read_prefix(bytes, frame_length), at_end)
+        })?;
         self.offset += prefix.len() as u64;
         self.skip("encrypted content", piece.content_length)?;
         self.skip("authentication tag", TAG_LENGTH)?;
@@ -101,7 +107,8 @@ impl<R: io::Read> UnverifiedPieces<R> {
 
     fn skip(&mut self, field: &'static str, length: u64) -> io::Result<()> {
         let skipped = io::copy(&mut self.source.by_ref().take(length), &mut io::sink())?;
-        let (offset, missing) = (self.offset, usize::try_from(length - skipped).unwrap_or(usize::MAX));
+        let (offset, missing) =
+            (self.offset, usize::try_from(length - skipped).unwrap_or(usize::MAX));
         self.offset += skipped;
         match missing {
             0 => Ok(()),
@@ -126,6 +133,9 @@ impl<R: io::Read> Iterator for UnverifiedPieces<R> {
 impl<R> fmt::Debug for UnverifiedPieces<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { offset, ended, .. } = self;
-        f.debug_struct("UnverifiedPieces").field("offset", offset).field("ended", ended).finish_non_exhaustive()
+        f.debug_struct("UnverifiedPieces")
+            .field("offset", offset)
+            .field("ended", ended)
+            .finish_non_exhaustive()
     }
 }

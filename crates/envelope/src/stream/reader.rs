@@ -18,14 +18,16 @@ const GROWTH: usize = 4;
 
 /// Reads from a source, and gives what a machine makes of it: the message, or its plaintext.
 ///
-/// At the end of the source it ends the message, or checks that the message has ended. Reading `Ok(0)` means that all is
-/// well (into a buffer that is not empty). After an error of the source that passes (interrupted, would block, timed out)
-/// reading may go on; after any other, and after one of the machine, each further read fails: a message is never sealed
-/// over what a source failed to give.
+/// At the end of the source it ends the message, or checks that the message has ended. Reading
+/// `Ok(0)` means that all is well (into a buffer that is not empty). After an error of the source
+/// that passes (interrupted, would block, timed out) reading may go on; after any other, and after
+/// one of the machine, each further read fails: a message is never sealed over what a source failed
+/// to give.
 pub struct Reader<M, R> {
     machine: M,
     source: R,
-    /// Grows to what the machine is best given, fourfold while the source fills it, so that short streams cost little.
+    /// Grows to what the machine is best given, fourfold while the source fills it, so that short
+    /// streams cost little.
     input: Zeroizing<Vec<u8>>,
     /// Which part of `input` the machine has not taken yet.
     unread: std::ops::Range<usize>,
@@ -89,7 +91,8 @@ impl<M: Machine, R> Reader<M, R> {
         let wanted = self.machine.wanted();
         let length = self.input.len();
         if self.unread.end == length && wanted > length {
-            self.input = Zeroizing::new(vec![0; self.machine.chunk().clamp(length, GROWTH * length)]);
+            self.input =
+                Zeroizing::new(vec![0; self.machine.chunk().clamp(length, GROWTH * length)]);
         }
         Ok(wanted.min(self.input.len()))
     }

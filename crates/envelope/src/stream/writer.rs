@@ -9,12 +9,14 @@ use std::{
 
 use super::Machine;
 
-/// Takes what is written to it, and writes to a sink what a machine makes of it: the message, or its plaintext.
+/// Takes what is written to it, and writes to a sink what a machine makes of it: the message, or
+/// its plaintext.
 ///
-/// It must be finished: by [`finish`](Self::finish), or over `tokio::io` by [`finish_async`](Self::finish_async) or
-/// `shutdown`. One that is dropped leaves a message cut short, which no one opens; or when opening, a plaintext that was
-/// never checked to be whole. So drop it, and don't finish or shut it down, when what is sealed could not be read to its
-/// end. Flushing writes the frames that are complete.
+/// It must be finished: by [`finish`](Self::finish), or over `tokio::io` by
+/// [`finish_async`](Self::finish_async) or `shutdown`. One that is dropped leaves a message cut
+/// short, which no one opens; or when opening, a plaintext that was never checked to be whole. So
+/// drop it, and don't finish or shut it down, when what is sealed could not be read to its end.
+/// Flushing writes the frames that are complete.
 pub struct Writer<M, W> {
     machine: M,
     sink: W,
@@ -63,7 +65,8 @@ impl<M: Machine, W> Writer<M, W> {
 }
 
 impl<M: Machine, W: io::Write> Writer<M, W> {
-    /// Ends the message, or checks that it has ended, and writes what is left. Gives the sink, flushed.
+    /// Ends the message, or checks that it has ended, and writes what is left. Gives the sink,
+    /// flushed.
     ///
     /// # Errors
     ///
@@ -100,8 +103,8 @@ impl<M: Machine, W: io::Write> io::Write for Writer<M, W> {
 
 #[cfg(feature = "tokio")]
 impl<M: Machine + Unpin, W: tokio::io::AsyncWrite + Unpin> Writer<M, W> {
-    /// Ends the message, or checks that it has ended, and writes what is left. Gives the sink, flushed but not shut
-    /// down.
+    /// Ends the message, or checks that it has ended, and writes what is left. Gives the sink,
+    /// flushed but not shut down.
     ///
     /// # Errors
     ///
@@ -124,7 +127,11 @@ impl<M: Machine + Unpin, W: tokio::io::AsyncWrite + Unpin> Writer<M, W> {
 
 #[cfg(feature = "tokio")]
 impl<M: Machine + Unpin, W: tokio::io::AsyncWrite + Unpin> tokio::io::AsyncWrite for Writer<M, W> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         ready!(self.poll_drain(cx))?;
         Poll::Ready(self.push(bytes))
     }

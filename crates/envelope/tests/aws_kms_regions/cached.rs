@@ -14,7 +14,8 @@ const MAX_AGE: Duration = Duration::from_mins(1);
 
 /// A client over a cache that others use, too.
 fn caching(keyring: impl Keyring + 'static, cache: &MaterialsCache) -> Envelope {
-    let manager = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring)).cache(cache);
+    let manager =
+        CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring)).cache(cache);
     let manager = manager.max_age(MAX_AGE).serve_stale_for(MAX_AGE).build().unwrap();
     Envelope::builder(manager).build().unwrap()
 }
@@ -35,8 +36,10 @@ async fn what_one_keyring_opened_is_not_given_to_another() {
     let key = kms.local.create_key(IRELAND);
     let cache = MaterialsCache::new(100);
     let message = caching(kms.strict(&key), &cache).encrypt(b"x", &context()).await.unwrap();
-    let (any, others) =
-        (caching(kms.discovery(), &cache), caching(kms.discovery().with_filter(filter("aws", "444455556666")), &cache));
+    let (any, others) = (
+        caching(kms.discovery(), &cache),
+        caching(kms.discovery().with_filter(filter("aws", "444455556666")), &cache),
+    );
     for _ in 0..10 {
         any.decrypt(&message, &context()).await.unwrap();
     }
@@ -46,7 +49,8 @@ async fn what_one_keyring_opened_is_not_given_to_another() {
     assert_eq!(kms.local.counters(IRELAND).requests("Decrypt"), 1);
 }
 
-/// The refresh of one entry is told; what was opened for a related key goes, and what the key itself sealed.
+/// The refresh of one entry is told; what was opened for a related key goes, and what the key
+/// itself sealed.
 #[tokio::test]
 async fn a_replica_that_was_disabled_drops_what_it_opened_for_others() {
     let kms = Kms::start().await;
@@ -68,20 +72,25 @@ async fn a_replica_that_was_disabled_drops_what_it_opened_for_others() {
 
     kms.local.disable_key(IRELAND, &here).unwrap();
     hand.advance(Duration::from_secs(50));
-    envelope.try_decrypt(&messages[1], &EncryptionContext::empty()).expect("cached, and the refresh begins only now");
+    envelope
+        .try_decrypt(&messages[1], &EncryptionContext::empty())
+        .expect("cached, and the refresh begins only now");
     until(|| cache.stats().encryption.entries + cache.stats().decryption.entries == 0).await;
 }
 
-/// Where the first region has no replica and the second does not answer, the key may be as good as it was.
+/// Where the first region has no replica and the second does not answer, the key may be as good as
+/// it was.
 #[tokio::test]
 async fn a_region_without_the_key_drops_nothing_while_another_does_not_answer() {
     let kms = Kms::start().await;
     let primary = kms.local.create_multi_region_key(VIRGINIA, &[IRELAND]);
     let (clock, hand) = Clock::manual();
     let cache = MaterialsCache::builder().clock(clock).build();
-    let multi = MultiKeyring::aws_kms_mrk_discovery(kms.clients(), [REGIONS[3], IRELAND]).build().unwrap();
+    let multi =
+        MultiKeyring::aws_kms_mrk_discovery(kms.clients(), [REGIONS[3], IRELAND]).build().unwrap();
     let envelope = caching(multi, &cache);
-    let message = Envelope::new(kms.strict(&primary)).unwrap().encrypt(b"x", &context()).await.unwrap();
+    let message =
+        Envelope::new(kms.strict(&primary)).unwrap().encrypt(b"x", &context()).await.unwrap();
     envelope.decrypt(&message, &context()).await.unwrap();
 
     kms.local.faults(IRELAND).throttle_above(0);
@@ -104,7 +113,8 @@ async fn a_region_without_the_key_drops_nothing_while_another_does_not_answer() 
     .await;
 }
 
-/// Messages name another key than the one that refuses: what is remembered of it must be found by their name.
+/// Messages name another key than the one that refuses: what is remembered of it must be found by
+/// their name.
 #[tokio::test]
 async fn what_a_replica_refuses_for_one_message_it_is_not_asked_for_the_next() {
     let kms = Kms::start().await;
@@ -124,7 +134,8 @@ async fn what_a_replica_refuses_for_one_message_it_is_not_asked_for_the_next() {
         kms.forget();
         let asked = envelope.decrypt(&messages[0], &EncryptionContext::empty()).await.unwrap_err();
         assert!(matches!(asked, Error::DataKeyNotUnwrapped { .. }), "{asked:?}");
-        let remembered = envelope.decrypt(&messages[1], &EncryptionContext::empty()).await.unwrap_err();
+        let remembered =
+            envelope.decrypt(&messages[1], &EncryptionContext::empty()).await.unwrap_err();
         assert!(matches!(remembered, Error::Remembered { .. }), "{remembered:?}");
         assert_eq!(kms.asked(), [0, 1, 0, 0]);
     }

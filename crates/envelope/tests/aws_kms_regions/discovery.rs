@@ -3,15 +3,16 @@
 use envelope::{
     DataKey, Envelope, Error,
     keyring::{
-        AwsKmsDiscoveryKeyring, AwsKmsMrkKeyring, DiscoveryFilter, Keyring, KeyringErrorKind, MultiKeyring,
-        RawAesKeyring,
+        AwsKmsDiscoveryKeyring, AwsKmsMrkKeyring, DiscoveryFilter, Keyring, KeyringErrorKind,
+        MultiKeyring, RawAesKeyring,
     },
     materials::EncryptedDataKey,
 };
 use kms_pool::KmsErrorKind;
 
 use crate::{
-    ACCOUNT, IRELAND, Kms, REGIONS, SYDNEY, VIRGINIA, Watched, assert_no_match, context, filter, opens, request, unwrap,
+    ACCOUNT, IRELAND, Kms, REGIONS, SYDNEY, VIRGINIA, Watched, assert_no_match, context, filter,
+    opens, request, unwrap,
 };
 
 #[tokio::test]
@@ -44,10 +45,18 @@ async fn what_a_filter_excludes_costs_no_request() {
     kms.forget();
     for other in [filter("aws", "444455556666"), filter("aws-cn", ACCOUNT)] {
         assert_no_match(unwrap(&kms.discovery().with_filter(other.clone()), &keys).await);
-        assert_no_match(unwrap(&kms.mrk_discovery(IRELAND).with_filter(other.clone()), &keys).await);
-        let multi = MultiKeyring::aws_kms_discovery(kms.clients(), REGIONS).filter(other.clone()).build().unwrap();
+        assert_no_match(
+            unwrap(&kms.mrk_discovery(IRELAND).with_filter(other.clone()), &keys).await,
+        );
+        let multi = MultiKeyring::aws_kms_discovery(kms.clients(), REGIONS)
+            .filter(other.clone())
+            .build()
+            .unwrap();
         assert_no_match(unwrap(&multi, &keys).await);
-        let multi = MultiKeyring::aws_kms_mrk_discovery(kms.clients(), REGIONS).filter(other).build().unwrap();
+        let multi = MultiKeyring::aws_kms_mrk_discovery(kms.clients(), REGIONS)
+            .filter(other)
+            .build()
+            .unwrap();
         assert_no_match(unwrap(&multi, &keys).await);
     }
     assert_eq!(kms.asked(), [0; 4]);
@@ -74,14 +83,21 @@ async fn a_name_that_is_no_key_arn_fails_before_anybody_is_asked() {
     let alias = format!("arn:aws:kms:{IRELAND}:{ACCOUNT}:alias/mrk-a");
     let multi_region = format!("arn:aws:kms:{IRELAND}:{ACCOUNT}:key/mrk-a");
     kms.forget();
-    for name in [alias.as_bytes(), b"", b"key/a", b"\xff", &[sealed.key.as_bytes(), b"\n"].concat()] {
-        for keys in [[sealed.wrapped.clone(), sealed.named(name)], [sealed.named(name), sealed.wrapped.clone()]] {
+    for name in [alias.as_bytes(), b"", b"key/a", b"\xff", &[sealed.key.as_bytes(), b"\n"].concat()]
+    {
+        for keys in [
+            [sealed.wrapped.clone(), sealed.named(name)],
+            [sealed.named(name), sealed.wrapped.clone()],
+        ] {
             let mrk = AwsKmsMrkKeyring::new(kms.clients(), multi_region.parse().unwrap());
             let keyrings: [&dyn Keyring; 4] =
                 [&kms.strict(&sealed.key), &mrk, &kms.discovery(), &kms.mrk_discovery(IRELAND)];
             for keyring in keyrings {
                 let failures = keyring.unwrap(request(&context()), &keys).await.unwrap_err();
-                assert!(failures[0].to_string().contains("not a key ARN"), "{keyring:?}: {failures:?}");
+                assert!(
+                    failures[0].to_string().contains("not a key ARN"),
+                    "{keyring:?}: {failures:?}"
+                );
             }
         }
     }
@@ -122,8 +138,13 @@ async fn one_after_the_other_is_asked_until_one_opens() {
         kms.local.disable_key(region, &sealed.key).unwrap();
     }
     let error = unwrap(&kms.discovery(), &keys).await.unwrap_err();
-    let named: Vec<_> = error.keyring_errors().iter().map(|failure| (failure.wrapping_key(), failure.kind())).collect();
-    let expected: Vec<_> = sealed.iter().map(|sealed| (&*sealed.key, KeyringErrorKind::Unusable)).collect();
+    let named: Vec<_> = error
+        .keyring_errors()
+        .iter()
+        .map(|failure| (failure.wrapping_key(), failure.kind()))
+        .collect();
+    let expected: Vec<_> =
+        sealed.iter().map(|sealed| (&*sealed.key, KeyringErrorKind::Unusable)).collect();
     assert_eq!(named, expected);
 }
 
@@ -154,7 +175,10 @@ async fn nothing_is_sealed() {
         let generated = keyring.generate(request(&context)).await.map(|_| ());
         let wrapped = keyring.wrap(request(&context), &data_key).await.map(|_| ());
         for outcome in [generated, wrapped] {
-            assert!(matches!(&outcome, Err(Error::DataKeyUnavailable(_))), "{keyring:?}: {outcome:?}");
+            assert!(
+                matches!(&outcome, Err(Error::DataKeyUnavailable(_))),
+                "{keyring:?}: {outcome:?}"
+            );
             assert!(!outcome.unwrap_err().is_retryable());
         }
         assert_eq!(keyring.wrapping_key(request(&context)), None);
@@ -164,7 +188,8 @@ async fn nothing_is_sealed() {
     // Not even as another one's child.
     let wrapping_key = DataKey::generate(32).unwrap();
     let generator = RawAesKeyring::new("ns", "name", &wrapping_key).unwrap();
-    let multi = MultiKeyring::builder().generator(generator).child(kms.discovery()).build().unwrap();
+    let multi =
+        MultiKeyring::builder().generator(generator).child(kms.discovery()).build().unwrap();
     let error = Envelope::new(multi).unwrap().encrypt(b"x", &context).await.unwrap_err();
     assert!(error.to_string().contains("only unwraps"), "{error}");
 }
@@ -176,7 +201,8 @@ async fn a_multi_keyring_asks_in_its_regions_alone() {
     let elsewhere = kms.sealed_in(SYDNEY).await;
     kms.forget();
     let clients = Watched::new(kms.clients());
-    let multi = MultiKeyring::aws_kms_discovery(clients.clone(), [IRELAND, VIRGINIA]).build().unwrap();
+    let multi =
+        MultiKeyring::aws_kms_discovery(clients.clone(), [IRELAND, VIRGINIA]).build().unwrap();
     assert!(opens(&multi, &there).await && opens(&multi, &here).await);
     assert_eq!(kms.asked(), [1, 1, 0, 0]);
     assert_no_match(unwrap(&multi, std::slice::from_ref(&elsewhere.wrapped)).await);

@@ -26,7 +26,9 @@ async fn another_region_generates_and_unwraps_while_the_first_is_out_of_order() 
     kms.local.faults(VIRGINIA).internal_errors(1.0);
 
     let in_ireland = keyring.generate(request).await.unwrap();
-    let named = String::from_utf8(in_ireland.encrypted_data_keys[0].key_provider_information.clone()).unwrap();
+    let named =
+        String::from_utf8(in_ireland.encrypted_data_keys[0].key_provider_information.clone())
+            .unwrap();
     assert!(named.contains(IRELAND), "{named}");
     for generated in [&in_virginia, &in_ireland] {
         let unwrapped = keyring.unwrap(request, &generated.encrypted_data_keys).await.unwrap();
@@ -44,7 +46,9 @@ async fn another_region_generates_and_unwraps_while_the_first_is_out_of_order() 
 async fn a_second_region_answers_for_a_slow_one_and_a_denial_is_final() {
     let kms = Kms::start().await;
     let key = kms.local.create_multi_region_key(VIRGINIA, &REGIONS[1..]);
-    let replicas = Replicas::new(kms.clients(), [VIRGINIA, IRELAND]).unwrap().hedge_after(Duration::from_millis(20));
+    let replicas = Replicas::new(kms.clients(), [VIRGINIA, IRELAND])
+        .unwrap()
+        .hedge_after(Duration::from_millis(20));
     let hedged = AwsKmsMrkKeyring::new(kms.clients(), key.parse().unwrap()).with_replicas(replicas);
     let context = EncryptionContext::new([("tenant", "42")]).unwrap();
     let request = KeyringRequest::new(AlgorithmSuite::default(), &context);
@@ -55,7 +59,8 @@ async fn a_second_region_answers_for_a_slow_one_and_a_denial_is_final() {
 
     kms.local.faults(VIRGINIA).deny_access(true);
     kms.local.reset_counters(IRELAND);
-    let failures = keyring(&kms, &key).unwrap(request, &generated.encrypted_data_keys).await.unwrap_err();
+    let failures =
+        keyring(&kms, &key).unwrap(request, &generated.encrypted_data_keys).await.unwrap_err();
     assert_eq!(failures[0].kind(), KeyringErrorKind::Denied);
     assert_eq!(kms.local.counters(IRELAND).total(), 0);
 }

@@ -1,5 +1,5 @@
-//! The AWS KMS keyrings that meet keys of many regions and accounts, against real servers over real sockets, through the real
-//! `aws-sdk-kms` (specification: `framework/aws-kms/`).
+//! The AWS KMS keyrings that meet keys of many regions and accounts, against real servers over real
+//! sockets, through the real `aws-sdk-kms` (specification: `framework/aws-kms/`).
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod cached;
@@ -14,14 +14,20 @@ use std::{
 };
 
 use aws_sdk_kms::{
-    config::{ConfigBag, Intercept, RuntimeComponents, interceptors::BeforeSerializationInterceptorContextRef},
+    config::{
+        ConfigBag, Intercept, RuntimeComponents,
+        interceptors::BeforeSerializationInterceptorContextRef,
+    },
     error::BoxError,
-    operation::{decrypt::DecryptInput, encrypt::EncryptInput, generate_data_key::GenerateDataKeyInput},
+    operation::{
+        decrypt::DecryptInput, encrypt::EncryptInput, generate_data_key::GenerateDataKeyInput,
+    },
 };
 use envelope::{
     AlgorithmSuite, DataKey, EncryptionContext, Error,
     keyring::{
-        AwsKmsDiscoveryKeyring, AwsKmsKeyring, AwsKmsMrkDiscoveryKeyring, DiscoveryFilter, Keyring, KeyringRequest,
+        AwsKmsDiscoveryKeyring, AwsKmsKeyring, AwsKmsMrkDiscoveryKeyring, DiscoveryFilter, Keyring,
+        KeyringRequest,
     },
     materials::EncryptedDataKey,
 };
@@ -43,11 +49,14 @@ struct Kms {
 
 impl Kms {
     async fn start() -> Self {
-        let builder =
-            REGIONS.iter().fold(KmsLocal::builder().account(ACCOUNT), |builder, region| builder.region(*region));
+        let builder = REGIONS
+            .iter()
+            .fold(KmsLocal::builder().account(ACCOUNT), |builder, region| builder.region(*region));
         let local = builder.start().await.unwrap();
         let pool = KmsPool::builder().trust_root_pem(local.ca_pem());
-        let pool = REGIONS.iter().fold(pool, |pool, region| pool.endpoint_url_for(*region, local.endpoint(region)));
+        let pool = REGIONS
+            .iter()
+            .fold(pool, |pool, region| pool.endpoint_url_for(*region, local.endpoint(region)));
         let principal = Principal::new(local.issue_credentials());
         Self { pool: pool.build().unwrap(), principal, local }
     }

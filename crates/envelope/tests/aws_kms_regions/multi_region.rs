@@ -5,7 +5,9 @@ use envelope::{
     keyring::{AwsKmsMrkKeyring, KeyringErrorKind, MultiKeyring},
 };
 
-use crate::{IRELAND, Kms, REGIONS, SYDNEY, VIRGINIA, assert_no_match, context, filter, opens, unwrap};
+use crate::{
+    IRELAND, Kms, REGIONS, SYDNEY, VIRGINIA, assert_no_match, context, filter, opens, unwrap,
+};
 
 /// In which no key of these tests has a replica, unless in all.
 const SAO_PAULO: &str = REGIONS[3];
@@ -38,7 +40,10 @@ async fn what_each_region_sealed_opens_in_each_of_the_others() {
             let openers = [
                 Envelope::new(kms.mrk(&related(&primary, opening))).unwrap(),
                 Envelope::new(kms.mrk_discovery(opening)).unwrap(),
-                Envelope::new(kms.mrk_discovery(opening).with_filter(filter("aws", crate::ACCOUNT))).unwrap(),
+                Envelope::new(
+                    kms.mrk_discovery(opening).with_filter(filter("aws", crate::ACCOUNT)),
+                )
+                .unwrap(),
             ];
             for opener in openers {
                 kms.forget();
@@ -82,10 +87,13 @@ async fn another_multi_region_key_is_not_asked() {
     let [one, other] = [(); 2].map(|()| kms.local.create_multi_region_key(VIRGINIA, &[IRELAND]));
     let sealed = kms.sealed_under(&one).await;
     kms.forget();
-    assert_no_match(unwrap(&kms.mrk(&related(&other, IRELAND)), std::slice::from_ref(&sealed.wrapped)).await);
+    assert_no_match(
+        unwrap(&kms.mrk(&related(&other, IRELAND)), std::slice::from_ref(&sealed.wrapped)).await,
+    );
     assert_eq!(kms.asked(), [0; 4]);
     // Nor does it help to name it: what it unwraps was wrapped by another.
-    let error = unwrap(&kms.mrk(&related(&other, IRELAND)), &[sealed.named(&*other)]).await.unwrap_err();
+    let error =
+        unwrap(&kms.mrk(&related(&other, IRELAND)), &[sealed.named(&*other)]).await.unwrap_err();
     assert_eq!(error.keyring_errors()[0].kind(), KeyringErrorKind::InvalidCiphertext);
 }
 
@@ -97,13 +105,17 @@ async fn a_replica_that_is_disabled_refuses_and_the_others_go_on() {
     let here = related(&primary, IRELAND);
     kms.local.disable_key(IRELAND, &here).unwrap();
     let keys = std::slice::from_ref(&sealed.wrapped);
-    for error in
-        [unwrap(&kms.mrk(&here), keys).await.unwrap_err(), unwrap(&kms.mrk_discovery(IRELAND), keys).await.unwrap_err()]
-    {
+    for error in [
+        unwrap(&kms.mrk(&here), keys).await.unwrap_err(),
+        unwrap(&kms.mrk_discovery(IRELAND), keys).await.unwrap_err(),
+    ] {
         let failure = &error.keyring_errors()[0];
         assert_eq!(failure.kind(), KeyringErrorKind::Unusable);
         assert_eq!((failure.wrapping_key(), failure.name_in_messages()), (&*here, &*primary));
-        assert!(error.to_string().contains(&here) && error.to_string().contains(&primary), "{error}");
+        assert!(
+            error.to_string().contains(&here) && error.to_string().contains(&primary),
+            "{error}"
+        );
     }
     assert!(opens(&kms.mrk(&related(&primary, SYDNEY)), &sealed).await);
     assert!(opens(&kms.mrk_discovery(SYDNEY), &sealed).await);
@@ -117,7 +129,8 @@ async fn a_multi_keyring_of_regions_opens_in_the_first_that_can() {
     kms.local.faults(SYDNEY).throttle_above(0);
     kms.forget();
     // No replica in the first, and no answer from the second.
-    let multi = MultiKeyring::aws_kms_mrk_discovery(kms.clients(), [SAO_PAULO, SYDNEY, IRELAND, VIRGINIA]);
+    let multi =
+        MultiKeyring::aws_kms_mrk_discovery(kms.clients(), [SAO_PAULO, SYDNEY, IRELAND, VIRGINIA]);
     assert!(opens(&multi.build().unwrap(), &sealed).await);
     let [virginia, ireland, sydney, sao_paulo] = kms.asked();
     assert_eq!((sao_paulo, ireland, virginia), (1, 1, 0));
@@ -127,9 +140,11 @@ async fn a_multi_keyring_of_regions_opens_in_the_first_that_can() {
 #[tokio::test]
 async fn a_multi_keyring_of_keys_opens_what_a_related_key_sealed() {
     let kms = Kms::start().await;
-    let (primary, single) = (kms.local.create_multi_region_key(VIRGINIA, &[IRELAND]), kms.local.create_key(SYDNEY));
+    let (primary, single) =
+        (kms.local.create_multi_region_key(VIRGINIA, &[IRELAND]), kms.local.create_key(SYDNEY));
     let keyring = |generator: &str| {
-        let builder = MultiKeyring::aws_kms_mrk(kms.clients()).generator(generator.parse().unwrap());
+        let builder =
+            MultiKeyring::aws_kms_mrk(kms.clients()).generator(generator.parse().unwrap());
         Envelope::new(builder.child(single.parse().unwrap()).build().unwrap()).unwrap()
     };
     let message = keyring(&primary).encrypt(b"x", &context()).await.unwrap();

@@ -3,21 +3,28 @@
 use envelope::{
     DataKey,
     keyring::{
-        AwsKmsDiscoveryKeyring, AwsKmsKeyring, AwsKmsMrkDiscoveryKeyring, AwsKmsMrkKeyring, Keyring, KeyringError,
-        KmsKeyArn, MultiKeyring,
+        AwsKmsDiscoveryKeyring, AwsKmsKeyring, AwsKmsMrkDiscoveryKeyring, AwsKmsMrkKeyring,
+        Keyring, KeyringError, KmsKeyArn, MultiKeyring,
     },
     materials::EncryptedDataKey,
 };
 
-use crate::{Asked, IRELAND, Kms, VIRGINIA, Watched, assert_no_match, context, opens, request, unwrap};
+use crate::{
+    Asked, IRELAND, Kms, VIRGINIA, Watched, assert_no_match, context, opens, request, unwrap,
+};
 
 const SINGLE: &str = "arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
 const MRK: &str = "arn:aws:kms:us-east-1:111122223333:key/mrk-1234abcd12ab34cd56ef1234567890ab";
-const MRK_IN_IRELAND: &str = "arn:aws:kms:eu-west-1:111122223333:key/mrk-1234abcd12ab34cd56ef1234567890ab";
+const MRK_IN_IRELAND: &str =
+    "arn:aws:kms:eu-west-1:111122223333:key/mrk-1234abcd12ab34cd56ef1234567890ab";
 
 fn wrapped_by(key: &str) -> EncryptedDataKey {
     let key_provider_information = key.as_bytes().to_vec();
-    EncryptedDataKey { key_provider_id: "aws-kms".to_owned(), key_provider_information, ciphertext: vec![7; 100] }
+    EncryptedDataKey {
+        key_provider_id: "aws-kms".to_owned(),
+        key_provider_information,
+        ciphertext: vec![7; 100],
+    }
 }
 
 fn asked(operation: &'static str, region: &str, key: &str) -> Asked {
@@ -33,14 +40,20 @@ fn arn(key: &str) -> KmsKeyArn {
 async fn sealing_asks_the_configured_key_with_context_and_grant_tokens() {
     let kms = Kms::start().await;
     let clients = Watched::new(kms.clients());
-    let strict = AwsKmsKeyring::with_clients(clients.clone(), arn(SINGLE)).with_grant_tokens(["grant"]);
-    let mrk = AwsKmsMrkKeyring::new(clients.clone(), arn(MRK_IN_IRELAND)).with_grant_tokens(["grant"]);
-    let keyrings: [(&dyn Keyring, &str, &str); 2] = [(&strict, VIRGINIA, SINGLE), (&mrk, IRELAND, MRK_IN_IRELAND)];
+    let strict =
+        AwsKmsKeyring::with_clients(clients.clone(), arn(SINGLE)).with_grant_tokens(["grant"]);
+    let mrk =
+        AwsKmsMrkKeyring::new(clients.clone(), arn(MRK_IN_IRELAND)).with_grant_tokens(["grant"]);
+    let keyrings: [(&dyn Keyring, &str, &str); 2] =
+        [(&strict, VIRGINIA, SINGLE), (&mrk, IRELAND, MRK_IN_IRELAND)];
     let (context, data_key) = (context(), DataKey::generate(32).unwrap());
     for (keyring, region, key) in keyrings {
         keyring.generate(request(&context)).await.unwrap_err();
         keyring.wrap(request(&context), &data_key).await.unwrap_err();
-        assert_eq!(clients.take(), [asked("GenerateDataKey", region, key), asked("Encrypt", region, key)]);
+        assert_eq!(
+            clients.take(),
+            [asked("GenerateDataKey", region, key), asked("Encrypt", region, key)]
+        );
         assert_eq!(keyring.wrapping_key(request(&context)).as_deref(), Some(key));
     }
 }
@@ -49,7 +62,8 @@ async fn sealing_asks_the_configured_key_with_context_and_grant_tokens() {
 async fn check(clients: &Watched, keyring: impl Keyring, expected: &[(&str, &str)]) {
     let keys = [SINGLE, MRK, MRK_IN_IRELAND].map(wrapped_by);
     let failures = keyring.unwrap(request(&context()), &keys).await.unwrap_err();
-    let decrypts: Vec<_> = expected.iter().map(|(region, key)| asked("Decrypt", region, key)).collect();
+    let decrypts: Vec<_> =
+        expected.iter().map(|(region, key)| asked("Decrypt", region, key)).collect();
     assert_eq!(clients.take(), decrypts, "{keyring:?}");
     // Every failure is told, of the key that was asked.
     let named: Vec<_> = failures.iter().map(KeyringError::wrapping_key).collect();
@@ -71,16 +85,23 @@ async fn opening_asks_the_key_that_each_keyring_is_to_ask() {
     check(&watched, keyring, &[related, related]).await;
     let keyring = AwsKmsDiscoveryKeyring::new(clients()).with_grant_tokens(grant);
     check(&watched, keyring, &[single, mrk, related]).await;
-    let keyring = AwsKmsMrkDiscoveryKeyring::new(clients(), IRELAND).unwrap().with_grant_tokens(grant);
+    let keyring =
+        AwsKmsMrkDiscoveryKeyring::new(clients(), IRELAND).unwrap().with_grant_tokens(grant);
     check(&watched, keyring, &[related, related]).await;
 
-    let keyring = MultiKeyring::aws_kms(clients()).generator(arn(SINGLE)).child(arn(MRK)).grant_tokens(grant);
+    let keyring =
+        MultiKeyring::aws_kms(clients()).generator(arn(SINGLE)).child(arn(MRK)).grant_tokens(grant);
     check(&watched, keyring.build().unwrap(), &[single, mrk]).await;
-    let keyring = MultiKeyring::aws_kms_mrk(clients()).generator(arn(MRK)).child(arn(SINGLE)).grant_tokens(grant);
+    let keyring = MultiKeyring::aws_kms_mrk(clients())
+        .generator(arn(MRK))
+        .child(arn(SINGLE))
+        .grant_tokens(grant);
     check(&watched, keyring.build().unwrap(), &[mrk, mrk, single]).await;
-    let keyring = MultiKeyring::aws_kms_discovery(clients(), [IRELAND, VIRGINIA]).grant_tokens(grant);
+    let keyring =
+        MultiKeyring::aws_kms_discovery(clients(), [IRELAND, VIRGINIA]).grant_tokens(grant);
     check(&watched, keyring.build().unwrap(), &[related, single, mrk]).await;
-    let keyring = MultiKeyring::aws_kms_mrk_discovery(clients(), [IRELAND, VIRGINIA]).grant_tokens(grant);
+    let keyring =
+        MultiKeyring::aws_kms_mrk_discovery(clients(), [IRELAND, VIRGINIA]).grant_tokens(grant);
     check(&watched, keyring.build().unwrap(), &[related, related, single, mrk, mrk]).await;
 }
 
@@ -91,10 +112,18 @@ async fn a_key_of_one_region_is_asked_for_in_no_other() {
     kms.forget();
     let elsewhere = sealed.key.replace(VIRGINIA, IRELAND).parse().unwrap();
     assert_no_match(
-        unwrap(&AwsKmsMrkKeyring::new(kms.clients(), elsewhere), std::slice::from_ref(&sealed.wrapped)).await,
+        unwrap(
+            &AwsKmsMrkKeyring::new(kms.clients(), elsewhere),
+            std::slice::from_ref(&sealed.wrapped),
+        )
+        .await,
     );
-    assert_no_match(unwrap(&kms.mrk_discovery(IRELAND), std::slice::from_ref(&sealed.wrapped)).await);
+    assert_no_match(
+        unwrap(&kms.mrk_discovery(IRELAND), std::slice::from_ref(&sealed.wrapped)).await,
+    );
     assert_eq!(kms.asked(), [0; 4]);
-    assert!(opens(&AwsKmsMrkKeyring::new(kms.clients(), sealed.key.parse().unwrap()), &sealed).await);
+    assert!(
+        opens(&AwsKmsMrkKeyring::new(kms.clients(), sealed.key.parse().unwrap()), &sealed).await
+    );
     assert!(opens(&kms.mrk_discovery(VIRGINIA), &sealed).await);
 }

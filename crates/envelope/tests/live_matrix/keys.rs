@@ -6,7 +6,8 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use envelope::{
     DataKey,
     keyring::{
-        AwsKmsKeyring, Keyring, MultiKeyring, RawAesKeyring, RawRsaKeyring, RsaPadding, RsaPrivateKey, RsaPublicKey,
+        AwsKmsKeyring, Keyring, MultiKeyring, RawAesKeyring, RawRsaKeyring, RsaPadding,
+        RsaPrivateKey, RsaPublicKey,
     },
     materials::DefaultMaterialsManager,
 };
@@ -47,9 +48,14 @@ pub(crate) fn raw_aes(name: &str, length: u8) -> Keys<RawAesKeyring> {
 
 pub(crate) fn raw_rsa(padding_name: &str, padding: RsaPadding, bits: u32) -> Keys<RawRsaKeyring> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/rsa");
-    let pem = |form| std::fs::read_to_string(folder.join(format!("test-only-{bits}.{form}.pem"))).unwrap();
+    let pem = |form| {
+        std::fs::read_to_string(folder.join(format!("test-only-{bits}.{form}.pem"))).unwrap()
+    };
     let (public, private) = (pem("public.spki"), pem("private.pkcs8"));
-    let keys = (RsaPublicKey::from_pem(&public).unwrap(), RsaPrivateKey::from_pem(private.clone()).unwrap());
+    let keys = (
+        RsaPublicKey::from_pem(&public).unwrap(),
+        RsaPrivateKey::from_pem(private.clone()).unwrap(),
+    );
     let name = format!("rsa-{bits}");
     let ours = RawRsaKeyring::with_key_pair("ns", &name, padding, keys.0, keys.1).unwrap();
     let theirs = json!({ "raw_rsa": {
@@ -58,9 +64,19 @@ pub(crate) fn raw_rsa(padding_name: &str, padding: RsaPadding, bits: u32) -> Key
     Keys { name: format!("raw RSA-{bits} {padding_name}"), theirs, ours }
 }
 
-pub(crate) fn aws_kms(server: &str, endpoint: &str, pool: KmsPool, who: Principal, arn: &str) -> Keys<AwsKmsKeyring> {
+pub(crate) fn aws_kms(
+    server: &str,
+    endpoint: &str,
+    pool: KmsPool,
+    who: Principal,
+    arn: &str,
+) -> Keys<AwsKmsKeyring> {
     let theirs = json!({ "aws_kms": arn, "endpoint": endpoint });
-    Keys { name: format!("AWS KMS on {server}"), theirs, ours: AwsKmsKeyring::new(pool, who, arn.parse().unwrap()) }
+    Keys {
+        name: format!("AWS KMS on {server}"),
+        theirs,
+        ours: AwsKmsKeyring::new(pool, who, arn.parse().unwrap()),
+    }
 }
 
 /// The first generates the data key, the others wrap it, too.
@@ -70,6 +86,11 @@ pub(crate) fn multi(
     second: Keys<impl Keyring + 'static>,
 ) -> Keys<MultiKeyring> {
     let theirs = json!({ "multi": [generator.theirs, first.theirs, second.theirs] });
-    let ours = MultiKeyring::builder().generator(generator.ours).child(first.ours).child(second.ours).build().unwrap();
+    let ours = MultiKeyring::builder()
+        .generator(generator.ours)
+        .child(first.ours)
+        .child(second.ours)
+        .build()
+        .unwrap();
     Keys { name: format!("{} + {} + {}", generator.name, first.name, second.name), theirs, ours }
 }

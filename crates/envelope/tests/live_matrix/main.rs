@@ -1,10 +1,16 @@
-//! Every client opens what every other seals: the AWS Encryption SDKs for Python and for JavaScript, and ours, in one
-//! piece and as streams, under raw keys and under AWS KMS on one `kms-local`.
+//! Every client opens what every other seals: the AWS Encryption SDKs for Python and for
+//! JavaScript, and ours, in one piece and as streams, under raw keys and under AWS KMS on one
+//! `kms-local`.
 //!
-//! Needs a Python with `tests/interop/requirements.txt` installed, named by `ENVELOPE_PYTHON`, and an installed
-//! `tests/interop/javascript/client.mjs`, named by `ENVELOPE_JAVASCRIPT`; says so of each that is not set, and passes.
-//! Where `ENVELOPE_TEST_MOTO` is the URL of a moto server, AWS KMS is that, too. `tests/interop/run` sets all three.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking, and names what it skips")]
+//! Needs a Python with `tests/interop/requirements.txt` installed, named by `ENVELOPE_PYTHON`, and
+//! an installed `tests/interop/javascript/client.mjs`, named by `ENVELOPE_JAVASCRIPT`; says so of
+//! each that is not set, and passes. Where `ENVELOPE_TEST_MOTO` is the URL of a moto server, AWS
+//! KMS is that, too. `tests/interop/run` sets all three.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and names what it skips"
+)]
 
 mod keys;
 mod peers;
@@ -21,7 +27,8 @@ use std::{
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use envelope::{
-    AlgorithmSuite, CommitmentPolicy, EncryptionContext, Envelope, Error, keyring::RsaPadding, stream::DecryptionMode,
+    AlgorithmSuite, CommitmentPolicy, EncryptionContext, Envelope, Error, keyring::RsaPadding,
+    stream::DecryptionMode,
 };
 use kms_local::KmsLocal;
 use kms_pool::{KmsPool, Principal};
@@ -102,17 +109,20 @@ impl Case<'_> {
         if !streaming {
             return envelope.encrypt(&plaintext, self.context).await;
         }
-        let mut writer = envelope.encryptor(self.context, Some(plaintext.len() as u64)).await?.writer(vec![]);
+        let mut writer =
+            envelope.encryptor(self.context, Some(plaintext.len() as u64)).await?.writer(vec![]);
         plaintext.chunks(PIECE).for_each(|piece| writer.write_all(piece).unwrap());
         Ok(writer.finish().unwrap())
     }
 
     async fn open(&self, message: &[u8], streaming: bool) -> Answer {
         let envelope = self.envelope();
-        let pairs =
-            |context: &EncryptionContext| context.iter().map(|(key, value)| (key.into(), value.into())).collect();
+        let pairs = |context: &EncryptionContext| {
+            context.iter().map(|(key, value)| (key.into(), value.into())).collect()
+        };
         if !streaming {
-            let opened = envelope.decrypt(message, self.context).await.map_err(|error| error.to_string())?;
+            let opened =
+                envelope.decrypt(message, self.context).await.map_err(|error| error.to_string())?;
             let context = pairs(opened.encryption_context());
             return Ok((opened.into_plaintext(), context));
         }
@@ -123,7 +133,10 @@ impl Case<'_> {
         } else {
             DecryptionMode::UnsignedOnly
         };
-        let decryptor = envelope.decryptor(&header, self.context, mode).await.map_err(|error| error.to_string())?;
+        let decryptor = envelope
+            .decryptor(&header, self.context, mode)
+            .await
+            .map_err(|error| error.to_string())?;
         let context = pairs(decryptor.encryption_context());
         let mut plaintext = vec![];
         decryptor.reader(source).read_to_end(&mut plaintext).map_err(|error| error.to_string())?;
@@ -134,7 +147,11 @@ impl Case<'_> {
 impl fmt::Display for Case<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { keys, suite, frame_length, length, context } = self;
-        write!(formatter, "{}, {suite}, frames of {frame_length}, {length} bytes, {context:?}", keys.name)
+        write!(
+            formatter,
+            "{}, {suite}, frames of {frame_length}, {length} bytes, {context:?}",
+            keys.name
+        )
     }
 }
 
@@ -166,7 +183,8 @@ struct Matrix {
 }
 
 impl Matrix {
-    /// Everybody seals each case, and everybody opens what the others sealed; and refuses it `changed`.
+    /// Everybody seals each case, and everybody opens what the others sealed; and refuses it
+    /// `changed`.
     fn run(&mut self, title: &str, cases: &[Case<'_>], changed: bool) {
         let mut messages = self.seal(cases);
         if changed {
@@ -177,26 +195,46 @@ impl Matrix {
     }
 
     fn seal<'a>(&mut self, cases: &'a [Case<'a>]) -> Vec<Message<'a>> {
-        let attempts: Vec<_> = cases.iter().flat_map(|case| [(case, false), (case, true)]).collect();
-        let request = |&(case, streaming): &(&Case<'_>, bool)| case.request("encrypt", &case.plaintext(), streaming);
+        let attempts: Vec<_> =
+            cases.iter().flat_map(|case| [(case, false), (case, true)]).collect();
+        let request = |&(case, streaming): &(&Case<'_>, bool)| {
+            case.request("encrypt", &case.plaintext(), streaming)
+        };
         let requests: Vec<_> = attempts.iter().map(request).collect();
         let Self { runtime, peers, tally, .. } = self;
         let (ours, theirs) = thread::scope(|scope| {
-            let asked: Vec<_> =
-                peers.iter_mut().map(|(client, peer)| (*client, scope.spawn(|| peer.ask_all(&requests)))).collect();
-            let ours = |(case, streaming): &(&Case<'_>, bool)| runtime.block_on(case.seal(*streaming)).unwrap();
+            let asked: Vec<_> = peers
+                .iter_mut()
+                .map(|(client, peer)| (*client, scope.spawn(|| peer.ask_all(&requests))))
+                .collect();
+            let ours = |(case, streaming): &(&Case<'_>, bool)| {
+                runtime.block_on(case.seal(*streaming)).unwrap()
+            };
             let ours: Vec<_> = attempts.iter().map(ours).collect();
-            (ours, asked.into_iter().map(|(client, asked)| (client, asked.join().unwrap())).collect::<Vec<_>>())
+            (
+                ours,
+                asked
+                    .into_iter()
+                    .map(|(client, asked)| (client, asked.join().unwrap()))
+                    .collect::<Vec<_>>(),
+            )
         });
         let mut messages = vec![];
         for (&(case, streaming), bytes) in attempts.iter().zip(ours) {
-            messages.push(Message { case, writer: Hand { client: Client::Rust, streaming }, bytes, is_changed: false });
+            messages.push(Message {
+                case,
+                writer: Hand { client: Client::Rust, streaming },
+                bytes,
+                is_changed: false,
+            });
         }
         for (client, answers) in theirs {
             for (&(case, streaming), answer) in attempts.iter().zip(answers) {
                 let writer = Hand { client, streaming };
                 match (unwritten(client, case), answer) {
-                    (None, Ok((bytes, _))) => messages.push(Message { case, writer, bytes, is_changed: false }),
+                    (None, Ok((bytes, _))) => {
+                        messages.push(Message { case, writer, bytes, is_changed: false })
+                    }
                     (None, Err(error)) => panic!("{writer} does not seal {case}: {error}"),
                     // Two ways to read for each of the others.
                     (Some(reason), Err(_)) => tally.leave_out(reason, 2 * peers.len()),
@@ -208,8 +246,9 @@ impl Matrix {
     }
 
     fn open(&mut self, messages: &[Message<'_>]) {
-        let request =
-            |&(message, streaming): &(&Message<'_>, bool)| message.case.request("decrypt", &message.bytes, streaming);
+        let request = |&(message, streaming): &(&Message<'_>, bool)| {
+            message.case.request("decrypt", &message.bytes, streaming)
+        };
         let Self { runtime, peers, tally, javascript_opens_pkcs1, .. } = self;
         let answers = thread::scope(|scope| {
             let asked: Vec<_> = peers
@@ -219,7 +258,9 @@ impl Matrix {
                     let mut attempts = foreign(client, messages);
                     let all = attempts.len();
                     if client == Client::JavaScript && !*javascript_opens_pkcs1 {
-                        attempts.retain(|(message, _)| message.case.keys.theirs["raw_rsa"]["padding"] != PKCS1);
+                        attempts.retain(|(message, _)| {
+                            message.case.keys.theirs["raw_rsa"]["padding"] != PKCS1
+                        });
                         tally.leave_out(NO_PKCS1, all - attempts.len());
                     }
                     let requests: Vec<_> = attempts.iter().map(request).collect();
@@ -231,7 +272,9 @@ impl Matrix {
                 runtime.block_on(message.case.open(&message.bytes, *streaming))
             };
             let ours: Vec<_> = attempts.iter().map(ours).collect();
-            let theirs = asked.into_iter().map(|(client, attempts, asked)| (client, attempts, asked.join().unwrap()));
+            let theirs = asked
+                .into_iter()
+                .map(|(client, attempts, asked)| (client, attempts, asked.join().unwrap()));
             theirs.chain([(Client::Rust, attempts, ours)]).collect::<Vec<_>>()
         });
         for (client, attempts, answers) in answers {
@@ -241,7 +284,10 @@ impl Matrix {
                     ("by writer and reader", pair.clone()),
                     ("by suite", message.case.suite.to_string()),
                     ("by keyring", message.case.keys.name.clone()),
-                    ("by what is due", if message.is_changed { "is refused" } else { "opens" }.to_owned()),
+                    (
+                        "by what is due",
+                        if message.is_changed { "is refused" } else { "opens" }.to_owned(),
+                    ),
                 ];
                 let problem = |problem| format!("{pair}: {}: {problem}", message.case);
                 tally.count(lines, judge(message, answer).map_err(problem));
@@ -255,9 +301,18 @@ impl Matrix {
     fn probe_pkcs1(&mut self) {
         let keys = raw_rsa(PKCS1, RsaPadding::Pkcs1, 2048).managed();
         let context = EncryptionContext::empty();
-        let case =
-            Case { keys: &keys, suite: AlgorithmSuite::default(), frame_length: 128, length: 1, context: &context };
-        let Some((_, peer)) = self.peers.iter_mut().find(|(client, _)| *client == Client::JavaScript) else { return };
+        let case = Case {
+            keys: &keys,
+            suite: AlgorithmSuite::default(),
+            frame_length: 128,
+            length: 1,
+            context: &context,
+        };
+        let Some((_, peer)) =
+            self.peers.iter_mut().find(|(client, _)| *client == Client::JavaScript)
+        else {
+            return;
+        };
         let (message, _) = peer.ask(&case.request("encrypt", b"x", false)).unwrap();
         self.javascript_opens_pkcs1 = peer.ask(&case.request("decrypt", &message, false)).is_ok();
     }
@@ -265,7 +320,9 @@ impl Matrix {
     /// A key on moto, which asks nobody who they are.
     fn moto(&self, url: &str, principal: &Principal) -> Keys {
         let pool = KmsPool::builder().endpoint_url(url).build().unwrap();
-        let created = async { pool.client(REGION, principal).await.unwrap().create_key().send().await.unwrap() };
+        let created = async {
+            pool.client(REGION, principal).await.unwrap().create_key().send().await.unwrap()
+        };
         let arn = self.runtime.block_on(created).key_metadata.unwrap().arn.unwrap();
         aws_kms("moto", url, pool, principal.clone(), &arn).managed()
     }
@@ -276,13 +333,20 @@ impl Matrix {
         let pkcs1 = || raw_rsa(PKCS1, RsaPadding::Pkcs1, 2048);
         let oaep = || raw_rsa("OAEP_SHA256_MGF1", RsaPadding::OaepSha256Mgf1, 3072);
         let all = multi(aes(), pkcs1(), oaep()).managed();
-        let with = |keys| Case { keys, suite: AlgorithmSuite::default(), frame_length: 128, length: 129, context };
+        let with = |keys| Case {
+            keys,
+            suite: AlgorithmSuite::default(),
+            frame_length: 128,
+            length: 129,
+            context,
+        };
         let members = [aes().managed(), pkcs1().managed(), oaep().managed()];
         let members = members.each_ref().map(with);
         let sealing = [with(&all)];
         let messages = self.seal(&sealing);
         for case in &members {
-            let to_member = |message: &Message<'_>| Message { case, bytes: message.bytes.clone(), ..*message };
+            let to_member =
+                |message: &Message<'_>| Message { case, bytes: message.bytes.clone(), ..*message };
             self.open(&messages.iter().map(to_member).collect::<Vec<_>>());
         }
 
@@ -294,9 +358,11 @@ impl Matrix {
         nested.theirs = json!({ "multi": [raw_aes("outer", 32).theirs, all.theirs] });
         let ours = messages.iter().find(|message| message.writer.client == Client::Rust).unwrap();
         for (client, peer) in &mut self.peers {
-            let (opened, _) = peer.ask(&with(&children).request("decrypt", &ours.bytes, false)).unwrap();
+            let (opened, _) =
+                peer.ask(&with(&children).request("decrypt", &ours.bytes, false)).unwrap();
             assert_eq!(opened, ours.case.plaintext(), "{client:?}'s children open ours");
-            peer.ask(&with(&children).request("encrypt", b"secret", false)).expect_err("sealed without a generator");
+            peer.ask(&with(&children).request("encrypt", b"secret", false))
+                .expect_err("sealed without a generator");
             let sealed = peer.ask(&with(&nested).request("encrypt", b"secret", false));
             assert_eq!(
                 sealed.is_ok(),
@@ -307,14 +373,17 @@ impl Matrix {
         println!("left out: a generator's multi-keyring as a child in JavaScript, which allows it");
     }
 
-    /// Who is told another value of the context than the message holds does not open it. Comes last: JavaScript goes.
+    /// Who is told another value of the context than the message holds does not open it. Comes
+    /// last: JavaScript goes.
     fn another_context_is_refused(&mut self, case: &Case<'_>) {
         let context = EncryptionContext::new([("tenant", "43")]).unwrap();
         let cases = [case.clone()];
         let other = Case { context: &context, ..case.clone() };
         let messages = self.seal(&cases);
-        let messages: Vec<_> =
-            messages.into_iter().map(|message| Message { case: &other, is_changed: true, ..message }).collect();
+        let messages: Vec<_> = messages
+            .into_iter()
+            .map(|message| Message { case: &other, is_changed: true, ..message })
+            .collect();
         self.peers.retain(|(client, _)| *client != Client::JavaScript);
         println!("left out: another context on decryption by JavaScript, which compares none");
         self.open(&messages);
@@ -331,7 +400,9 @@ fn foreign<'a>(reader: Client, messages: &'a [Message<'a>]) -> Vec<(&'a Message<
 fn unwritten(client: Client, case: &Case<'_>) -> Option<&'static str> {
     match (client, case.frame_length) {
         (Client::JavaScript, UNFRAMED) => Some("JavaScript writes no unframed messages"),
-        (Client::Python, length) if length % 128 != 0 => Some("Python writes frames of multiples of 128 bytes alone"),
+        (Client::Python, length) if length % 128 != 0 => {
+            Some("Python writes frames of multiples of 128 bytes alone")
+        }
         _ => None,
     }
 }
@@ -352,8 +423,13 @@ fn judge(message: &Message<'_>, answer: Answer) -> Result<(), String> {
     }
 }
 
-/// Each suite, in frames of each of these lengths, with the lengths at which messages differ in form.
-fn suites<'a>(keys: &'a Keys, frame_lengths: &[u32], context: &'a EncryptionContext) -> Vec<Case<'a>> {
+/// Each suite, in frames of each of these lengths, with the lengths at which messages differ in
+/// form.
+fn suites<'a>(
+    keys: &'a Keys,
+    frame_lengths: &[u32],
+    context: &'a EncryptionContext,
+) -> Vec<Case<'a>> {
     let mut cases = vec![];
     for suite in AlgorithmSuite::ALL {
         for &frame_length in frame_lengths {
@@ -380,10 +456,13 @@ fn peers(environment: &[(&str, &str)]) -> Vec<(Client, Peer)> {
         (Client::Python, Peer::start(&program, &[script], environment))
     };
     let javascript = |script: String| {
-        // Node.js 18 and 20 open no PKCS #1 v1.5 unless they are told to; later ones do, and do not know this.
+        // Node.js 18 and 20 open no PKCS #1 v1.5 unless they are told to; later ones do, and do not
+        // know this.
         let allowing = "--security-revert=CVE-2023-46809";
-        let is_known =
-            Command::new("node").args([allowing, "--version"]).output().is_ok_and(|run| run.status.success());
+        let is_known = Command::new("node")
+            .args([allowing, "--version"])
+            .output()
+            .is_ok_and(|run| run.status.success());
         let arguments = if is_known { vec![allowing, &script] } else { vec![&*script] };
         (Client::JavaScript, Peer::start("node", &arguments, environment))
     };
@@ -412,12 +491,16 @@ fn each_opens_what_the_others_seal() {
     }
     let principal = Principal::new(credentials);
     let pool = KmsPool::builder().trust_root_pem(kms.ca_pem());
-    let pool = REGIONS.iter().fold(pool, |pool, region| pool.endpoint_url_for(*region, kms.endpoint(region)));
+    let pool = REGIONS
+        .iter()
+        .fold(pool, |pool, region| pool.endpoint_url_for(*region, kms.endpoint(region)));
     let pool = pool.build().unwrap();
     let arn = kms.create_key(REGION);
-    let on_kms = || aws_kms("kms-local", kms.endpoint(REGION), pool.clone(), principal.clone(), &arn);
+    let on_kms =
+        || aws_kms("kms-local", kms.endpoint(REGION), pool.clone(), principal.clone(), &arn);
 
-    let mut matrix = Matrix { runtime, peers, tally: Tally::default(), javascript_opens_pkcs1: true };
+    let mut matrix =
+        Matrix { runtime, peers, tally: Tally::default(), javascript_opens_pkcs1: true };
     matrix.probe_pkcs1();
     let contexts = [
         EncryptionContext::empty(),
@@ -435,7 +518,11 @@ fn each_opens_what_the_others_seal() {
     println!("left out: 10,000 bytes in frames of 1: 300 instead, which say as much");
     if let Ok(url) = std::env::var("ENVELOPE_TEST_MOTO") {
         let moto = matrix.moto(&url, &principal);
-        matrix.run("every suite under AWS KMS on moto", &suites(&moto, &frame_lengths, tenant), false);
+        matrix.run(
+            "every suite under AWS KMS on moto",
+            &suites(&moto, &frame_lengths, tenant),
+            false,
+        );
     } else {
         println!("left out: AWS KMS on moto: ENVELOPE_TEST_MOTO is not set, see tests/interop/run");
     }
@@ -443,14 +530,22 @@ fn each_opens_what_the_others_seal() {
     let case = |keys, suite| Case { keys, suite, frame_length: 128, length: 129, context: tenant };
     let rsa = |bits| RSA_PADDINGS.map(|(name, padding)| raw_rsa(name, padding, bits).managed());
     let (short, longer) = (rsa(2048), [rsa(3072), rsa(4096)].concat());
-    let mut cases: Vec<_> = longer.iter().map(|keys| case(keys, AlgorithmSuite::default())).collect();
+    let mut cases: Vec<_> =
+        longer.iter().map(|keys| case(keys, AlgorithmSuite::default())).collect();
     cases.extend(short.iter().flat_map(|keys| AlgorithmSuite::ALL.map(|suite| case(keys, suite))));
     matrix.run("every suite under raw RSA", &cases, false);
-    println!("left out under raw RSA: other lengths and frames, which it never sees: Python is slow at it");
-    println!("left out under RSA-3072 and RSA-4096: all suites but the default: the data keys have the same lengths");
+    println!(
+        "left out under raw RSA: other lengths and frames, which it never sees: Python is slow at it"
+    );
+    println!(
+        "left out under RSA-3072 and RSA-4096: all suites but the default: the data keys have the same lengths"
+    );
 
-    let everything =
-        multi(on_kms(), raw_aes("name", 32), raw_rsa("OAEP_SHA512_MGF1", RsaPadding::OaepSha512Mgf1, 2048));
+    let everything = multi(
+        on_kms(),
+        raw_aes("name", 32),
+        raw_rsa("OAEP_SHA512_MGF1", RsaPadding::OaepSha512Mgf1, 2048),
+    );
     let everything = everything.managed();
     let mut cases = vec![];
     for context in &contexts {
@@ -468,6 +563,9 @@ fn each_opens_what_the_others_seal() {
     println!(
         "left out: multi-Region keys and discovery in JavaScript: its side of these tests makes strict keyrings alone"
     );
-    matrix.regions_open_for_each_other(&regions::Kms { local: &kms, clients: pool.clients(&principal) }, tenant);
+    matrix.regions_open_for_each_other(
+        &regions::Kms { local: &kms, clients: pool.clients(&principal) },
+        tenant,
+    );
     matrix.tally.finish();
 }

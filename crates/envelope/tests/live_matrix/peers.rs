@@ -1,4 +1,5 @@
-//! Other people's clients, each in a process of its own that answers a line of JSON with a line of JSON.
+//! Other people's clients, each in a process of its own that answers a line of JSON with a line of
+//! JSON.
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +11,8 @@ use std::{
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::Value;
 
-/// A message or a plaintext, with the encryption context that the client reports; or why there is none.
+/// A message or a plaintext, with the encryption context that the client reports; or why there is
+/// none.
 pub(crate) type Answer = Result<(Vec<u8>, BTreeMap<String, String>), String>;
 
 /// A running client.
@@ -29,7 +31,8 @@ impl Peer {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("{program} does not run: {error}"));
-        let (requests, answers) = (process.stdin.take().unwrap(), BufReader::new(process.stdout.take().unwrap()));
+        let (requests, answers) =
+            (process.stdin.take().unwrap(), BufReader::new(process.stdout.take().unwrap()));
         Self { process, requests, answers }
     }
 
@@ -58,7 +61,8 @@ fn read_answer(answers: &mut impl BufRead) -> Answer {
         line.clear();
         assert!(answers.read_line(&mut line).unwrap() > 0, "the peer died");
     }
-    let answer: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not an answer: {line:?}"));
+    let answer: Value =
+        serde_json::from_str(&line).unwrap_or_else(|_| panic!("not an answer: {line:?}"));
     match answer["error"].as_str() {
         Some(error) => Err(error.to_owned()),
         None => Ok((

@@ -13,7 +13,11 @@ pub(crate) struct Tally {
 
 impl Tally {
     /// A case ran, and counts in each of `lines`: heading and line.
-    pub(crate) fn count(&mut self, lines: [(&'static str, String); 4], outcome: Result<(), String>) {
+    pub(crate) fn count(
+        &mut self,
+        lines: [(&'static str, String); 4],
+        outcome: Result<(), String>,
+    ) {
         for (heading, line) in lines {
             let (run, passed) = self.counts.entry(heading).or_default().entry(line).or_default();
             *run += 1;
@@ -31,7 +35,12 @@ impl Tally {
         println!("{self}");
         assert!(!self.counts.is_empty(), "nothing ran");
         let shown: Vec<_> = self.failures.iter().take(20).map(String::as_str).collect();
-        assert!(self.failures.is_empty(), "{} cases failed, among them:\n{}", self.failures.len(), shown.join("\n"));
+        assert!(
+            self.failures.is_empty(),
+            "{} cases failed, among them:\n{}",
+            self.failures.len(),
+            shown.join("\n")
+        );
     }
 }
 
@@ -42,10 +51,13 @@ impl fmt::Display for Tally {
             for (line, (run, passed)) in lines {
                 writeln!(formatter, "  {line:<68} {run:>7} {passed:>7}")?;
             }
-            let (run, passed) = lines.values().fold((0, 0), |sum, line| (sum.0 + line.0, sum.1 + line.1));
+            let (run, passed) =
+                lines.values().fold((0, 0), |sum, line| (sum.0 + line.0, sum.1 + line.1));
             writeln!(formatter, "  {:<68} {run:>7} {passed:>7}", "in all")?;
         }
         writeln!(formatter, "\n{:<70} {:>7}", "left out, because", "cases")?;
-        self.left_out.iter().try_for_each(|(reason, cases)| writeln!(formatter, "  {reason:<68} {cases:>7}"))
+        self.left_out
+            .iter()
+            .try_for_each(|(reason, cases)| writeln!(formatter, "  {reason:<68} {cases:>7}"))
     }
 }

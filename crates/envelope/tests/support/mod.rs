@@ -12,9 +12,12 @@ use std::{
 use envelope::{
     DataKey, EncryptionContext, Envelope,
     keyring::{
-        GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture, KeyringRequest, RawAesKeyring,
+        GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture, KeyringRequest,
+        RawAesKeyring,
     },
-    materials::{CachingBuilder, CachingMaterialsManager, DefaultMaterialsManager, EncryptedDataKey},
+    materials::{
+        CachingBuilder, CachingMaterialsManager, DefaultMaterialsManager, EncryptedDataKey,
+    },
 };
 use futures_util::FutureExt as _;
 use tokio::sync::Semaphore;
@@ -28,7 +31,10 @@ pub(crate) fn keyring() -> RawAesKeyring {
 }
 
 /// A client with a cache, as `set` says.
-pub(crate) fn caching(keyring: impl Keyring + 'static, set: impl FnOnce(CachingBuilder) -> CachingBuilder) -> Envelope {
+pub(crate) fn caching(
+    keyring: impl Keyring + 'static,
+    set: impl FnOnce(CachingBuilder) -> CachingBuilder,
+) -> Envelope {
     let builder = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring));
     Envelope::builder(set(builder).build().unwrap()).build().unwrap()
 }
@@ -83,11 +89,9 @@ impl GatedKeyring {
     /// Passes the gate; fails once it is closed.
     async fn pass(&self, count: &AtomicU64) -> Result<(), KeyringError> {
         count.fetch_add(1, Ordering::SeqCst);
-        let permit = self
-            .gate
-            .acquire()
-            .await
-            .map_err(|cause| KeyringError::new(WRAPPING_KEY, KeyringErrorKind::Unavailable, cause))?;
+        let permit = self.gate.acquire().await.map_err(|cause| {
+            KeyringError::new(WRAPPING_KEY, KeyringErrorKind::Unavailable, cause)
+        })?;
         permit.forget();
         assert!(!self.panics.load(Ordering::SeqCst), "told to panic");
         match *self.failure.lock().unwrap() {

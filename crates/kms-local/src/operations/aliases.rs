@@ -53,13 +53,19 @@ struct ListedAlias {
     target_key_id: KeyId,
 }
 
-pub(crate) fn create_alias(store: &KeyStore, request: PointAlias, now: SystemTime) -> Result<(), Refusal> {
+pub(crate) fn create_alias(
+    store: &KeyStore,
+    request: PointAlias,
+    now: SystemTime,
+) -> Result<(), Refusal> {
     let name = alias_name(request.alias_name)?;
     let target = required("targetKeyId", request.target_key_id)?;
     store.change(|state| {
         if state.aliases.contains_key(&name) {
             let arn = store.home.alias_arn(&name);
-            return Err(Refusal::AlreadyExists(format!("An alias with the name {arn} already exists")));
+            return Err(Refusal::AlreadyExists(format!(
+                "An alias with the name {arn} already exists"
+            )));
         }
         let target = aliasable(store, state, &target, now)?;
         let alias = Alias { target, created: now, updated: now };
@@ -67,7 +73,11 @@ pub(crate) fn create_alias(store: &KeyStore, request: PointAlias, now: SystemTim
     })
 }
 
-pub(super) fn update_alias(store: &KeyStore, request: PointAlias, now: SystemTime) -> Result<(), Refusal> {
+pub(super) fn update_alias(
+    store: &KeyStore,
+    request: PointAlias,
+    now: SystemTime,
+) -> Result<(), Refusal> {
     let name = alias_name(request.alias_name)?;
     let target = required("targetKeyId", request.target_key_id)?;
     store.change(|state| {
@@ -86,7 +96,11 @@ pub(super) fn delete_alias(store: &KeyStore, request: DeleteAlias) -> Result<(),
     })
 }
 
-pub(super) fn list_aliases(store: &KeyStore, request: ListAliases, now: SystemTime) -> Result<AliasPage, Refusal> {
+pub(super) fn list_aliases(
+    store: &KeyStore,
+    request: ListAliases,
+    now: SystemTime,
+) -> Result<AliasPage, Refusal> {
     let limit = number("limit", request.limit, 50, 1..=100)?;
     let after = match request.marker {
         None => Bound::Unbounded,
@@ -146,20 +160,26 @@ fn alias_name(name: Option<String>) -> Result<String, Refusal> {
 }
 
 fn existing<'a>(store: &KeyStore, state: &'a State, name: &str) -> Result<&'a Alias, Refusal> {
-    state
-        .aliases
-        .get(name)
-        .ok_or_else(|| Refusal::NotFound(format!("Alias {} is not found.", store.home.alias_arn(name))))
+    state.aliases.get(name).ok_or_else(|| {
+        Refusal::NotFound(format!("Alias {} is not found.", store.home.alias_arn(name)))
+    })
 }
 
 /// The key that an alias is to stand for: named by key id or key ARN, and not on its way out.
-fn aliasable(store: &KeyStore, state: &State, target: &str, now: SystemTime) -> Result<KeyId, Refusal> {
+fn aliasable(
+    store: &KeyStore,
+    state: &State,
+    target: &str,
+    now: SystemTime,
+) -> Result<KeyId, Refusal> {
     if target.starts_with("alias/") {
         return Err(Refusal::Validation("Aliases must refer to keys. Not aliases".to_owned()));
     }
     let key = store.find_without_alias(state, target, now)?;
     match key.state {
-        KeyState::PendingDeletion { .. } | KeyState::PendingReplicaDeletion { .. } => Err(store.pending_deletion(&key)),
+        KeyState::PendingDeletion { .. } | KeyState::PendingReplicaDeletion { .. } => {
+            Err(store.pending_deletion(&key))
+        }
         KeyState::Enabled | KeyState::Disabled => Ok(key.id),
     }
 }

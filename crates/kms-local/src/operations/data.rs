@@ -112,7 +112,11 @@ pub(super) struct Random {
     plaintext: Blob,
 }
 
-pub(super) fn encrypt(store: &KeyStore, request: Encrypt, now: SystemTime) -> Result<Encrypted, Refusal> {
+pub(super) fn encrypt(
+    store: &KeyStore,
+    request: Encrypt,
+    now: SystemTime,
+) -> Result<Encrypted, Refusal> {
     let name = required("keyId", request.key_id)?;
     let plaintext = required("plaintext", request.plaintext)?.0;
     length("plaintext", plaintext.len(), 1..=MAX_PLAINTEXT)?;
@@ -127,17 +131,29 @@ pub(super) fn encrypt(store: &KeyStore, request: Encrypt, now: SystemTime) -> Re
     })
 }
 
-pub(super) fn decrypt(store: &KeyStore, request: Decrypt, now: SystemTime) -> Result<Decrypted, Refusal> {
+pub(super) fn decrypt(
+    store: &KeyStore,
+    request: Decrypt,
+    now: SystemTime,
+) -> Result<Decrypted, Refusal> {
     let blob = required("ciphertextBlob", request.ciphertext_blob)?.0;
     check_algorithm("encryptionAlgorithm", request.encryption_algorithm.as_deref())?;
     check_recipient(request.recipient)?;
     let context = request.encryption_context.unwrap_or_default();
     let (key, plaintext) = open(store, &blob, request.key_id.as_deref(), &context, now)?;
     check_dry_run(request.dry_run)?;
-    Ok(Decrypted { encryption_algorithm: ALGORITHM, key_id: store.home.key_arn(key.id), plaintext: Blob(plaintext) })
+    Ok(Decrypted {
+        encryption_algorithm: ALGORITHM,
+        key_id: store.home.key_arn(key.id),
+        plaintext: Blob(plaintext),
+    })
 }
 
-pub(super) fn re_encrypt(store: &KeyStore, request: ReEncrypt, now: SystemTime) -> Result<ReEncrypted, Refusal> {
+pub(super) fn re_encrypt(
+    store: &KeyStore,
+    request: ReEncrypt,
+    now: SystemTime,
+) -> Result<ReEncrypted, Refusal> {
     let blob = required("ciphertextBlob", request.ciphertext_blob)?.0;
     let destination = required("destinationKeyId", request.destination_key_id)?;
     let source_algorithm = request.source_encryption_algorithm;

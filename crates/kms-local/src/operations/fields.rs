@@ -38,7 +38,11 @@ pub(super) fn required<T>(member: &str, value: Option<T>) -> Result<T, Refusal> 
 }
 
 /// A blob or text whose length is bounded. Its value is not repeated: it may be secret.
-pub(super) fn length(member: &str, length: usize, allowed: RangeInclusive<usize>) -> Result<(), Refusal> {
+pub(super) fn length(
+    member: &str,
+    length: usize,
+    allowed: RangeInclusive<usize>,
+) -> Result<(), Refusal> {
     let (least, most) = allowed.into_inner();
     if length < least {
         let rule = format!("Member must have length greater than or equal to {least}");

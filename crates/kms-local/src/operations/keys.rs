@@ -126,7 +126,11 @@ pub(super) struct ArnOnly {
     key_id: String,
 }
 
-pub(crate) fn create_key(place: &Place, request: CreateKey, now: SystemTime) -> Result<Described, Refusal> {
+pub(crate) fn create_key(
+    place: &Place,
+    request: CreateKey,
+    now: SystemTime,
+) -> Result<Described, Refusal> {
     let description = request.description.unwrap_or_default();
     length("description", description.len(), 0..=8192)?;
     match request.key_usage.as_deref() {
@@ -160,18 +164,27 @@ pub(crate) fn create_key(place: &Place, request: CreateKey, now: SystemTime) -> 
         return Err(unsupported("a custom key store"));
     }
 
-    let primary_region = request.multi_region.unwrap_or_default().then(|| place.home.region.clone());
+    let primary_region =
+        request.multi_region.unwrap_or_default().then(|| place.home.region.clone());
     let (key, change) = Key::generate(description, primary_region, now);
     place.change(|_| Ok((change, ())))?;
     Ok(Described { key_metadata: metadata(place, &place.home, &key, now) })
 }
 
-pub(super) fn describe_key(place: &Place, request: NamedKey, now: SystemTime) -> Result<Described, Refusal> {
+pub(super) fn describe_key(
+    place: &Place,
+    request: NamedKey,
+    now: SystemTime,
+) -> Result<Described, Refusal> {
     let key = place.find(&required("keyId", request.key_id)?, now)?;
     Ok(Described { key_metadata: metadata(place, &place.home, &key, now) })
 }
 
-pub(super) fn list_keys(store: &KeyStore, request: ListKeys, now: SystemTime) -> Result<KeyPage, Refusal> {
+pub(super) fn list_keys(
+    store: &KeyStore,
+    request: ListKeys,
+    now: SystemTime,
+) -> Result<KeyPage, Refusal> {
     let limit = number("limit", request.limit, 100, 1..=1000)?;
     let after = match request.marker {
         None => Bound::Unbounded,
@@ -181,7 +194,11 @@ pub(super) fn list_keys(store: &KeyStore, request: ListKeys, now: SystemTime) ->
         },
     };
     let state = store.read();
-    let mut rest = state.keys.range((after, Bound::Unbounded)).map(|(_, key)| key).filter(|key| !key.is_gone(now));
+    let mut rest = state
+        .keys
+        .range((after, Bound::Unbounded))
+        .map(|(_, key)| key)
+        .filter(|key| !key.is_gone(now));
     let keys: Vec<_> = rest
         .by_ref()
         .take(limit)
@@ -192,11 +209,19 @@ pub(super) fn list_keys(store: &KeyStore, request: ListKeys, now: SystemTime) ->
     Ok(KeyPage { keys, next_marker, truncated })
 }
 
-pub(crate) fn enable_key(store: &KeyStore, request: NamedKey, now: SystemTime) -> Result<(), Refusal> {
+pub(crate) fn enable_key(
+    store: &KeyStore,
+    request: NamedKey,
+    now: SystemTime,
+) -> Result<(), Refusal> {
     switch(store, request, now, KeyState::Enabled)
 }
 
-pub(crate) fn disable_key(store: &KeyStore, request: NamedKey, now: SystemTime) -> Result<(), Refusal> {
+pub(crate) fn disable_key(
+    store: &KeyStore,
+    request: NamedKey,
+    now: SystemTime,
+) -> Result<(), Refusal> {
     switch(store, request, now, KeyState::Disabled)
 }
 
@@ -215,7 +240,9 @@ pub(super) fn schedule_key_deletion(
         let replicated = is_primary && !place.replicas(key, now).is_empty();
         let state = match key.state {
             KeyState::PendingDeletion { .. } => return Err(place.pending_deletion(key)),
-            KeyState::PendingReplicaDeletion { .. } if replicated => return Err(place.pending_deletion(key)),
+            KeyState::PendingReplicaDeletion { .. } if replicated => {
+                return Err(place.pending_deletion(key));
+            }
             _ if replicated => KeyState::PendingReplicaDeletion { days },
             _ => KeyState::PendingDeletion { on },
         };
@@ -229,9 +256,15 @@ pub(super) fn schedule_key_deletion(
     Ok(DeletionScheduled { deletion_date, key_id, key_state, pending_window_in_days: days })
 }
 
-pub(super) fn cancel_key_deletion(store: &KeyStore, request: NamedKey, now: SystemTime) -> Result<ArnOnly, Refusal> {
+pub(super) fn cancel_key_deletion(
+    store: &KeyStore,
+    request: NamedKey,
+    now: SystemTime,
+) -> Result<ArnOnly, Refusal> {
     let key_id = replace(store, request.key_id, now, |key| {
-        if let KeyState::PendingDeletion { .. } | KeyState::PendingReplicaDeletion { .. } = key.state {
+        if let KeyState::PendingDeletion { .. } | KeyState::PendingReplicaDeletion { .. } =
+            key.state
+        {
             return Ok(KeyState::Disabled);
         }
         let arn = store.home.key_arn(key.id);
@@ -241,9 +274,16 @@ pub(super) fn cancel_key_deletion(store: &KeyStore, request: NamedKey, now: Syst
 }
 
 /// Enabling and disabling differ in nothing but the state that they leave.
-fn switch(store: &KeyStore, request: NamedKey, now: SystemTime, to: KeyState) -> Result<(), Refusal> {
+fn switch(
+    store: &KeyStore,
+    request: NamedKey,
+    now: SystemTime,
+    to: KeyState,
+) -> Result<(), Refusal> {
     replace(store, request.key_id, now, |key| match key.state {
-        KeyState::PendingDeletion { .. } | KeyState::PendingReplicaDeletion { .. } => Err(store.pending_deletion(key)),
+        KeyState::PendingDeletion { .. } | KeyState::PendingReplicaDeletion { .. } => {
+            Err(store.pending_deletion(key))
+        }
         KeyState::Enabled | KeyState::Disabled => Ok(to),
     })
     .map(drop)

@@ -32,7 +32,9 @@ const PREFIX: &str = "TrentService.";
 const OPERATIONS: [Operation; 18] = [
     reading("Decrypt", |keys, body, now| reply(&data::decrypt(keys, parse(body)?, now)?)),
     reading("Encrypt", |keys, body, now| reply(&data::encrypt(keys, parse(body)?, now)?)),
-    reading("GenerateDataKey", |keys, body, now| reply(&data::generate_data_key(keys, parse(body)?, now)?)),
+    reading("GenerateDataKey", |keys, body, now| {
+        reply(&data::generate_data_key(keys, parse(body)?, now)?)
+    }),
     reading("GenerateDataKeyWithoutPlaintext", |keys, body, now| {
         reply(&data::generate_data_key_without_plaintext(keys, parse(body)?, now)?)
     }),
@@ -40,15 +42,23 @@ const OPERATIONS: [Operation; 18] = [
     reading("GenerateRandom", |_, body, _| reply(&data::generate_random(&parse(body)?)?)),
     reading("DescribeKey", |keys, body, now| reply(&keys::describe_key(keys, parse(body)?, now)?)),
     reading("ListKeys", |keys, body, now| reply(&keys::list_keys(keys, parse(body)?, now)?)),
-    reading("ListAliases", |keys, body, now| reply(&aliases::list_aliases(keys, parse(body)?, now)?)),
+    reading("ListAliases", |keys, body, now| {
+        reply(&aliases::list_aliases(keys, parse(body)?, now)?)
+    }),
     changing("CreateKey", |keys, body, now| reply(&create_key(keys, parse(body)?, now)?)),
     changing("ReplicateKey", |keys, body, now| reply(&replicate_key(keys, parse(body)?, now)?)),
     changing("EnableKey", |keys, body, now| nothing(enable_key(keys, parse(body)?, now))),
     changing("DisableKey", |keys, body, now| nothing(disable_key(keys, parse(body)?, now))),
-    changing("ScheduleKeyDeletion", |keys, body, now| reply(&keys::schedule_key_deletion(keys, parse(body)?, now)?)),
-    changing("CancelKeyDeletion", |keys, body, now| reply(&keys::cancel_key_deletion(keys, parse(body)?, now)?)),
+    changing("ScheduleKeyDeletion", |keys, body, now| {
+        reply(&keys::schedule_key_deletion(keys, parse(body)?, now)?)
+    }),
+    changing("CancelKeyDeletion", |keys, body, now| {
+        reply(&keys::cancel_key_deletion(keys, parse(body)?, now)?)
+    }),
     changing("CreateAlias", |keys, body, now| nothing(create_alias(keys, parse(body)?, now))),
-    changing("UpdateAlias", |keys, body, now| nothing(aliases::update_alias(keys, parse(body)?, now))),
+    changing("UpdateAlias", |keys, body, now| {
+        nothing(aliases::update_alias(keys, parse(body)?, now))
+    }),
     changing("DeleteAlias", |keys, body, _| nothing(aliases::delete_alias(keys, parse(body)?))),
 ];
 
@@ -64,7 +74,12 @@ impl Operation {
     /// # Errors
     ///
     /// Any [`Refusal`] that the operation documents.
-    pub(crate) fn run(&self, keys: &Place, body: &[u8], now: SystemTime) -> Result<Vec<u8>, Refusal> {
+    pub(crate) fn run(
+        &self,
+        keys: &Place,
+        body: &[u8],
+        now: SystemTime,
+    ) -> Result<Vec<u8>, Refusal> {
         (self.run)(keys, body, now)
     }
 }

@@ -85,7 +85,9 @@ impl Disk {
         let io_error = |source| StartError::DataDirectory { path: directory.to_owned(), source };
         let file = prepare(directory).map_err(io_error)?;
         let database = Database::create(&file).map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => StartError::DataDirectoryInUse(directory.to_owned()),
+            DatabaseError::DatabaseAlreadyOpen => {
+                StartError::DataDirectoryInUse(directory.to_owned())
+            }
             other => StartError::Storage(other.into()),
         })?;
         // The names of new files have to be as durable as what is in them.
@@ -145,9 +147,11 @@ impl Disk {
                 let id = replica.id.to_string();
                 write(database, |transaction| {
                     let mut material = transaction.open_table(MATERIAL)?;
-                    let known = material.get((&**from, &*id))?.map(|known| Zeroizing::new(*known.value()));
                     let known =
-                        known.ok_or_else(|| redb::Error::Corrupted(format!("no material of key {id} of {from}")))?;
+                        material.get((&**from, &*id))?.map(|known| Zeroizing::new(*known.value()));
+                    let known = known.ok_or_else(|| {
+                        redb::Error::Corrupted(format!("no material of key {id} of {from}"))
+                    })?;
                     material.insert((region, &*id), &*known)?;
                     transaction.open_table(KEYS)?.insert((region, &*id), &*record)?;
                     Ok(())
@@ -333,11 +337,14 @@ mod tests {
     fn a_key_is_erased_with_its_aliases_when_its_time_has_come() {
         let directory = tempfile::tempdir().unwrap();
         let disk = Disk::open(directory.path(), "000000000000").unwrap();
-        let (created, on) = (SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + Duration::from_hours(24));
+        let (created, on) =
+            (SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + Duration::from_hours(24));
         let (key, create) = Key::generate(String::new(), None, created);
         let alias = Alias { target: key.id, created, updated: created };
         let pending = key.with_state(KeyState::PendingDeletion { on });
-        for change in [create, Change::ReplaceKey(pending), Change::PutAlias("alias/a".to_owned(), alias)] {
+        for change in
+            [create, Change::ReplaceKey(pending), Change::PutAlias("alias/a".to_owned(), alias)]
+        {
             disk.commit("us-east-1", &change).unwrap();
         }
         let held = |now| {
@@ -382,7 +389,8 @@ mod tests {
         let record: KeyRecord = serde_json::from_slice(record).unwrap();
         let key = record.into_key(id, &[7; KEY_BYTES]).unwrap();
         assert_eq!((key.state, key.primary_region), (KeyState::Enabled, None));
-        let record = br#"{"target":"1234abcd-12ab-34cd-56ef-1234567890ab","created_ms":5,"updated_ms":6}"#;
+        let record =
+            br#"{"target":"1234abcd-12ab-34cd-56ef-1234567890ab","created_ms":5,"updated_ms":6}"#;
         let record: AliasRecord = serde_json::from_slice(record).unwrap();
         assert_eq!(record.target, id);
     }

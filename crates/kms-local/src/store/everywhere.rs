@@ -47,8 +47,11 @@ impl Place {
 
     /// The regions, other than that of the primary key, in which a multi-Region key is.
     pub(crate) fn replicas(&self, key: &Key, now: SystemTime) -> Vec<&Home> {
-        let elsewhere =
-            self.everywhere.stores.values().filter(|keys| key.primary_region.as_ref() != Some(&keys.home.region));
+        let elsewhere = self
+            .everywhere
+            .stores
+            .values()
+            .filter(|keys| key.primary_region.as_ref() != Some(&keys.home.region));
         elsewhere.filter(|keys| keys.holds(key.id, now)).map(|keys| &keys.home).collect()
     }
 }

@@ -86,12 +86,23 @@ pub(crate) struct KeyStore {
 impl Key {
     /// A new key, and the change that creates it with new material. It is a multi-Region key if it
     /// has a primary region.
-    pub(crate) fn generate(description: String, primary_region: Option<String>, now: SystemTime) -> (Self, Change) {
+    pub(crate) fn generate(
+        description: String,
+        primary_region: Option<String>,
+        now: SystemTime,
+    ) -> (Self, Change) {
         let id = KeyId::generate(primary_region.is_some());
         let mut material = Zeroizing::new([0; KEY_BYTES]);
         random::fill(&mut *material);
         let wrapping = Arc::new(WrappingKey::new(id, &material));
-        let key = Self { id, primary_region, description, created: now, state: KeyState::Enabled, wrapping };
+        let key = Self {
+            id,
+            primary_region,
+            description,
+            created: now,
+            state: KeyState::Enabled,
+            wrapping,
+        };
         (key.clone(), Change::CreateKey(key, material))
     }
 
@@ -109,7 +120,9 @@ impl Key {
 impl State {
     fn apply(&mut self, change: Change) {
         match change {
-            Change::CreateKey(key, _) | Change::ReplicateKey { replica: key, .. } | Change::ReplaceKey(key) => {
+            Change::CreateKey(key, _)
+            | Change::ReplicateKey { replica: key, .. }
+            | Change::ReplaceKey(key) => {
                 self.keys.insert(key.id, Arc::new(key));
             }
             Change::PutAlias(name, alias) => {
@@ -144,11 +157,15 @@ impl KeyStore {
     /// # Errors
     ///
     /// Those of `plan`, and [`Refusal::Internal`] when the disk refuses; nothing has changed then.
-    pub(crate) fn change<T>(&self, plan: impl FnOnce(&State) -> Result<(Change, T), Refusal>) -> Result<T, Refusal> {
+    pub(crate) fn change<T>(
+        &self,
+        plan: impl FnOnce(&State) -> Result<(Change, T), Refusal>,
+    ) -> Result<T, Refusal> {
         let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let (change, answer) = plan(&self.read())?;
         if let Some(disk) = &self.disk {
-            disk.commit(&self.home.region, &change).map_err(|error| Refusal::Internal(error.to_string()))?;
+            disk.commit(&self.home.region, &change)
+                .map_err(|error| Refusal::Internal(error.to_string()))?;
         }
         self.state.write().unwrap_or_else(PoisonError::into_inner).apply(change);
         Ok(answer)
@@ -164,11 +181,18 @@ impl KeyStore {
     }
 
     /// [`find`](Self::find) on a state that the caller holds.
-    pub(crate) fn find_in(&self, state: &State, name: &str, now: SystemTime) -> Result<Arc<Key>, Refusal> {
+    pub(crate) fn find_in(
+        &self,
+        state: &State,
+        name: &str,
+        now: SystemTime,
+    ) -> Result<Arc<Key>, Refusal> {
         let id = match self.home.parse(name)? {
             KeyName::Id(id) => id,
             KeyName::Alias(alias) => {
-                let not_found = || Refusal::NotFound(format!("Alias {} is not found.", self.home.alias_arn(alias)));
+                let not_found = || {
+                    Refusal::NotFound(format!("Alias {} is not found.", self.home.alias_arn(alias)))
+                };
                 state.aliases.get(alias).ok_or_else(not_found)?.target
             }
         };
@@ -180,7 +204,12 @@ impl KeyStore {
     /// # Errors
     ///
     /// [`Refusal::NotFound`], also for an alias.
-    pub(crate) fn find_without_alias(&self, state: &State, name: &str, now: SystemTime) -> Result<Arc<Key>, Refusal> {
+    pub(crate) fn find_without_alias(
+        &self,
+        state: &State,
+        name: &str,
+        now: SystemTime,
+    ) -> Result<Arc<Key>, Refusal> {
         match self.home.parse(name)? {
             KeyName::Id(id) => self.find_id(state, id, now),
             KeyName::Alias(_) => Err(Refusal::NotFound(format!("Invalid keyId '{name}'"))),
@@ -188,12 +217,9 @@ impl KeyStore {
     }
 
     fn find_id(&self, state: &State, id: KeyId, now: SystemTime) -> Result<Arc<Key>, Refusal> {
-        state
-            .keys
-            .get(&id)
-            .filter(|key| !key.is_gone(now))
-            .cloned()
-            .ok_or_else(|| Refusal::NotFound(format!("Key '{}' does not exist", self.home.key_arn(id))))
+        state.keys.get(&id).filter(|key| !key.is_gone(now)).cloned().ok_or_else(|| {
+            Refusal::NotFound(format!("Key '{}' does not exist", self.home.key_arn(id)))
+        })
     }
 
     /// Refuses a key that may not be used for cryptography now.

@@ -69,14 +69,28 @@ impl Caller {
     }
 }
 
-fn get_caller_identity(_: &Sts, _: &Query, caller: Option<&Caller>, _: SystemTime) -> Result<String, Fault> {
+fn get_caller_identity(
+    _: &Sts,
+    _: &Query,
+    caller: Option<&Caller>,
+    _: SystemTime,
+) -> Result<String, Fault> {
     let caller = caller.ok_or_else(|| Fault::validation("the request is not signed"))?;
-    let parts = [text("Arn", &caller.arn), text("UserId", &caller.user_id), text("Account", &caller.account)];
+    let parts = [
+        text("Arn", &caller.arn),
+        text("UserId", &caller.user_id),
+        text("Account", &caller.account),
+    ];
     Ok(parts.concat())
 }
 
 /// `Policy`, `PolicyArns`, `TransitiveTagKeys` and the like are accepted and have no effect.
-fn assume_role(sts: &Sts, query: &Query, _: Option<&Caller>, now: SystemTime) -> Result<String, Fault> {
+fn assume_role(
+    sts: &Sts,
+    query: &Query,
+    _: Option<&Caller>,
+    now: SystemTime,
+) -> Result<String, Fault> {
     let external_id = query.optional("ExternalId");
     if let Some(id) = external_id {
         length("externalId", id, 2, 1224)?;
@@ -95,16 +109,25 @@ fn assume_role_with_web_identity(
         return Err(Fault::invalid_identity_token());
     }
     let made = make_session(sts, query, None, now)?;
-    let known =
-        [("SubjectFromWebIdentityToken", "kms-local"), ("Audience", "sts.amazonaws.com"), ("Provider", "kms-local")];
+    let known = [
+        ("SubjectFromWebIdentityToken", "kms-local"),
+        ("Audience", "sts.amazonaws.com"),
+        ("Provider", "kms-local"),
+    ];
     Ok(known.map(|(name, value)| text(name, value)).concat() + &made)
 }
 
 /// Makes a session for the role that is asked for, whoever asks.
-fn make_session(sts: &Sts, query: &Query, external_id: Option<&str>, now: SystemTime) -> Result<String, Fault> {
+fn make_session(
+    sts: &Sts,
+    query: &Query,
+    external_id: Option<&str>,
+    now: SystemTime,
+) -> Result<String, Fault> {
     let role_arn = query.required("RoleArn")?;
     let session_name = query.required("RoleSessionName")?;
-    let role = Role::parse(role_arn).ok_or_else(|| Fault::validation(&format!("{role_arn} is invalid")))?;
+    let role = Role::parse(role_arn)
+        .ok_or_else(|| Fault::validation(&format!("{role_arn} is invalid")))?;
     check_session_name(session_name)?;
     let lifetime = Duration::from_secs(query.number("DurationSeconds", 3600, 900..=43_200)?);
     let tags = query.tags()?;
@@ -140,13 +163,21 @@ impl<'a> Role<'a> {
         let ["arn", partition, "iam", "", account, resource] = fields[..] else { return None };
         let name = resource.strip_prefix("role/")?.rsplit('/').next()?;
         let is_account = account.len() == 12 && account.bytes().all(|digit| digit.is_ascii_digit());
-        (is_account && !partition.is_empty() && is_name(name)).then_some(Self { partition, account, name })
+        (is_account && !partition.is_empty() && is_name(name)).then_some(Self {
+            partition,
+            account,
+            name,
+        })
     }
 }
 
 fn check_session_name(name: &str) -> Result<(), Fault> {
     length("roleSessionName", name, 2, 64)?;
-    if is_name(name) { Ok(()) } else { Err(Fault::validation("roleSessionName must match [\\w+=,.@-]*")) }
+    if is_name(name) {
+        Ok(())
+    } else {
+        Err(Fault::validation("roleSessionName must match [\\w+=,.@-]*"))
+    }
 }
 
 /// What names of roles and of sessions are made of.

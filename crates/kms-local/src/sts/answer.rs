@@ -21,7 +21,11 @@ pub(super) struct Fault {
 
 impl Fault {
     pub(super) fn validation(message: &str) -> Self {
-        Self { code: "ValidationError", status: StatusCode::BAD_REQUEST, message: message.to_owned() }
+        Self {
+            code: "ValidationError",
+            status: StatusCode::BAD_REQUEST,
+            message: message.to_owned(),
+        }
     }
 
     pub(super) fn invalid_identity_token() -> Self {
@@ -39,7 +43,9 @@ impl From<Refusal> for Fault {
             Refusal::IncompleteSignature(_) => ("IncompleteSignature", StatusCode::BAD_REQUEST),
             Refusal::Internal(_) => ("InternalFailure", StatusCode::INTERNAL_SERVER_ERROR),
             Refusal::InvalidSignature(_) => ("SignatureDoesNotMatch", StatusCode::FORBIDDEN),
-            Refusal::MissingAuthenticationToken => ("MissingAuthenticationToken", StatusCode::FORBIDDEN),
+            Refusal::MissingAuthenticationToken => {
+                ("MissingAuthenticationToken", StatusCode::FORBIDDEN)
+            }
             Refusal::Throttling => ("Throttling", StatusCode::BAD_REQUEST),
             Refusal::UnknownOperation => ("InvalidAction", StatusCode::BAD_REQUEST),
             Refusal::UnrecognizedClient => ("InvalidClientTokenId", StatusCode::FORBIDDEN),
@@ -61,21 +67,35 @@ pub(super) fn element(name: &str, inside: &str) -> String {
 }
 
 /// The answer to an action: its result, or why there is none.
-pub(super) fn respond(action: &str, outcome: Result<String, Fault>, clock: SystemTime) -> Response<Body> {
+pub(super) fn respond(
+    action: &str,
+    outcome: Result<String, Fault>,
+    clock: SystemTime,
+) -> Response<Body> {
     let id = Uuid::new_v4().to_string();
     let request_id = text("RequestId", &id);
     let (status, name, inside) = match outcome {
         Ok(result) => {
             let result = element(&format!("{action}Result"), &result);
-            (StatusCode::OK, format!("{action}Response"), result + &element("ResponseMetadata", &request_id))
+            (
+                StatusCode::OK,
+                format!("{action}Response"),
+                result + &element("ResponseMetadata", &request_id),
+            )
         }
         Err(fault) => {
             let whose = if fault.status.is_server_error() { "Receiver" } else { "Sender" };
-            let parts = [text("Type", whose), text("Code", fault.code), text("Message", &fault.message)];
-            (fault.status, "ErrorResponse".to_owned(), element("Error", &parts.concat()) + &request_id)
+            let parts =
+                [text("Type", whose), text("Code", fault.code), text("Message", &fault.message)];
+            (
+                fault.status,
+                "ErrorResponse".to_owned(),
+                element("Error", &parts.concat()) + &request_id,
+            )
         }
     };
-    let mut response = Response::new(Body::from(format!("<{name} xmlns=\"{NAMESPACE}\">{inside}</{name}>")));
+    let mut response =
+        Response::new(Body::from(format!("<{name} xmlns=\"{NAMESPACE}\">{inside}</{name}>")));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, CONTENT_TYPE);

@@ -131,7 +131,11 @@ impl Sts {
         }
         let outcome = self.outcome(&head, body, &query, action, fate);
         visit.end(outcome.as_ref().map_or_else(|fault| fault.code, |_| counters::OK));
-        Ok(respond(action.map_or("", |action| action.name), outcome, self.faults.clock(time::now())))
+        Ok(respond(
+            action.map_or("", |action| action.name),
+            outcome,
+            self.faults.clock(time::now()),
+        ))
     }
 
     fn outcome(
@@ -158,20 +162,36 @@ impl Sts {
         }
         let action = action.ok_or(Refusal::UnknownOperation)?;
         if self.faults.plan().access_denied {
-            let what = "The principal is not authorized to perform this action: a fault was asked for";
+            let what =
+                "The principal is not authorized to perform this action: a fault was asked for";
             return Err(Refusal::AccessDenied(what).into());
         }
         action.run(self, query, caller.as_ref(), time::now())
     }
 
     /// Who signed the request. The region in the signature may be any: there is one STS for all.
-    fn authenticate(&self, action: &'static str, headers: &HeaderMap, body: &[u8]) -> Result<Caller, Refusal> {
+    fn authenticate(
+        &self,
+        action: &'static str,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<Caller, Refusal> {
         let authorization = Authorization::parse(headers)?;
-        let principal = self.principals.find(authorization.access_key_id).ok_or(Refusal::UnrecognizedClient)?;
+        let principal =
+            self.principals.find(authorization.access_key_id).ok_or(Refusal::UnrecognizedClient)?;
         self.tally.access_key(action, authorization.access_key_id);
         let service = Service { name: "sts", region: None };
-        authorization.verify(headers, body, &service, &self.principals, self.faults.clock(time::now()))?;
-        Ok(principal.caller().cloned().unwrap_or_else(|| Caller::user(&self.account, authorization.access_key_id)))
+        authorization.verify(
+            headers,
+            body,
+            &service,
+            &self.principals,
+            self.faults.clock(time::now()),
+        )?;
+        Ok(principal
+            .caller()
+            .cloned()
+            .unwrap_or_else(|| Caller::user(&self.account, authorization.access_key_id)))
     }
 }
 

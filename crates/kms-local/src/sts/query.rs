@@ -28,18 +28,26 @@ impl Query {
     ///
     /// A validation error when it is not there or empty.
     pub(super) fn required(&self, name: &str) -> Result<&str, Fault> {
-        let missing = || Fault::validation(&format!("The request must contain the parameter {name}"));
+        let missing =
+            || Fault::validation(&format!("The request must contain the parameter {name}"));
         self.optional(name).filter(|value| !value.is_empty()).ok_or_else(missing)
     }
 
     /// # Errors
     ///
     /// A validation error when it is no number, or out of bounds.
-    pub(super) fn number(&self, name: &str, default: u64, allowed: RangeInclusive<u64>) -> Result<u64, Fault> {
+    pub(super) fn number(
+        &self,
+        name: &str,
+        default: u64,
+        allowed: RangeInclusive<u64>,
+    ) -> Result<u64, Fault> {
         let Some(text) = self.optional(name) else { return Ok(default) };
         let number = text.parse().ok().filter(|number| allowed.contains(number));
         let (least, most) = allowed.into_inner();
-        number.ok_or_else(|| Fault::validation(&format!("{name} must be a number of {least} to {most}")))
+        number.ok_or_else(|| {
+            Fault::validation(&format!("{name} must be a number of {least} to {most}"))
+        })
     }
 
     /// The session tags: `Tags.member.1.Key`, `Tags.member.1.Value` and so on.
@@ -93,19 +101,24 @@ mod tests {
     fn numbers_have_bounds_and_a_default() {
         let query = Query::parse(b"Low=899&Right=900&Word=x");
         let number = |name| query.number(name, 3600, 900..=1000).ok();
-        assert_eq!(["Low", "Right", "Word", "None"].map(number), [None, Some(900), None, Some(3600)]);
+        assert_eq!(
+            ["Low", "Right", "Word", "None"].map(number),
+            [None, Some(900), None, Some(3600)]
+        );
     }
 
     #[test]
     fn tags_are_read_and_checked() {
         let tags = |body: &str| Query::parse(body.as_bytes()).tags().ok();
-        let two = "Tags.member.1.Key=a&Tags.member.1.Value=1&Tags.member.2.Key=b&Tags.member.2.Value=";
+        let two =
+            "Tags.member.1.Key=a&Tags.member.1.Value=1&Tags.member.2.Key=b&Tags.member.2.Value=";
         assert_eq!(
             tags(two).unwrap(),
             BTreeMap::from([("a", "1"), ("b", "")].map(|(k, v)| (k.to_owned(), v.to_owned())))
         );
         assert_eq!(tags("").unwrap(), BTreeMap::new());
-        let many: Vec<_> = (1..=51).map(|n| format!("Tags.member.{n}.Key=k{n}&Tags.member.{n}.Value=v")).collect();
+        let many: Vec<_> =
+            (1..=51).map(|n| format!("Tags.member.{n}.Key=k{n}&Tags.member.{n}.Value=v")).collect();
         assert!(tags(&many[..50].join("&")).is_some() && tags(&many.join("&")).is_none());
         assert!(tags("Tags.member.1.Key=a").is_none());
         assert!(tags("Tags.member.1.Key=&Tags.member.1.Value=1").is_none());

@@ -24,8 +24,8 @@ pub struct RoleSession {
     pub external_id: Option<String>,
     /// The session tags by their keys.
     pub tags: BTreeMap<String, String>,
-    /// The access key of the session, by which [`Counters::access_keys`](crate::Counters::access_keys)
-    /// tells what it was used for.
+    /// The access key of the session, by which
+    /// [`Counters::access_keys`](crate::Counters::access_keys) tells what it was used for.
     pub access_key_id: String,
 }
 
@@ -74,7 +74,8 @@ mod tests {
                 access_key_id: String::new(),
             });
         }
-        let names: Vec<_> = roles.sessions().into_iter().map(|session| session.session_name).collect();
+        let names: Vec<_> =
+            roles.sessions().into_iter().map(|session| session.session_name).collect();
         assert_eq!((names.len(), &*names[0], &*names[999]), (1000, "500", "1499"));
     }
 }

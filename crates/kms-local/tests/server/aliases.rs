@@ -24,7 +24,9 @@ async fn an_alias_is_made_moved_and_removed() {
 #[tokio::test]
 async fn what_cannot_be_an_alias_is_refused() {
     let Setup { kms: _kms, client, key, .. } = setup().await;
-    let create = |name: &str, target: &str| client.create_alias().alias_name(name).target_key_id(target).send();
+    let create = |name: &str, target: &str| {
+        client.create_alias().alias_name(name).target_key_id(target).send()
+    };
     create("alias/app", &key).await.unwrap();
     assert_eq!(code(create("alias/app", &key).await), "AlreadyExistsException");
     assert_eq!(code(create("alias/aws/ebs", &key).await), "NotAuthorizedException");

@@ -21,9 +21,13 @@ async fn all_four_names_encrypt_and_decrypt() {
     let arn = kms.ensure_alias(REGION, "alias/app").unwrap();
     let id = arn.rsplit('/').next().unwrap();
     for name in [id, &arn, "alias/app", "arn:aws:kms:us-east-1:111122223333:alias/app"] {
-        let encrypted = client.encrypt().key_id(name).plaintext(Blob::new("secret")).send().await.unwrap();
+        let encrypted =
+            client.encrypt().key_id(name).plaintext(Blob::new("secret")).send().await.unwrap();
         assert_eq!(encrypted.key_id(), Some(&*arn));
-        assert_eq!(encrypted.encryption_algorithm(), Some(&EncryptionAlgorithmSpec::SymmetricDefault));
+        assert_eq!(
+            encrypted.encryption_algorithm(),
+            Some(&EncryptionAlgorithmSpec::SymmetricDefault)
+        );
         let blob = encrypted.ciphertext_blob.unwrap();
         for decrypt in [client.decrypt(), client.decrypt().key_id(name)] {
             let decrypted = decrypt.ciphertext_blob(blob.clone()).send().await.unwrap();
@@ -36,7 +40,8 @@ async fn all_four_names_encrypt_and_decrypt() {
 #[tokio::test]
 async fn plaintexts_have_1_to_4096_bytes() {
     let Setup { kms: _kms, client, key, .. } = setup().await;
-    let encrypt = |length| client.encrypt().key_id(&key).plaintext(Blob::new(vec![7; length])).send();
+    let encrypt =
+        |length| client.encrypt().key_id(&key).plaintext(Blob::new(vec![7; length])).send();
     for length in [1, 4096] {
         let blob = encrypt(length).await.unwrap().ciphertext_blob.unwrap();
         let decrypted = client.decrypt().ciphertext_blob(blob).send().await.unwrap();
@@ -218,7 +223,8 @@ async fn a_dry_run_says_what_would_have_been() {
     assert_eq!(code(decrypt().await), dry);
     let generate = client.generate_data_key().key_id(&key).number_of_bytes(32).dry_run(true);
     assert_eq!(code(generate.send().await), dry);
-    let re_encrypt = client.re_encrypt().ciphertext_blob(blob.clone()).destination_key_id(&key).dry_run(true);
+    let re_encrypt =
+        client.re_encrypt().ciphertext_blob(blob.clone()).destination_key_id(&key).dry_run(true);
     assert_eq!(code(re_encrypt.send().await), dry);
 
     kms.disable_key(REGION, &key).unwrap();

@@ -6,7 +6,9 @@ use http_body_util::Full;
 use kms_local::{FaultPlan, KmsLocal};
 use serde_json::json;
 
-use crate::support::{REGION, RawAnswer, RawConnection, RawRequest, Setup, client, code, setup, until};
+use crate::support::{
+    REGION, RawAnswer, RawConnection, RawRequest, Setup, client, code, setup, until,
+};
 
 #[tokio::test]
 async fn a_rate_throttles() {
@@ -139,7 +141,10 @@ async fn a_share_of_requests_is_slow() {
     kms.faults(REGION).set(FaultPlan { slow_share, slow_latency, seed: 3, ..FaultPlan::default() });
     let before = kms.counters(REGION).total();
     let waiting: Vec<_> = (0..20).map(|_| tokio::spawn(client.list_keys().send())).collect();
-    until(|| kms.counters(REGION).in_flight == SLOW && kms.counters(REGION).total() == before + 20 - SLOW).await;
+    until(|| {
+        kms.counters(REGION).in_flight == SLOW && kms.counters(REGION).total() == before + 20 - SLOW
+    })
+    .await;
     waiting.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
@@ -149,13 +154,17 @@ const SLOW: u64 = 6;
 #[tokio::test]
 async fn access_is_denied_to_whoever_signs_right() {
     let Setup { kms, client: allowed, key } = setup().await;
-    let generate = async || allowed.generate_data_key().key_id(&key).number_of_bytes(32).send().await;
+    let generate =
+        async || allowed.generate_data_key().key_id(&key).number_of_bytes(32).send().await;
     let data_key = generate().await.unwrap().ciphertext_blob.unwrap();
     kms.faults(REGION).deny_access(true);
     let refused = generate().await.unwrap_err();
     assert_eq!(refused.raw_response().unwrap().status().as_u16(), 400);
     assert_eq!(code::<(), _>(Err(refused)), "AccessDeniedException");
-    assert_eq!(code(allowed.decrypt().ciphertext_blob(data_key).send().await), "AccessDeniedException");
+    assert_eq!(
+        code(allowed.decrypt().ciphertext_blob(data_key).send().await),
+        "AccessDeniedException"
+    );
     // Whoever KMS doesn't know is told so first.
     let expired = client(&kms, REGION, kms.issue_session(Duration::ZERO));
     assert_eq!(code(expired.list_keys().send().await), "ExpiredTokenException");
@@ -210,7 +219,10 @@ async fn open_connections_and_their_key_exchanges_are_counted() {
     let counters = kms.counters(REGION);
     assert_eq!((counters.open_connections, counters.tls_handshakes), (2, 2));
     let groups = counters.key_exchange_groups;
-    assert!(groups.len() == 1 && groups.first_key_value().unwrap().0.contains("X25519"), "{groups:?}");
+    assert!(
+        groups.len() == 1 && groups.first_key_value().unwrap().0.contains("X25519"),
+        "{groups:?}"
+    );
     assert_eq!(groups.values().sum::<u64>(), 2);
     drop(other);
     until(|| kms.counters(REGION).open_connections == 1).await;
@@ -265,10 +277,14 @@ async fn the_admin_endpoint_counts_and_sets_faults() {
     assert_eq!(admin(&kms, Method::DELETE, "/faults", json!(null)).await.status, 204);
     client.list_keys().send().await.unwrap();
 
-    let plan = json!({ REGION: { "slow_share": 0.0, "slow_latency_ms": 7, "clock_offset_ms": -600_000 } });
+    let plan =
+        json!({ REGION: { "slow_share": 0.0, "slow_latency_ms": 7, "clock_offset_ms": -600_000 } });
     assert_eq!(admin(&kms, Method::PUT, "/faults", plan).await.status, 204);
     let faults = admin(&kms, Method::GET, "/faults", json!(null)).await.json();
-    assert_eq!((&faults[REGION]["slow_latency_ms"], &faults[REGION]["clock_offset_ms"]), (&json!(7), &json!(-600_000)));
+    assert_eq!(
+        (&faults[REGION]["slow_latency_ms"], &faults[REGION]["clock_offset_ms"]),
+        (&json!(7), &json!(-600_000))
+    );
     // Another client, because each learns from the `Date` how far off the server is.
     let learning = crate::support::client(&kms, REGION, kms.issue_credentials());
     assert_eq!(code(learning.list_keys().send().await), "InvalidSignatureException");

@@ -131,7 +131,8 @@ async fn a_key_waits_for_its_deletion_and_can_be_saved() {
 
     let described = client.describe_key().key_id(&key).send().await.unwrap().key_metadata.unwrap();
     assert_eq!(described.key_state(), Some(&KeyState::PendingDeletion));
-    let days = described.deletion_date().unwrap().secs() - described.creation_date().unwrap().secs();
+    let days =
+        described.deletion_date().unwrap().secs() - described.creation_date().unwrap().secs();
     assert!((7 * 86_400..7 * 86_400 + 3600).contains(&days));
 
     assert_eq!(code(encrypt().await), invalid_state);

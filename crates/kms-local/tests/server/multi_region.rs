@@ -75,14 +75,27 @@ async fn what_one_related_key_seals_each_opens() {
     let Regions { kms, here, there } = regions().await;
     let key = kms.create_multi_region_key(HERE, &[THERE]);
     let replica = elsewhere(&key);
-    for (sealer, name, opener, opens) in [(&here, &key, &there, &replica), (&there, &replica, &here, &key)] {
+    for (sealer, name, opener, opens) in
+        [(&here, &key, &there, &replica), (&there, &replica, &here, &key)]
+    {
         let blob = encrypt(sealer, name).await;
         for named in [None, Some(opens.clone())] {
-            let opened = opener.decrypt().ciphertext_blob(blob.clone()).set_key_id(named).send().await.unwrap();
+            let opened = opener
+                .decrypt()
+                .ciphertext_blob(blob.clone())
+                .set_key_id(named)
+                .send()
+                .await
+                .unwrap();
             assert_eq!(opened.plaintext().unwrap().as_ref(), b"text");
             assert_eq!(opened.key_id(), Some(&**opens));
         }
-        let re_encrypted = opener.re_encrypt().ciphertext_blob(blob.clone()).destination_key_id(opens).send().await;
+        let re_encrypted = opener
+            .re_encrypt()
+            .ciphertext_blob(blob.clone())
+            .destination_key_id(opens)
+            .send()
+            .await;
         assert_eq!(re_encrypted.unwrap().source_key_id(), Some(&**opens));
         // Each region knows its own ARNs alone.
         let refused = opener.decrypt().ciphertext_blob(blob).key_id(name).send().await;
@@ -105,10 +118,21 @@ async fn the_two_spellings_name_two_keys() {
     let single = kms.create_key(HERE);
     let [multi, single] = [multi, single].map(|arn| arn.rsplit('/').next().unwrap().to_owned());
     let digits = &multi["mrk-".len()..];
-    let hyphenated = [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-");
+    let hyphenated =
+        [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-");
     let upper = format!("mrk-{}", digits.to_uppercase());
-    for name in [digits, &hyphenated, &upper, &format!("mrk-{single}"), &format!("mrk-{}", single.replace('-', ""))] {
-        assert_eq!(code(here.describe_key().key_id(name).send().await), "NotFoundException", "{name}");
+    for name in [
+        digits,
+        &hyphenated,
+        &upper,
+        &format!("mrk-{single}"),
+        &format!("mrk-{}", single.replace('-', "")),
+    ] {
+        assert_eq!(
+            code(here.describe_key().key_id(name).send().await),
+            "NotFoundException",
+            "{name}"
+        );
     }
     describe(&here, &multi).await;
     describe(&here, &single).await;
@@ -120,7 +144,10 @@ async fn related_keys_have_states_of_their_own() {
     let key = kms.create_multi_region_key(HERE, &[THERE]);
     let blob = encrypt(&here, &key).await;
     here.disable_key().key_id(&key).send().await.unwrap();
-    assert_eq!(code(here.decrypt().ciphertext_blob(blob.clone()).send().await), "DisabledException");
+    assert_eq!(
+        code(here.decrypt().ciphertext_blob(blob.clone()).send().await),
+        "DisabledException"
+    );
     there.decrypt().ciphertext_blob(blob.clone()).send().await.unwrap();
     kms.disable_key(THERE, &elsewhere(&key)).unwrap();
     here.enable_key().key_id(&key).send().await.unwrap();
@@ -140,7 +167,10 @@ async fn what_cannot_be_replicated_is_refused() {
     assert_eq!(replicate(&here, &key, "mars-1").await, "ValidationException");
     assert_eq!(replicate(&here, &key, CHINA).await, "ValidationException");
     assert_eq!(replicate(&there, &elsewhere(&key), CHINA).await, "UnsupportedOperationException");
-    assert_eq!(replicate(&here, &kms.create_key(HERE), THERE).await, "UnsupportedOperationException");
+    assert_eq!(
+        replicate(&here, &kms.create_key(HERE), THERE).await,
+        "UnsupportedOperationException"
+    );
     assert_eq!(replicate(&here, "alias/none", THERE).await, "NotFoundException");
 
     let single = kms.create_multi_region_key(HERE, &[]);
@@ -154,12 +184,16 @@ async fn what_cannot_be_replicated_is_refused() {
 async fn a_primary_with_replicas_waits_for_them_to_be_deleted() {
     let Regions { kms, here, there } = regions().await;
     let key = kms.create_multi_region_key(HERE, &[THERE]);
-    let scheduled = here.schedule_key_deletion().key_id(&key).pending_window_in_days(9).send().await.unwrap();
+    let scheduled =
+        here.schedule_key_deletion().key_id(&key).pending_window_in_days(9).send().await.unwrap();
     assert_eq!(scheduled.key_state(), Some(&KeyState::PendingReplicaDeletion));
     assert_eq!((scheduled.deletion_date(), scheduled.pending_window_in_days()), (None, Some(9)));
     let described = describe(&here, &key).await;
     assert_eq!(described.key_state(), Some(&KeyState::PendingReplicaDeletion));
-    assert_eq!((described.deletion_date(), described.pending_deletion_window_in_days()), (None, Some(9)));
+    assert_eq!(
+        (described.deletion_date(), described.pending_deletion_window_in_days()),
+        (None, Some(9))
+    );
     let invalid_state = "KMSInvalidStateException";
     let encrypt_here = here.encrypt().key_id(&key).plaintext(Blob::new("text"));
     assert_eq!(code(encrypt_here.send().await), invalid_state);
@@ -167,7 +201,10 @@ async fn a_primary_with_replicas_waits_for_them_to_be_deleted() {
     assert_eq!(code(here.schedule_key_deletion().key_id(&key).send().await), invalid_state);
     let create_alias = here.create_alias().alias_name("alias/a").target_key_id(&key);
     assert_eq!(code(create_alias.send().await), invalid_state);
-    assert_eq!(code(here.replicate_key().key_id(&key).replica_region(CHINA).send().await), invalid_state);
+    assert_eq!(
+        code(here.replicate_key().key_id(&key).replica_region(CHINA).send().await),
+        invalid_state
+    );
 
     // A replica has a waiting period like any other key.
     encrypt(&there, &elsewhere(&key)).await;
@@ -180,7 +217,8 @@ async fn a_primary_with_replicas_waits_for_them_to_be_deleted() {
 #[tokio::test]
 async fn related_keys_survive_a_restart() {
     let directory = tempfile::tempdir().unwrap();
-    let start = || KmsLocal::builder().region(HERE).region(THERE).data_dir(directory.path()).start();
+    let start =
+        || KmsLocal::builder().region(HERE).region(THERE).data_dir(directory.path()).start();
     let kms = start().await.unwrap();
     let arns = kms.ensure_multi_region_alias(&[HERE, THERE], "alias/app").unwrap();
     let waiting = kms.create_multi_region_key(HERE, &[THERE]);
@@ -195,14 +233,18 @@ async fn related_keys_survive_a_restart() {
     let [here, there] = [HERE, THERE].map(|region| client(&kms, region, kms.issue_credentials()));
     assert_eq!([describe(&here, &arns[0]).await, describe(&here, &waiting).await], described);
     let opened = there.decrypt().ciphertext_blob(blob).key_id("alias/app").send().await.unwrap();
-    assert_eq!((opened.plaintext().unwrap().as_ref(), opened.key_id()), (&b"text"[..], Some(&*arns[1])));
+    assert_eq!(
+        (opened.plaintext().unwrap().as_ref(), opened.key_id()),
+        (&b"text"[..], Some(&*arns[1]))
+    );
 }
 
 #[tokio::test]
 async fn an_alias_that_stands_for_something_else_is_left_alone() {
     let Regions { kms, .. } = regions().await;
-    let ensure =
-        |regions: &[&str], alias| kms.ensure_multi_region_alias(regions, alias).map_err(|refused| refused.code);
+    let ensure = |regions: &[&str], alias| {
+        kms.ensure_multi_region_alias(regions, alias).map_err(|refused| refused.code)
+    };
     kms.ensure_alias(HERE, "alias/single").unwrap();
     assert_eq!(ensure(&[HERE], "alias/single"), Err("UnsupportedOperationException"));
     assert_eq!(ensure(&[HERE, THERE], "alias/single"), Err("UnsupportedOperationException"));

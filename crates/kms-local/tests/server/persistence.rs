@@ -27,7 +27,14 @@ impl Program {
             .arg("--ca-file")
             .arg(&ca_file)
             .args(["--create-key", "alias/app"])
-            .args(["--region", "us-east-1", "--region", "eu-west-1", "--create-multi-region-key", "alias/everywhere"])
+            .args([
+                "--region",
+                "us-east-1",
+                "--region",
+                "eu-west-1",
+                "--create-multi-region-key",
+                "alias/everywhere",
+            ])
             .env("KMS_LOCAL_ACCESS_KEY_ID", "AKIDEXAMPLE")
             .env("KMS_LOCAL_SECRET_ACCESS_KEY", "secret")
             .stdout(Stdio::piped())
@@ -148,11 +155,18 @@ async fn a_killed_program_opens_what_it_sealed_before() {
     let key = format!("key us-east-1 alias/app {}", opened.key_id().unwrap());
     assert!(second.lines.contains(&key), "{:?}", second.lines);
     let everywhere = |region: &str| {
-        let start = format!("key {region} alias/everywhere arn:aws:kms:{region}:000000000000:key/mrk-");
+        let start =
+            format!("key {region} alias/everywhere arn:aws:kms:{region}:000000000000:key/mrk-");
         second.lines.iter().find_map(|line| line.strip_prefix(&start))
     };
-    assert!(everywhere(REGION).is_some() && everywhere(REGION) == everywhere("eu-west-1"), "{:?}", second.lines);
-    assert!(first_lines.iter().all(|line| !line.starts_with("key ") || second.lines.contains(line)));
+    assert!(
+        everywhere(REGION).is_some() && everywhere(REGION) == everywhere("eu-west-1"),
+        "{:?}",
+        second.lines
+    );
+    assert!(
+        first_lines.iter().all(|line| !line.starts_with("key ") || second.lines.contains(line))
+    );
     assert!(second.terminate());
 }
 

@@ -49,7 +49,15 @@ async fn what_is_no_operation_is_refused() {
 async fn what_is_no_json_of_the_operation_is_refused() {
     let (_kms, mut connection, right) = plain().await;
     let credentials = right.credentials;
-    for body in [&b""[..], b"x", b"[]", b"{", b"{\"NumberOfBytes\":\"8\"}", b"{\"NumberOfBytes\":1e400}", b"\xff\xfe"] {
+    for body in [
+        &b""[..],
+        b"x",
+        b"[]",
+        b"{",
+        b"{\"NumberOfBytes\":\"8\"}",
+        b"{\"NumberOfBytes\":1e400}",
+        b"\xff\xfe",
+    ] {
         let right = RawRequest::right(credentials.clone());
         let request = right.target("TrentService.GenerateRandom", body).signed();
         assert_eq!(connection.send(request).await.code(), "SerializationException", "{body:?}");
@@ -60,7 +68,9 @@ async fn what_is_no_json_of_the_operation_is_refused() {
         assert_eq!(connection.send(request).await.code(), "SerializationException", "{body}");
     }
     let deep = "[".repeat(200_000);
-    let request = RawRequest::right(credentials.clone()).target("TrentService.Encrypt", deep.as_bytes()).signed();
+    let request = RawRequest::right(credentials.clone())
+        .target("TrentService.Encrypt", deep.as_bytes())
+        .signed();
     assert_eq!(connection.send(request).await.code(), "SerializationException");
     let request = RawRequest::right(credentials).target("TrentService.Encrypt", b"{}").signed();
     assert_eq!(connection.send(request).await.code(), "ValidationException");

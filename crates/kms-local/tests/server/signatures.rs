@@ -168,7 +168,9 @@ async fn a_clock_that_is_wrong_is_told_by_the_date_and_believed_by_the_server() 
     let Raw { kms, mut connection } = raw().await;
     let lasting = kms.issue_credentials();
     let session = kms.issue_session(20 * MINUTE);
-    let at = |credentials: &Credentials, time| RawRequest { time, ..RawRequest::right(credentials.clone()) }.signed();
+    let at = |credentials: &Credentials, time| {
+        RawRequest { time, ..RawRequest::right(credentials.clone()) }.signed()
+    };
     let shown = |answer: &RawAnswer| answer.headers[header::DATE].to_str().unwrap().to_owned();
     let now = kms_time();
 
@@ -202,7 +204,10 @@ async fn what_is_revoked_is_refused_from_now_on() {
     kms.revoke(lasting.access_key_id());
     kms.revoke(session.access_key_id());
     kms.revoke("AKIAXXXXXXXXXXXXXXXX");
-    assert_eq!(connection.send(request(&lasting).signed()).await.code(), "UnrecognizedClientException");
+    assert_eq!(
+        connection.send(request(&lasting).signed()).await.code(),
+        "UnrecognizedClientException"
+    );
     assert_eq!(connection.send(request(&session).signed()).await.code(), "ExpiredTokenException");
     assert_eq!(connection.send(request(&other).signed()).await.status, 200);
 

@@ -36,7 +36,8 @@ fn sts(kms: &KmsLocal, credentials: Credentials) -> aws_sdk_sts::Client {
 
 /// What a client makes of an answer's credentials.
 fn taken(given: &aws_sdk_sts::types::Credentials) -> Credentials {
-    let (id, secret, token) = (given.access_key_id(), given.secret_access_key(), given.session_token());
+    let (id, secret, token) =
+        (given.access_key_id(), given.secret_access_key(), given.session_token());
     Credentials::new(id, secret, Some(token.to_owned()), None, "test")
 }
 
@@ -57,10 +58,16 @@ async fn a_role_is_assumed_and_good_for_the_kms() {
     let assumed = assume.send().await.unwrap();
     let user = assumed.assumed_role_user().unwrap();
     assert_eq!(user.arn(), "arn:aws:sts::111122223333:assumed-role/app/session-1");
-    assert!(user.assumed_role_id().starts_with("AROA") && user.assumed_role_id().ends_with(":session-1"));
+    assert!(
+        user.assumed_role_id().starts_with("AROA")
+            && user.assumed_role_id().ends_with(":session-1")
+    );
     let given = assumed.credentials().unwrap();
     let expires = std::time::SystemTime::try_from(*given.expiration()).unwrap();
-    assert!(expires > kms_time() + Duration::from_mins(50) && expires < kms_time() + Duration::from_mins(70));
+    assert!(
+        expires > kms_time() + Duration::from_mins(50)
+            && expires < kms_time() + Duration::from_mins(70)
+    );
 
     let [session] = &kms.role_sessions()[..] else { panic!() };
     assert_eq!((&*session.role_arn, &*session.session_name), (ROLE, "session-1"));
@@ -99,7 +106,8 @@ async fn the_provider_of_the_sdk_assumes_it_too() {
     assert!(kms.role_sessions().iter().all(|session| session.tags["tenant"] == "7"));
 
     let stranger = Credentials::new("AKIAXXXXXXXXXXXXXXXX", "secret", None, None, "test");
-    let provider = AssumeRoleProvider::builder(ROLE).configure(&config(&kms, stranger)).build().await;
+    let provider =
+        AssumeRoleProvider::builder(ROLE).configure(&config(&kms, stranger)).build().await;
     provider.provide_credentials().await.unwrap_err();
     assert_eq!(kms.sts_counters().outcomes("AssumeRole", "InvalidClientTokenId"), 1);
 }
@@ -140,7 +148,8 @@ async fn callers_are_told_who_they_are() {
     assert_eq!((told.account(), told.user_id()), (Some("111122223333"), Some(&*id)));
 
     let role = ROLE.replace("111122223333", "444455556666");
-    let assumed = as_user.assume_role().role_arn(role).role_session_name("s-1").send().await.unwrap();
+    let assumed =
+        as_user.assume_role().role_arn(role).role_session_name("s-1").send().await.unwrap();
     let session = taken(assumed.credentials().unwrap());
     let told = sts(&kms, session.clone()).get_caller_identity().send().await.unwrap();
     assert_eq!(told.arn(), Some("arn:aws:sts::444455556666:assumed-role/app/s-1"));
@@ -195,11 +204,15 @@ async fn signatures_are_for_this_service_and_this_body() {
         assert_eq!(answer.headers[header::CONTENT_TYPE], HeaderValue::from_static("text/xml"));
     }
     let answer = connection.send(request("kms", REGION).signed()).await;
-    assert!(answer.status == 403 && said(&answer).contains("<Code>SignatureDoesNotMatch</Code>"), "{answer:?}");
+    assert!(
+        answer.status == 403 && said(&answer).contains("<Code>SignatureDoesNotMatch</Code>"),
+        "{answer:?}"
+    );
     let answer = connection.send(request("sts", REGION).unsigned()).await;
     assert!(said(&answer).contains("<Code>MissingAuthenticationToken</Code>"), "{answer:?}");
     let mut changed = request("sts", REGION).signed();
-    *changed.body_mut() = http_body_util::Full::from(&b"Action=GetCallerIdentity&Version=2011-06-15&A=b"[..]);
+    *changed.body_mut() =
+        http_body_util::Full::from(&b"Action=GetCallerIdentity&Version=2011-06-15&A=b"[..]);
     assert!(said(&connection.send(changed).await).contains("SignatureDoesNotMatch"));
     // And the KMS takes no signature for the STS.
     let mut region = RawConnection::open(kms.endpoint(REGION)).await;
@@ -213,7 +226,9 @@ async fn faults_have_the_words_of_sts() {
     let asked = async || {
         // A new client each time, which has learnt nothing of the clock.
         let asked = sts(&kms, kms.issue_credentials()).get_caller_identity().send().await;
-        asked.map_err(|error| (error.raw_response().map(|raw| raw.status().as_u16()), code::<(), _>(Err(error))))
+        asked.map_err(|error| {
+            (error.raw_response().map(|raw| raw.status().as_u16()), code::<(), _>(Err(error)))
+        })
     };
     let faults = kms.sts_faults();
     faults.throttle_above(0);

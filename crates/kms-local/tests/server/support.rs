@@ -46,7 +46,12 @@ pub(crate) fn client(kms: &KmsLocal, region: &str, credentials: Credentials) -> 
     client_of(kms.endpoint(region), kms.ca_pem(), region, credentials)
 }
 
-pub(crate) fn client_of(endpoint: &str, ca_pem: &str, region: &str, credentials: Credentials) -> Client {
+pub(crate) fn client_of(
+    endpoint: &str,
+    ca_pem: &str,
+    region: &str,
+    credentials: Credentials,
+) -> Client {
     let config = aws_sdk_kms::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new(region.to_owned()))
@@ -128,7 +133,8 @@ impl RawRequest {
             .unwrap()
             .into();
         let headers = self.headers.iter().map(|(name, value)| (*name, value.as_str()));
-        let signable = SignableRequest::new("POST", "/", headers, SignableBody::Bytes(&self.body)).unwrap();
+        let signable =
+            SignableRequest::new("POST", "/", headers, SignableBody::Bytes(&self.body)).unwrap();
         let (instructions, _) = sign(signable, &params).unwrap().into_parts();
         let mut request = self.unsigned();
         instructions.apply_to_request_http1x(&mut request);
@@ -175,7 +181,10 @@ impl RawConnection {
         self.try_send(request).await.unwrap()
     }
 
-    pub(crate) async fn try_send(&mut self, request: Request<Full<bytes::Bytes>>) -> Result<RawAnswer, hyper::Error> {
+    pub(crate) async fn try_send(
+        &mut self,
+        request: Request<Full<bytes::Bytes>>,
+    ) -> Result<RawAnswer, hyper::Error> {
         self.0.ready().await?;
         let (head, body) = self.0.send_request(request).await?.into_parts();
         let body = body.collect().await?.to_bytes().to_vec();

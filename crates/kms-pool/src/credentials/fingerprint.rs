@@ -3,8 +3,8 @@
 use aws_credential_types::Credentials;
 use sha2::{Digest as _, Sha256};
 
-/// A SHA-256 over access key id and session token, each with its length in front, so that no two pairs run
-/// together. It has no `Debug`: nothing of it is ever printed.
+/// A SHA-256 over access key id and session token, each with its length in front, so that no two
+/// pairs run together. It has no `Debug`: nothing of it is ever printed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fingerprint([u8; 32]);
 
@@ -41,16 +41,26 @@ mod tests {
 
     #[test]
     fn fingerprints_do_not_run_id_and_token_together() {
-        let pairs = [("ab", Some("c")), ("a", Some("bc")), ("abc", Some("")), ("abc", None), ("", Some("abc"))];
+        let pairs = [
+            ("ab", Some("c")),
+            ("a", Some("bc")),
+            ("abc", Some("")),
+            ("abc", None),
+            ("", Some("abc")),
+        ];
         for (i, a) in pairs.iter().enumerate() {
             for (j, b) in pairs.iter().enumerate() {
-                assert!((fingerprint(a.0, a.1) == fingerprint(b.0, b.1)) == (i == j), "{a:?} {b:?}");
+                assert!(
+                    (fingerprint(a.0, a.1) == fingerprint(b.0, b.1)) == (i == j),
+                    "{a:?} {b:?}"
+                );
             }
         }
     }
 
     proptest! {
-        // A small alphabet with the prefix's own bytes makes collisions of a sloppy encoding likely.
+        // A small alphabet with the prefix's own bytes makes collisions of a sloppy encoding
+        // likely.
         #[test]
         fn fingerprints_are_equal_only_for_equal_pairs(
             a in ("[\0\u{1}a]{0,10}", proptest::option::of("[\0\u{1}a]{0,10}")),

@@ -23,10 +23,24 @@ pub(crate) struct Generation {
 
 impl Generation {
     /// A generation that is to be replaced `lead` before its credentials expire.
-    pub(crate) fn new(number: u64, rotation: u64, credentials: Credentials, lead: Duration, now: SystemTime) -> Self {
+    pub(crate) fn new(
+        number: u64,
+        rotation: u64,
+        credentials: Credentials,
+        lead: Duration,
+        now: SystemTime,
+    ) -> Self {
         let refresh_at = credentials.expiry().map(|expiry| refresh_time(expiry, lead, now));
         let fingerprint = Fingerprint::of(&credentials);
-        Self { number, rotation, credentials, since: now, fingerprint, refresh_at, refused: AtomicBool::new(false) }
+        Self {
+            number,
+            rotation,
+            credentials,
+            since: now,
+            fingerprint,
+            refresh_at,
+            refused: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn is_of(&self, fingerprint: Fingerprint) -> bool {
@@ -35,7 +49,8 @@ impl Generation {
 
     /// Whether these are the same credentials with the same end.
     pub(crate) fn is_of_credentials(&self, credentials: &Credentials) -> bool {
-        self.credentials.expiry() == credentials.expiry() && self.is_of(Fingerprint::of(credentials))
+        self.credentials.expiry() == credentials.expiry()
+            && self.is_of(Fingerprint::of(credentials))
     }
 
     /// When the next one is due; `None` for credentials without an end.
@@ -60,7 +75,8 @@ impl Generation {
     }
 }
 
-/// `lead` before the end, but for credentials so short-lived that it would be now: those get half their life.
+/// `lead` before the end, but for credentials so short-lived that it would be now: those get half
+/// their life.
 fn refresh_time(expiry: SystemTime, lead: Duration, now: SystemTime) -> SystemTime {
     let half = expiry.duration_since(now).unwrap_or_default() / 2;
     expiry.checked_sub(lead.min(half)).unwrap_or(SystemTime::UNIX_EPOCH)

@@ -23,10 +23,10 @@ use crate::error::{KmsError, KmsErrorKind};
 
 /// An identity that calls KMS, with the provider of its credentials.
 ///
-/// Each [`Principal::new`] is a new identity, even over the same provider or the same keys; a clone is
-/// the same identity. Make a principal once, keep it, and pass it to
-/// [`KmsPool::client`](crate::KmsPool::client): a principal made anew for each call would get a client
-/// of its own each time. Identity never derives from the bytes of a key or token.
+/// Each [`Principal::new`] is a new identity, even over the same provider or the same keys; a clone
+/// is the same identity. Make a principal once, keep it, and pass it to
+/// [`KmsPool::client`](crate::KmsPool::client): a principal made anew for each call would get a
+/// client of its own each time. Identity never derives from the bytes of a key or token.
 ///
 /// # Examples
 ///
@@ -50,7 +50,8 @@ pub struct Principal {
 /// What all clones of a principal share.
 struct Identity {
     id: u64,
-    /// Counts what changed by hand: rotations and replacements. A generation of credentials belongs to one.
+    /// Counts what changed by hand: rotations and replacements. A generation of credentials belongs
+    /// to one.
     rotation: AtomicU64,
     /// Counts the identities that have followed one another here.
     tenure: AtomicU64,
@@ -68,11 +69,15 @@ struct Source {
 impl Principal {
     /// A new identity whose credentials come from `provider`.
     ///
-    /// A pool asks the provider once for all regions, and again shortly before the credentials expire; it keeps
-    /// the answer in between, so the provider needs no cache of its own.
+    /// A pool asks the provider once for all regions, and again shortly before the credentials
+    /// expire; it keeps the answer in between, so the provider needs no cache of its own.
     pub fn new(provider: impl ProvideCredentials + 'static) -> Self {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-        let source = Source { provider: SharedCredentialsProvider::new(provider), account: None, by_hand: None };
+        let source = Source {
+            provider: SharedCredentialsProvider::new(provider),
+            account: None,
+            by_hand: None,
+        };
         let identity = Identity {
             id: NEXT_ID.fetch_add(1, Relaxed),
             rotation: AtomicU64::new(0),
@@ -86,21 +91,24 @@ impl Principal {
     /// configuration files (SSO, assumed roles and `credential_process` included), web identity
     /// token, ECS or EKS container, EC2 instance metadata; the first that has credentials wins.
     ///
-    /// The chain talks to STS, SSO and the metadata services through an HTTPS client of its own with
-    /// the platform's certificate authorities, and reads the region it needs for that from the same
-    /// places. It says nothing about the regions of KMS. Where no region is configured this asks the
-    /// EC2 metadata service, which takes a few seconds to give up elsewhere: set `AWS_REGION`.
+    /// The chain talks to STS, SSO and the metadata services through an HTTPS client of its own
+    /// with the platform's certificate authorities, and reads the region it needs for that from the
+    /// same places. It says nothing about the regions of KMS. Where no region is configured this
+    /// asks the EC2 metadata service, which takes a few seconds to give up elsewhere: set
+    /// `AWS_REGION`.
     ///
     /// No credentials are fetched yet: missing credentials show in the first
     /// [`KmsPool::client`](crate::KmsPool::client).
     pub async fn from_default_chain() -> Self {
-        let http = aws_smithy_http_client::Builder::new().tls_provider(connection::tls_provider()).build_https();
+        let http = aws_smithy_http_client::Builder::new()
+            .tls_provider(connection::tls_provider())
+            .build_https();
         let config = ProviderConfig::without_region().with_http_client(http);
         Self::new(DefaultCredentialsChain::builder().configure(config).build().await)
     }
 
-    /// A new identity from a profile of a credentials file in the format of the AWS CLI. The file is read each time
-    /// credentials are due, and when it changes.
+    /// A new identity from a profile of a credentials file in the format of the AWS CLI. The file
+    /// is read each time credentials are due, and when it changes.
     ///
     /// ```
     /// let principal = kms_pool::Principal::from_profile("/etc/payments/credentials", "default");
@@ -110,17 +118,20 @@ impl Principal {
         Self::new(ProfileFile { file: file.clone(), profile }).with_files([file])
     }
 
-    /// Names the principal in logs, statistics and errors. A label is not part of the identity, and not secret.
+    /// Names the principal in logs, statistics and errors. A label is not part of the identity, and
+    /// not secret.
     #[must_use]
     pub fn with_label(self, label: impl Into<Arc<str>>) -> Self {
         Self { label: Some(label.into()), ..self }
     }
 
-    /// Says that the credentials depend on these files, such as a web identity token or a credentials file: when
-    /// one of them changes the provider is asked again, also long before the credentials expire.
+    /// Says that the credentials depend on these files, such as a web identity token or a
+    /// credentials file: when one of them changes the provider is asked again, also long before the
+    /// credentials expire.
     ///
-    /// The files are looked at as often as [`KmsPoolBuilder::watch_files_every`] says. A provider that reads a
-    /// file only once sees no change, as the AWS SDK's for profiles: see [`from_profile`](Self::from_profile).
+    /// The files are looked at as often as [`KmsPoolBuilder::watch_files_every`] says. A provider
+    /// that reads a file only once sees no change, as the AWS SDK's for profiles: see
+    /// [`from_profile`](Self::from_profile).
     ///
     /// [`KmsPoolBuilder::watch_files_every`]: crate::KmsPoolBuilder::watch_files_every
     #[must_use]
@@ -128,9 +139,10 @@ impl Principal {
         Self { files: files.into_iter().map(Into::into).collect(), ..self }
     }
 
-    /// Says in which account the principal calls KMS. All principals of an account share the pool's budget for
-    /// each region, as they share the account's request quota. Default: the account that comes with the
-    /// credentials, which the AWS SDK's providers mostly know; else the principal has a budget of its own.
+    /// Says in which account the principal calls KMS. All principals of an account share the pool's
+    /// budget for each region, as they share the account's request quota. Default: the account that
+    /// comes with the credentials, which the AWS SDK's providers mostly know; else the principal
+    /// has a budget of its own.
     #[must_use]
     pub fn with_account(self, account: impl Into<Arc<str>>) -> Self {
         Self { account: Some(account.into()), ..self }
@@ -141,10 +153,11 @@ impl Principal {
         self.label.as_deref()
     }
 
-    /// Gives the *same* identity other credentials, from the next request on, in each pool that it is used with.
+    /// Gives the *same* identity other credentials, from the next request on, in each pool that it
+    /// is used with.
     ///
-    /// No connection is closed, and requests under way end with what they were signed with. The credentials go
-    /// before the provider's until they expire, and for good if they have no expiry.
+    /// No connection is closed, and requests under way end with what they were signed with. The
+    /// credentials go before the provider's until they expire, and for good if they have no expiry.
     ///
     /// ```
     /// # use aws_credential_types::Credentials;
@@ -159,12 +172,13 @@ impl Principal {
         self.identity.rotation.fetch_add(1, Release);
     }
 
-    /// Puts *another* identity in this one's place: whoever holds this principal acts as the new one from the next
-    /// request on.
+    /// Puts *another* identity in this one's place: whoever holds this principal acts as the new
+    /// one from the next request on.
     ///
-    /// [`tenure`](Self::tenure) grows by one, by which caches learn that what they hold was obtained under somebody
-    /// else's permissions: `envelope` uses no data key of an earlier tenure again. The same happens by itself when a
-    /// provider hands out credentials of another account than before.
+    /// [`tenure`](Self::tenure) grows by one, by which caches learn that what they hold was
+    /// obtained under somebody else's permissions: `envelope` uses no data key of an earlier tenure
+    /// again. The same happens by itself when a provider hands out credentials of another account
+    /// than before.
     ///
     /// ```
     /// # use aws_credential_types::Credentials;
@@ -176,7 +190,11 @@ impl Principal {
     /// ```
     pub fn replace(&self, provider: impl ProvideCredentials + 'static) {
         let mut source = self.source();
-        *source = Source { provider: SharedCredentialsProvider::new(provider), account: None, by_hand: None };
+        *source = Source {
+            provider: SharedCredentialsProvider::new(provider),
+            account: None,
+            by_hand: None,
+        };
         self.identity.rotation.fetch_add(1, Release);
         // The tenure last: whoever reads the new one signs with nothing older.
         self.note_other_identity();
@@ -229,8 +247,13 @@ impl Principal {
         (self.rotation(), source.by_hand.as_ref().filter(good).cloned())
     }
 
-    /// What was given by hand, or else what the provider answers within `budget`; with the rotation it belongs to.
-    pub(super) async fn ask(&self, budget: Duration, now: SystemTime) -> (u64, Result<Credentials, KmsError>) {
+    /// What was given by hand, or else what the provider answers within `budget`; with the rotation
+    /// it belongs to.
+    pub(super) async fn ask(
+        &self,
+        budget: Duration,
+        now: SystemTime,
+    ) -> (u64, Result<Credentials, KmsError>) {
         let (rotation, by_hand) = self.by_hand(now);
         if let Some(credentials) = by_hand {
             return (rotation, Ok(credentials));
@@ -238,18 +261,25 @@ impl Principal {
         let provider = self.source().provider.clone();
         // The closure keeps a panic of the provider's first, synchronous step inside the future.
         let ask = async { provider.provide_credentials().await };
-        let outcome = match tokio::time::timeout(budget, AssertUnwindSafe(ask).catch_unwind()).await {
+        let outcome = match tokio::time::timeout(budget, AssertUnwindSafe(ask).catch_unwind()).await
+        {
             Ok(Ok(Ok(credentials))) => Ok(credentials),
             Ok(Ok(Err(cause))) => Err(self.unavailable("failed", Some(cause))),
             Ok(Err(_panic)) => Err(self.unavailable("panicked", None)),
-            Err(_elapsed) => Err(self.unavailable(&format!("did not answer within {budget:?}"), None)),
+            Err(_elapsed) => {
+                Err(self.unavailable(&format!("did not answer within {budget:?}"), None))
+            }
         };
         (rotation, outcome)
     }
 
     fn unavailable(&self, what: &str, cause: Option<CredentialsError>) -> KmsError {
         let whose = self.label().map(|label| format!(" of `{label}`")).unwrap_or_default();
-        let reason = cause.as_ref().and_then(Reason::of).map(|reason| format!(": {reason}")).unwrap_or_default();
+        let reason = cause
+            .as_ref()
+            .and_then(Reason::of)
+            .map(|reason| format!(": {reason}"))
+            .unwrap_or_default();
         let message = format!("the credentials provider{whose} {what}{reason}");
         let cause = cause.map(|cause| Box::new(cause) as _);
         KmsError::local(KmsErrorKind::CredentialsUnavailable, &message, cause)
@@ -269,7 +299,8 @@ pub(super) struct Reason(pub(super) String);
 impl Reason {
     fn of(error: &CredentialsError) -> Option<&Self> {
         let error: &dyn Error = error;
-        std::iter::successors(error.source(), |&cause| cause.source()).find_map(|cause| cause.downcast_ref())
+        std::iter::successors(error.source(), |&cause| cause.source())
+            .find_map(|cause| cause.downcast_ref())
     }
 }
 
@@ -290,7 +321,10 @@ impl Hash for Principal {
 impl fmt::Debug for Principal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The provider stays out: what it prints is its author's choice.
-        f.debug_struct("Principal").field("id", &self.id()).field("label", &self.label).finish_non_exhaustive()
+        f.debug_struct("Principal")
+            .field("id", &self.id())
+            .field("label", &self.label)
+            .finish_non_exhaustive()
     }
 }
 

@@ -25,9 +25,13 @@ impl ProvideCredentials for ProfileFile {
     {
         future::ProvideCredentials::new(async {
             // A profile may name a role, for which STS is asked.
-            let http = aws_smithy_http_client::Builder::new().tls_provider(connection::tls_provider()).build_https();
+            let http = aws_smithy_http_client::Builder::new()
+                .tls_provider(connection::tls_provider())
+                .build_https();
             let config = ProviderConfig::without_region().with_http_client(http);
-            let files = EnvConfigFiles::builder().with_file(EnvConfigFileKind::Credentials, &self.file).build();
+            let files = EnvConfigFiles::builder()
+                .with_file(EnvConfigFileKind::Credentials, &self.file)
+                .build();
             let provider = ProfileFileCredentialsProvider::builder()
                 .configure(&config)
                 .profile_files(files)
@@ -35,7 +39,11 @@ impl ProvideCredentials for ProfileFile {
                 .build();
             // What the provider says names neither.
             provider.provide_credentials().await.map_err(|_| {
-                let reason = format!("no credentials in profile `{}` of {}", self.profile, self.file.display());
+                let reason = format!(
+                    "no credentials in profile `{}` of {}",
+                    self.profile,
+                    self.file.display()
+                );
                 CredentialsError::not_loaded(Reason(reason))
             })
         })

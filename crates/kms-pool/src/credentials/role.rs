@@ -1,4 +1,5 @@
-//! Principals that AWS STS makes: roles that another principal assumes, or the bearer of a web identity token.
+//! Principals that AWS STS makes: roles that another principal assumes, or the bearer of a web
+//! identity token.
 
 use std::error::Error;
 use std::fmt;
@@ -23,9 +24,9 @@ use crate::time;
 
 /// An IAM role to call KMS under, with sessions from AWS STS.
 ///
-/// Each principal made of it is an identity of its own, so that tenants that share a role but not their session tags
-/// never share a client. Sessions are renewed like all credentials of a pool, and the role's account is the account of
-/// the principal.
+/// Each principal made of it is an identity of its own, so that tenants that share a role but not
+/// their session tags never share a client. Sessions are renewed like all credentials of a pool,
+/// and the role's account is the account of the principal.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -70,8 +71,8 @@ impl Role {
         }
     }
 
-    /// The name of the sessions, as AWS `CloudTrail` shows it. Default `kms-pool`; STS takes 2 to 64 characters of
-    /// letters, digits and `=,.@-_`.
+    /// The name of the sessions, as AWS `CloudTrail` shows it. Default `kms-pool`; STS takes 2 to
+    /// 64 characters of letters, digits and `=,.@-_`.
     ///
     /// ```
     /// # let role = kms_pool::Role::new("arn:aws:iam::111122223333:role/payments", "eu-central-1");
@@ -82,7 +83,8 @@ impl Role {
         self
     }
 
-    /// How long a session lasts. Default 1 h; STS takes 15 min up to what the role allows, in whole seconds.
+    /// How long a session lasts. Default 1 h; STS takes 15 min up to what the role allows, in whole
+    /// seconds.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -105,7 +107,8 @@ impl Role {
         self
     }
 
-    /// Tags the sessions, for key policies that tell tenants apart by `aws:PrincipalTag`. Repeatable. Default: none.
+    /// Tags the sessions, for key policies that tell tenants apart by `aws:PrincipalTag`.
+    /// Repeatable. Default: none.
     ///
     /// ```
     /// # let role = kms_pool::Role::new("arn:aws:iam::111122223333:role/payments", "eu-central-1");
@@ -116,8 +119,9 @@ impl Role {
         self
     }
 
-    /// The endpoint of STS, under the rules of [`KmsPoolBuilder::endpoint_url`](crate::KmsPoolBuilder::endpoint_url).
-    /// Default: AWS's endpoint of the region.
+    /// The endpoint of STS, under the rules of
+    /// [`KmsPoolBuilder::endpoint_url`](crate::KmsPoolBuilder::endpoint_url). Default: AWS's
+    /// endpoint of the region.
     ///
     /// ```
     /// # let role = kms_pool::Role::new("arn:aws:iam::111122223333:role/payments", "eu-central-1");
@@ -141,7 +145,8 @@ impl Role {
         self
     }
 
-    /// Reaches STS through this HTTP proxy. Default: none. A pool's settings are its own: they don't reach STS.
+    /// Reaches STS through this HTTP proxy. Default: none. A pool's settings are its own: they
+    /// don't reach STS.
     ///
     /// ```
     /// # fn example(role: kms_pool::Role) -> Result<(), kms_pool::BuildError> {
@@ -158,25 +163,27 @@ impl Role {
         Ok(self)
     }
 
-    /// A new identity: the role, assumed by `base`. What rotates or replaces `base` reaches the next session.
+    /// A new identity: the role, assumed by `base`. What rotates or replaces `base` reaches the
+    /// next session.
     ///
     /// # Errors
     ///
-    /// A [`BuildError`] for a region, endpoint or certificate authority that cannot be used. What STS has against the
-    /// role shows in the first [`KmsPool::client`](crate::KmsPool::client).
+    /// A [`BuildError`] for a region, endpoint or certificate authority that cannot be used. What
+    /// STS has against the role shows in the first [`KmsPool::client`](crate::KmsPool::client).
     pub fn assumed_by(self, base: &Principal) -> Result<Principal, BuildError> {
         let account = self.account();
         let client = self.client(Some(base.clone()))?;
         Ok(with_account(Principal::new(Assumed { client, role: self, token_file: None }), account))
     }
 
-    /// A new identity: the role, assumed by the bearer of the web identity token in a file, as Kubernetes mounts it.
-    /// The file is read for each session, and when it changes there is a new session. Its token brings the session tags.
+    /// A new identity: the role, assumed by the bearer of the web identity token in a file, as
+    /// Kubernetes mounts it. The file is read for each session, and when it changes there is a new
+    /// session. Its token brings the session tags.
     ///
     /// # Errors
     ///
-    /// Those of [`assumed_by`](Self::assumed_by), and [`BuildError::Role`] for session tags or an external id, which STS
-    /// takes for none of these.
+    /// Those of [`assumed_by`](Self::assumed_by), and [`BuildError::Role`] for session tags or an
+    /// external id, which STS takes for none of these.
     ///
     /// ```no_run
     /// # fn example() -> Result<(), kms_pool::BuildError> {
@@ -187,13 +194,15 @@ impl Role {
     /// ```
     pub fn with_web_identity(self, token_file: impl AsRef<Path>) -> Result<Principal, BuildError> {
         if !self.tags.is_empty() || self.external_id.is_some() {
-            let reason = "a web identity brings its session tags in its token, and takes no external id";
+            let reason =
+                "a web identity brings its session tags in its token, and takes no external id";
             return Err(BuildError::Role { reason });
         }
         let file = token_file.as_ref().to_owned();
         let account = self.account();
         let client = self.client(None)?;
-        let principal = Principal::new(Assumed { client, role: self, token_file: Some(file.clone()) });
+        let principal =
+            Principal::new(Assumed { client, role: self, token_file: Some(file.clone()) });
         Ok(with_account(principal.with_files([file]), account))
     }
 
@@ -231,7 +240,10 @@ fn with_account(principal: Principal, account: Option<String>) -> Principal {
 /// Says no more than what is public: an external id is not.
 impl fmt::Debug for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Role").field("arn", &self.arn).field("region", &self.region).finish_non_exhaustive()
+        f.debug_struct("Role")
+            .field("arn", &self.arn)
+            .field("region", &self.region)
+            .finish_non_exhaustive()
     }
 }
 
@@ -245,10 +257,12 @@ struct Assumed {
 
 impl Assumed {
     async fn session(&self) -> provider::Result {
-        let (role, length) = (&self.role, i32::try_from(self.role.session_length.as_secs()).unwrap_or(i32::MAX));
+        let (role, length) =
+            (&self.role, i32::try_from(self.role.session_length.as_secs()).unwrap_or(i32::MAX));
         let issued = match &self.token_file {
             None => {
-                let tag = |(key, value): &(String, String)| Tag::builder().key(key).value(value).build();
+                let tag =
+                    |(key, value): &(String, String)| Tag::builder().key(key).value(value).build();
                 let tags: Result<Vec<_>, _> = role.tags.iter().map(tag).collect();
                 let answer = self
                     .client
@@ -273,8 +287,10 @@ impl Assumed {
                 answer.await.map_err(|error| self.refused(&error))?.credentials
             }
         };
-        let issued = issued.ok_or_else(|| CredentialsError::unhandled("STS gave no credentials"))?;
-        let expiry = SystemTime::try_from(issued.expiration).map_err(CredentialsError::unhandled)?;
+        let issued =
+            issued.ok_or_else(|| CredentialsError::unhandled("STS gave no credentials"))?;
+        let expiry =
+            SystemTime::try_from(issued.expiration).map_err(CredentialsError::unhandled)?;
         let mut credentials = Credentials::builder()
             .access_key_id(issued.access_key_id)
             .secret_access_key(issued.secret_access_key)
@@ -296,7 +312,9 @@ impl Assumed {
     {
         let said = match (error.code(), error.message()) {
             // On a wrong signature AWS quotes the request that it expected, session token included.
-            (Some(code @ ("SignatureDoesNotMatch" | "InvalidSignatureException")), _) => code.to_owned(),
+            (Some(code @ ("SignatureDoesNotMatch" | "InvalidSignatureException")), _) => {
+                code.to_owned()
+            }
             (Some(code), message) => {
                 let line = message.and_then(|message| message.lines().next()).unwrap_or_default();
                 format!("{code}, {line}")
@@ -306,7 +324,10 @@ impl Assumed {
                 bottom.map(ToString::to_string).unwrap_or_default()
             }
         };
-        CredentialsError::provider_error(Reason(format!("STS has no session for {}: {said}", self.role.arn)))
+        CredentialsError::provider_error(Reason(format!(
+            "STS has no session for {}: {said}",
+            self.role.arn
+        )))
     }
 }
 
@@ -321,7 +342,9 @@ impl ProvideCredentials for Assumed {
 
 async fn read(file: PathBuf) -> Result<String, CredentialsError> {
     let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(file)).await;
-    let token = read.map_err(CredentialsError::unhandled)?.map_err(CredentialsError::invalid_configuration)?;
+    let token = read
+        .map_err(CredentialsError::unhandled)?
+        .map_err(CredentialsError::invalid_configuration)?;
     Ok(token.trim().to_owned())
 }
 

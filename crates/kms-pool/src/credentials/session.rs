@@ -31,21 +31,23 @@ pub(crate) struct Renewals {
     pub(crate) files_every: Duration,
 }
 
-/// When the provider fails, or has nothing new, it is asked again after this at the earliest; each time in a row twice
-/// as long, up to [`LONGEST_PAUSE`].
+/// When the provider fails, or has nothing new, it is asked again after this at the earliest; each
+/// time in a row twice as long, up to [`LONGEST_PAUSE`].
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// Where there are no good credentials, a failure is told for so long before the provider is asked again.
+/// Where there are no good credentials, a failure is told for so long before the provider is asked
+/// again.
 const TELL_FAILURE_FOR: Duration = Duration::from_millis(100);
-/// So many renewals may follow one another because KMS refused credentials; then one for each [`REFUSAL_EVERY`].
+/// So many renewals may follow one another because KMS refused credentials; then one for each
+/// [`REFUSAL_EVERY`].
 const REFUSALS: u32 = 5;
 const REFUSAL_EVERY: Duration = Duration::from_secs(10);
 
 /// The credentials of one principal in one pool.
 ///
-/// What is fresh is one atomic load away. All else goes through [`next_step`](Self::next_step), which decides
-/// under a short lock who asks the provider; nobody holds the lock while waiting. The provider is asked by a
-/// task of its own, so neither its time nor its end depends on a request.
+/// What is fresh is one atomic load away. All else goes through [`next_step`](Self::next_step),
+/// which decides under a short lock who asks the provider; nobody holds the lock while waiting. The
+/// provider is asked by a task of its own, so neither its time nor its end depends on a request.
 pub(crate) struct Session {
     pub(crate) principal: Principal,
     renewals: Renewals,
@@ -116,7 +118,10 @@ impl Session {
     /// # Errors
     ///
     /// [`KmsErrorKind::CredentialsUnavailable`].
-    pub(crate) async fn credentials(self: &Arc<Self>, now: SystemTime) -> Result<Credentials, KmsError> {
+    pub(crate) async fn credentials(
+        self: &Arc<Self>,
+        now: SystemTime,
+    ) -> Result<Credentials, KmsError> {
         if let Some(current) = &*self.current.load()
             && self.is_fresh(current, now)
         {
@@ -126,7 +131,10 @@ impl Session {
     }
 
     /// The generation to use, by the longer way.
-    pub(super) async fn generation(self: &Arc<Self>, now: SystemTime) -> Result<Arc<Generation>, KmsError> {
+    pub(super) async fn generation(
+        self: &Arc<Self>,
+        now: SystemTime,
+    ) -> Result<Arc<Generation>, KmsError> {
         loop {
             let (flight, fallback) = match self.next_step(now) {
                 NextStep::Use(generation) => return Ok(generation),
@@ -135,7 +143,8 @@ impl Session {
             };
             let outcome = self.wait_for(&flight).await;
             if flight.rotation != self.principal.rotation() {
-                // Somebody was put in the place meanwhile: neither what came nor what was is theirs.
+                // Somebody was put in the place meanwhile: neither what came nor what was is
+                // theirs.
                 continue;
             }
             return match (outcome, fallback) {
@@ -145,7 +154,8 @@ impl Session {
         }
     }
 
-    /// Waits for an asking, but no longer than a provider may take twice: one that blocks its thread never times out.
+    /// Waits for an asking, but no longer than a provider may take twice: one that blocks its
+    /// thread never times out.
     async fn wait_for(&self, flight: &Flight) -> Result<Arc<Generation>, KmsError> {
         let patience = self.renewals.provider_timeout * 2;
         tokio::time::timeout(patience, flight.outcome.clone()).await.unwrap_or_else(|_| {
@@ -165,7 +175,10 @@ impl Session {
 
     /// Whether KMS has accepted the credentials in use, in whatever region.
     pub(crate) fn is_accepted(&self) -> bool {
-        self.current.load().as_ref().is_some_and(|current| self.accepted.load(Relaxed) == current.number)
+        self.current
+            .load()
+            .as_ref()
+            .is_some_and(|current| self.accepted.load(Relaxed) == current.number)
     }
 
     /// Ends the watcher for good.
@@ -182,9 +195,13 @@ impl Session {
         self.current.load_full()
     }
 
-    /// Says that KMS refused the credentials of a request, and waits for the renewal that follows. Whether there
-    /// are others now, so that the request is worth signing again.
-    pub(crate) async fn refused(self: &Arc<Self>, fingerprint: Fingerprint, now: SystemTime) -> bool {
+    /// Says that KMS refused the credentials of a request, and waits for the renewal that follows.
+    /// Whether there are others now, so that the request is worth signing again.
+    pub(crate) async fn refused(
+        self: &Arc<Self>,
+        fingerprint: Fingerprint,
+        now: SystemTime,
+    ) -> bool {
         let flight = {
             let mut renewal = self.lock();
             let Some(current) = self.current.load_full() else { return false };
@@ -208,7 +225,10 @@ impl Session {
     }
 
     /// Asks the provider now, unless somebody is asking already.
-    pub(crate) async fn renew_now(self: &Arc<Self>, now: SystemTime) -> Result<Arc<Generation>, KmsError> {
+    pub(crate) async fn renew_now(
+        self: &Arc<Self>,
+        now: SystemTime,
+    ) -> Result<Arc<Generation>, KmsError> {
         let flight = {
             let mut renewal = self.lock();
             self.running(&renewal).unwrap_or_else(|| self.depart(&mut renewal, now))
@@ -242,7 +262,8 @@ impl Session {
         }
         let waits = now < renewal.not_before;
         let running = self.running(&renewal);
-        // What was handed out just now is used even if it looks expired: it may be this machine's clock.
+        // What was handed out just now is used even if it looks expired: it may be this machine's
+        // clock.
         let just_now = waits && renewal.answered && running.is_none();
         let good = current.filter(|current| !current.is_expired(now) || just_now);
         match (running, good) {
@@ -265,7 +286,8 @@ impl Session {
     /// Puts in place what the principal was given by hand, if that is new.
     fn take_rotation(self: &Arc<Self>, renewal: &mut Renewal, now: SystemTime) {
         let (rotation, by_hand) = self.principal.by_hand(now);
-        let known = self.current.load().as_ref().is_some_and(|current| current.rotation == rotation);
+        let known =
+            self.current.load().as_ref().is_some_and(|current| current.rotation == rotation);
         if let (false, Some(credentials)) = (known, by_hand) {
             self.install(renewal, rotation, credentials, now);
         }
@@ -280,7 +302,8 @@ impl Session {
         let outcome = asking
             .map(|ended| {
                 ended.unwrap_or_else(|_| {
-                    let message = "the runtime on which the credentials provider was asked has ended";
+                    let message =
+                        "the runtime on which the credentials provider was asked has ended";
                     Err(KmsError::local(KmsErrorKind::CredentialsUnavailable, message, None))
                 })
             })
@@ -294,7 +317,9 @@ impl Session {
     /// The asking under way, if there is one whose answer is of use.
     fn running(&self, renewal: &Renewal) -> Option<Flight> {
         // Not by the outcome: nobody may have waited for that.
-        let is_of_use = |flight: &&Flight| !flight.task.is_finished() && flight.rotation == self.principal.rotation();
+        let is_of_use = |flight: &&Flight| {
+            !flight.task.is_finished() && flight.rotation == self.principal.rotation()
+        };
         renewal.flight.as_ref().filter(is_of_use).cloned()
     }
 
@@ -313,7 +338,9 @@ impl Session {
             let current = self.current.load_full().filter(|current| current.rotation == rotation);
             let fruitless = match outcome {
                 Ok(credentials) => {
-                    let Some(current) = current.filter(|current| current.is_of_credentials(&credentials)) else {
+                    let Some(current) =
+                        current.filter(|current| current.is_of_credentials(&credentials))
+                    else {
                         renewal.fruitless = 0;
                         renewal.not_before = now + SHORTEST_PAUSE;
                         return Ok(self.install(&mut renewal, rotation, credentials, now));
@@ -333,7 +360,8 @@ impl Session {
         }
     }
 
-    /// Makes these the credentials in use. Requests that were signed with the last ones end in peace.
+    /// Makes these the credentials in use. Requests that were signed with the last ones end in
+    /// peace.
     fn install(
         self: &Arc<Self>,
         renewal: &mut Renewal,
@@ -343,7 +371,8 @@ impl Session {
     ) -> Arc<Generation> {
         renewal.generations += 1;
         let lead = self.renewals.lead + self.renewals.jitter.mul_f64(fastrand::f64());
-        let generation = Arc::new(Generation::new(renewal.generations, rotation, credentials, lead, now));
+        let generation =
+            Arc::new(Generation::new(renewal.generations, rotation, credentials, lead, now));
         let last = self.current.swap(Some(Arc::clone(&generation)));
         if last.is_some() {
             self.counters.rotations.increment();
@@ -359,9 +388,11 @@ impl Session {
 
     fn ensure_watcher(self: &Arc<Self>, renewal: &mut Renewal) {
         let watched = renewal.watcher.as_ref().is_some_and(|watcher| !watcher.is_finished());
-        let expires = self.current.load().as_ref().is_some_and(|current| current.refresh_at().is_some());
+        let expires =
+            self.current.load().as_ref().is_some_and(|current| current.refresh_at().is_some());
         if !watched && !renewal.is_stopped && (expires || !self.principal.files().is_empty()) {
-            renewal.watcher = Some(tokio::spawn(watcher::watch(Arc::downgrade(self))).abort_handle());
+            renewal.watcher =
+                Some(tokio::spawn(watcher::watch(Arc::downgrade(self))).abort_handle());
         }
     }
 
@@ -388,11 +419,13 @@ impl Drop for Session {
 }
 
 impl Renewal {
-    /// Whether a refusal by KMS may cause a renewal. Whoever can have requests refused, in a region where nothing else
-    /// works, must not be able to keep the provider busy and everybody else waiting.
+    /// Whether a refusal by KMS may cause a renewal. Whoever can have requests refused, in a region
+    /// where nothing else works, must not be able to keep the provider busy and everybody else
+    /// waiting.
     fn take_refusal(&mut self, now: SystemTime) -> bool {
         let (left, since) = self.refusals_left;
-        let periods = now.duration_since(since).unwrap_or_default().as_secs() / REFUSAL_EVERY.as_secs();
+        let periods =
+            now.duration_since(since).unwrap_or_default().as_secs() / REFUSAL_EVERY.as_secs();
         let grown = u32::try_from(periods).unwrap_or(u32::MAX);
         let left = left.saturating_add(grown).min(REFUSALS);
         let since = if left == REFUSALS { now } else { since + REFUSAL_EVERY * grown };
@@ -420,7 +453,8 @@ mod tests {
 
     const LEAD: u64 = 60;
 
-    /// A time that these tests pass in. It lies in a future that the watchers, who read the clock, don't live to see.
+    /// A time that these tests pass in. It lies in a future that the watchers, who read the clock,
+    /// don't live to see.
     fn at(seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_hours(24 * 365 * 200) + Duration::from_secs(seconds)
     }
@@ -454,7 +488,8 @@ mod tests {
         }
 
         fn shut(answers: &[Answer]) -> Self {
-            let (answers, asked, gate) = (Mutex::new(answers.to_vec()), AtomicU64::new(0), Semaphore::new(0));
+            let (answers, asked, gate) =
+                (Mutex::new(answers.to_vec()), AtomicU64::new(0), Semaphore::new(0));
             Self(Arc::new(Scripted { answers, asked, gate }))
         }
 
@@ -567,7 +602,8 @@ mod tests {
             assert_eq!(result.unwrap_err().kind(), KmsErrorKind::CredentialsUnavailable);
         }
         assert_eq!(provider.asked(), 1);
-        // Those who come at once are told the same, so that a provider that is down is not asked by each.
+        // Those who come at once are told the same, so that a provider that is down is not asked by
+        // each.
         assert!(session.credentials(at(0)).now_or_never().unwrap().is_err());
         assert!(session.credentials(at(1)).await.is_ok());
         assert_eq!(provider.asked(), 2);
@@ -575,8 +611,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_renewal_that_nobody_waited_for_is_over_when_it_ends() {
-        let answers =
-            [Answer::Keys(1, Some(1000)), Answer::Keys(2, None), Answer::Keys(3, None), Answer::Keys(4, None)];
+        let answers = [
+            Answer::Keys(1, Some(1000)),
+            Answer::Keys(2, None),
+            Answer::Keys(3, None),
+            Answer::Keys(4, None),
+        ];
         let provider = Provider::open(&answers);
         let session = session(&provider);
         session.credentials(at(0)).await.unwrap();
@@ -590,7 +630,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_failure_that_nobody_waited_for_is_not_told_much_later() {
-        let provider = Provider::open(&[Answer::Keys(1, Some(1000)), Answer::Failure, Answer::Keys(3, None)]);
+        let provider =
+            Provider::open(&[Answer::Keys(1, Some(1000)), Answer::Failure, Answer::Keys(3, None)]);
         let session = session(&provider);
         session.credentials(at(0)).await.unwrap();
         assert_eq!(number(&session, 950).now_or_never(), Some(1));
@@ -615,7 +656,8 @@ mod tests {
 
     #[tokio::test]
     async fn who_comes_after_a_replacement_does_not_wait_for_the_provider_before() {
-        let (alice, bob) = (Provider::shut(&[Answer::Keys(1, None)]), Provider::open(&[Answer::Keys(2, None)]));
+        let (alice, bob) =
+            (Provider::shut(&[Answer::Keys(1, None)]), Provider::open(&[Answer::Keys(2, None)]));
         let session = session(&alice);
         assert!(Box::pin(session.credentials(at(0))).as_mut().now_or_never().is_none());
         session.principal.replace(bob);
@@ -676,7 +718,11 @@ mod tests {
         let session = session(&provider);
         provider.let_through(1);
         assert_eq!(number(&session, 0).await, 1);
-        assert_eq!(number(&session, 940).now_or_never(), Some(1), "who finds it due does not wait either");
+        assert_eq!(
+            number(&session, 940).now_or_never(),
+            Some(1),
+            "who finds it due does not wait either"
+        );
         assert_eq!(number(&session, 999).now_or_never(), Some(1));
         provider.let_through(1);
         settle(&session).await;
@@ -710,7 +756,8 @@ mod tests {
                 asked_at.push(second);
             }
         }
-        // At first, at half of what is left then (less than twice the lead), and after 1, 2, 4, … seconds.
+        // At first, at half of what is left then (less than twice the lead), and after 1, 2, 4, …
+        // seconds.
         assert_eq!(asked_at, [900, 950, 951, 953, 957, 965, 981]);
         assert_eq!(generations(&session), 1);
     }
@@ -767,7 +814,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_from_before_a_replacement_is_not_used() {
-        let (alice, bob) = (Provider::shut(&[Answer::Keys(1, None)]), Provider::open(&[Answer::Keys(2, None)]));
+        let (alice, bob) =
+            (Provider::shut(&[Answer::Keys(1, None)]), Provider::open(&[Answer::Keys(2, None)]));
         let session = session(&alice);
         let mut first = Box::pin(number(&session, 0));
         assert!(first.as_mut().now_or_never().is_none());
@@ -865,7 +913,14 @@ mod tests {
                 }
             }
             let number = |it: (u64, u64, u64)| it.0;
-            (asks, good.map(number).or(if asks { self.held.filter(|_| offer.is_some()).map(number) } else { None }))
+            (
+                asks,
+                good.map(number).or(if asks {
+                    self.held.filter(|_| offer.is_some()).map(number)
+                } else {
+                    None
+                }),
+            )
         }
     }
 

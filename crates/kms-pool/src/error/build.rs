@@ -57,7 +57,8 @@ pub enum BuildError {
         /// What does not go with what.
         reason: &'static str,
     },
-    /// A proxy that is no `http://host:port` or `https://host:port`. The URL stays out, lest it hold a password.
+    /// A proxy that is no `http://host:port` or `https://host:port`. The URL stays out, lest it
+    /// hold a password.
     #[error("the URL of the proxy is not one")]
     Proxy,
     /// An application name with characters that a user agent may not have.
@@ -74,6 +75,9 @@ pub enum BuildError {
 
 impl BuildError {
     pub(crate) fn no_region(region: &str) -> Self {
-        Self::Region { region: region.to_owned(), problem: "is not the name of a region, such as eu-west-1" }
+        Self::Region {
+            region: region.to_owned(),
+            problem: "is not the name of a region, such as eu-west-1",
+        }
     }
 }

@@ -4,19 +4,20 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KmsErrorKind {
-    /// KMS throttled the request, and the SDK's retries were used up; or it could not start in time within the pool's
-    /// budget.
+    /// KMS throttled the request, and the SDK's retries were used up; or it could not start in time
+    /// within the pool's budget.
     Throttled,
     /// No answer within the connect, attempt or operation timeout.
     TimedOut,
-    /// KMS could not be reached, broke the connection off, or failed internally; or it did all the time of late, so that
-    /// it was not asked.
+    /// KMS could not be reached, broke the connection off, or failed internally; or it did all the
+    /// time of late, so that it was not asked.
     Unavailable,
     /// The principal may not do this with this key.
     AccessDenied,
     /// The key is disabled.
     KeyDisabled,
-    /// The key's state does not allow the operation: pending deletion, pending import, and the like.
+    /// The key's state does not allow the operation: pending deletion, pending import, and the
+    /// like.
     KeyInvalidState,
     /// There is no such key in this account and region.
     KeyNotFound,
@@ -32,7 +33,8 @@ pub enum KmsErrorKind {
     CredentialsUnavailable,
     /// The request itself is wrong, and always will be.
     InvalidRequest,
-    /// A quota of keys, grants or aliases is used up. (The rate quota is [`Throttled`](Self::Throttled).)
+    /// A quota of keys, grants or aliases is used up. (The rate quota is
+    /// [`Throttled`](Self::Throttled).)
     LimitExceeded,
     /// Anything else: see [`KmsError::code`](super::KmsError::code) and the error's source.
     Other,
@@ -42,35 +44,53 @@ impl KmsErrorKind {
     /// What failed, and what to do next.
     pub(super) fn in_words(self) -> (&'static str, &'static str) {
         match self {
-            Self::Throttled => ("KMS throttled the request", "send fewer requests or ask AWS for a higher quota"),
-            Self::TimedOut => ("KMS did not answer in time", "try again, or raise the timeouts of the pool"),
+            Self::Throttled => {
+                ("KMS throttled the request", "send fewer requests or ask AWS for a higher quota")
+            }
+            Self::TimedOut => {
+                ("KMS did not answer in time", "try again, or raise the timeouts of the pool")
+            }
             Self::Unavailable => (
                 "KMS could not be reached or failed internally",
                 "try again; if it persists, check the endpoint, its certificate and the network",
             ),
-            Self::AccessDenied => {
-                ("KMS denied access", "check the key policy, the grants and the IAM policy of the principal")
-            }
+            Self::AccessDenied => (
+                "KMS denied access",
+                "check the key policy, the grants and the IAM policy of the principal",
+            ),
             Self::KeyDisabled => ("the KMS key is disabled", "enable the key"),
-            Self::KeyInvalidState => {
-                ("the state of the KMS key does not allow this", "check whether the key is pending deletion or import")
+            Self::KeyInvalidState => (
+                "the state of the KMS key does not allow this",
+                "check whether the key is pending deletion or import",
+            ),
+            Self::KeyNotFound => {
+                ("KMS has no such key", "check the key id, its region and its account")
             }
-            Self::KeyNotFound => ("KMS has no such key", "check the key id, its region and its account"),
-            Self::InvalidCiphertext => {
-                ("KMS cannot open the ciphertext", "check that ciphertext and encryption context are the original ones")
+            Self::InvalidCiphertext => (
+                "KMS cannot open the ciphertext",
+                "check that ciphertext and encryption context are the original ones",
+            ),
+            Self::IncorrectKey => {
+                ("the ciphertext belongs to another KMS key", "name the key that encrypted it")
             }
-            Self::IncorrectKey => ("the ciphertext belongs to another KMS key", "name the key that encrypted it"),
-            Self::CredentialsExpired => ("the AWS credentials have expired", "check that their provider renews them"),
-            Self::CredentialsRejected => {
-                ("KMS does not accept the AWS credentials", "check the access key, its secret and the clock")
+            Self::CredentialsExpired => {
+                ("the AWS credentials have expired", "check that their provider renews them")
             }
-            Self::CredentialsUnavailable => {
-                ("no AWS credentials could be had", "check the credentials provider of the principal")
+            Self::CredentialsRejected => (
+                "KMS does not accept the AWS credentials",
+                "check the access key, its secret and the clock",
+            ),
+            Self::CredentialsUnavailable => (
+                "no AWS credentials could be had",
+                "check the credentials provider of the principal",
+            ),
+            Self::InvalidRequest => {
+                ("the request is not valid", "correct it: sending it again cannot help")
             }
-            Self::InvalidRequest => ("the request is not valid", "correct it: sending it again cannot help"),
-            Self::LimitExceeded => {
-                ("a KMS quota is used up", "free what is no longer needed or ask AWS for a higher quota")
-            }
+            Self::LimitExceeded => (
+                "a KMS quota is used up",
+                "free what is no longer needed or ask AWS for a higher quota",
+            ),
             Self::Other => ("the KMS request failed", "see the cause of this error"),
         }
     }
@@ -79,9 +99,10 @@ impl KmsErrorKind {
     pub(super) fn in_words_held_back(self) -> (&'static str, &'static str) {
         let what = "the pool held the request back";
         match self {
-            Self::Throttled => {
-                (what, "send fewer requests, or see max_in_flight and max_requests_per_second of the pool")
-            }
+            Self::Throttled => (
+                what,
+                "send fewer requests, or see max_in_flight and max_requests_per_second of the pool",
+            ),
             _ => (what, "try again later: one request at a time sees whether the region is back"),
         }
     }
@@ -103,7 +124,9 @@ impl KmsErrorKind {
             | "InternalServerError"
             | "ServiceUnavailable"
             | "ServiceUnavailableException" => Self::Unavailable,
-            "AccessDeniedException" | "AccessDenied" | "NotAuthorized" | "OptInRequired" => Self::AccessDenied,
+            "AccessDeniedException" | "AccessDenied" | "NotAuthorized" | "OptInRequired" => {
+                Self::AccessDenied
+            }
             "DisabledException" => Self::KeyDisabled,
             "KMSInvalidStateException" => Self::KeyInvalidState,
             "NotFoundException" => Self::KeyNotFound,

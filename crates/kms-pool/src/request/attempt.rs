@@ -73,7 +73,11 @@ pub(crate) struct LaneClient {
 }
 
 impl HttpClient for LaneClient {
-    fn http_connector(&self, settings: &HttpConnectorSettings, components: &RuntimeComponents) -> SharedHttpConnector {
+    fn http_connector(
+        &self,
+        settings: &HttpConnectorSettings,
+        components: &RuntimeComponents,
+    ) -> SharedHttpConnector {
         let connector = self.lane.https.connector(settings, components);
         SharedHttpConnector::new(LaneConnector { client: self.clone(), connector })
     }
@@ -103,7 +107,8 @@ impl HttpConnector for LaneConnector {
         let attempt = request.extension::<Operation>().map_or(1, |operation| operation.attempt);
         let span = sight::request(operation, &client.lane.region, attempt);
         HttpConnectorFuture::new(
-            async move { client.lane.attempt(&client, connector, request, operation).await }.instrument(span),
+            async move { client.lane.attempt(&client, connector, request, operation).await }
+                .instrument(span),
         )
     }
 }
@@ -131,18 +136,25 @@ impl Lane {
     ) -> Result<HttpResponse, ConnectorError> {
         let operation = request.extension::<Operation>().cloned();
         self.note_use();
-        if self.closed.load(Relaxed) && operation.as_ref().is_none_or(|operation| operation.attempt == 1) {
+        if self.closed.load(Relaxed)
+            && operation.as_ref().is_none_or(|operation| operation.attempt == 1)
+        {
             return Err(ConnectorError::other(Box::new(KmsError::shut_down()), None));
         }
         let entered = time::monotonic();
         let is_background = client.priority == Priority::Background;
         self.circuit.check(entered, is_background).map_err(|pause| self.short_circuited(pause))?;
-        let start_by = self.start_by(operation.as_ref().map_or(entered, |operation| operation.began));
-        let permit = self.budget.enter(operation::class(name), client.priority, start_by).await.map_err(|late| {
-            self.counters.over_budget.increment();
-            let message = "it could not start in time within the budget of its account and region";
-            refusal(KmsErrorKind::Throttled, message, late.retry_after)
-        })?;
+        let start_by =
+            self.start_by(operation.as_ref().map_or(entered, |operation| operation.began));
+        let permit =
+            self.budget.enter(operation::class(name), client.priority, start_by).await.map_err(
+                |late| {
+                    self.counters.over_budget.increment();
+                    let message =
+                        "it could not start in time within the budget of its account and region";
+                    refusal(KmsErrorKind::Throttled, message, late.retry_after)
+                },
+            )?;
         // The circuit may have opened while it waited; and a probe must not wait.
         let pass = self.circuit.enter(time::monotonic(), is_background);
         let mut pass = pass.map_err(|pause| self.short_circuited(pause))?;
@@ -168,7 +180,10 @@ impl Lane {
             Ok((response, body)) => Outcome::of_answer(response, body),
             Err(error) => Outcome::of_failure(error),
         };
-        let request_id = answer.as_ref().ok().and_then(|(response, _)| response.headers().get("x-amzn-requestid"));
+        let request_id = answer
+            .as_ref()
+            .ok()
+            .and_then(|(response, _)| response.headers().get("x-amzn-requestid"));
         in_flight.end(outcome, request_id);
         if outcome == Outcome::Throttled {
             self.counters.throttles.increment();
@@ -222,7 +237,8 @@ impl Lane {
         if is_skewed(refused, now) && operation.take_correction() {
             return true;
         }
-        // Credentials that are good elsewhere, and never were here, don't get better: the region does not know the account.
+        // Credentials that are good elsewhere, and never were here, don't get better: the region
+        // does not know the account.
         let is_unknown = outcome == Outcome::CredentialsRefused && !self.has_accepted.load(Relaxed);
         let is_of_region = is_unknown && self.session.is_accepted();
         !is_of_region && operation.take_renewal() && self.session.refused(signer, now).await
@@ -239,8 +255,9 @@ impl Lane {
 
     /// The same failure, but that it says where, and what is at its bottom.
     fn told(&self, error: ConnectorError) -> ConnectorError {
-        let bottom =
-            std::iter::successors(Some(&error as &dyn Error), |&it| it.source()).last().map(ToString::to_string);
+        let bottom = std::iter::successors(Some(&error as &dyn Error), |&it| it.source())
+            .last()
+            .map(ToString::to_string);
         let message = format!("{}: {}", self.region, bottom.unwrap_or_default());
         let (timed_out, io) = (error.is_timeout(), error.is_io());
         let kind = if timed_out { KmsErrorKind::TimedOut } else { KmsErrorKind::Unavailable };
@@ -271,21 +288,30 @@ impl Signer {
     }
 }
 
-/// Whether the server's clock is so far from ours that it refuses what we sign. The SDK takes the difference into
-/// account when it signs again.
+/// Whether the server's clock is so far from ours that it refuses what we sign. The SDK takes the
+/// difference into account when it signs again.
 fn is_skewed(response: &HttpResponse, now: SystemTime) -> bool {
-    let date = response.headers().get("date").and_then(|date| DateTime::from_str(date, Format::HttpDate).ok());
+    let date = response
+        .headers()
+        .get("date")
+        .and_then(|date| DateTime::from_str(date, Format::HttpDate).ok());
     let date = date.and_then(|date| SystemTime::try_from(date).ok());
-    let apart = |date: SystemTime| now.duration_since(date).unwrap_or_else(|later| later.duration());
+    let apart =
+        |date: SystemTime| now.duration_since(date).unwrap_or_else(|later| later.duration());
     date.is_some_and(|date| apart(date) > SKEW)
 }
 
 /// Sends a request and reads the whole answer.
-async fn send(connector: &SharedHttpConnector, request: HttpRequest) -> Result<(HttpResponse, Bytes), ConnectorError> {
+async fn send(
+    connector: &SharedHttpConnector,
+    request: HttpRequest,
+) -> Result<(HttpResponse, Bytes), ConnectorError> {
     let mut response = connector.call(request).await?;
     let body = std::mem::replace(response.body_mut(), SdkBody::taken());
-    let body =
-        Limited::new(body, LONGEST_ANSWER).collect().await.map_err(|error: BoxError| ConnectorError::io(error))?;
+    let body = Limited::new(body, LONGEST_ANSWER)
+        .collect()
+        .await
+        .map_err(|error: BoxError| ConnectorError::io(error))?;
     Ok((response, body.to_bytes()))
 }
 

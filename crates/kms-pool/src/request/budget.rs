@@ -1,15 +1,17 @@
 //! The budget: how many requests an account sends to a region at once, and in a second.
 //!
-//! The rate is learnt. As long as KMS throttles nothing there is none, but for the one that was set. When KMS
-//! throttles, the rate drops to nine tenths of what KMS accepted in the last second, and grows again until KMS
-//! throttles: by a hundredth of that in the first second, and in each further one by twice as much as before. So it
-//! stays a while where it was good, and soon leaves where it fell too low.
+//! The rate is learnt. As long as KMS throttles nothing there is none, but for the one that was
+//! set. When KMS throttles, the rate drops to nine tenths of what KMS accepted in the last second,
+//! and grows again until KMS throttles: by a hundredth of that in the first second, and in each
+//! further one by twice as much as before. So it stays a while where it was good, and soon leaves
+//! where it fell too low.
 //!
-//! A request knows at once when its turn will be, by how many wait before it, and whether that is too late. That is
-//! why this is not one of the rate limiters that exist, such as `governor`, which can only say when to ask again.
-//! It waits in line, and takes no turn before it is its: so who gives up leaves no gap, and a lower rate holds for
-//! those who wait already. Each class has a line of its own, and the first of both go by turns: many that want to
-//! decrypt do not hold up one that wants to encrypt.
+//! A request knows at once when its turn will be, by how many wait before it, and whether that is
+//! too late. That is why this is not one of the rate limiters that exist, such as `governor`, which
+//! can only say when to ask again. It waits in line, and takes no turn before it is its: so who
+//! gives up leaves no gap, and a lower rate holds for those who wait already. Each class has a line
+//! of its own, and the first of both go by turns: many that want to decrypt do not hold up one that
+//! wants to encrypt.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -41,7 +43,8 @@ pub(crate) enum Priority {
 
 /// After a throttled request the rate drops to this share of what was accepted.
 const DECREASE: f64 = 0.9;
-/// The rate grows by this share, of what it was after it dropped, in the first second that it limits, or else by one.
+/// The rate grows by this share, of what it was after it dropped, in the first second that it
+/// limits, or else by one.
 const INCREASE: f64 = 0.01;
 const LEAST_PER_SECOND: f64 = 1.0;
 /// This much of a second may be sent at once.
@@ -103,7 +106,11 @@ struct Rate {
 impl Budget {
     pub(crate) fn new(settings: BudgetSettings, now: Instant) -> Self {
         let share = |share: f64| {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                clippy::cast_precision_loss
+            )]
             let permits = (settings.max_in_flight as f64 * share).ceil() as usize;
             Arc::new(Semaphore::new(permits.clamp(1, settings.max_in_flight)))
         };
@@ -139,7 +146,12 @@ impl Budget {
     /// # Errors
     ///
     /// [`TooLate`], at once where that can be known at once.
-    pub(crate) async fn enter(&self, class: Class, priority: Priority, start_by: Instant) -> Result<Permit, TooLate> {
+    pub(crate) async fn enter(
+        &self,
+        class: Class,
+        priority: Priority,
+        start_by: Instant,
+    ) -> Result<Permit, TooLate> {
         match priority {
             Priority::Foreground => self.wait_in_line(class, start_by).await?,
             Priority::Background => self.wait_for_a_gap(class, start_by).await?,
@@ -173,7 +185,9 @@ impl Budget {
             self.turn(of_all, 1.0, start_by).await
         };
         // Who comes again has to line up again.
-        let late = |_| TooLate { retry_after: self.rate().expected(class, self.share(class), monotonic()) };
+        let late = |_| TooLate {
+            retry_after: self.rate().expected(class, self.share(class), monotonic()),
+        };
         taken.await.map(drop).map_err(late)
     }
 
@@ -192,7 +206,12 @@ impl Budget {
     }
 
     /// Becomes the first, and takes a turn. Gives what keeps it the first.
-    async fn turn(&self, line: usize, share: f64, start_by: Instant) -> Result<OwnedSemaphorePermit, TooLate> {
+    async fn turn(
+        &self,
+        line: usize,
+        share: f64,
+        start_by: Instant,
+    ) -> Result<OwnedSemaphorePermit, TooLate> {
         let first = permit(&self.first[line], start_by).await?;
         self.once_taken(line == 0, start_by, |rate, now| rate.take(line, share, now)).await?;
         Ok(first)
@@ -248,7 +267,10 @@ impl Budget {
     }
 }
 
-async fn permit(semaphore: &Arc<Semaphore>, start_by: Instant) -> Result<OwnedSemaphorePermit, TooLate> {
+async fn permit(
+    semaphore: &Arc<Semaphore>,
+    start_by: Instant,
+) -> Result<OwnedSemaphorePermit, TooLate> {
     if let Ok(permit) = Arc::clone(semaphore).try_acquire_owned() {
         return Ok(permit);
     }
@@ -299,7 +321,13 @@ impl Rate {
     }
 
     /// The same over all and of a class at once, and only if nobody waits for it.
-    fn take_unwanted(&mut self, is_wanted: bool, class: Class, share: f64, now: Instant) -> Result<(), Duration> {
+    fn take_unwanted(
+        &mut self,
+        is_wanted: bool,
+        class: Class,
+        share: f64,
+        now: Instant,
+    ) -> Result<(), Duration> {
         let Some(limit) = self.limit else { return Ok(()) };
         let mut wait = self.expected(class, share, now);
         if is_wanted {
@@ -326,12 +354,14 @@ impl Rate {
             (self.limit, self.decreased_at) = (most, None);
         } else if let Some(limit) = &mut self.limit {
             // It grows only where it limits: nobody knows what lies beyond what is sent.
-            let limits = self.limited_at.is_some_and(|at| now.saturating_duration_since(at) < SECOND);
+            let limits =
+                self.limited_at.is_some_and(|at| now.saturating_duration_since(at) < SECOND);
             let passed = now.saturating_duration_since(self.grown_at).min(SECOND);
             self.grown_at = now;
             if limits {
                 let doubled = self.grown_for.as_secs_f64().exp2();
-                let grown = *limit + (self.grows_from * INCREASE).max(1.0) * doubled * passed.as_secs_f64();
+                let grown =
+                    *limit + (self.grows_from * INCREASE).max(1.0) * doubled * passed.as_secs_f64();
                 *limit = most.map_or(grown, |most| grown.min(most));
                 self.grown_for += passed;
             }
@@ -375,8 +405,12 @@ mod tests {
     use Priority::{Background, Foreground};
 
     const LONG: Duration = Duration::from_mins(1);
-    const UNLIMITED: BudgetSettings =
-        BudgetSettings { max_in_flight: 1_000, max_per_second: None, decrypt_share: 1.0, encrypt_share: 1.0 };
+    const UNLIMITED: BudgetSettings = BudgetSettings {
+        max_in_flight: 1_000,
+        max_per_second: None,
+        decrypt_share: 1.0,
+        encrypt_share: 1.0,
+    };
 
     fn of(per_second: f64) -> BudgetSettings {
         BudgetSettings { max_per_second: Some(per_second), ..UNLIMITED }
@@ -395,10 +429,15 @@ mod tests {
     }
 
     /// Lines up, and tells when it got its turn.
-    async fn line_up(budget: &Arc<Budget>, class: Class, priority: Priority) -> JoinHandle<Result<Duration, TooLate>> {
+    async fn line_up(
+        budget: &Arc<Budget>,
+        class: Class,
+        priority: Priority,
+    ) -> JoinHandle<Result<Duration, TooLate>> {
         let (budget, begun) = (Arc::clone(budget), monotonic());
-        let task =
-            tokio::spawn(async move { budget.enter(class, priority, begun + LONG).await.map(|_| monotonic() - begun) });
+        let task = tokio::spawn(async move {
+            budget.enter(class, priority, begun + LONG).await.map(|_| monotonic() - begun)
+        });
         yield_now().await;
         task
     }
@@ -441,7 +480,10 @@ mod tests {
             line_up(&budget, Encrypt, Foreground).await;
         }
         for _ in 0..3 {
-            assert_eq!(enter(&budget, millis(499)).await.err(), Some(TooLate { retry_after: millis(500) }));
+            assert_eq!(
+                enter(&budget, millis(499)).await.err(),
+                Some(TooLate { retry_after: millis(500) })
+            );
         }
         assert_eq!(monotonic(), begun);
         assert!(enter(&budget, millis(500)).await.is_ok());
@@ -595,7 +637,10 @@ mod tests {
             tasks.push(tokio::spawn(async move { enter(&budget, SECOND).await.map(drop) }));
             yield_now().await;
         }
-        assert_eq!(enter(&budget, SECOND).await.err().map(|late| late.retry_after > SECOND), Some(true));
+        assert_eq!(
+            enter(&budget, SECOND).await.err().map(|late| late.retry_after > SECOND),
+            Some(true)
+        );
         assert_eq!((tasks.len(), monotonic()), (73, begun));
         budget.throttled(&later, monotonic());
         advance(Duration::from_micros(1)).await;
@@ -637,7 +682,8 @@ mod tests {
         }
         assert_eq!(budget.limit(), Some(90.0));
 
-        // As many as it lets pass: by one, which is more than a hundredth, in the first second, then two, then four.
+        // As many as it lets pass: by one, which is more than a hundredth, in the first second,
+        // then two, then four.
         let begun = monotonic();
         for seconds in 1..=3 {
             while monotonic() - begun < SECOND * seconds {
@@ -657,7 +703,11 @@ mod tests {
             enter(&budget, LONG).await.unwrap();
             budget.accepted(monotonic());
         }
-        assert!((1.0..2.0).contains(&(budget.limit().unwrap() - fallen)), "{:?} after {fallen}", budget.limit());
+        assert!(
+            (1.0..2.0).contains(&(budget.limit().unwrap() - fallen)),
+            "{:?} after {fallen}",
+            budget.limit()
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -25,7 +25,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 pub enum CircuitState {
     /// It does.
     Closed,
-    /// It does not: the last requests all failed by time-outs, broken connections or internal errors.
+    /// It does not: the last requests all failed by time-outs, broken connections or internal
+    /// errors.
     Open,
     /// It sends a single one, to see whether the others may follow.
     HalfOpen,
@@ -44,8 +45,8 @@ enum State {
     Probing { pause: Duration },
 }
 
-/// Leave to send one request. What became of it has to be said; without a word, nothing has been learnt, unless it was
-/// in a race.
+/// Leave to send one request. What became of it has to be said; without a word, nothing has been
+/// learnt, unless it was in a race.
 pub(crate) struct Pass {
     circuit: Arc<Circuit>,
     probe: Option<Duration>,
@@ -68,7 +69,8 @@ impl Circuit {
         }
     }
 
-    /// Whether it is of any use to wait for leave to send a request. What nobody waits for is no probe.
+    /// Whether it is of any use to wait for leave to send a request. What nobody waits for is no
+    /// probe.
     ///
     /// # Errors
     ///
@@ -88,7 +90,11 @@ impl Circuit {
     /// # Errors
     ///
     /// Those of [`check`](Self::check).
-    pub(crate) fn enter(self: &Arc<Self>, now: Instant, is_background: bool) -> Result<Pass, Duration> {
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        now: Instant,
+        is_background: bool,
+    ) -> Result<Pass, Duration> {
         self.check(now, is_background)?;
         let mut state = self.lock();
         let probe = match *state {
@@ -109,7 +115,8 @@ impl Circuit {
 }
 
 impl Pass {
-    /// From now on it is sent, while another region may be asked as well: if it is given up it has failed.
+    /// From now on it is sent, while another region may be asked as well: if it is given up it has
+    /// failed.
     pub(crate) fn race(&mut self) {
         self.races = true;
     }
@@ -155,7 +162,8 @@ impl Drop for Pass {
         if self.races {
             self.fail(monotonic());
         } else if let Some(pause) = self.probe {
-            // A probe that was given up: the next request is the probe, unless an older one has been answered meanwhile.
+            // A probe that was given up: the next request is the probe, unless an older one has
+            // been answered meanwhile.
             let mut state = self.circuit.lock();
             if matches!(*state, State::Probing { .. }) {
                 *state = State::Open { until: monotonic(), pause };
@@ -233,7 +241,11 @@ mod tests {
         let [one, other] = [(); 2].map(|()| circuit.enter(now, false).ok().unwrap());
         assert!(one.failed(now));
         assert!(!other.failed(now + PAUSE / 2));
-        assert_eq!(circuit.enter(now + PAUSE / 2, false).err(), Some(PAUSE / 2), "the pause has not grown");
+        assert_eq!(
+            circuit.enter(now + PAUSE / 2, false).err(),
+            Some(PAUSE / 2),
+            "the pause has not grown"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -30,7 +30,8 @@ pub(crate) enum Class {
 pub(super) struct Operation {
     pub(super) began: Instant,
     pub(super) attempt: u32,
-    /// Whether it has been signed again, by a corrected clock and with renewed credentials: each happens once.
+    /// Whether it has been signed again, by a corrected clock and with renewed credentials: each
+    /// happens once.
     corrected: Arc<AtomicBool>,
     renewed: Arc<AtomicBool>,
     _counted: Arc<Counted>,

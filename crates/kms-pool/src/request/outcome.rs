@@ -99,11 +99,17 @@ mod tests {
         assert_eq!(outcome(400, None, throttled), Outcome::Throttled);
         let expired = r#"{"__type":"com.amazonaws.kms#ExpiredTokenException"}"#;
         assert_eq!(outcome(400, None, expired), Outcome::CredentialsExpired);
-        assert_eq!(outcome(400, Some("InvalidSignatureException:http://x"), ""), Outcome::CredentialsRefused);
+        assert_eq!(
+            outcome(400, Some("InvalidSignatureException:http://x"), ""),
+            Outcome::CredentialsRefused
+        );
         assert_eq!(outcome(400, None, r#"{"__type":"NotFoundException"}"#), Outcome::Refused);
         assert_eq!(outcome(200, None, ""), Outcome::Ok);
         assert_eq!(outcome(500, None, "not JSON"), Outcome::Failed);
-        assert_eq!(outcome(400, None, r#"{"__type":"ThrottlingException","code":"x"}"#), Outcome::Throttled);
+        assert_eq!(
+            outcome(400, None, r#"{"__type":"ThrottlingException","code":"x"}"#),
+            Outcome::Throttled
+        );
         assert_eq!(outcome(429, None, "{}"), Outcome::Throttled);
         assert_eq!(outcome(403, None, "[]"), Outcome::Refused);
     }

@@ -21,7 +21,8 @@ pub(crate) async fn server() -> Arc<KmsLocal> {
 /// A pool that tries nothing again.
 pub(crate) fn builder(kms: &KmsLocal) -> KmsPoolBuilder {
     let builder = KmsPool::builder().trust_root_pem(kms.ca_pem()).max_attempts(1);
-    kms.regions().fold(builder, |builder, region| builder.endpoint_url_for(region, kms.endpoint(region)))
+    kms.regions()
+        .fold(builder, |builder, region| builder.endpoint_url_for(region, kms.endpoint(region)))
 }
 
 pub(crate) async fn random(client: &Client) -> Result<(), KmsError> {

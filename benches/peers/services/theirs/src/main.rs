@@ -6,7 +6,9 @@ use std::{collections::HashMap, env, error::Error};
 use aws_config::BehaviorVersion;
 use aws_esdk::{
     client::Client,
-    material_providers::{client::Client as Providers, types::material_providers_config::MaterialProvidersConfig},
+    material_providers::{
+        client::Client as Providers, types::material_providers_config::MaterialProvidersConfig,
+    },
     types::aws_encryption_sdk_config::AwsEncryptionSdkConfig,
 };
 
@@ -19,9 +21,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let client = Client::from_conf(AwsEncryptionSdkConfig::builder().build()?)?;
     let context = HashMap::from([("tenant".to_owned(), "42".to_owned())]);
     let text = b"4111 1111 1111 1111".as_slice();
-    let encrypt = client.encrypt().plaintext(text).keyring(keyring.clone()).encryption_context(context.clone());
+    let encrypt = client
+        .encrypt()
+        .plaintext(text)
+        .keyring(keyring.clone())
+        .encryption_context(context.clone());
     let message = encrypt.send().await?.ciphertext.ok_or("a message")?;
-    let opened = client.decrypt().ciphertext(message).keyring(keyring).encryption_context(context).send().await?;
+    let opened = client
+        .decrypt()
+        .ciphertext(message)
+        .keyring(keyring)
+        .encryption_context(context)
+        .send()
+        .await?;
     println!("{}", String::from_utf8_lossy(opened.plaintext.ok_or("a plaintext")?.as_ref()));
     Ok(())
 }

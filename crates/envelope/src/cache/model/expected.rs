@@ -1,8 +1,10 @@
-//! What a cache of data keys is to do, as plain as can be: sets of values, and rules about which of them may serve.
+//! What a cache of data keys is to do, as plain as can be: sets of values, and rules about which of
+//! them may serve.
 //!
-//! Written from what is promised to users, not from how the cache is built. Where the promise leaves a choice (which of
-//! several good values serves, when exactly a successor is fetched), the model takes what it sees, and checks that it was
-//! allowed to happen, or not to. Long, since a model is of use only where it can be read as a whole.
+//! Written from what is promised to users, not from how the cache is built. Where the promise
+//! leaves a choice (which of several good values serves, when exactly a successor is fetched), the
+//! model takes what it sees, and checks that it was allowed to happen, or not to. Long, since a
+//! model is of use only where it can be read as a whole.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -110,7 +112,8 @@ struct Entry {
     last_use: Duration,
     failures_since_kept: u32,
     no_refresh_before: Duration,
-    /// How often its values were dropped, and after how many drops each refresh began that has not ended.
+    /// How often its values were dropped, and after how many drops each refresh began that has not
+    /// ended.
     removals: usize,
     refreshing: Vec<usize>,
 }
@@ -180,7 +183,12 @@ impl Model {
     }
 
     /// An operation that waits for a load was driven on. Tells what it waits for now.
-    pub(super) fn go_on(&mut self, request: &Request, ticket: Ticket, seen: &Seen) -> Option<Ticket> {
+    pub(super) fn go_on(
+        &mut self,
+        request: &Request,
+        ticket: Ticket,
+        seen: &Seen,
+    ) -> Option<Ticket> {
         let Some(end) = self.loads[&ticket.load].end else {
             assert_eq!(seen.end, None, "{request:?} waits for load {}", ticket.load);
             return Some(ticket);
@@ -189,7 +197,9 @@ impl Model {
         self.leave(ticket);
         match end {
             // Whoever began a load uses what it brought, however long that took.
-            End::Value(value) if (started || self.is_fresh(request, value)) && self.fits(request, value) => {
+            End::Value(value)
+                if (started || self.is_fresh(request, value)) && self.fits(request, value) =>
+            {
                 assert_eq!(seen.end, Some(end));
                 self.book(request, value);
                 None
@@ -257,7 +267,8 @@ impl Model {
         refresh.ticket.into_iter().for_each(|ticket| self.leave(ticket));
     }
 
-    /// The values under the keys that `doomed` picks are dropped, in both halves, and all memory of entries' failures.
+    /// The values under the keys that `doomed` picks are dropped, in both halves, and all memory of
+    /// entries' failures.
     pub(super) fn invalidate(&mut self, doomed: impl Fn(usize) -> bool) {
         for load in self.loads.values_mut() {
             load.undisturbed = false;
@@ -302,7 +313,8 @@ impl Model {
     fn fail(&mut self, number: Number, request: &Request, asked: Duration, answer: Answer) {
         let (now, key, policy) = (self.now, request.key, &request.policy);
         let entry = self.entry(request);
-        // A value that was never of use may have come of a message whose sender wants this to be heard.
+        // A value that was never of use may have come of a message whose sender wants this to be
+        // heard.
         let ours = request.half == Half::Sealing || entry.proven;
         entry.outage = answer == Answer::Throttled;
         entry.failures_since_kept += 1;
@@ -321,7 +333,11 @@ impl Model {
         }
         let entry = self.entry(request);
         entry.memory = Some(Memory::after(entry.memory, number, asked, now, |memory| {
-            if answer == Answer::Throttled { backoff(memory.waves, policy) } else { policy.refuse_for }
+            if answer == Answer::Throttled {
+                backoff(memory.waves, policy)
+            } else {
+                policy.refuse_for
+            }
         }));
         let memory = &mut self.wrapping_keys[wrapping_key(key)];
         if answer == Answer::Throttled {
@@ -340,7 +356,9 @@ impl Model {
     fn remembered(&mut self, request: &Request) -> Option<(Number, Duration)> {
         let now = self.now;
         let memories = [self.entry(request).memory, self.wrapping_keys[wrapping_key(request.key)]];
-        let left = |memory: Memory| Some((memory.cause, memory.until.checked_sub(now).filter(|left| !left.is_zero())?));
+        let left = |memory: Memory| {
+            Some((memory.cause, memory.until.checked_sub(now).filter(|left| !left.is_zero())?))
+        };
         let left: Vec<_> = memories.into_iter().flatten().filter_map(left).collect();
         Some((left.first()?.0, left.iter().map(|(_, left)| *left).max()?))
     }
@@ -360,8 +378,17 @@ impl Model {
         let load = self.started;
         self.started += 1;
         let (request, asked) = (request.clone(), self.now);
-        self.loads
-            .insert(load, Load { request, asked, undisturbed: true, holders: 1 + usize::from(held), held, end: None });
+        self.loads.insert(
+            load,
+            Load {
+                request,
+                asked,
+                undisturbed: true,
+                holders: 1 + usize::from(held),
+                held,
+                end: None,
+            },
+        );
         if !self.slow {
             self.answered(load, self.answer);
         }
@@ -377,7 +404,10 @@ impl Model {
     /// Nothing that is there serves.
     fn miss(&mut self, request: &Request) {
         let newest = self.entry(request).kept.last().copied();
-        assert!(newest.is_none_or(|it| !self.is_usable(request, it)), "missed {newest:?} for {request:?}: {self:#?}");
+        assert!(
+            newest.is_none_or(|it| !self.is_usable(request, it)),
+            "missed {newest:?} for {request:?}: {self:#?}"
+        );
         let now = self.now;
         self.entry(request).last_use = now;
     }
@@ -389,15 +419,17 @@ impl Model {
         value.bytes += bytes;
     }
 
-    /// Whether a value may serve: it is there, has room, and is not too old; or is, but there is no better one, KMS was out
-    /// of reach, and it is not older than is allowed for that.
+    /// Whether a value may serve: it is there, has room, and is not too old; or is, but there is no
+    /// better one, KMS was out of reach, and it is not older than is allowed for that.
     fn is_usable(&mut self, request: &Request, value: Number) -> bool {
         let age = self.age(value);
         let ceiling = request.policy.limits.max_age + request.policy.stale;
         let entry = self.entry(request);
-        let (kept, outage, newest) = (entry.kept.contains(&value), entry.outage, entry.kept.last().copied());
+        let (kept, outage, newest) =
+            (entry.kept.contains(&value), entry.outage, entry.kept.last().copied());
         let fresh = self.is_fresh(request, value);
-        let stale = outage && age < ceiling && newest.is_some_and(|newest| !self.is_fresh(request, newest));
+        let stale =
+            outage && age < ceiling && newest.is_some_and(|newest| !self.is_fresh(request, newest));
         kept && self.fits(request, value) && (fresh || stale)
     }
 
@@ -411,7 +443,8 @@ impl Model {
 
     fn fits(&self, request: &Request, value: Number) -> bool {
         let (value, limits) = (&self.values[&value], &request.policy.limits);
-        let fits = |bytes| value.messages < limits.max_messages && value.bytes + bytes <= limits.max_bytes;
+        let fits =
+            |bytes| value.messages < limits.max_messages && value.bytes + bytes <= limits.max_bytes;
         request.bytes.is_none_or(fits)
     }
 
@@ -420,14 +453,18 @@ impl Model {
         let now = self.now;
         let gap = now.saturating_sub(self.entry(request).last_use);
         self.entry(request).last_use = now;
-        let backing_off = self.wrapping_keys[wrapping_key(request.key)].is_some_and(|memory| memory.until > now)
+        let backing_off = self.wrapping_keys[wrapping_key(request.key)]
+            .is_some_and(|memory| memory.until > now)
             || now < self.entry(request).no_refresh_before;
         let (places, entry) = (self.places, self.entry(request));
         let under_way = entry.refreshing.contains(&entry.removals) && !places;
         let idle = entry.refreshing.is_empty();
         let allowed = request.policy.refresh_ahead && !backing_off;
         match refreshes {
-            0 => assert!(!(allowed && idle && self.must_refresh(request, value)), "no refresh: {request:?} {self:#?}"),
+            0 => assert!(
+                !(allowed && idle && self.must_refresh(request, value)),
+                "no refresh: {request:?} {self:#?}"
+            ),
             1 => assert!(
                 allowed && !under_way && self.may_refresh(request, value, gap),
                 "refresh: {request:?} {self:#?}"
@@ -436,34 +473,41 @@ impl Model {
         }
     }
 
-    /// Whether a value's successor is surely wanted: nothing else is there, and it is past eight tenths of its age, or half
-    /// of its messages or bytes.
+    /// Whether a value's successor is surely wanted: nothing else is there, and it is past eight
+    /// tenths of its age, or half of its messages or bytes.
     fn must_refresh(&mut self, request: &Request, value: Number) -> bool {
         let (kept, limits) = (self.entry(request).kept.clone(), request.policy.limits);
         let fresh = self.is_fresh(request, value);
         let gone = |other: &Number| {
             let used = &self.values[other];
-            let spent = used.messages >= limits.max_messages || used.bytes > limits.max_bytes - limits.max_bytes / 20;
+            let spent = used.messages >= limits.max_messages
+                || used.bytes > limits.max_bytes - limits.max_bytes / 20;
             spent || fresh && !self.is_fresh(request, *other)
         };
         let (newest, older) = kept.split_last().expect("it was there");
         let (age, used) = (self.age(value), &self.values[&value]);
         let old = age >= limits.max_age.max(used.policy.limits.max_age).mul_f64(0.8);
-        let low = old || used.messages * 2 >= limits.max_messages || used.bytes > limits.max_bytes / 2;
+        let low =
+            old || used.messages * 2 >= limits.max_messages || used.bytes > limits.max_bytes / 2;
         *newest == value && older.iter().all(gone) && low
     }
 
-    /// Whether a value's successor may be wanted: there is none, and it is past half of its age, or an eighth of its messages or bytes, or too
-    /// old at the use after the next, if that is as long in coming as this one was.
+    /// Whether a value's successor may be wanted: there is none, and it is past half of its age, or
+    /// an eighth of its messages or bytes, or too old at the use after the next, if that is as long
+    /// in coming as this one was.
     fn may_refresh(&self, request: &Request, value: Number, gap: Duration) -> bool {
         let (age, used, limits) = (self.age(value), &self.values[&value], request.policy.limits);
         // The time of the last use is known to a thirty-second of the age.
         let imprecision = limits.max_age.max(used.policy.limits.max_age) / 8;
-        let newest = *self.entries[request.half as usize][request.key].kept.last().expect("it was there");
+        let newest =
+            *self.entries[request.half as usize][request.key].kept.last().expect("it was there");
         let has_successor = newest != value && self.is_fresh(request, newest);
         let old = age >= limits.max_age.min(used.policy.limits.max_age) / 2;
         let rare = self.places || age + gap * 2 + imprecision >= limits.max_age;
-        let low = old || rare || used.messages * 8 >= limits.max_messages || used.bytes * 8 >= limits.max_bytes;
+        let low = old
+            || rare
+            || used.messages * 8 >= limits.max_messages
+            || used.bytes * 8 >= limits.max_bytes;
         low && !has_successor
     }
 
@@ -486,7 +530,8 @@ impl Entry {
             self.kept.clear();
         }
         self.kept.push(value);
-        (self.memory, self.outage, self.failures_since_kept, self.no_refresh_before) = (None, false, 0, Duration::ZERO);
+        (self.memory, self.outage, self.failures_since_kept, self.no_refresh_before) =
+            (None, false, 0, Duration::ZERO);
     }
 
     fn remove(&mut self) {
@@ -509,7 +554,8 @@ impl Memory {
     ) -> Self {
         // What failed long ago is another story.
         let before = before.filter(|before| {
-            let forgotten_after = before.until.saturating_sub(before.noted).max(Duration::from_secs(10));
+            let forgotten_after =
+                before.until.saturating_sub(before.noted).max(Duration::from_secs(10));
             asked.saturating_sub(before.until) < forgotten_after
         });
         let (failures, waves) = before.map_or((0, 0), |before| (before.failures, before.waves));

@@ -1,4 +1,5 @@
-//! The cache against a plain model of it: a sequence of operations is done to both, and after each one they must agree.
+//! The cache against a plain model of it: a sequence of operations is done to both, and after each
+//! one they must agree.
 
 mod expected;
 mod world;
@@ -24,7 +25,8 @@ fn wrapping_key(key: usize) -> usize {
 /// What is done to the cache, or to the world around it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operation {
-    /// Seals so many bytes, in percent of what one data key may seal. `at_place` looks its entry up once for all.
+    /// Seals so many bytes, in percent of what one data key may seal. `at_place` looks its entry up
+    /// once for all.
     Encrypt {
         key: usize,
         percent: u64,
@@ -79,7 +81,10 @@ impl Operation {
         let (amount, is_odd) = (u64::from(amount), amount % 2 == 1);
         match kind % 16 {
             0..=3 => Self::Encrypt { key, percent: amount % 101, at_place: which >= 192 },
-            4 | 5 => Self::Decrypt { key, authentic: [Some(true), Some(true), Some(false), None][index / 64] },
+            4 | 5 => Self::Decrypt {
+                key,
+                authentic: [Some(true), Some(true), Some(false), None][index / 64],
+            },
             6 | 7 => {
                 // In steps in which all limits are met exactly.
                 let (step, most) = [(50, 5), (100, 20), (1_000, 13), (1_000, 31)][index % 4];
@@ -104,8 +109,14 @@ impl Operation {
     }
 }
 
-const ANSWERS: [Answer; 6] =
-    [Answer::Granted, Answer::Throttled, Answer::Damaged, Answer::Denied, Answer::Disabled, Answer::Panics];
+const ANSWERS: [Answer; 6] = [
+    Answer::Granted,
+    Answer::Throttled,
+    Answer::Damaged,
+    Answer::Denied,
+    Answer::Disabled,
+    Answer::Panics,
+];
 
 /// Does the operations to the cache and to the model.
 ///
@@ -153,7 +164,9 @@ impl Run {
                 self.model.places |= at_place;
                 self.begin(Half::Sealing, key, Some(bytes), at_place, None);
             }
-            Operation::Decrypt { key, authentic } => self.begin(Half::Opening, key, None, false, authentic),
+            Operation::Decrypt { key, authentic } => {
+                self.begin(Half::Opening, key, None, false, authentic)
+            }
             Operation::Advance(time) => {
                 self.world.advance(time);
                 self.model.now += time;
@@ -191,13 +204,21 @@ impl Run {
             }
             Operation::Limits { max_messages, max_bytes, max_age, stale, refresh_ahead } => {
                 let limits = Limits { max_age, max_messages, max_bytes };
-                self.policy = Arc::new(Policy { limits, stale, refresh_ahead, ..(*self.policy).clone() });
+                self.policy =
+                    Arc::new(Policy { limits, stale, refresh_ahead, ..(*self.policy).clone() });
             }
         }
     }
 
     /// Does what a client does: takes what is there, or else waits for it.
-    fn begin(&mut self, half: Half, key: usize, bytes: Option<u64>, at_place: bool, authentic: Option<bool>) {
+    fn begin(
+        &mut self,
+        half: Half,
+        key: usize,
+        bytes: Option<u64>,
+        at_place: bool,
+        authentic: Option<bool>,
+    ) {
         let request = Request { half, key, bytes, policy: Arc::clone(&self.policy) };
         if let Some(value) = self.world.find(&request, at_place) {
             let seen = self.world.seen(Some(End::Value(value)));
@@ -238,7 +259,8 @@ impl Run {
     fn hand_over(&mut self, request: &Request, seen: &Seen) {
         let tasks = self.world.tasks();
         assert_eq!(tasks.len(), seen.refreshes);
-        self.refreshes.extend(tasks.into_iter().map(|task| (task, false, self.model.refresh(request))));
+        self.refreshes
+            .extend(tasks.into_iter().map(|task| (task, false, self.model.refresh(request))));
     }
 
     /// Drives on all that can go on.
@@ -261,7 +283,8 @@ impl Run {
     }
 
     fn cancel(&mut self, index: usize) {
-        let (operations, all) = (self.operations.len(), self.operations.len() + self.refreshes.len());
+        let (operations, all) =
+            (self.operations.len(), self.operations.len() + self.refreshes.len());
         if all == 0 {
             return;
         }
@@ -308,15 +331,31 @@ mod tests {
         let invalidated = [encrypt_at_place(1), InvalidateAll, encrypt(1)];
         let outage = [Kms(Answer::Throttled), advance(11), encrypt(1)];
         run(invalidated.into_iter().chain(outage).chain([encrypt_at_place(1)]));
-        let well = [InvalidateAll, Kms(Answer::Granted), advance(1), encrypt(1), advance(11), encrypt_at_place(1)];
+        let well = [
+            InvalidateAll,
+            Kms(Answer::Granted),
+            advance(1),
+            encrypt(1),
+            advance(11),
+            encrypt_at_place(1),
+        ];
         run([encrypt_at_place(1)].into_iter().chain(outage).chain(well));
         // Who may not open a message that never was of use is not heard on what is sealed.
         let decrypt = Decrypt { key: 0, authentic: None };
-        run([decrypt, advance(5), encrypt(1), Kms(Answer::Denied), advance(6), decrypt, encrypt(1)]);
+        run([
+            decrypt,
+            advance(5),
+            encrypt(1),
+            Kms(Answer::Denied),
+            advance(6),
+            decrypt,
+            encrypt(1),
+        ]);
         run([decrypt, advance(8), decrypt, Kms(Answer::Denied), RunTasks, decrypt]);
         // A wrapping key that answers, whatever it says, has not failed several times in a row.
         let throttled = [Kms(Answer::Throttled), encrypt(1), advance(2)];
-        let answered = [Kms(Answer::Damaged), encrypt(1), advance(2), Kms(Answer::Throttled), encrypt(1)];
+        let answered =
+            [Kms(Answer::Damaged), encrypt(1), advance(2), Kms(Answer::Throttled), encrypt(1)];
         let under_the_same = [Encrypt { key: WRAPPING_KEYS, percent: 1, at_place: false }];
         run(throttled.into_iter().chain(throttled).chain(answered).chain(under_the_same));
     }

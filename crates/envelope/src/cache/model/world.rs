@@ -1,5 +1,5 @@
-//! The cache, and what it needs of the world: a clock that is moved by hand, a KMS that answers as it is told, and a
-//! background that runs when it is told.
+//! The cache, and what it needs of the world: a clock that is moved by hand, a KMS that answers as
+//! it is told, and a background that runs when it is told.
 
 use std::{
     future::Future,
@@ -31,7 +31,8 @@ use crate::{
     time::{Clock, ManualClock, Moment},
 };
 
-/// Something that is driven by hand, and tells how it ended; a task in the background ends with nothing to tell.
+/// Something that is driven by hand, and tells how it ended; a task in the background ends with
+/// nothing to tell.
 pub(super) type Waiting = Pin<Box<dyn Future<Output = Option<End>>>>;
 
 pub(super) struct World {
@@ -158,7 +159,10 @@ impl World {
         };
         let taken = taken.ok()?;
         if taken.wants_refresh {
-            cache.refresh(&key, &Loader::<OPENING> { world: Arc::clone(self), request: request.clone() });
+            cache.refresh(
+                &key,
+                &Loader::<OPENING> { world: Arc::clone(self), request: request.clone() },
+            );
         }
         Some(taken.outcome.number)
     }
@@ -185,7 +189,9 @@ impl World {
     /// Drives what goes on though nobody waits for it.
     pub(super) fn drive_held(&self) {
         let mut held = std::mem::take(&mut self.state().held);
-        held.retain_mut(|task| task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        held.retain_mut(|task| {
+            task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending()
+        });
         self.state().held.extend(held);
     }
 
@@ -226,7 +232,9 @@ impl<const OPENING: bool> Loader<OPENING> {
         let context = [key_byte(self.request.key)];
         Some(match cache.obtain(cache_key(&context), self).await {
             Ok(value) => End::Value(value.number),
-            Err(Error::Remembered { cause, retry_after }) => End::Remembered(number_of(&cause), retry_after),
+            Err(Error::Remembered { cause, retry_after }) => {
+                End::Remembered(number_of(&cause), retry_after)
+            }
             Err(Error::Panicked) => End::Panicked,
             Err(error) => End::Failed(number_of(&error)),
         })
@@ -327,7 +335,9 @@ impl<const OPENING: bool> Settings for Loader<OPENING> {
 /// The load that failed with this.
 fn number_of(error: &Error) -> Number {
     let number = error.keyring_errors().first().map(|failure| failure.cause().to_string());
-    number.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("not of a load: {error}"))
+    number
+        .and_then(|number| number.parse().ok())
+        .unwrap_or_else(|| panic!("not of a load: {error}"))
 }
 
 fn wrapping_key_name(key: usize) -> String {
@@ -339,5 +349,11 @@ fn key_byte(key: usize) -> u8 {
 }
 
 fn cache_key(context: &[u8]) -> Key<'_> {
-    Key { partition: "p", suite_id: 1, encryption_context: context, required_context: b"", encrypted_data_keys: b"" }
+    Key {
+        partition: "p",
+        suite_id: 1,
+        encryption_context: context,
+        required_context: b"",
+        encrypted_data_keys: b"",
+    }
 }

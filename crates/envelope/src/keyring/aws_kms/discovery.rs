@@ -13,18 +13,22 @@ use super::{
 use crate::{
     data_key::DataKey,
     error::Error,
-    keyring::{EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringFuture, KeyringRequest},
+    keyring::{
+        EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringFuture, KeyringRequest,
+    },
 };
 
 const NAME: &str = "AWS KMS discovery keyring";
 
-/// Opens what any KMS key sealed that this principal may use, in whatever region: it asks the key that the message names, in
-/// that key's region. It seals nothing (specification: `framework/aws-kms/aws-kms-discovery-keyring.md`).
+/// Opens what any KMS key sealed that this principal may use, in whatever region: it asks the key
+/// that the message names, in that key's region. It seals nothing (specification:
+/// `framework/aws-kms/aws-kms-discovery-keyring.md`).
 ///
 /// Messages decide whom it asks, so give it a [filter](Self::with_filter), and clients that are
-/// [limited](kms_pool::PooledClients::limited_to) to the regions you use. Without a filter, whoever owns a KMS key and lets
-/// this principal use it can write messages that open here. One message costs at most as many requests as the client
-/// permits encrypted data keys (`EnvelopeBuilder::max_encrypted_data_keys`), one after the other.
+/// [limited](kms_pool::PooledClients::limited_to) to the regions you use. Without a filter, whoever
+/// owns a KMS key and lets this principal use it can write messages that open here. One message
+/// costs at most as many requests as the client permits encrypted data keys
+/// (`EnvelopeBuilder::max_encrypted_data_keys`), one after the other.
 ///
 /// Opens backups of two regions, whichever keys of the account sealed them:
 ///
@@ -59,7 +63,8 @@ impl AwsKmsDiscoveryKeyring {
         Self { requests, filter: None, region: None }
     }
 
-    /// Asks only the keys that `filter` admits; of others, no request is made. Default: all are asked.
+    /// Asks only the keys that `filter` admits; of others, no request is made. Default: all are
+    /// asked.
     ///
     /// ```
     /// # fn example(keyring: envelope::keyring::AwsKmsDiscoveryKeyring) -> Result<(), envelope::Error> {
@@ -74,7 +79,8 @@ impl AwsKmsDiscoveryKeyring {
         self
     }
 
-    /// Asks only the keys of one region. Default: those of every region that clients are supplied for.
+    /// Asks only the keys of one region. Default: those of every region that clients are supplied
+    /// for.
     ///
     /// # Errors
     ///
@@ -101,7 +107,10 @@ impl AwsKmsDiscoveryKeyring {
     /// # }
     /// ```
     #[must_use]
-    pub fn with_grant_tokens(mut self, grant_tokens: impl IntoIterator<Item = impl Into<String>>) -> Self {
+    pub fn with_grant_tokens(
+        mut self,
+        grant_tokens: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Self {
         self.requests = self.requests.with_grant_tokens(grant_tokens);
         self
     }
@@ -154,10 +163,14 @@ mod tests {
         let any = AwsKmsDiscoveryKeyring::new(NoClients);
         assert_eq!(any.key_to_ask(&ours), Some(ours.clone()));
         assert_eq!(any.key_to_ask(&theirs), Some(theirs.clone()));
-        let filtered = any.clone().with_filter(DiscoveryFilter::new("aws", ["111122223333"]).unwrap());
+        let filtered =
+            any.clone().with_filter(DiscoveryFilter::new("aws", ["111122223333"]).unwrap());
         assert_eq!(filtered.key_to_ask(&ours), Some(ours.clone()));
         assert_eq!(filtered.key_to_ask(&theirs), None);
-        assert_eq!(filtered.clone().in_region("eu-west-1").unwrap().key_to_ask(&ours), Some(ours.clone()));
+        assert_eq!(
+            filtered.clone().in_region("eu-west-1").unwrap().key_to_ask(&ours),
+            Some(ours.clone())
+        );
         assert_eq!(filtered.in_region("us-east-1").unwrap().key_to_ask(&ours), None);
         // Not even a multi-Region key: that takes `AwsKmsMrkDiscoveryKeyring`.
         let multi_region = "arn:aws:kms:eu-west-1:111122223333:key/mrk-a".parse().unwrap();

@@ -1,4 +1,5 @@
-//! Whose KMS keys may be asked to open a message (specification: `framework/aws-kms/aws-kms-discovery-keyring.md`).
+//! Whose KMS keys may be asked to open a message (specification:
+//! `framework/aws-kms/aws-kms-discovery-keyring.md`).
 
 use std::collections::BTreeSet;
 
@@ -25,24 +26,36 @@ impl DiscoveryFilter {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] if there is no account, one that does not have 12 digits, or a partition that is not
-    /// made of lower-case letters, digits and hyphens.
+    /// [`Error::InvalidSetting`] if there is no account, one that does not have 12 digits, or a
+    /// partition that is not made of lower-case letters, digits and hyphens.
     pub fn new(
         partition: impl Into<String>,
         accounts: impl IntoIterator<Item = impl Into<String>>,
     ) -> Result<Self, Error> {
-        let (partition, accounts) = (partition.into(), accounts.into_iter().map(Into::into).collect::<BTreeSet<_>>());
-        let may_stand = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        let (partition, accounts) =
+            (partition.into(), accounts.into_iter().map(Into::into).collect::<BTreeSet<_>>());
+        let may_stand =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         if partition.is_empty() || !partition.bytes().all(may_stand) {
-            let problem = format!("{partition:?} is not the name of a partition, such as aws, aws-cn or aws-us-gov");
+            let problem = format!(
+                "{partition:?} is not the name of a partition, such as aws, aws-cn or aws-us-gov"
+            );
             return Err(Error::invalid_setting("partition", problem));
         }
         if accounts.is_empty() {
-            return Err(Error::invalid_setting("accounts", "none, and so the filter would admit no key at all"));
+            return Err(Error::invalid_setting(
+                "accounts",
+                "none, and so the filter would admit no key at all",
+            ));
         }
-        let is_account = |account: &str| account.len() == 12 && account.bytes().all(|byte| byte.is_ascii_digit());
+        let is_account = |account: &str| {
+            account.len() == 12 && account.bytes().all(|byte| byte.is_ascii_digit())
+        };
         if let Some(other) = accounts.iter().find(|account| !is_account(account)) {
-            return Err(Error::invalid_setting("accounts", format!("{other:?} is not an account's 12 digits")));
+            return Err(Error::invalid_setting(
+                "accounts",
+                format!("{other:?} is not an account's 12 digits"),
+            ));
         }
         Ok(Self { partition, accounts })
     }
@@ -61,13 +74,18 @@ mod tests {
     fn partition_and_account_must_both_match() {
         let filter = DiscoveryFilter::new("aws", ["111122223333", "444455556666"]).unwrap();
         let admits = |partition: &str, account: &str| {
-            filter.admits(&format!("arn:{partition}:kms:eu-west-1:{account}:key/mrk-a").parse().unwrap())
+            filter.admits(
+                &format!("arn:{partition}:kms:eu-west-1:{account}:key/mrk-a").parse().unwrap(),
+            )
         };
         assert!(admits("aws", "111122223333"));
         assert!(admits("aws", "444455556666"));
-        for (partition, account) in
-            [("aws-cn", "111122223333"), ("aws", "111122223334"), ("aws", "11112222333"), ("aw", "111122223333")]
-        {
+        for (partition, account) in [
+            ("aws-cn", "111122223333"),
+            ("aws", "111122223334"),
+            ("aws", "11112222333"),
+            ("aw", "111122223333"),
+        ] {
             assert!(!admits(partition, account), "{partition}, {account}");
         }
     }

@@ -1,5 +1,6 @@
-//! The names of KMS keys, and which of them are one key (specification: `framework/aws-kms/aws-kms-key-arn.md`,
-//! `aws-kms-mrk-match-for-decrypt.md`, `aws-kms-mrk-are-unique.md`).
+//! The names of KMS keys, and which of them are one key (specification:
+//! `framework/aws-kms/aws-kms-key-arn.md`, `aws-kms-mrk-match-for-decrypt.md`,
+//! `aws-kms-mrk-are-unique.md`).
 
 use std::{collections::HashMap, fmt, str::FromStr, sync::Arc};
 
@@ -10,9 +11,10 @@ const LONGEST: usize = 2_048;
 
 /// The ARN of a KMS key (specification: `framework/aws-kms/aws-kms-key-arn.md`).
 ///
-/// An alias is refused: KMS answers with the key's ARN, which is what stands in the message, so a keyring
-/// that knows only an alias could seal but never open. So is what is longer than 2,048 bytes, or has a character that is
-/// not printable ASCII: no ARN of AWS is like that, and messages name ARNs that end up in logs.
+/// An alias is refused: KMS answers with the key's ARN, which is what stands in the message, so a
+/// keyring that knows only an alias could seal but never open. So is what is longer than 2,048
+/// bytes, or has a character that is not printable ASCII: no ARN of AWS is like that, and messages
+/// name ARNs that end up in logs.
 ///
 /// ```
 /// use envelope::keyring::KmsKeyArn;
@@ -64,8 +66,9 @@ impl KmsKeyArn {
         self.part(4)
     }
 
-    /// Whether it is a multi-Region key: one of several, in as many regions, that open what any of them sealed
-    /// (specification: `framework/aws-kms/aws-kms-key-arn.md#identifying-an-an-aws-kms-multi-region-arn`).
+    /// Whether it is a multi-Region key: one of several, in as many regions, that open what any of
+    /// them sealed (specification:
+    /// `framework/aws-kms/aws-kms-key-arn.md#identifying-an-an-aws-kms-multi-region-arn`).
     ///
     /// ```
     /// # use envelope::keyring::KmsKeyArn;
@@ -78,8 +81,9 @@ impl KmsKeyArn {
         self.part(5).starts_with("key/mrk-")
     }
 
-    /// Whether this key can open what `stored` sealed: it is that key, or both are multi-Region keys that differ in the
-    /// region alone (specification: `framework/aws-kms/aws-kms-mrk-match-for-decrypt.md`).
+    /// Whether this key can open what `stored` sealed: it is that key, or both are multi-Region
+    /// keys that differ in the region alone (specification:
+    /// `framework/aws-kms/aws-kms-mrk-match-for-decrypt.md`).
     ///
     /// ```
     /// # use envelope::keyring::KmsKeyArn;
@@ -91,7 +95,8 @@ impl KmsKeyArn {
     #[must_use]
     pub fn mrk_match_for_decrypt(&self, stored: &Self) -> bool {
         let all_but_the_region = [0, 1, 2, 4, 5];
-        let is_related = || all_but_the_region.iter().all(|&index| self.part(index) == stored.part(index));
+        let is_related =
+            || all_but_the_region.iter().all(|&index| self.part(index) == stored.part(index));
         self == stored || (self.is_multi_region() && stored.is_multi_region() && is_related())
     }
 
@@ -121,7 +126,10 @@ impl FromStr for KmsKeyArn {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         if text.len() > LONGEST {
-            return Err(Error::invalid_setting("KMS key ARN", format!("{} bytes; at most {LONGEST}", text.len())));
+            return Err(Error::invalid_setting(
+                "KMS key ARN",
+                format!("{} bytes; at most {LONGEST}", text.len()),
+            ));
         }
         let parts: Vec<_> = text.split(':').collect();
         let is_key_arn = match parts[..] {
@@ -148,13 +156,16 @@ impl fmt::Display for KmsKeyArn {
     }
 }
 
-/// Refuses multi-Region keys that share their id, and names all of them: it would be anybody's guess which region is to be
-/// asked (specification: `framework/aws-kms/aws-kms-mrk-are-unique.md`).
+/// Refuses multi-Region keys that share their id, and names all of them: it would be anybody's
+/// guess which region is to be asked (specification:
+/// `framework/aws-kms/aws-kms-mrk-are-unique.md`).
 ///
 /// # Errors
 ///
 /// [`Error::InvalidSetting`] if there are any.
-pub(super) fn assert_mrk_are_unique<'a>(keys: impl IntoIterator<Item = &'a KmsKeyArn>) -> Result<(), Error> {
+pub(super) fn assert_mrk_are_unique<'a>(
+    keys: impl IntoIterator<Item = &'a KmsKeyArn>,
+) -> Result<(), Error> {
     let multi_region: Vec<_> = keys.into_iter().filter(|key| key.is_multi_region()).collect();
     let mut counts: HashMap<&str, usize> = HashMap::new();
     for key in &multi_region {
@@ -165,7 +176,10 @@ pub(super) fn assert_mrk_are_unique<'a>(keys: impl IntoIterator<Item = &'a KmsKe
     if duplicates.is_empty() {
         return Ok(());
     }
-    let problem = format!("the same multi-Region key more than once, give it in one region: {}", duplicates.join(", "));
+    let problem = format!(
+        "the same multi-Region key more than once, give it in one region: {}",
+        duplicates.join(", ")
+    );
     Err(Error::invalid_setting("KMS keys", problem))
 }
 
@@ -179,7 +193,10 @@ pub(super) fn check_region(region: &str) -> Result<(), Error> {
     if !region.is_empty() && region.bytes().all(may_stand) {
         return Ok(());
     }
-    Err(Error::invalid_setting("region", format!("{region:?} is not the name of a region, such as eu-west-1")))
+    Err(Error::invalid_setting(
+        "region",
+        format!("{region:?} is not the name of a region, such as eu-west-1"),
+    ))
 }
 
 #[cfg(test)]
@@ -194,7 +211,8 @@ mod tests {
 
     #[test]
     fn only_key_arns_are_taken() {
-        let valid = ["arn:aws:kms:us-east-1:1:key/a", "arn:aws-us-gov:kms:us-gov-west-1:1:key/mrk-a/b"];
+        let valid =
+            ["arn:aws:kms:us-east-1:1:key/a", "arn:aws-us-gov:kms:us-gov-west-1:1:key/mrk-a/b"];
         for arn in valid {
             assert_eq!(key(arn).as_str(), arn);
         }
@@ -228,15 +246,24 @@ mod tests {
     #[test]
     fn each_part_is_found() {
         let arn = key("arn:aws-cn:kms:cn-north-1:111122223333:key/mrk-a/key/b");
-        assert_eq!((arn.partition(), arn.region(), arn.account()), ("aws-cn", "cn-north-1", "111122223333"));
-        assert_eq!(arn.in_region("cn-northwest-1"), key("arn:aws-cn:kms:cn-northwest-1:111122223333:key/mrk-a/key/b"));
+        assert_eq!(
+            (arn.partition(), arn.region(), arn.account()),
+            ("aws-cn", "cn-north-1", "111122223333")
+        );
+        assert_eq!(
+            arn.in_region("cn-northwest-1"),
+            key("arn:aws-cn:kms:cn-northwest-1:111122223333:key/mrk-a/key/b")
+        );
     }
 
     #[test]
     fn a_multi_region_key_is_told_by_how_its_id_begins() {
         assert!(key("arn:aws:kms:us-east-1:1:key/mrk-a").is_multi_region());
         for single in ["key/a-mrk-", "key/MRK-a", "key/mrk", "key/a/mrk-a", "key/key/mrk-a"] {
-            assert!(!key(&format!("arn:aws:kms:us-east-1:1:{single}")).is_multi_region(), "{single}");
+            assert!(
+                !key(&format!("arn:aws:kms:us-east-1:1:{single}")).is_multi_region(),
+                "{single}"
+            );
         }
     }
 
@@ -275,7 +302,8 @@ mod tests {
             "arn:aws:kms:us-east-1:1:key/mrk-b",
             "arn:aws:kms:eu-west-1:2:key/mrk-b",
         ];
-        let (single, single_elsewhere) = ("arn:aws:kms:us-east-1:1:key/c", "arn:aws:kms:eu-west-1:1:key/c");
+        let (single, single_elsewhere) =
+            ("arn:aws:kms:us-east-1:1:key/c", "arn:aws:kms:eu-west-1:1:key/c");
         check(&[]).unwrap();
         check(&[single, single, single_elsewhere]).unwrap();
         check(&[a, b, single, single_elsewhere]).unwrap();

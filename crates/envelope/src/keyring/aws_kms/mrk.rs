@@ -7,14 +7,17 @@ use kms_pool::{ClientSupplier, Replicas};
 use super::{key_arn::KmsKeyArn, requests::Requests};
 use crate::{
     data_key::DataKey,
-    keyring::{EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringFuture, KeyringRequest},
+    keyring::{
+        EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringFuture, KeyringRequest,
+    },
 };
 
-/// An [`AwsKmsKeyring`](super::AwsKmsKeyring) that also opens what a related multi-Region key sealed, in whatever region:
-/// it always asks its own key, in its own key's region (specification: `framework/aws-kms/aws-kms-mrk-keyring.md`).
+/// An [`AwsKmsKeyring`](super::AwsKmsKeyring) that also opens what a related multi-Region key
+/// sealed, in whatever region: it always asks its own key, in its own key's region (specification:
+/// `framework/aws-kms/aws-kms-mrk-keyring.md`).
 ///
-/// Related keys have one ARN but for the region, and one key material. Under a key that is not multi-Region it does just
-/// what `AwsKmsKeyring` does.
+/// Related keys have one ARN but for the region, and one key material. Under a key that is not
+/// multi-Region it does just what `AwsKmsKeyring` does.
 ///
 /// A message that Virginia sealed, opened in Ireland:
 ///
@@ -39,7 +42,8 @@ pub struct AwsKmsMrkKeyring {
 }
 
 impl AwsKmsMrkKeyring {
-    /// A keyring for the KMS key `key`, used by the client that `clients` supplies for the key's own region.
+    /// A keyring for the KMS key `key`, used by the client that `clients` supplies for the key's
+    /// own region.
     #[must_use]
     pub fn new(clients: impl ClientSupplier + 'static, key: KmsKeyArn) -> Self {
         Self::from_requests(Requests::new(Arc::new(clients)), key)
@@ -49,10 +53,11 @@ impl AwsKmsMrkKeyring {
         Self { requests, key }
     }
 
-    /// Asks the related keys in these regions instead: whichever of them answers generates, wraps and unwraps, as
-    /// [`Replicas`] say. Default: the key's own region alone.
+    /// Asks the related keys in these regions instead: whichever of them answers generates, wraps
+    /// and unwraps, as [`Replicas`] say. Default: the key's own region alone.
     ///
-    /// The key's own region is asked only if it is among them. A key that is not multi-Region has no stand-in.
+    /// The key's own region is asked only if it is among them. A key that is not multi-Region has
+    /// no stand-in.
     ///
     /// ```
     /// # fn example(pool: kms_pool::KmsPool, principal: kms_pool::Principal, key: envelope::keyring::KmsKeyArn)
@@ -81,7 +86,10 @@ impl AwsKmsMrkKeyring {
     /// # }
     /// ```
     #[must_use]
-    pub fn with_grant_tokens(mut self, grant_tokens: impl IntoIterator<Item = impl Into<String>>) -> Self {
+    pub fn with_grant_tokens(
+        mut self,
+        grant_tokens: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Self {
         self.requests = self.requests.with_grant_tokens(grant_tokens);
         self
     }
@@ -105,7 +113,8 @@ impl Keyring for AwsKmsMrkKeyring {
         request: KeyringRequest<'a>,
         encrypted_data_keys: &'a [EncryptedDataKey],
     ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
-        let key_to_ask = |stored: &KmsKeyArn| self.key.mrk_match_for_decrypt(stored).then(|| self.key.clone());
+        let key_to_ask =
+            |stored: &KmsKeyArn| self.key.mrk_match_for_decrypt(stored).then(|| self.key.clone());
         Box::pin(self.requests.unwrap(self.key.as_str(), request, encrypted_data_keys, key_to_ask))
     }
 

@@ -1,4 +1,5 @@
-//! The AWS KMS MRK discovery keyring (specification: `framework/aws-kms/aws-kms-mrk-discovery-keyring.md`).
+//! The AWS KMS MRK discovery keyring (specification:
+//! `framework/aws-kms/aws-kms-mrk-discovery-keyring.md`).
 
 use std::sync::Arc;
 
@@ -13,20 +14,24 @@ use super::{
 use crate::{
     data_key::DataKey,
     error::Error,
-    keyring::{EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringFuture, KeyringRequest},
+    keyring::{
+        EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringFuture, KeyringRequest,
+    },
 };
 
 const NAME: &str = "AWS KMS MRK discovery keyring";
 
-/// Opens, by asking in one region alone, what any KMS key of that region sealed, and what a multi-Region key of any region
-/// sealed that has a replica there. It seals nothing (specification:
+/// Opens, by asking in one region alone, what any KMS key of that region sealed, and what a
+/// multi-Region key of any region sealed that has a replica there. It seals nothing (specification:
 /// `framework/aws-kms/aws-kms-mrk-discovery-keyring.md`).
 ///
-/// Messages decide which keys it asks, so give it a [filter](Self::with_filter): without one, whoever owns a KMS key and lets
-/// this principal use it can write messages that open here. One message costs at most as many requests as the client
-/// permits encrypted data keys (`EnvelopeBuilder::max_encrypted_data_keys`), one after the other.
+/// Messages decide which keys it asks, so give it a [filter](Self::with_filter): without one,
+/// whoever owns a KMS key and lets this principal use it can write messages that open here. One
+/// message costs at most as many requests as the client permits encrypted data keys
+/// (`EnvelopeBuilder::max_encrypted_data_keys`), one after the other.
 ///
-/// Opens in Ireland what the account's multi-Region keys sealed anywhere, and its other keys in Ireland:
+/// Opens in Ireland what the account's multi-Region keys sealed anywhere, and its other keys in
+/// Ireland:
 ///
 /// ```no_run
 /// # async fn example(message: &[u8]) -> Result<(), Box<dyn std::error::Error>> {
@@ -53,7 +58,10 @@ impl AwsKmsMrkDiscoveryKeyring {
     /// # Errors
     ///
     /// [`Error::InvalidSetting`] if `region` can't be the name of one.
-    pub fn new(clients: impl ClientSupplier + 'static, region: impl Into<String>) -> Result<Self, Error> {
+    pub fn new(
+        clients: impl ClientSupplier + 'static,
+        region: impl Into<String>,
+    ) -> Result<Self, Error> {
         Self::from_requests(Requests::new(Arc::new(clients)), region.into())
     }
 
@@ -62,7 +70,8 @@ impl AwsKmsMrkDiscoveryKeyring {
         Ok(Self { requests, region, filter: None })
     }
 
-    /// Asks only the keys that `filter` admits; of others, no request is made. Default: all are asked.
+    /// Asks only the keys that `filter` admits; of others, no request is made. Default: all are
+    /// asked.
     ///
     /// ```
     /// # fn example(keyring: envelope::keyring::AwsKmsMrkDiscoveryKeyring) -> Result<(), envelope::Error> {
@@ -85,7 +94,10 @@ impl AwsKmsMrkDiscoveryKeyring {
     /// # }
     /// ```
     #[must_use]
-    pub fn with_grant_tokens(mut self, grant_tokens: impl IntoIterator<Item = impl Into<String>>) -> Self {
+    pub fn with_grant_tokens(
+        mut self,
+        grant_tokens: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Self {
         self.requests = self.requests.with_grant_tokens(grant_tokens);
         self
     }

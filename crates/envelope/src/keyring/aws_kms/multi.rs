@@ -1,5 +1,5 @@
-//! Multi-keyrings of AWS KMS keyrings (specification: `framework/aws-kms/aws-kms-multi-keyrings.md`,
-//! `aws-kms-mrk-multi-keyrings.md`).
+//! Multi-keyrings of AWS KMS keyrings (specification:
+//! `framework/aws-kms/aws-kms-multi-keyrings.md`, `aws-kms-mrk-multi-keyrings.md`).
 
 use std::sync::Arc;
 
@@ -17,8 +17,9 @@ use super::{
 use crate::{error::Error, keyring::MultiKeyring};
 
 impl MultiKeyring {
-    /// Begins a multi-keyring of [`AwsKmsKeyring`]s, whose clients `clients` supplies, for each the one of its key's region
-    /// (specification: `framework/aws-kms/aws-kms-multi-keyrings.md#aws-kms-multi-keyring`).
+    /// Begins a multi-keyring of [`AwsKmsKeyring`]s, whose clients `clients` supplies, for each the
+    /// one of its key's region (specification:
+    /// `framework/aws-kms/aws-kms-multi-keyrings.md#aws-kms-multi-keyring`).
     ///
     /// Seals under keys of two regions, so that either opens while the other region is down:
     ///
@@ -39,11 +40,13 @@ impl MultiKeyring {
         AwsKmsMultiKeyringBuilder::new(Arc::new(clients), false)
     }
 
-    /// Begins a multi-keyring of [`AwsKmsMrkKeyring`]s, whose clients `clients` supplies, for each the one of its key's
-    /// region (specification: `framework/aws-kms/aws-kms-mrk-multi-keyrings.md#aws-kms-mrk-multi-keyring`). Related
+    /// Begins a multi-keyring of [`AwsKmsMrkKeyring`]s, whose clients `clients` supplies, for each
+    /// the one of its key's region (specification:
+    /// `framework/aws-kms/aws-kms-mrk-multi-keyrings.md#aws-kms-mrk-multi-keyring`). Related
     /// multi-Region keys can't be in it together: one of them opens what any of them sealed.
     ///
-    /// Seals under a multi-Region key, which opens in each of its regions, and under a key of another account:
+    /// Seals under a multi-Region key, which opens in each of its regions, and under a key of
+    /// another account:
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -62,9 +65,10 @@ impl MultiKeyring {
         AwsKmsMultiKeyringBuilder::new(Arc::new(clients), true)
     }
 
-    /// Begins a multi-keyring of an [`AwsKmsDiscoveryKeyring`] for each of these regions, which are tried in their order
-    /// (specification: `framework/aws-kms/aws-kms-multi-keyrings.md#aws-kms-discovery-multi-keyring`). Each one asks the
-    /// keys of its own region alone.
+    /// Begins a multi-keyring of an [`AwsKmsDiscoveryKeyring`] for each of these regions, which are
+    /// tried in their order (specification:
+    /// `framework/aws-kms/aws-kms-multi-keyrings.md#aws-kms-discovery-multi-keyring`). Each one
+    /// asks the keys of its own region alone.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -85,8 +89,9 @@ impl MultiKeyring {
         AwsKmsDiscoveryMultiKeyringBuilder::new(Arc::new(clients), regions, false)
     }
 
-    /// Begins a multi-keyring of an [`AwsKmsMrkDiscoveryKeyring`] for each of these regions, which are tried in their order
-    /// (specification: `framework/aws-kms/aws-kms-mrk-multi-keyrings.md#aws-kms-mrk-discovery-multi-keyring`). A
+    /// Begins a multi-keyring of an [`AwsKmsMrkDiscoveryKeyring`] for each of these regions, which
+    /// are tried in their order (specification:
+    /// `framework/aws-kms/aws-kms-mrk-multi-keyrings.md#aws-kms-mrk-discovery-multi-keyring`). A
     /// multi-Region key is asked for in each of them until it opens: put the nearest region first.
     ///
     /// ```no_run
@@ -109,7 +114,8 @@ impl MultiKeyring {
     }
 }
 
-/// Builds a multi-keyring of KMS keys: see [`MultiKeyring::aws_kms`] and [`MultiKeyring::aws_kms_mrk`].
+/// Builds a multi-keyring of KMS keys: see [`MultiKeyring::aws_kms`] and
+/// [`MultiKeyring::aws_kms_mrk`].
 #[derive(Debug)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct AwsKmsMultiKeyringBuilder {
@@ -124,8 +130,8 @@ impl AwsKmsMultiKeyringBuilder {
         Self { requests: Requests::new(clients), is_mrk_aware, generator: None, children: vec![] }
     }
 
-    /// The key that generates data keys. Default: none, and the multi-keyring only unwraps, or wraps data keys that another
-    /// keyring made. Set twice, the last one counts.
+    /// The key that generates data keys. Default: none, and the multi-keyring only unwraps, or
+    /// wraps data keys that another keyring made. Set twice, the last one counts.
     ///
     /// ```
     /// # fn example(builder: envelope::keyring::AwsKmsMultiKeyringBuilder) -> Result<(), envelope::Error> {
@@ -158,7 +164,10 @@ impl AwsKmsMultiKeyringBuilder {
     /// let builder = builder.grant_tokens(["AQpAM2RhZ…"]);
     /// # }
     /// ```
-    pub fn grant_tokens(mut self, grant_tokens: impl IntoIterator<Item = impl Into<String>>) -> Self {
+    pub fn grant_tokens(
+        mut self,
+        grant_tokens: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Self {
         self.requests = self.requests.with_grant_tokens(grant_tokens);
         self
     }
@@ -167,8 +176,9 @@ impl AwsKmsMultiKeyringBuilder {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] when it has neither a generator nor a child, or of [`MultiKeyring::aws_kms_mrk`] when two
-    /// multi-Region keys have one id: the error names all that do.
+    /// [`Error::InvalidSetting`] when it has neither a generator nor a child, or of
+    /// [`MultiKeyring::aws_kms_mrk`] when two multi-Region keys have one id: the error names all
+    /// that do.
     ///
     /// ```
     /// # fn example(builder: envelope::keyring::AwsKmsMultiKeyringBuilder) -> Result<(), envelope::Error> {
@@ -185,10 +195,18 @@ impl AwsKmsMultiKeyringBuilder {
         let mrk_aware = |key| AwsKmsMrkKeyring::from_requests(requests.clone(), key);
         let mut builder = MultiKeyring::builder();
         if let Some(key) = generator {
-            builder = if is_mrk_aware { builder.generator(mrk_aware(key)) } else { builder.generator(strict(key)) };
+            builder = if is_mrk_aware {
+                builder.generator(mrk_aware(key))
+            } else {
+                builder.generator(strict(key))
+            };
         }
         for key in children {
-            builder = if is_mrk_aware { builder.child(mrk_aware(key)) } else { builder.child(strict(key)) };
+            builder = if is_mrk_aware {
+                builder.child(mrk_aware(key))
+            } else {
+                builder.child(strict(key))
+            };
         }
         builder.build()
     }
@@ -241,7 +259,10 @@ impl AwsKmsDiscoveryMultiKeyringBuilder {
     /// let builder = builder.grant_tokens(["AQpAM2RhZ…"]);
     /// # }
     /// ```
-    pub fn grant_tokens(mut self, grant_tokens: impl IntoIterator<Item = impl Into<String>>) -> Self {
+    pub fn grant_tokens(
+        mut self,
+        grant_tokens: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Self {
         self.requests = self.requests.with_grant_tokens(grant_tokens);
         self
     }
@@ -250,7 +271,8 @@ impl AwsKmsDiscoveryMultiKeyringBuilder {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] when there is no region, or one that can't be the name of a region.
+    /// [`Error::InvalidSetting`] when there is no region, or one that can't be the name of a
+    /// region.
     ///
     /// ```
     /// # fn example(builder: envelope::keyring::AwsKmsDiscoveryMultiKeyringBuilder) -> Result<(), envelope::Error> {
@@ -272,7 +294,8 @@ impl AwsKmsDiscoveryMultiKeyringBuilder {
                     None => keyring,
                 })
             } else {
-                let keyring = AwsKmsDiscoveryKeyring::from_requests(requests.clone()).in_region(region)?;
+                let keyring =
+                    AwsKmsDiscoveryKeyring::from_requests(requests.clone()).in_region(region)?;
                 builder.child(match &filter {
                     Some(filter) => keyring.with_filter(filter.clone()),
                     None => keyring,
@@ -293,8 +316,11 @@ mod tests {
 
     #[test]
     fn related_keys_are_refused_where_one_opens_for_all() {
-        let (here, there) = ("arn:aws:kms:us-east-1:1:key/mrk-a", "arn:aws:kms:eu-west-1:1:key/mrk-a");
-        let both = |builder: AwsKmsMultiKeyringBuilder| builder.generator(key(here)).child(key(there)).build();
+        let (here, there) =
+            ("arn:aws:kms:us-east-1:1:key/mrk-a", "arn:aws:kms:eu-west-1:1:key/mrk-a");
+        let both = |builder: AwsKmsMultiKeyringBuilder| {
+            builder.generator(key(here)).child(key(there)).build()
+        };
         let error = both(MultiKeyring::aws_kms_mrk(NoClients)).unwrap_err().to_string();
         assert!(error.contains(here) && error.contains(there), "{error}");
         both(MultiKeyring::aws_kms(NoClients)).unwrap();
@@ -307,10 +333,19 @@ mod tests {
         assert!(MultiKeyring::aws_kms(NoClients).build().is_err());
         assert!(MultiKeyring::aws_kms_mrk(NoClients).build().is_err());
         for regions in [&[][..], &["eu-west-1", ""], &["EU"]] {
-            assert!(MultiKeyring::aws_kms_discovery(NoClients, regions.iter().copied()).build().is_err());
-            assert!(MultiKeyring::aws_kms_mrk_discovery(NoClients, regions.iter().copied()).build().is_err());
+            assert!(
+                MultiKeyring::aws_kms_discovery(NoClients, regions.iter().copied())
+                    .build()
+                    .is_err()
+            );
+            assert!(
+                MultiKeyring::aws_kms_mrk_discovery(NoClients, regions.iter().copied())
+                    .build()
+                    .is_err()
+            );
         }
-        let twice = MultiKeyring::aws_kms_discovery(NoClients, ["eu-west-1", "us-east-1", "eu-west-1"]);
+        let twice =
+            MultiKeyring::aws_kms_discovery(NoClients, ["eu-west-1", "us-east-1", "eu-west-1"]);
         assert_eq!(twice.regions, ["eu-west-1", "us-east-1"]);
         twice.build().unwrap();
     }

@@ -43,7 +43,10 @@ impl Requests {
     }
 
     /// Grant tokens to send with every request.
-    pub(super) fn with_grant_tokens(mut self, grant_tokens: impl IntoIterator<Item = impl Into<String>>) -> Self {
+    pub(super) fn with_grant_tokens(
+        mut self,
+        grant_tokens: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Self {
         self.grant_tokens = grant_tokens.into_iter().map(Into::into).collect();
         self
     }
@@ -66,13 +69,16 @@ impl Requests {
         data_key: &DataKey,
     ) -> Result<Vec<EncryptedDataKey>, Error> {
         let wrapped = self.encrypt(key, request, data_key).await;
-        wrapped.map(|wrapped| vec![wrapped]).map_err(|failure| Error::DataKeyUnavailable(failure.of(key)))
+        wrapped
+            .map(|wrapped| vec![wrapped])
+            .map_err(|failure| Error::DataKeyUnavailable(failure.of(key)))
     }
 
-    /// `OnDecrypt`: has AWS KMS unwrap one encrypted data key after the other, each under the key that `key_to_ask` gives
-    /// for the one it names, until one is unwrapped. Those of which it gives none are not this keyring's. A message that
-    /// names a key of AWS KMS by something else than an ARN fails before anybody is asked. `keyring` names the keyring
-    /// where no key is to blame.
+    /// `OnDecrypt`: has AWS KMS unwrap one encrypted data key after the other, each under the key
+    /// that `key_to_ask` gives for the one it names, until one is unwrapped. Those of which it
+    /// gives none are not this keyring's. A message that names a key of AWS KMS by something else
+    /// than an ARN fails before anybody is asked. `keyring` names the keyring where no key is to
+    /// blame.
     pub(super) async fn unwrap(
         &self,
         keyring: &str,
@@ -80,7 +86,8 @@ impl Requests {
         encrypted_data_keys: &[EncryptedDataKey],
         key_to_ask: impl Fn(&KmsKeyArn) -> Option<KmsKeyArn>,
     ) -> Result<DataKey, Vec<KeyringError>> {
-        let of_kms = encrypted_data_keys.iter().filter(|wrapped| wrapped.key_provider_id == PROVIDER_ID);
+        let of_kms =
+            encrypted_data_keys.iter().filter(|wrapped| wrapped.key_provider_id == PROVIDER_ID);
         let named: Option<Vec<_>> =
             of_kms.map(|wrapped| Some((KmsKeyArn::of(wrapped)?, &wrapped.ciphertext))).collect();
         let Some(named) = named else {
@@ -92,7 +99,9 @@ impl Requests {
             let Some(key) = key_to_ask(&stored) else { continue };
             match self.decrypt(&key, request, ciphertext).await {
                 Ok(data_key) => return Ok(data_key),
-                Err(failure) => failures.push(failure.of(&key).with_name_in_messages(stored.shared())),
+                Err(failure) => {
+                    failures.push(failure.of(&key).with_name_in_messages(stored.shared()))
+                }
             }
         }
         Err(failures)
@@ -161,9 +170,14 @@ impl Requests {
         decrypted(answer, &asked, request.suite.data_key_length())
     }
 
-    /// Does `operation` with the client of the key's region; or, for a multi-Region key that has stand-ins, with that of
-    /// whichever region answers, and the related key there.
-    async fn ask<T, F, Fut>(&self, key: &KmsKeyArn, request: KeyringRequest<'_>, operation: F) -> Result<T, KmsError>
+    /// Does `operation` with the client of the key's region; or, for a multi-Region key that has
+    /// stand-ins, with that of whichever region answers, and the related key there.
+    async fn ask<T, F, Fut>(
+        &self,
+        key: &KmsKeyArn,
+        request: KeyringRequest<'_>,
+        operation: F,
+    ) -> Result<T, KmsError>
     where
         F: Fn(Client, KmsKeyArn) -> Fut,
         Fut: Future<Output = Result<T, KmsError>>,
@@ -217,16 +231,19 @@ fn kind(kind: KmsErrorKind) -> KeyringErrorKind {
         KmsErrorKind::KeyDisabled | KmsErrorKind::KeyInvalidState | KmsErrorKind::KeyNotFound => {
             KeyringErrorKind::Unusable
         }
-        KmsErrorKind::CredentialsExpired | KmsErrorKind::CredentialsRejected | KmsErrorKind::CredentialsUnavailable => {
-            KeyringErrorKind::Credentials
+        KmsErrorKind::CredentialsExpired
+        | KmsErrorKind::CredentialsRejected
+        | KmsErrorKind::CredentialsUnavailable => KeyringErrorKind::Credentials,
+        KmsErrorKind::InvalidCiphertext | KmsErrorKind::IncorrectKey => {
+            KeyringErrorKind::InvalidCiphertext
         }
-        KmsErrorKind::InvalidCiphertext | KmsErrorKind::IncorrectKey => KeyringErrorKind::InvalidCiphertext,
         _ => KeyringErrorKind::Other,
     }
 }
 
 fn pairs(context: &EncryptionContext) -> Option<HashMap<String, String>> {
-    let pairs: HashMap<_, _> = context.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    let pairs: HashMap<_, _> =
+        context.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
     (!pairs.is_empty()).then_some(pairs)
 }
 
@@ -242,10 +259,14 @@ fn decrypted(answer: DecryptOutput, key: &KmsKeyArn, length: usize) -> Result<Da
 /// The plaintext data key in an answer, moved into a secret before it is looked at.
 fn plaintext(blob: Option<Blob>, length: usize) -> Result<DataKey, Failure> {
     let key = blob.map(|blob| DataKey::from_vec(blob.into_inner()));
-    key.filter(|key| key.len() == length).ok_or(Failure::Contract("no plaintext of the length asked for"))
+    key.filter(|key| key.len() == length)
+        .ok_or(Failure::Contract("no plaintext of the length asked for"))
 }
 
-fn encrypted_data_key(key_id: Option<String>, ciphertext: Option<Blob>) -> Result<EncryptedDataKey, Failure> {
+fn encrypted_data_key(
+    key_id: Option<String>,
+    ciphertext: Option<Blob>,
+) -> Result<EncryptedDataKey, Failure> {
     let arn = key_id.filter(|id| id.parse::<KmsKeyArn>().is_ok());
     let (Some(arn), Some(ciphertext)) = (arn, ciphertext) else {
         return Err(Failure::Contract("no ciphertext, or no key ARN"));
@@ -267,7 +288,10 @@ mod tests {
         let asked = "arn:aws:kms:us-east-1:1:key/mrk-a";
         let key: KmsKeyArn = asked.parse().unwrap();
         let answer = |key_id: &str, length| {
-            let output = DecryptOutput::builder().key_id(key_id).plaintext(Blob::new(vec![7; length])).build();
+            let output = DecryptOutput::builder()
+                .key_id(key_id)
+                .plaintext(Blob::new(vec![7; length]))
+                .build();
             decrypted(output, &key, 32).is_ok()
         };
         assert!(answer(asked, 32));
@@ -276,18 +300,28 @@ mod tests {
         assert!(!answer("arn:aws:kms:eu-west-1:1:key/mrk-a", 32));
         assert!(!answer(asked, 31));
         assert!(!answer(asked, 33));
-        assert!(decrypted(DecryptOutput::builder().key_id(key.as_str()).build(), &key, 32).is_err());
-        assert!(decrypted(DecryptOutput::builder().plaintext(Blob::new(vec![7; 32])).build(), &key, 32).is_err());
+        assert!(
+            decrypted(DecryptOutput::builder().key_id(key.as_str()).build(), &key, 32).is_err()
+        );
+        assert!(
+            decrypted(DecryptOutput::builder().plaintext(Blob::new(vec![7; 32])).build(), &key, 32)
+                .is_err()
+        );
     }
 
     #[test]
     fn a_data_key_is_wrapped_under_a_key_arn_or_not_at_all() {
         let wrapped = |key_id: Option<&str>, ciphertext: Option<&str>| {
-            encrypted_data_key(key_id.map(Into::into), ciphertext.map(|it| Blob::new(it.as_bytes())))
+            encrypted_data_key(
+                key_id.map(Into::into),
+                ciphertext.map(|it| Blob::new(it.as_bytes())),
+            )
         };
         let arn = "arn:aws:kms:us-east-1:1:key/a";
         assert_eq!(wrapped(Some(arn), Some("x")).unwrap().key_provider_information, arn.as_bytes());
-        for (key_id, ciphertext) in [(Some("key/a"), Some("x")), (None, Some("x")), (Some(arn), None)] {
+        for (key_id, ciphertext) in
+            [(Some("key/a"), Some("x")), (None, Some("x")), (Some(arn), None)]
+        {
             wrapped(key_id, ciphertext).unwrap_err();
         }
     }

@@ -7,7 +7,9 @@ use kms_pool::{ClientSupplier, KmsPool, Principal};
 use super::{key_arn::KmsKeyArn, requests::Requests};
 use crate::{
     data_key::DataKey,
-    keyring::{EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringFuture, KeyringRequest},
+    keyring::{
+        EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringFuture, KeyringRequest,
+    },
 };
 
 /// Has AWS KMS generate, wrap and unwrap data keys under one KMS key (specification:
@@ -39,7 +41,8 @@ impl AwsKmsKeyring {
         Self::with_clients(pool.clients(&principal), key)
     }
 
-    /// A keyring for the KMS key `key`, used by the client that `clients` supplies for the key's own region.
+    /// A keyring for the KMS key `key`, used by the client that `clients` supplies for the key's
+    /// own region.
     ///
     /// ```
     /// # fn example(pool: kms_pool::KmsPool, principal: kms_pool::Principal) -> Result<(), envelope::Error> {
@@ -61,7 +64,10 @@ impl AwsKmsKeyring {
 
     /// Grant tokens to send with every request. Default: none.
     #[must_use]
-    pub fn with_grant_tokens(mut self, grant_tokens: impl IntoIterator<Item = impl Into<String>>) -> Self {
+    pub fn with_grant_tokens(
+        mut self,
+        grant_tokens: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Self {
         self.requests = self.requests.with_grant_tokens(grant_tokens);
         self
     }

@@ -35,7 +35,11 @@ pub struct CachingBuilder {
 impl CachingBuilder {
     pub(super) fn new(source: Arc<dyn MaterialsManager>) -> Self {
         let policy = Policy {
-            limits: Limits { max_age: Duration::from_mins(5), max_messages: MAX_MESSAGES, max_bytes: MAX_BYTES },
+            limits: Limits {
+                max_age: Duration::from_mins(5),
+                max_messages: MAX_MESSAGES,
+                max_bytes: MAX_BYTES,
+            },
             stale: Duration::ZERO,
             refuse_for: Duration::from_secs(1),
             longest_backoff: Duration::from_secs(5),
@@ -61,7 +65,8 @@ impl CachingBuilder {
         self
     }
 
-    /// How many plaintext bytes are sealed under one data key. Default: 2^63 - 1. Allowed: 0 to 2^63 - 1.
+    /// How many plaintext bytes are sealed under one data key. Default: 2^63 - 1. Allowed: 0 to
+    /// 2^63 - 1.
     ///
     /// A longer message gets a data key of its own.
     #[must_use]
@@ -70,75 +75,84 @@ impl CachingBuilder {
         self
     }
 
-    /// Whether the successor of a data key in use is fetched in the background before that one is spent: past seven to eight
-    /// tenths of its age (by chance, so that a fleet does not ask in step), half of its messages or bytes, when at this
-    /// pace it would be spent within four times as long as a request takes, or when it would be too old at the use after the
-    /// next, if that is as long in coming as the last one was. Default: `true`.
+    /// Whether the successor of a data key in use is fetched in the background before that one is
+    /// spent: past seven to eight tenths of its age (by chance, so that a fleet does not ask in
+    /// step), half of its messages or bytes, when at this pace it would be spent within four times
+    /// as long as a request takes, or when it would be too old at the use after the next, if that
+    /// is as long in coming as the last one was. Default: `true`.
     ///
-    /// With `false`, or without a tokio runtime, whoever finds a data key spent waits for the next one.
+    /// With `false`, or without a tokio runtime, whoever finds a data key spent waits for the next
+    /// one.
     #[must_use]
     pub fn refresh_ahead(mut self, ahead: bool) -> Self {
         self.policy.refresh_ahead = ahead;
         self
     }
 
-    /// How long a data key serves past its `max_age` while KMS is out of reach: when asking for a new one failed by
-    /// throttling, a time-out, a connection or an internal error, and not by a refusal. Default: zero. Allowed: any.
+    /// How long a data key serves past its `max_age` while KMS is out of reach: when asking for a
+    /// new one failed by throttling, a time-out, a connection or an internal error, and not by a
+    /// refusal. Default: zero. Allowed: any.
     ///
-    /// `max_messages` and `max_bytes` go on binding. It makes the bound on revocation longer. Credentials that expired or could
-    /// not be had are no outage.
+    /// `max_messages` and `max_bytes` go on binding. It makes the bound on revocation longer.
+    /// Credentials that expired or could not be had are no outage.
     ///
-    /// Until the first request has failed, all who ask past `max_age` wait for it, unless a refresh ahead of that learned of
-    /// the outage: set `KmsPoolBuilder::operation_timeout` below what your callers bear. A request
-    /// goes on when they have gone, on a tokio runtime, so that those who come later know.
+    /// Until the first request has failed, all who ask past `max_age` wait for it, unless a refresh
+    /// ahead of that learned of the outage: set `KmsPoolBuilder::operation_timeout` below what your
+    /// callers bear. A request goes on when they have gone, on a tokio runtime, so that those who
+    /// come later know.
     #[must_use]
     pub fn serve_stale_for(mut self, ceiling: Duration) -> Self {
         self.policy.stale = ceiling;
         self
     }
 
-    /// How long a failure that does not pass by itself is remembered: access denied, a disabled or missing key, a wrapped
-    /// key that does not unwrap. Whoever asks again in that time gets [`Error::Remembered`] at once: for the same entry, or,
-    /// where nobody may use the wrapping key, for any under it. Default: 1 second. Allowed: any; zero remembers none.
+    /// How long a failure that does not pass by itself is remembered: access denied, a disabled or
+    /// missing key, a wrapped key that does not unwrap. Whoever asks again in that time gets
+    /// [`Error::Remembered`] at once: for the same entry, or, where nobody may use the wrapping
+    /// key, for any under it. Default: 1 second. Allowed: any; zero remembers none.
     #[must_use]
     pub fn remember_failures_for(mut self, duration: Duration) -> Self {
         self.policy.refuse_for = duration;
         self
     }
 
-    /// The longest wait between requests for one entry that fail in a way that may pass, as by throttling: 50 to 100
-    /// milliseconds after the first failure, twice as long after each further one. Whoever asks in between gets
-    /// [`Error::Remembered`] at once. Default: 5 seconds. Allowed: any; zero asks each time.
+    /// The longest wait between requests for one entry that fail in a way that may pass, as by
+    /// throttling: 50 to 100 milliseconds after the first failure, twice as long after each further
+    /// one. Whoever asks in between gets [`Error::Remembered`] at once. Default: 5 seconds.
+    /// Allowed: any; zero asks each time.
     #[must_use]
     pub fn longest_backoff(mut self, duration: Duration) -> Self {
         self.policy.longest_backoff = duration;
         self
     }
 
-    /// The cache to use, which other managers may use, too. Default: one of its own, of 1,000 entries.
+    /// The cache to use, which other managers may use, too. Default: one of its own, of 1,000
+    /// entries.
     #[must_use]
     pub fn cache(mut self, cache: &MaterialsCache) -> Self {
         self.cache = Some(cache.clone());
         self
     }
 
-    /// Managers on the same cache share entries if, and only if, their partition ids are equal. Default: a
-    /// random one, so that nothing is shared.
+    /// Managers on the same cache share entries if, and only if, their partition ids are equal.
+    /// Default: a random one, so that nothing is shared.
     ///
-    /// Share a partition only between managers whose sources are interchangeable, and whose limits are equal: an entry is
-    /// used whoever loaded it.
+    /// Share a partition only between managers whose sources are interchangeable, and whose limits
+    /// are equal: an entry is used whoever loaded it.
     #[must_use]
     pub fn partition_id(mut self, partition_id: &str) -> Self {
         self.partition = Some(partition_id.into());
         self
     }
 
-    /// Whether a data key that was made to seal also opens what it sealed, without asking KMS to unwrap it. Default: `false`.
+    /// Whether a data key that was made to seal also opens what it sealed, without asking KMS to
+    /// unwrap it. Default: `false`.
     ///
-    /// Saves the `Decrypt` of those who open what they sealed themselves. It also saves the question whether they may:
-    /// who is allowed `kms:GenerateDataKey`, but not `kms:Decrypt`, can open what this process sealed for as long as its
-    /// data key is cached. While that is in use, KMS is asked at seven to eight tenths of its age, and then refuses, which
-    /// drops what is cached under that KMS key for sealing as well: do not prime for who may not decrypt.
+    /// Saves the `Decrypt` of those who open what they sealed themselves. It also saves the
+    /// question whether they may: who is allowed `kms:GenerateDataKey`, but not `kms:Decrypt`, can
+    /// open what this process sealed for as long as its data key is cached. While that is in use,
+    /// KMS is asked at seven to eight tenths of its age, and then refuses, which drops what is
+    /// cached under that KMS key for sealing as well: do not prime for who may not decrypt.
     ///
     /// ```
     /// # use envelope::{DataKey, keyring::RawAesKeyring, materials::{CachingMaterialsManager, DefaultMaterialsManager}};
@@ -167,10 +181,16 @@ impl CachingBuilder {
             ));
         }
         if !(1..=MAX_MESSAGES).contains(&max_messages) {
-            return Err(Error::invalid_setting("max_messages", format!("{max_messages} is not in 1..=2^32")));
+            return Err(Error::invalid_setting(
+                "max_messages",
+                format!("{max_messages} is not in 1..=2^32"),
+            ));
         }
         if max_bytes > MAX_BYTES {
-            return Err(Error::invalid_setting("max_bytes", format!("{max_bytes} is not in 0..=2^63-1")));
+            return Err(Error::invalid_setting(
+                "max_bytes",
+                format!("{max_bytes} is not in 0..=2^63-1"),
+            ));
         }
         let partition = match self.partition {
             Some(partition) => partition,

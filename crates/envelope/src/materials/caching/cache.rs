@@ -16,16 +16,18 @@ const MAX_LOADS: usize = 16;
 
 /// Where materials are kept, by one manager or several. Cloning is cheap and shares the entries.
 ///
-/// A data key in it is wiped when its entry is evicted, replaced or cleared and the last operation under it has ended.
-/// An entry takes about 1.5 KB, with one wrapped key and a short encryption context; `cargo run --release -p benches --bin
-/// residency` measures it. One that expires is not used any more, but stays until it is asked for again, evicted or dropped:
-/// see [`remove_older_than`](Self::remove_older_than).
+/// A data key in it is wiped when its entry is evicted, replaced or cleared and the last operation
+/// under it has ended. An entry takes about 1.5 KB, with one wrapped key and a short encryption
+/// context; `cargo run --release -p benches --bin residency` measures it. One that expires is not
+/// used any more, but stays until it is asked for again, evicted or dropped: see
+/// [`remove_older_than`](Self::remove_older_than).
 ///
 /// # What can be seen of it
 ///
-/// [`stats`](Self::stats) has the counts so far, an [`Observer`] is told of each thing as it happens, and with the feature
-/// `tracing` (a default one) the same are events under the target `envelope::cache`, and each load a span `load_data_key`:
-/// with the keys of encryption contexts, never their values. With the feature `metrics`, the `metrics` facade gets:
+/// [`stats`](Self::stats) has the counts so far, an [`Observer`] is told of each thing as it
+/// happens, and with the feature `tracing` (a default one) the same are events under the target
+/// `envelope::cache`, and each load a span `load_data_key`: with the keys of encryption contexts,
+/// never their values. With the feature `metrics`, the `metrics` facade gets:
 ///
 /// | metric | labels beside `operation` (`encryption`, `decryption`) |
 /// | --- | --- |
@@ -45,8 +47,8 @@ struct Halves {
 }
 
 impl MaterialsCache {
-    /// A cache of at most `capacity` entries for encryption and as many for decryption, else with the defaults of
-    /// [`builder`](Self::builder).
+    /// A cache of at most `capacity` entries for encryption and as many for decryption, else with
+    /// the defaults of [`builder`](Self::builder).
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         Self::builder().capacity(capacity).build()
@@ -55,32 +57,46 @@ impl MaterialsCache {
     /// A cache with settings of its own.
     #[must_use]
     pub fn builder() -> MaterialsCacheBuilder {
-        MaterialsCacheBuilder { capacity: CAPACITY, max_loads: MAX_LOADS, clock: Clock::system(), observer: None }
+        MaterialsCacheBuilder {
+            capacity: CAPACITY,
+            max_loads: MAX_LOADS,
+            clock: Clock::system(),
+            observer: None,
+        }
     }
 
-    /// Drops every entry, and forgets every failure but that of a wrapping key as a whole. No operation that begins after this
-    /// has returned uses what was cached, or asked for, before. Tells how many entries there were.
+    /// Drops every entry, and forgets every failure but that of a wrapping key as a whole. No
+    /// operation that begins after this has returned uses what was cached, or asked for, before.
+    /// Tells how many entries there were.
     pub fn clear(&self) -> u64 {
-        // Sealing first: what primes the entries for opening must have ended when those are dropped.
+        // Sealing first: what primes the entries for opening must have ended when those are
+        // dropped.
         self.0.encryption.clear() + self.0.decryption.clear()
     }
 
-    /// Drops the entries of one encryption context, for sealing and opening, as [`clear`](Self::clear) drops all. Looks at
-    /// each entry.
+    /// Drops the entries of one encryption context, for sealing and opening, as
+    /// [`clear`](Self::clear) drops all. Looks at each entry.
     pub fn invalidate(&self, context: &EncryptionContext) -> u64 {
-        let sealing = |materials: &EncryptionMaterials| materials.encryption_context().without_reserved() == *context;
-        let opening = |materials: &DecryptionMaterials| materials.encryption_context().without_reserved() == *context;
+        let sealing = |materials: &EncryptionMaterials| {
+            materials.encryption_context().without_reserved() == *context
+        };
+        let opening = |materials: &DecryptionMaterials| {
+            materials.encryption_context().without_reserved() == *context
+        };
         self.0.encryption.invalidate(|_, materials| sealing(materials))
             + self.0.decryption.invalidate(|_, materials| opening(materials))
     }
 
-    /// Drops the entries under one wrapping key, for sealing and opening, as [`clear`](Self::clear) drops all: an AWS KMS key
-    /// by its ARN, a raw key by its name or by `NAMESPACE/NAME`, as errors name it (and with it those whose names begin with
-    /// that). Of a data key that several keys wrap, each one counts. A key id alone, or an alias, matches nothing: zero, where
-    /// you expect entries, may mean that the name is not as messages have it. A multi-Region key has an ARN in each region,
-    /// and messages name that of the region that sealed. Looks at each entry.
+    /// Drops the entries under one wrapping key, for sealing and opening, as [`clear`](Self::clear)
+    /// drops all: an AWS KMS key by its ARN, a raw key by its name or by `NAMESPACE/NAME`, as
+    /// errors name it (and with it those whose names begin with that). Of a data key that several
+    /// keys wrap, each one counts. A key id alone, or an alias, matches nothing: zero, where you
+    /// expect entries, may mean that the name is not as messages have it. A multi-Region key has an
+    /// ARN in each region, and messages name that of the region that sealed. Looks at each entry.
     pub fn invalidate_key(&self, wrapping_key: &str) -> u64 {
-        self.0.encryption.invalidate(|_, materials| is_under(materials.encrypted_data_keys(), wrapping_key))
+        self.0
+            .encryption
+            .invalidate(|_, materials| is_under(materials.encrypted_data_keys(), wrapping_key))
             + self.0.decryption.invalidate(|key, _| is_under(keys_of(key), wrapping_key))
     }
 
@@ -92,21 +108,28 @@ impl MaterialsCache {
 
     /// Drops the entries under a wrapping key that was just refused.
     pub(super) fn drop_refused(&self, wrapping_key: &str) {
-        self.0.encryption.drop_refused(|_, materials| is_under(materials.encrypted_data_keys(), wrapping_key));
+        self.0
+            .encryption
+            .drop_refused(|_, materials| is_under(materials.encrypted_data_keys(), wrapping_key));
         self.0.decryption.drop_refused(|key, _| is_under(keys_of(key), wrapping_key));
     }
 
-    /// Drops the entries whose data keys are all older than `age`, and so wipes them; tells how many. An expired data key is
-    /// never used, but stays in memory until its entry is asked for again, evicted or dropped. Looks at each entry.
+    /// Drops the entries whose data keys are all older than `age`, and so wipes them; tells how
+    /// many. An expired data key is never used, but stays in memory until its entry is asked for
+    /// again, evicted or dropped. Looks at each entry.
     pub fn remove_older_than(&self, age: Duration) -> u64 {
         let now = self.0.clock.moment();
-        self.0.encryption.remove_older_than(age, now) + self.0.decryption.remove_older_than(age, now)
+        self.0.encryption.remove_older_than(age, now)
+            + self.0.decryption.remove_older_than(age, now)
     }
 
     /// What happened so far. Cheap: it looks at no entry.
     #[must_use]
     pub fn stats(&self) -> CacheStats {
-        CacheStats { encryption: self.0.encryption.counts(), decryption: self.0.decryption.counts() }
+        CacheStats {
+            encryption: self.0.encryption.counts(),
+            decryption: self.0.decryption.counts(),
+        }
     }
 
     /// How long ago the oldest data key that is held was asked for. Looks at each entry.
@@ -132,7 +155,9 @@ impl MaterialsCache {
 /// Whether one of these is wrapped by the key of this name.
 fn is_under(keys: EncryptedDataKeys<'_>, wrapping_key: &str) -> bool {
     keys.iter().any(|key| {
-        let qualified = wrapping_key.strip_prefix(&*key.key_provider_id).and_then(|rest| rest.strip_prefix('/'));
+        let qualified = wrapping_key
+            .strip_prefix(&*key.key_provider_id)
+            .and_then(|rest| rest.strip_prefix('/'));
         let is_named = |name: &str| key.key_provider_information.starts_with(name.as_bytes());
         is_named(wrapping_key) || qualified.is_some_and(is_named)
     })
@@ -166,12 +191,13 @@ pub struct MaterialsCacheBuilder {
 }
 
 impl MaterialsCacheBuilder {
-    /// How many entries are held for encryption, and as many for decryption; of over 1,023, up to a quarter more, since they
-    /// are spread over shards by chance. An entry is one encryption context, or for decryption one data key. Default: 1,000.
-    /// Allowed: any. Zero holds none, and remembers no failure but those of wrapping keys; `usize::MAX` is no bound.
+    /// How many entries are held for encryption, and as many for decryption; of over 1,023, up to a
+    /// quarter more, since they are spread over shards by chance. An entry is one encryption
+    /// context, or for decryption one data key. Default: 1,000. Allowed: any. Zero holds none, and
+    /// remembers no failure but those of wrapping keys; `usize::MAX` is no bound.
     ///
-    /// Memory is taken as entries come. Set aside are up to 32 bytes for each, and 16 MiB at the most, which give misses
-    /// their reason.
+    /// Memory is taken as entries come. Set aside are up to 32 bytes for each, and 16 MiB at the
+    /// most, which give misses their reason.
     ///
     /// A scan of contexts that are used once does not flush those that are used often.
     #[must_use]
@@ -180,8 +206,8 @@ impl MaterialsCacheBuilder {
         self
     }
 
-    /// How many requests to keyrings run at once, for encryption and decryption together; those that somebody waits for go
-    /// first. Default: 16. Allowed: over zero, which zero is taken for.
+    /// How many requests to keyrings run at once, for encryption and decryption together; those
+    /// that somebody waits for go first. Default: 16. Allowed: over zero, which zero is taken for.
     #[must_use]
     pub fn max_loads(mut self, max_loads: usize) -> Self {
         self.max_loads = max_loads.max(1);
@@ -206,7 +232,8 @@ impl MaterialsCacheBuilder {
     #[must_use]
     pub fn build(self) -> MaterialsCache {
         let gate = Gate::new(self.max_loads);
-        let encryption = Cache::new(self.capacity, gate.clone(), Operation::Encryption, self.observer.clone());
+        let encryption =
+            Cache::new(self.capacity, gate.clone(), Operation::Encryption, self.observer.clone());
         let decryption = Cache::new(self.capacity, gate, Operation::Decryption, self.observer);
         MaterialsCache(Arc::new(Halves {
             encryption: Arc::new(encryption),
@@ -216,7 +243,8 @@ impl MaterialsCacheBuilder {
     }
 }
 
-/// What happened in a [`MaterialsCache`] since it was made. With the feature `serde`, it can be serialized.
+/// What happened in a [`MaterialsCache`] since it was made. With the feature `serde`, it can be
+/// serialized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -240,8 +268,8 @@ impl CacheStats {
         self.encryption.requests_avoided() + self.decryption.requests_avoided()
     }
 
-    /// What the avoided requests would have cost, at a price for 10,000 of them: AWS KMS takes 0.03 US dollars in most
-    /// regions.
+    /// What the avoided requests would have cost, at a price for 10,000 of them: AWS KMS takes 0.03
+    /// US dollars in most regions.
     ///
     /// ```
     /// # let cache = envelope::materials::MaterialsCache::new(1_000);
@@ -267,6 +295,9 @@ impl fmt::Display for CacheStats {
             (sum(|it| it.stale), "served past their age"),
             (sum(|it| it.evictions), "entries evicted"),
         ];
-        troubles.iter().filter(|(count, _)| *count > 0).try_for_each(|(count, what)| write!(f, ", {count} {what}"))
+        troubles
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .try_for_each(|(count, what)| write!(f, ", {count} {what}"))
     }
 }

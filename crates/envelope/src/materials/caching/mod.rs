@@ -25,8 +25,9 @@ pub use self::{
     cache::{CacheStats, MaterialsCache, MaterialsCacheBuilder},
 };
 use super::{
-    DecryptionMaterials, DecryptionMaterialsRequest, EncryptionMaterials, EncryptionMaterialsRequest, MaterialsFuture,
-    MaterialsManager, PreparedMaterials, manager::WarmFuture,
+    DecryptionMaterials, DecryptionMaterialsRequest, EncryptionMaterials,
+    EncryptionMaterialsRequest, MaterialsFuture, MaterialsManager, PreparedMaterials,
+    manager::WarmFuture,
 };
 pub use crate::cache::{Counts as CacheCounts, FailureCounts};
 use crate::{
@@ -47,15 +48,17 @@ const COARSE_AGE: Duration = Duration::from_secs(1);
 ///
 /// - A message's share of the limits is reserved before it is sealed, so no limit is ever exceeded,
 ///   however many tasks seal at once.
-/// - While a data key is in use, its successor is fetched in the background before it is spent, and takes its place by one
-///   swap: whoever seals or opens does not wait for it. That takes the feature `tokio`, and a runtime.
-/// - Those who miss the same entry together wait for one request and share its result, or its failure. A failure is
-///   remembered for a while, see [`Error::Remembered`]. Where three requests in a row fail under one wrapping key in a way
-///   that may pass, or where one is told that nobody may use it, all others under it are refused for a while, too.
-/// - When a data key that is cached, or that is to be made, meets the answer that its wrapping key may not be used any more,
-///   what is cached under that is dropped.
-/// - A message longer than `max_bytes`, of unknown length, or of a suite without key derivation gets a data key
-///   of its own, uncached.
+/// - While a data key is in use, its successor is fetched in the background before it is spent, and
+///   takes its place by one swap: whoever seals or opens does not wait for it. That takes the
+///   feature `tokio`, and a runtime.
+/// - Those who miss the same entry together wait for one request and share its result, or its
+///   failure. A failure is remembered for a while, see [`Error::Remembered`]. Where three requests
+///   in a row fail under one wrapping key in a way that may pass, or where one is told that nobody
+///   may use it, all others under it are refused for a while, too.
+/// - When a data key that is cached, or that is to be made, meets the answer that its wrapping key
+///   may not be used any more, what is cached under that is dropped.
+/// - A message longer than `max_bytes`, of unknown length, or of a suite without key derivation
+///   gets a data key of its own, uncached.
 ///
 /// | setting | default | what it bounds |
 /// | --- | --- | --- |
@@ -72,7 +75,8 @@ const COARSE_AGE: Duration = Duration::from_secs(1);
 ///
 /// # Revocation
 ///
-/// A key that KMS no longer allows is used on for as long as it is cached and nobody asked KMS again:
+/// A key that KMS no longer allows is used on for as long as it is cached and nobody asked KMS
+/// again:
 ///
 /// | | at most |
 /// | --- | --- |
@@ -101,7 +105,8 @@ struct Inner {
     cache: MaterialsCache,
     partition: Arc<str>,
     policy: Policy,
-    /// By wrapping key. Not shared with other managers: their principals may fail for reasons of their own.
+    /// By wrapping key. Not shared with other managers: their principals may fail for reasons of
+    /// their own.
     backoffs: Failures<Arc<str>>,
     prime_decrypt: bool,
     /// The source's tenure that the entries are of.
@@ -113,8 +118,9 @@ struct Inner {
 }
 
 impl CachingMaterialsManager {
-    /// A manager that asks `source` for what it does not hold. A [`RequiredContextMaterialsManager`] belongs over it, not
-    /// under it: what is cached is not checked again.
+    /// A manager that asks `source` for what it does not hold. A
+    /// [`RequiredContextMaterialsManager`] belongs over it, not under it: what is cached is not
+    /// checked again.
     ///
     /// [`RequiredContextMaterialsManager`]: super::RequiredContextMaterialsManager
     pub fn builder(source: impl MaterialsManager + 'static) -> CachingBuilder {
@@ -131,15 +137,22 @@ impl CachingMaterialsManager {
         self.0.cache.clock()
     }
 
-    /// The time, at no cost, or hardly ahead of it: too early by less than a hundredth of an age, never too late.
+    /// The time, at no cost, or hardly ahead of it: too early by less than a hundredth of an age,
+    /// never too late.
     fn at_the_latest(&self) -> Moment {
-        if self.0.policy.limits.max_age < COARSE_AGE { self.now() } else { self.clock().moment_at_the_latest() }
+        if self.0.policy.limits.max_age < COARSE_AGE {
+            self.now()
+        } else {
+            self.clock().moment_at_the_latest()
+        }
     }
 
-    /// What the message takes from an entry; `None` if it may not take from any. A data key that seals without
-    /// key derivation serves one message only (specification: `framework/caching-cmm.md#get-encryption-materials`).
+    /// What the message takes from an entry; `None` if it may not take from any. A data key that
+    /// seals without key derivation serves one message only (specification:
+    /// `framework/caching-cmm.md#get-encryption-materials`).
     fn cacheable_length(&self, request: EncryptionMaterialsRequest<'_>) -> Option<u64> {
-        let length = request.plaintext_length.filter(|length| *length <= self.0.policy.limits.max_bytes);
+        let length =
+            request.plaintext_length.filter(|length| *length <= self.0.policy.limits.max_bytes);
         length.filter(|_| !request.suite.is_legacy())
     }
 
@@ -163,8 +176,12 @@ impl CachingMaterialsManager {
         }
     }
 
-    /// Runs the task on the caller's runtime, or else on the one that the manager was built on. Without any, it is dropped.
-    #[cfg_attr(not(feature = "tokio"), expect(clippy::unused_self, reason = "there is no runtime without tokio"))]
+    /// Runs the task on the caller's runtime, or else on the one that the manager was built on.
+    /// Without any, it is dropped.
+    #[cfg_attr(
+        not(feature = "tokio"),
+        expect(clippy::unused_self, reason = "there is no runtime without tokio")
+    )]
     fn run(&self, task: Task) {
         #[cfg(feature = "tokio")]
         if let Some(runtime) = Handle::try_current().ok().or_else(|| self.0.runtime.clone()) {
@@ -183,7 +200,8 @@ impl CachingMaterialsManager {
         self.drop_what_others_obtained();
         let bytes = self.cacheable_length(request)?;
         let (key, half) = (self.encryption_key(request), self.0.cache.encryption());
-        let taken = half.find(&key, self.at_the_latest(), self.policy(), Some(bytes), borrow).ok()?;
+        let taken =
+            half.find(&key, self.at_the_latest(), self.policy(), Some(bytes), borrow).ok()?;
         if taken.wants_refresh {
             half.refresh(&key, &self.encryption_source(request, Some(bytes)));
         }
@@ -205,14 +223,18 @@ impl CachingMaterialsManager {
         Some(taken.outcome)
     }
 
-    fn encryption_source(&self, request: EncryptionMaterialsRequest<'_>, bytes: Option<u64>) -> EncryptionSource {
+    fn encryption_source(
+        &self,
+        request: EncryptionMaterialsRequest<'_>,
+        bytes: Option<u64>,
+    ) -> EncryptionSource {
         EncryptionSource::new(self.clone(), request, bytes)
     }
 }
 
 impl CachingMaterialsManager {
-    /// Drops the partition when another identity has taken the place of the one that obtained what is in it. Afterwards
-    /// nothing is used that was obtained, or asked for, before.
+    /// Drops the partition when another identity has taken the place of the one that obtained what
+    /// is in it. Afterwards nothing is used that was obtained, or asked for, before.
     fn drop_what_others_obtained(&self) {
         let inner = &*self.0;
         let tenure = inner.source.tenure();
@@ -301,7 +323,10 @@ impl MaterialsManager for CachingMaterialsManager {
         self.0.source.tenure()
     }
 
-    fn prepare(&self, request: EncryptionMaterialsRequest<'_>) -> Result<Option<Arc<dyn PreparedMaterials>>, Error> {
+    fn prepare(
+        &self,
+        request: EncryptionMaterialsRequest<'_>,
+    ) -> Result<Option<Arc<dyn PreparedMaterials>>, Error> {
         if request.suite.is_legacy() {
             return Ok(None);
         }
@@ -338,13 +363,15 @@ impl Settings for CachingMaterialsManager {
         &self.0.backoffs
     }
 
-    /// What came of a wrapping key that may not be used any more must go, once that was heard of a data key that we had or
-    /// asked to be made. (What is said of a message that is not known yet may be what its sender wants to be heard.) Not
-    /// while a related key gave no answer: that one may be as good as ever.
+    /// What came of a wrapping key that may not be used any more must go, once that was heard of a
+    /// data key that we had or asked to be made. (What is said of a message that is not known yet
+    /// may be what its sender wants to be heard.) Not while a related key gave no answer: that one
+    /// may be as good as ever.
     fn failed(&self, error: &Error, had: bool) {
         let failures = error.keyring_errors();
         for failure in failures {
-            let is_refusal = matches!(failure.kind(), KeyringErrorKind::Unusable | KeyringErrorKind::Denied);
+            let is_refusal =
+                matches!(failure.kind(), KeyringErrorKind::Unusable | KeyringErrorKind::Denied);
             if had && is_refusal && !failure.may_pass_among(failures) {
                 self.0.cache.drop_refused(failure.wrapping_key());
                 if failure.name_in_messages() != failure.wrapping_key() {
@@ -355,8 +382,8 @@ impl Settings for CachingMaterialsManager {
     }
 
     fn spawn(&self, task: Task) {
-        // A new task is the next one of the worker that spawns it. It shall not delay its caller's next operation where
-        // another worker is idle: those take what has yielded.
+        // A new task is the next one of the worker that spawns it. It shall not delay its caller's
+        // next operation where another worker is idle: those take what has yielded.
         #[cfg(feature = "tokio")]
         let task = Box::pin(async {
             tokio::task::yield_now().await;

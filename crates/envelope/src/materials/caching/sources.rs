@@ -19,7 +19,8 @@ use crate::{
     time::Moment,
 };
 
-/// Longer than any name of a wrapping key that can fail by itself: AWS's ARNs have at most 2,048 bytes.
+/// Longer than any name of a wrapping key that can fail by itself: AWS's ARNs have at most 2,048
+/// bytes.
 const LONGEST_NAME: usize = 2_048;
 
 /// Where the materials of one context come from.
@@ -38,7 +39,8 @@ impl EncryptionSource {
         request: EncryptionMaterialsRequest<'_>,
         bytes: Option<u64>,
     ) -> Self {
-        let (context, required) = (request.encryption_context.clone(), request.required_context.clone());
+        let (context, required) =
+            (request.encryption_context.clone(), request.required_context.clone());
         Self { manager, suite: request.suite, context, required, bytes }
     }
 
@@ -84,7 +86,8 @@ impl Source for EncryptionSource {
             return;
         }
         let Some(primed) = materials.to_decryption() else { return };
-        let (stored, keys) = (materials.stored_context().to_canonical(), materials.encrypted_data_keys());
+        let (stored, keys) =
+            (materials.stored_context().to_canonical(), materials.encrypted_data_keys());
         let source = DecryptionSource {
             manager: self.manager.clone(),
             suite: materials.suite(),
@@ -109,7 +112,10 @@ pub(super) struct DecryptionSource {
 }
 
 impl DecryptionSource {
-    pub(super) fn new(manager: CachingMaterialsManager, request: DecryptionMaterialsRequest<'_>) -> Self {
+    pub(super) fn new(
+        manager: CachingMaterialsManager,
+        request: DecryptionMaterialsRequest<'_>,
+    ) -> Self {
         Self {
             manager,
             suite: request.suite,
@@ -151,7 +157,8 @@ impl Source for DecryptionSource {
     fn wrapping_keys(&self) -> Vec<Arc<str>> {
         let keys = self.request().encrypted_data_keys;
         let named = keys.iter().map(|key| {
-            let name = Some(key.key_provider_information).filter(|name| name.len() <= LONGEST_NAME)?;
+            let name =
+                Some(key.key_provider_information).filter(|name| name.len() <= LONGEST_NAME)?;
             String::from_utf8(name).ok().map(Arc::from)
         });
         named.collect::<Option<_>>().unwrap_or_default()
@@ -185,7 +192,13 @@ impl PreparedMaterials for Prepared {
         if plaintext_length > policy.limits.max_bytes {
             return false;
         }
-        let taken = half.find_at(&self.place, manager.at_the_latest(), policy, Some(plaintext_length), |it| borrow(it));
+        let taken = half.find_at(
+            &self.place,
+            manager.at_the_latest(),
+            policy,
+            Some(plaintext_length),
+            |it| borrow(it),
+        );
         let Ok(taken) = taken else { return false };
         if taken.wants_refresh {
             half.refresh(&self.place.key(), &self.source);
@@ -196,6 +209,8 @@ impl PreparedMaterials for Prepared {
 
 impl std::fmt::Debug for EncryptionSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EncryptionSource").field("context_keys", &self.context.keys()).finish_non_exhaustive()
+        f.debug_struct("EncryptionSource")
+            .field("context_keys", &self.context.keys())
+            .finish_non_exhaustive()
     }
 }
