@@ -489,8 +489,7 @@ impl KmsPoolBuilder {
         let mut common = config::Builder::new()
             .behavior_version(BehaviorVersion::v2026_01_12())
             .sleep_impl(background.clone())
-            // It learns the date of KMS. The SDK would correct it once more.
-            .time_source(clock.clone())
+            // The clock of each region learns the date of KMS. The SDK would correct it once more.
             .disable_clock_skew_correction(true)
             // The attempt timeout is not here: it must not run while a request waits for its turn.
             .timeout_config(

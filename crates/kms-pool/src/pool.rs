@@ -67,6 +67,7 @@ struct Parts {
     https: HashMap<Box<str>, Weak<HttpsClient>>,
     budgets: HashMap<(BudgetOwner, Box<str>), Weak<Budget>>,
     quotas: HashMap<Box<str>, config::retry::RetryPartition>,
+    clocks: HashMap<Box<str>, Clock>,
     janitor: Option<AbortHandle>,
 }
 
@@ -124,7 +125,7 @@ impl KmsPool {
     /// [`CredentialsUnavailable`](KmsErrorKind::CredentialsUnavailable) if the provider fails,
     /// panics or takes longer than [`provider_timeout`](KmsPoolBuilder::provider_timeout),
     /// [`AfterFork`](KmsErrorKind::AfterFork) in a child that was forked after the pool was first
-    /// used, and [`Other`](KmsErrorKind::Other) if the pool's threads cannot be started. No request
+    /// used, and [`Unavailable`](KmsErrorKind::Unavailable) if the pool's threads cannot be started. No request
     /// is sent to KMS.
     ///
     /// # Examples
@@ -321,7 +322,8 @@ impl KmsPool {
         let lane = Lane {
             region: region.into(),
             background: settings.background.clone(),
-            clock: settings.clock.clone(),
+            clock: parts.clock(region, &settings.clock),
+            has_learnt: AtomicBool::new(false),
             https: parts.https(region, &settings.connections)?,
             budget: parts.budget(owner, region, settings.budget),
             circuit: Arc::new(Circuit::new(settings.circuit)),
@@ -336,7 +338,11 @@ impl KmsPool {
             has_accepted: AtomicBool::new(false),
             tenure,
         };
-        let mut common = settings.common.clone().retry_partition(parts.quota(region));
+        let mut common = settings
+            .common
+            .clone()
+            .retry_partition(parts.quota(region))
+            .time_source(lane.clock.clone());
         drop(parts);
         if let Some(endpoint) = settings.endpoints.get(region) {
             common.set_endpoint_url(Some(endpoint.clone()));
@@ -454,6 +460,11 @@ impl Parts {
         self.quotas.entry(region.into()).or_insert_with(|| retry_quota(region)).clone()
     }
 
+    /// Regions learn the date each for itself: one whose clock is wrong misleads no other.
+    fn clock(&mut self, region: &str, clock: &Clock) -> Clock {
+        self.clocks.entry(region.into()).or_insert_with(|| clock.copy()).clone()
+    }
+
     /// Ends what goes on by itself. Clients that somebody keeps keep their sessions.
     fn stop(&mut self) {
         self.sessions.values().filter_map(Weak::upgrade).for_each(|session| session.stop());
@@ -467,6 +478,7 @@ impl Parts {
         self.https.retain(|_, it| it.strong_count() > 0);
         self.budgets.retain(|_, it| it.strong_count() > 0);
         self.quotas.retain(|region, _| self.https.contains_key(region));
+        self.clocks.retain(|region, _| self.https.contains_key(region));
     }
 }
 

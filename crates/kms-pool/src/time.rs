@@ -25,8 +25,8 @@ pub(crate) fn monotonic() -> Instant {
 ///
 /// It is read off the wall clock once, when the pool is built, and from then on counted with a
 /// clock that nobody can set: a wall clock that jumps later changes nothing. When KMS refuses a
-/// request because of its date, the clock [learns](Self::learn) the server's. Clones are the same
-/// clock.
+/// request because of its date, the clock of the region [learns](Self::learn) the server's. Clones
+/// are the same clock.
 #[derive(Clone, Debug)]
 pub(crate) struct Clock {
     /// The date at the zero of [`uptime`], in nanoseconds since the Unix epoch.
@@ -40,6 +40,11 @@ impl Clock {
         let clock = Self { zero: Arc::default() };
         clock.learn(SystemTime::now());
         clock
+    }
+
+    /// Another clock that shows the same, until one of them learns.
+    pub(crate) fn copy(&self) -> Self {
+        Self { zero: Arc::new(AtomicI64::new(self.zero.load(Relaxed))) }
     }
 
     /// From now on it shows `date`, and counts from there.
@@ -92,7 +97,7 @@ mod tests {
     fn a_clock_goes_on_from_what_it_learnt_and_its_clones_with_it() {
         let clock = Clock::of_this_machine();
         let clone = clock.clone();
-        let other = Clock::of_this_machine();
+        let other = clock.copy();
         for learnt in [SystemTime::UNIX_EPOCH, clock.date() + Duration::from_hours(2)] {
             clock.learn(learnt);
             let later = clone.date();

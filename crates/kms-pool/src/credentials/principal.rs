@@ -21,6 +21,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::default_chain::DefaultChain;
 use super::files::Stamps;
 use super::profile::ProfileFile;
+use crate::background::Lease;
 use crate::error::{KmsError, KmsErrorKind};
 
 /// An identity that calls KMS, with the provider of its credentials.
@@ -284,7 +285,12 @@ impl Principal {
 
     /// The same on a thread that a provider may block, within `limit`. Has to be called on a
     /// runtime.
-    pub(super) async fn ask_within(&self, limit: Duration, date: SystemTime) -> Answer {
+    pub(super) async fn ask_within(
+        &self,
+        limit: Duration,
+        date: SystemTime,
+        mut lease: Lease,
+    ) -> Answer {
         let asked = self.rotation();
         let thread = Arc::clone(&self.source().thread);
         let principal = self.clone();
@@ -292,12 +298,15 @@ impl Principal {
             // It waits for a provider that still blocks its thread since it was last asked.
             let permit = thread.acquire_owned().await;
             // Dropped with this future, which ends the provider's where that can be ended.
-            let (_given_up, mut is_given_up) = oneshot::channel::<()>();
+            let (_given_up, is_given_up) = oneshot::channel::<()>();
             let ask = move || {
                 let _permit = permit;
                 let stamps = Stamps::of(principal.files());
+                // The ends first: then the provider is not polled any more.
+                let end = std::pin::pin!(lease.end());
+                let end = select(is_given_up, end);
                 let ask = std::pin::pin!(principal.ask(date));
-                match Handle::current().block_on(select(&mut is_given_up, ask)) {
+                match Handle::current().block_on(select(end, ask)) {
                     Either::Right(((rotation, outcome), _)) => {
                         Some(Answer { rotation, stamps: Some(stamps), outcome })
                     }

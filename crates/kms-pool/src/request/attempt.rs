@@ -49,7 +49,10 @@ pub(crate) struct Lane {
     pub(crate) session: Arc<Session>,
     /// What its requests run on.
     pub(crate) background: Background,
+    /// The region's, for the dates of requests. The session's is for the expiry of credentials.
     pub(crate) clock: Clock,
+    /// Whether the clock has learnt a date with which no request was accepted yet.
+    pub(crate) has_learnt: AtomicBool,
     pub(crate) https: Arc<HttpsClient>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) circuit: Arc<Circuit>,
@@ -118,7 +121,7 @@ impl HttpConnector for LaneConnector {
         // Here, not when the future is first polled, so that the subscriber is the caller's.
         match lane.background.run(attempt.instrument(span).with_current_subscriber()) {
             Ok(attempt) => HttpConnectorFuture::new(async move {
-                attempt.await.unwrap_or_else(|| Err(own_error(KmsError::shut_down())))
+                attempt.await.unwrap_or_else(|error| Err(own_error(error)))
             }),
             Err(error) => HttpConnectorFuture::ready(Err(own_error(error))),
         }
@@ -236,11 +239,23 @@ impl Lane {
             }
             Outcome::Ok | Outcome::Refused if name != WARM_UP => {
                 self.has_accepted.store(true, Relaxed);
-                self.session.accepted();
+                self.session.accepted(signature.signer);
+                self.believe_date(&signature);
             }
             _ => {}
         }
         Ok(response)
+    }
+
+    /// Uses the date that was learnt here for the expiry of credentials too, now that the server has
+    /// taken a request with it.
+    fn believe_date(&self, signature: &Signature) {
+        let is_of_this_date =
+            || signature.date.is_some_and(|date| apart(date, self.clock.date()) <= SKEW);
+        if self.has_learnt.load(Relaxed) && is_of_this_date() {
+            self.has_learnt.store(false, Relaxed);
+            self.session.clock.learn(self.clock.date());
+        }
     }
 
     /// Whether a request that was refused for its credentials may be taken when it is signed again.
@@ -255,6 +270,7 @@ impl Lane {
             // Another request may have learnt it while this one was under way.
             if apart(date, self.clock.date()) > SKEW {
                 self.clock.learn(date);
+                self.has_learnt.store(true, Relaxed);
                 sight::date_learnt(&self.region);
             }
             if operation.take_correction() {
@@ -267,7 +283,7 @@ impl Lane {
         let is_of_region = is_unknown && self.session.is_accepted();
         !is_of_region
             && operation.take_renewal()
-            && self.session.refused(signature.signer, self.clock.now()).await
+            && self.session.refused(signature.signer, self.session.clock.now()).await
     }
 
     fn short_circuited(&self, pause: Duration) -> ConnectorError {
@@ -328,7 +344,8 @@ impl Signature {
     /// A date is believed only from a server that has proved who it is: whoever could set it would
     /// choose when what we sign is good.
     fn is_dated_wrong_by(&self, refused: &HttpResponse) -> Option<SystemTime> {
-        let date = refused.headers().get("date").filter(|_| self.is_over_tls)?;
+        let is_cached = refused.headers().get("age").is_some();
+        let date = refused.headers().get("date").filter(|_| self.is_over_tls && !is_cached)?;
         let date = DateTime::from_str(date, Format::HttpDate).ok()?;
         let date = SystemTime::try_from(date).ok()?;
         (apart(date, self.date?) > SKEW).then_some(date)
@@ -401,6 +418,9 @@ mod tests {
         let two_hours_later = refused("Sun, 30 Aug 2015 14:36:00 GMT");
         assert!(signed("https://kms").is_dated_wrong_by(&two_hours_later).is_some());
         assert_eq!(signed("http://localhost").is_dated_wrong_by(&two_hours_later), None);
+        let mut cached = refused("Sun, 30 Aug 2015 14:36:00 GMT");
+        cached.headers_mut().insert("age", "3600");
+        assert_eq!(signed("https://kms").is_dated_wrong_by(&cached), None);
         let soon_after = refused("Sun, 30 Aug 2015 12:39:00 GMT");
         assert_eq!(signed("https://kms").is_dated_wrong_by(&soon_after), None);
     }

@@ -13,7 +13,6 @@ use aws_credential_types::Credentials;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared, ready};
 use tokio::task::AbortHandle;
-use tracing::instrument::WithSubscriber as _;
 
 use self::renewal::{Renewal, Step};
 use super::files::Stamps;
@@ -139,11 +138,14 @@ impl Session {
     }
 
     /// KMS has accepted credentials, in whatever region.
-    pub(crate) fn accepted(&self) {
+    pub(crate) fn accepted(&self, fingerprint: Fingerprint) {
         if let Some(current) = &*self.current.load()
-            && self.accepted.load(Relaxed) != current.number
+            && current.is_of(fingerprint)
         {
-            self.accepted.store(current.number, Relaxed);
+            current.accept();
+            if self.accepted.load(Relaxed) != current.number {
+                self.accepted.store(current.number, Relaxed);
+            }
         }
     }
 
@@ -266,7 +268,8 @@ impl Session {
     fn begin_load(self: &Arc<Self>, state: &mut State, now: Now) -> Load {
         state.renewal.began(now);
         let rotation = self.principal.rotation();
-        let renew = Arc::clone(self).renew(now).with_current_subscriber();
+        // Neither the span nor the subscriber of whoever happens to need it: it is for all.
+        let renew = Arc::clone(self).renew(now);
         let spawned = match self.background.upgrade() {
             Some(background) => background.handle().map(|handle| handle.spawn(renew)),
             None => Err(KmsError::shut_down()),
@@ -298,7 +301,12 @@ impl Session {
     async fn renew(self: Arc<Self>, now: Now) -> Result<Arc<Generation>, KmsError> {
         self.counters.refreshes.increment();
         loop {
-            let answer = self.principal.ask_within(self.renewals.provider_timeout, now.date).await;
+            let lease = self.background.upgrade().and_then(|background| background.lease());
+            let limit = self.renewals.provider_timeout;
+            let answer = match lease {
+                Some(lease) => self.principal.ask_within(limit, now.date, lease).await,
+                None => return Err(KmsError::shut_down()),
+            };
             let mut state = self.lock();
             if answer.rotation != self.principal.rotation() {
                 // Another rotation came in between: what was answered is not its answer.
@@ -321,8 +329,9 @@ impl Session {
                 state.renewal.brought_nothing(now);
                 return Ok(current);
             }
-            state.renewal.brought(now);
-            return Ok(self.install(&mut state, answer.rotation, credentials, now));
+            let generation = self.install(&mut state, answer.rotation, credentials, now);
+            state.renewal.brought(&generation, now);
+            return Ok(generation);
         }
     }
 

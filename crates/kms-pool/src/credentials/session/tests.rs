@@ -490,7 +490,8 @@ impl Model {
         if asks {
             self.failed_at = offer.is_none().then_some(now);
             self.answered = offer.is_some();
-            self.fruitless = if offer.is_some() { 0 } else { self.fruitless + 1 };
+            let is_good = offer.is_some_and(|(_, end)| now < end);
+            self.fruitless = if is_good { 0 } else { self.fruitless + 1 };
             self.not_before = now + (1 << self.fruitless.saturating_sub(1).min(5)).min(30);
             if let Some((number, end)) = offer {
                 let lead = LEAD.min((end - now) / 2);
