@@ -262,7 +262,7 @@ impl Future for Timer {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let until = self.until;
         if self.task.is_none() {
-            match self.background.run(tokio::time::sleep_until(until)) {
+            match self.background.run(async move { tokio::time::sleep_until(until).await }) {
                 Ok(task) => self.task = Some(task),
                 // Whatever comes after the wait says why it cannot go on.
                 Err(_) => return Poll::Ready(()),
@@ -290,5 +290,74 @@ impl fmt::Debug for Background {
 impl fmt::Debug for WeakBackground {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WeakBackground").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use futures_executor::block_on;
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_hours(1);
+
+    #[test]
+    fn what_waits_on_a_runtime_that_ends_ends_too() {
+        let background = Background::with_workers(1);
+        let mut sleep = Box::pin(background.sleep(LONG));
+        assert!(sleep.as_mut().now_or_never().is_none());
+        let late = background.sleep(LONG);
+        let task = background.run(std::future::pending::<()>()).unwrap();
+        background.shut_down();
+        block_on(async { (sleep.await, late.await) });
+        assert_eq!(block_on(task).unwrap_err().kind(), KmsErrorKind::InvalidRequest);
+        assert!(background.lease().is_none());
+    }
+
+    #[test]
+    fn a_runtime_that_was_ended_before_it_began_does_not_begin() {
+        let background = Background::with_workers(1);
+        background.shut_down();
+        assert!(background.handle().is_err());
+    }
+
+    #[test]
+    fn a_lease_keeps_the_runtime_and_is_told_of_its_end() {
+        let background = Background::with_workers(1);
+        let handle = background.handle().unwrap().clone();
+        let mut lease = background.lease().unwrap();
+        assert!(lease.end().now_or_never().is_none());
+        drop(background);
+        block_on(lease.end());
+        // Its timers work until the lease ends.
+        handle.block_on(async { tokio::time::sleep(Duration::from_millis(1)).await });
+        drop(lease);
+        let ended = block_on(handle.spawn(async {})).unwrap_err();
+        assert!(ended.is_cancelled());
+    }
+
+    #[test]
+    fn a_task_ends_with_who_waits_for_it_and_a_panic_is_an_error() {
+        let background = Background::with_workers(1);
+        let (sender, ended) = mpsc::channel::<()>();
+        let task = background.run(async move {
+            std::future::pending::<()>().await;
+            drop(sender);
+        });
+        drop(task.unwrap());
+        assert!(ended.recv().is_err(), "the task was dropped");
+        let task = background.run(async { panic!("scripted") }).unwrap();
+        assert_eq!(block_on(task).unwrap_err().kind(), KmsErrorKind::Other);
+    }
+
+    #[test]
+    fn a_limit_ends_what_takes_longer() {
+        let background = Background::with_workers(1);
+        let limit = Duration::from_millis(1);
+        assert!(block_on(background.timeout(limit, std::future::pending::<()>())).is_none());
+        assert_eq!(block_on(background.timeout(Duration::MAX, async { 1 })), Some(1));
     }
 }

@@ -21,6 +21,16 @@ pub(crate) fn monotonic() -> Instant {
     Instant::now()
 }
 
+/// The clock that file times are of, which is the wall clock with all of its jumps.
+pub(crate) fn of_files() -> SystemTime {
+    wall()
+}
+
+#[allow(clippy::disallowed_methods, reason = "the one reading of the wall clock")]
+fn wall() -> SystemTime {
+    SystemTime::now()
+}
+
 /// The date, as AWS counts it.
 ///
 /// It is read off the wall clock once, when the pool is built, and from then on counted with a
@@ -35,10 +45,9 @@ pub(crate) struct Clock {
 
 impl Clock {
     /// A clock that shows the same as the wall clock at this moment.
-    #[allow(clippy::disallowed_methods, reason = "the one reading of the wall clock")]
     pub(crate) fn of_this_machine() -> Self {
         let clock = Self { zero: Arc::default() };
-        clock.learn(SystemTime::now());
+        clock.learn(wall());
         clock
     }
 
