@@ -223,8 +223,8 @@ impl Session {
     }
 
     /// Whether the files look other than before the provider last answered.
-    pub(super) fn have_changed(&self, stamps: Stamps) -> bool {
-        *self.lock().stamps.get_or_insert_with(|| stamps.clone()) != stamps
+    pub(super) fn have_changed(&self, stamps: &Stamps) -> bool {
+        *self.lock().stamps.get_or_insert_with(|| stamps.clone()) != *stamps
     }
 
     /// Decides between the current credentials, a renewal under way, and a new one.
