@@ -63,7 +63,6 @@ struct Parts {
     sessions: HashMap<u64, Weak<Session>>,
     https: HashMap<Box<str>, Weak<HttpsClient>>,
     budgets: HashMap<(BudgetOwner, Box<str>), Weak<Budget>>,
-    quotas: HashMap<Box<str>, config::retry::RetryPartition>,
     janitor: Option<AbortHandle>,
 }
 
@@ -318,7 +317,7 @@ impl KmsPool {
             has_accepted: AtomicBool::new(false),
             tenure,
         };
-        let mut common = settings.common.clone().retry_partition(parts.quota(region));
+        let mut common = settings.common.clone().retry_partition(retry_quota());
         drop(parts);
         if let Some(endpoint) = settings.endpoints.get(region) {
             common.set_endpoint_url(Some(endpoint.clone()));
@@ -423,10 +422,6 @@ impl Parts {
         })
     }
 
-    fn quota(&mut self, region: &str) -> config::retry::RetryPartition {
-        self.quotas.entry(region.into()).or_insert_with(|| retry_quota(region)).clone()
-    }
-
     /// Ends what goes on by itself. Clients that somebody keeps keep their sessions.
     fn stop(&mut self) {
         self.sessions.values().filter_map(Weak::upgrade).for_each(|session| session.stop());
@@ -439,7 +434,6 @@ impl Parts {
         self.sessions.retain(|_, it| it.strong_count() > 0);
         self.https.retain(|_, it| it.strong_count() > 0);
         self.budgets.retain(|_, it| it.strong_count() > 0);
-        self.quotas.retain(|region, _| self.https.contains_key(region));
     }
 }
 

@@ -50,7 +50,7 @@ use self::{
     sync::RwLock,
 };
 use crate::{
-    error::Error,
+    error::{Error, KeyringError},
     observer::{EventKind, Observer, Operation},
     time::Moment,
 };
@@ -484,9 +484,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
         let had =
             slot.as_ref().is_some_and(|slot| slot.holds(|entry| !S::IN_PLACE || entry.is_proven()));
         if let Some(slot) = slot {
-            let outage = !failures.is_empty()
-                && failures.iter().all(|failure| failure.may_pass_among(failures));
-            slot.note_failure(now, policy, chance, outage);
+            slot.note_failure(now, policy, chance, KeyringError::tell_of_outage(failures));
         }
         if failures.is_empty() {
             return;
