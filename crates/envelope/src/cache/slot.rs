@@ -148,10 +148,6 @@ impl<V> Slot<V> {
         in_place: bool,
     ) -> bool {
         let limits = &policy.limits;
-        if in_place && self.holds(Entry::is_proven) {
-            // The same value again.
-            entry.prove();
-        }
         let state = self.state.rcu(|state| match &**state {
             State::Retired => Arc::clone(state),
             State::Live { current: Some(current), .. }
@@ -214,6 +210,20 @@ impl<V> Slot<V> {
             }
             State::Retired => false,
         }
+    }
+
+    /// Its current value.
+    pub(crate) fn current(&self) -> Option<Arc<V>> {
+        match &**self.state.load() {
+            State::Live { current: Some(current), .. } => Some(Arc::clone(current.value())),
+            _ => None,
+        }
+    }
+
+    /// Whether a refresh could begin.
+    pub(crate) fn may_refresh(&self, now: Moment) -> bool {
+        let refresh = self.lock();
+        !refresh.under_way && now >= refresh.not_before
     }
 
     /// The age of its oldest value.
@@ -302,7 +312,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn entry(value: u8, asked: Moment) -> Arc<Entry<u8>> {
-        Arc::new(Entry::new(Arc::new(value), asked, asked, &policy(10 * SECOND, 100, 100)))
+        Arc::new(Entry::new(Arc::new(value), (asked, 0), asked, &policy(10 * SECOND, 100, 100)))
     }
 
     fn take(
@@ -434,7 +444,7 @@ mod tests {
         let (now, policy) = (Clock::system().moment(), policy(10 * SECOND, 3, 100));
         let slot = Slot::empty(now);
         let value = Arc::new(1);
-        slot.put(&Arc::new(Entry::new(Arc::clone(&value), now, now, &policy)), now, &policy, false);
+        slot.put(&Arc::new(Entry::new(Arc::clone(&value), (now, 0), now, &policy)), now, &policy, false);
         slot.retire();
         assert_eq!(Arc::strong_count(&value), 1);
         assert!(!slot.put(&entry(2, now), now, &policy, false));

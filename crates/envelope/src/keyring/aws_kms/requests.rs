@@ -98,7 +98,7 @@ impl Requests {
         for (stored, ciphertext) in named {
             let Some(key) = key_to_ask(&stored) else { continue };
             match self.decrypt(&key, request, ciphertext).await {
-                Ok(data_key) => return Ok(data_key),
+                Ok(data_key) => return Ok(data_key.unwrapped_by(stored.shared())),
                 Err(failure) => {
                     failures.push(failure.of(&key).with_name_in_messages(stored.shared()))
                 }

@@ -8,7 +8,7 @@ use std::{
 #[cfg(feature = "tokio")]
 use tokio::runtime::Handle;
 
-use super::{CachingMaterialsManager, Inner, MaterialsCache, MaterialsManager};
+use super::{CachingMaterialsManager, Inner, MaterialsCache, MaterialsManager, Probes};
 use crate::{
     cache::{failures::Failures, limits::Limits, policy::Policy},
     crypto::random,
@@ -204,6 +204,7 @@ impl CachingBuilder {
             partition,
             policy: self.policy,
             backoffs: Failures::new(WRAPPING_KEYS),
+            probes: Probes::default(),
             prime_decrypt: self.prime_decrypt,
             handover: Mutex::default(),
             #[cfg(feature = "tokio")]
