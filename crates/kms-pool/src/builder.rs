@@ -11,18 +11,18 @@ use std::time::Duration;
 use aws_sdk_kms::config::{
     self, AppName, BehaviorVersion, IdentityCache, StalledStreamProtectionConfig,
 };
-use aws_smithy_async::rt::sleep::TokioSleep;
-use aws_smithy_async::time::SystemTimeSource;
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
 use http::Uri;
 
+use crate::background::Background;
 use crate::connection::{Connections, TrustRoots};
 use crate::credentials::Renewals;
 use crate::error::BuildError;
 use crate::pool::{KmsPool, Settings};
 use crate::request::{BudgetSettings, CircuitSettings};
 use crate::stats::Counters;
+use crate::time::Clock;
 
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_mins(5);
 const REFRESH_LEADS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
@@ -36,6 +36,9 @@ const JITTERS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(
 const FILE_LOOKS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_hours(1);
 const IDLE_TIMEOUTS: RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_hours(24);
+
+/// Threads that drive what goes on in a pool: much waiting, little work.
+const WORKERS: usize = 2;
 
 /// Connections that nobody uses close after this time at the latest.
 const IDLE_CONNECTIONS: Duration = Duration::from_secs(90);
@@ -481,10 +484,14 @@ impl KmsPoolBuilder {
         let idle_connections = self.idle_timeout.min(IDLE_CONNECTIONS);
         let connections =
             Connections::new(self.roots, self.proxy, idle_connections, Arc::clone(&counters))?;
+        let background = Background::with_workers(WORKERS);
+        let clock = Clock::of_this_machine();
         let mut common = config::Builder::new()
             .behavior_version(BehaviorVersion::v2026_01_12())
-            .sleep_impl(TokioSleep::new())
-            .time_source(SystemTimeSource::new())
+            .sleep_impl(background.clone())
+            // It learns the date of KMS. The SDK would correct it once more.
+            .time_source(clock.clone())
+            .disable_clock_skew_correction(true)
             // The attempt timeout is not here: it must not run while a request waits for its turn.
             .timeout_config(
                 TimeoutConfig::builder()
@@ -503,6 +510,8 @@ impl KmsPoolBuilder {
         common.set_app_name(app_name);
         let settings = Settings {
             common,
+            background,
+            clock,
             endpoints: self.endpoints,
             connections: Arc::new(connections),
             renewals: self.renewals,

@@ -94,6 +94,11 @@ impl KmsError {
         Self::local(KmsErrorKind::InvalidRequest, "the pool has been shut down", None)
     }
 
+    /// The refusal in a forked child, which has none of the pool's threads.
+    pub(crate) fn after_fork() -> Self {
+        Self::local(KmsErrorKind::AfterFork, "", None)
+    }
+
     /// What kind of failure this is.
     pub fn kind(&self) -> KmsErrorKind {
         self.details.kind

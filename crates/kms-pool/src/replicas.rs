@@ -10,8 +10,9 @@ use aws_sdk_kms::Client;
 use futures_util::StreamExt as _;
 use futures_util::future::pending;
 use futures_util::stream::FuturesUnordered;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
+use crate::background::Background;
 use crate::error::{BuildError, KmsError, KmsErrorKind};
 use crate::pool::check_region;
 use crate::sight;
@@ -53,6 +54,8 @@ pub struct Replicas {
     fastest_first: bool,
     hedge_after: Option<Duration>,
     counts: Arc<Counts>,
+    /// Suppliers need have no timers, and callers no runtime.
+    timers: Background,
 }
 
 /// What [`Replicas`] have done so far.
@@ -127,6 +130,7 @@ impl Replicas {
             fastest_first: false,
             hedge_after: None,
             counts: Arc::default(),
+            timers: Background::with_workers(1),
         })
     }
 
@@ -204,7 +208,7 @@ impl Replicas {
             let hedge_after = self.hedge_after.filter(|_| may_hedge && waiting.len() > 0);
             let hedge = async {
                 match hedge_after {
-                    Some(delay) => sleep(delay).await,
+                    Some(delay) => self.timers.sleep(delay).await,
                     None => pending().await,
                 }
             };

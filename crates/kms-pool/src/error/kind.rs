@@ -33,6 +33,10 @@ pub enum KmsErrorKind {
     CredentialsRejected,
     /// The credentials provider failed, panicked or ran out of time.
     CredentialsUnavailable,
+    /// The process was forked after the pool was first used, and this is the child.
+    ///
+    /// A child has none of the threads that the pool runs on. Build a pool after the fork.
+    AfterFork,
     /// The request itself is wrong, and always will be.
     InvalidRequest,
     /// A quota of keys, grants or aliases is used up. (The rate quota is
@@ -89,6 +93,10 @@ impl KmsErrorKind {
             Self::CredentialsUnavailable => (
                 "no AWS credentials could be had",
                 "check the credentials provider of the principal",
+            ),
+            Self::AfterFork => (
+                "the process was forked after the pool was first used",
+                "build a new pool in the child",
             ),
             Self::InvalidRequest => {
                 ("the request is not valid", "correct it: sending it again cannot help")
