@@ -499,7 +499,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
         self.forgive(key, entry, source);
         let settings = source.settings();
         if let Some(slot) = self.slots.find(&key.borrow()) {
-            slot.note_failure(settings.now(), settings.policy(), settings.chance(), false);
+            slot.note_failure(settings.now(), settings.policy(), settings.chance(), Some(false));
         }
     }
 
@@ -513,10 +513,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
                 let key = keys.pop()?;
                 keys.iter().all(|other| *other == key).then_some(key)
             };
-            source
-                .answered(entry.value())
-                .or_else(only)
-                .inspect(|key| backoffs.forget(&**key));
+            source.answered(entry.value()).or_else(only).inspect(|key| backoffs.forget(&**key));
         }
     }
 
