@@ -1,5 +1,7 @@
 //! Plaintext data keys.
 
+use std::sync::Arc;
+
 use secrecy::{ExposeSecret, SecretBox, SecretSlice};
 use zeroize::Zeroize;
 
@@ -13,7 +15,10 @@ use crate::error::Error;
 /// assert!(!format!("{key:?}").contains('7'));
 /// ```
 #[derive(Debug)]
-pub struct DataKey(SecretSlice<u8>);
+pub struct DataKey {
+    secret: SecretSlice<u8>,
+    wrapping_key: Option<Arc<str>>,
+}
 
 impl DataKey {
     /// Takes over key bytes. The vector is wiped: its spare capacity, too, may hold a copy.
@@ -32,13 +37,34 @@ impl DataKey {
     pub fn generate(length: usize) -> Result<Self, Error> {
         let mut bytes = SecretBox::new(vec![0; length].into_boxed_slice());
         let buffer = secrecy::ExposeSecretMut::expose_secret_mut(&mut bytes);
-        getrandom::fill(buffer).map_err(|cause| Error::Random(std::sync::Arc::new(cause)))?;
-        Ok(Self(bytes))
+        getrandom::fill(buffer).map_err(|cause| Error::Random(Arc::new(cause)))?;
+        Ok(Self { secret: bytes, wrapping_key: None })
     }
 
     /// A key with a copy of these bytes; wiping the original is up to the caller.
     pub(crate) fn copied_from(bytes: &[u8]) -> Self {
-        Self(SecretBox::new(bytes.into()))
+        Self { secret: SecretBox::new(bytes.into()), wrapping_key: None }
+    }
+
+    /// Notes which wrapping key unwrapped it, by the name that messages have: for keyrings whose
+    /// messages may name several. A cache then knows that this wrapping key answers again, after
+    /// failures, and says nothing of the others.
+    ///
+    /// ```
+    /// let key = envelope::DataKey::from_vec(vec![7; 32]).unwrapped_by("tenant-42");
+    /// assert_eq!(key.wrapping_key(), Some("tenant-42"));
+    /// ```
+    #[must_use]
+    pub fn unwrapped_by(mut self, wrapping_key: impl Into<Arc<str>>) -> Self {
+        self.wrapping_key = Some(wrapping_key.into());
+        self
+    }
+
+    /// The wrapping key that unwrapped it, where its keyring
+    /// [noted](Self::unwrapped_by) that.
+    #[must_use]
+    pub fn wrapping_key(&self) -> Option<&str> {
+        self.wrapping_key.as_deref()
     }
 
     /// The key's length in bytes.
@@ -56,7 +82,7 @@ impl DataKey {
     /// The key itself. For keyrings that wrap it; copy it nowhere.
     #[must_use]
     pub fn expose_secret(&self) -> &[u8] {
-        self.0.expose_secret()
+        self.secret.expose_secret()
     }
 }
 

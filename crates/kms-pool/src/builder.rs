@@ -247,8 +247,8 @@ impl KmsPoolBuilder {
 
     /// How often the SDK tries an operation, the first time included, in its standard retry mode.
     /// Default 3; 1 to 10. This is the one place that decides on retries; the pool adds none of its
-    /// own. A quota bounds the retries of all clients of a region together, so that they end by
-    /// themselves when KMS is down.
+    /// own. A quota bounds the retries of each principal in a region, so that they end by themselves
+    /// when KMS is down. A principal whose requests fail uses up its own quota, and nobody else's.
     ///
     /// What KMS refused for its credentials is signed again once they have been renewed, even with
     /// 1.
@@ -345,7 +345,7 @@ impl KmsPoolBuilder {
 
     /// How many requests of one account may be under way in one region at once; the others wait
     /// their turn, in order. Default 256; 1 to 100,000. What waits too long for its operation to
-    /// end in time fails with [`Throttled`](crate::KmsErrorKind::Throttled).
+    /// end in time fails with [`OverBudget`](crate::KmsErrorKind::OverBudget).
     ///
     /// Regions have separate limits, so that a slow one does not hold up another.
     ///
@@ -364,7 +364,7 @@ impl KmsPoolBuilder {
     /// in each further one. 1 to 1,000,000.
     ///
     /// A request that could not start in time fails at once with
-    /// [`Throttled`](crate::KmsErrorKind::Throttled), and says in
+    /// [`OverBudget`](crate::KmsErrorKind::OverBudget), and says in
     /// [`retry_after`](crate::KmsError::retry_after) when it could. In time is so that a whole
     /// attempt still fits into the operation timeout, or at half of it where that is later: by
     /// default within 7 s.

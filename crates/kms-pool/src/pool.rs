@@ -66,7 +66,6 @@ struct Parts {
     sessions: HashMap<u64, Weak<Session>>,
     https: HashMap<Box<str>, Weak<HttpsClient>>,
     budgets: HashMap<(BudgetOwner, Box<str>), Weak<Budget>>,
-    quotas: HashMap<Box<str>, config::retry::RetryPartition>,
     clocks: HashMap<Box<str>, Clock>,
     janitor: Option<AbortHandle>,
 }
@@ -338,11 +337,8 @@ impl KmsPool {
             has_accepted: AtomicBool::new(false),
             tenure,
         };
-        let mut common = settings
-            .common
-            .clone()
-            .retry_partition(parts.quota(region))
-            .time_source(lane.clock.clone());
+        let mut common =
+            settings.common.clone().retry_partition(retry_quota()).time_source(lane.clock.clone());
         drop(parts);
         if let Some(endpoint) = settings.endpoints.get(region) {
             common.set_endpoint_url(Some(endpoint.clone()));
@@ -456,10 +452,6 @@ impl Parts {
         })
     }
 
-    fn quota(&mut self, region: &str) -> config::retry::RetryPartition {
-        self.quotas.entry(region.into()).or_insert_with(|| retry_quota(region)).clone()
-    }
-
     /// Regions learn the date each for itself: one whose clock is wrong misleads no other.
     fn clock(&mut self, region: &str, clock: &Clock) -> Clock {
         self.clocks.entry(region.into()).or_insert_with(|| clock.copy()).clone()
@@ -477,7 +469,6 @@ impl Parts {
         self.sessions.retain(|_, it| it.strong_count() > 0);
         self.https.retain(|_, it| it.strong_count() > 0);
         self.budgets.retain(|_, it| it.strong_count() > 0);
-        self.quotas.retain(|region, _| self.https.contains_key(region));
         self.clocks.retain(|region, _| self.https.contains_key(region));
     }
 }

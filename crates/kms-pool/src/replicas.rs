@@ -78,7 +78,7 @@ struct Replica {
     region: Arc<str>,
     /// How long calls took of late, in microseconds; 0 when that is not known.
     latency: AtomicU64,
-    /// Whether its last call failed.
+    /// Whether the last call that says something of it failed.
     failed: AtomicBool,
     /// When it was last measured, in milliseconds since `epoch`.
     measured: AtomicU64,
@@ -134,12 +134,13 @@ impl Replicas {
         })
     }
 
-    /// Asks the region first that answered fastest of late. Default: the order in which they were
-    /// given.
+    /// Tries the fastest region first, based on recent latency. Default: the order in which they
+    /// were given.
     ///
     /// A region counts by a moving average of its calls, those that were given up included; one
-    /// whose last call failed, or was refused, comes last. One that has not been measured for five
-    /// minutes is measured by the next call.
+    /// whose last call timed out or failed, so that another region was asked, comes last. A call
+    /// that is refused changes nothing: it says something of the request, and nothing of the
+    /// region. A region that has not been measured for five minutes is measured by the next call.
     #[must_use]
     pub fn fastest_first(mut self) -> Self {
         self.fastest_first = true;
@@ -237,13 +238,16 @@ impl Replicas {
         Fut: Future<Output = Result<T, KmsError>>,
     {
         // Measured even when it is given up because another was faster.
-        let measured = Measured { replica, began: monotonic() };
+        let mut measured = Measured { replica, began: monotonic(), counts: true };
         let outcome = match self.supplier.client_for(&replica.region, Purpose::OneAttempt).await {
             Ok(client) => operation(client, Arc::clone(&replica.region)).await,
             Err(error) => Err(error),
         };
-        replica.failed.store(outcome.is_err(), Relaxed);
-        drop(measured);
+        match &outcome {
+            // A refusal is about the request, not about the region, however fast it came.
+            Err(error) if !fails_over(error) => measured.counts = false,
+            outcome => replica.failed.store(outcome.is_err(), Relaxed),
+        }
         outcome
     }
 
@@ -261,11 +265,15 @@ impl Replicas {
 struct Measured<'a> {
     replica: &'a Replica,
     began: Instant,
+    /// Whether it says something of the region.
+    counts: bool,
 }
 
 impl Drop for Measured<'_> {
     fn drop(&mut self) {
-        self.replica.measure(self.began, monotonic());
+        if self.counts {
+            self.replica.measure(self.began, monotonic());
+        }
     }
 }
 

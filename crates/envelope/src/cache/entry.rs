@@ -24,13 +24,21 @@ pub(crate) struct Entry<V> {
     low_age: Duration,
     load_time: Duration,
     usage: Usage,
-    proven: AtomicBool,
+    /// How often values had been invalidated when it was asked for.
+    asked_after: u64,
+    kept: AtomicBool,
 }
 
 impl<V> Entry<V> {
-    /// A new entry, of a value that was asked for at `asked` and came at `landed`. Age counts from
-    /// the first: the last moment at which the caller was certainly authorized.
-    pub(crate) fn new(value: Arc<V>, asked: Moment, landed: Moment, policy: &Policy) -> Self {
+    /// A new entry, of a value that was asked for at `asked`, after so many invalidations, and came
+    /// at `landed`. Age counts from the first: the last moment at which the caller was certainly
+    /// authorized.
+    pub(crate) fn new(
+        value: Arc<V>,
+        (asked, asked_after): (Moment, u64),
+        landed: Moment,
+        policy: &Policy,
+    ) -> Self {
         let load_time = landed.since(asked);
         let low_age = policy.low_age(load_time);
         Self {
@@ -39,7 +47,8 @@ impl<V> Entry<V> {
             low_age,
             load_time,
             usage: Usage::default(),
-            proven: AtomicBool::new(false),
+            asked_after,
+            kept: AtomicBool::new(false),
         }
     }
 
@@ -86,14 +95,19 @@ impl<V> Entry<V> {
         self.usage.used().0 >= limits.max_messages
     }
 
-    /// Notes that the value has served.
-    pub(crate) fn prove(&self) {
-        self.proven.store(true, Ordering::Relaxed);
+    /// When the value was asked for, and after how many invalidations.
+    pub(crate) fn asked(&self) -> (Moment, u64) {
+        (self.asked, self.asked_after)
     }
 
-    /// Whether the value has ever served.
-    pub(crate) fn is_proven(&self) -> bool {
-        self.proven.load(Ordering::Relaxed)
+    /// Notes that the cache keeps it.
+    pub(crate) fn keep(&self) {
+        self.kept.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the cache keeps it, or did.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.kept.load(Ordering::Relaxed)
     }
 
     /// The value.

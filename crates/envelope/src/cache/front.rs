@@ -84,7 +84,7 @@ mod tests {
         };
         let place = |value| {
             let (place, entry) =
-                (cache.place(key, now), Entry::new(Arc::new(value), now, now, &policy));
+                (cache.place(key, now), Entry::new(Arc::new(value), (now, 0), now, &policy));
             assert!(place.put(&Arc::new(entry), now, &policy, true));
             place
         };

@@ -50,10 +50,13 @@ use self::{
     sync::RwLock,
 };
 use crate::{
-    error::Error,
+    error::{Error, KeyringError},
     observer::{EventKind, Observer, Operation},
     time::Moment,
 };
+
+/// Among how many entries one is picked by chance, at the most.
+const PICKED_AMONG: u32 = 64;
 
 /// Whether a hit that was looked up brings what it found to the front: one in 32, by chance, since
 /// keys that come in turns would each have its own number of every 32.
@@ -223,7 +226,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
             let (flight, started) = match boarding {
                 Boarding::Landed(Ok((value, wants_refresh))) => {
                     if wants_refresh {
-                        self.refresh(&key.borrow(), &source);
+                        self.refresh(&key.borrow(), &source.replacing(&value));
                     }
                     return Ok(value);
                 }
@@ -248,6 +251,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
                 Ok(entry) => {
                     let usable = started || entry.is_fresh(settings.now(), policy.limits.max_age);
                     if usable && entry.reserve(&policy.limits, bytes) {
+                        self.keep_if_proven(&key, &entry, &source);
                         return Ok(Arc::clone(entry.value()));
                     }
                 }
@@ -294,25 +298,50 @@ impl<V: Send + Sync + 'static> Cache<V> {
     ) {
         let invalidations = *self.invalidations.read().unwrap_or_else(PoisonError::into_inner);
         let settings = source.settings();
+        let asked = (asked, invalidations);
         let entry = Arc::new(Entry::new(value, asked, settings.now(), settings.policy()));
-        entry.prove();
-        self.put(&(*key).to_owned(), &entry, source, asked, invalidations);
+        self.put(&(*key).to_owned(), &entry, source);
     }
 
-    /// Tells how the value under `key` served one that waited for it. A value that never served is
-    /// dropped at the first failure; one that has is not, or else a bad message could drop what
-    /// good ones need.
-    pub(crate) fn served(&self, key: &Key<'_>, well: bool) {
-        if well {
-            self.slots.find(key).inspect(|slot| {
-                slot.holds(|entry| {
-                    entry.prove();
-                    true
-                });
-            });
-        } else {
-            self.drop_if(key, |slot| !slot.holds(Entry::is_proven));
+    /// Keeps a value that a load brought, but could not prove, once somebody who waited for it can.
+    fn keep_if_proven<S: Source<Value = V>>(
+        &self,
+        key: &OwnedKey,
+        entry: &Arc<Entry<V>>,
+        source: &S,
+    ) {
+        let is_there = || self.slots.find(&key.borrow()).is_some_and(|slot| slot.holds(|_| true));
+        if !entry.is_kept() && !is_there() && source.proves(entry.value()) {
+            self.put(key, entry, source);
         }
+    }
+
+    /// The value under `key`, if it is there: nothing is reserved, and nobody is told.
+    pub(crate) fn peek(&self, key: &Key<'_>) -> Option<Arc<V>> {
+        self.slots.find(key)?.current()
+    }
+
+    /// One of the entries that are `wanted`, by chance among those that are found first; where
+    /// there is a choice, one that could be refreshed now. May look at each entry.
+    pub(crate) fn pick(
+        &self,
+        now: Moment,
+        wanted: impl Fn(&Key<'_>, &V) -> bool,
+    ) -> Option<(Arc<Place<V>>, Arc<V>)> {
+        let found = self.slots.iter().filter_map(|place| {
+            let value = place.current().filter(|value| wanted(&place.key(), value))?;
+            Some((place, value))
+        });
+        let mut picked: Option<(Arc<Place<V>>, Arc<V>)> = None;
+        for (number, one) in (1..=PICKED_AMONG).zip(found) {
+            let may_refresh = |place: &Place<V>| place.may_refresh(now);
+            match &picked {
+                Some((before, _)) if may_refresh(before) && !may_refresh(&one.0) => {}
+                Some((before, _)) if may_refresh(before) && fastrand::u32(..number) > 0 => {}
+                _ => picked = Some(one),
+            }
+        }
+        picked
     }
 
     /// Counts an operation that may not use the cache.
@@ -420,10 +449,14 @@ impl<V: Send + Sync + 'static> Cache<V> {
             let took = settings.now().since(asked);
             match outcome.unwrap_or(Err(Error::Panicked)) {
                 Ok(value) => {
-                    let entry =
-                        Arc::new(Entry::new(value, asked, settings.now(), settings.policy()));
+                    let (now, policy) = (settings.now(), settings.policy());
+                    let entry = Arc::new(Entry::new(value, (asked, invalidations), now, policy));
                     cache.sight.tell(&key.borrow(), EventKind::Loaded { ahead, took });
-                    cache.put(&key, &entry, &source, asked, invalidations);
+                    if source.proves(entry.value()) {
+                        cache.put(&key, &entry, &source);
+                    } else {
+                        cache.note_unproven(&key, &entry, &source);
+                    }
                     Ok(entry)
                 }
                 Err(error) => {
@@ -438,29 +471,50 @@ impl<V: Send + Sync + 'static> Cache<V> {
     }
 
     /// Keeps an entry, unless something was invalidated since it was asked for.
-    fn put<S>(
+    fn put<S: Source<Value = V>>(&self, key: &OwnedKey, entry: &Arc<Entry<V>>, source: &S) {
+        let invalidations = self.invalidations.read().unwrap_or_else(PoisonError::into_inner);
+        let (asked, asked_after) = entry.asked();
+        if *invalidations != asked_after {
+            return;
+        }
+        self.forgive(key, entry, source);
+        let (settings, now) = (source.settings(), source.settings().now());
+        entry.keep();
+        // A slot may be evicted in between; not for ever.
+        (0..3).any(|_| self.slots.slot(key, now).put(entry, now, settings.policy(), S::IN_PLACE));
+        source.loaded(entry.value(), asked);
+    }
+
+    /// A value came that is not known to be the right one. If it was to take the place of one that
+    /// is there, it is not asked for again at once.
+    fn note_unproven<S: Source<Value = V>>(
         &self,
         key: &OwnedKey,
         entry: &Arc<Entry<V>>,
         source: &S,
-        asked: Moment,
-        asked_after: u64,
-    ) where
-        S: Source<Value = V>,
-    {
-        let invalidations = self.invalidations.read().unwrap_or_else(PoisonError::into_inner);
-        if *invalidations != asked_after {
+    ) {
+        if *self.invalidations.read().unwrap_or_else(PoisonError::into_inner) != entry.asked().1 {
             return;
         }
-        self.failures.forget(&self.fingerprints.of(key));
+        self.forgive(key, entry, source);
         let settings = source.settings();
-        if !settings.backoffs().is_empty() {
-            source.wrapping_keys().iter().for_each(|key| settings.backoffs().forget(&**key));
+        if let Some(slot) = self.slots.find(&key.borrow()) {
+            slot.note_failure(settings.now(), settings.policy(), settings.chance(), Some(false));
         }
-        let now = settings.now();
-        // A slot may be evicted in between; not for ever.
-        (0..3).any(|_| self.slots.slot(key, now).put(entry, now, settings.policy(), S::IN_PLACE));
-        source.loaded(entry.value(), asked);
+    }
+
+    /// Forgets the failures of what answered.
+    fn forgive<S: Source<Value = V>>(&self, key: &OwnedKey, entry: &Entry<V>, source: &S) {
+        self.failures.forget(&self.fingerprints.of(key));
+        let backoffs = source.settings().backoffs();
+        if !backoffs.is_empty() {
+            let only = || {
+                let mut keys = source.wrapping_keys();
+                let key = keys.pop()?;
+                keys.iter().all(|other| *other == key).then_some(key)
+            };
+            source.answered(entry.value()).or_else(only).inspect(|key| backoffs.forget(&**key));
+        }
     }
 
     /// Remembers what a keyring failed with, and drops what it will not give again; unless
@@ -480,13 +534,10 @@ impl<V: Send + Sync + 'static> Cache<V> {
         let (now, policy, chance) = (settings.now(), settings.policy(), settings.chance());
         let (failures, may_pass) = (error.keyring_errors(), error.is_retryable());
         let slot = self.slots.find(&key.borrow());
-        // A value that served, or that we made ourselves: a bad message can't have brought it here.
-        let had =
-            slot.as_ref().is_some_and(|slot| slot.holds(|entry| !S::IN_PLACE || entry.is_proven()));
+        // What is kept was proven, or we made it ourselves: a bad message can't have brought it here.
+        let had = slot.as_ref().is_some_and(|slot| slot.holds(|_| true));
         if let Some(slot) = slot {
-            let outage = !failures.is_empty()
-                && failures.iter().all(|failure| failure.may_pass_among(failures));
-            slot.note_failure(now, policy, chance, outage);
+            slot.note_failure(now, policy, chance, KeyringError::tell_of_outage(failures));
         }
         if failures.is_empty() {
             return;
@@ -502,7 +553,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
                 self.sight.invalidated_in_all(1);
             }
         }
-        settings.failed(error, had || !S::IN_PLACE);
+        source.failed(error, had || !S::IN_PLACE);
     }
 
     /// The failure that the entry under `key`, or all wrapping keys of it, are refused with, and

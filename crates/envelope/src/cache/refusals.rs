@@ -55,7 +55,10 @@ pub(super) fn note_wrapping_keys(
         };
         let unusable = all(&|it| it.kind() == KeyringErrorKind::Unusable);
         if !unusable && !all(&|it| it.may_pass_among(failures)) {
-            backoffs.forget(key);
+            // Others may have failed before anybody was asked.
+            if failures.iter().filter(of_key).any(|it| is_answer(it.kind())) {
+                backoffs.forget(key);
+            }
             continue;
         }
         if backoffs.find(key, asked).is_some() && backed_off(source, asked).is_none() {
@@ -85,6 +88,11 @@ impl Fingerprints {
     pub(super) fn of(&self, key: &OwnedKey) -> Fingerprint {
         (self.0.hash_one(key), self.1.hash_one(key))
     }
+}
+
+/// Whether a failure is the wrapping key's own answer, which shows that it is there.
+fn is_answer(kind: KeyringErrorKind) -> bool {
+    matches!(kind, KeyringErrorKind::Denied | KeyringErrorKind::InvalidCiphertext)
 }
 
 /// Whether a failure says that what was cached must not be used any more.

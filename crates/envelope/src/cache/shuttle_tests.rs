@@ -162,7 +162,7 @@ fn promotion() {
             let threads: Vec<_> = (0..takers).map(|_| scope.spawn(&take_all)).collect();
             for value in 0..values {
                 slot.put(
-                    &Arc::new(Entry::new(Arc::new(value), now, now, &policy)),
+                    &Arc::new(Entry::new(Arc::new(value), (now, 0), now, &policy)),
                     now,
                     &policy,
                     false,
@@ -247,8 +247,8 @@ fn dropping() {
         let loader = Loader::new(&world, 0, None);
         let put = |invalidations| {
             let value = Value { number: 0, asked_after: 0, served: AtomicU64::new(0) };
-            let entry = Arc::new(Entry::new(Arc::new(value), now, now, policy));
-            cache.put(&place.key().to_owned(), &entry, &loader, now, invalidations);
+            let entry = Entry::new(Arc::new(value), (now, invalidations), now, policy);
+            cache.put(&place.key().to_owned(), &Arc::new(entry), &loader);
         };
         let find = || cache.find(&place.key(), now, policy, Some(1), |_| ()).is_ok();
         let find_at_place = || cache.find_at(&place, now, policy, Some(1), |_| ()).is_ok();
@@ -262,10 +262,9 @@ fn dropping() {
         thread::scope(|scope| {
             scope.spawn(|| reservations.fetch_add(find_at_place().into(), Relaxed));
             scope.spawn(|| reservations.fetch_add(find().into(), Relaxed));
-            match thread_rng().gen_range(0..4) {
+            match thread_rng().gen_range(0..3) {
                 0 => _ = cache.clear(),
                 1 => cache.drop_refused(|_, _| true),
-                2 => cache.served(&place.key(), false),
                 _ => {
                     cache.note_failure(&place.key().to_owned(), &failure(1, false), &loader, now, 1)
                 }
@@ -482,12 +481,6 @@ impl Settings for World {
         &self.backoffs
     }
 
-    /// What was cached has been dropped.
-    fn failed(&self, error: &Error, _had: bool) {
-        let doomed = lock(&self.doomed).remove(&failed_load(error));
-        lock(&self.refused).extend(doomed.into_iter().flatten());
-    }
-
     fn spawn(&self, task: Task) {
         let task = future::spawn(task);
         lock(&self.background).push(task);
@@ -520,6 +513,12 @@ impl Source for Loader {
 
     fn wrapping_keys(&self) -> Vec<Arc<str>> {
         vec![]
+    }
+
+    /// What was cached has been dropped.
+    fn failed(&self, error: &Error, _had: bool) {
+        let doomed = lock(&self.world.doomed).remove(&failed_load(error));
+        lock(&self.world.refused).extend(doomed.into_iter().flatten());
     }
 
     fn loaded(&self, value: &Arc<Value>, _asked: Moment) {

@@ -148,10 +148,6 @@ impl<V> Slot<V> {
         in_place: bool,
     ) -> bool {
         let limits = &policy.limits;
-        if in_place && self.holds(Entry::is_proven) {
-            // The same value again.
-            entry.prove();
-        }
         let state = self.state.rcu(|state| match &**state {
             State::Retired => Arc::clone(state),
             State::Live { current: Some(current), .. }
@@ -216,6 +212,20 @@ impl<V> Slot<V> {
         }
     }
 
+    /// Its current value.
+    pub(crate) fn current(&self) -> Option<Arc<V>> {
+        match &**self.state.load() {
+            State::Live { current: Some(current), .. } => Some(Arc::clone(current.value())),
+            _ => None,
+        }
+    }
+
+    /// Whether a refresh could begin.
+    pub(crate) fn may_refresh(&self, now: Moment) -> bool {
+        let refresh = self.lock();
+        !refresh.under_way && now >= refresh.not_before
+    }
+
     /// The age of its oldest value.
     pub(crate) fn oldest(&self, now: Moment) -> Option<Duration> {
         match &**self.state.load() {
@@ -246,9 +256,17 @@ impl<V> Slot<V> {
     }
 
     /// A load failed, so the next refresh waits. In an `outage`, which may pass, values past their
-    /// age may serve.
-    pub(crate) fn note_failure(&self, now: Moment, policy: &Policy, chance: f64, outage: bool) {
-        self.in_outage.store(outage, Relaxed);
+    /// age may serve; `None` where the failure tells nothing of one.
+    pub(crate) fn note_failure(
+        &self,
+        now: Moment,
+        policy: &Policy,
+        chance: f64,
+        outage: Option<bool>,
+    ) {
+        if let Some(outage) = outage {
+            self.in_outage.store(outage, Relaxed);
+        }
         let mut refresh = self.lock();
         refresh.failures = refresh.failures.saturating_add(1);
         refresh.not_before = now + policy.backoff(refresh.failures, chance);
@@ -294,7 +312,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn entry(value: u8, asked: Moment) -> Arc<Entry<u8>> {
-        Arc::new(Entry::new(Arc::new(value), asked, asked, &policy(10 * SECOND, 100, 100)))
+        Arc::new(Entry::new(Arc::new(value), (asked, 0), asked, &policy(10 * SECOND, 100, 100)))
     }
 
     fn take(
@@ -343,11 +361,11 @@ mod tests {
         let (now, policy) = (Clock::system().moment(), policy(10 * SECOND, 100, 100));
         let slot = Slot::<u8>::empty(now);
         assert!(slot.begin_refresh(now) && !slot.begin_refresh(now));
-        slot.note_failure(now, &policy, 0.0, true);
+        slot.note_failure(now, &policy, 0.0, Some(true));
         slot.end_refresh();
         assert!(!slot.begin_refresh(now));
         assert!(slot.begin_refresh(now + SECOND / 10));
-        slot.note_failure(now + SECOND / 10, &policy, 0.0, true);
+        slot.note_failure(now + SECOND / 10, &policy, 0.0, Some(true));
         slot.end_refresh();
         assert!(!slot.begin_refresh(now + SECOND / 5));
         slot.put(&entry(1, now), now, &policy, false);
@@ -361,7 +379,7 @@ mod tests {
         let slot = Slot::empty(now);
         slot.put(&entry(1, now), now, &policy, false);
         assert_eq!(take(&slot, now + 10 * SECOND, &policy, 1), Err(Vacant::Age));
-        slot.note_failure(now + 10 * SECOND, &policy, 0.0, true);
+        slot.note_failure(now + 10 * SECOND, &policy, 0.0, Some(true));
         let taken = slot
             .take(now + 10 * SECOND, &policy, Some(1), |_| ())
             .unwrap_or_else(|why| panic!("{why:?}"));
@@ -370,6 +388,22 @@ mod tests {
         assert_eq!(take(&slot, now + 14 * SECOND, &policy, 1), Ok((1, false)));
         assert_eq!(take(&slot, now + 14 * SECOND, &policy, 1), Ok((1, false)));
         assert_eq!(take(&slot, now + 14 * SECOND, &policy, 1), Err(Vacant::Messages));
+    }
+
+    #[test]
+    fn a_failure_that_tells_nothing_of_an_outage_neither_begins_nor_ends_one() {
+        let now = Clock::system().moment();
+        let policy = Policy { stale: 5 * SECOND, ..policy(10 * SECOND, 100, 100) };
+        let slot = Slot::empty(now);
+        slot.put(&entry(1, now), now, &policy, false);
+        let later = now + 10 * SECOND;
+        slot.note_failure(later, &policy, 0.0, None);
+        assert_eq!(take(&slot, later, &policy, 1), Err(Vacant::Age));
+        slot.note_failure(later, &policy, 0.0, Some(true));
+        slot.note_failure(later, &policy, 0.0, None);
+        assert!(take(&slot, later, &policy, 1).is_ok());
+        slot.note_failure(later, &policy, 0.0, Some(false));
+        assert_eq!(take(&slot, later, &policy, 1), Err(Vacant::Age));
     }
 
     #[test]
@@ -382,7 +416,7 @@ mod tests {
             assert_eq!(take(&slot, now, &policy, 94), Ok((1, false)));
             slot.put(&entry(2, asked), now, &policy, false);
             let later = asked + 14 * SECOND;
-            slot.note_failure(later, &policy, 0.0, true);
+            slot.note_failure(later, &policy, 0.0, Some(true));
             assert_eq!(take(&slot, later, &policy, 39), Ok((2, true)));
             assert_eq!(take(&slot, later + SECOND, &policy, 39), Err(Vacant::Age));
         }
@@ -393,13 +427,13 @@ mod tests {
         let now = Clock::system().moment();
         let policy = Policy { stale: 5 * SECOND, ..policy(10 * SECOND, 100, 100) };
         let (first, second) = (Slot::empty(now), Slot::empty(now));
-        first.note_failure(now, &policy, 0.0, true);
+        first.note_failure(now, &policy, 0.0, Some(true));
         first.retire();
         second.put(&entry(1, now), now, &policy, false);
         first.succeed(Some(&second));
         assert_eq!(take(&first, now + 10 * SECOND, &policy, 1), Err(Vacant::Age));
         first.retire();
-        second.note_failure(now, &policy, 0.0, true);
+        second.note_failure(now, &policy, 0.0, Some(true));
         first.succeed(Some(&second));
         assert_eq!(take(&first, now + 10 * SECOND, &policy, 1), Ok((1, false)));
         assert!(!first.begin_refresh(now));
@@ -410,7 +444,12 @@ mod tests {
         let (now, policy) = (Clock::system().moment(), policy(10 * SECOND, 3, 100));
         let slot = Slot::empty(now);
         let value = Arc::new(1);
-        slot.put(&Arc::new(Entry::new(Arc::clone(&value), now, now, &policy)), now, &policy, false);
+        slot.put(
+            &Arc::new(Entry::new(Arc::clone(&value), (now, 0), now, &policy)),
+            now,
+            &policy,
+            false,
+        );
         slot.retire();
         assert_eq!(Arc::strong_count(&value), 1);
         assert!(!slot.put(&entry(2, now), now, &policy, false));

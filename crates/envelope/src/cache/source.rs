@@ -22,9 +22,6 @@ pub(crate) trait Settings: Send + Sync {
     /// The wrapping keys that failed several times in a row, by name.
     fn backoffs(&self) -> &Failures<Arc<str>>;
 
-    /// A load failed. `had` tells that there was a value before.
-    fn failed(&self, error: &Error, had: bool);
-
     /// Does something in the background, or drops it where there is none.
     fn spawn(&self, task: Task);
 
@@ -63,6 +60,35 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
         self,
         background: bool,
     ) -> impl Future<Output = Result<Arc<Self::Value>, Error>> + Send + 'static;
+
+    /// Whether a value is the right one, as far as this operation can tell. Only such values are
+    /// kept. Default: each one is.
+    fn proves(&self, value: &Arc<Self::Value>) -> bool {
+        let _ = value;
+        true
+    }
+
+    /// The source of what takes the place of `value`, which was proven.
+    fn replacing(&self, value: &Arc<Self::Value>) -> Self {
+        let _ = value;
+        self.clone()
+    }
+
+    /// The wrapping key that a value is known to have come of, by the name in
+    /// [`KeyringError`](crate::error::KeyringError). Where only one may be asked, it need not be
+    /// told.
+    fn answered(&self, value: &Self::Value) -> Option<Arc<str>> {
+        let _ = value;
+        None
+    }
+
+    /// How many bytes a value takes beside its key.
+    fn weight(&self, value: &Self::Value) -> usize {
+        size_of_val(value)
+    }
+
+    /// A load failed. `had` tells that the value was kept before, or was to be made.
+    fn failed(&self, error: &Error, had: bool);
 
     /// A value that was asked for at `asked` is about to be kept. Nothing is invalidated meanwhile.
     fn loaded(&self, value: &Arc<Self::Value>, asked: Moment) {

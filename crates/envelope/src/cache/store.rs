@@ -395,7 +395,7 @@ mod tests {
                 too_late: Arc::clone(&too_late),
             };
             slot.put(
-                &Arc::new(Entry::new(Arc::new(value), now, now, &policy)),
+                &Arc::new(Entry::new(Arc::new(value), (now, 0), now, &policy)),
                 now,
                 &policy,
                 false,

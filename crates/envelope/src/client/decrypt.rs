@@ -5,7 +5,7 @@ use crate::{
     context::EncryptionContext,
     error::Error,
     format::header::UnverifiedHeader,
-    materials::DecryptionMaterialsRequest,
+    materials::{DecryptionMaterialsRequest, Proof},
     message::{
         Slices as _,
         open::{self, Opener},
@@ -166,9 +166,7 @@ impl Envelope {
         }
         let materials = self.manager.decryption_materials(request).await?;
         check_suite(materials.suite(), header.suite)?;
-        let opener = Opener::start(header, &materials);
-        self.manager.decryption_served(request, opener.is_ok());
-        opener
+        Opener::start(header, &materials)
     }
 
     /// The same under a data key that is cached.
@@ -215,7 +213,7 @@ impl Envelope {
 
 /// What a header asks of the materials manager.
 fn decryption_request<'a>(
-    header: &UnverifiedHeader<'a>,
+    header: &'a UnverifiedHeader<'a>,
     supplied_context: &'a EncryptionContext,
     required_context: &'a EncryptionContext,
 ) -> DecryptionMaterialsRequest<'a> {
@@ -225,6 +223,7 @@ fn decryption_request<'a>(
         supplied_context,
         required_context,
         stored_context: header.encryption_context,
+        proof: Proof::Header(header),
         background: false,
     }
 }

@@ -19,7 +19,9 @@ use crate::{
     error::Error,
     format::{encrypted_data_key, header::ContentType},
     keyring::Keyring,
-    materials::{CachingMaterialsManager, DefaultMaterialsManager, MaterialsManager},
+    materials::{
+        CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache, MaterialsManager,
+    },
     message::workers::Workers,
     stream::{DecryptionMode, Decryptor, Encryptor, UnverifiedHeader},
     suite::{AlgorithmSuite, CommitmentPolicy},
@@ -77,8 +79,7 @@ pub struct Envelope {
 
 impl Envelope {
     /// A client that caches the data keys of `keyring` within the defaults of
-    /// [`CachingMaterialsManager`]. Its cache can't be reached: use that and
-    /// [`builder`](Self::builder) to see or invalidate it.
+    /// [`CachingMaterialsManager`]. See [`cache`](Self::cache) for what is in it.
     ///
     /// # Errors
     ///
@@ -92,6 +93,21 @@ impl Envelope {
     /// [`DefaultMaterialsManager`] for a new one per message.
     pub fn builder(manager: impl MaterialsManager + 'static) -> EnvelopeBuilder {
         EnvelopeBuilder::new(Arc::new(manager))
+    }
+
+    /// The cache of its data keys; `None` where its materials manager keeps none.
+    ///
+    /// ```
+    /// # use envelope::{DataKey, Envelope, keyring::RawAesKeyring};
+    /// # let keyring = RawAesKeyring::new("example", "key", &DataKey::generate(32)?)?;
+    /// let envelope = Envelope::new(keyring)?;
+    /// let cache = envelope.cache().expect("`Envelope::new` caches");
+    /// assert_eq!(cache.stats().encryption.entries, 0);
+    /// # Ok::<(), envelope::Error>(())
+    /// ```
+    #[must_use]
+    pub fn cache(&self) -> Option<&MaterialsCache> {
+        self.manager.cache()
     }
 
     /// Starts a message that is sealed as a stream, bound to `context`, see

@@ -77,6 +77,15 @@ impl<'a> UnverifiedHeader<'a> {
     }
 }
 
+impl UnverifiedHeader<'_> {
+    /// The header as it was received, with its authentication: to be read again.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = self.body.to_vec();
+        write_authentication(self.suite, self.iv, *self.tag, &mut bytes);
+        bytes
+    }
+}
+
 /// What goes into the body of a new header.
 #[derive(Debug)]
 pub(crate) struct HeaderBody<'a> {

@@ -75,6 +75,16 @@ pub trait Keyring: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Which wrapping keys it uses, and how: the same for two keyrings only if either may serve
+    /// data keys that the other obtained. It is part of what cached data keys are found by, so that
+    /// a keyring of another wrapping key does not get those of the one before. Nothing secret.
+    /// Default: `None`, not known, and [`CachingBuilder::partition_id`] can't be set.
+    ///
+    /// [`CachingBuilder::partition_id`]: crate::materials::CachingBuilder::partition_id
+    fn identity(&self) -> Option<String> {
+        None
+    }
+
     /// Grows when another identity asks the provider than before. What was cached under the
     /// permissions of the one before is dropped then. Default: it never does.
     fn tenure(&self) -> u64 {

@@ -110,6 +110,11 @@ impl Keyring for MultiKeyring {
         self.generator.as_ref()?.wrapping_key(request)
     }
 
+    fn identity(&self) -> Option<String> {
+        let identities: Vec<_> = self.keyrings().map(Keyring::identity).collect::<Option<_>>()?;
+        Some(format!("multi {} {identities:?}", self.generator.is_some()))
+    }
+
     fn tenure(&self) -> u64 {
         self.keyrings().map(Keyring::tenure).fold(0, u64::wrapping_add)
     }

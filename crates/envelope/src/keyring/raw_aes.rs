@@ -146,6 +146,10 @@ impl Keyring for RawAesKeyring {
             )
         })
     }
+
+    fn identity(&self) -> Option<String> {
+        Some(format!("raw AES {:?} {:?}", self.namespace, self.name))
+    }
 }
 
 impl std::fmt::Debug for RawAesKeyring {

@@ -195,4 +195,8 @@ impl Keyring for RawRsaKeyring {
             )
         })
     }
+
+    fn identity(&self) -> Option<String> {
+        Some(format!("raw RSA {:?} {:?} {:?}", self.namespace, self.name, self.padding))
+    }
 }

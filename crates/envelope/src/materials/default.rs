@@ -85,6 +85,10 @@ impl MaterialsManager for DefaultMaterialsManager {
         self.keyring.wrapping_key(KeyringRequest::new(request.suite, request.encryption_context))
     }
 
+    fn identity(&self) -> Option<String> {
+        self.keyring.identity()
+    }
+
     fn tenure(&self) -> u64 {
         self.keyring.tenure()
     }

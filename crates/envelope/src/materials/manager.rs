@@ -2,8 +2,13 @@
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
-use super::{DecryptionMaterials, EncryptedDataKeys, EncryptionMaterials};
-use crate::{context::EncryptionContext, error::Error, suite::AlgorithmSuite};
+use subtle::ConstantTimeEq as _;
+
+use super::{DecryptionMaterials, EncryptedDataKeys, EncryptionMaterials, MaterialsCache};
+use crate::{
+    context::EncryptionContext, error::Error, format::header::UnverifiedHeader, message::open,
+    suite::AlgorithmSuite,
+};
 
 /// What a materials manager's operations return.
 pub type MaterialsFuture<'a, T> = Pin<Box<dyn Future<Output = Result<Arc<T>, Error>> + Send + 'a>>;
@@ -87,19 +92,29 @@ pub trait MaterialsManager: fmt::Debug + Send + Sync {
         Ok(self.try_decryption_materials(request)?.map(|materials| borrow(&materials)).is_some())
     }
 
-    /// Tells whether a message's header was authentic under the decryption materials that were
-    /// waited for. A manager that keeps materials must drop those under which none ever was: a
-    /// forged message gets real materials, too, since they are supplied before anything can be
-    /// verified.
-    fn decryption_served(&self, request: DecryptionMaterialsRequest<'_>, authentic: bool) {
-        let _ = (request, authentic);
-    }
-
     /// The wrapping key that would be asked for these materials, see
     /// [`Keyring::wrapping_key`](crate::keyring::Keyring::wrapping_key). Default: not known.
     fn wrapping_key(&self, request: EncryptionMaterialsRequest<'_>) -> Option<Arc<str>> {
         let _ = request;
         None
+    }
+
+    /// The cache that materials are kept in. Default: none.
+    fn cache(&self) -> Option<&MaterialsCache> {
+        None
+    }
+
+    /// Which wrapping keys materials come of, as
+    /// [`Keyring::identity`](crate::keyring::Keyring::identity). Default: not known.
+    fn identity(&self) -> Option<String> {
+        None
+    }
+
+    /// Whether it must see every request, so that a cache over it would skip what it checks.
+    /// [`CachingBuilder::build`](super::CachingBuilder::build) refuses such a source. Default:
+    /// `false`.
+    fn sees_every_request(&self) -> bool {
+        false
     }
 
     /// Grows when another identity obtains the materials than before, as
@@ -214,8 +229,18 @@ pub struct DecryptionMaterialsRequest<'a> {
     /// The part of it that the message does not store.
     pub required_context: &'a EncryptionContext,
     pub(crate) stored_context: &'a [u8],
+    pub(crate) proof: Proof<'a>,
     /// Whether nobody waits for it: it is fetched ahead. Default: somebody does.
     pub background: bool,
+}
+
+/// What shows that decryption materials are the right ones.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Proof<'a> {
+    /// The message's header, as it was received, is authentic under them.
+    Header(&'a UnverifiedHeader<'a>),
+    /// They have the data key of these, which were proven.
+    Known(&'a Arc<DecryptionMaterials>),
 }
 
 impl DecryptionMaterialsRequest<'_> {
@@ -227,5 +252,18 @@ impl DecryptionMaterialsRequest<'_> {
     /// [`Error::InvalidEncryptionContext`] when both together are too long.
     pub fn encryption_context(&self) -> Result<EncryptionContext, Error> {
         EncryptionContext::from_serialized(self.stored_context, 0)?.with(self.required_context)
+    }
+    /// Whether the message's header is authentic under these materials. A forged message gets real
+    /// materials, too, since they are supplied before anything can be verified: a manager that
+    /// keeps materials must keep none for which this is `false`.
+    #[must_use]
+    pub fn is_authentic_under(&self, materials: &DecryptionMaterials) -> bool {
+        match self.proof {
+            Proof::Header(header) => open::is_authentic(header, materials),
+            Proof::Known(known) => {
+                let [one, other] = [materials, known].map(|it| it.data_key().expose_secret());
+                materials.suite() == known.suite() && one.ct_eq(other).into()
+            }
+        }
     }
 }

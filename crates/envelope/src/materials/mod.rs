@@ -8,6 +8,7 @@ mod required_context;
 
 use std::sync::Arc;
 
+pub(crate) use self::manager::Proof;
 pub use self::{
     caching::{
         CacheCounts, CacheStats, CachingBuilder, CachingMaterialsManager, FailureCounts,
@@ -141,6 +142,13 @@ impl EncryptionMaterials {
         self.count
     }
 
+    /// About how many bytes these take in memory.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let contexts = [&self.encryption_context, &self.required_context, &self.stored_context];
+        let contexts = contexts.map(|context| context.as_serialized().len());
+        size_of::<Self>() + contexts.iter().sum::<usize>() + self.encrypted_data_keys.len()
+    }
+
     /// Materials that open what these seal; `None` if their public key is not one.
     pub(crate) fn to_decryption(&self) -> Option<DecryptionMaterials> {
         let verification_key = match (&self.signing_key, self.suite.curve()) {
@@ -230,6 +238,13 @@ impl DecryptionMaterials {
     #[must_use]
     pub fn data_key(&self) -> &DataKey {
         &self.data_key
+    }
+
+    /// About how many bytes these take in memory.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let contexts = [&self.encryption_context, &self.required_context];
+        size_of::<Self>()
+            + contexts.map(|context| context.as_serialized().len()).iter().sum::<usize>()
     }
 
     /// What the message's signature is verified with, for signed suites.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::{
     DecryptionMaterials, DecryptionMaterialsRequest, EncryptionMaterials,
-    EncryptionMaterialsRequest, MaterialsFuture, MaterialsManager, PreparedMaterials, WarmFuture,
+    EncryptionMaterialsRequest, MaterialsCache, MaterialsFuture, MaterialsManager,
+    PreparedMaterials, WarmFuture,
 };
 use crate::{context::EncryptionContext, error::Error};
 
@@ -99,10 +100,6 @@ impl MaterialsManager for RequiredContextMaterialsManager {
         })
     }
 
-    fn decryption_served(&self, request: DecryptionMaterialsRequest<'_>, authentic: bool) {
-        self.source.decryption_served(request, authentic);
-    }
-
     fn try_encryption_materials(
         &self,
         request: EncryptionMaterialsRequest<'_>,
@@ -155,6 +152,18 @@ impl MaterialsManager for RequiredContextMaterialsManager {
     fn wrapping_key(&self, request: EncryptionMaterialsRequest<'_>) -> Option<Arc<str>> {
         let required_context = &self.required(request).ok()?;
         self.source.wrapping_key(EncryptionMaterialsRequest { required_context, ..request })
+    }
+
+    fn cache(&self) -> Option<&MaterialsCache> {
+        self.source.cache()
+    }
+
+    fn identity(&self) -> Option<String> {
+        self.source.identity()
+    }
+
+    fn sees_every_request(&self) -> bool {
+        true
     }
 
     fn tenure(&self) -> u64 {

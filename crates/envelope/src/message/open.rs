@@ -43,6 +43,32 @@ pub(crate) fn read_header(
     Ok((header, reader.position()))
 }
 
+/// Whether a header is authentic under these materials.
+pub(crate) fn is_authentic(header: &UnverifiedHeader<'_>, materials: &DecryptionMaterials) -> bool {
+    materials.suite() == header.suite && verified(header, materials).is_ok()
+}
+
+/// Verifies the commitment, then the header's tag over the bytes as they were received. Gives the
+/// key of the message.
+fn verified(
+    header: &UnverifiedHeader<'_>,
+    materials: &DecryptionMaterials,
+) -> Result<aead::Key, Error> {
+    let keys = kdf::derive(header.suite, materials.data_key().expose_secret(), header.message_id);
+    let cipher =
+        aead::Key::new(keys.encryption_key()).expect("every suite's key length is one of AES");
+    let committed: bool = match (&keys.commit_key, header.commit_key) {
+        (Some(derived), Some(received)) => words(derived).ct_eq(&words(received)).into(),
+        (derived, received) => derived.is_none() && received.is_none(),
+    };
+    let required = materials.required_context().as_serialized();
+    let authentic = match required {
+        [] => cipher.open(header.iv, header.body, &mut [], header.tag),
+        required => cipher.open(header.iv, &[header.body, required].concat(), &mut [], header.tag),
+    };
+    if committed && authentic.is_ok() { Ok(cipher) } else { Err(Error::Authentication) }
+}
+
 /// Opens the body of one message whose header it verified: having one is the proof.
 pub(crate) struct Opener {
     encryption_context: EncryptionContext,
@@ -74,24 +100,7 @@ impl Opener {
         header: &UnverifiedHeader<'_>,
         materials: &DecryptionMaterials,
     ) -> Result<Self, Error> {
-        let keys =
-            kdf::derive(header.suite, materials.data_key().expose_secret(), header.message_id);
-        let cipher =
-            aead::Key::new(keys.encryption_key()).expect("every suite's key length is one of AES");
-        let committed: bool = match (&keys.commit_key, header.commit_key) {
-            (Some(derived), Some(received)) => words(derived).ct_eq(&words(received)).into(),
-            (derived, received) => derived.is_none() && received.is_none(),
-        };
-        let required = materials.required_context().as_serialized();
-        let authentic = match required {
-            [] => cipher.open(header.iv, header.body, &mut [], header.tag),
-            required => {
-                cipher.open(header.iv, &[header.body, required].concat(), &mut [], header.tag)
-            }
-        };
-        if !committed || authentic.is_err() {
-            return Err(Error::Authentication);
-        }
+        let cipher = verified(header, materials)?;
         let mut signature =
             materials.verification_key().map(|key| (key.verifier(), Arc::clone(key)));
         if let Some((verifier, _)) = &mut signature {

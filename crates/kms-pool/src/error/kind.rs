@@ -4,9 +4,11 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KmsErrorKind {
-    /// KMS throttled the request, and the SDK's retries were used up; or it could not start in time
-    /// within the pool's budget.
+    /// KMS throttled the request, and the SDK's retries were used up.
     Throttled,
+    /// The pool did not send the request: it could not start in time within the budget of its
+    /// account and region. It says nothing about KMS.
+    OverBudget,
     /// No answer within the connect, attempt or operation timeout.
     TimedOut,
     /// KMS could not be reached, broke the connection off, or failed internally; or it did all the
@@ -51,6 +53,10 @@ impl KmsErrorKind {
             Self::Throttled => {
                 ("KMS throttled the request", "send fewer requests or ask AWS for a higher quota")
             }
+            Self::OverBudget => (
+                "the pool held the request back",
+                "send fewer requests, or see max_in_flight and max_requests_per_second of the pool",
+            ),
             Self::TimedOut => {
                 ("KMS did not answer in time", "try again, or raise the timeouts of the pool")
             }
@@ -105,13 +111,12 @@ impl KmsErrorKind {
 
     /// The same of what the pool held back.
     pub(super) fn in_words_held_back(self) -> (&'static str, &'static str) {
-        let what = "the pool held the request back";
         match self {
-            Self::Throttled => (
-                what,
-                "send fewer requests, or see max_in_flight and max_requests_per_second of the pool",
+            Self::OverBudget => self.in_words(),
+            _ => (
+                "the pool held the request back",
+                "try again later: one request at a time sees whether the region is back",
             ),
-            _ => (what, "try again later: one request at a time sees whether the region is back"),
         }
     }
 

@@ -176,7 +176,7 @@ impl Lane {
                     self.counters.over_budget.increment();
                     let message =
                         "it could not start in time within the budget of its account and region";
-                    refusal(KmsErrorKind::Throttled, message, late.retry_after)
+                    refusal(KmsErrorKind::OverBudget, message, late.retry_after)
                 },
             )?;
         // The circuit may have opened while it waited; and a probe must not wait.

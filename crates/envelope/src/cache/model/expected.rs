@@ -26,6 +26,8 @@ pub(super) struct Request {
     pub(super) key: usize,
     /// What it reserves; nothing for opening.
     pub(super) bytes: Option<u64>,
+    /// Whether it can tell that a value is the right one: not by a message that is not authentic.
+    pub(super) authentic: bool,
     pub(super) policy: Arc<Policy>,
 }
 
@@ -55,13 +57,6 @@ pub(super) struct Seen {
     pub(super) loads: usize,
     /// How many refreshes were handed to the background.
     pub(super) refreshes: usize,
-}
-
-impl Seen {
-    /// Whether the operation was served a value.
-    pub(super) fn is_served(&self) -> bool {
-        matches!(self.end, Some(End::Value(_)))
-    }
 }
 
 /// A load that an operation, or a refresh, waits for.
@@ -106,8 +101,6 @@ struct Entry {
     kept: Vec<Number>,
     /// The last load failed in a way that may pass.
     outage: bool,
-    /// A value under this key has opened a message.
-    proven: bool,
     memory: Option<Memory>,
     last_use: Duration,
     failures_since_kept: u32,
@@ -135,6 +128,8 @@ struct Load {
     holders: usize,
     /// Whether it goes on without them.
     held: bool,
+    /// What it brought was kept.
+    kept: bool,
     end: Option<End>,
 }
 
@@ -194,6 +189,9 @@ impl Model {
             return Some(ticket);
         };
         let started = ticket.started;
+        if let End::Value(value) = end {
+            self.keep_if_proven(request, &ticket, value);
+        }
         self.leave(ticket);
         match end {
             // Whoever began a load uses what it brought, however long that took.
@@ -217,14 +215,26 @@ impl Model {
         }
     }
 
-    /// A message was opened, or was not authentic, with a value that was waited for.
-    pub(super) fn opened(&mut self, key: usize, authentic: bool) {
-        let entry = &mut self.entries[Half::Opening as usize][key];
-        if authentic {
-            entry.proven = !entry.kept.is_empty();
-        } else if !entry.proven {
-            entry.remove();
+    /// What the first one who waited for it could not prove, another one may.
+    fn keep_if_proven(&mut self, request: &Request, ticket: &Ticket, value: Number) {
+        let usable = ticket.started || self.is_fresh(request, value);
+        let there = !self.entry(request).kept.is_empty();
+        let load = &self.loads[&ticket.load];
+        if usable
+            && self.fits(request, value)
+            && request.authentic
+            && load.undisturbed
+            && !load.kept
+            && !there
+        {
+            self.keep(ticket.load, request);
         }
+    }
+
+    /// What a load brought is kept.
+    fn keep(&mut self, number: Number, request: &Request) {
+        self.entry(request).keep(number, request.half);
+        self.loads.get_mut(&number).expect("somebody waits for it").kept = true;
     }
 
     /// An operation gave up.
@@ -240,7 +250,10 @@ impl Model {
     pub(super) fn refresh(&mut self, request: &Request) -> Refresh {
         let entry = self.entry(request);
         entry.refreshing.push(entry.removals);
-        Refresh { request: request.clone(), ticket: None, removals: entry.removals }
+        let removals = entry.removals;
+        // What is there was proven, and so proves what takes its place.
+        let request = Request { authentic: true, ..request.clone() };
+        Refresh { request, ticket: None, removals }
     }
 
     /// A refresh was driven. Tells whether it goes on.
@@ -291,7 +304,13 @@ impl Model {
                 self.values.insert(number, Value { asked, policy, messages: 0, bytes: 0 });
                 if undisturbed {
                     self.wrapping_keys[wrapping_key(request.key)] = None;
-                    self.entry(&request).keep(number, request.half);
+                    self.entry(&request).memory = None;
+                    if request.authentic {
+                        self.keep(number, &request);
+                    } else {
+                        let now = self.now;
+                        self.entry(&request).no_refresh_after_failure(now, &request.policy);
+                    }
                 }
                 End::Value(number)
             }
@@ -313,20 +332,19 @@ impl Model {
     fn fail(&mut self, number: Number, request: &Request, asked: Duration, answer: Answer) {
         let (now, key, policy) = (self.now, request.key, &request.policy);
         let entry = self.entry(request);
-        // A value that was never of use may have come of a message whose sender wants this to be
-        // heard.
-        let ours = request.half == Half::Sealing || entry.proven;
+        // What was never of use may be a message whose sender wants this to be heard.
+        let ours = request.half == Half::Sealing || !entry.kept.is_empty();
+        entry.no_refresh_after_failure(now, policy);
         entry.outage = answer == Answer::Throttled;
-        entry.failures_since_kept += 1;
-        entry.no_refresh_before = now + backoff(entry.failures_since_kept, policy);
         if answer == Answer::Panics {
             return;
         }
         if matches!(answer, Answer::Disabled | Answer::Denied) {
             self.entry(request).remove();
         }
-        // What may not be used any more is dropped wherever it is.
-        if matches!(answer, Answer::Disabled | Answer::Denied) && ours {
+        // What nobody may use any more is dropped wherever it is. What is denied may be one
+        // context's alone.
+        if answer == Answer::Disabled && ours {
             let entries = self.entries.iter_mut().flat_map(|half| half.iter_mut().enumerate());
             let under = entries.filter(|(other, _)| wrapping_key(*other) == wrapping_key(key));
             under.for_each(|(_, entry)| entry.remove());
@@ -386,6 +404,7 @@ impl Model {
                 undisturbed: true,
                 holders: 1 + usize::from(held),
                 held,
+                kept: false,
                 end: None,
             },
         );
@@ -540,7 +559,13 @@ impl Entry {
         }
         self.kept.clear();
         self.removals += 1;
-        self.proven = false;
+    }
+
+    /// A load did not bring what can be kept.
+    fn no_refresh_after_failure(&mut self, now: Duration, policy: &Policy) {
+        self.outage = false;
+        self.failures_since_kept += 1;
+        self.no_refresh_before = now + backoff(self.failures_since_kept, policy);
     }
 }
 

@@ -32,10 +32,10 @@ pub(crate) enum Operation {
         percent: u64,
         at_place: bool,
     },
-    /// Opens a message, which may turn out not to be authentic, or not to be wanted any more.
+    /// Opens a message, which may turn out not to be authentic.
     Decrypt {
         key: usize,
-        authentic: Option<bool>,
+        authentic: bool,
     },
     Advance(Duration),
     /// What KMS answers from now on.
@@ -81,10 +81,7 @@ impl Operation {
         let (amount, is_odd) = (u64::from(amount), amount % 2 == 1);
         match kind % 16 {
             0..=3 => Self::Encrypt { key, percent: amount % 101, at_place: which >= 192 },
-            4 | 5 => Self::Decrypt {
-                key,
-                authentic: [Some(true), Some(true), Some(false), None][index / 64],
-            },
+            4 | 5 => Self::Decrypt { key, authentic: index / 64 < 3 },
             6 | 7 => {
                 // In steps in which all limits are met exactly.
                 let (step, most) = [(50, 5), (100, 20), (1_000, 13), (1_000, 31)][index % 4];
@@ -151,7 +148,7 @@ struct Run {
     model: Model,
     policy: Arc<Policy>,
     /// Operations that wait, in the order in which they began.
-    operations: Vec<(Waiting, Option<bool>, Request, Ticket)>,
+    operations: Vec<(Waiting, Request, Ticket)>,
     /// Refreshes in the background; those that have run wait for a load.
     refreshes: Vec<(Waiting, bool, Refresh)>,
 }
@@ -162,7 +159,7 @@ impl Run {
             Operation::Encrypt { key, percent, at_place } => {
                 let bytes = self.policy.limits.max_bytes * percent / 100;
                 self.model.places |= at_place;
-                self.begin(Half::Sealing, key, Some(bytes), at_place, None);
+                self.begin(Half::Sealing, key, Some(bytes), at_place, true);
             }
             Operation::Decrypt { key, authentic } => {
                 self.begin(Half::Opening, key, None, false, authentic)
@@ -217,9 +214,10 @@ impl Run {
         key: usize,
         bytes: Option<u64>,
         at_place: bool,
-        authentic: Option<bool>,
+        authentic: bool,
     ) {
-        let request = Request { half, key, bytes, policy: Arc::clone(&self.policy) };
+        let policy = Arc::clone(&self.policy);
+        let request = Request { half, key, bytes, authentic, policy };
         if let Some(value) = self.world.find(&request, at_place) {
             let seen = self.world.seen(Some(End::Value(value)));
             let ticket = self.model.obtain(&request, &seen);
@@ -230,29 +228,13 @@ impl Run {
         let mut waiting = self.world.obtain(&request);
         let seen = self.world.drive(&mut waiting);
         let ticket = self.model.obtain(&request, &seen);
-        self.after(waiting, authentic, request, ticket, &seen);
+        self.after(waiting, request, ticket, &seen);
     }
 
     /// An operation was driven: it ended, or waits.
-    fn after(
-        &mut self,
-        waiting: Waiting,
-        authentic: Option<bool>,
-        request: Request,
-        ticket: Option<Ticket>,
-        seen: &Seen,
-    ) {
+    fn after(&mut self, waiting: Waiting, request: Request, ticket: Option<Ticket>, seen: &Seen) {
         self.hand_over(&request, seen);
-        match ticket {
-            Some(ticket) => self.operations.push((waiting, authentic, request, ticket)),
-            None if request.half == Half::Opening && seen.is_served() => {
-                if let Some(authentic) = authentic {
-                    self.world.opened(request.key, authentic);
-                    self.model.opened(request.key, authentic);
-                }
-            }
-            None => {}
-        }
+        self.operations.extend(ticket.map(|ticket| (waiting, request, ticket)));
     }
 
     /// What was handed to the background waits there.
@@ -266,10 +248,10 @@ impl Run {
     /// Drives on all that can go on.
     fn settle(&mut self) {
         self.world.drive_held();
-        for (mut waiting, authentic, request, ticket) in std::mem::take(&mut self.operations) {
+        for (mut waiting, request, ticket) in std::mem::take(&mut self.operations) {
             let seen = self.world.drive(&mut waiting);
             let ticket = self.model.go_on(&request, ticket, &seen);
-            self.after(waiting, authentic, request, ticket, &seen);
+            self.after(waiting, request, ticket, &seen);
         }
         for (mut task, running, refresh) in std::mem::take(&mut self.refreshes) {
             if !running {
@@ -290,7 +272,7 @@ impl Run {
         }
         let index = index % all;
         if index < operations {
-            let (_, _, _, ticket) = self.operations.remove(index);
+            let (_, _, ticket) = self.operations.remove(index);
             self.model.leave(ticket);
         } else {
             let (_, _, refresh) = self.refreshes.remove(index - operations);
@@ -341,17 +323,18 @@ mod tests {
         ];
         run([encrypt_at_place(1)].into_iter().chain(outage).chain(well));
         // Who may not open a message that never was of use is not heard on what is sealed.
-        let decrypt = Decrypt { key: 0, authentic: None };
-        run([
-            decrypt,
-            advance(5),
-            encrypt(1),
-            Kms(Answer::Denied),
-            advance(6),
-            decrypt,
-            encrypt(1),
-        ]);
-        run([decrypt, advance(8), decrypt, Kms(Answer::Denied), RunTasks, decrypt]);
+        for answer in [Answer::Denied, Answer::Disabled] {
+            for authentic in [true, false] {
+                let decrypt = Decrypt { key: 0, authentic };
+                let refused = [Kms(answer), advance(6), decrypt, encrypt(1)];
+                run([decrypt, advance(5), encrypt(1)].into_iter().chain(refused));
+                run([decrypt, advance(8), decrypt, Kms(answer), RunTasks, decrypt]);
+            }
+        }
+        // Who waits for the load of a message that is not authentic keeps what it brings.
+        let [forged, authentic] = [false, true].map(|authentic| Decrypt { key: 0, authentic });
+        let load = [Operation::Slow(true), forged, authentic, Operation::Answer(0)];
+        run(load.into_iter().chain([authentic, InvalidateAll, forged, authentic, authentic]));
         // A wrapping key that answers, whatever it says, has not failed several times in a row.
         let throttled = [Kms(Answer::Throttled), encrypt(1), advance(2)];
         let answered =

@@ -130,10 +130,6 @@ impl World {
         let _ = self.opening.invalidate(|_, value| doomed(value.key));
     }
 
-    pub(super) fn opened(&self, key: usize, authentic: bool) {
-        self.opening.served(&cache_key(&[key_byte(key)]), authentic);
-    }
-
     /// A value that is there. Has its successor fetched, if that is wanted.
     pub(super) fn find(self: &Arc<Self>, request: &Request, at_place: bool) -> Option<Number> {
         match request.half {
@@ -159,10 +155,8 @@ impl World {
         };
         let taken = taken.ok()?;
         if taken.wants_refresh {
-            cache.refresh(
-                &key,
-                &Loader::<OPENING> { world: Arc::clone(self), request: request.clone() },
-            );
+            let loader = Loader::<OPENING> { world: Arc::clone(self), request: request.clone() };
+            cache.refresh(&key, &loader.replacing(&taken.outcome));
         }
         Some(taken.outcome.number)
     }
@@ -257,6 +251,26 @@ impl<const OPENING: bool> Source for Loader<OPENING> {
         vec![wrapping_key_name(self.request.key).into()]
     }
 
+    fn proves(&self, _: &Arc<Value>) -> bool {
+        self.request.authentic
+    }
+
+    fn replacing(&self, _: &Arc<Value>) -> Self {
+        let request = Request { authentic: true, ..self.request.clone() };
+        Self { request, ..self.clone() }
+    }
+
+    /// As the caching materials manager does, but for the probe after a denial.
+    fn failed(&self, error: &Error, had: bool) {
+        for failure in error.keyring_errors() {
+            if had && failure.kind() == KeyringErrorKind::Unusable {
+                let refused = |key: usize| wrapping_key_name(key) == failure.wrapping_key();
+                self.world.sealing.drop_refused(|_, value| refused(value.key));
+                self.world.opening.drop_refused(|_, value| refused(value.key));
+            }
+        }
+    }
+
     async fn load(self, _background: bool) -> Result<Arc<Value>, Error> {
         let (number, answer) = {
             let mut state = self.world.state();
@@ -306,18 +320,6 @@ impl<const OPENING: bool> Settings for Loader<OPENING> {
 
     fn backoffs(&self) -> &Failures<Arc<str>> {
         &self.world.backoffs
-    }
-
-    /// As the caching materials manager does.
-    fn failed(&self, error: &Error, had: bool) {
-        for failure in error.keyring_errors() {
-            let kind = failure.kind();
-            if had && matches!(kind, KeyringErrorKind::Unusable | KeyringErrorKind::Denied) {
-                let refused = |key: usize| wrapping_key_name(key) == failure.wrapping_key();
-                self.world.sealing.drop_refused(|_, value| refused(value.key));
-                self.world.opening.drop_refused(|_, value| refused(value.key));
-            }
-        }
     }
 
     fn spawn(&self, task: Task) {

@@ -122,6 +122,10 @@ impl Keyring for AwsKmsMrkKeyring {
         Some(self.key.shared())
     }
 
+    fn identity(&self) -> Option<String> {
+        Some(format!("AWS KMS MRK {}", self.key))
+    }
+
     fn tenure(&self) -> u64 {
         self.requests.tenure()
     }

@@ -138,6 +138,10 @@ impl Keyring for AwsKmsMrkDiscoveryKeyring {
         Box::pin(self.requests.unwrap(NAME, request, encrypted_data_keys, key_to_ask))
     }
 
+    fn identity(&self) -> Option<String> {
+        Some(format!("AWS KMS MRK discovery {:?} {:?}", self.region, self.filter))
+    }
+
     fn tenure(&self) -> u64 {
         self.requests.tenure()
     }

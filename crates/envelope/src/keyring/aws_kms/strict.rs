@@ -99,6 +99,10 @@ impl Keyring for AwsKmsKeyring {
         Some(self.key.shared())
     }
 
+    fn identity(&self) -> Option<String> {
+        Some(format!("AWS KMS {}", self.key))
+    }
+
     fn tenure(&self) -> u64 {
         self.requests.tenure()
     }

@@ -8,7 +8,7 @@ use std::{
 #[cfg(feature = "tokio")]
 use tokio::runtime::Handle;
 
-use super::{CachingMaterialsManager, Inner, MaterialsCache, MaterialsManager};
+use super::{CachingMaterialsManager, Inner, MaterialsCache, MaterialsManager, Probes};
 use crate::{
     cache::{failures::Failures, limits::Limits, policy::Policy},
     crypto::random,
@@ -94,7 +94,8 @@ impl CachingBuilder {
     /// refusal. Default: zero. Allowed: any.
     ///
     /// `max_messages` and `max_bytes` go on binding. It makes the bound on revocation longer.
-    /// Credentials that expired or could not be had are no outage.
+    /// Credentials that expired or could not be had are no outage, nor is what the pool's own budget
+    /// held back ([`OverBudget`](crate::keyring::KeyringErrorKind::OverBudget)).
     ///
     /// Until the first request has failed, all who ask past `max_age` wait for it, unless a refresh
     /// ahead of that learned of the outage: set `KmsPoolBuilder::operation_timeout` below what your
@@ -203,6 +204,7 @@ impl CachingBuilder {
             partition,
             policy: self.policy,
             backoffs: Failures::new(WRAPPING_KEYS),
+            probes: Probes::default(),
             prime_decrypt: self.prime_decrypt,
             handover: Mutex::default(),
             #[cfg(feature = "tokio")]

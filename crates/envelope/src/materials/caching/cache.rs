@@ -106,12 +106,14 @@ impl MaterialsCache {
         self.0.decryption.invalidate(|key, _| key.borrow().partition == partition);
     }
 
-    /// Drops the entries under a wrapping key that was just refused.
-    pub(super) fn drop_refused(&self, wrapping_key: &str) {
-        self.0
-            .encryption
-            .drop_refused(|_, materials| is_under(materials.encrypted_data_keys(), wrapping_key));
-        self.0.decryption.drop_refused(|key, _| is_under(keys_of(key), wrapping_key));
+    /// Drops the entries under a wrapping key that was just refused: all, or those of one
+    /// partition.
+    pub(super) fn drop_refused(&self, wrapping_key: &str, partition: Option<&str>) {
+        let here = |key: &OwnedKey| partition.is_none_or(|it| it == key.borrow().partition);
+        self.0.encryption.drop_refused(|key, materials| {
+            here(key) && is_under(materials.encrypted_data_keys(), wrapping_key)
+        });
+        self.0.decryption.drop_refused(|key, _| here(key) && is_under(keys_of(key), wrapping_key));
     }
 
     /// Drops the entries whose data keys are all older than `age`, and so wipes them; tells how
@@ -153,7 +155,7 @@ impl MaterialsCache {
 }
 
 /// Whether one of these is wrapped by the key of this name.
-fn is_under(keys: EncryptedDataKeys<'_>, wrapping_key: &str) -> bool {
+pub(super) fn is_under(keys: EncryptedDataKeys<'_>, wrapping_key: &str) -> bool {
     keys.iter().any(|key| {
         let qualified = wrapping_key
             .strip_prefix(&*key.key_provider_id)

@@ -2,6 +2,7 @@
 
 mod builder;
 mod cache;
+mod probes;
 mod sources;
 
 use std::{
@@ -19,10 +20,13 @@ use std::{
 #[cfg(feature = "tokio")]
 use tokio::runtime::Handle;
 
-use self::sources::{DecryptionSource, EncryptionSource, Prepared};
 pub use self::{
     builder::CachingBuilder,
     cache::{CacheStats, MaterialsCache, MaterialsCacheBuilder},
+};
+use self::{
+    probes::Probes,
+    sources::{DecryptionSource, EncryptionSource, Prepared},
 };
 use super::{
     DecryptionMaterials, DecryptionMaterialsRequest, EncryptionMaterials,
@@ -34,10 +38,10 @@ use crate::{
     cache::{
         failures::Failures,
         policy::Policy,
-        source::{Settings, Task},
+        source::{Settings, Source as _, Task},
         store::Key,
     },
-    error::{Error, KeyringErrorKind},
+    error::Error,
     time::{Clock, Moment},
 };
 
@@ -108,6 +112,7 @@ struct Inner {
     /// By wrapping key. Not shared with other managers: their principals may fail for reasons of
     /// their own.
     backoffs: Failures<Arc<str>>,
+    probes: Probes,
     prime_decrypt: bool,
     /// The source's tenure that the entries are of.
     tenure: AtomicU64,
@@ -217,8 +222,10 @@ impl CachingMaterialsManager {
         self.drop_what_others_obtained();
         let (key, half) = (self.decryption_key(request), self.0.cache.decryption());
         let taken = half.find(&key, self.at_the_latest(), self.policy(), None, borrow).ok()?;
-        if taken.wants_refresh {
-            half.refresh(&key, &DecryptionSource::new(self.clone(), request));
+        // This message may be a forged one, so that its header proves nothing.
+        if let Some(known) = taken.wants_refresh.then(|| half.peek(&key)).flatten() {
+            let source = DecryptionSource::new(self.clone(), request);
+            half.refresh(&key, &source.replacing(&known));
         }
         Some(taken.outcome)
     }
@@ -281,10 +288,6 @@ impl MaterialsManager for CachingMaterialsManager {
         Ok(self.find_to_decrypt(request, |materials| borrow(materials)).is_some())
     }
 
-    fn decryption_served(&self, request: DecryptionMaterialsRequest<'_>, authentic: bool) {
-        self.0.cache.decryption().served(&self.decryption_key(request), authentic);
-    }
-
     fn encryption_materials<'a>(
         &'a self,
         request: EncryptionMaterialsRequest<'a>,
@@ -317,6 +320,14 @@ impl MaterialsManager for CachingMaterialsManager {
 
     fn wrapping_key(&self, request: EncryptionMaterialsRequest<'_>) -> Option<Arc<str>> {
         self.0.source.wrapping_key(request)
+    }
+
+    fn cache(&self) -> Option<&MaterialsCache> {
+        Some(&self.0.cache)
+    }
+
+    fn identity(&self) -> Option<String> {
+        self.0.source.identity()
     }
 
     fn tenure(&self) -> u64 {
@@ -361,24 +372,6 @@ impl Settings for CachingMaterialsManager {
 
     fn backoffs(&self) -> &Failures<Arc<str>> {
         &self.0.backoffs
-    }
-
-    /// What came of a wrapping key that may not be used any more must go, once that was heard of a
-    /// data key that we had or asked to be made. (What is said of a message that is not known yet
-    /// may be what its sender wants to be heard.) Not while a related key gave no answer: that one
-    /// may be as good as ever.
-    fn failed(&self, error: &Error, had: bool) {
-        let failures = error.keyring_errors();
-        for failure in failures {
-            let is_refusal =
-                matches!(failure.kind(), KeyringErrorKind::Unusable | KeyringErrorKind::Denied);
-            if had && is_refusal && !failure.may_pass_among(failures) {
-                self.0.cache.drop_refused(failure.wrapping_key());
-                if failure.name_in_messages() != failure.wrapping_key() {
-                    self.0.cache.drop_refused(failure.name_in_messages());
-                }
-            }
-        }
     }
 
     fn spawn(&self, task: Task) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     CachingMaterialsManager, DecryptionMaterials, DecryptionMaterialsRequest, EncryptionMaterials,
-    EncryptionMaterialsRequest, MaterialsManager, PreparedMaterials,
+    EncryptionMaterialsRequest, MaterialsManager, PreparedMaterials, probes::Probe,
 };
 use crate::{
     cache::{
@@ -13,7 +13,8 @@ use crate::{
     },
     context::{ContextKeys, EncryptionContext},
     error::Error,
-    format::encrypted_data_key::EncryptedDataKeys,
+    format::{codec::Reader, encrypted_data_key::EncryptedDataKeys, header::UnverifiedHeader},
+    materials::Proof,
     observer::{Operation, traced},
     suite::AlgorithmSuite,
     time::Moment,
@@ -31,6 +32,7 @@ pub(super) struct EncryptionSource {
     context: EncryptionContext,
     required: EncryptionContext,
     bytes: Option<u64>,
+    probe: Option<Arc<Probe>>,
 }
 
 impl EncryptionSource {
@@ -41,7 +43,23 @@ impl EncryptionSource {
     ) -> Self {
         let (context, required) =
             (request.encryption_context.clone(), request.required_context.clone());
-        Self { manager, suite: request.suite, context, required, bytes }
+        Self { manager, suite: request.suite, context, required, bytes, probe: None }
+    }
+
+    /// The source of the entry that `probe` is about.
+    pub(super) fn probing(
+        manager: CachingMaterialsManager,
+        key: &Key<'_>,
+        probe: Arc<Probe>,
+    ) -> Option<Self> {
+        Some(Self {
+            manager,
+            suite: AlgorithmSuite::from_id(key.suite_id)?,
+            context: EncryptionContext::from_serialized(key.encryption_context, 0).ok()?,
+            required: EncryptionContext::from_serialized(key.required_context, 0).ok()?,
+            bytes: None,
+            probe: Some(probe),
+        })
     }
 
     fn request(&self) -> EncryptionMaterialsRequest<'_> {
@@ -81,6 +99,15 @@ impl Source for EncryptionSource {
         traced(Operation::Encryption, self.context.keys(), materials).await
     }
 
+    fn weight(&self, materials: &EncryptionMaterials) -> usize {
+        materials.held_bytes()
+    }
+
+    fn failed(&self, error: &Error, had: bool) {
+        let refused = (Operation::Encryption, &self.context);
+        self.manager.refused(error, had, refused, self.probe.as_deref());
+    }
+
     fn loaded(&self, materials: &Arc<EncryptionMaterials>, asked: Moment) {
         if !self.manager.0.prime_decrypt {
             return;
@@ -88,6 +115,7 @@ impl Source for EncryptionSource {
         let Some(primed) = materials.to_decryption() else { return };
         let (stored, keys) =
             (materials.stored_context().to_canonical(), materials.encrypted_data_keys());
+        let primed = Arc::new(primed);
         let source = DecryptionSource {
             manager: self.manager.clone(),
             suite: materials.suite(),
@@ -95,8 +123,10 @@ impl Source for EncryptionSource {
             required: materials.required_context().clone(),
             stored,
             keys: keys.as_serialized().into(),
+            evidence: Evidence::Known(Arc::clone(&primed)),
+            probe: None,
         };
-        self.manager.0.cache.decryption().prime(&source.key(), Arc::new(primed), asked, &source);
+        self.manager.0.cache.decryption().prime(&source.key(), primed, asked, &source);
     }
 }
 
@@ -109,6 +139,15 @@ pub(super) struct DecryptionSource {
     required: EncryptionContext,
     stored: Arc<[u8]>,
     keys: Arc<[u8]>,
+    evidence: Evidence,
+    probe: Option<Arc<Probe>>,
+}
+
+/// A [`Proof`] that is independent of what it was made from.
+#[derive(Clone)]
+enum Evidence {
+    Header(Arc<[u8]>),
+    Known(Arc<DecryptionMaterials>),
 }
 
 impl DecryptionSource {
@@ -116,6 +155,10 @@ impl DecryptionSource {
         manager: CachingMaterialsManager,
         request: DecryptionMaterialsRequest<'_>,
     ) -> Self {
+        let evidence = match request.proof {
+            Proof::Header(header) => Evidence::Header(header.to_bytes().into()),
+            Proof::Known(known) => Evidence::Known(Arc::clone(known)),
+        };
         Self {
             manager,
             suite: request.suite,
@@ -123,22 +166,70 @@ impl DecryptionSource {
             required: request.required_context.clone(),
             stored: request.stored_context.into(),
             keys: request.encrypted_data_keys.as_serialized().into(),
+            evidence,
+            probe: None,
         }
     }
 
-    fn request(&self) -> DecryptionMaterialsRequest<'_> {
+    /// The source of the entry that `probe` is about.
+    pub(super) fn probing(
+        manager: CachingMaterialsManager,
+        key: &Key<'_>,
+        known: Arc<DecryptionMaterials>,
+        probe: Arc<Probe>,
+    ) -> Option<Self> {
+        Some(Self {
+            manager,
+            suite: AlgorithmSuite::from_id(key.suite_id)?,
+            supplied: known.encryption_context().clone(),
+            required: EncryptionContext::from_serialized(key.required_context, 0).ok()?,
+            stored: key.encryption_context.into(),
+            keys: key.encrypted_data_keys.into(),
+            evidence: Evidence::Known(known),
+            probe: Some(probe),
+        })
+    }
+
+    /// The received header, where that is what proves a value.
+    fn header(&self) -> Option<UnverifiedHeader<'_>> {
+        match &self.evidence {
+            Evidence::Header(bytes) => {
+                let header = UnverifiedHeader::read(&mut Reader::new(bytes, 0), usize::MAX);
+                Some(header.expect("it was read before"))
+            }
+            Evidence::Known(_) => None,
+        }
+    }
+
+    /// What is asked for; `header` is from [`header`](Self::header).
+    fn request<'a>(
+        &'a self,
+        header: Option<&'a UnverifiedHeader<'a>>,
+    ) -> DecryptionMaterialsRequest<'a> {
+        let proof = match (&self.evidence, header) {
+            (Evidence::Header(_), Some(header)) => Proof::Header(header),
+            (Evidence::Known(known), _) => Proof::Known(known),
+            (Evidence::Header(_), None) => unreachable!("such a source has a header"),
+        };
         DecryptionMaterialsRequest {
             suite: self.suite,
             encrypted_data_keys: EncryptedDataKeys::from_checked(&self.keys),
             supplied_context: &self.supplied,
             required_context: &self.required,
             stored_context: &self.stored,
+            proof,
             background: false,
         }
     }
 
     fn key(&self) -> Key<'_> {
-        self.manager.decryption_key(self.request())
+        Key {
+            partition: &self.manager.0.partition,
+            suite_id: self.suite.id(),
+            encryption_context: &self.stored,
+            required_context: self.required.as_serialized(),
+            encrypted_data_keys: &self.keys,
+        }
     }
 }
 
@@ -155,7 +246,7 @@ impl Source for DecryptionSource {
     }
 
     fn wrapping_keys(&self) -> Vec<Arc<str>> {
-        let keys = self.request().encrypted_data_keys;
+        let keys = EncryptedDataKeys::from_checked(&self.keys);
         let named = keys.iter().map(|key| {
             let name =
                 Some(key.key_provider_information).filter(|name| name.len() <= LONGEST_NAME)?;
@@ -164,8 +255,33 @@ impl Source for DecryptionSource {
         named.collect::<Option<_>>().unwrap_or_default()
     }
 
+    fn weight(&self, materials: &DecryptionMaterials) -> usize {
+        materials.held_bytes()
+    }
+
+    fn proves(&self, materials: &Arc<DecryptionMaterials>) -> bool {
+        self.request(self.header().as_ref()).is_authentic_under(materials)
+    }
+
+    fn replacing(&self, known: &Arc<DecryptionMaterials>) -> Self {
+        Self { evidence: Evidence::Known(Arc::clone(known)), ..self.clone() }
+    }
+
+    fn answered(&self, materials: &DecryptionMaterials) -> Option<Arc<str>> {
+        materials.data_key().wrapping_key().map(Into::into)
+    }
+
+    fn failed(&self, error: &Error, had: bool) {
+        let stored = EncryptionContext::from_serialized(&self.stored, 0);
+        if let Ok(context) = stored.and_then(|stored| stored.with(&self.required)) {
+            let refused = (Operation::Decryption, &context);
+            self.manager.refused(error, had, refused, self.probe.as_deref());
+        }
+    }
+
     async fn load(self, background: bool) -> Result<Arc<DecryptionMaterials>, Error> {
-        let request = DecryptionMaterialsRequest { background, ..self.request() };
+        let header = self.header();
+        let request = DecryptionMaterialsRequest { background, ..self.request(header.as_ref()) };
         let materials = self.manager.0.source.decryption_materials(request);
         traced(Operation::Decryption, ContextKeys::of_serialized(&self.stored), materials).await
     }
