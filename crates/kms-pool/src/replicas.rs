@@ -359,7 +359,7 @@ mod tests {
         };
         let now = monotonic();
         let measure = |at: usize, millis| {
-            replicas.regions[at].measure(now, now + Duration::from_millis(millis))
+            replicas.regions[at].measure(now, now + Duration::from_millis(millis));
         };
         assert_eq!(order(), "abc");
         measure(0, 30);

@@ -152,6 +152,38 @@ async fn tenants_share_a_role_and_no_client_and_bear_their_tags() {
 }
 
 #[tokio::test]
+async fn the_roles_of_one_base_ask_its_provider_once_and_again_when_sts_refuses_its_answer() {
+    #[derive(Debug)]
+    struct Counted(Arc<KmsLocal>, Arc<AtomicU64>);
+
+    impl ProvideCredentials for Counted {
+        fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+        where
+            Self: 'a,
+        {
+            self.1.fetch_add(1, SeqCst);
+            future::ProvideCredentials::ready(Ok(self.0.issue_session(Duration::from_hours(1))))
+        }
+    }
+
+    let kms = server_with_sts().await;
+    let pool = builder(&kms).build().unwrap();
+    let asked = Arc::new(AtomicU64::new(0));
+    let service = Principal::new(Counted(Arc::clone(&kms), Arc::clone(&asked)));
+    let tenants: Vec<_> = (0..20).map(|_| role(&kms).assumed_by(&service).unwrap()).collect();
+    let clients = tenants.iter().map(|tenant| pool.client(REGION, tenant));
+    for client in futures_util::future::join_all(clients).await {
+        random(&client.unwrap()).await.unwrap();
+    }
+    assert_eq!(asked.load(SeqCst), 1);
+    kms.expire_sessions();
+    for tenant in &tenants {
+        pool.refresh(tenant).await.unwrap();
+    }
+    assert_eq!(asked.load(SeqCst), 2);
+}
+
+#[tokio::test]
 async fn each_region_can_have_a_role_of_its_own() {
     let kms = server_with_sts().await;
     let pool = builder(&kms).build().unwrap();

@@ -18,6 +18,7 @@ use futures_util::future::{Either, select};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 
+use super::base::{Base, WeakBase};
 use super::default_chain::DefaultChain;
 use super::files::Stamps;
 use super::profile::ProfileFile;
@@ -59,6 +60,8 @@ struct Identity {
     /// Counts the identities that have followed one another here.
     tenure: AtomicU64,
     source: Mutex<Source>,
+    /// The session for the roles that it assumes.
+    base: Mutex<WeakBase>,
 }
 
 struct Source {
@@ -109,6 +112,7 @@ impl Principal {
             rotation: AtomicU64::new(0),
             tenure: AtomicU64::new(0),
             source: Mutex::new(source),
+            base: Mutex::default(),
         };
         Self { identity: Arc::new(identity), label: None, files: Arc::default(), account: None }
     }
@@ -239,6 +243,17 @@ impl Principal {
 
     fn note_other_identity(&self) {
         self.identity.tenure.fetch_add(1, Release);
+    }
+
+    /// The session for the roles that it assumes, made if there is none.
+    pub(super) fn base(&self, make: impl FnOnce() -> Base) -> Base {
+        // A single assignment.
+        let mut base = self.identity.base.lock().unwrap_or_else(PoisonError::into_inner);
+        base.upgrade().unwrap_or_else(|| {
+            let new = make();
+            *base = new.downgrade();
+            new
+        })
     }
 
     /// The number that tells this identity from all others of the process.

@@ -13,13 +13,14 @@ use aws_credential_types::provider::{self, ProvideCredentials, future};
 use aws_sdk_sts::Client;
 use aws_sdk_sts::config::{BehaviorVersion, IdentityCache, Region};
 use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_sts::types::Tag;
+use aws_sdk_sts::types::{Credentials as IssuedCredentials, Tag};
 use aws_smithy_async::rt::sleep::TokioSleep;
 use aws_smithy_http_client::proxy::ProxyConfig;
 
+use super::base::Base;
 use super::principal::{Principal, Reason};
 use crate::connection::{TrustRoots, sts_http_client};
-use crate::error::BuildError;
+use crate::error::{BuildError, KmsErrorKind};
 use crate::time::Clock;
 
 /// An IAM role to call KMS under, with sessions from AWS STS.
@@ -166,14 +167,18 @@ impl Role {
     /// A new identity: the role, assumed by `base`. What rotates or replaces `base` reaches the
     /// next session.
     ///
+    /// The roles that a principal assumes share its credentials, which are renewed 5 minutes before
+    /// they expire: its provider is asked once for all of them.
+    ///
     /// # Errors
     ///
     /// A [`BuildError`] for a region, endpoint or certificate authority that cannot be used. What
     /// STS has against the role shows in the first [`KmsPool::client`](crate::KmsPool::client).
     pub fn assumed_by(self, base: &Principal) -> Result<Principal, BuildError> {
         let account = self.account();
-        let client = self.client(Some(base.clone()))?;
-        Ok(with_account(Principal::new(Assumed { client, role: self, token_file: None }), account))
+        let bearer = Bearer::Base(Base::of(base));
+        let client = self.client(&bearer)?;
+        Ok(with_account(Principal::new(Assumed { client, role: self, bearer }), account))
     }
 
     /// A new identity: the role, assumed by the bearer of the web identity token in a file, as
@@ -200,9 +205,9 @@ impl Role {
         }
         let file = token_file.as_ref().to_owned();
         let account = self.account();
-        let client = self.client(None)?;
-        let principal =
-            Principal::new(Assumed { client, role: self, token_file: Some(file.clone()) });
+        let bearer = Bearer::Token(file.clone());
+        let client = self.client(&bearer)?;
+        let principal = Principal::new(Assumed { client, role: self, bearer });
         Ok(with_account(principal.with_files([file]), account))
     }
 
@@ -211,22 +216,25 @@ impl Role {
         self.arn.split(':').nth(4).filter(|account| !account.is_empty()).map(Into::into)
     }
 
-    fn client(&self, base: Option<Principal>) -> Result<Client, BuildError> {
+    fn client(&self, bearer: &Bearer) -> Result<Client, BuildError> {
         crate::pool::check_region(&self.region).map_err(|_| BuildError::no_region(&self.region))?;
         if let Some(url) = &self.endpoint {
             crate::builder::check_endpoint("STS", url)?;
         }
-        let clock = Clock::of_this_machine();
+        let clock = match bearer {
+            Bearer::Base(base) => base.clock().clone(),
+            Bearer::Token(_) => Clock::of_this_machine(),
+        };
         let mut config = aws_sdk_sts::Config::builder()
             .behavior_version(BehaviorVersion::v2026_01_12())
             .region(Region::new(self.region.clone()))
             .http_client(sts_http_client(self.roots.clone(), self.proxy.clone())?)
             .sleep_impl(TokioSleep::new())
-            .time_source(clock.clone())
+            .time_source(clock)
             .identity_cache(IdentityCache::no_cache());
         config.set_endpoint_url(self.endpoint.clone());
-        if let Some(base) = base {
-            config = config.credentials_provider(Base { principal: base, clock });
+        if let Bearer::Base(base) = bearer {
+            config = config.credentials_provider(base.clone());
         }
         Ok(Client::from_conf(config.build()))
     }
@@ -254,30 +262,24 @@ impl fmt::Debug for Role {
 struct Assumed {
     client: Client,
     role: Role,
-    token_file: Option<PathBuf>,
+    bearer: Bearer,
+}
+
+/// Who assumes a role.
+#[derive(Debug)]
+enum Bearer {
+    Base(Base),
+    /// Whoever has the web identity token in this file.
+    Token(PathBuf),
 }
 
 impl Assumed {
     async fn session(&self) -> provider::Result {
         let (role, length) =
             (&self.role, i32::try_from(self.role.session_length.as_secs()).unwrap_or(i32::MAX));
-        let issued = match &self.token_file {
-            None => {
-                let tag =
-                    |(key, value): &(String, String)| Tag::builder().key(key).value(value).build();
-                let tags: Result<Vec<_>, _> = role.tags.iter().map(tag).collect();
-                let answer = self
-                    .client
-                    .assume_role()
-                    .role_arn(&role.arn)
-                    .role_session_name(&role.session_name)
-                    .duration_seconds(length)
-                    .set_external_id(role.external_id.clone())
-                    .set_tags(Some(tags.map_err(CredentialsError::invalid_configuration)?))
-                    .send();
-                answer.await.map_err(|error| self.refused(&error))?.credentials
-            }
-            Some(file) => {
+        let issued = match &self.bearer {
+            Bearer::Base(base) => self.assume(base, length).await?,
+            Bearer::Token(file) => {
                 let answer = self
                     .client
                     .assume_role_with_web_identity()
@@ -307,6 +309,41 @@ impl Assumed {
 }
 
 impl Assumed {
+    /// A session by the credentials of `base`. If STS refuses those, they are renewed once.
+    async fn assume(
+        &self,
+        base: &Base,
+        length: i32,
+    ) -> Result<Option<IssuedCredentials>, CredentialsError> {
+        let role = &self.role;
+        let tag = |(key, value): &(String, String)| Tag::builder().key(key).value(value).build();
+        let tags: Result<Vec<_>, _> = role.tags.iter().map(tag).collect();
+        let tags = tags.map_err(CredentialsError::invalid_configuration)?;
+        let request = self
+            .client
+            .assume_role()
+            .role_arn(&role.arn)
+            .role_session_name(&role.session_name)
+            .duration_seconds(length)
+            .set_external_id(role.external_id.clone())
+            .set_tags(Some(tags));
+        let signer = base.signer();
+        let refused = match (request.clone().send().await, signer) {
+            (Ok(answer), signer) => {
+                signer.iter().for_each(|signer| base.accepted(signer));
+                return Ok(answer.credentials);
+            }
+            (Err(error), Some(signer)) if is_of_credentials(&error) => {
+                if !base.refused(&signer).await {
+                    return Err(self.refused(&error));
+                }
+                request.send().await
+            }
+            (Err(error), _) => Err(error),
+        };
+        refused.map(|answer| answer.credentials).map_err(|error| self.refused(&error))
+    }
+
     /// What STS said, which may be told: it is not somebody's provider that speaks.
     fn refused<E>(&self, error: &SdkError<E>) -> CredentialsError
     where
@@ -342,28 +379,14 @@ impl ProvideCredentials for Assumed {
     }
 }
 
+/// Whether STS refused the credentials that a request was signed with.
+fn is_of_credentials<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
+    let kind = error.code().and_then(KmsErrorKind::of_code);
+    matches!(kind, Some(KmsErrorKind::CredentialsExpired | KmsErrorKind::CredentialsRejected))
+}
+
 /// Providers are asked on threads that they may block.
 fn read(file: &Path) -> Result<String, CredentialsError> {
     let token = std::fs::read_to_string(file).map_err(CredentialsError::invalid_configuration)?;
     Ok(token.trim().to_owned())
-}
-
-/// The credentials that a principal assumes a role with.
-#[derive(Debug)]
-struct Base {
-    principal: Principal,
-    clock: Clock,
-}
-
-impl ProvideCredentials for Base {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        // Whoever asks for the session bounds the time for both.
-        future::ProvideCredentials::new(async {
-            let (_, answer) = self.principal.ask(self.clock.date()).await;
-            answer.map_err(CredentialsError::provider_error)
-        })
-    }
 }
