@@ -121,7 +121,7 @@ impl Background {
         self.0.handle.get().ok_or_else(KmsError::shut_down)
     }
 
-    /// Keeps the runtime for whoever drives a future of it; `None` if it does not run.
+    /// Keeps the runtime for a thread that drives a future of it; `None` if it does not run.
     pub(crate) fn lease(&self) -> Option<Lease> {
         match &*self.0.state() {
             State::Running { runtime, end, .. } => {
@@ -144,7 +144,7 @@ impl Background {
         Ok(Task { join, background: self.downgrade() })
     }
 
-    /// Waits, on whatever executor.
+    /// Waits, on any executor.
     pub(crate) fn sleep(
         &self,
         duration: Duration,

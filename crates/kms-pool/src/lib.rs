@@ -52,6 +52,44 @@
 //! ([`Principal::rotate`]). When somebody else takes a principal's place ([`Principal::replace`])
 //! its [`tenure`](Principal::tenure) tells caches so.
 //!
+//! # Threads
+//!
+//! A pool has a small Tokio runtime of its own: two threads named `kms-pool`, which start when the
+//! first client is asked for. Connections, attempts, renewals of credentials, watchers and timers
+//! run there. So callers need no Tokio runtime: a pool and its clients work under any executor, and
+//! in a `static` that many runtimes use, also one after another. A caller's runtime that ends or
+//! stands still holds up no other caller.
+//!
+//! Credentials providers run on further threads of that runtime, one at a time for each principal.
+//! A provider may block its thread: it delays only callers that need its answer, up to
+//! [`provider_timeout`](KmsPoolBuilder::provider_timeout). It is not asked again until it returns.
+//!
+//! The threads end after [`KmsPool::shutdown`], and when the pool and its clients have been dropped,
+//! on any thread. [`Replicas`] that hedge have one more thread.
+//!
+//! # After a fork
+//!
+//! A forked child has none of these threads. In the child, a pool that was used before the fork
+//! fails at once with [`KmsErrorKind::AfterFork`]: build a new pool there. A pool that was built
+//! before the fork and not used works in the child.
+//!
+//! # Clocks
+//!
+//! | what | clock |
+//! | --- | --- |
+//! | timeouts, pauses between attempts, budgets, circuits, idle clients | monotonic; it stands still while the machine is suspended |
+//! | pauses between renewals, and how long a failed one is told | monotonic |
+//! | dates of requests | the region's date |
+//! | expiry of credentials, and the renewal before it | the pool's date |
+//! | changes of files | the file system's times |
+//!
+//! Dates are read off the wall clock once, when the pool is built, and then counted with a clock
+//! that nobody can set. On Linux it goes on while the machine is suspended. A wall clock that is set
+//! later changes nothing. When KMS refuses a request whose date is more than four minutes off, the
+//! region's date is set to the `Date` header of that answer, and the request is signed again. Once
+//! KMS has accepted a request of the new date, it becomes the pool's date as well. Only answers over
+//! TLS count: for an `http://` endpoint a wrong clock is not corrected.
+//!
 //! # Defaults
 //!
 //! | setting | default | range |
@@ -96,12 +134,12 @@
 //! time left, its circuit and its budget's rate. Each attempt is a `tracing` span at `DEBUG`, named
 //! `kms_request`, with the fields `operation`, `region`, `attempt`, `request_id`, `outcome` (`ok`,
 //! `refused`, `credentials_refused`, `throttled`, `failed`, `timed_out`, `disconnected`,
-//! `given_up`) and `milliseconds`. Rotations are events at `DEBUG`; providers that fail and
-//! circuits that open are events at `WARN`. All are of the target `kms_pool`. The SDK logs much
+//! `given_up`) and `milliseconds`. Rotations are events at `DEBUG`; providers that
+//! fail, circuits that open and dates learnt from KMS are events at `WARN`. All are of the target `kms_pool`. The SDK logs much
 //! more under its own targets (`aws_*`, `hyper`), access key ids at `DEBUG` and whole requests at
 //! `TRACE`: `kms_pool=debug,warn` leaves that out.
 //!
-//! With the feature `metrics`, whatever recorder of the `metrics` facade is installed gets:
+//! With the feature `metrics`, the installed recorder of the `metrics` facade gets:
 //!
 //! | name | kind | labels |
 //! | --- | --- | --- |

@@ -124,8 +124,8 @@ impl KmsPool {
     /// [`CredentialsUnavailable`](KmsErrorKind::CredentialsUnavailable) if the provider fails,
     /// panics or takes longer than [`provider_timeout`](KmsPoolBuilder::provider_timeout),
     /// [`AfterFork`](KmsErrorKind::AfterFork) in a child that was forked after the pool was first
-    /// used, and [`Unavailable`](KmsErrorKind::Unavailable) if the pool's threads cannot be started. No request
-    /// is sent to KMS.
+    /// used, and [`Unavailable`](KmsErrorKind::Unavailable) if the pool's threads cannot be started.
+    /// No request is sent to KMS.
     ///
     /// # Examples
     ///

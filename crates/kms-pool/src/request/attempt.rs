@@ -247,8 +247,8 @@ impl Lane {
         Ok(response)
     }
 
-    /// Uses the date that was learnt here for the expiry of credentials too, now that the server has
-    /// taken a request with it.
+    /// Uses the date that was learnt here for the expiry of credentials too, now that the server
+    /// has taken a request with it.
     fn believe_date(&self, signature: &Signature) {
         let is_of_this_date =
             || signature.date.is_some_and(|date| apart(date, self.clock.date()) <= SKEW);

@@ -31,7 +31,7 @@ use crate::time::{Clock, Now};
 pub(crate) struct Renewals {
     /// How long before their end.
     pub(crate) lead: Duration,
-    /// By how much earlier at most, drawn anew each time.
+    /// By how much earlier at most, drawn at random each time.
     pub(crate) jitter: Duration,
     /// How long a provider may take.
     pub(crate) provider_timeout: Duration,
@@ -64,7 +64,7 @@ struct Load {
     outcome: Shared<BoxFuture<'static, Result<Arc<Generation>, KmsError>>>,
     /// None if it could not begin.
     task: Option<AbortHandle>,
-    /// Whose provider is asked: an answer from before a rotation by hand is of no use after it.
+    /// Whose provider is asked: an answer from before a rotation is not used after it.
     rotation: u64,
 }
 
@@ -137,7 +137,7 @@ impl Session {
         }
     }
 
-    /// KMS has accepted credentials, in whatever region.
+    /// KMS has accepted credentials, in any region.
     pub(crate) fn accepted(&self, fingerprint: Fingerprint) {
         if let Some(current) = &*self.current.load()
             && current.is_of(fingerprint)
@@ -149,7 +149,7 @@ impl Session {
         }
     }
 
-    /// Whether KMS has accepted the credentials in use, in whatever region.
+    /// Whether KMS has accepted the credentials in use, in any region.
     pub(crate) fn is_accepted(&self) -> bool {
         self.current
             .load()
@@ -250,7 +250,7 @@ impl Session {
         }
     }
 
-    /// Puts in place what the principal was given by hand, if that is new.
+    /// Puts in place what the principal was given by `rotate`, if that is new.
     fn take_rotation(self: &Arc<Self>, state: &mut State, now: Now) {
         let (rotation, by_hand) = self.principal.by_hand(now.date);
         let known =
@@ -268,7 +268,7 @@ impl Session {
     fn begin_load(self: &Arc<Self>, state: &mut State, now: Now) -> Load {
         state.renewal.began(now);
         let rotation = self.principal.rotation();
-        // Neither the span nor the subscriber of whoever happens to need it: it is for all.
+        // Neither the span nor the subscriber of the caller that happens to need it: it is for all.
         let renew = Arc::clone(self).renew(now);
         let spawned = match self.background.upgrade() {
             Some(background) => background.handle().map(|handle| handle.spawn(renew)),
@@ -352,7 +352,7 @@ impl Session {
         if last.is_some() {
             self.counters.rotations.increment();
         }
-        // After the swap: whoever reads the new tenure signs with nothing older.
+        // After the swap: a caller that reads the new tenure signs with nothing older.
         if let Some(account) = generation.credentials.account_id() {
             self.principal.note_account(account);
         }
