@@ -134,10 +134,10 @@
 //! time left, its circuit and its budget's rate. Each attempt is a `tracing` span at `DEBUG`, named
 //! `kms_request`, with the fields `operation`, `region`, `attempt`, `request_id`, `outcome` (`ok`,
 //! `refused`, `credentials_refused`, `throttled`, `failed`, `timed_out`, `disconnected`,
-//! `given_up`) and `milliseconds`. Rotations are events at `DEBUG`; providers that
-//! fail, circuits that open and dates learnt from KMS are events at `WARN`. All are of the target `kms_pool`. The SDK logs much
-//! more under its own targets (`aws_*`, `hyper`), access key ids at `DEBUG` and whole requests at
-//! `TRACE`: `kms_pool=debug,warn` leaves that out.
+//! `given_up`) and `milliseconds`. Rotations are events at `DEBUG`; providers that fail, circuits
+//! that open and dates learnt from KMS are events at `WARN`. All are of the target `kms_pool`. The
+//! SDK logs much more under its own targets (`aws_*`, `hyper`), access key ids at `DEBUG` and whole
+//! requests at `TRACE`: `kms_pool=debug,warn` leaves that out.
 //!
 //! With the feature `metrics`, the installed recorder of the `metrics` facade gets:
 //!
