@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use aws_credential_types::Credentials;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared, ready};
 use tokio::task::AbortHandle;
@@ -49,6 +50,8 @@ pub(crate) struct Session {
     pub(crate) principal: Principal,
     pub(crate) clock: Clock,
     renewals: Renewals,
+    /// What our own providers ask over.
+    http: SharedHttpClient,
     counters: Arc<Counters>,
     /// The runtime of the pool. A load keeps the session, so the session must not keep the runtime:
     /// with the pool and its clients ends the runtime, with it the load.
@@ -84,6 +87,7 @@ impl Session {
     pub(crate) fn new(
         principal: Principal,
         renewals: Renewals,
+        http: SharedHttpClient,
         counters: Arc<Counters>,
         background: WeakBackground,
         clock: Clock,
@@ -92,6 +96,7 @@ impl Session {
             principal,
             clock,
             renewals,
+            http,
             counters,
             background,
             current: ArcSwapOption::empty(),
@@ -298,7 +303,8 @@ impl Session {
     async fn renew(self: Arc<Self>, now: Now) -> Result<Arc<Generation>, KmsError> {
         self.counters.refreshes.increment();
         loop {
-            let answer = self.principal.ask_within(self.renewals.provider_timeout, now.date).await;
+            let limit = self.renewals.provider_timeout;
+            let answer = self.principal.ask_within(limit, now.date, &self.http).await;
             let mut state = self.lock();
             if answer.rotation != self.principal.rotation() {
                 // Another rotation came in between: what was answered is not its answer.
