@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use aws_sdk_kms::Client;
 use aws_sdk_kms::config;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use quick_cache::Equivalent;
 use quick_cache::sync::Cache;
 use tokio::task::AbortHandle;
@@ -15,7 +16,7 @@ use tokio::task::AbortHandle;
 use crate::background::Background;
 use crate::builder::KmsPoolBuilder;
 use crate::connection::{Connections, HttpsClient};
-use crate::credentials::{Principal, Renewals, Session};
+use crate::credentials::{Principal, Renewals, Session, Sessions};
 use crate::error::{KmsError, KmsErrorKind};
 use crate::request::{Budget, BudgetSettings, Circuit, CircuitSettings, Lane, retry_quota};
 use crate::slot::{Purpose, Slot};
@@ -34,6 +35,7 @@ pub struct KmsPool {
 struct Shared {
     settings: Settings,
     slots: Cache<SlotKey, Arc<Slot>>,
+    sessions: Arc<Sessions>,
     parts: Mutex<Parts>,
     counters: Arc<Counters>,
     /// Advances with each round of the janitor.
@@ -49,7 +51,9 @@ pub(crate) struct Settings {
     pub(crate) clock: Clock,
     /// Endpoints of single regions, before the one of `common`.
     pub(crate) endpoints: HashMap<String, String>,
-    pub(crate) connections: Arc<Connections>,
+    pub(crate) connections: Connections,
+    /// What credentials are asked for over.
+    pub(crate) credentials_http: SharedHttpClient,
     pub(crate) renewals: Renewals,
     pub(crate) budget: BudgetSettings,
     pub(crate) circuit: CircuitSettings,
@@ -63,7 +67,6 @@ pub(crate) struct Settings {
 /// What slots have in common. It lives as long as a slot that uses it, and is found here meanwhile.
 #[derive(Default)]
 struct Parts {
-    sessions: HashMap<u64, Weak<Session>>,
     https: HashMap<Box<str>, Weak<HttpsClient>>,
     budgets: HashMap<(BudgetOwner, Box<str>), Weak<Budget>>,
     clocks: HashMap<Box<str>, Clock>,
@@ -90,7 +93,15 @@ impl KmsPool {
     }
 
     pub(crate) fn new(settings: Settings, counters: Arc<Counters>) -> Self {
+        let sessions = Sessions::new(
+            settings.renewals,
+            settings.credentials_http.clone(),
+            Arc::clone(&counters),
+            settings.background.downgrade(),
+            settings.clock.clone(),
+        );
         let shared = Shared {
+            sessions: Arc::new(sessions),
             slots: Cache::new(settings.max_clients),
             settings,
             parts: Mutex::default(),
@@ -222,7 +233,7 @@ impl KmsPool {
     /// in use.
     pub async fn refresh(&self, principal: &Principal) -> Result<(), KmsError> {
         self.check_open()?;
-        let session = self.parts().session(principal, &self.shared);
+        let session = self.shared.sessions.of(principal);
         session.renew_now(self.shared.settings.clock.now()).await.map(drop)
     }
 
@@ -264,6 +275,7 @@ impl KmsPool {
     pub async fn shutdown(&self, patience: Duration) -> bool {
         self.shared.closed.store(true, Relaxed);
         self.clear();
+        self.shared.sessions.stop();
         self.parts().stop();
         let background = &self.shared.settings.background;
         let drained = async {
@@ -292,7 +304,7 @@ impl KmsPool {
         let shared = &self.shared;
         check_region(region)?;
         self.check_open()?;
-        let session = self.parts().session(principal, shared);
+        let session = shared.sessions.of(principal);
         // Without credentials there is no slot: the next caller gets to ask the provider again.
         session.credentials(shared.settings.clock.now()).await?;
         let key = SlotKey { region: region.into(), principal: principal.id() };
@@ -300,7 +312,7 @@ impl KmsPool {
         shared.slots.remove_if(&key, |slot| slot.lane().tenure != principal.tenure());
         let slot = shared.slots.get_or_insert_with(&key, || {
             self.check_open()?;
-            self.build_slot(region, session).map(Arc::new)
+            Ok::<_, KmsError>(Arc::new(self.build_slot(region, session)))
         })?;
         if shared.closed.load(Relaxed) {
             // The end came in between, and has not seen this one.
@@ -311,7 +323,7 @@ impl KmsPool {
         Ok(slot)
     }
 
-    fn build_slot(&self, region: &str, session: Arc<Session>) -> Result<Slot, KmsError> {
+    fn build_slot(&self, region: &str, session: Arc<Session>) -> Slot {
         let (shared, settings) = (&self.shared, &self.shared.settings);
         // Before the account is looked at: if another comes in between, the next caller has the
         // slot built anew.
@@ -323,7 +335,7 @@ impl KmsPool {
             background: settings.background.clone(),
             clock: parts.clock(region, &settings.clock),
             has_learnt: AtomicBool::new(false),
-            https: parts.https(region, &settings.connections)?,
+            https: parts.https(region, &settings.connections),
             budget: parts.budget(owner, region, settings.budget),
             circuit: Arc::new(Circuit::new(settings.circuit)),
             session,
@@ -344,7 +356,7 @@ impl KmsPool {
             common.set_endpoint_url(Some(endpoint.clone()));
         }
         shared.counters.builds.increment();
-        Ok(Slot::new(common, lane))
+        Slot::new(common, lane)
     }
 
     /// Whether the pool supplies clients: in this process, and not after its end.
@@ -386,6 +398,7 @@ async fn sweep(pool: Weak<Shared>, pause: Duration) {
             }
             !idle
         });
+        pool.sessions.forget_the_unused();
         pool.parts().forget_the_unused();
     }
 }
@@ -400,45 +413,18 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         let janitor = self.parts.get_mut().unwrap_or_else(PoisonError::into_inner).janitor.take();
-        if let Some(janitor) = janitor
-            && self.settings.background.check_process().is_ok()
-        {
+        if self.settings.background.check_process().is_err() {
+            // As with a lane's, its connections are the parent's.
+            std::mem::forget(self.settings.credentials_http.clone());
+        } else if let Some(janitor) = janitor {
             janitor.abort();
         }
     }
 }
 
 impl Parts {
-    fn session(&mut self, principal: &Principal, shared: &Shared) -> Arc<Session> {
-        find_or_make(&mut self.sessions, principal.id(), || {
-            Session::new(
-                principal.clone(),
-                shared.settings.renewals,
-                Arc::clone(&shared.counters),
-                shared.settings.background.downgrade(),
-                shared.settings.clock.clone(),
-            )
-        })
-    }
-
-    fn https(
-        &mut self,
-        region: &str,
-        connections: &Arc<Connections>,
-    ) -> Result<Arc<HttpsClient>, KmsError> {
-        if let Some(known) = self.https.get(region).and_then(Weak::upgrade) {
-            return Ok(known);
-        }
-        let client = connections.client().map_err(|error| {
-            KmsError::local(
-                KmsErrorKind::Other,
-                "the HTTPS client cannot be made",
-                Some(Box::new(error)),
-            )
-        })?;
-        let client = Arc::new(client);
-        self.https.insert(region.into(), Arc::downgrade(&client));
-        Ok(client)
+    fn https(&mut self, region: &str, connections: &Connections) -> Arc<HttpsClient> {
+        find_or_make(&mut self.https, region.into(), || connections.client())
     }
 
     fn budget(
@@ -459,14 +445,12 @@ impl Parts {
 
     /// Ends what goes on by itself. Clients that somebody keeps keep their sessions.
     fn stop(&mut self) {
-        self.sessions.values().filter_map(Weak::upgrade).for_each(|session| session.stop());
         if let Some(janitor) = self.janitor.take() {
             janitor.abort();
         }
     }
 
     fn forget_the_unused(&mut self) {
-        self.sessions.retain(|_, it| it.strong_count() > 0);
         self.https.retain(|_, it| it.strong_count() > 0);
         self.budgets.retain(|_, it| it.strong_count() > 0);
         self.clocks.retain(|region, _| self.https.contains_key(region));

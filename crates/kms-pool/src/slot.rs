@@ -2,12 +2,10 @@
 
 use std::sync::{Arc, OnceLock};
 
-use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{ProvideCredentials, future};
 use aws_sdk_kms::Client;
 use aws_sdk_kms::config::{self, Region};
 
-use crate::credentials::Session;
+use crate::credentials::SessionCredentials;
 use crate::request::{Lane, LaneClient, NoteAttempt, Priority, Retries};
 use crate::stats::SlotStats;
 use crate::time::Now;
@@ -87,25 +85,5 @@ impl Slot {
             circuit: self.lane.circuit.state(),
             requests_per_second: self.lane.budget.limit(),
         }
-    }
-}
-
-/// Supplies the SDK with the session's credentials of the moment, for each attempt anew.
-struct SessionCredentials(Arc<Session>);
-
-impl ProvideCredentials for SessionCredentials {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::new(async {
-            self.0.credentials(self.0.clock.now()).await.map_err(CredentialsError::provider_error)
-        })
-    }
-}
-
-impl std::fmt::Debug for SessionCredentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("SessionCredentials").field(&self.0.principal).finish()
     }
 }

@@ -1,6 +1,5 @@
 //! Who calls KMS, and with what: identities, their credentials, and how those are renewed.
 
-mod base;
 mod default_chain;
 mod files;
 mod fingerprint;
@@ -9,9 +8,11 @@ mod principal;
 mod profile;
 mod role;
 mod session;
+mod sessions;
 mod watcher;
 
 pub(crate) use fingerprint::Fingerprint;
 pub use principal::Principal;
 pub use role::Role;
-pub(crate) use session::{Renewals, Session};
+pub(crate) use session::{Renewals, Session, SessionCredentials};
+pub(crate) use sessions::Sessions;

@@ -12,16 +12,16 @@ use std::time::{Duration, SystemTime};
 use aws_credential_types::Credentials;
 use aws_credential_types::attributes::AccountId;
 use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
+use aws_credential_types::provider::{ProvideCredentials, future};
 use futures_util::FutureExt as _;
 use futures_util::future::{Either, select};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::base::{Base, WeakBase};
 use super::default_chain::DefaultChain;
 use super::files::Stamps;
 use super::profile::ProfileFile;
+use super::sessions::Surroundings;
 use crate::background::Lease;
 use crate::error::{KmsError, KmsErrorKind};
 
@@ -60,12 +60,10 @@ struct Identity {
     /// Counts the identities that have followed one another here.
     tenure: AtomicU64,
     source: Mutex<Source>,
-    /// The session for the roles that it assumes.
-    base: Mutex<WeakBase>,
 }
 
 struct Source {
-    provider: SharedCredentialsProvider,
+    provider: Arc<dyn Provider>,
     /// Whoever asks the provider holds it. A provider that blocks its thread for ever blocks one.
     thread: Arc<Semaphore>,
     /// The account of the last credentials of which it was known.
@@ -84,13 +82,33 @@ pub(super) struct Answer {
 }
 
 impl Source {
-    fn new(provider: impl ProvideCredentials + 'static) -> Self {
+    fn new(provider: impl Provider + 'static) -> Self {
         Self {
-            provider: SharedCredentialsProvider::new(provider),
+            provider: Arc::new(provider),
             thread: Arc::new(Semaphore::new(1)),
             account: None,
             by_hand: None,
         }
+    }
+}
+
+/// Supplies credentials, and asks for them by the means of the pool that wants them.
+pub(super) trait Provider: fmt::Debug + Send + Sync {
+    fn credentials<'a>(&'a self, by: &'a Surroundings) -> future::ProvideCredentials<'a>;
+
+    /// Whether it may block its thread.
+    fn may_block(&self) -> bool {
+        true
+    }
+}
+
+/// A caller's provider, which has its own way to the network.
+#[derive(Debug)]
+struct Given<P>(P);
+
+impl<P: ProvideCredentials> Provider for Given<P> {
+    fn credentials<'a>(&'a self, _: &'a Surroundings) -> future::ProvideCredentials<'a> {
+        self.0.provide_credentials()
     }
 }
 
@@ -105,6 +123,10 @@ impl Principal {
     /// else. It is dropped unfinished after
     /// [`provider_timeout`](crate::KmsPoolBuilder::provider_timeout).
     pub fn new(provider: impl ProvideCredentials + 'static) -> Self {
+        Self::of(Given(provider))
+    }
+
+    pub(super) fn of(provider: impl Provider + 'static) -> Self {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let source = Source::new(provider);
         let identity = Identity {
@@ -112,7 +134,6 @@ impl Principal {
             rotation: AtomicU64::new(0),
             tenure: AtomicU64::new(0),
             source: Mutex::new(source),
-            base: Mutex::default(),
         };
         Self { identity: Arc::new(identity), label: None, files: Arc::default(), account: None }
     }
@@ -121,9 +142,10 @@ impl Principal {
     /// configuration files (SSO, assumed roles and `credential_process` included), web identity
     /// token, ECS or EKS container, EC2 instance metadata; the first that has credentials wins.
     ///
-    /// The chain talks to STS, SSO and the metadata services through an HTTPS client of its own
-    /// with the platform's certificate authorities, and reads the region it needs for that from the
-    /// same places. It says nothing about the regions of KMS.
+    /// The chain reaches STS and SSO as the pool reaches KMS: with its trust roots, proxy and
+    /// connect timeout. The metadata services are reached without a proxy. If several pools use the
+    /// principal, the settings are those of the first that asks. The chain reads the region that it
+    /// needs for STS from the same places. It says nothing about the regions of KMS.
     ///
     /// Nothing is read yet: the chain is set up when credentials are first asked for, and missing
     /// ones show in the first [`KmsPool::client`](crate::KmsPool::client). Where no region is
@@ -131,18 +153,21 @@ impl Principal {
     /// to give up elsewhere: set `AWS_REGION`.
     #[expect(clippy::unused_async, reason = "it is part of the signature that callers know")]
     pub async fn from_default_chain() -> Self {
-        Self::new(DefaultChain::default())
+        Self::of(DefaultChain::default())
     }
 
     /// A new identity from a profile of a credentials file in the format of the AWS CLI. The file
     /// is read each time credentials are due, and when it changes.
+    ///
+    /// A profile that names a role has to name the region of STS as well. STS is reached as
+    /// [`from_default_chain`](Self::from_default_chain) says.
     ///
     /// ```
     /// let principal = kms_pool::Principal::from_profile("/etc/payments/credentials", "default");
     /// ```
     pub fn from_profile(file: impl Into<PathBuf>, profile: impl Into<String>) -> Self {
         let (file, profile) = (file.into(), profile.into());
-        Self::new(ProfileFile { file: file.clone(), profile }).with_files([file])
+        Self::of(ProfileFile { file: file.clone(), profile }).with_files([file])
     }
 
     /// Names the principal in logs, statistics and errors. A label is not part of the identity, and
@@ -217,7 +242,7 @@ impl Principal {
     /// ```
     pub fn replace(&self, provider: impl ProvideCredentials + 'static) {
         let mut source = self.source();
-        *source = Source::new(provider);
+        *source = Source::new(Given(provider));
         self.identity.rotation.fetch_add(1, Release);
         // The tenure last: whoever reads the new one signs with nothing older.
         self.note_other_identity();
@@ -243,17 +268,6 @@ impl Principal {
 
     fn note_other_identity(&self) {
         self.identity.tenure.fetch_add(1, Release);
-    }
-
-    /// The session for the roles that it assumes, made if there is none.
-    pub(super) fn base(&self, make: impl FnOnce() -> Base) -> Base {
-        // A single assignment.
-        let mut base = self.identity.base.lock().unwrap_or_else(PoisonError::into_inner);
-        base.upgrade().unwrap_or_else(|| {
-            let new = make();
-            *base = new.downgrade();
-            new
-        })
     }
 
     /// The number that tells this identity from all others of the process.
@@ -282,14 +296,18 @@ impl Principal {
     }
 
     /// What was given by hand, or else what the provider answers; with the rotation it belongs to.
-    pub(super) async fn ask(&self, date: SystemTime) -> (u64, Result<Credentials, KmsError>) {
+    async fn ask(
+        &self,
+        date: SystemTime,
+        by: &Surroundings,
+    ) -> (u64, Result<Credentials, KmsError>) {
         let (rotation, by_hand) = self.by_hand(date);
         if let Some(credentials) = by_hand {
             return (rotation, Ok(credentials));
         }
-        let provider = self.source().provider.clone();
+        let provider = Arc::clone(&self.source().provider);
         // The closure keeps a panic of the provider's first, synchronous step inside the future.
-        let ask = async { provider.provide_credentials().await };
+        let ask = async { provider.credentials(by).await };
         let outcome = match AssertUnwindSafe(ask).catch_unwind().await {
             Ok(Ok(credentials)) => Ok(credentials),
             Ok(Err(cause)) => Err(self.unavailable("failed", Some(cause))),
@@ -298,37 +316,30 @@ impl Principal {
         (rotation, outcome)
     }
 
-    /// The same on a thread that a provider may block, within `limit`. Has to be called on a
-    /// runtime.
+    /// The same within `limit`, on a thread of its own if the provider may block that. Has to be
+    /// called on a runtime.
     pub(super) async fn ask_within(
         &self,
         limit: Duration,
         date: SystemTime,
-        mut lease: Lease,
+        by: &Surroundings,
+        lease: Lease,
     ) -> Answer {
         let asked = self.rotation();
-        let thread = Arc::clone(&self.source().thread);
-        let principal = self.clone();
-        let answer = async move {
+        let answer = async {
+            let (may_block, thread) = {
+                let source = self.source();
+                (source.provider.may_block(), Arc::clone(&source.thread))
+            };
+            if !may_block {
+                // A task ends with its runtime by itself.
+                drop(lease);
+                let (rotation, outcome) = self.ask(date, by).await;
+                return Some(Answer { rotation, stamps: None, outcome });
+            }
             // It waits for a provider that still blocks its thread since it was last asked.
             let permit = thread.acquire_owned().await;
-            // Dropped with this future, which ends the provider's where that can be ended.
-            let (_given_up, is_given_up) = oneshot::channel::<()>();
-            let ask = move || {
-                let _permit = permit;
-                let stamps = Stamps::of(principal.files());
-                // The ends first: then the provider is not polled any more.
-                let end = std::pin::pin!(lease.end());
-                let end = select(is_given_up, end);
-                let ask = std::pin::pin!(principal.ask(date));
-                match Handle::current().block_on(select(end, ask)) {
-                    Either::Right(((rotation, outcome), _)) => {
-                        Some(Answer { rotation, stamps: Some(stamps), outcome })
-                    }
-                    Either::Left(_) => None,
-                }
-            };
-            tokio::task::spawn_blocking(ask).await.ok().flatten()
+            self.ask_aside(date, by.clone(), permit, lease).await
         };
         match tokio::time::timeout(limit, answer).await {
             Ok(Some(answer)) => answer,
@@ -341,6 +352,34 @@ impl Principal {
                 Answer { rotation: asked, stamps: None, outcome }
             }
         }
+    }
+
+    /// Asks on a thread that the provider may block.
+    async fn ask_aside<P: Send + 'static>(
+        &self,
+        date: SystemTime,
+        by: Surroundings,
+        permit: P,
+        mut lease: Lease,
+    ) -> Option<Answer> {
+        // Dropped with this future, which ends the provider's where that can be ended.
+        let (_given_up, is_given_up) = oneshot::channel::<()>();
+        let principal = self.clone();
+        let ask = move || {
+            let _permit = permit;
+            let stamps = Stamps::of(principal.files());
+            // The ends first: then the provider is not polled any more.
+            let end = std::pin::pin!(lease.end());
+            let end = select(is_given_up, end);
+            let ask = std::pin::pin!(principal.ask(date, &by));
+            match Handle::current().block_on(select(end, ask)) {
+                Either::Right(((rotation, outcome), _)) => {
+                    Some(Answer { rotation, stamps: Some(stamps), outcome })
+                }
+                Either::Left(_) => None,
+            }
+        };
+        tokio::task::spawn_blocking(ask).await.ok().flatten()
     }
 
     fn unavailable(&self, what: &str, cause: Option<CredentialsError>) -> KmsError {

@@ -5,23 +5,24 @@ use std::error::Error;
 use std::fmt;
 use std::iter;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{self, ProvideCredentials, future};
+use aws_credential_types::provider::{self, future};
 use aws_sdk_sts::Client;
-use aws_sdk_sts::config::{BehaviorVersion, IdentityCache, Region};
+use aws_sdk_sts::config::{self, BehaviorVersion, IdentityCache, Region};
 use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sts::types::{Credentials as IssuedCredentials, Tag};
 use aws_smithy_async::rt::sleep::TokioSleep;
-use aws_smithy_http_client::proxy::ProxyConfig;
 
-use super::base::Base;
-use super::principal::{Principal, Reason};
-use crate::connection::{TrustRoots, sts_http_client};
+use super::fingerprint::Fingerprint;
+use super::principal::{Principal, Provider, Reason};
+use super::session::{Session, SessionCredentials};
+use super::sessions::Surroundings;
+use crate::connection::{ConnectionSettings, Connections, Proxies, TrustRoots};
 use crate::error::{BuildError, KmsErrorKind};
-use crate::time::Clock;
 
 /// An IAM role to call KMS under, with sessions from AWS STS.
 ///
@@ -53,7 +54,7 @@ pub struct Role {
     tags: Vec<(String, String)>,
     endpoint: Option<String>,
     roots: TrustRoots,
-    proxy: ProxyConfig,
+    proxies: Proxies,
 }
 
 impl Role {
@@ -68,7 +69,7 @@ impl Role {
             tags: vec![],
             endpoint: None,
             roots: TrustRoots::default(),
-            proxy: ProxyConfig::disabled(),
+            proxies: Proxies::default(),
         }
     }
 
@@ -133,7 +134,11 @@ impl Role {
         self
     }
 
-    /// A certificate authority to believe instead of the platform's, in PEM. Repeatable.
+    /// A certificate authority to believe instead of those of the pool, in PEM. Repeatable.
+    ///
+    /// A role with certificate authorities or a proxy of its own uses nothing of the pool's
+    /// settings for STS. One that has neither reaches STS as the pool reaches KMS: with the pool's
+    /// certificate authorities, proxy and connect timeout.
     ///
     /// ```no_run
     /// # fn example(role: kms_pool::Role) -> std::io::Result<()> {
@@ -146,8 +151,8 @@ impl Role {
         self
     }
 
-    /// Reaches STS through this HTTP proxy. Default: none. A pool's settings are its own: they
-    /// don't reach STS.
+    /// Reaches STS through this proxy, as [`KmsPoolBuilder::proxy`] says. Default: the pool's; none
+    /// if the role has [certificate authorities](Self::trust_root_pem) of its own.
     ///
     /// ```
     /// # fn example(role: kms_pool::Role) -> Result<(), kms_pool::BuildError> {
@@ -159,26 +164,25 @@ impl Role {
     /// # Errors
     ///
     /// [`BuildError::Proxy`] if that is not the URL of a proxy.
+    ///
+    /// [`KmsPoolBuilder::proxy`]: crate::KmsPoolBuilder::proxy
     pub fn proxy(mut self, url: &str) -> Result<Self, BuildError> {
-        self.proxy = ProxyConfig::all(url).map_err(|_| BuildError::Proxy)?;
+        self.proxies = Proxies::all(url)?;
         Ok(self)
     }
 
     /// A new identity: the role, assumed by `base`. What rotates or replaces `base` reaches the
     /// next session.
     ///
-    /// The roles that a principal assumes share its credentials, which are renewed 5 minutes before
-    /// they expire: its provider is asked once for all of them.
+    /// In a pool, all roles that a principal assumes share its credentials: its provider is asked
+    /// once for all of them.
     ///
     /// # Errors
     ///
     /// A [`BuildError`] for a region, endpoint or certificate authority that cannot be used. What
     /// STS has against the role shows in the first [`KmsPool::client`](crate::KmsPool::client).
     pub fn assumed_by(self, base: &Principal) -> Result<Principal, BuildError> {
-        let account = self.account();
-        let bearer = Bearer::Base(Base::of(base));
-        let client = self.client(&bearer)?;
-        Ok(with_account(Principal::new(Assumed { client, role: self, bearer }), account))
+        self.principal(Source::Base(base.clone()))
     }
 
     /// A new identity: the role, assumed by the bearer of the web identity token in a file, as
@@ -204,11 +208,7 @@ impl Role {
             return Err(BuildError::Role { reason });
         }
         let file = token_file.as_ref().to_owned();
-        let account = self.account();
-        let bearer = Bearer::Token(file.clone());
-        let client = self.client(&bearer)?;
-        let principal = Principal::new(Assumed { client, role: self, bearer });
-        Ok(with_account(principal.with_files([file]), account))
+        Ok(self.principal(Source::TokenFile(file.clone()))?.with_files([file]))
     }
 
     /// The account that the role belongs to.
@@ -216,34 +216,30 @@ impl Role {
         self.arn.split(':').nth(4).filter(|account| !account.is_empty()).map(Into::into)
     }
 
-    fn client(&self, bearer: &Bearer) -> Result<Client, BuildError> {
+    fn principal(self, source: Source) -> Result<Principal, BuildError> {
         crate::pool::check_region(&self.region).map_err(|_| BuildError::no_region(&self.region))?;
         if let Some(url) = &self.endpoint {
             crate::builder::check_endpoint("STS", url)?;
         }
-        let clock = match bearer {
-            Bearer::Base(base) => base.clock().clone(),
-            Bearer::Token(_) => Clock::of_this_machine(),
+        let own = !self.roots.is_default() || !self.proxies.is_none();
+        let settings = ConnectionSettings {
+            roots: self.roots.clone(),
+            proxies: self.proxies.clone(),
+            ..ConnectionSettings::default()
         };
+        let own = own.then(|| Connections::new(settings, Arc::default())).transpose()?;
         let mut config = aws_sdk_sts::Config::builder()
             .behavior_version(BehaviorVersion::v2026_01_12())
             .region(Region::new(self.region.clone()))
-            .http_client(sts_http_client(self.roots.clone(), self.proxy.clone())?)
             .sleep_impl(TokioSleep::new())
-            .time_source(clock)
             .identity_cache(IdentityCache::no_cache());
         config.set_endpoint_url(self.endpoint.clone());
-        if let Bearer::Base(base) = bearer {
-            config = config.credentials_provider(base.clone());
-        }
-        Ok(Client::from_conf(config.build()))
-    }
-}
-
-fn with_account(principal: Principal, account: Option<String>) -> Principal {
-    match account {
-        Some(account) => principal.with_account(account),
-        None => principal,
+        let account = self.account();
+        let principal = Principal::of(Assumed { config, own, source, role: self });
+        Ok(match account {
+            Some(account) => principal.with_account(account),
+            None => principal,
+        })
     }
 }
 
@@ -258,30 +254,39 @@ impl fmt::Debug for Role {
 }
 
 /// The provider of a role's sessions.
-#[derive(Debug)]
 struct Assumed {
-    client: Client,
+    config: config::Builder,
+    /// What STS is reached with, if not with what KMS is.
+    own: Option<Connections>,
     role: Role,
-    bearer: Bearer,
+    source: Source,
 }
 
 /// Who assumes a role.
 #[derive(Debug)]
-enum Bearer {
-    Base(Base),
-    /// Whoever has the web identity token in this file.
-    Token(PathBuf),
+enum Source {
+    Base(Principal),
+    /// The bearer of the web identity token in this file.
+    TokenFile(PathBuf),
 }
 
 impl Assumed {
-    async fn session(&self) -> provider::Result {
-        let (role, length) =
-            (&self.role, i32::try_from(self.role.session_length.as_secs()).unwrap_or(i32::MAX));
-        let issued = match &self.bearer {
-            Bearer::Base(base) => self.assume(base, length).await?,
-            Bearer::Token(file) => {
-                let answer = self
-                    .client
+    /// Of a client for one session: there is one an hour or so, and between two of them no
+    /// connection would last.
+    fn config(&self, by: &Surroundings) -> config::Builder {
+        let own = self.own.as_ref().map(Connections::shared_client);
+        let http = own.unwrap_or_else(|| by.http().clone());
+        self.config.clone().http_client(http).time_source(by.clock().clone())
+    }
+
+    async fn session(&self, by: &Surroundings) -> provider::Result {
+        let config = self.config(by);
+        let role = &self.role;
+        let length = i32::try_from(role.session_length.as_secs()).unwrap_or(i32::MAX);
+        let issued = match &self.source {
+            Source::Base(principal) => self.assume(by.base(principal), config, length).await?,
+            Source::TokenFile(file) => {
+                let answer = Client::from_conf(config.build())
                     .assume_role_with_web_identity()
                     .role_arn(&role.arn)
                     .role_session_name(&role.session_name)
@@ -312,36 +317,36 @@ impl Assumed {
     /// A session by the credentials of `base`. If STS refuses those, they are renewed once.
     async fn assume(
         &self,
-        base: &Base,
+        base: &Arc<Session>,
+        config: config::Builder,
         length: i32,
     ) -> Result<Option<IssuedCredentials>, CredentialsError> {
         let role = &self.role;
         let tag = |(key, value): &(String, String)| Tag::builder().key(key).value(value).build();
         let tags: Result<Vec<_>, _> = role.tags.iter().map(tag).collect();
         let tags = tags.map_err(CredentialsError::invalid_configuration)?;
-        let request = self
-            .client
+        // What it is signed with, unless that is replaced in between.
+        let signer = base.credentials(base.clock.now()).await;
+        let signer = Fingerprint::of(&signer.map_err(CredentialsError::provider_error)?);
+        let provider = SessionCredentials(Arc::clone(base));
+        let request = Client::from_conf(config.credentials_provider(provider).build())
             .assume_role()
             .role_arn(&role.arn)
             .role_session_name(&role.session_name)
             .duration_seconds(length)
             .set_external_id(role.external_id.clone())
             .set_tags(Some(tags));
-        let signer = base.signer();
-        let refused = match (request.clone().send().await, signer) {
-            (Ok(answer), signer) => {
-                signer.iter().for_each(|signer| base.accepted(signer));
-                return Ok(answer.credentials);
-            }
-            (Err(error), Some(signer)) if is_of_credentials(&error) => {
-                if !base.refused(&signer).await {
-                    return Err(self.refused(&error));
+        let mut answer = request.clone().send().await;
+        match &answer {
+            Ok(_) => base.accepted(signer),
+            Err(error) if is_of_credentials(error) => {
+                if base.refused(signer, base.clock.now()).await {
+                    answer = request.send().await;
                 }
-                request.send().await
             }
-            (Err(error), _) => Err(error),
-        };
-        refused.map(|answer| answer.credentials).map_err(|error| self.refused(&error))
+            Err(_) => {}
+        }
+        answer.map(|answer| answer.credentials).map_err(|error| self.refused(&error))
     }
 
     /// What STS said, which may be told: it is not somebody's provider that speaks.
@@ -370,12 +375,24 @@ impl Assumed {
     }
 }
 
-impl ProvideCredentials for Assumed {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::new(self.session())
+impl Provider for Assumed {
+    fn credentials<'a>(&'a self, by: &'a Surroundings) -> future::ProvideCredentials<'a> {
+        future::ProvideCredentials::new(self.session(by))
+    }
+
+    fn may_block(&self) -> bool {
+        // Only a file may. Roles that each held a thread while they wait for their base's provider
+        // would leave it none.
+        matches!(self.source, Source::TokenFile(_))
+    }
+}
+
+impl fmt::Debug for Assumed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Assumed")
+            .field("role", &self.role)
+            .field("source", &self.source)
+            .finish_non_exhaustive()
     }
 }
 
@@ -385,7 +402,7 @@ fn is_of_credentials<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
     matches!(kind, Some(KmsErrorKind::CredentialsExpired | KmsErrorKind::CredentialsRejected))
 }
 
-/// Providers are asked on threads that they may block.
+/// May block its thread.
 fn read(file: &Path) -> Result<String, CredentialsError> {
     let token = std::fs::read_to_string(file).map_err(CredentialsError::invalid_configuration)?;
     Ok(token.trim().to_owned())

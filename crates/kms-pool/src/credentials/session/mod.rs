@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{ProvideCredentials, future};
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared, ready};
 use tokio::task::AbortHandle;
@@ -19,11 +21,10 @@ use super::files::Stamps;
 use super::fingerprint::Fingerprint;
 use super::generation::Generation;
 use super::principal::Principal;
+use super::sessions::{Sessions, Surroundings};
 use super::watcher;
-use crate::background::WeakBackground;
 use crate::error::KmsError;
 use crate::sight;
-use crate::stats::Counters;
 use crate::time::{Clock, Now};
 
 /// How a pool renews credentials.
@@ -47,11 +48,9 @@ pub(crate) struct Renewals {
 pub(crate) struct Session {
     pub(crate) principal: Principal,
     pub(crate) clock: Clock,
-    renewals: Renewals,
-    counters: Arc<Counters>,
-    /// The runtime of the pool. A load keeps the session, so the session must not keep the runtime:
-    /// with the pool and its clients ends the runtime, with it the load.
-    background: WeakBackground,
+    /// The pool's.
+    sessions: Arc<Sessions>,
+    surroundings: Surroundings,
     current: ArcSwapOption<Generation>,
     /// The number of the generation that KMS last accepted, in any region.
     accepted: AtomicU64,
@@ -80,19 +79,12 @@ struct State {
 }
 
 impl Session {
-    pub(crate) fn new(
-        principal: Principal,
-        renewals: Renewals,
-        counters: Arc<Counters>,
-        background: WeakBackground,
-        clock: Clock,
-    ) -> Self {
+    pub(super) fn new(principal: Principal, sessions: Arc<Sessions>) -> Self {
         Self {
             principal,
-            clock,
-            renewals,
-            counters,
-            background,
+            clock: sessions.clock.clone(),
+            surroundings: Surroundings::new(Arc::clone(&sessions)),
+            sessions,
             current: ArcSwapOption::empty(),
             accepted: AtomicU64::new(0),
             state: Mutex::default(),
@@ -107,7 +99,10 @@ impl Session {
     /// [`KmsErrorKind::AfterFork`](crate::KmsErrorKind::AfterFork) in a forked child.
     pub(crate) async fn credentials(self: &Arc<Self>, now: Now) -> Result<Credentials, KmsError> {
         // Before any lock: in a child it may be held for ever.
-        self.background.upgrade().map_or(Ok(()), |background| background.check_process())?;
+        self.sessions
+            .background
+            .upgrade()
+            .map_or(Ok(()), |background| background.check_process())?;
         if let Some(current) = &*self.current.load()
             && self.is_fresh(current, now)
         {
@@ -212,7 +207,8 @@ impl Session {
             let until_due = at.duration_since(now.date).unwrap_or_default();
             until_due.max(state.renewal.pause(now))
         });
-        let files = (!self.principal.files().is_empty()).then_some(self.renewals.files_every);
+        let files =
+            (!self.principal.files().is_empty()).then_some(self.sessions.renewals.files_every);
         due.into_iter().chain(files).min()
     }
 
@@ -270,7 +266,7 @@ impl Session {
         let rotation = self.principal.rotation();
         // Neither the span nor the subscriber of the caller that happens to need it: it is for all.
         let renew = Arc::clone(self).renew(now);
-        let spawned = match self.background.upgrade() {
+        let spawned = match self.sessions.background.upgrade() {
             Some(background) => background.handle().map(|handle| handle.spawn(renew)),
             None => Err(KmsError::shut_down()),
         };
@@ -299,12 +295,15 @@ impl Session {
 
     /// Asks the provider, and puts a new generation in place if the credentials have changed.
     async fn renew(self: Arc<Self>, now: Now) -> Result<Arc<Generation>, KmsError> {
-        self.counters.refreshes.increment();
+        self.sessions.counters.refreshes.increment();
         loop {
-            let lease = self.background.upgrade().and_then(|background| background.lease());
-            let limit = self.renewals.provider_timeout;
+            let lease =
+                self.sessions.background.upgrade().and_then(|background| background.lease());
+            let limit = self.sessions.renewals.provider_timeout;
             let answer = match lease {
-                Some(lease) => self.principal.ask_within(limit, now.date, lease).await,
+                Some(lease) => {
+                    self.principal.ask_within(limit, now.date, &self.surroundings, lease).await
+                }
                 None => return Err(KmsError::shut_down()),
             };
             let mut state = self.lock();
@@ -315,7 +314,7 @@ impl Session {
             let credentials = match answer.outcome {
                 Ok(credentials) => credentials,
                 Err(error) => {
-                    self.counters.failures.increment();
+                    self.sessions.counters.failures.increment();
                     sight::renewal_failed(&self.principal, &error);
                     state.renewal.failed(&error, now);
                     return Err(error);
@@ -345,12 +344,13 @@ impl Session {
         now: Now,
     ) -> Arc<Generation> {
         state.generations += 1;
-        let lead = self.renewals.lead + self.renewals.jitter.mul_f64(fastrand::f64());
+        let lead =
+            self.sessions.renewals.lead + self.sessions.renewals.jitter.mul_f64(fastrand::f64());
         let generation =
             Arc::new(Generation::new(state.generations, rotation, credentials, lead, now));
         let last = self.current.swap(Some(Arc::clone(&generation)));
         if last.is_some() {
-            self.counters.rotations.increment();
+            self.sessions.counters.rotations.increment();
         }
         // After the swap: a caller that reads the new tenure signs with nothing older.
         if let Some(account) = generation.credentials.account_id() {
@@ -369,7 +369,7 @@ impl Session {
         if !watched
             && !state.is_stopped
             && wanted
-            && let Some(background) = self.background.upgrade()
+            && let Some(background) = self.sessions.background.upgrade()
             && let Ok(handle) = background.handle()
         {
             state.watcher = Some(handle.spawn(watcher::watch(Arc::downgrade(self))).abort_handle());
@@ -390,6 +390,27 @@ impl Session {
     }
 }
 
+/// Supplies the SDK with the session's credentials of the moment, for each attempt anew.
+pub(crate) struct SessionCredentials(pub(crate) Arc<Session>);
+
+impl ProvideCredentials for SessionCredentials {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(async {
+            let credentials = self.0.credentials(self.0.clock.now()).await;
+            credentials.map_err(CredentialsError::provider_error)
+        })
+    }
+}
+
+impl std::fmt::Debug for SessionCredentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("SessionCredentials").field(&self.0.principal).finish()
+    }
+}
+
 /// What a caller does next.
 enum Next {
     Use(Arc<Generation>),
@@ -400,7 +421,7 @@ enum Next {
 impl Drop for Session {
     fn drop(&mut self) {
         // Without the runtime there is no watcher either; in a forked child there never was.
-        let here = self.background.upgrade().is_some_and(|it| it.check_process().is_ok());
+        let here = self.sessions.background.upgrade().is_some_and(|it| it.check_process().is_ok());
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let Some(watcher) = state.watcher.take().filter(|_| here) {
             watcher.abort();

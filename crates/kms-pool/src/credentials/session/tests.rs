@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use super::renewal::REFUSALS;
 use super::*;
 use crate::background::Background;
+use crate::connection::{ConnectionSettings, Connections};
 use crate::error::KmsErrorKind;
 use crate::time::monotonic;
 
@@ -127,9 +128,12 @@ fn session_with(provider: &Provider, provider_timeout: Duration) -> Arc<Session>
         files_every: Duration::from_secs(1),
     };
     let principal = Principal::new(provider.clone());
-    let background = BACKGROUND.downgrade();
+    let http = Connections::new(ConnectionSettings::default(), Arc::default()).unwrap();
+    let http = http.shared_client();
     let clock = Clock::of_this_machine();
-    Arc::new(Session::new(principal, renewals, Arc::default(), background, clock))
+    let background = BACKGROUND.downgrade();
+    let sessions = Sessions::new(renewals, http, Arc::default(), background, clock);
+    Arc::new(sessions).of(&principal)
 }
 
 fn number_of(credentials: &Credentials) -> u64 {
@@ -292,7 +296,7 @@ async fn silence_and_panic_are_errors_that_wedge_nobody() {
     }
     provider.let_through(1);
     assert!(session.credentials(at(2)).await.is_ok());
-    assert_eq!(session.counters.snapshot(0).failures, 2);
+    assert_eq!(session.sessions.counters.snapshot(0).failures, 2);
 }
 
 #[tokio::test]
