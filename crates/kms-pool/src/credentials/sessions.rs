@@ -51,7 +51,9 @@ impl Sessions {
     /// Ends all watchers for good.
     pub(crate) fn stop(&self) {
         let sessions: Vec<_> = self.lock().values().filter_map(Weak::upgrade).collect();
-        sessions.iter().for_each(|session| session.stop());
+        for session in sessions {
+            session.stop();
+        }
     }
 
     pub(crate) fn forget_the_unused(&self) {
