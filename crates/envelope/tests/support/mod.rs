@@ -136,6 +136,10 @@ impl Keyring for GatedKeyring {
     fn wrapping_key(&self, _request: KeyringRequest<'_>) -> Option<Arc<str>> {
         Some(WRAPPING_KEY.into())
     }
+
+    fn identity(&self) -> Option<String> {
+        Some(WRAPPING_KEY.to_owned())
+    }
 }
 
 /// The serialized encrypted data keys in a message's header: what tells one data key from another.
