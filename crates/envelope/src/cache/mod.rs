@@ -530,10 +530,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
                 let key = keys.pop()?;
                 keys.iter().all(|other| *other == key).then_some(key)
             };
-            source
-                .answered(entry.value())
-                .or_else(only)
-                .inspect(|key| backoffs.forget(&**key));
+            source.answered(entry.value()).or_else(only).inspect(|key| backoffs.forget(&**key));
         }
     }
 

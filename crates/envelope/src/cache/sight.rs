@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::{
     counts::{Counters, Counts},
-    departed::{Cause, Departed},
     crowding::Crowding,
+    departed::{Cause, Departed},
     repeats::Repeats,
     slot::{Taken, Vacant},
     store::{Bounds, Key},

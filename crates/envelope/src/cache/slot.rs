@@ -420,7 +420,12 @@ mod tests {
         let (now, policy) = (Clock::system().moment(), policy(10 * SECOND, 3, 100));
         let slot = Slot::empty(now);
         let value = Arc::new(1);
-        slot.put(&Arc::new(Entry::new(Arc::clone(&value), (now, 0), now, &policy)), now, &policy, false);
+        slot.put(
+            &Arc::new(Entry::new(Arc::clone(&value), (now, 0), now, &policy)),
+            now,
+            &policy,
+            false,
+        );
         slot.retire();
         assert_eq!(Arc::strong_count(&value), 1);
         assert!(!slot.put(&entry(2, now), now, &policy, false));

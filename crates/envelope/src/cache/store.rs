@@ -242,8 +242,7 @@ impl<V> Store<V> {
             self.bytes.fetch_add(bytes, Relaxed);
             Ok::<_, Infallible>(Arc::new(Place::new(key.clone(), bytes, now)))
         };
-        let place =
-            self.slots.get_or_insert_with(key, make).unwrap_or_else(|never| match never {});
+        let place = self.slots.get_or_insert_with(key, make).unwrap_or_else(|never| match never {});
         if place.bytes() < bytes {
             self.grow(key, bytes);
         }
@@ -480,7 +479,8 @@ mod tests {
     #[test]
     fn what_is_touched_stays_while_others_come_and_go() {
         let ((store, _), now) = (store(50), Clock::system().moment());
-        let slot = |number: u32| store.slot(&key("p", &number.to_be_bytes(), b"").to_owned(), 1, now);
+        let slot =
+            |number: u32| store.slot(&key("p", &number.to_be_bytes(), b"").to_owned(), 1, now);
         // The first ones stay longer than those that come when it is full.
         (0..100).for_each(|number| drop(slot(number)));
         let (touched, forgotten) = (slot(100), slot(101));
@@ -495,7 +495,8 @@ mod tests {
     #[test]
     fn what_is_touched_stays_while_others_come_back() {
         let ((store, _), now) = (store(50), Clock::system().moment());
-        let slot = |number: u32| store.slot(&key("p", &number.to_be_bytes(), b"").to_owned(), 1, now);
+        let slot =
+            |number: u32| store.slot(&key("p", &number.to_be_bytes(), b"").to_owned(), 1, now);
         let others: Vec<_> = (0..900).map(slot).collect();
         store.remove_where(|_, _| true);
         (1_000..1_100).for_each(|number| drop(slot(number)));

@@ -8,6 +8,7 @@ mod required_context;
 
 use std::sync::Arc;
 
+pub(crate) use self::manager::Proof;
 pub use self::{
     caching::{
         CacheCounts, CacheStats, CachingBuilder, CachingMaterialsManager, FailureCounts,
@@ -20,7 +21,6 @@ pub use self::{
     },
     required_context::RequiredContextMaterialsManager,
 };
-pub(crate) use self::manager::Proof;
 pub use crate::format::encrypted_data_key::{EncryptedDataKey, EncryptedDataKeys};
 use crate::{
     context::EncryptionContext,
@@ -243,7 +243,8 @@ impl DecryptionMaterials {
     /// About how many bytes these take in memory.
     pub(crate) fn held_bytes(&self) -> usize {
         let contexts = [&self.encryption_context, &self.required_context];
-        size_of::<Self>() + contexts.map(|context| context.as_serialized().len()).iter().sum::<usize>()
+        size_of::<Self>()
+            + contexts.map(|context| context.as_serialized().len()).iter().sum::<usize>()
     }
 
     /// What the message's signature is verified with, for signed suites.

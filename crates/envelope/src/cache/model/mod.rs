@@ -81,10 +81,7 @@ impl Operation {
         let (amount, is_odd) = (u64::from(amount), amount % 2 == 1);
         match kind % 16 {
             0..=3 => Self::Encrypt { key, percent: amount % 101, at_place: which >= 192 },
-            4 | 5 => Self::Decrypt {
-                key,
-                authentic: index / 64 < 3,
-            },
+            4 | 5 => Self::Decrypt { key, authentic: index / 64 < 3 },
             6 | 7 => {
                 // In steps in which all limits are met exactly.
                 let (step, most) = [(50, 5), (100, 20), (1_000, 13), (1_000, 31)][index % 4];
@@ -235,13 +232,7 @@ impl Run {
     }
 
     /// An operation was driven: it ended, or waits.
-    fn after(
-        &mut self,
-        waiting: Waiting,
-        request: Request,
-        ticket: Option<Ticket>,
-        seen: &Seen,
-    ) {
+    fn after(&mut self, waiting: Waiting, request: Request, ticket: Option<Ticket>, seen: &Seen) {
         self.hand_over(&request, seen);
         self.operations.extend(ticket.map(|ticket| (waiting, request, ticket)));
     }

@@ -204,8 +204,11 @@ impl MaterialsCacheBuilder {
     /// context, or for decryption one data key. Default: 1,000. Allowed: any. Zero holds none, and
     /// remembers no failure but those of wrapping keys; `usize::MAX` is no bound.
     ///
-    /// Memory is taken as entries come. Set aside are up to 32 bytes for each, and 16 MiB at the
+    /// Memory is taken as entries come. Set aside are up to 128 bytes for each, and 16 MiB at the
     /// most, which give misses their reason.
+    ///
+    /// A cache that is too small asks KMS again and again for the same data keys. It warns of that
+    /// once, see [`EventKind::CacheTooSmall`](crate::observer::EventKind::CacheTooSmall).
     ///
     /// A scan of contexts that are used once does not flush those that are used often.
     #[must_use]

@@ -20,13 +20,13 @@ use std::{
 #[cfg(feature = "tokio")]
 use tokio::runtime::Handle;
 
-use self::{
-    probes::Probes,
-    sources::{DecryptionSource, EncryptionSource, Prepared},
-};
 pub use self::{
     builder::CachingBuilder,
     cache::{CacheStats, MaterialsCache, MaterialsCacheBuilder},
+};
+use self::{
+    probes::Probes,
+    sources::{DecryptionSource, EncryptionSource, Prepared},
 };
 use super::{
     DecryptionMaterials, DecryptionMaterialsRequest, EncryptionMaterials,

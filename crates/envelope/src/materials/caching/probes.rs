@@ -126,8 +126,7 @@ impl CachingMaterialsManager {
     }
 
     fn drop_denied(&self, denied: &KeyringError) {
-        names(denied)
-            .for_each(|name| self.0.cache.drop_refused(name, Some(&self.0.partition)));
+        names(denied).for_each(|name| self.0.cache.drop_refused(name, Some(&self.0.partition)));
     }
 }
 
