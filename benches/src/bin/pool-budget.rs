@@ -227,7 +227,9 @@ impl Callers {
                 self.latency.record(took);
                 self.answered += u64::from(in_time);
             }
-            Err(error) if error.kind() == KmsErrorKind::Throttled => {
+            Err(error)
+                if matches!(error.kind(), KmsErrorKind::Throttled | KmsErrorKind::OverBudget) =>
+            {
                 self.refused.record(took);
                 if let Some(after) = error.retry_after() {
                     let (least, most) = self.retry_after.unwrap_or((after, after));

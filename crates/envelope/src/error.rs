@@ -288,6 +288,11 @@ pub struct KeyringError {
 pub enum KeyringErrorKind {
     /// It was asked too often. May pass by itself.
     Throttled,
+    /// It was not asked: the caller's own budget of requests is used up. May pass by itself, and is
+    /// no outage: it neither begins nor ends the time in which
+    /// [`serve_stale_for`](crate::materials::CachingBuilder::serve_stale_for)
+    /// lets a data key serve past its age.
+    OverBudget,
     /// No answer came in time. May pass by itself.
     TimedOut,
     /// It was out of reach, or failed inside. May pass by itself.
@@ -303,26 +308,36 @@ pub enum KeyringErrorKind {
     Credentials,
     /// The wrapped data key does not unwrap: it is damaged, or bound to another encryption context.
     InvalidCiphertext,
+    /// The key provider broke its contract: it answered for another key than it was asked for, or
+    /// without what was asked. Nothing of the answer is used.
+    InvalidAnswer,
     /// Anything else.
     Other,
 }
 
 impl KeyringErrorKind {
     /// Every kind, in the order of declaration.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Throttled,
+        Self::OverBudget,
         Self::TimedOut,
         Self::Unavailable,
         Self::Denied,
         Self::Unusable,
         Self::Credentials,
         Self::InvalidCiphertext,
+        Self::InvalidAnswer,
         Self::Other,
     ];
 
     /// Whether the same request may succeed later without anything being changed.
     #[must_use]
     pub fn is_retryable(self) -> bool {
+        self.is_outage() || self == Self::OverBudget
+    }
+
+    /// Whether the key provider seems to be out of order, or out of reach.
+    pub(crate) fn is_outage(self) -> bool {
         matches!(self, Self::Throttled | Self::TimedOut | Self::Unavailable)
     }
 
@@ -331,12 +346,14 @@ impl KeyringErrorKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Throttled => "throttled",
+            Self::OverBudget => "over_budget",
             Self::TimedOut => "timed_out",
             Self::Unavailable => "unavailable",
             Self::Denied => "denied",
             Self::Unusable => "unusable",
             Self::Credentials => "credentials",
             Self::InvalidCiphertext => "invalid_ciphertext",
+            Self::InvalidAnswer => "invalid_answer",
             Self::Other => "other",
         }
     }
@@ -411,12 +428,28 @@ impl KeyringError {
     /// Whether the same request may succeed later, these being all that it failed with: by this
     /// key, or by a related one that was asked for the same data key.
     pub(crate) fn may_pass_among(&self, failures: &[Self]) -> bool {
-        let by_related = |other: &Self| {
+        self.or_a_related_one(failures, KeyringErrorKind::is_retryable)
+    }
+
+    /// Whether the failures of one request tell of an outage, or that there is none; `None` where
+    /// they tell neither, since the caller's own budget kept the question from being asked.
+    pub(crate) fn tell_of_outage(failures: &[Self]) -> Option<bool> {
+        let all = |is_so: fn(KeyringErrorKind) -> bool| {
+            failures.iter().all(|failure| failure.or_a_related_one(failures, is_so))
+        };
+        if failures.is_empty() || !all(KeyringErrorKind::is_retryable) {
+            return Some(false);
+        }
+        all(KeyringErrorKind::is_outage).then_some(true)
+    }
+
+    /// Whether this failure is of such a kind, or that of a related key for the same data key.
+    fn or_a_related_one(&self, failures: &[Self], is_so: fn(KeyringErrorKind) -> bool) -> bool {
+        let is_related = |other: &Self| {
             other.name_in_messages() == self.name_in_messages()
                 && other.wrapping_key() != self.wrapping_key()
         };
-        self.is_retryable()
-            || failures.iter().any(|other| other.is_retryable() && by_related(other))
+        is_so(self.kind) || failures.iter().any(|other| is_so(other.kind) && is_related(other))
     }
 
     /// The cause, to be downcast to the provider's own error type.
@@ -509,6 +542,23 @@ mod tests {
         for other in [passing("here", "key"), passing("there", "other"), refused.clone()] {
             assert!(!refused.may_pass_among(&[refused.clone(), other.clone()]), "{other}");
         }
+    }
+
+    #[test]
+    fn the_callers_own_budget_tells_nothing_of_an_outage() {
+        use KeyringErrorKind::{Credentials, OverBudget, TimedOut};
+        let told = |kinds: &[KeyringErrorKind]| {
+            let failures: Vec<_> = (1..)
+                .zip(kinds)
+                .map(|(key, kind)| KeyringError::new(format!("key {key}"), *kind, "x"))
+                .collect();
+            KeyringError::tell_of_outage(&failures)
+        };
+        assert_eq!(told(&[]), Some(false));
+        assert_eq!(told(&[TimedOut, TimedOut]), Some(true));
+        assert_eq!(told(&[OverBudget]), None);
+        assert_eq!(told(&[TimedOut, OverBudget]), None);
+        assert_eq!(told(&[TimedOut, OverBudget, Credentials]), Some(false));
     }
 
     #[test]

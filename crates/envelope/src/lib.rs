@@ -47,6 +47,8 @@ mod error;
 mod format;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
+#[cfg(all(any(doc, doctest), feature = "aws-kms", feature = "aws-lc-rs"))]
+pub mod guide;
 pub mod keyring;
 pub mod materials;
 mod message;

@@ -17,9 +17,9 @@ use envelope::{
         MaterialsCache,
     },
 };
-use futures_util::future::join_all;
+use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use kms_local::KmsLocal;
-use kms_pool::{KmsErrorKind, KmsPool, Principal};
+use kms_pool::{KmsErrorKind, KmsPool, KmsPoolBuilder, Principal};
 
 const REGION: &str = "us-east-1";
 
@@ -324,6 +324,62 @@ mod own_kms {
             kind(&envelope.decrypt(&message, &context()).await.unwrap_err()),
             KmsErrorKind::KeyDisabled
         );
+    }
+
+    /// A client over a cache and over a pool with these settings, and the pool.
+    fn bridging(
+        kms: &Kms,
+        clock: Clock,
+        settings: impl FnOnce(KmsPoolBuilder) -> KmsPoolBuilder,
+    ) -> (Envelope, KmsPool) {
+        let local = kms.local.as_ref().unwrap();
+        let pool = KmsPool::builder()
+            .endpoint_url(local.endpoint(REGION))
+            .trust_root_pem(local.ca_pem())
+            .max_attempts(1);
+        let pool = settings(pool).build().unwrap();
+        let keyring =
+            AwsKmsKeyring::new(pool.clone(), kms.principal.clone(), kms.key.parse().unwrap());
+        let manager = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring))
+            .cache(&MaterialsCache::builder().clock(clock).build())
+            .max_age(Duration::from_mins(1))
+            .serve_stale_for(Duration::from_hours(1))
+            .refresh_ahead(false)
+            .build();
+        (Envelope::builder(manager.unwrap()).build().unwrap(), pool)
+    }
+
+    /// The pool that holds a request back for its budget says nothing of KMS.
+    #[tokio::test]
+    async fn a_budget_that_is_used_up_is_no_outage() {
+        let kms = Kms::local().await;
+        let (clock, hand) = Clock::manual();
+        let (envelope, pool) =
+            bridging(&kms, clock, |builder| builder.max_requests_per_second(1.0));
+        envelope.encrypt(b"x", &context()).await.unwrap();
+        let client = pool.client(REGION, &kms.principal).await.unwrap();
+        // They line up until there is no more room.
+        let mut others: FuturesUnordered<_> =
+            (0..60).map(|_| client.generate_random().number_of_bytes(8).send()).collect();
+        while others.next().await.unwrap().is_ok() {}
+        hand.advance(Duration::from_mins(1));
+        let error = envelope.encrypt(b"x", &context()).await.unwrap_err();
+        assert_eq!(kind(&error), KmsErrorKind::OverBudget);
+        assert!(error.is_retryable());
+    }
+
+    #[tokio::test]
+    async fn an_open_circuit_is_an_outage() {
+        let kms = Kms::local().await;
+        let (clock, hand) = Clock::manual();
+        let (envelope, pool) = bridging(&kms, clock, |builder| builder.circuit_opens_after(1));
+        envelope.encrypt(b"x", &context()).await.unwrap();
+        let client = pool.client(REGION, &kms.principal).await.unwrap();
+        kms.local.as_ref().unwrap().faults(REGION).internal_errors(1.0);
+        client.generate_random().number_of_bytes(8).send().await.unwrap_err();
+        hand.advance(Duration::from_mins(1));
+        envelope.encrypt(b"x", &context()).await.expect("past its age in an outage");
+        assert_eq!(pool.stats().short_circuited, 1);
     }
 
     #[tokio::test]

@@ -356,6 +356,24 @@ async fn only_outages_are_bridged() {
     envelope.decrypt(&message, &context("a")).await.expect("now both are out of reach");
 }
 
+/// A pool that holds a request back for its own budget says nothing of KMS.
+#[tokio::test]
+async fn a_budget_that_is_used_up_begins_no_outage() {
+    let provider = Provider::new("key", KeyringErrorKind::Other);
+    let (clock, hand) = Clock::manual();
+    let cache = MaterialsCache::builder().clock(clock).build();
+    let envelope = caching(provider.clone(), |builder| {
+        builder.cache(&cache).max_age(MINUTE).serve_stale_for(60 * MINUTE).refresh_ahead(false)
+    });
+    envelope.encrypt(b"x", &context("a")).await.unwrap();
+    hand.advance(MINUTE);
+    provider.fail(KeyringErrorKind::OverBudget);
+    assert!(envelope.encrypt(b"x", &context("a")).await.unwrap_err().is_retryable());
+    hand.advance(MINUTE);
+    provider.fail(KeyringErrorKind::TimedOut);
+    envelope.encrypt(b"x", &context("a")).await.expect("past its age in an outage");
+}
+
 /// Whoever invalidates has mended something, maybe: what was asked for before says nothing of it.
 #[tokio::test]
 async fn failures_asked_for_before_an_invalidation_are_not_remembered_after() {

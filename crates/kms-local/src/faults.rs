@@ -54,6 +54,8 @@ pub struct FaultPlan {
     /// Whether requests that are signed right get `AccessDeniedException`, as if the key policy had
     /// been changed.
     pub access_denied: bool,
+    /// Whether answers that name a key (`KeyId`) name another one that does not exist.
+    pub wrong_key_id: bool,
     /// How many milliseconds the server's clock is ahead of the true time, or behind it when this
     /// is negative. Signatures and sessions are checked by that clock, and the `Date` header of
     /// answers shows it. Past ten years either way it counts as ten years.
@@ -249,6 +251,22 @@ impl Faults {
 
     fn denied_contexts(&self) -> std::sync::MutexGuard<'_, Vec<(String, String)>> {
         self.shared.denied_contexts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has answers that name a key (`KeyId`) name another one, which does not exist, until
+    /// `wrong_key_ids(false)` or [`clear`](Self::clear). Nothing else of the answer changes.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let kms = kms_local::KmsLocal::builder().start().await?;
+    /// kms.faults("us-east-1").wrong_key_ids(true);
+    /// assert!(kms.faults("us-east-1").plan().wrong_key_id);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn wrong_key_ids(&self, wrong: bool) {
+        self.change(|plan| plan.wrong_key_id = wrong);
     }
 
     /// Starts drawing anew from `seed`. The default seed is 0.

@@ -104,7 +104,11 @@ impl Region {
                 "The principal is not authorized to perform this operation: a fault was asked for",
             ));
         }
-        self.run(operation, body).await
+        let answer = self.run(operation, body).await?;
+        if self.faults.plan().wrong_key_id {
+            return misnamed(&answer);
+        }
+        Ok(answer)
     }
 
     fn authenticate(
@@ -144,6 +148,20 @@ impl Region {
             .await
             .unwrap_or_else(|error| Err(Refusal::Internal(error.to_string())))
     }
+}
+
+/// The same answer with the `KeyId` of another key, where it has one.
+fn misnamed(answer: &[u8]) -> Result<Vec<u8>, Refusal> {
+    let internal = |error: serde_json::Error| Refusal::Internal(error.to_string());
+    if answer.is_empty() {
+        return Ok(vec![]);
+    }
+    let mut answer: serde_json::Value = serde_json::from_slice(answer).map_err(internal)?;
+    if let Some(serde_json::Value::String(key)) = answer.get_mut("KeyId") {
+        let last = if key.ends_with('0') { "1" } else { "0" };
+        key.replace_range(key.len() - 1.., last);
+    }
+    serde_json::to_vec(&answer).map_err(internal)
 }
 
 fn operation_of(headers: &HeaderMap) -> Option<&'static Operation> {

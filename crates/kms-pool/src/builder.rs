@@ -11,18 +11,18 @@ use std::time::Duration;
 use aws_sdk_kms::config::{
     self, AppName, BehaviorVersion, IdentityCache, StalledStreamProtectionConfig,
 };
-use aws_smithy_async::rt::sleep::TokioSleep;
-use aws_smithy_async::time::SystemTimeSource;
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
 use http::Uri;
 
+use crate::background::Background;
 use crate::connection::{Connections, TrustRoots};
 use crate::credentials::Renewals;
 use crate::error::BuildError;
 use crate::pool::{KmsPool, Settings};
 use crate::request::{BudgetSettings, CircuitSettings};
 use crate::stats::Counters;
+use crate::time::Clock;
 
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_mins(5);
 const REFRESH_LEADS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
@@ -36,6 +36,9 @@ const JITTERS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(
 const FILE_LOOKS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_hours(1);
 const IDLE_TIMEOUTS: RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_hours(24);
+
+/// Threads that drive what goes on in a pool: much waiting, little work.
+const WORKERS: usize = 2;
 
 /// Connections that nobody uses close after this time at the latest.
 const IDLE_CONNECTIONS: Duration = Duration::from_secs(90);
@@ -244,8 +247,8 @@ impl KmsPoolBuilder {
 
     /// How often the SDK tries an operation, the first time included, in its standard retry mode.
     /// Default 3; 1 to 10. This is the one place that decides on retries; the pool adds none of its
-    /// own. A quota bounds the retries of all clients of a region together, so that they end by
-    /// themselves when KMS is down.
+    /// own. A quota bounds the retries of each principal in a region, so that they end by themselves
+    /// when KMS is down. A principal whose requests fail uses up its own quota, and nobody else's.
     ///
     /// What KMS refused for its credentials is signed again once they have been renewed, even with
     /// 1.
@@ -342,7 +345,7 @@ impl KmsPoolBuilder {
 
     /// How many requests of one account may be under way in one region at once; the others wait
     /// their turn, in order. Default 256; 1 to 100,000. What waits too long for its operation to
-    /// end in time fails with [`Throttled`](crate::KmsErrorKind::Throttled).
+    /// end in time fails with [`OverBudget`](crate::KmsErrorKind::OverBudget).
     ///
     /// Regions have separate limits, so that a slow one does not hold up another.
     ///
@@ -361,7 +364,7 @@ impl KmsPoolBuilder {
     /// in each further one. 1 to 1,000,000.
     ///
     /// A request that could not start in time fails at once with
-    /// [`Throttled`](crate::KmsErrorKind::Throttled), and says in
+    /// [`OverBudget`](crate::KmsErrorKind::OverBudget), and says in
     /// [`retry_after`](crate::KmsError::retry_after) when it could. In time is so that a whole
     /// attempt still fits into the operation timeout, or at half of it where that is later: by
     /// default within 7 s.
@@ -481,10 +484,14 @@ impl KmsPoolBuilder {
         let idle_connections = self.idle_timeout.min(IDLE_CONNECTIONS);
         let connections =
             Connections::new(self.roots, self.proxy, idle_connections, Arc::clone(&counters))?;
+        let background = Background::with_workers(WORKERS);
+        let clock = Clock::of_this_machine();
         let mut common = config::Builder::new()
             .behavior_version(BehaviorVersion::v2026_01_12())
-            .sleep_impl(TokioSleep::new())
-            .time_source(SystemTimeSource::new())
+            .sleep_impl(background.clone())
+            // It learns the date of KMS. The SDK would correct it once more.
+            .time_source(clock.clone())
+            .disable_clock_skew_correction(true)
             // The attempt timeout is not here: it must not run while a request waits for its turn.
             .timeout_config(
                 TimeoutConfig::builder()
@@ -503,6 +510,8 @@ impl KmsPoolBuilder {
         common.set_app_name(app_name);
         let settings = Settings {
             common,
+            background,
+            clock,
             endpoints: self.endpoints,
             connections: Arc::new(connections),
             renewals: self.renewals,

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use aws_smithy_http_client::Connector;
 use aws_smithy_http_client::pool::{Client, ConnectionEvent, ConnectionPool};
 use aws_smithy_http_client::proxy::ProxyConfig;
@@ -14,7 +13,6 @@ use aws_smithy_runtime_api::client::http::{
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
-use tokio::runtime::Handle;
 
 use crate::error::BuildError;
 use crate::sight;
@@ -92,14 +90,7 @@ impl Connections {
     /// # Errors
     ///
     /// [`BuildError::Tls`].
-    pub(crate) fn client(self: &Arc<Self>) -> Result<HttpsClient, BuildError> {
-        Ok(HttpsClient {
-            connections: Arc::clone(self),
-            current: ArcSwap::from_pointee(self.on_this_runtime()?),
-        })
-    }
-
-    fn on_this_runtime(&self) -> Result<OnRuntime, BuildError> {
+    pub(crate) fn client(&self) -> Result<HttpsClient, BuildError> {
         let counters = Arc::clone(&self.counters);
         let pool = ConnectionPool::builder()
             .tls_provider(tls_provider())
@@ -110,21 +101,12 @@ impl Connections {
             .build_https()
             .map_err(|cause| BuildError::Tls { cause: cause.into() })?;
         let client = Client::new(&pool).map_err(|cause| BuildError::Tls { cause: cause.into() })?;
-        Ok(OnRuntime { client, runtime: Handle::try_current().ok() })
+        Ok(HttpsClient(client))
     }
 }
 
 /// An HTTPS client and all of its connections.
-pub(crate) struct HttpsClient {
-    connections: Arc<Connections>,
-    current: ArcSwap<OnRuntime>,
-}
-
-/// Connections live on the runtime that made them.
-struct OnRuntime {
-    client: Client,
-    runtime: Option<Handle>,
-}
+pub(crate) struct HttpsClient(Client);
 
 impl HttpsClient {
     pub(crate) fn connector(
@@ -132,23 +114,7 @@ impl HttpsClient {
         settings: &HttpConnectorSettings,
         components: &RuntimeComponents,
     ) -> SharedHttpConnector {
-        self.current.load().client.http_connector(settings, components)
-    }
-
-    /// Begins anew if the runtime that the connections live on has ended, as it does between the
-    /// tests of a program that has one pool for all of them.
-    pub(crate) fn outlive_runtime(&self) {
-        let has_ended = |runtime: &Handle| {
-            // A runtime that has ended takes no task: it ends it at once.
-            let task = runtime.spawn(std::future::pending::<()>());
-            task.abort();
-            task.is_finished()
-        };
-        if self.current.load().runtime.as_ref().is_some_and(has_ended)
-            && let Ok(fresh) = self.connections.on_this_runtime()
-        {
-            self.current.store(Arc::new(fresh));
-        }
+        self.0.http_connector(settings, components)
     }
 }
 

@@ -94,21 +94,28 @@ impl KmsError {
         Self::local(KmsErrorKind::InvalidRequest, "the pool has been shut down", None)
     }
 
+    /// The refusal in a forked child, which has none of the pool's threads.
+    pub(crate) fn after_fork() -> Self {
+        Self::local(KmsErrorKind::AfterFork, "", None)
+    }
+
     /// What kind of failure this is.
     pub fn kind(&self) -> KmsErrorKind {
         self.details.kind
     }
 
-    /// Whether the same call may succeed later with nothing changed: KMS is busy or out of reach.
+    /// Whether the same call may succeed later with nothing changed: KMS is busy or out of reach,
+    /// or the pool's budget is used up for now.
     ///
     /// The SDK has retried by then. This says whether to queue the work or to give it up.
     pub fn is_retryable(&self) -> bool {
-        use KmsErrorKind::{Throttled, TimedOut, Unavailable};
-        matches!(self.kind(), Throttled | TimedOut | Unavailable)
+        use KmsErrorKind::{OverBudget, Throttled, TimedOut, Unavailable};
+        matches!(self.kind(), Throttled | OverBudget | TimedOut | Unavailable)
     }
 
     /// Whether the pool held the request back, because it could not start in time within the budget
-    /// of its account, or because the circuit of its region is open. KMS was not asked then.
+    /// of its account ([`OverBudget`](KmsErrorKind::OverBudget)), or because the circuit of its
+    /// region is open ([`Unavailable`](KmsErrorKind::Unavailable)). KMS was not asked then.
     pub fn is_held_back(&self) -> bool {
         self.details.is_own
     }

@@ -114,6 +114,7 @@
 //! | `kms_pool_connections` | gauge | |
 //! | `kms_pool_connections_opened_total`, `kms_pool_connections_failed_total` | counter | |
 
+mod background;
 mod builder;
 mod connection;
 mod credentials;

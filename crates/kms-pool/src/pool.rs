@@ -10,9 +10,9 @@ use aws_sdk_kms::Client;
 use aws_sdk_kms::config;
 use quick_cache::Equivalent;
 use quick_cache::sync::Cache;
-use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
+use crate::background::Background;
 use crate::builder::KmsPoolBuilder;
 use crate::connection::{Connections, HttpsClient};
 use crate::credentials::{Principal, Renewals, Session};
@@ -21,7 +21,7 @@ use crate::request::{Budget, BudgetSettings, Circuit, CircuitSettings, Lane, ret
 use crate::slot::{Purpose, Slot};
 use crate::stats::{Counters, PoolStats, SlotStats};
 use crate::supplier::PooledClients;
-use crate::time;
+use crate::time::{self, Clock};
 
 /// One KMS client per region and principal, built once and shared by the whole process.
 ///
@@ -44,6 +44,9 @@ struct Shared {
 /// What a pool was built with.
 pub(crate) struct Settings {
     pub(crate) common: config::Builder,
+    /// What everything that goes on by itself runs on.
+    pub(crate) background: Background,
+    pub(crate) clock: Clock,
     /// Endpoints of single regions, before the one of `common`.
     pub(crate) endpoints: HashMap<String, String>,
     pub(crate) connections: Arc<Connections>,
@@ -63,7 +66,6 @@ struct Parts {
     sessions: HashMap<u64, Weak<Session>>,
     https: HashMap<Box<str>, Weak<HttpsClient>>,
     budgets: HashMap<(BudgetOwner, Box<str>), Weak<Budget>>,
-    quotas: HashMap<Box<str>, config::retry::RetryPartition>,
     janitor: Option<AbortHandle>,
 }
 
@@ -111,15 +113,18 @@ impl KmsPool {
     /// each 10 s. What the provider hands out is used even if it looks expired, since it may be
     /// this machine's clock that is wrong: KMS decides.
     ///
-    /// Must be called within a Tokio runtime, with time and I/O enabled.
+    /// This works under any executor, as does the client: the pool has threads of its own for
+    /// timers, connections and renewals.
     ///
     /// # Errors
     ///
-    /// [`InvalidRequest`](KmsErrorKind::InvalidRequest) if `region` is not the name of a region,
-    /// the pool has been [shut down](Self::shutdown) or there is no runtime, and
+    /// [`InvalidRequest`](KmsErrorKind::InvalidRequest) if `region` is not the name of a region or
+    /// the pool has been [shut down](Self::shutdown),
     /// [`CredentialsUnavailable`](KmsErrorKind::CredentialsUnavailable) if the provider fails,
-    /// panics or takes longer than [`provider_timeout`](KmsPoolBuilder::provider_timeout). No
-    /// request is sent to KMS.
+    /// panics or takes longer than [`provider_timeout`](KmsPoolBuilder::provider_timeout),
+    /// [`AfterFork`](KmsErrorKind::AfterFork) in a child that was forked after the pool was first
+    /// used, and [`Other`](KmsErrorKind::Other) if the pool's threads cannot be started. No request
+    /// is sent to KMS.
     ///
     /// # Examples
     ///
@@ -156,6 +161,7 @@ impl KmsPool {
         principal: &Principal,
         purpose: Purpose,
     ) -> Result<Client, KmsError> {
+        self.shared.settings.background.check_process()?;
         let query = SlotQuery { region, principal: principal.id() };
         if let Some(slot) = self.shared.slots.get(&query)
             && slot.lane().tenure == principal.tenure()
@@ -216,7 +222,7 @@ impl KmsPool {
     pub async fn refresh(&self, principal: &Principal) -> Result<(), KmsError> {
         self.check_open()?;
         let session = self.parts().session(principal, &self.shared);
-        session.renew_now(time::now()).await.map(drop)
+        session.renew_now(self.shared.settings.clock.now()).await.map(drop)
     }
 
     /// What the pool holds and has done so far.
@@ -226,7 +232,7 @@ impl KmsPool {
 
     /// What each slot is up to.
     pub fn slots(&self) -> Vec<SlotStats> {
-        let now = time::now();
+        let now = self.shared.settings.clock.now();
         self.shared.slots.iter().map(|(_, slot)| slot.stats(now)).collect()
     }
 
@@ -246,6 +252,9 @@ impl KmsPool {
     /// credentials are renewed no more. Waits up to `patience` for the operations under way, with
     /// their retries. Whether none was left.
     ///
+    /// When none was left, the pool's threads end as well. Otherwise they end with the last
+    /// operation's client, or when this is called again.
+    ///
     /// ```no_run
     /// # async fn example(pool: kms_pool::KmsPool) {
     /// let all_answered = pool.shutdown(std::time::Duration::from_secs(5)).await;
@@ -255,15 +264,21 @@ impl KmsPool {
         self.shared.closed.store(true, Relaxed);
         self.clear();
         self.parts().stop();
+        let background = &self.shared.settings.background;
         let drained = async {
             while self.shared.counters.operations.value() > 0 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                background.sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(patience, drained).await.is_ok()
+        let is_drained = background.timeout(patience, drained).await.is_some();
+        if is_drained {
+            background.shut_down();
+        }
+        is_drained
     }
 
     async fn slot(&self, region: &str, principal: &Principal) -> Result<Arc<Slot>, KmsError> {
+        self.shared.settings.background.check_process()?;
         let query = SlotQuery { region, principal: principal.id() };
         match self.shared.slots.get(&query) {
             Some(slot) if slot.lane().tenure == principal.tenure() => Ok(slot),
@@ -278,7 +293,7 @@ impl KmsPool {
         self.check_open()?;
         let session = self.parts().session(principal, shared);
         // Without credentials there is no slot: the next caller gets to ask the provider again.
-        session.credentials(time::now()).await?;
+        session.credentials(shared.settings.clock.now()).await?;
         let key = SlotKey { region: region.into(), principal: principal.id() };
         // Whoever had the place before had another account's budget.
         shared.slots.remove_if(&key, |slot| slot.lane().tenure != principal.tenure());
@@ -291,7 +306,7 @@ impl KmsPool {
             self.clear();
             return Err(KmsError::shut_down());
         }
-        self.ensure_janitor();
+        self.ensure_janitor()?;
         Ok(slot)
     }
 
@@ -304,6 +319,8 @@ impl KmsPool {
         let owner = budget_owner(&session);
         let lane = Lane {
             region: region.into(),
+            background: settings.background.clone(),
+            clock: settings.clock.clone(),
             https: parts.https(region, &settings.connections)?,
             budget: parts.budget(owner, region, settings.budget),
             circuit: Arc::new(Circuit::new(settings.circuit)),
@@ -318,7 +335,7 @@ impl KmsPool {
             has_accepted: AtomicBool::new(false),
             tenure,
         };
-        let mut common = settings.common.clone().retry_partition(parts.quota(region));
+        let mut common = settings.common.clone().retry_partition(retry_quota());
         drop(parts);
         if let Some(endpoint) = settings.endpoints.get(region) {
             common.set_endpoint_url(Some(endpoint.clone()));
@@ -327,25 +344,25 @@ impl KmsPool {
         Ok(Slot::new(common, lane))
     }
 
-    /// Whether there is anything to be had: the pool is open, and there is a runtime for it.
+    /// Whether the pool supplies clients: in this process, and not after its end.
     fn check_open(&self) -> Result<(), KmsError> {
+        self.shared.settings.background.check_process()?;
         if self.shared.closed.load(Relaxed) {
             return Err(KmsError::shut_down());
-        }
-        if Handle::try_current().is_err() {
-            let message = "a KMS client has to be asked for within a Tokio runtime, with time and I/O enabled";
-            return Err(KmsError::local(KmsErrorKind::InvalidRequest, message, None));
         }
         Ok(())
     }
 
-    fn ensure_janitor(&self) {
+    fn ensure_janitor(&self) -> Result<(), KmsError> {
+        let settings = &self.shared.settings;
+        let handle = settings.background.handle()?;
         let mut parts = self.parts();
         if parts.janitor.as_ref().is_none_or(AbortHandle::is_finished) {
-            let pause = self.shared.settings.idle_timeout / ROUNDS;
-            let janitor = tokio::spawn(sweep(Arc::downgrade(&self.shared), pause));
+            let pause = settings.idle_timeout / ROUNDS;
+            let janitor = handle.spawn(sweep(Arc::downgrade(&self.shared), pause));
             parts.janitor = Some(janitor.abort_handle());
         }
+        Ok(())
     }
 
     fn parts(&self) -> MutexGuard<'_, Parts> {
@@ -379,7 +396,10 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Some(janitor) = self.parts().janitor.take() {
+        let janitor = self.parts.get_mut().unwrap_or_else(PoisonError::into_inner).janitor.take();
+        if let Some(janitor) = janitor
+            && self.settings.background.check_process().is_ok()
+        {
             janitor.abort();
         }
     }
@@ -388,7 +408,13 @@ impl Drop for Shared {
 impl Parts {
     fn session(&mut self, principal: &Principal, shared: &Shared) -> Arc<Session> {
         find_or_make(&mut self.sessions, principal.id(), || {
-            Session::new(principal.clone(), shared.settings.renewals, Arc::clone(&shared.counters))
+            Session::new(
+                principal.clone(),
+                shared.settings.renewals,
+                Arc::clone(&shared.counters),
+                shared.settings.background.downgrade(),
+                shared.settings.clock.clone(),
+            )
         })
     }
 
@@ -423,10 +449,6 @@ impl Parts {
         })
     }
 
-    fn quota(&mut self, region: &str) -> config::retry::RetryPartition {
-        self.quotas.entry(region.into()).or_insert_with(|| retry_quota(region)).clone()
-    }
-
     /// Ends what goes on by itself. Clients that somebody keeps keep their sessions.
     fn stop(&mut self) {
         self.sessions.values().filter_map(Weak::upgrade).for_each(|session| session.stop());
@@ -439,7 +461,6 @@ impl Parts {
         self.sessions.retain(|_, it| it.strong_count() > 0);
         self.https.retain(|_, it| it.strong_count() > 0);
         self.budgets.retain(|_, it| it.strong_count() > 0);
-        self.quotas.retain(|region, _| self.https.contains_key(region));
     }
 }
 

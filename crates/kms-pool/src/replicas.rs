@@ -10,8 +10,9 @@ use aws_sdk_kms::Client;
 use futures_util::StreamExt as _;
 use futures_util::future::pending;
 use futures_util::stream::FuturesUnordered;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
+use crate::background::Background;
 use crate::error::{BuildError, KmsError, KmsErrorKind};
 use crate::pool::check_region;
 use crate::sight;
@@ -53,6 +54,8 @@ pub struct Replicas {
     fastest_first: bool,
     hedge_after: Option<Duration>,
     counts: Arc<Counts>,
+    /// Suppliers need have no timers, and callers no runtime.
+    timers: Background,
 }
 
 /// What [`Replicas`] have done so far.
@@ -75,7 +78,7 @@ struct Replica {
     region: Arc<str>,
     /// How long calls took of late, in microseconds; 0 when that is not known.
     latency: AtomicU64,
-    /// Whether its last call failed.
+    /// Whether the last call that says something of it failed.
     failed: AtomicBool,
     /// When it was last measured, in milliseconds since `epoch`.
     measured: AtomicU64,
@@ -127,15 +130,17 @@ impl Replicas {
             fastest_first: false,
             hedge_after: None,
             counts: Arc::default(),
+            timers: Background::with_workers(1),
         })
     }
 
-    /// Asks the region first that answered fastest of late. Default: the order in which they were
-    /// given.
+    /// Tries the fastest region first, based on recent latency. Default: the order in which they
+    /// were given.
     ///
     /// A region counts by a moving average of its calls, those that were given up included; one
-    /// whose last call failed, or was refused, comes last. One that has not been measured for five
-    /// minutes is measured by the next call.
+    /// whose last call timed out or failed, so that another region was asked, comes last. A call
+    /// that is refused changes nothing: it says something of the request, and nothing of the
+    /// region. A region that has not been measured for five minutes is measured by the next call.
     #[must_use]
     pub fn fastest_first(mut self) -> Self {
         self.fastest_first = true;
@@ -203,7 +208,7 @@ impl Replicas {
             let hedge_after = self.hedge_after.filter(|_| may_hedge && waiting.len() > 0);
             let hedge = async {
                 match hedge_after {
-                    Some(delay) => sleep(delay).await,
+                    Some(delay) => self.timers.sleep(delay).await,
                     None => pending().await,
                 }
             };
@@ -233,13 +238,16 @@ impl Replicas {
         Fut: Future<Output = Result<T, KmsError>>,
     {
         // Measured even when it is given up because another was faster.
-        let measured = Measured { replica, began: monotonic() };
+        let mut measured = Measured { replica, began: monotonic(), counts: true };
         let outcome = match self.supplier.client_for(&replica.region, Purpose::OneAttempt).await {
             Ok(client) => operation(client, Arc::clone(&replica.region)).await,
             Err(error) => Err(error),
         };
-        replica.failed.store(outcome.is_err(), Relaxed);
-        drop(measured);
+        match &outcome {
+            // A refusal is about the request, not about the region, however fast it came.
+            Err(error) if !fails_over(error) => measured.counts = false,
+            outcome => replica.failed.store(outcome.is_err(), Relaxed),
+        }
         outcome
     }
 
@@ -257,11 +265,15 @@ impl Replicas {
 struct Measured<'a> {
     replica: &'a Replica,
     began: Instant,
+    /// Whether it says something of the region.
+    counts: bool,
 }
 
 impl Drop for Measured<'_> {
     fn drop(&mut self) {
-        self.replica.measure(self.began, monotonic());
+        if self.counts {
+            self.replica.measure(self.began, monotonic());
+        }
     }
 }
 

@@ -111,6 +111,10 @@ pub(crate) fn renewal_failed(principal: &Principal, error: &KmsError) {
     metrics::counter!("kms_pool_rotations_total", "outcome" => "failed").increment(1);
 }
 
+pub(crate) fn date_learnt(region: &str) {
+    tracing::warn!(target: TARGET, region, "KMS refused the date of a request: its date is used from now on");
+}
+
 pub(crate) fn circuit_opened(region: &Arc<str>) {
     tracing::warn!(target: TARGET, region = &**region, "circuit opened: the last requests all failed");
     #[cfg(feature = "metrics")]

@@ -1,7 +1,6 @@
 //! A slot: the client of one region and principal, and what its requests go through.
 
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, future};
@@ -11,7 +10,7 @@ use aws_sdk_kms::config::{self, Region};
 use crate::credentials::Session;
 use crate::request::{Lane, LaneClient, NoteAttempt, Priority, Retries};
 use crate::stats::SlotStats;
-use crate::time;
+use crate::time::Now;
 
 /// The client of one region and principal.
 ///
@@ -72,7 +71,7 @@ impl Slot {
         &self.lane
     }
 
-    pub(crate) fn stats(&self, now: SystemTime) -> SlotStats {
+    pub(crate) fn stats(&self, now: Now) -> SlotStats {
         let generation = self.lane.session.current();
         let generation = generation.as_ref();
         SlotStats {
@@ -80,11 +79,11 @@ impl Slot {
             principal: self.lane.session.principal.label().map(Into::into),
             generation: generation.map_or(0, |it| it.number),
             generation_age: generation
-                .map(|it| now.duration_since(it.since).unwrap_or_default())
+                .map(|it| now.instant.saturating_duration_since(it.since))
                 .unwrap_or_default(),
             credentials_left: generation
                 .and_then(|it| it.credentials.expiry())
-                .map(|end| end.duration_since(now).unwrap_or_default()),
+                .map(|end| end.duration_since(now.date).unwrap_or_default()),
             circuit: self.lane.circuit.state(),
             requests_per_second: self.lane.budget.limit(),
         }
@@ -100,7 +99,7 @@ impl ProvideCredentials for SessionCredentials {
         Self: 'a,
     {
         future::ProvideCredentials::new(async {
-            self.0.credentials(time::now()).await.map_err(CredentialsError::provider_error)
+            self.0.credentials(self.0.clock.now()).await.map_err(CredentialsError::provider_error)
         })
     }
 }

@@ -1,16 +1,103 @@
 //! The only place that reads the clocks. Everything else takes `now` as an argument, or asks here.
 
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::time::{Duration, SystemTime};
 
+use aws_smithy_async::time::TimeSource;
 use tokio::time::Instant;
 
-/// The wall clock: expiry dates of credentials are wall-clock dates.
-#[allow(clippy::disallowed_methods, reason = "this is the one reading of the clock")]
-pub(crate) fn now() -> SystemTime {
-    SystemTime::now()
+/// One reading of both clocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Now {
+    /// For the expiry of credentials and the dates of requests, and nothing else.
+    pub(crate) date: SystemTime,
+    /// For waits, pauses and ages.
+    pub(crate) instant: Instant,
 }
 
-/// The clock for everything that lasts.
+/// The monotonic clock, for everything that lasts. It stands still while the machine is suspended.
 pub(crate) fn monotonic() -> Instant {
     Instant::now()
+}
+
+/// The date, as AWS counts it.
+///
+/// It is read off the wall clock once, when the pool is built, and from then on counted with a
+/// clock that nobody can set: a wall clock that jumps later changes nothing. When KMS refuses a
+/// request because of its date, the clock [learns](Self::learn) the server's. Clones are the same
+/// clock.
+#[derive(Clone, Debug)]
+pub(crate) struct Clock {
+    /// The date at the zero of [`uptime`], in nanoseconds since the Unix epoch.
+    zero: Arc<AtomicI64>,
+}
+
+impl Clock {
+    /// A clock that shows the same as the wall clock at this moment.
+    #[allow(clippy::disallowed_methods, reason = "the one reading of the wall clock")]
+    pub(crate) fn of_this_machine() -> Self {
+        let clock = Self { zero: Arc::default() };
+        clock.learn(SystemTime::now());
+        clock
+    }
+
+    /// From now on it shows `date`, and counts from there.
+    pub(crate) fn learn(&self, date: SystemTime) {
+        let since_epoch = date.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.zero.store(nanos(since_epoch).saturating_sub(nanos(uptime())), Relaxed);
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        Now { date: self.date(), instant: monotonic() }
+    }
+
+    pub(crate) fn date(&self) -> SystemTime {
+        let since_epoch = self.zero.load(Relaxed).saturating_add(nanos(uptime()));
+        SystemTime::UNIX_EPOCH + Duration::from_nanos(since_epoch.try_into().unwrap_or_default())
+    }
+}
+
+impl TimeSource for Clock {
+    fn now(&self) -> SystemTime {
+        self.date()
+    }
+}
+
+/// Enough until the year 2262.
+fn nanos(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// Time since some moment before the program's start. It includes the time that the machine was
+/// suspended, where the platform has a clock that counts it.
+#[cfg(target_os = "linux")]
+fn uptime() -> Duration {
+    use rustix::time::{ClockId, clock_gettime};
+    clock_gettime(ClockId::Boottime).try_into().unwrap_or_default()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn uptime() -> Duration {
+    static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(monotonic);
+    let start = *START;
+    monotonic() - start
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_goes_on_from_what_it_learnt_and_its_clones_with_it() {
+        let clock = Clock::of_this_machine();
+        let clone = clock.clone();
+        let other = Clock::of_this_machine();
+        for learnt in [SystemTime::UNIX_EPOCH, clock.date() + Duration::from_hours(2)] {
+            clock.learn(learnt);
+            let later = clone.date();
+            assert!(learnt <= later && later < learnt + Duration::from_mins(1));
+        }
+        assert!(other.date() + Duration::from_hours(1) < clock.date());
+    }
 }

@@ -225,16 +225,6 @@ async fn shutting_down_waits_for_operations_between_two_attempts_and_begins_none
 }
 
 #[test]
-fn without_a_runtime_there_is_an_error_and_no_panic() {
-    let pool = KmsPool::builder().trust_root_pem(include_bytes!("data/root.pem")).build().unwrap();
-    let principal = Principal::new(Credentials::new("id", "secret", None, None, "test"));
-    let error = futures_util::FutureExt::now_or_never(pool.client(REGION, &principal))
-        .unwrap()
-        .unwrap_err();
-    assert!(error.to_string().contains("Tokio runtime"), "{error}");
-}
-
-#[test]
 fn a_pool_outlives_the_runtime_that_it_was_first_used_on() {
     let runtime = || {
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()

@@ -6,7 +6,9 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use kms_local::{Faults, KmsLocal};
 use kms_pool::{
     CircuitState, ClientSupplier as _, KmsError, KmsErrorKind, KmsPool, Principal, Replicas,
@@ -179,8 +181,7 @@ async fn a_region_that_loses_every_race_is_left_alone() {
     let kms = server().await;
     let pool = builder(&kms).circuit_opens_after(3).build().unwrap();
     let principal = Principal::new(kms.issue_credentials());
-    let replicas =
-        replicas(&pool, &principal).hedge_after(Duration::from_millis(10)).fastest_first();
+    let replicas = replicas(&pool, &principal).hedge_after(Duration::from_secs(1)).fastest_first();
     kms.faults(REGION).hang(true);
     let in_order = Replicas::new(pool.clients(&principal), [REGION, OTHER]).unwrap();
     let in_order = in_order.hedge_after(Duration::from_millis(10));
@@ -237,15 +238,69 @@ async fn at_most_one_region_is_asked_because_another_is_slow() {
 }
 
 #[tokio::test]
-async fn the_fastest_is_not_the_one_that_refuses_fastest() {
+async fn a_refused_request_leaves_the_fastest_region_first() {
+    let kms = server().await;
+    let (pool, principal) =
+        (builder(&kms).build().unwrap(), Principal::new(kms.issue_credentials()));
+    let replicas = replicas(&pool, &principal).fastest_first();
+    kms.faults(OTHER).latency(Duration::from_millis(200));
+    // Each is measured once.
+    assert_eq!(&*ask(&replicas).await.unwrap(), REGION);
+    assert_eq!(&*ask(&replicas).await.unwrap(), OTHER);
+    kms.faults(REGION).deny_access(true);
+    assert_eq!(ask(&replicas).await.unwrap_err().kind(), KmsErrorKind::AccessDenied);
+    kms.faults(REGION).clear();
+    for _ in 0..4 {
+        assert_eq!(&*ask(&replicas).await.unwrap(), REGION);
+    }
+    // What fails over still counts.
+    kms.faults(REGION).internal_errors(1.0);
+    ask(&replicas).await.unwrap();
+    kms.faults(REGION).clear();
+    assert_eq!(&*ask(&replicas).await.unwrap(), OTHER);
+}
+
+#[tokio::test]
+async fn a_region_is_not_the_fastest_because_it_refuses_fast() {
     let kms = server().await;
     let (pool, principal) =
         (builder(&kms).build().unwrap(), Principal::new(kms.issue_credentials()));
     let replicas = replicas(&pool, &principal).fastest_first();
     kms.faults(REGION).deny_access(true);
-    kms.faults(OTHER).latency(Duration::from_millis(20));
-    ask(&replicas).await.unwrap_err();
+    for _ in 0..3 {
+        ask(&replicas).await.unwrap_err();
+    }
+    assert_eq!(kms.counters(REGION).total(), 3, "it is as unknown as it was");
+    kms.faults(REGION).clear();
+    kms.faults(REGION).latency(Duration::from_millis(200));
+    assert_eq!(&*ask(&replicas).await.unwrap(), REGION);
     for _ in 0..4 {
         assert_eq!(&*ask(&replicas).await.unwrap(), OTHER);
     }
+}
+
+#[tokio::test]
+async fn what_the_budget_holds_back_is_told_from_an_outage() {
+    let kms = server().await;
+    let keys = kms.issue_credentials();
+    // One request a second: those that find no room in the next seconds are refused at once.
+    let pool = builder(&kms).max_requests_per_second(1.0).build().unwrap();
+    let client = pool.client(REGION, &Principal::new(keys.clone())).await.unwrap();
+    let mut requests: FuturesUnordered<_> = (0..60).map(|_| random(&client)).collect();
+    let held_back = loop {
+        if let Err(error) = requests.next().await.unwrap() {
+            break error;
+        }
+    };
+    assert_eq!(held_back.kind(), KmsErrorKind::OverBudget);
+    assert!(held_back.is_held_back() && held_back.is_retryable());
+    assert!(held_back.retry_after().is_some());
+
+    let pool = builder(&kms).circuit_opens_after(1).build().unwrap();
+    let client = pool.client(REGION, &Principal::new(keys)).await.unwrap();
+    kms.faults(REGION).internal_errors(1.0);
+    random(&client).await.unwrap_err();
+    let open = random(&client).await.unwrap_err();
+    assert!(open.is_held_back() && open.is_retryable());
+    assert_eq!(open.kind(), KmsErrorKind::Unavailable);
 }

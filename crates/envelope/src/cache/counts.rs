@@ -85,6 +85,8 @@ impl Counts {
 pub struct FailureCounts {
     /// See [`KeyringErrorKind::Throttled`].
     pub throttled: u64,
+    /// See [`KeyringErrorKind::OverBudget`].
+    pub over_budget: u64,
     /// See [`KeyringErrorKind::TimedOut`].
     pub timed_out: u64,
     /// See [`KeyringErrorKind::Unavailable`].
@@ -97,6 +99,8 @@ pub struct FailureCounts {
     pub credentials: u64,
     /// See [`KeyringErrorKind::InvalidCiphertext`].
     pub invalid_ciphertext: u64,
+    /// See [`KeyringErrorKind::InvalidAnswer`].
+    pub invalid_answer: u64,
     /// See [`KeyringErrorKind::Other`]; and what no keyring failed with.
     pub other: u64,
 }
@@ -160,12 +164,14 @@ impl Counters {
         let failures = self.failures.each_ref().map(load);
         let [
             throttled,
+            over_budget,
             timed_out,
             unavailable,
             denied,
             unusable,
             credentials,
             invalid_ciphertext,
+            invalid_answer,
             other,
         ] = failures;
         Counts {
@@ -184,12 +190,14 @@ impl Counters {
             load_failures: failures.iter().sum(),
             failures: FailureCounts {
                 throttled,
+                over_budget,
                 timed_out,
                 unavailable,
                 denied,
                 unusable,
                 credentials,
                 invalid_ciphertext,
+                invalid_answer,
                 other,
             },
             coalesced: load(&self.coalesced),
@@ -230,13 +238,13 @@ mod tests {
         let counts = counters.snapshot(3, 99);
         assert_eq!(
             (counts.entries, counts.bytes, counts.misses, counts.load_failures, counts.refreshes),
-            (3, 99, 28, 36, 6)
+            (3, 99, 28, 55, 10)
         );
         assert_eq!(
             (counts.misses_absent, counts.misses_never_repeats, counts.misses_bytes),
             (1, 4, 7)
         );
         let FailureCounts { throttled, denied, other, .. } = counts.failures;
-        assert_eq!((throttled, denied, other), (1, 4, 8));
+        assert_eq!((throttled, denied, other), (1, 5, 10));
     }
 }

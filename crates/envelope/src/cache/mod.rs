@@ -51,7 +51,7 @@ use self::{
     sync::RwLock,
 };
 use crate::{
-    error::Error,
+    error::{Error, KeyringError},
     observer::{EventKind, Observer, Operation},
     time::Moment,
 };
@@ -516,7 +516,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
         self.forgive(key, entry, source);
         let settings = source.settings();
         if let Some(slot) = self.slots.find(&key.borrow()) {
-            slot.note_failure(settings.now(), settings.policy(), settings.chance(), false);
+            slot.note_failure(settings.now(), settings.policy(), settings.chance(), Some(false));
         }
     }
 
@@ -554,9 +554,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
         // What is kept was proven, or we made it ourselves: a bad message can't have brought it here.
         let had = slot.as_ref().is_some_and(|slot| slot.holds(|_| true));
         if let Some(slot) = slot {
-            let outage = !failures.is_empty()
-                && failures.iter().all(|failure| failure.may_pass_among(failures));
-            slot.note_failure(now, policy, chance, outage);
+            slot.note_failure(now, policy, chance, KeyringError::tell_of_outage(failures));
         }
         if failures.is_empty() {
             return;

@@ -256,9 +256,17 @@ impl<V> Slot<V> {
     }
 
     /// A load failed, so the next refresh waits. In an `outage`, which may pass, values past their
-    /// age may serve.
-    pub(crate) fn note_failure(&self, now: Moment, policy: &Policy, chance: f64, outage: bool) {
-        self.in_outage.store(outage, Relaxed);
+    /// age may serve; `None` where the failure tells nothing of one.
+    pub(crate) fn note_failure(
+        &self,
+        now: Moment,
+        policy: &Policy,
+        chance: f64,
+        outage: Option<bool>,
+    ) {
+        if let Some(outage) = outage {
+            self.in_outage.store(outage, Relaxed);
+        }
         let mut refresh = self.lock();
         refresh.failures = refresh.failures.saturating_add(1);
         refresh.not_before = now + policy.backoff(refresh.failures, chance);
@@ -353,11 +361,11 @@ mod tests {
         let (now, policy) = (Clock::system().moment(), policy(10 * SECOND, 100, 100));
         let slot = Slot::<u8>::empty(now);
         assert!(slot.begin_refresh(now) && !slot.begin_refresh(now));
-        slot.note_failure(now, &policy, 0.0, true);
+        slot.note_failure(now, &policy, 0.0, Some(true));
         slot.end_refresh();
         assert!(!slot.begin_refresh(now));
         assert!(slot.begin_refresh(now + SECOND / 10));
-        slot.note_failure(now + SECOND / 10, &policy, 0.0, true);
+        slot.note_failure(now + SECOND / 10, &policy, 0.0, Some(true));
         slot.end_refresh();
         assert!(!slot.begin_refresh(now + SECOND / 5));
         slot.put(&entry(1, now), now, &policy, false);
@@ -371,7 +379,7 @@ mod tests {
         let slot = Slot::empty(now);
         slot.put(&entry(1, now), now, &policy, false);
         assert_eq!(take(&slot, now + 10 * SECOND, &policy, 1), Err(Vacant::Age));
-        slot.note_failure(now + 10 * SECOND, &policy, 0.0, true);
+        slot.note_failure(now + 10 * SECOND, &policy, 0.0, Some(true));
         let taken = slot
             .take(now + 10 * SECOND, &policy, Some(1), |_| ())
             .unwrap_or_else(|why| panic!("{why:?}"));
@@ -380,6 +388,22 @@ mod tests {
         assert_eq!(take(&slot, now + 14 * SECOND, &policy, 1), Ok((1, false)));
         assert_eq!(take(&slot, now + 14 * SECOND, &policy, 1), Ok((1, false)));
         assert_eq!(take(&slot, now + 14 * SECOND, &policy, 1), Err(Vacant::Messages));
+    }
+
+    #[test]
+    fn a_failure_that_tells_nothing_of_an_outage_neither_begins_nor_ends_one() {
+        let now = Clock::system().moment();
+        let policy = Policy { stale: 5 * SECOND, ..policy(10 * SECOND, 100, 100) };
+        let slot = Slot::empty(now);
+        slot.put(&entry(1, now), now, &policy, false);
+        let later = now + 10 * SECOND;
+        slot.note_failure(later, &policy, 0.0, None);
+        assert_eq!(take(&slot, later, &policy, 1), Err(Vacant::Age));
+        slot.note_failure(later, &policy, 0.0, Some(true));
+        slot.note_failure(later, &policy, 0.0, None);
+        assert!(take(&slot, later, &policy, 1).is_ok());
+        slot.note_failure(later, &policy, 0.0, Some(false));
+        assert_eq!(take(&slot, later, &policy, 1), Err(Vacant::Age));
     }
 
     #[test]
@@ -392,7 +416,7 @@ mod tests {
             assert_eq!(take(&slot, now, &policy, 94), Ok((1, false)));
             slot.put(&entry(2, asked), now, &policy, false);
             let later = asked + 14 * SECOND;
-            slot.note_failure(later, &policy, 0.0, true);
+            slot.note_failure(later, &policy, 0.0, Some(true));
             assert_eq!(take(&slot, later, &policy, 39), Ok((2, true)));
             assert_eq!(take(&slot, later + SECOND, &policy, 39), Err(Vacant::Age));
         }
@@ -403,13 +427,13 @@ mod tests {
         let now = Clock::system().moment();
         let policy = Policy { stale: 5 * SECOND, ..policy(10 * SECOND, 100, 100) };
         let (first, second) = (Slot::empty(now), Slot::empty(now));
-        first.note_failure(now, &policy, 0.0, true);
+        first.note_failure(now, &policy, 0.0, Some(true));
         first.retire();
         second.put(&entry(1, now), now, &policy, false);
         first.succeed(Some(&second));
         assert_eq!(take(&first, now + 10 * SECOND, &policy, 1), Err(Vacant::Age));
         first.retire();
-        second.note_failure(now, &policy, 0.0, true);
+        second.note_failure(now, &policy, 0.0, Some(true));
         first.succeed(Some(&second));
         assert_eq!(take(&first, now + 10 * SECOND, &policy, 1), Ok((1, false)));
         assert!(!first.begin_refresh(now));

@@ -1,16 +1,17 @@
 //! What KMS is asked for, whatever it answers.
 
 use envelope::{
-    DataKey,
+    DataKey, Error,
     keyring::{
         AwsKmsDiscoveryKeyring, AwsKmsKeyring, AwsKmsMrkDiscoveryKeyring, AwsKmsMrkKeyring,
-        Keyring, KeyringError, KmsKeyArn, MultiKeyring,
+        Keyring, KeyringError, KeyringErrorKind, KmsKeyArn, MultiKeyring,
     },
     materials::EncryptedDataKey,
 };
 
 use crate::{
-    Asked, IRELAND, Kms, VIRGINIA, Watched, assert_no_match, context, opens, request, unwrap,
+    Asked, IRELAND, Kms, Sealed, VIRGINIA, Watched, assert_no_match, context,
+    multi_region::related, opens, request, unwrap,
 };
 
 const SINGLE: &str = "arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
@@ -34,6 +35,40 @@ fn asked(operation: &'static str, region: &str, key: &str) -> Asked {
 
 fn arn(key: &str) -> KmsKeyArn {
     key.parse().unwrap()
+}
+
+/// Whatever stands between us and KMS: what was wrapped under another key is not used.
+#[tokio::test]
+async fn an_answer_for_another_key_than_was_asked_for_is_refused() {
+    let kms = Kms::start().await;
+    let primary = kms.local.create_multi_region_key(VIRGINIA, &[IRELAND]);
+    let single = kms.sealed_in(VIRGINIA).await;
+    let shared = kms.sealed_under(&primary).await;
+    let strict = kms.strict(&single.key);
+    let mrk = AwsKmsMrkKeyring::new(kms.clients(), related(&primary, IRELAND).parse().unwrap());
+    kms.local.faults(VIRGINIA).wrong_key_ids(true);
+    kms.local.faults(IRELAND).wrong_key_ids(true);
+    let (context, data_key) = (context(), DataKey::generate(32).unwrap());
+    let keyrings: [(&dyn Keyring, &Sealed); 2] = [(&strict, &single), (&mrk, &shared)];
+    for (keyring, sealed) in keyrings {
+        let outcomes = [
+            keyring.generate(request(&context)).await.map(drop),
+            keyring.wrap(request(&context), &data_key).await.map(drop),
+            keyring
+                .unwrap(request(&context), std::slice::from_ref(&sealed.wrapped))
+                .await
+                .map(drop)
+                .map_err(|failures| Error::DataKeyNotUnwrapped { failures, not_stored: vec![] }),
+        ];
+        for outcome in outcomes {
+            let error = outcome.unwrap_err();
+            assert_eq!(error.keyring_errors()[0].kind(), KeyringErrorKind::InvalidAnswer);
+            assert!(error.to_string().contains("it answered for the key arn:aws:kms:"), "{error}");
+            assert!(!error.is_retryable());
+        }
+    }
+    kms.local.faults(VIRGINIA).clear();
+    strict.generate(request(&context)).await.unwrap();
 }
 
 #[tokio::test]

@@ -192,6 +192,25 @@ async fn access_is_denied_for_one_encryption_context() {
 }
 
 #[tokio::test]
+async fn answers_name_another_key() {
+    let Setup { kms, client, key } = setup().await;
+    let generate = async || {
+        let answer = client.generate_data_key().key_id(&key).number_of_bytes(32).send().await;
+        answer.unwrap().key_id.unwrap()
+    };
+    assert_eq!(generate().await, key);
+    kms.faults(REGION).wrong_key_ids(true);
+    let named = generate().await;
+    assert_ne!(named, key);
+    assert_eq!(code(client.describe_key().key_id(&named).send().await), "NotFoundException");
+    // What names no key goes on.
+    client.generate_random().number_of_bytes(8).send().await.unwrap();
+    client.enable_key().key_id(&key).send().await.unwrap();
+    kms.faults(REGION).clear();
+    assert_eq!(generate().await, key);
+}
+
+#[tokio::test]
 async fn a_key_is_disabled_and_enabled_without_a_request() {
     let Setup { kms, client, key } = setup().await;
     kms.disable_key(REGION, &key).unwrap();

@@ -4,8 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
+use tokio::time::Instant;
 
 use super::fingerprint::Fingerprint;
+use crate::time::Now;
 
 /// What requests are signed with at the moment. Never changed, only replaced.
 pub(crate) struct Generation {
@@ -14,7 +16,7 @@ pub(crate) struct Generation {
     /// Which rotation by hand it stems from: see [`Identity`](super::principal::Identity).
     pub(crate) rotation: u64,
     pub(crate) credentials: Credentials,
-    pub(crate) since: SystemTime,
+    pub(crate) since: Instant,
     fingerprint: Fingerprint,
     refresh_at: Option<SystemTime>,
     /// Whether KMS has refused these credentials.
@@ -28,15 +30,15 @@ impl Generation {
         rotation: u64,
         credentials: Credentials,
         lead: Duration,
-        now: SystemTime,
+        now: Now,
     ) -> Self {
-        let refresh_at = credentials.expiry().map(|expiry| refresh_time(expiry, lead, now));
+        let refresh_at = credentials.expiry().map(|expiry| refresh_time(expiry, lead, now.date));
         let fingerprint = Fingerprint::of(&credentials);
         Self {
             number,
             rotation,
             credentials,
-            since: now,
+            since: now.instant,
             fingerprint,
             refresh_at,
             refused: AtomicBool::new(false),
@@ -56,6 +58,11 @@ impl Generation {
     /// When the next one is due; `None` for credentials without an end.
     pub(crate) fn refresh_at(&self) -> Option<SystemTime> {
         self.refresh_at
+    }
+
+    /// Whether it serves as it is.
+    pub(crate) fn is_fresh(&self, now: SystemTime) -> bool {
+        !self.is_due(now) && !self.is_refused()
     }
 
     pub(crate) fn is_due(&self, now: SystemTime) -> bool {

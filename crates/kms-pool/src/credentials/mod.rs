@@ -1,5 +1,7 @@
 //! Who calls KMS, and with what: identities, their credentials, and how those are renewed.
 
+mod default_chain;
+mod files;
 mod fingerprint;
 mod generation;
 mod principal;

@@ -9,16 +9,18 @@ use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Orderin
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use aws_config::default_provider::credentials::DefaultCredentialsChain;
-use aws_config::provider_config::ProviderConfig;
 use aws_credential_types::Credentials;
 use aws_credential_types::attributes::AccountId;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use futures_util::FutureExt as _;
+use futures_util::future::{Either, select};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, oneshot};
 
+use super::default_chain::DefaultChain;
+use super::files::Stamps;
 use super::profile::ProfileFile;
-use crate::connection;
 use crate::error::{KmsError, KmsErrorKind};
 
 /// An identity that calls KMS, with the provider of its credentials.
@@ -60,10 +62,32 @@ struct Identity {
 
 struct Source {
     provider: SharedCredentialsProvider,
+    /// Whoever asks the provider holds it. A provider that blocks its thread for ever blocks one.
+    thread: Arc<Semaphore>,
     /// The account of the last credentials of which it was known.
     account: Option<AccountId>,
     /// Credentials that were given by hand go before the provider's until they expire.
     by_hand: Option<Credentials>,
+}
+
+/// What a provider answered.
+pub(super) struct Answer {
+    /// The rotation that the credentials belong to.
+    pub(super) rotation: u64,
+    /// How the principal's files looked before.
+    pub(super) stamps: Option<Stamps>,
+    pub(super) outcome: Result<Credentials, KmsError>,
+}
+
+impl Source {
+    fn new(provider: impl ProvideCredentials + 'static) -> Self {
+        Self {
+            provider: SharedCredentialsProvider::new(provider),
+            thread: Arc::new(Semaphore::new(1)),
+            account: None,
+            by_hand: None,
+        }
+    }
 }
 
 impl Principal {
@@ -71,13 +95,14 @@ impl Principal {
     ///
     /// A pool asks the provider once for all regions, and again shortly before the credentials
     /// expire; it keeps the answer in between, so the provider needs no cache of its own.
+    ///
+    /// The provider is polled on a thread of the pool that is for this alone, within the pool's own
+    /// Tokio runtime: it may use Tokio, and it may block its thread without holding up anything
+    /// else. It is dropped unfinished after
+    /// [`provider_timeout`](crate::KmsPoolBuilder::provider_timeout).
     pub fn new(provider: impl ProvideCredentials + 'static) -> Self {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-        let source = Source {
-            provider: SharedCredentialsProvider::new(provider),
-            account: None,
-            by_hand: None,
-        };
+        let source = Source::new(provider);
         let identity = Identity {
             id: NEXT_ID.fetch_add(1, Relaxed),
             rotation: AtomicU64::new(0),
@@ -93,18 +118,15 @@ impl Principal {
     ///
     /// The chain talks to STS, SSO and the metadata services through an HTTPS client of its own
     /// with the platform's certificate authorities, and reads the region it needs for that from the
-    /// same places. It says nothing about the regions of KMS. Where no region is configured this
-    /// asks the EC2 metadata service, which takes a few seconds to give up elsewhere: set
-    /// `AWS_REGION`.
+    /// same places. It says nothing about the regions of KMS.
     ///
-    /// No credentials are fetched yet: missing credentials show in the first
-    /// [`KmsPool::client`](crate::KmsPool::client).
+    /// Nothing is read yet: the chain is set up when credentials are first asked for, and missing
+    /// ones show in the first [`KmsPool::client`](crate::KmsPool::client). Where no region is
+    /// configured the chain then asks the EC2 metadata service for one, which takes a few seconds
+    /// to give up elsewhere: set `AWS_REGION`.
+    #[expect(clippy::unused_async, reason = "it is part of the signature that callers know")]
     pub async fn from_default_chain() -> Self {
-        let http = aws_smithy_http_client::Builder::new()
-            .tls_provider(connection::tls_provider())
-            .build_https();
-        let config = ProviderConfig::without_region().with_http_client(http);
-        Self::new(DefaultCredentialsChain::builder().configure(config).build().await)
+        Self::new(DefaultChain::default())
     }
 
     /// A new identity from a profile of a credentials file in the format of the AWS CLI. The file
@@ -190,11 +212,7 @@ impl Principal {
     /// ```
     pub fn replace(&self, provider: impl ProvideCredentials + 'static) {
         let mut source = self.source();
-        *source = Source {
-            provider: SharedCredentialsProvider::new(provider),
-            account: None,
-            by_hand: None,
-        };
+        *source = Source::new(provider);
         self.identity.rotation.fetch_add(1, Release);
         // The tenure last: whoever reads the new one signs with nothing older.
         self.note_other_identity();
@@ -241,36 +259,64 @@ impl Principal {
     }
 
     /// The rotation at this moment, and the credentials given by hand that are still good.
-    pub(super) fn by_hand(&self, now: SystemTime) -> (u64, Option<Credentials>) {
+    pub(super) fn by_hand(&self, date: SystemTime) -> (u64, Option<Credentials>) {
         let source = self.source();
-        let good = |it: &&Credentials| it.expiry().is_none_or(|end| now < end);
+        let good = |it: &&Credentials| it.expiry().is_none_or(|end| date < end);
         (self.rotation(), source.by_hand.as_ref().filter(good).cloned())
     }
 
-    /// What was given by hand, or else what the provider answers within `budget`; with the rotation
-    /// it belongs to.
-    pub(super) async fn ask(
-        &self,
-        budget: Duration,
-        now: SystemTime,
-    ) -> (u64, Result<Credentials, KmsError>) {
-        let (rotation, by_hand) = self.by_hand(now);
+    /// What was given by hand, or else what the provider answers; with the rotation it belongs to.
+    pub(super) async fn ask(&self, date: SystemTime) -> (u64, Result<Credentials, KmsError>) {
+        let (rotation, by_hand) = self.by_hand(date);
         if let Some(credentials) = by_hand {
             return (rotation, Ok(credentials));
         }
         let provider = self.source().provider.clone();
         // The closure keeps a panic of the provider's first, synchronous step inside the future.
         let ask = async { provider.provide_credentials().await };
-        let outcome = match tokio::time::timeout(budget, AssertUnwindSafe(ask).catch_unwind()).await
-        {
-            Ok(Ok(Ok(credentials))) => Ok(credentials),
-            Ok(Ok(Err(cause))) => Err(self.unavailable("failed", Some(cause))),
-            Ok(Err(_panic)) => Err(self.unavailable("panicked", None)),
-            Err(_elapsed) => {
-                Err(self.unavailable(&format!("did not answer within {budget:?}"), None))
-            }
+        let outcome = match AssertUnwindSafe(ask).catch_unwind().await {
+            Ok(Ok(credentials)) => Ok(credentials),
+            Ok(Err(cause)) => Err(self.unavailable("failed", Some(cause))),
+            Err(_panic) => Err(self.unavailable("panicked", None)),
         };
         (rotation, outcome)
+    }
+
+    /// The same on a thread that a provider may block, within `limit`. Has to be called on a
+    /// runtime.
+    pub(super) async fn ask_within(&self, limit: Duration, date: SystemTime) -> Answer {
+        let asked = self.rotation();
+        let thread = Arc::clone(&self.source().thread);
+        let principal = self.clone();
+        let answer = async move {
+            // It waits for a provider that still blocks its thread since it was last asked.
+            let permit = thread.acquire_owned().await;
+            // Dropped with this future, which ends the provider's where that can be ended.
+            let (_given_up, mut is_given_up) = oneshot::channel::<()>();
+            let ask = move || {
+                let _permit = permit;
+                let stamps = Stamps::of(principal.files());
+                let ask = std::pin::pin!(principal.ask(date));
+                match Handle::current().block_on(select(&mut is_given_up, ask)) {
+                    Either::Right(((rotation, outcome), _)) => {
+                        Some(Answer { rotation, stamps: Some(stamps), outcome })
+                    }
+                    Either::Left(_) => None,
+                }
+            };
+            tokio::task::spawn_blocking(ask).await.ok().flatten()
+        };
+        match tokio::time::timeout(limit, answer).await {
+            Ok(Some(answer)) => answer,
+            late => {
+                let what = match late {
+                    Ok(_) => "could not be asked".to_owned(),
+                    Err(_elapsed) => format!("did not answer within {limit:?}"),
+                };
+                let outcome = Err(self.unavailable(&what, None));
+                Answer { rotation: asked, stamps: None, outcome }
+            }
+        }
     }
 
     fn unavailable(&self, what: &str, cause: Option<CredentialsError>) -> KmsError {

@@ -20,7 +20,7 @@ use aws_smithy_http_client::proxy::ProxyConfig;
 use super::principal::{Principal, Reason};
 use crate::connection::{TrustRoots, sts_http_client};
 use crate::error::BuildError;
-use crate::time;
+use crate::time::Clock;
 
 /// An IAM role to call KMS under, with sessions from AWS STS.
 ///
@@ -216,15 +216,17 @@ impl Role {
         if let Some(url) = &self.endpoint {
             crate::builder::check_endpoint("STS", url)?;
         }
+        let clock = Clock::of_this_machine();
         let mut config = aws_sdk_sts::Config::builder()
             .behavior_version(BehaviorVersion::v2026_01_12())
             .region(Region::new(self.region.clone()))
             .http_client(sts_http_client(self.roots.clone(), self.proxy.clone())?)
             .sleep_impl(TokioSleep::new())
+            .time_source(clock.clone())
             .identity_cache(IdentityCache::no_cache());
         config.set_endpoint_url(self.endpoint.clone());
         if let Some(base) = base {
-            config = config.credentials_provider(Base(base));
+            config = config.credentials_provider(Base { principal: base, clock });
         }
         Ok(Client::from_conf(config.build()))
     }
@@ -282,7 +284,7 @@ impl Assumed {
                     .role_arn(&role.arn)
                     .role_session_name(&role.session_name)
                     .duration_seconds(length)
-                    .web_identity_token(read(file.clone()).await?)
+                    .web_identity_token(read(file)?)
                     .send();
                 answer.await.map_err(|error| self.refused(&error))?.credentials
             }
@@ -340,17 +342,18 @@ impl ProvideCredentials for Assumed {
     }
 }
 
-async fn read(file: PathBuf) -> Result<String, CredentialsError> {
-    let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(file)).await;
-    let token = read
-        .map_err(CredentialsError::unhandled)?
-        .map_err(CredentialsError::invalid_configuration)?;
+/// Providers are asked on threads that they may block.
+fn read(file: &Path) -> Result<String, CredentialsError> {
+    let token = std::fs::read_to_string(file).map_err(CredentialsError::invalid_configuration)?;
     Ok(token.trim().to_owned())
 }
 
 /// The credentials that a principal assumes a role with.
 #[derive(Debug)]
-struct Base(Principal);
+struct Base {
+    principal: Principal,
+    clock: Clock,
+}
 
 impl ProvideCredentials for Base {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
@@ -359,7 +362,7 @@ impl ProvideCredentials for Base {
     {
         // Whoever asks for the session bounds the time for both.
         future::ProvideCredentials::new(async {
-            let (_, answer) = self.0.ask(Duration::from_mins(5), time::now()).await;
+            let (_, answer) = self.principal.ask(self.clock.date()).await;
             answer.map_err(CredentialsError::provider_error)
         })
     }

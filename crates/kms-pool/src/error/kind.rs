@@ -4,9 +4,11 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KmsErrorKind {
-    /// KMS throttled the request, and the SDK's retries were used up; or it could not start in time
-    /// within the pool's budget.
+    /// KMS throttled the request, and the SDK's retries were used up.
     Throttled,
+    /// The pool did not send the request: it could not start in time within the budget of its
+    /// account and region. It says nothing about KMS.
+    OverBudget,
     /// No answer within the connect, attempt or operation timeout.
     TimedOut,
     /// KMS could not be reached, broke the connection off, or failed internally; or it did all the
@@ -31,6 +33,10 @@ pub enum KmsErrorKind {
     CredentialsRejected,
     /// The credentials provider failed, panicked or ran out of time.
     CredentialsUnavailable,
+    /// The process was forked after the pool was first used, and this is the child.
+    ///
+    /// A child has none of the threads that the pool runs on. Build a pool after the fork.
+    AfterFork,
     /// The request itself is wrong, and always will be.
     InvalidRequest,
     /// A quota of keys, grants or aliases is used up. (The rate quota is
@@ -47,6 +53,10 @@ impl KmsErrorKind {
             Self::Throttled => {
                 ("KMS throttled the request", "send fewer requests or ask AWS for a higher quota")
             }
+            Self::OverBudget => (
+                "the pool held the request back",
+                "send fewer requests, or see max_in_flight and max_requests_per_second of the pool",
+            ),
             Self::TimedOut => {
                 ("KMS did not answer in time", "try again, or raise the timeouts of the pool")
             }
@@ -84,6 +94,10 @@ impl KmsErrorKind {
                 "no AWS credentials could be had",
                 "check the credentials provider of the principal",
             ),
+            Self::AfterFork => (
+                "the process was forked after the pool was first used",
+                "build a new pool in the child",
+            ),
             Self::InvalidRequest => {
                 ("the request is not valid", "correct it: sending it again cannot help")
             }
@@ -97,13 +111,12 @@ impl KmsErrorKind {
 
     /// The same of what the pool held back.
     pub(super) fn in_words_held_back(self) -> (&'static str, &'static str) {
-        let what = "the pool held the request back";
         match self {
-            Self::Throttled => (
-                what,
-                "send fewer requests, or see max_in_flight and max_requests_per_second of the pool",
+            Self::OverBudget => self.in_words(),
+            _ => (
+                "the pool held the request back",
+                "try again later: one request at a time sees whether the region is back",
             ),
-            _ => (what, "try again later: one request at a time sees whether the region is back"),
         }
     }
 

@@ -21,29 +21,35 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use tokio::time::{Instant, timeout};
 use tracing::Instrument as _;
+use tracing::instrument::WithSubscriber as _;
 
 use super::budget::{Budget, Priority};
 use super::circuit::Circuit;
 use super::operation::{self, Operation, WARM_UP};
 use super::outcome::Outcome;
 use super::retry::SignAgain;
+use crate::background::Background;
 use crate::connection::HttpsClient;
 use crate::credentials::{Fingerprint, Session};
 use crate::error::{KmsError, KmsErrorKind};
 use crate::sight::{self, InFlight};
 use crate::stats::Counters;
-use crate::time;
+use crate::time::{self, Clock};
 
 /// More than any answer of KMS.
 const LONGEST_ANSWER: usize = 256 * 1024;
 
-/// AWS takes signatures that are up to five minutes old; the SDK corrects its clock from four on.
+/// AWS takes signatures that are up to five minutes old. From four on, the date may be what it
+/// refused.
 const SKEW: Duration = Duration::from_mins(4);
 
 /// What the requests of one slot go through.
 pub(crate) struct Lane {
     pub(crate) region: Arc<str>,
     pub(crate) session: Arc<Session>,
+    /// What its requests run on.
+    pub(crate) background: Background,
+    pub(crate) clock: Clock,
     pub(crate) https: Arc<HttpsClient>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) circuit: Arc<Circuit>,
@@ -105,11 +111,26 @@ impl HttpConnector for LaneConnector {
         let connector = self.connector.clone();
         let operation = operation::name(&request);
         let attempt = request.extension::<Operation>().map_or(1, |operation| operation.attempt);
-        let span = sight::request(operation, &client.lane.region, attempt);
-        HttpConnectorFuture::new(
-            async move { client.lane.attempt(&client, connector, request, operation).await }
-                .instrument(span),
-        )
+        let lane = Arc::clone(&client.lane);
+        let span = sight::request(operation, &lane.region, attempt);
+        let attempt =
+            async move { client.lane.attempt(&client, connector, request, operation).await };
+        // Here, not when the future is first polled, so that the subscriber is the caller's.
+        match lane.background.run(attempt.instrument(span).with_current_subscriber()) {
+            Ok(attempt) => HttpConnectorFuture::new(async move {
+                attempt.await.unwrap_or_else(|| Err(own_error(KmsError::shut_down())))
+            }),
+            Err(error) => HttpConnectorFuture::ready(Err(own_error(error))),
+        }
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        if self.background.check_process().is_err() {
+            // Its connections are the parent's: to close them is to wake threads that are not here.
+            std::mem::forget(Arc::clone(&self.https));
+        }
     }
 }
 
@@ -139,7 +160,7 @@ impl Lane {
         if self.closed.load(Relaxed)
             && operation.as_ref().is_none_or(|operation| operation.attempt == 1)
         {
-            return Err(ConnectorError::other(Box::new(KmsError::shut_down()), None));
+            return Err(own_error(KmsError::shut_down()));
         }
         let entered = time::monotonic();
         let is_background = client.priority == Priority::Background;
@@ -152,13 +173,13 @@ impl Lane {
                     self.counters.over_budget.increment();
                     let message =
                         "it could not start in time within the budget of its account and region";
-                    refusal(KmsErrorKind::Throttled, message, late.retry_after)
+                    refusal(KmsErrorKind::OverBudget, message, late.retry_after)
                 },
             )?;
         // The circuit may have opened while it waited; and a probe must not wait.
         let pass = self.circuit.enter(time::monotonic(), is_background);
         let mut pass = pass.map_err(|pause| self.short_circuited(pause))?;
-        let fingerprint = Signer::of(&request);
+        let signature = Signature::of(&request);
         if operation.as_ref().is_some_and(|operation| operation.attempt > 1) {
             self.counters.retries.increment();
         }
@@ -200,9 +221,6 @@ impl Lane {
             self.counters.circuits_opened.increment();
             sight::circuit_opened(&self.region);
         }
-        if outcome == Outcome::Disconnected {
-            self.https.outlive_runtime();
-        }
 
         let (mut response, body) = answer.map_err(|error| self.told(error))?;
         // A stream, though it is all there: what is in memory the SDK prints when it traces.
@@ -211,7 +229,7 @@ impl Lane {
             Outcome::CredentialsRefused | Outcome::CredentialsExpired => {
                 let operation = operation.as_ref();
                 if let Some(operation) = operation
-                    && self.helps_to_sign_again(operation, outcome, &response, fingerprint.0).await
+                    && self.helps_to_sign_again(operation, outcome, &response, signature).await
                 {
                     response.add_extension(SignAgain);
                 }
@@ -231,17 +249,25 @@ impl Lane {
         operation: &Operation,
         outcome: Outcome,
         refused: &HttpResponse,
-        signer: Fingerprint,
+        signature: Signature,
     ) -> bool {
-        let now = time::now();
-        if is_skewed(refused, now) && operation.take_correction() {
-            return true;
+        if let Some(date) = signature.is_dated_wrong_by(refused) {
+            // Another request may have learnt it while this one was under way.
+            if apart(date, self.clock.date()) > SKEW {
+                self.clock.learn(date);
+                sight::date_learnt(&self.region);
+            }
+            if operation.take_correction() {
+                return true;
+            }
         }
         // Credentials that are good elsewhere, and never were here, don't get better: the region
         // does not know the account.
         let is_unknown = outcome == Outcome::CredentialsRefused && !self.has_accepted.load(Relaxed);
         let is_of_region = is_unknown && self.session.is_accepted();
-        !is_of_region && operation.take_renewal() && self.session.refused(signer, now).await
+        !is_of_region
+            && operation.take_renewal()
+            && self.session.refused(signature.signer, self.clock.now()).await
     }
 
     fn short_circuited(&self, pause: Duration) -> ConnectorError {
@@ -276,29 +302,50 @@ impl Lane {
     }
 }
 
-/// Who signed a request, by what it shows of their credentials.
-struct Signer(Fingerprint);
+/// Who signed a request and when, by what it shows of that.
+struct Signature {
+    signer: Fingerprint,
+    date: Option<SystemTime>,
+    /// Whether the answer can only be that of the server whose certificate was checked.
+    is_over_tls: bool,
+}
 
-impl Signer {
+impl Signature {
     fn of(request: &HttpRequest) -> Self {
         let authorization = request.headers().get("authorization").unwrap_or_default();
         let credential = authorization.split_once("Credential=").map_or("", |(_, rest)| rest);
         let access_key_id = credential.split('/').next().unwrap_or_default();
-        Self(Fingerprint::of_parts(access_key_id, request.headers().get("x-amz-security-token")))
+        let token = request.headers().get("x-amz-security-token");
+        Self {
+            signer: Fingerprint::of_parts(access_key_id, token),
+            date: request.headers().get("x-amz-date").and_then(signing_date),
+            is_over_tls: request.uri().starts_with("https://"),
+        }
+    }
+
+    /// The server's date, if that is so far from the signature's that the server refuses it.
+    ///
+    /// A date is believed only from a server that has proved who it is: whoever could set it would
+    /// choose when what we sign is good.
+    fn is_dated_wrong_by(&self, refused: &HttpResponse) -> Option<SystemTime> {
+        let date = refused.headers().get("date").filter(|_| self.is_over_tls)?;
+        let date = DateTime::from_str(date, Format::HttpDate).ok()?;
+        let date = SystemTime::try_from(date).ok()?;
+        (apart(date, self.date?) > SKEW).then_some(date)
     }
 }
 
-/// Whether the server's clock is so far from ours that it refuses what we sign. The SDK takes the
-/// difference into account when it signs again.
-fn is_skewed(response: &HttpResponse, now: SystemTime) -> bool {
-    let date = response
-        .headers()
-        .get("date")
-        .and_then(|date| DateTime::from_str(date, Format::HttpDate).ok());
-    let date = date.and_then(|date| SystemTime::try_from(date).ok());
-    let apart =
-        |date: SystemTime| now.duration_since(date).unwrap_or_else(|later| later.duration());
-    date.is_some_and(|date| apart(date) > SKEW)
+/// Reads the date of a signature, such as `20261127T231502Z`.
+fn signing_date(text: &str) -> Option<SystemTime> {
+    let part = |range| text.get(range);
+    let (year, month, day) = (part(0..4)?, part(4..6)?, part(6..8)?);
+    let (hour, minute, second) = (part(9..11)?, part(11..13)?, part(13..15)?);
+    let date = format!("{year}-{month}-{day}T{hour}:{minute}:{second}Z");
+    DateTime::from_str(&date, Format::DateTime).ok()?.try_into().ok()
+}
+
+fn apart(one: SystemTime, other: SystemTime) -> Duration {
+    one.duration_since(other).unwrap_or_else(|later| later.duration())
 }
 
 /// Sends a request and reads the whole answer.
@@ -315,7 +362,46 @@ async fn send(
     Ok((response, body.to_bytes()))
 }
 
-/// A refusal of the pool itself. The SDK does not try it again.
+/// A refusal of the pool itself.
 fn refusal(kind: KmsErrorKind, message: &str, retry_after: Duration) -> ConnectorError {
-    ConnectorError::other(Box::new(KmsError::refused(kind, message, retry_after)), None)
+    own_error(KmsError::refused(kind, message, retry_after))
+}
+
+/// An error of the pool itself. The SDK does not try it again.
+fn own_error(error: KmsError) -> ConnectorError {
+    ConnectorError::other(Box::new(error), None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_date_of_a_signature_is_read() {
+        let date = SystemTime::UNIX_EPOCH + Duration::from_secs(1_440_938_160);
+        assert_eq!(signing_date("20150830T123600Z"), Some(date));
+        for text in ["", "20150830", "20150830T1236", "2015083\u{e9}T123600Z", "20151330T123600Z"] {
+            assert_eq!(signing_date(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_date_is_learnt_from_a_server_that_has_proved_who_it_is_and_from_no_other() {
+        let refused = |date: &'static str| {
+            let mut response = HttpResponse::new(400.try_into().unwrap(), SdkBody::empty());
+            response.headers_mut().insert("date", date);
+            response
+        };
+        let signed = |uri: &str| {
+            let mut request = HttpRequest::empty();
+            request.set_uri(uri).unwrap();
+            request.headers_mut().insert("x-amz-date", "20150830T123600Z");
+            Signature::of(&request)
+        };
+        let two_hours_later = refused("Sun, 30 Aug 2015 14:36:00 GMT");
+        assert!(signed("https://kms").is_dated_wrong_by(&two_hours_later).is_some());
+        assert_eq!(signed("http://localhost").is_dated_wrong_by(&two_hours_later), None);
+        let soon_after = refused("Sun, 30 Aug 2015 12:39:00 GMT");
+        assert_eq!(signed("https://kms").is_dated_wrong_by(&soon_after), None);
+    }
 }

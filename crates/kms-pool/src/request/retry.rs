@@ -60,12 +60,13 @@ impl ClassifyRetry for Retries {
     }
 }
 
-/// What bounds the retries of all clients of a pool for one region: when KMS is down they end by
-/// themselves.
+/// What bounds the retries of one slot, which is one principal in one region: when KMS is down they
+/// end by themselves, and nobody uses up the retries of another.
 ///
 /// It is wide enough for a thousand requests at once whose credentials have to be renewed.
-pub(crate) fn retry_quota(region: &str) -> RetryPartition {
+pub(crate) fn retry_quota() -> RetryPartition {
     let bucket =
         TokenBucket::builder().capacity(5_000).retry_cost(5).timeout_retry_cost(10).build();
-    RetryPartition::custom(format!("kms-pool {region}")).token_bucket(bucket).build()
+    // Custom partitions share nothing, even under the same name.
+    RetryPartition::custom("kms-pool").token_bucket(bucket).build()
 }

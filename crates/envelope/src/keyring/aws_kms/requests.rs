@@ -114,7 +114,7 @@ impl Requests {
     ) -> Result<GeneratedDataKey, Failure> {
         let length = request.suite.data_key_length();
         let bytes = i32::try_from(length).expect("a data key has at most 32 bytes");
-        let (answer, _) = self
+        let (answer, asked) = self
             .ask(key, request, |client, key| {
                 let generate = client
                     .generate_data_key()
@@ -126,7 +126,8 @@ impl Requests {
             })
             .await?;
         let data_key = plaintext(answer.plaintext, length)?;
-        let encrypted_data_key = encrypted_data_key(answer.key_id, answer.ciphertext_blob)?;
+        let encrypted_data_key =
+            encrypted_data_key(&asked, answer.key_id.as_deref(), answer.ciphertext_blob)?;
         Ok(GeneratedDataKey { data_key, encrypted_data_keys: vec![encrypted_data_key] })
     }
 
@@ -136,7 +137,7 @@ impl Requests {
         request: KeyringRequest<'_>,
         data_key: &DataKey,
     ) -> Result<EncryptedDataKey, Failure> {
-        let (answer, _) = self
+        let (answer, asked) = self
             .ask(key, request, |client, key| {
                 let encrypt = client
                     .encrypt()
@@ -147,7 +148,7 @@ impl Requests {
                 async { Ok((encrypt.send().await?, key)) }
             })
             .await?;
-        encrypted_data_key(answer.key_id, answer.ciphertext_blob)
+        encrypted_data_key(&asked, answer.key_id.as_deref(), answer.ciphertext_blob)
     }
 
     async fn decrypt(
@@ -199,7 +200,7 @@ impl Requests {
 #[derive(Debug)]
 enum Failure {
     Kms(KmsError),
-    Contract(&'static str),
+    Contract(String),
 }
 
 impl Failure {
@@ -209,7 +210,7 @@ impl Failure {
             Self::Kms(error) => KeyringError::new(key.shared(), kind(error.kind()), error),
             Self::Contract(problem) => {
                 let problem = format!("AWS KMS broke its contract: {problem}");
-                KeyringError::new(key.shared(), KeyringErrorKind::Other, problem)
+                KeyringError::new(key.shared(), KeyringErrorKind::InvalidAnswer, problem)
             }
         }
     }
@@ -225,6 +226,7 @@ impl From<KmsError> for Failure {
 fn kind(kind: KmsErrorKind) -> KeyringErrorKind {
     match kind {
         KmsErrorKind::Throttled => KeyringErrorKind::Throttled,
+        KmsErrorKind::OverBudget => KeyringErrorKind::OverBudget,
         KmsErrorKind::TimedOut => KeyringErrorKind::TimedOut,
         KmsErrorKind::Unavailable => KeyringErrorKind::Unavailable,
         KmsErrorKind::AccessDenied => KeyringErrorKind::Denied,
@@ -250,30 +252,43 @@ fn pairs(context: &EncryptionContext) -> Option<HashMap<String, String>> {
 /// The plaintext data key in an answer to Decrypt, which must be of this key and length.
 fn decrypted(answer: DecryptOutput, key: &KmsKeyArn, length: usize) -> Result<DataKey, Failure> {
     let data_key = plaintext(answer.plaintext, length)?;
-    if answer.key_id.as_deref() != Some(key.as_str()) {
-        return Err(Failure::Contract("it decrypted under another key than it was told to"));
-    }
+    check_key(key, answer.key_id.as_deref())?;
     Ok(data_key)
+}
+
+/// Whether AWS KMS answered for the key that it was asked for. We ask for keys by their ARN alone,
+/// so the answer names that very ARN: a related multi-Region key is another key, too.
+fn check_key(asked: &KmsKeyArn, answered: Option<&str>) -> Result<(), Failure> {
+    // Only what is a key ARN is repeated: it has no control characters, and an end.
+    let other = match answered.map(str::parse::<KmsKeyArn>) {
+        Some(Ok(key)) if key == *asked => return Ok(()),
+        Some(Ok(key)) => format!("the key {key}"),
+        _ => "something that is not a key ARN".to_owned(),
+    };
+    let problem = format!(
+        "it answered for {other}, and was asked for {asked}: check the endpoint and what stands before it"
+    );
+    Err(Failure::Contract(problem))
 }
 
 /// The plaintext data key in an answer, moved into a secret before it is looked at.
 fn plaintext(blob: Option<Blob>, length: usize) -> Result<DataKey, Failure> {
     let key = blob.map(|blob| DataKey::from_vec(blob.into_inner()));
     key.filter(|key| key.len() == length)
-        .ok_or(Failure::Contract("no plaintext of the length asked for"))
+        .ok_or_else(|| Failure::Contract("no plaintext of the length asked for".to_owned()))
 }
 
+/// A data key as AWS KMS wrapped it, which must be under the key that it was asked for.
 fn encrypted_data_key(
-    key_id: Option<String>,
+    asked: &KmsKeyArn,
+    answered: Option<&str>,
     ciphertext: Option<Blob>,
 ) -> Result<EncryptedDataKey, Failure> {
-    let arn = key_id.filter(|id| id.parse::<KmsKeyArn>().is_ok());
-    let (Some(arn), Some(ciphertext)) = (arn, ciphertext) else {
-        return Err(Failure::Contract("no ciphertext, or no key ARN"));
-    };
+    check_key(asked, answered)?;
+    let ciphertext = ciphertext.ok_or_else(|| Failure::Contract("no ciphertext".to_owned()))?;
     Ok(EncryptedDataKey {
         key_provider_id: PROVIDER_ID.to_owned(),
-        key_provider_information: arn.into_bytes(),
+        key_provider_information: asked.as_str().into(),
         ciphertext: ciphertext.into_inner(),
     })
 }
@@ -282,7 +297,6 @@ fn encrypted_data_key(
 mod tests {
     use super::*;
 
-    /// No server that we can run answers so.
     #[test]
     fn an_answer_under_another_key_or_of_another_length_is_refused() {
         let asked = "arn:aws:kms:us-east-1:1:key/mrk-a";
@@ -310,18 +324,20 @@ mod tests {
     }
 
     #[test]
-    fn a_data_key_is_wrapped_under_a_key_arn_or_not_at_all() {
+    fn a_data_key_is_wrapped_under_the_key_that_was_asked_for_or_not_at_all() {
+        let arn = "arn:aws:kms:us-east-1:1:key/mrk-a";
+        let asked: KmsKeyArn = arn.parse().unwrap();
         let wrapped = |key_id: Option<&str>, ciphertext: Option<&str>| {
-            encrypted_data_key(
-                key_id.map(Into::into),
-                ciphertext.map(|it| Blob::new(it.as_bytes())),
-            )
+            encrypted_data_key(&asked, key_id, ciphertext.map(|it| Blob::new(it.as_bytes())))
         };
-        let arn = "arn:aws:kms:us-east-1:1:key/a";
         assert_eq!(wrapped(Some(arn), Some("x")).unwrap().key_provider_information, arn.as_bytes());
-        for (key_id, ciphertext) in
-            [(Some("key/a"), Some("x")), (None, Some("x")), (Some(arn), None)]
-        {
+        let related = "arn:aws:kms:eu-west-1:1:key/mrk-a";
+        for (key_id, ciphertext) in [
+            (Some("key/mrk-a"), Some("x")),
+            (Some(related), Some("x")),
+            (None, Some("x")),
+            (Some(arn), None),
+        ] {
             wrapped(key_id, ciphertext).unwrap_err();
         }
     }

@@ -95,7 +95,8 @@ impl CachingBuilder {
     /// refusal. Default: zero. Allowed: any.
     ///
     /// `max_messages` and `max_bytes` go on binding. It makes the bound on revocation longer.
-    /// Credentials that expired or could not be had are no outage.
+    /// Credentials that expired or could not be had are no outage, nor is what the pool's own budget
+    /// held back ([`OverBudget`](crate::keyring::KeyringErrorKind::OverBudget)).
     ///
     /// Until the first request has failed, all who ask past `max_age` wait for it, unless a refresh
     /// ahead of that learned of the outage: set `KmsPoolBuilder::operation_timeout` below what your

@@ -1,0 +1,46 @@
+//! Credentials from the default chain of the AWS SDKs.
+
+use std::sync::Arc;
+
+use aws_config::default_provider::credentials::DefaultCredentialsChain;
+use aws_config::provider_config::ProviderConfig;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{ProvideCredentials, future};
+use tokio::sync::OnceCell;
+
+use crate::connection;
+
+/// The chain, set up when it is first asked: to look for a region may take the network, and with it
+/// a runtime.
+#[derive(Debug, Default)]
+pub(super) struct DefaultChain(Arc<OnceCell<DefaultCredentialsChain>>);
+
+impl ProvideCredentials for DefaultChain {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(async {
+            if self.0.get().is_none() {
+                let chain = Arc::clone(&self.0);
+                // It may take longer than a provider may. What it has found serves the next time.
+                let set_up = async move {
+                    chain.get_or_init(set_up).await;
+                };
+                tokio::spawn(set_up).await.map_err(CredentialsError::unhandled)?;
+            }
+            match self.0.get() {
+                Some(chain) => chain.provide_credentials().await,
+                None => Err(CredentialsError::unhandled("the default chain is not set up")),
+            }
+        })
+    }
+}
+
+async fn set_up() -> DefaultCredentialsChain {
+    let http = aws_smithy_http_client::Builder::new()
+        .tls_provider(connection::tls_provider())
+        .build_https();
+    let config = ProviderConfig::without_region().with_http_client(http);
+    DefaultCredentialsChain::builder().configure(config).build().await
+}

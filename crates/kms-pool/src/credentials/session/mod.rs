@@ -1,0 +1,400 @@
+//! A principal's session: the credentials in use, and the renewal under way, if any.
+
+mod renewal;
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use aws_credential_types::Credentials;
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared, ready};
+use tokio::task::AbortHandle;
+use tracing::instrument::WithSubscriber as _;
+
+use self::renewal::{Renewal, Step};
+use super::files::Stamps;
+use super::fingerprint::Fingerprint;
+use super::generation::Generation;
+use super::principal::Principal;
+use super::watcher;
+use crate::background::WeakBackground;
+use crate::error::KmsError;
+use crate::sight;
+use crate::stats::Counters;
+use crate::time::{Clock, Now};
+
+/// How a pool renews credentials.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Renewals {
+    /// How long before their end.
+    pub(crate) lead: Duration,
+    /// By how much earlier at most, drawn anew each time.
+    pub(crate) jitter: Duration,
+    /// How long a provider may take.
+    pub(crate) provider_timeout: Duration,
+    /// How often the files of a principal are looked at.
+    pub(crate) files_every: Duration,
+}
+
+/// The credentials of one principal in one pool.
+///
+/// What is fresh is one atomic load away. All else goes through [`Renewal::step`], which decides
+/// under a short lock who asks the provider; nobody holds the lock while waiting. The provider is
+/// asked by a task on the pool's runtime, so neither its time nor its end depends on a request.
+pub(crate) struct Session {
+    pub(crate) principal: Principal,
+    pub(crate) clock: Clock,
+    renewals: Renewals,
+    counters: Arc<Counters>,
+    /// The runtime of the pool. A load keeps the session, so the session must not keep the runtime:
+    /// with the pool and its clients ends the runtime, with it the load.
+    background: WeakBackground,
+    current: ArcSwapOption<Generation>,
+    /// The number of the generation that KMS last accepted, in any region.
+    accepted: AtomicU64,
+    state: Mutex<State>,
+}
+
+/// One asking of the provider, from the question to the generation in place.
+#[derive(Clone)]
+struct Load {
+    outcome: Shared<BoxFuture<'static, Result<Arc<Generation>, KmsError>>>,
+    /// None if it could not begin.
+    task: Option<AbortHandle>,
+    /// Whose provider is asked: an answer from before a rotation by hand is of no use after it.
+    rotation: u64,
+}
+
+#[derive(Default)]
+struct State {
+    renewal: Renewal,
+    load: Option<Load>,
+    generations: u64,
+    /// The files of the principal, as they were before its provider last answered.
+    stamps: Option<Stamps>,
+    watcher: Option<AbortHandle>,
+    is_stopped: bool,
+}
+
+impl Session {
+    pub(crate) fn new(
+        principal: Principal,
+        renewals: Renewals,
+        counters: Arc<Counters>,
+        background: WeakBackground,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            principal,
+            clock,
+            renewals,
+            counters,
+            background,
+            current: ArcSwapOption::empty(),
+            accepted: AtomicU64::new(0),
+            state: Mutex::default(),
+        }
+    }
+
+    /// The credentials to sign with. Waits for the provider only when there are none that are good.
+    ///
+    /// # Errors
+    ///
+    /// [`KmsErrorKind::CredentialsUnavailable`](crate::KmsErrorKind::CredentialsUnavailable), and
+    /// [`KmsErrorKind::AfterFork`](crate::KmsErrorKind::AfterFork) in a forked child.
+    pub(crate) async fn credentials(self: &Arc<Self>, now: Now) -> Result<Credentials, KmsError> {
+        // Before any lock: in a child it may be held for ever.
+        self.background.upgrade().map_or(Ok(()), |background| background.check_process())?;
+        if let Some(current) = &*self.current.load()
+            && self.is_fresh(current, now)
+        {
+            return Ok(current.credentials.clone());
+        }
+        Ok(self.generation(now).await?.credentials.clone())
+    }
+
+    /// The generation to use, by the longer way.
+    async fn generation(self: &Arc<Self>, now: Now) -> Result<Arc<Generation>, KmsError> {
+        loop {
+            let (load, fallback) = match self.next_step(now) {
+                Next::Use(generation) => return Ok(generation),
+                Next::Fail(error) => return Err(error),
+                Next::Await { load, fallback } => (load, fallback),
+            };
+            let outcome = load.outcome.await;
+            if load.rotation != self.principal.rotation() {
+                // Somebody was put in the place meanwhile: neither what came nor what was is
+                // theirs.
+                continue;
+            }
+            return match (outcome, fallback) {
+                (Err(_), Some(old)) => Ok(old),
+                (outcome, _) => outcome,
+            };
+        }
+    }
+
+    /// KMS has accepted credentials, in whatever region.
+    pub(crate) fn accepted(&self) {
+        if let Some(current) = &*self.current.load()
+            && self.accepted.load(Relaxed) != current.number
+        {
+            self.accepted.store(current.number, Relaxed);
+        }
+    }
+
+    /// Whether KMS has accepted the credentials in use, in whatever region.
+    pub(crate) fn is_accepted(&self) -> bool {
+        self.current
+            .load()
+            .as_ref()
+            .is_some_and(|current| self.accepted.load(Relaxed) == current.number)
+    }
+
+    /// Ends the watcher for good.
+    pub(crate) fn stop(&self) {
+        let mut state = self.lock();
+        state.is_stopped = true;
+        if let Some(watcher) = state.watcher.take() {
+            watcher.abort();
+        }
+    }
+
+    /// The generation in use, if there is one.
+    pub(crate) fn current(&self) -> Option<Arc<Generation>> {
+        self.current.load_full()
+    }
+
+    /// Says that KMS refused the credentials of a request, and waits for the renewal that follows.
+    /// Whether there are others now, so that the request is worth signing again.
+    pub(crate) async fn refused(self: &Arc<Self>, fingerprint: Fingerprint, now: Now) -> bool {
+        let load = {
+            let mut state = self.lock();
+            let Some(current) = self.current.load_full() else { return false };
+            if !current.is_of(fingerprint) || !self.is_of_this_rotation(&current) {
+                return true;
+            }
+            match self.running(&state) {
+                Some(load) => {
+                    current.refuse();
+                    load
+                }
+                None if !state.renewal.take_refusal(now) => return false,
+                None => {
+                    current.refuse();
+                    self.begin_load(&mut state, now)
+                }
+            }
+        };
+        load.outcome.await.is_ok_and(|generation| !generation.is_of(fingerprint))
+    }
+
+    /// Asks the provider now, unless somebody is asking already.
+    pub(crate) async fn renew_now(self: &Arc<Self>, now: Now) -> Result<Arc<Generation>, KmsError> {
+        let load = {
+            let mut state = self.lock();
+            self.running(&state).unwrap_or_else(|| self.begin_load(&mut state, now))
+        };
+        load.outcome.await
+    }
+
+    /// When the watcher has to look again; `None` when there is nothing to watch.
+    pub(super) fn next_look(&self, now: Now) -> Option<Duration> {
+        let state = self.lock();
+        let due = self.current.load().as_ref().and_then(|current| current.refresh_at());
+        let due = due.map(|at| {
+            let until_due = at.duration_since(now.date).unwrap_or_default();
+            until_due.max(state.renewal.pause(now))
+        });
+        let files = (!self.principal.files().is_empty()).then_some(self.renewals.files_every);
+        due.into_iter().chain(files).min()
+    }
+
+    /// Whether a renewal is due and may be tried.
+    pub(super) fn is_due(&self, now: Now) -> bool {
+        self.lock().renewal.pause(now).is_zero()
+            && self.current.load().as_ref().is_some_and(|current| current.is_due(now.date))
+    }
+
+    /// Whether the files look other than before the provider last answered.
+    pub(super) fn have_changed(&self, stamps: Stamps) -> bool {
+        *self.lock().stamps.get_or_insert_with(|| stamps.clone()) != stamps
+    }
+
+    /// Decides between the current credentials, a renewal under way, and a new one.
+    fn next_step(self: &Arc<Self>, now: Now) -> Next {
+        let mut state = self.lock();
+        self.take_rotation(&mut state, now);
+        // Loaded under the lock: a renewal that has ended in the meantime is not asked for again.
+        let current = self.current.load_full().filter(|current| self.is_of_this_rotation(current));
+        let running = self.running(&state);
+        match (state.renewal.step(current.as_deref(), running.is_some(), now), current) {
+            (Step::Use, Some(current)) => Next::Use(current),
+            (Step::UseAndAsk, Some(current)) => {
+                drop(self.begin_load(&mut state, now));
+                Next::Use(current)
+            }
+            (Step::Fail(error), _) => Next::Fail(error),
+            (Step::AwaitOrUse, fallback) => {
+                Next::Await { load: self.load(&mut state, running, now), fallback }
+            }
+            (Step::Await | Step::Use | Step::UseAndAsk, _) => {
+                Next::Await { load: self.load(&mut state, running, now), fallback: None }
+            }
+        }
+    }
+
+    /// Puts in place what the principal was given by hand, if that is new.
+    fn take_rotation(self: &Arc<Self>, state: &mut State, now: Now) {
+        let (rotation, by_hand) = self.principal.by_hand(now.date);
+        let known =
+            self.current.load().as_ref().is_some_and(|current| current.rotation == rotation);
+        if let (false, Some(credentials)) = (known, by_hand) {
+            self.install(state, rotation, credentials, now);
+        }
+    }
+
+    fn load(self: &Arc<Self>, state: &mut State, running: Option<Load>, now: Now) -> Load {
+        running.unwrap_or_else(|| self.begin_load(state, now))
+    }
+
+    /// Begins to ask the provider, on a task of its own.
+    fn begin_load(self: &Arc<Self>, state: &mut State, now: Now) -> Load {
+        state.renewal.began(now);
+        let rotation = self.principal.rotation();
+        let renew = Arc::clone(self).renew(now).with_current_subscriber();
+        let spawned = match self.background.upgrade() {
+            Some(background) => background.handle().map(|handle| handle.spawn(renew)),
+            None => Err(KmsError::shut_down()),
+        };
+        let task = spawned.as_ref().ok().map(tokio::task::JoinHandle::abort_handle);
+        let outcome = match spawned {
+            Ok(task) => task
+                .map(|ended| ended.unwrap_or_else(|_| Err(KmsError::shut_down())))
+                .boxed()
+                .shared(),
+            Err(error) => ready(Err(error)).boxed().shared(),
+        };
+        let load = Load { outcome, task, rotation };
+        state.load = Some(load.clone());
+        load
+    }
+
+    /// The load under way, if there is one whose answer is of use.
+    fn running(&self, state: &State) -> Option<Load> {
+        // Not by the outcome: nobody may have waited for that.
+        let is_of_use = |load: &&Load| {
+            load.task.as_ref().is_some_and(|task| !task.is_finished())
+                && load.rotation == self.principal.rotation()
+        };
+        state.load.as_ref().filter(is_of_use).cloned()
+    }
+
+    /// Asks the provider, and puts a new generation in place if the credentials have changed.
+    async fn renew(self: Arc<Self>, now: Now) -> Result<Arc<Generation>, KmsError> {
+        self.counters.refreshes.increment();
+        loop {
+            let answer = self.principal.ask_within(self.renewals.provider_timeout, now.date).await;
+            let mut state = self.lock();
+            if answer.rotation != self.principal.rotation() {
+                // Another rotation came in between: what was answered is not its answer.
+                continue;
+            }
+            let credentials = match answer.outcome {
+                Ok(credentials) => credentials,
+                Err(error) => {
+                    self.counters.failures.increment();
+                    sight::renewal_failed(&self.principal, &error);
+                    state.renewal.failed(&error, now);
+                    return Err(error);
+                }
+            };
+            state.stamps = answer.stamps;
+            let current = self.current.load_full();
+            if let Some(current) = current.filter(|current| {
+                current.rotation == answer.rotation && current.is_of_credentials(&credentials)
+            }) {
+                state.renewal.brought_nothing(now);
+                return Ok(current);
+            }
+            state.renewal.brought(now);
+            return Ok(self.install(&mut state, answer.rotation, credentials, now));
+        }
+    }
+
+    /// Makes these the credentials in use. Requests that were signed with the last ones end in
+    /// peace.
+    fn install(
+        self: &Arc<Self>,
+        state: &mut State,
+        rotation: u64,
+        credentials: Credentials,
+        now: Now,
+    ) -> Arc<Generation> {
+        state.generations += 1;
+        let lead = self.renewals.lead + self.renewals.jitter.mul_f64(fastrand::f64());
+        let generation =
+            Arc::new(Generation::new(state.generations, rotation, credentials, lead, now));
+        let last = self.current.swap(Some(Arc::clone(&generation)));
+        if last.is_some() {
+            self.counters.rotations.increment();
+        }
+        // After the swap: whoever reads the new tenure signs with nothing older.
+        if let Some(account) = generation.credentials.account_id() {
+            self.principal.note_account(account);
+        }
+        sight::rotated(&self.principal, generation.number);
+        self.ensure_watcher(state);
+        generation
+    }
+
+    fn ensure_watcher(self: &Arc<Self>, state: &mut State) {
+        let watched = state.watcher.as_ref().is_some_and(|watcher| !watcher.is_finished());
+        let expires =
+            self.current.load().as_ref().is_some_and(|current| current.refresh_at().is_some());
+        let wanted = expires || !self.principal.files().is_empty();
+        if !watched
+            && !state.is_stopped
+            && wanted
+            && let Some(background) = self.background.upgrade()
+            && let Ok(handle) = background.handle()
+        {
+            state.watcher = Some(handle.spawn(watcher::watch(Arc::downgrade(self))).abort_handle());
+        }
+    }
+
+    fn is_fresh(&self, generation: &Generation, now: Now) -> bool {
+        self.is_of_this_rotation(generation) && generation.is_fresh(now.date)
+    }
+
+    fn is_of_this_rotation(&self, generation: &Generation) -> bool {
+        generation.rotation == self.principal.rotation()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Each change under the lock is a few assignments that do not panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a caller does next.
+enum Next {
+    Use(Arc<Generation>),
+    Fail(KmsError),
+    Await { load: Load, fallback: Option<Arc<Generation>> },
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Without the runtime there is no watcher either; in a forked child there never was.
+        let here = self.background.upgrade().is_some_and(|it| it.check_process().is_ok());
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(watcher) = state.watcher.take().filter(|_| here) {
+            watcher.abort();
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! The quota of retries. In a program of its own, since it keeps the processor busy.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use aws_credential_types::Credentials;
+use futures_util::future::join_all;
+use kms_pool::Principal;
+
+use support::{REGION, builder, random, server};
+
+mod support;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_principal_that_fails_uses_up_its_own_retries_and_nobody_elses() {
+    let kms = server().await;
+    let pool = builder(&kms).max_attempts(3).circuit_opens_after(0).build().unwrap();
+    let [failing, other] = [(); 2].map(|()| kms.issue_credentials());
+    let client = |keys: &Credentials| {
+        let (pool, principal) = (pool.clone(), Principal::new(keys.clone()));
+        async move { pool.client(REGION, &principal).await.unwrap() }
+    };
+    let failing_client = client(&failing).await;
+    kms.faults(REGION).internal_errors(1.0);
+    let sent = |keys: &Credentials| {
+        kms.counters(REGION).access_keys.get(keys.access_key_id()).copied().unwrap_or_default()
+    };
+    // It has five hundred retries, and these would be twice as many.
+    join_all((0..500).map(|_| random(&failing_client))).await;
+    let before = sent(&failing);
+    random(&failing_client).await.unwrap_err();
+    assert_eq!(sent(&failing), before + 1, "its retries are used up");
+    random(&client(&other).await).await.unwrap_err();
+    assert_eq!(sent(&other), 3);
+}
