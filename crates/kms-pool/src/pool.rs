@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use aws_sdk_kms::Client;
 use aws_sdk_kms::config;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use quick_cache::Equivalent;
 use quick_cache::sync::Cache;
 use tokio::task::AbortHandle;
@@ -49,7 +50,9 @@ pub(crate) struct Settings {
     pub(crate) clock: Clock,
     /// Endpoints of single regions, before the one of `common`.
     pub(crate) endpoints: HashMap<String, String>,
-    pub(crate) connections: Arc<Connections>,
+    pub(crate) connections: Connections,
+    /// What credentials are asked for over.
+    pub(crate) credentials_http: SharedHttpClient,
     pub(crate) renewals: Renewals,
     pub(crate) budget: BudgetSettings,
     pub(crate) circuit: CircuitSettings,
@@ -300,7 +303,7 @@ impl KmsPool {
         shared.slots.remove_if(&key, |slot| slot.lane().tenure != principal.tenure());
         let slot = shared.slots.get_or_insert_with(&key, || {
             self.check_open()?;
-            self.build_slot(region, session).map(Arc::new)
+            Ok::<_, KmsError>(Arc::new(self.build_slot(region, session)))
         })?;
         if shared.closed.load(Relaxed) {
             // The end came in between, and has not seen this one.
@@ -311,7 +314,7 @@ impl KmsPool {
         Ok(slot)
     }
 
-    fn build_slot(&self, region: &str, session: Arc<Session>) -> Result<Slot, KmsError> {
+    fn build_slot(&self, region: &str, session: Arc<Session>) -> Slot {
         let (shared, settings) = (&self.shared, &self.shared.settings);
         // Before the account is looked at: if another comes in between, the next caller has the
         // slot built anew.
@@ -323,7 +326,7 @@ impl KmsPool {
             background: settings.background.clone(),
             clock: parts.clock(region, &settings.clock),
             has_learnt: AtomicBool::new(false),
-            https: parts.https(region, &settings.connections)?,
+            https: parts.https(region, &settings.connections),
             budget: parts.budget(owner, region, settings.budget),
             circuit: Arc::new(Circuit::new(settings.circuit)),
             session,
@@ -344,7 +347,7 @@ impl KmsPool {
             common.set_endpoint_url(Some(endpoint.clone()));
         }
         shared.counters.builds.increment();
-        Ok(Slot::new(common, lane))
+        Slot::new(common, lane)
     }
 
     /// Whether the pool supplies clients: in this process, and not after its end.
@@ -414,6 +417,7 @@ impl Parts {
             Session::new(
                 principal.clone(),
                 shared.settings.renewals,
+                shared.settings.credentials_http.clone(),
                 Arc::clone(&shared.counters),
                 shared.settings.background.downgrade(),
                 shared.settings.clock.clone(),
@@ -421,24 +425,8 @@ impl Parts {
         })
     }
 
-    fn https(
-        &mut self,
-        region: &str,
-        connections: &Arc<Connections>,
-    ) -> Result<Arc<HttpsClient>, KmsError> {
-        if let Some(known) = self.https.get(region).and_then(Weak::upgrade) {
-            return Ok(known);
-        }
-        let client = connections.client().map_err(|error| {
-            KmsError::local(
-                KmsErrorKind::Other,
-                "the HTTPS client cannot be made",
-                Some(Box::new(error)),
-            )
-        })?;
-        let client = Arc::new(client);
-        self.https.insert(region.into(), Arc::downgrade(&client));
-        Ok(client)
+    fn https(&mut self, region: &str, connections: &Connections) -> Arc<HttpsClient> {
+        find_or_make(&mut self.https, region.into(), || connections.client())
     }
 
     fn budget(

@@ -78,6 +78,19 @@ impl TimeSource for Clock {
     }
 }
 
+/// How long the machine has been suspended since some moment before the program's start, where the
+/// platform tells.
+pub(crate) fn suspended() -> Duration {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::time::{ClockId, clock_gettime};
+        let awake = Duration::try_from(clock_gettime(ClockId::Monotonic)).unwrap_or_default();
+        uptime().saturating_sub(awake)
+    }
+    #[cfg(not(target_os = "linux"))]
+    Duration::ZERO
+}
+
 /// Enough until the year 2262.
 fn nanos(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)

@@ -29,7 +29,7 @@ use super::operation::{self, Operation, WARM_UP};
 use super::outcome::Outcome;
 use super::retry::SignAgain;
 use crate::background::Background;
-use crate::connection::HttpsClient;
+use crate::connection::{self, Exchange, HttpsClient, Stale};
 use crate::credentials::{Fingerprint, Session};
 use crate::error::{KmsError, KmsErrorKind};
 use crate::sight::{self, InFlight};
@@ -84,15 +84,14 @@ pub(crate) struct LaneClient {
 impl HttpClient for LaneClient {
     fn http_connector(
         &self,
-        settings: &HttpConnectorSettings,
-        components: &RuntimeComponents,
+        _: &HttpConnectorSettings,
+        _: &RuntimeComponents,
     ) -> SharedHttpConnector {
-        let connector = self.lane.https.connector(settings, components);
-        SharedHttpConnector::new(LaneConnector { client: self.clone(), connector })
+        SharedHttpConnector::new(LaneConnector { client: self.clone() })
     }
 
     fn connector_metadata(&self) -> Option<ConnectorMetadata> {
-        Some(ConnectorMetadata::new("hyper", Some("1.x".into())))
+        Some(connection::metadata())
     }
 }
 
@@ -105,19 +104,16 @@ impl fmt::Debug for LaneClient {
 #[derive(Debug)]
 struct LaneConnector {
     client: LaneClient,
-    connector: SharedHttpConnector,
 }
 
 impl HttpConnector for LaneConnector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let client = self.client.clone();
-        let connector = self.connector.clone();
         let operation = operation::name(&request);
         let attempt = request.extension::<Operation>().map_or(1, |operation| operation.attempt);
         let lane = Arc::clone(&client.lane);
         let span = sight::request(operation, &lane.region, attempt);
-        let attempt =
-            async move { client.lane.attempt(&client, connector, request, operation).await };
+        let attempt = async move { client.lane.attempt(&client, request, operation).await };
         // Here, not when the future is first polled, so that the subscriber is the caller's.
         match lane.background.run(attempt.instrument(span).with_current_subscriber()) {
             Ok(attempt) => HttpConnectorFuture::new(async move {
@@ -154,7 +150,6 @@ impl Lane {
     async fn attempt(
         &self,
         client: &LaneClient,
-        connector: SharedHttpConnector,
         request: HttpRequest,
         name: &'static str,
     ) -> Result<HttpResponse, ConnectorError> {
@@ -191,11 +186,7 @@ impl Lane {
             pass.race();
         }
         let in_flight = InFlight::begin(Arc::clone(&self.counters), name, Arc::clone(&self.region));
-        let answer = timeout(self.attempt_timeout, send(&connector, request)).await;
-        let answer = answer.unwrap_or_else(|_| {
-            let text = format!("no answer within {:?}, the attempt timeout", self.attempt_timeout);
-            Err(ConnectorError::timeout(text.into()))
-        });
+        let (answer, stale) = self.answer(request, operation.as_ref()).await;
         let now = time::monotonic();
 
         let outcome = match &answer {
@@ -216,7 +207,9 @@ impl Lane {
             self.budget.accepted(now);
         }
         drop(permit);
-        if !outcome.is_outage() {
+        if stale == Some(Stale::FailureAgain) {
+            pass.learnt_nothing();
+        } else if !outcome.is_outage() {
             if pass.answered() {
                 sight::circuit_closed(&self.region);
             }
@@ -256,6 +249,42 @@ impl Lane {
             self.has_learnt.store(false, Relaxed);
             self.session.clock.learn(self.clock.date());
         }
+    }
+
+    /// The answer to a request, and if there is none because of a connection from before, what that
+    /// means. The first such failure of an operation is made good here, over a new connection: the
+    /// request keeps its signature and its turn, and only the second try counts.
+    async fn answer(
+        &self,
+        request: HttpRequest,
+        operation: Option<&Operation>,
+    ) -> (Answer, Option<Stale>) {
+        let again = request.try_clone();
+        let (answer, stale) = self.try_once(request).await;
+        match (stale, again, operation) {
+            (Some(Stale::TryAgain), Some(again), Some(operation))
+                if operation.take_reconnection() =>
+            {
+                self.counters.retries.increment();
+                sight::reconnected();
+                self.try_once(again).await
+            }
+            _ => (answer, stale),
+        }
+    }
+
+    async fn try_once(&self, request: HttpRequest) -> (Answer, Option<Stale>) {
+        let mut exchange = match self.https.send(request) {
+            Ok(exchange) => exchange,
+            Err(error) => return (Err(error), None),
+        };
+        let answer = timeout(self.attempt_timeout, whole_answer(&mut exchange)).await;
+        let answer = answer.unwrap_or_else(|_| {
+            let text = format!("no answer within {:?}, the attempt timeout", self.attempt_timeout);
+            Err(ConnectorError::timeout(text.into()))
+        });
+        let stale = answer.as_ref().err().and_then(|error| exchange.failed(error));
+        (answer, stale)
     }
 
     /// Whether a request that was refused for its credentials may be taken when it is signed again.
@@ -365,12 +394,11 @@ fn apart(one: SystemTime, other: SystemTime) -> Duration {
     one.duration_since(other).unwrap_or_else(|later| later.duration())
 }
 
-/// Sends a request and reads the whole answer.
-async fn send(
-    connector: &SharedHttpConnector,
-    request: HttpRequest,
-) -> Result<(HttpResponse, Bytes), ConnectorError> {
-    let mut response = connector.call(request).await?;
+/// An answer whose body has been read.
+type Answer = Result<(HttpResponse, Bytes), ConnectorError>;
+
+async fn whole_answer(exchange: &mut Exchange<'_>) -> Answer {
+    let mut response = exchange.head().await?;
     let body = std::mem::replace(response.body_mut(), SdkBody::taken());
     let body = Limited::new(body, LONGEST_ANSWER)
         .collect()

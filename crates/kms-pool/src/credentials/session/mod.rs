@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use aws_credential_types::Credentials;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared, ready};
 use tokio::task::AbortHandle;
@@ -48,6 +49,8 @@ pub(crate) struct Session {
     pub(crate) principal: Principal,
     pub(crate) clock: Clock,
     renewals: Renewals,
+    /// What our own providers ask over.
+    http: SharedHttpClient,
     counters: Arc<Counters>,
     /// The runtime of the pool. A load keeps the session, so the session must not keep the runtime:
     /// with the pool and its clients ends the runtime, with it the load.
@@ -83,6 +86,7 @@ impl Session {
     pub(crate) fn new(
         principal: Principal,
         renewals: Renewals,
+        http: SharedHttpClient,
         counters: Arc<Counters>,
         background: WeakBackground,
         clock: Clock,
@@ -91,6 +95,7 @@ impl Session {
             principal,
             clock,
             renewals,
+            http,
             counters,
             background,
             current: ArcSwapOption::empty(),
@@ -304,7 +309,7 @@ impl Session {
             let lease = self.background.upgrade().and_then(|background| background.lease());
             let limit = self.renewals.provider_timeout;
             let answer = match lease {
-                Some(lease) => self.principal.ask_within(limit, now.date, lease).await,
+                Some(lease) => self.principal.ask_within(limit, now.date, lease, &self.http).await,
                 None => return Err(KmsError::shut_down()),
             };
             let mut state = self.lock();

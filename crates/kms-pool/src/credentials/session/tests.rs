@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use super::renewal::REFUSALS;
 use super::*;
 use crate::background::Background;
+use crate::connection::{ConnectionSettings, Connections};
 use crate::error::KmsErrorKind;
 use crate::time::monotonic;
 
@@ -129,7 +130,9 @@ fn session_with(provider: &Provider, provider_timeout: Duration) -> Arc<Session>
     let principal = Principal::new(provider.clone());
     let background = BACKGROUND.downgrade();
     let clock = Clock::of_this_machine();
-    Arc::new(Session::new(principal, renewals, Arc::default(), background, clock))
+    let http = Connections::new(ConnectionSettings::default(), Arc::default()).unwrap();
+    let http = http.shared_client();
+    Arc::new(Session::new(principal, renewals, http, Arc::default(), background, clock))
 }
 
 fn number_of(credentials: &Credentials) -> u64 {

@@ -1,22 +1,19 @@
-//! The settings of a pool, checked before there is one.
-//!
-//! Longer than a module should be: most of it is each setting's unit, default, range and example.
+//! The settings of a pool: each with its unit, default, range and an example.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::ops::RangeInclusive;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_kms::config::{
     self, AppName, BehaviorVersion, IdentityCache, StalledStreamProtectionConfig,
 };
-use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
-use http::Uri;
 
+pub(crate) use self::check::check_endpoint;
 use crate::background::Background;
-use crate::connection::{Connections, TrustRoots};
+use crate::connection::{ConnectionSettings, Connections, Proxies};
 use crate::credentials::Renewals;
 use crate::error::BuildError;
 use crate::pool::{KmsPool, Settings};
@@ -24,24 +21,11 @@ use crate::request::{BudgetSettings, CircuitSettings};
 use crate::stats::Counters;
 use crate::time::Clock;
 
-const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_mins(5);
-const REFRESH_LEADS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
-const ATTEMPTS: RangeInclusive<u32> = 1..=10;
-const CLIENTS: RangeInclusive<usize> = 1..=1_000_000;
-const IN_FLIGHT: RangeInclusive<usize> = 1..=100_000;
-const PER_SECOND: RangeInclusive<f64> = 1.0..=1_000_000.0;
-const SHARES: RangeInclusive<f64> = 0.01..=1.0;
-const CIRCUIT_FAILURES: RangeInclusive<u32> = 0..=1_000_000;
-const JITTERS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
-const FILE_LOOKS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_hours(1);
-const IDLE_TIMEOUTS: RangeInclusive<Duration> =
-    Duration::from_millis(10)..=Duration::from_hours(24);
+mod check;
+mod environment;
 
 /// Threads that drive what goes on in a pool: much waiting, little work.
 const WORKERS: usize = 2;
-
-/// Connections that nobody uses close after this time at the latest.
-const IDLE_CONNECTIONS: Duration = Duration::from_secs(90);
 
 /// Builds a [`KmsPool`].
 ///
@@ -62,8 +46,7 @@ const IDLE_CONNECTIONS: Duration = Duration::from_secs(90);
 pub struct KmsPoolBuilder {
     endpoint: Option<String>,
     endpoints: HashMap<String, String>,
-    roots: TrustRoots,
-    connect_timeout: Duration,
+    connections: ConnectionSettings,
     attempt_timeout: Duration,
     operation_timeout: Duration,
     max_attempts: u32,
@@ -72,7 +55,6 @@ pub struct KmsPoolBuilder {
     renewals: Renewals,
     budget: BudgetSettings,
     circuit: CircuitSettings,
-    proxy: ProxyConfig,
     fips: bool,
     dual_stack: bool,
     app_name: Option<String>,
@@ -83,8 +65,7 @@ impl KmsPoolBuilder {
         Self {
             endpoint: None,
             endpoints: HashMap::new(),
-            roots: TrustRoots::default(),
-            connect_timeout: Duration::from_secs(2),
+            connections: ConnectionSettings::default(),
             attempt_timeout: Duration::from_secs(3),
             operation_timeout: Duration::from_secs(10),
             max_attempts: 3,
@@ -103,7 +84,6 @@ impl KmsPoolBuilder {
                 encrypt_share: 1.0,
             },
             circuit: CircuitSettings { failures: 10, pause: Duration::from_millis(500) },
-            proxy: ProxyConfig::disabled(),
             fips: false,
             dual_stack: false,
             app_name: None,
@@ -147,7 +127,7 @@ impl KmsPoolBuilder {
     /// # }
     /// ```
     pub fn trust_root_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.roots.pems.push(pem.into());
+        self.connections.roots.pems.push(pem.into());
         self
     }
 
@@ -161,52 +141,15 @@ impl KmsPoolBuilder {
     /// # }
     /// ```
     pub fn trust_platform_roots(mut self) -> Self {
-        self.roots.platform = true;
+        self.connections.roots.platform = true;
         self
     }
 
-    /// Takes over what the AWS SDKs and the AWS CLI read from the environment: the endpoint from
-    /// `AWS_ENDPOINT_URL_KMS` or else `AWS_ENDPOINT_URL` (neither when
-    /// `AWS_IGNORE_CONFIGURED_ENDPOINT_URLS` is `true`), and the certificate authorities to believe
-    /// instead of the platform's from the PEM file `AWS_CA_BUNDLE`; and the proxy from
-    /// `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, in upper or lower case.
+    /// How long it may take to connect: TCP, a proxy's tunnel and the TLS handshake together.
+    /// Default 2 s; 1 ms to 5 min.
     ///
-    /// Nothing is read from the environment without this call.
-    ///
-    /// ```
-    /// # fn example() -> Result<(), kms_pool::BuildError> {
-    /// let pool = kms_pool::KmsPool::builder().with_environment()?.build()?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`BuildError::CaBundle`] if the file that `AWS_CA_BUNDLE` names cannot be read.
-    pub fn with_environment(mut self) -> Result<Self, BuildError> {
-        self.proxy = ProxyConfig::from_env();
-        self.with_variables(|name| std::env::var(name).ok())
-    }
-
-    fn with_variables(
-        mut self,
-        variable: impl Fn(&str) -> Option<String>,
-    ) -> Result<Self, BuildError> {
-        let set = |name| variable(name).filter(|value| !value.is_empty());
-        if set("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")
-            .is_none_or(|value| !value.eq_ignore_ascii_case("true"))
-        {
-            self.endpoint =
-                set("AWS_ENDPOINT_URL_KMS").or_else(|| set("AWS_ENDPOINT_URL")).or(self.endpoint);
-        }
-        if let Some(path) = set("AWS_CA_BUNDLE") {
-            let pem = std::fs::read(&path).map_err(|cause| BuildError::CaBundle { path, cause })?;
-            self.roots.pems.push(pem);
-        }
-        Ok(self)
-    }
-
-    /// How long a TCP connection with its TLS handshake may take. Default 2 s; 1 ms to 5 min.
+    /// If a host has several addresses, they are tried as RFC 8305 ("Happy Eyeballs") says: IPv6
+    /// and IPv4 by turns, each 250 ms after the one before it, or at once when that one has failed.
     ///
     /// It is the pool's: a client's own configuration cannot override it.
     ///
@@ -216,7 +159,34 @@ impl KmsPoolBuilder {
     /// builder.connect_timeout(Duration::from_millis(500));
     /// ```
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
+        self.connections.connect_timeout = timeout;
+        self
+    }
+
+    /// How long a connection that nobody uses stays open. Default 90 s; 10 ms to 1 h.
+    ///
+    /// Load balancers and NAT gateways forget idle connections, those of AWS after 350 s, mostly
+    /// without telling either side. Idle connections are therefore probed by TCP keepalive, first
+    /// after 30 s. When a request fails on a connection that was open before it, by a timeout or a
+    /// reset, all idle connections of the region are closed, and the request is tried again over a
+    /// new one without waiting. An operation has one such retry even if
+    /// [`max_attempts`](Self::max_attempts) is 1, and its first failure of this kind does not count
+    /// for the [circuit](Self::circuit_opens_after).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # let builder = kms_pool::KmsPool::builder();
+    /// builder.connection_idle_timeout(Duration::from_secs(30));
+    /// ```
+    pub fn connection_idle_timeout(mut self, timeout: Duration) -> Self {
+        self.connections.idle_timeout = timeout;
+        self
+    }
+
+    /// Takes these addresses for a host name, instead of asking the system's resolver.
+    #[doc(hidden)]
+    pub fn resolve(mut self, host: &str, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+        self.connections.hosts.set(host, addresses.into_iter().collect());
         self
     }
 
@@ -251,7 +221,7 @@ impl KmsPoolBuilder {
     /// when KMS is down. A principal whose requests fail uses up its own quota, and nobody else's.
     ///
     /// What KMS refused for its credentials is signed again once they have been renewed, even with
-    /// 1.
+    /// 1; and what failed on a connection left from an earlier request is sent over a new one.
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -278,7 +248,8 @@ impl KmsPoolBuilder {
     /// How long a slot that nobody uses is kept; with the last slot of a region go its connections.
     /// Default 10 min; 10 ms to 24 h. Late by up to a quarter of it.
     ///
-    /// Connections that nobody uses close after the same time, but after 90 s at the latest.
+    /// Single connections that nobody uses close earlier: see
+    /// [`connection_idle_timeout`](Self::connection_idle_timeout).
     ///
     /// ```
     /// # use std::time::Duration;
@@ -444,6 +415,15 @@ impl KmsPoolBuilder {
     /// proxy. Default: none. [`with_environment`](Self::with_environment) takes those of the
     /// environment.
     ///
+    /// The URL is `http://` or `https://`, the latter for TLS to the proxy itself, with the pool's
+    /// certificate authorities. As for curl, a URL without a scheme is `http://`, the port is 1080
+    /// by default, or 443 for `https://`, and a percent-encoded `user:password@` before the host is
+    /// sent to the proxy by "Basic" authentication. Endpoints with plain `http://` are reached
+    /// without the proxy, as they are on this machine.
+    ///
+    /// STS and SSO are reached through the same proxy where a principal is made of a profile, the
+    /// default chain or a [`Role`](crate::Role) without a proxy of its own.
+    ///
     /// ```
     /// # fn example() -> Result<(), kms_pool::BuildError> {
     /// let pool = kms_pool::KmsPool::builder().proxy("http://proxy.internal:3128")?.build()?;
@@ -455,7 +435,7 @@ impl KmsPoolBuilder {
     ///
     /// [`BuildError::Proxy`] if that is not the URL of a proxy.
     pub fn proxy(mut self, url: &str) -> Result<Self, BuildError> {
-        self.proxy = ProxyConfig::all(url).map_err(|_| BuildError::Proxy)?;
+        self.connections.proxies = Proxies::all(url)?;
         Ok(self)
     }
 
@@ -481,9 +461,8 @@ impl KmsPoolBuilder {
         let app_name = self.app_name.map(AppName::new).transpose();
         let app_name = app_name.map_err(|_| BuildError::AppName)?;
         let counters = Arc::new(Counters::default());
-        let idle_connections = self.idle_timeout.min(IDLE_CONNECTIONS);
-        let connections =
-            Connections::new(self.roots, self.proxy, idle_connections, Arc::clone(&counters))?;
+        let connect_timeout = self.connections.connect_timeout;
+        let connections = Connections::new(self.connections, Arc::clone(&counters))?;
         let background = Background::with_workers(WORKERS);
         let clock = Clock::of_this_machine();
         let mut common = config::Builder::new()
@@ -494,7 +473,7 @@ impl KmsPoolBuilder {
             // The attempt timeout is not here: it must not run while a request waits for its turn.
             .timeout_config(
                 TimeoutConfig::builder()
-                    .connect_timeout(self.connect_timeout)
+                    .connect_timeout(connect_timeout)
                     .operation_timeout(self.operation_timeout)
                     .build(),
             )
@@ -512,7 +491,8 @@ impl KmsPoolBuilder {
             background,
             clock,
             endpoints: self.endpoints,
-            connections: Arc::new(connections),
+            credentials_http: connections.shared_client(),
+            connections,
             renewals: self.renewals,
             budget: self.budget,
             circuit: self.circuit,
@@ -524,53 +504,14 @@ impl KmsPoolBuilder {
         };
         Ok(KmsPool::new(settings, counters))
     }
-
-    fn check(&self) -> Result<(), BuildError> {
-        in_range("connect_timeout", &self.connect_timeout, &TIMEOUTS)?;
-        in_range("attempt_timeout", &self.attempt_timeout, &TIMEOUTS)?;
-        in_range("operation_timeout", &self.operation_timeout, &TIMEOUTS)?;
-        in_range("provider_timeout", &self.renewals.provider_timeout, &TIMEOUTS)?;
-        in_range("refresh_lead", &self.renewals.lead, &REFRESH_LEADS)?;
-        in_range("refresh_jitter", &self.renewals.jitter, &JITTERS)?;
-        in_range("watch_files_every", &self.renewals.files_every, &FILE_LOOKS)?;
-        in_range("idle_timeout", &self.idle_timeout, &IDLE_TIMEOUTS)?;
-        in_range("max_attempts", &self.max_attempts, &ATTEMPTS)?;
-        in_range("max_clients", &self.max_clients, &CLIENTS)?;
-        in_range("max_in_flight", &self.budget.max_in_flight, &IN_FLIGHT)?;
-        in_range("decrypt_share", &self.budget.decrypt_share, &SHARES)?;
-        in_range("encrypt_share", &self.budget.encrypt_share, &SHARES)?;
-        in_range("circuit_opens_after", &self.circuit.failures, &CIRCUIT_FAILURES)?;
-        if let Some(most) = &self.budget.max_per_second {
-            in_range("max_requests_per_second", most, &PER_SECOND)?;
-        }
-        let named = self.fips || self.dual_stack;
-        if let Some(url) = &self.endpoint {
-            check_endpoint("all regions", url)?;
-        }
-        if let Some(region) = self
-            .endpoints
-            .keys()
-            .next()
-            .map(String::as_str)
-            .or(self.endpoint.as_ref().map(|_| "all regions"))
-            && named
-        {
-            let reason = "cannot be combined with `use_fips` or `use_dual_stack`: name the endpoint that is both";
-            return Err(BuildError::Endpoint { region: region.to_owned(), reason });
-        }
-        for (region, url) in &self.endpoints {
-            crate::pool::check_region(region).map_err(|_| BuildError::no_region(region))?;
-            check_endpoint(region, url)?;
-        }
-        Ok(())
-    }
 }
 
 impl fmt::Debug for KmsPoolBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Endpoints and roots stay out: they are long, and a URL may hold a password.
         f.debug_struct("KmsPoolBuilder")
-            .field("connect_timeout", &self.connect_timeout)
+            .field("connect_timeout", &self.connections.connect_timeout)
+            .field("connection_idle_timeout", &self.connections.idle_timeout)
             .field("attempt_timeout", &self.attempt_timeout)
             .field("operation_timeout", &self.operation_timeout)
             .field("max_attempts", &self.max_attempts)
@@ -583,169 +524,5 @@ impl fmt::Debug for KmsPoolBuilder {
             .field("dual_stack", &self.dual_stack)
             .field("app_name", &self.app_name)
             .finish_non_exhaustive()
-    }
-}
-
-fn in_range<T: PartialOrd + fmt::Debug>(
-    setting: &'static str,
-    value: &T,
-    range: &RangeInclusive<T>,
-) -> Result<(), BuildError> {
-    if range.contains(value) {
-        return Ok(());
-    }
-    Err(BuildError::OutOfRange {
-        setting,
-        value: format!("{value:?}"),
-        least: format!("{:?}", range.start()),
-        most: format!("{:?}", range.end()),
-    })
-}
-
-pub(crate) fn check_endpoint(region: &str, url: &str) -> Result<(), BuildError> {
-    let refuse = |reason| Err(BuildError::Endpoint { region: region.to_owned(), reason });
-    let Ok(uri) = url.parse::<Uri>() else {
-        return refuse("is not a URL");
-    };
-    let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-        return refuse("has no scheme or no host");
-    };
-    if authority.as_str().contains('@') {
-        return refuse("holds a user name");
-    }
-    if uri.query().is_some() {
-        return refuse("has a query");
-    }
-    let is_local = matches!(authority.host(), "localhost" | "127.0.0.1" | "[::1]");
-    match scheme {
-        "https" => Ok(()),
-        "http" if is_local => Ok(()),
-        "http" => refuse("is http:// to another machine, where only https:// is allowed"),
-        _ => refuse("has a scheme other than https"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ROOT: &[u8] = include_bytes!("../tests/data/root.pem");
-
-    fn builder() -> KmsPoolBuilder {
-        KmsPool::builder().trust_root_pem(ROOT)
-    }
-
-    #[test]
-    fn the_environment_gives_endpoint_and_roots() {
-        let with = |variables: &'static [(&'static str, &'static str)]| {
-            let variable = |name: &str| {
-                variables.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())
-            };
-            KmsPool::builder().endpoint_url("https://own").with_variables(variable)
-        };
-        let endpoint = |variables| with(variables).unwrap().endpoint.unwrap();
-        assert_eq!(endpoint(&[]), "https://own");
-        assert_eq!(endpoint(&[("AWS_ENDPOINT_URL", "https://all")]), "https://all");
-        assert_eq!(
-            endpoint(&[
-                ("AWS_ENDPOINT_URL", "https://all"),
-                ("AWS_ENDPOINT_URL_KMS", "https://kms")
-            ]),
-            "https://kms"
-        );
-        let ignored = &[
-            ("AWS_ENDPOINT_URL_KMS", "https://kms"),
-            ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true"),
-        ];
-        assert_eq!(endpoint(ignored), "https://own");
-        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/root.pem");
-        let roots = |path: String| {
-            KmsPool::builder()
-                .with_variables(move |name| (name == "AWS_CA_BUNDLE").then(|| path.clone()))
-        };
-        assert_eq!(roots(root.to_owned()).unwrap().roots.pems, [ROOT]);
-        assert!(matches!(roots("missing.pem".to_owned()), Err(BuildError::CaBundle { .. })));
-    }
-
-    #[test]
-    fn numbers_and_durations_have_ranges() {
-        let zero = Duration::ZERO;
-        let long = Duration::from_hours(2);
-        for (setting, builder) in [
-            ("connect_timeout", builder().connect_timeout(zero)),
-            ("attempt_timeout", builder().attempt_timeout(long)),
-            ("operation_timeout", builder().operation_timeout(zero)),
-            ("provider_timeout", builder().provider_timeout(long)),
-            ("refresh_lead", builder().refresh_lead(long)),
-            ("max_attempts", builder().max_attempts(0)),
-            ("max_attempts", builder().max_attempts(11)),
-            ("max_clients", builder().max_clients(0)),
-        ] {
-            match builder.build() {
-                Err(BuildError::OutOfRange { setting: named, .. }) => assert_eq!(named, setting),
-                other => panic!("{setting}: {other:?}"),
-            }
-        }
-        assert!(builder().refresh_lead(zero).max_clients(1).max_attempts(10).build().is_ok());
-    }
-
-    #[test]
-    fn plain_http_stays_on_this_machine() {
-        for url in [
-            "https://127.0.0.1:8443",
-            "https://kms.eu-west-1.amazonaws.com/",
-            "http://localhost:4566",
-            "http://[::1]:80",
-        ] {
-            assert!(builder().endpoint_url(url).build().is_ok(), "{url}");
-        }
-        for url in [
-            "http://kms.eu-west-1.amazonaws.com",
-            "http://localhost.example.com",
-            "ftp://localhost",
-            "https://name:password@localhost",
-            "https://localhost/?x=y",
-            "localhost:8443",
-            "/path",
-            "",
-        ] {
-            let error = builder().endpoint_url_for("eu-west-1", url).build().unwrap_err();
-            assert!(matches!(&error, BuildError::Endpoint { region, .. } if region == "eu-west-1"));
-            assert!(!error.to_string().contains("password"));
-        }
-    }
-
-    #[test]
-    fn an_endpoint_has_a_name_or_is_chosen_by_kind() {
-        for builder in [builder().use_fips(true), builder().use_dual_stack(true)] {
-            let error = builder.endpoint_url("https://localhost").build().unwrap_err();
-            assert!(
-                matches!(&error, BuildError::Endpoint { reason, .. } if reason.contains("use_fips")),
-                "{error}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_region_is_named_like_one() {
-        let error = builder().endpoint_url_for("EU West", "https://localhost").build();
-        assert!(matches!(error, Err(BuildError::Region { region, .. }) if region == "EU West"));
-    }
-
-    #[test]
-    fn trust_roots_are_read_at_once() {
-        let truncated = &ROOT[..ROOT.len() / 2];
-        let no_certificate: &[u8] =
-            b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-        for pem in [b"".as_slice(), b"not a certificate", truncated, no_certificate] {
-            let error = builder().trust_root_pem(pem).build();
-            assert!(matches!(error, Err(BuildError::TrustRoot { index: 1, .. })), "{error:?}");
-        }
-    }
-
-    #[test]
-    fn an_application_name_fits_a_user_agent() {
-        assert!(matches!(builder().app_name("two words").build(), Err(BuildError::AppName)));
-        assert!(builder().app_name("billing").build().is_ok());
     }
 }
