@@ -154,6 +154,9 @@ impl Principal {
     /// A new identity from a profile of a credentials file in the format of the AWS CLI. The file
     /// is read each time credentials are due, and when it changes.
     ///
+    /// A profile that names a role has to name the region of STS as well. STS is reached as
+    /// [`from_default_chain`](Self::from_default_chain) says.
+    ///
     /// ```
     /// let principal = kms_pool::Principal::from_profile("/etc/payments/credentials", "default");
     /// ```

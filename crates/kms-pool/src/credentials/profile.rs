@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::meta::region::ProvideRegion as _;
+use aws_config::profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvider};
 use aws_config::provider_config::ProviderConfig;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials as _, future};
@@ -21,11 +22,17 @@ pub(super) struct ProfileFile {
 impl Provider for ProfileFile {
     fn credentials<'a>(&'a self, http: &'a SharedHttpClient) -> future::ProvideCredentials<'a> {
         future::ProvideCredentials::new(async {
-            // A profile may name a role, for which STS is asked.
             let config = ProviderConfig::without_region().with_http_client(http.clone());
             let files = EnvConfigFiles::builder()
                 .with_file(EnvConfigFileKind::Credentials, &self.file)
                 .build();
+            // A profile may name a role, for which the STS of its region is asked.
+            let region = ProfileFileRegionProvider::builder()
+                .configure(&config)
+                .profile_files(files.clone())
+                .profile_name(&self.profile)
+                .build();
+            let config = config.with_region(region.region().await);
             let provider = ProfileFileCredentialsProvider::builder()
                 .configure(&config)
                 .profile_files(files)
