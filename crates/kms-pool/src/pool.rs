@@ -403,9 +403,10 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         let janitor = self.parts.get_mut().unwrap_or_else(PoisonError::into_inner).janitor.take();
-        if let Some(janitor) = janitor
-            && self.settings.background.check_process().is_ok()
-        {
+        if self.settings.background.check_process().is_err() {
+            // As with a lane's, its connections are the parent's.
+            std::mem::forget(self.settings.credentials_http.clone());
+        } else if let Some(janitor) = janitor {
             janitor.abort();
         }
     }

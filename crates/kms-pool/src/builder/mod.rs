@@ -3,31 +3,19 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use aws_sdk_kms::config::{
-    self, AppName, BehaviorVersion, IdentityCache, StalledStreamProtectionConfig,
-};
-use aws_smithy_types::timeout::TimeoutConfig;
-
 pub(crate) use self::check::check_endpoint;
-use crate::background::Background;
-use crate::connection::{ConnectionSettings, Connections, Proxies};
+use crate::connection::{ConnectionSettings, Proxies};
 use crate::credentials::Renewals;
 use crate::error::BuildError;
-use crate::pool::{KmsPool, Settings};
 use crate::request::{BudgetSettings, CircuitSettings};
-use crate::stats::Counters;
-use crate::time::Clock;
 
+mod build;
 mod check;
 mod environment;
 
-/// Threads that drive what goes on in a pool: much waiting, little work.
-const WORKERS: usize = 2;
-
-/// Builds a [`KmsPool`].
+/// Builds a [`KmsPool`](crate::KmsPool).
 ///
 /// # Examples
 ///
@@ -167,11 +155,14 @@ impl KmsPoolBuilder {
     ///
     /// Load balancers and NAT gateways forget idle connections, those of AWS after 350 s, mostly
     /// without telling either side. Idle connections are therefore probed by TCP keepalive, first
-    /// after 30 s. When a request fails on a connection that was open before it, by a timeout or a
-    /// reset, all idle connections of the region are closed, and the request is tried again over a
-    /// new one without waiting. An operation has one such retry even if
-    /// [`max_attempts`](Self::max_attempts) is 1, and its first failure of this kind does not count
-    /// for the [circuit](Self::circuit_opens_after).
+    /// after 30 s.
+    ///
+    /// When a request fails on a connection that was open before it, by a timeout or a reset, all
+    /// idle connections of the region are closed, and the request is sent once more over a new one,
+    /// at once. This happens once in an operation, and [`max_attempts`](Self::max_attempts) does not
+    /// count it. Only what becomes of the second try counts for the
+    /// [circuit](Self::circuit_opens_after). A timeout is left to the other retries if KMS answered
+    /// other requests over old connections meanwhile: it is slow then, and not the connection dead.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -191,6 +182,9 @@ impl KmsPoolBuilder {
     }
 
     /// How long one attempt may take, connecting included. Default 3 s; 1 ms to 5 min.
+    ///
+    /// The second try of an attempt whose [idle connection](Self::connection_idle_timeout) was dead
+    /// may take as long again.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -217,11 +211,12 @@ impl KmsPoolBuilder {
 
     /// How often the SDK tries an operation, the first time included, in its standard retry mode.
     /// Default 3; 1 to 10. This is the one place that decides on retries; the pool adds none of its
-    /// own. A quota bounds the retries of each principal in a region, so that they end by themselves
+    /// own but the one for a connection that died while it was
+    /// [idle](Self::connection_idle_timeout). A quota bounds the retries of each principal in a region, so that they end by themselves
     /// when KMS is down. A principal whose requests fail uses up its own quota, and nobody else's.
     ///
     /// What KMS refused for its credentials is signed again once they have been renewed, even with
-    /// 1; and what failed on a connection left from an earlier request is sent over a new one.
+    /// 1.
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -449,60 +444,6 @@ impl KmsPoolBuilder {
     pub fn app_name(mut self, name: impl Into<String>) -> Self {
         self.app_name = Some(name.into());
         self
-    }
-
-    /// Checks the settings, loads the certificate authorities and builds the pool.
-    ///
-    /// # Errors
-    ///
-    /// A [`BuildError`] that names the first setting that cannot be used.
-    pub fn build(self) -> Result<KmsPool, BuildError> {
-        self.check()?;
-        let app_name = self.app_name.map(AppName::new).transpose();
-        let app_name = app_name.map_err(|_| BuildError::AppName)?;
-        let counters = Arc::new(Counters::default());
-        let connect_timeout = self.connections.connect_timeout;
-        let connections = Connections::new(self.connections, Arc::clone(&counters))?;
-        let background = Background::with_workers(WORKERS);
-        let clock = Clock::of_this_machine();
-        let mut common = config::Builder::new()
-            .behavior_version(BehaviorVersion::v2026_01_12())
-            .sleep_impl(background.clone())
-            // The clock of each region learns the date of KMS. The SDK would correct it once more.
-            .disable_clock_skew_correction(true)
-            // The attempt timeout is not here: it must not run while a request waits for its turn.
-            .timeout_config(
-                TimeoutConfig::builder()
-                    .connect_timeout(connect_timeout)
-                    .operation_timeout(self.operation_timeout)
-                    .build(),
-            )
-            // Sessions renew credentials; a cache below them would only make requests wait once
-            // more.
-            .identity_cache(IdentityCache::no_cache())
-            // Bodies are a few KiB and the attempt timeout bounds them: nothing to watch over.
-            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-            .use_fips(self.fips)
-            .use_dual_stack(self.dual_stack);
-        common.set_endpoint_url(self.endpoint);
-        common.set_app_name(app_name);
-        let settings = Settings {
-            common,
-            background,
-            clock,
-            endpoints: self.endpoints,
-            credentials_http: connections.shared_client(),
-            connections,
-            renewals: self.renewals,
-            budget: self.budget,
-            circuit: self.circuit,
-            attempt_timeout: self.attempt_timeout,
-            operation_timeout: self.operation_timeout,
-            max_attempts: self.max_attempts,
-            idle_timeout: self.idle_timeout,
-            max_clients: self.max_clients,
-        };
-        Ok(KmsPool::new(settings, counters))
     }
 }
 
