@@ -297,8 +297,9 @@ pub enum KeyringErrorKind {
     TimedOut,
     /// It was out of reach, or failed inside. May pass by itself.
     Unavailable,
-    /// This caller may not use the wrapping key, at least not with this encryption context: data
-    /// keys that were cached under it are dropped when a refresh hears this.
+    /// This caller may not use the wrapping key, at least not with this encryption context. The data
+    /// key that was cached is dropped; others under the wrapping key, if another encryption context
+    /// is denied, too.
     Denied,
     /// Nobody may use the wrapping key: it is disabled, about to be deleted, or gone. Data keys
     /// that are cached under it are dropped.

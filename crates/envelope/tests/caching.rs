@@ -6,9 +6,13 @@ mod support;
 use std::{collections::HashMap, sync::atomic::Ordering, time::Duration};
 
 use envelope::{
-    Clock, EncryptionContext, Error,
-    keyring::KeyringErrorKind,
-    materials::{CachingBuilder, CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache},
+    Clock, DataKey, EncryptionContext, Envelope, Error,
+    keyring::{KeyringErrorKind, MultiKeyring, RawAesKeyring},
+    materials::{
+        CachingBuilder, CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache,
+        RequiredContextMaterialsManager,
+    },
+    observer::{Event, EventKind, Observer},
 };
 use futures_util::future::{join_all, poll_immediate};
 use support::{GatedKeyring, caching, encrypted_data_keys};
@@ -541,6 +545,112 @@ async fn any_capacity_is_allowed() {
         let error = envelope.encrypt(b"x", &other).await.unwrap_err();
         assert_eq!(matches!(error, Error::Remembered { .. }), holds, "{error}");
     }
+}
+
+/// A manager of the new wrapping key is given the partition and the cache of the one before.
+#[tokio::test]
+async fn after_a_rotation_nothing_is_encrypted_under_the_old_wrapping_key() {
+    let cache = MaterialsCache::new(10);
+    let aes = |name: &str, byte| {
+        RawAesKeyring::new("ns", name, &DataKey::from_vec(vec![byte; 32])).unwrap()
+    };
+    let shared = |keyring: MultiKeyring| {
+        caching(keyring, |builder| builder.cache(&cache).partition_id("payments"))
+    };
+    let multi = |generator, child| {
+        MultiKeyring::builder().generator(generator).child(child).build().unwrap()
+    };
+    let names = |message: &[u8], name: &str| {
+        encrypted_data_keys(message).windows(name.len()).any(|part| part == name.as_bytes())
+    };
+    let before = shared(multi(aes("old", 1), aes("escrow", 3)));
+    before.encrypt(b"x", &context()).await.unwrap();
+    let after = shared(multi(aes("new", 2), aes("escrow", 3)));
+    assert!(matches!(after.try_encrypt(b"x", &context()), Err(Error::NotCached)));
+    let message = after.encrypt(b"x", &context()).await.unwrap();
+    assert!(names(&message, "new") && !names(&message, "old"));
+    // The order says who generates.
+    let swapped = shared(multi(aes("escrow", 3), aes("new", 2)));
+    assert!(matches!(swapped.try_encrypt(b"x", &context()), Err(Error::NotCached)));
+    // Another manager of the same keys shares what is there.
+    shared(multi(aes("new", 2), aes("escrow", 3))).try_encrypt(b"x", &context()).unwrap();
+}
+
+/// 3,000 encryption contexts take turns in 1,000 entries.
+#[tokio::test]
+async fn a_cache_that_is_too_small_warns_once_with_the_figures() {
+    #[derive(Debug, Default)]
+    struct Warnings(std::sync::Mutex<Vec<(u64, u64, usize, u64)>>);
+
+    impl Observer for Warnings {
+        fn observe(&self, event: &Event<'_>) {
+            if let EventKind::CacheTooSmall { evicted, operations, capacity, max_bytes_held } =
+                event.kind
+            {
+                let figures = (evicted, operations, capacity, max_bytes_held);
+                self.0.lock().unwrap().push(figures);
+            }
+        }
+    }
+
+    let warnings = std::sync::Arc::new(Warnings::default());
+    let cache = MaterialsCache::builder().observer(warnings.clone()).build();
+    let envelope = caching(support::keyring(), |builder| builder.cache(&cache));
+    let contexts: Vec<_> = (0..3_000)
+        .map(|number| EncryptionContext::new([("n", number.to_string())]).unwrap())
+        .collect();
+    for round in 0..6 {
+        for context in contexts.iter().take(if round < 2 { 900 } else { 3_000 }) {
+            envelope.encrypt(b"x", context).await.unwrap();
+        }
+        let warned = warnings.0.lock().unwrap().len();
+        assert!(round >= 2 || warned == 0, "where there is room");
+    }
+    let warnings = warnings.0.lock().unwrap();
+    let [(1_000, operations, 1_000, max_bytes_held)] = warnings[..] else { panic!("{warnings:?}") };
+    assert!(operations < 10_000 && max_bytes_held == 16 << 20, "{warnings:?}");
+}
+
+#[tokio::test]
+async fn the_cache_of_a_client_can_be_reached() {
+    let envelope = Envelope::new(support::keyring()).unwrap();
+    envelope.encrypt(b"x", &context()).await.unwrap();
+    let counts = envelope.cache().unwrap().stats().encryption;
+    assert_eq!((counts.entries, counts.loads), (1, 1));
+    assert!((500..4_096).contains(&counts.bytes), "{counts:?}");
+    envelope.cache().unwrap().clear();
+    assert!(envelope.try_encrypt(b"x", &context()).is_err());
+    assert_eq!(envelope.cache().unwrap().stats().encryption.bytes, 0);
+
+    let caching =
+        CachingMaterialsManager::builder(DefaultMaterialsManager::new(support::keyring()));
+    let required =
+        RequiredContextMaterialsManager::new(["tenant"], caching.build().unwrap()).unwrap();
+    assert!(Envelope::builder(required).build().unwrap().cache().is_some());
+    let plain = DefaultMaterialsManager::new(support::keyring());
+    assert!(Envelope::builder(plain).build().unwrap().cache().is_none());
+}
+
+/// On a hit the cache would skip what such a manager checks.
+#[test]
+fn a_required_context_under_a_cache_is_refused() {
+    let source = DefaultMaterialsManager::new(support::keyring());
+    let required = RequiredContextMaterialsManager::new(["tenant"], source).unwrap();
+    let error = CachingMaterialsManager::builder(required).build().unwrap_err();
+    assert!(matches!(error, Error::InvalidSetting { setting: "source", .. }), "{error}");
+    assert!(error.to_string().contains("RequiredContextMaterialsManager::new"), "{error}");
+}
+
+/// A keyring that does not tell its wrapping keys can't be told from another one.
+#[test]
+fn a_partition_needs_a_source_that_tells_its_wrapping_keys() {
+    let build = |set: fn(CachingBuilder) -> CachingBuilder| {
+        let source = DefaultMaterialsManager::new(support::PaddedKeyring::default());
+        set(CachingMaterialsManager::builder(source)).build()
+    };
+    let error = build(|builder| builder.partition_id("p")).unwrap_err();
+    assert!(matches!(error, Error::InvalidSetting { setting: "partition_id", .. }), "{error}");
+    build(|builder| builder).unwrap();
 }
 
 #[test]

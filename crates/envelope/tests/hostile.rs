@@ -105,7 +105,9 @@ impl Keyring for Provider {
                 match self.ask(&wrapped.ciphertext) {
                     Err(failure) => failures.push(failure),
                     Ok(()) => match self.keys.lock().unwrap().get(&wrapped.ciphertext) {
-                        Some(plain) => return Ok(DataKey::from_vec(plain.clone())),
+                        Some(plain) => {
+                            return Ok(DataKey::from_vec(plain.clone()).unwrapped_by(self.name));
+                        }
                         None => failures.push(KeyringError::new(
                             self.name,
                             KeyringErrorKind::InvalidCiphertext,
@@ -200,6 +202,42 @@ async fn whoever_is_refused_waits_no_longer_than_was_said() {
             .await
             .unwrap_or_else(|error| panic!("{kind:?}: {error}"));
     }
+}
+
+/// Only the wrapping key that answered is known to answer again.
+#[tokio::test]
+async fn a_message_that_opens_by_one_key_forgives_no_other_that_it_names() {
+    let [failing, other] =
+        ["failing", "other"].map(|name| Provider::new(name, KeyringErrorKind::Other));
+    let both =
+        MultiKeyring::builder().generator(failing.clone()).child(other.clone()).build().unwrap();
+    let (clock, _hand) = Clock::manual();
+    let cache = MaterialsCache::builder().clock(clock).build();
+    let envelope = caching(both, |builder| builder.cache(&cache));
+    let message = envelope.encrypt(b"x", &context("a")).await.unwrap();
+    failing.fail(KeyringErrorKind::TimedOut);
+    for number in 0..3 {
+        assert!(envelope.encrypt(b"x", &context(&number.to_string())).await.is_err());
+    }
+    let refused = async |number: &str| {
+        let error = envelope.encrypt(b"x", &context(number)).await.unwrap_err();
+        assert!(matches!(error, Error::Remembered { .. }), "{error}");
+    };
+    refused("4").await;
+    // Authentic, forged, and one that names it without need.
+    envelope.decrypt(&message, &context("a")).await.unwrap();
+    refused("5").await;
+    let keys: Vec<_> = [("failing", garbage(8, [1, 1])), ("other", 1_u64.to_be_bytes().to_vec())]
+        .into_iter()
+        .collect();
+    let hostile = forged(&message, &keys);
+    assert!(envelope.decrypt(&hostile, &context("a")).await.is_err());
+    refused("6").await;
+    // It answers again, and that is known by whatever it answers.
+    failing.fail(None);
+    let keys = [("failing", garbage(8, [2, 2])), ("other", garbage(8, [3, 3]))];
+    assert!(envelope.decrypt(&forged(&message, &keys), &context("a")).await.is_err());
+    envelope.encrypt(b"x", &context("7")).await.unwrap();
 }
 
 /// It may open by another key.

@@ -9,6 +9,8 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::sync::watch;
 
+use crate::context::EncryptionContext;
+
 /// The farthest that a clock can be set off: what every date of the protocol can still be written
 /// for.
 const MOST_OFFSET: Duration = Duration::from_hours(10 * 365 * 24);
@@ -86,6 +88,8 @@ pub struct Faults {
 struct Shared {
     plan: watch::Sender<FaultPlan>,
     dice: Mutex<Dice>,
+    /// The pairs of encryption contexts for which access is denied.
+    denied_contexts: Mutex<Vec<(String, String)>>,
 }
 
 /// What chance decides about requests.
@@ -109,7 +113,8 @@ impl Faults {
     pub(crate) fn new() -> Self {
         let dice = Dice::new(0);
         let plan = watch::Sender::new(FaultPlan::default());
-        Self { shared: Arc::new(Shared { plan, dice: Mutex::new(dice) }) }
+        let shared = Shared { plan, dice: Mutex::new(dice), denied_contexts: Mutex::default() };
+        Self { shared: Arc::new(shared) }
     }
 
     /// The faults as they are set now.
@@ -126,6 +131,7 @@ impl Faults {
 
     /// Ends all faults. Requests that hang are answered.
     pub fn clear(&self) {
+        self.denied_contexts().clear();
         self.set(FaultPlan::default());
     }
 
@@ -211,6 +217,40 @@ impl Faults {
     /// ```
     pub fn deny_access(&self, deny: bool) {
         self.change(|plan| plan.access_denied = deny);
+    }
+
+    /// Answers signed requests whose encryption context holds any of these pairs with
+    /// `AccessDeniedException`, as a key policy does with a condition on `kms:EncryptionContext`.
+    /// Replaces the pairs set before; none, or [`clear`](Self::clear), ends it.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let kms = kms_local::KmsLocal::builder().start().await?;
+    /// kms.faults("us-east-1").deny_contexts([("tenant", "42")]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn deny_contexts<K: Into<String>, V: Into<String>>(
+        &self,
+        pairs: impl IntoIterator<Item = (K, V)>,
+    ) {
+        let pairs = pairs.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+        *self.denied_contexts() = pairs;
+    }
+
+    /// Whether access is denied for this context.
+    pub(crate) fn denies(&self, context: &EncryptionContext) -> bool {
+        self.denied_contexts().iter().any(|(key, value)| context.get(key) == Some(value))
+    }
+
+    /// Whether access is denied for any context.
+    pub(crate) fn denies_some_contexts(&self) -> bool {
+        !self.denied_contexts().is_empty()
+    }
+
+    fn denied_contexts(&self) -> std::sync::MutexGuard<'_, Vec<(String, String)>> {
+        self.shared.denied_contexts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has answers that name a key (`KeyId`) name another one, which does not exist, until

@@ -16,7 +16,7 @@ use crate::{
     error::Refusal,
     faults::{Fate, Faults},
     listener::Reset,
-    operations::Operation,
+    operations::{self, Operation},
     principals::Principals,
     signature::{Authorization, Service},
     store::Place,
@@ -97,7 +97,9 @@ impl Region {
             return Err(Refusal::Internal("a fault was asked for".to_owned()));
         }
         let operation = operation.ok_or(Refusal::UnknownOperation)?;
-        if self.faults.plan().access_denied {
+        let denied = self.faults.denies_some_contexts()
+            && operations::context_of(&body).is_some_and(|context| self.faults.denies(&context));
+        if denied || self.faults.plan().access_denied {
             return Err(Refusal::AccessDenied(
                 "The principal is not authorized to perform this operation: a fault was asked for",
             ));

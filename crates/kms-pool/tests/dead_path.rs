@@ -152,6 +152,30 @@ async fn forgotten_connections_say_nothing_of_the_region() {
 }
 
 #[tokio::test]
+async fn many_failures_over_old_connections_while_others_are_answered_count_as_one() {
+    let kms = server().await;
+    let path = Path::to(address(&kms), Cut::Forgets).await;
+    let pool = path.pool(builder(&kms).max_attempts(2).circuit_opens_after(2));
+    let client = client(&kms, &pool).await;
+    open(&client, &pool, &kms, 8).await;
+
+    path.cut();
+    let stale = join_all((0..8).map(|_| random(&client)));
+    let others = async {
+        // The first opens a connection, and the second is answered over it too.
+        while pool.stats().in_flight < 8 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        random(&client).await.unwrap();
+        random(&client).await.unwrap();
+    };
+    let (answers, ()) = tokio::join!(stale, others);
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    let stats = pool.stats();
+    assert_eq!((stats.retries, stats.circuits_opened), (8, 0), "{stats:?}");
+}
+
+#[tokio::test]
 async fn idle_connections_that_are_reset_fail_no_request() {
     let kms = server().await;
     let path = Path::to(address(&kms), Cut::Resets).await;

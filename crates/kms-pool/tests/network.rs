@@ -9,8 +9,11 @@ use std::sync::{Arc, Mutex};
 use aws_credential_types::Credentials;
 use kms_local::KmsLocal;
 use kms_pool::{KmsErrorKind, KmsPool, KmsPoolBuilder, Principal, Role};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use rustls::ServerConfig;
+use rustls::pki_types::PrivateKeyDer;
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 use support::{REGION, builder, random, server};
 
@@ -33,8 +36,30 @@ struct Proxy {
     asked: Arc<Mutex<Vec<String>>>,
 }
 
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
 impl Proxy {
     async fn start() -> Self {
+        Self::with(None).await
+    }
+
+    /// A proxy that is spoken to by TLS, and its certificate.
+    async fn with_tls() -> (Self, String) {
+        let signed = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(signed.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![signed.cert.der().clone()], key)
+            .unwrap();
+        (Self::with(Some(TlsAcceptor::from(Arc::new(config)))).await, signed.cert.pem())
+    }
+
+    async fn with(tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let asked = Arc::<Mutex<Vec<String>>>::default();
@@ -43,7 +68,12 @@ impl Proxy {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let note = Arc::clone(&note);
+                let tls = tls.clone();
                 tokio::spawn(async move {
+                    let stream: Box<dyn Duplex> = match tls {
+                        Some(tls) => Box::new(tls.accept(stream).await.unwrap()),
+                        None => Box::new(stream),
+                    };
                     let mut client = BufReader::new(stream);
                     let mut request = String::new();
                     while !request.ends_with("\r\n\r\n") {
@@ -90,6 +120,17 @@ async fn a_proxy_is_tunnelled_through() {
     // `us@er:secret`
     let header = "proxy-authorization: basic dxnazxi6c2vjcmv0";
     assert!(asked.contains(header), "{asked}");
+}
+
+#[tokio::test]
+async fn a_proxy_may_want_tls_itself() {
+    let kms = server().await;
+    let (proxy, certificate) = Proxy::with_tls().await;
+    let pool = builder(&kms).trust_root_pem(certificate);
+    let pool = pool.proxy(&format!("https://{}", proxy.address)).unwrap().build().unwrap();
+    let client = pool.client(REGION, &Principal::new(kms.issue_credentials())).await.unwrap();
+    random(&client).await.unwrap();
+    assert_eq!(proxy.targets(), [host_and_port(kms.endpoint(REGION))]);
 }
 
 #[tokio::test]

@@ -15,6 +15,8 @@ use crate::{
 pub struct Counts {
     /// Entries held now, expired ones that nobody asked for since included.
     pub entries: usize,
+    /// About how many bytes they take, keys included.
+    pub bytes: u64,
     /// Operations served from an entry without waiting.
     pub hits: u64,
     /// Operations that found no usable entry, and waited or were refused: the sum of the next
@@ -144,14 +146,20 @@ impl Counters {
             EventKind::StaleServed => _ = self.stale.fetch_add(1, Relaxed),
             EventKind::Evicted => _ = self.evictions.fetch_add(1, Relaxed),
             EventKind::Invalidated { entries } => _ = self.invalidated.fetch_add(*entries, Relaxed),
-            EventKind::ContextsNeverRepeat => {}
+            EventKind::ContextsNeverRepeat | EventKind::CacheTooSmall { .. } => {}
         }
     }
 
+    /// Operations that found an entry, or did not.
+    pub(super) fn operations(&self) -> u64 {
+        let misses = self.misses.iter().map(|count| count.load(Relaxed));
+        self.hits.total() + misses.sum::<u64>()
+    }
+
     /// The counts so far.
-    pub(super) fn snapshot(&self, entries: usize) -> Counts {
+    pub(super) fn snapshot(&self, entries: usize, bytes: u64) -> Counts {
         let load = |count: &AtomicU64| count.load(Relaxed);
-        let [absent, evicted, invalidated, never_repeats, age, messages, bytes] =
+        let [absent, evicted, invalidated, never_repeats, age, messages, too_few_bytes] =
             self.misses.each_ref().map(load);
         let failures = self.failures.each_ref().map(load);
         let [
@@ -168,15 +176,16 @@ impl Counters {
         ] = failures;
         Counts {
             entries,
+            bytes,
             hits: self.hits.total(),
-            misses: absent + evicted + invalidated + never_repeats + age + messages + bytes,
+            misses: absent + evicted + invalidated + never_repeats + age + messages + too_few_bytes,
             misses_absent: absent,
             misses_evicted: evicted,
             misses_invalidated: invalidated,
             misses_never_repeats: never_repeats,
             misses_age: age,
             misses_messages: messages,
-            misses_bytes: bytes,
+            misses_bytes: too_few_bytes,
             loads: load(&self.loads),
             load_failures: failures.iter().sum(),
             failures: FailureCounts {
@@ -226,10 +235,10 @@ mod tests {
                 EventKind::LoadFailed { ahead: kind.is_retryable(), took: Duration::ZERO, cause };
             (0..count).for_each(|_| counters.count(&failed));
         }
-        let counts = counters.snapshot(3);
+        let counts = counters.snapshot(3, 99);
         assert_eq!(
-            (counts.entries, counts.misses, counts.load_failures, counts.refreshes),
-            (3, 28, 55, 10)
+            (counts.entries, counts.bytes, counts.misses, counts.load_failures, counts.refreshes),
+            (3, 99, 28, 55, 10)
         );
         assert_eq!(
             (counts.misses_absent, counts.misses_never_repeats, counts.misses_bytes),

@@ -22,9 +22,10 @@ pub(super) enum Cause {
 }
 
 impl Departed {
-    /// Remembers about as many as `capacity`.
+    /// Remembers about four times as many as `capacity`: of a cache that is too small, more than it
+    /// holds must leave before one comes back.
     pub(super) fn new(capacity: usize) -> Self {
-        let places = capacity.clamp(16, 1 << 20).next_power_of_two();
+        let places = capacity.saturating_mul(4).clamp(16, 1 << 20).next_power_of_two();
         Self {
             hasher: RandomState::new(),
             places: (0..places).map(|_| AtomicU64::new(0)).collect(),

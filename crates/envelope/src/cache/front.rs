@@ -118,7 +118,7 @@ mod tests {
                 required_context: b"",
                 encrypted_data_keys: b"",
             };
-            let place = store.slot(&key.to_owned(), now);
+            let place = store.slot(&key.to_owned(), 1, now);
             assert!(front.find(&key).is_none());
             front.put(Arc::clone(&place));
             assert!(Arc::ptr_eq(front.find(&key).unwrap().as_ref().unwrap(), &place));

@@ -2,6 +2,7 @@
 //! failures. Knows neither keys nor clocks.
 
 mod counts;
+mod crowding;
 mod departed;
 pub(crate) mod entry;
 pub(crate) mod failures;
@@ -46,7 +47,7 @@ use self::{
     sight::Sight,
     slot::{Slot, Taken, Vacant},
     source::{Settings, Source},
-    store::{Key, OwnedKey, Place, Store},
+    store::{Bounds, Key, OwnedKey, Place, Store},
     sync::RwLock,
 };
 use crate::{
@@ -54,6 +55,9 @@ use crate::{
     observer::{EventKind, Observer, Operation},
     time::Moment,
 };
+
+/// How many bytes a place at the front may take: it is held there after it has left the cache.
+const LARGEST_AT_THE_FRONT: u64 = 16 << 10;
 
 /// Among how many entries one is picked by chance, at the most.
 const PICKED_AMONG: u32 = 64;
@@ -79,16 +83,18 @@ pub(crate) struct Cache<V> {
 }
 
 impl<V: Send + Sync + 'static> Cache<V> {
-    /// An empty cache of at most `capacity` entries.
+    /// An empty cache within these bounds.
     pub(crate) fn new(
-        capacity: usize,
+        bounds: impl Into<Bounds>,
         gate: Gate,
         operation: Operation,
         observer: Option<Arc<dyn Observer>>,
     ) -> Self {
-        let sight = Arc::new(Sight::new(capacity, operation, observer));
+        let bounds = bounds.into();
+        let capacity = bounds.entries;
+        let sight = Arc::new(Sight::new(bounds, operation, observer));
         Self {
-            slots: Store::new(capacity, Arc::clone(&sight)),
+            slots: Store::new(bounds, Arc::clone(&sight)),
             front: Front::new(capacity),
             flights: Flights::new(),
             gate,
@@ -119,7 +125,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
         let place = self.slots.find(key).ok_or(Vacant::Absent)?;
         let taken = place.take(now, policy, bytes, &mut borrow)?;
         self.sight.taken(key, &taken);
-        if found.is_some() || goes_to_the_front() {
+        if (found.is_some() || goes_to_the_front()) && place.bytes() <= LARGEST_AT_THE_FRONT {
             self.front.put(place);
         }
         Ok(taken)
@@ -141,7 +147,8 @@ impl<V: Send + Sync + 'static> Cache<V> {
         let key = key.to_owned();
         // While a slot is being made, nobody who invalidates can see it.
         let _no_invalidation = self.invalidations.read().unwrap_or_else(PoisonError::into_inner);
-        self.slots.slot(&key, now)
+        let bytes = Store::<V>::bytes_with(&key, 0);
+        self.slots.slot(&key, bytes, now)
     }
 
     /// Lends a value from a place, as [`find`](Self::find) gives it.
@@ -408,7 +415,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
 
     /// What happened so far.
     pub(crate) fn counts(&self) -> Counts {
-        self.sight.counts(self.slots.len())
+        self.sight.counts(self.slots.len(), self.slots.bytes())
     }
 
     /// A load that somebody waits for. `begun` hears when nothing is waited for but the keyring.
@@ -480,8 +487,18 @@ impl<V: Send + Sync + 'static> Cache<V> {
         self.forgive(key, entry, source);
         let (settings, now) = (source.settings(), source.settings().now());
         entry.keep();
+        // Beside the current value there may be the next one.
+        let values = source.weight(entry.value()) * if S::IN_PLACE { 1 } else { 2 };
+        let bytes = Store::<V>::bytes_with(key, values);
+        if !self.slots.has_room_for(bytes) {
+            self.sight.evicted(&key.borrow());
+            return;
+        }
         // A slot may be evicted in between; not for ever.
-        (0..3).any(|_| self.slots.slot(key, now).put(entry, now, settings.policy(), S::IN_PLACE));
+        (0..3).any(|_| {
+            let slot = self.slots.slot(key, bytes, now);
+            slot.put(entry, now, settings.policy(), S::IN_PLACE)
+        });
         source.loaded(entry.value(), asked);
     }
 

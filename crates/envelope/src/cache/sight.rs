@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::{
     counts::{Counters, Counts},
+    crowding::Crowding,
     departed::{Cause, Departed},
     repeats::Repeats,
     slot::{Taken, Vacant},
-    store::Key,
+    store::{Bounds, Key},
 };
 use crate::{
     context::ContextKeys,
@@ -26,6 +27,8 @@ pub(super) struct Sight {
     counters: Counters,
     departed: Departed,
     repeats: Repeats,
+    crowding: Crowding,
+    bounds: Bounds,
     observers: Observers,
     #[cfg(feature = "metrics")]
     published: AtomicU64,
@@ -33,14 +36,17 @@ pub(super) struct Sight {
 
 impl Sight {
     pub(super) fn new(
-        capacity: usize,
+        bounds: impl Into<Bounds>,
         operation: Operation,
         observer: Option<Arc<dyn Observer>>,
     ) -> Self {
+        let bounds = bounds.into();
         Self {
             counters: Counters::default(),
-            departed: Departed::new(capacity),
-            repeats: Repeats::new(capacity),
+            departed: Departed::new(bounds.entries),
+            repeats: Repeats::new(bounds.entries),
+            crowding: Crowding::new(bounds.entries),
+            bounds,
             observers: Observers::new(operation, observer),
             #[cfg(feature = "metrics")]
             published: AtomicU64::new(0),
@@ -80,7 +86,10 @@ impl Sight {
     pub(super) fn missed(&self, key: &Key<'_>, why: Vacant) {
         let reason = match why {
             Vacant::Absent => match self.departed.take(key) {
-                Some(Cause::Evicted) => MissReason::Evicted,
+                Some(Cause::Evicted) => {
+                    self.came_back(key);
+                    MissReason::Evicted
+                }
                 Some(Cause::Invalidated) => MissReason::Invalidated,
                 None => {
                     if self.repeats.first(|| self.counters.hits.total()) {
@@ -94,6 +103,17 @@ impl Sight {
             Vacant::Bytes => MissReason::Bytes,
         };
         self.tell(key, EventKind::Missed(reason));
+    }
+
+    /// An entry is asked for that had made room for another.
+    fn came_back(&self, key: &Key<'_>) {
+        if let Some((evicted, operations)) = self.crowding.evicted(|| self.counters.operations()) {
+            let Bounds { entries: capacity, bytes: max_bytes_held } = self.bounds;
+            self.tell(
+                key,
+                EventKind::CacheTooSmall { evicted, operations, capacity, max_bytes_held },
+            );
+        }
     }
 
     /// The entry under `key` made room for another.
@@ -115,10 +135,10 @@ impl Sight {
     }
 
     /// The counts so far.
-    pub(super) fn counts(&self, entries: usize) -> Counts {
+    pub(super) fn counts(&self, entries: usize, bytes: u64) -> Counts {
         #[cfg(feature = "metrics")]
         self.publish_hits();
-        self.counters.snapshot(entries)
+        self.counters.snapshot(entries, bytes)
     }
 
     #[cfg(feature = "metrics")]

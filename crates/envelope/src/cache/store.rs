@@ -13,7 +13,8 @@ use std::{
 };
 
 use quick_cache::{
-    DefaultHashBuilder, Equivalent, Lifecycle, OptionsBuilder, UnitWeighter, sync::Cache,
+    DefaultHashBuilder, Equivalent, Lifecycle, OptionsBuilder, Weighter,
+    sync::{Cache, EntryAction},
 };
 
 use super::{sight::Sight, slot::Slot, sync::turn};
@@ -105,11 +106,19 @@ pub(crate) struct Place<V> {
     slot: Slot<V>,
     /// How many slots had been made when it was last noted that this one is in use.
     touched: AtomicU64,
+    /// About how many bytes it takes. Changed only while nobody else can see it in a store.
+    bytes: AtomicU64,
 }
 
 impl<V> Place<V> {
-    fn new(key: OwnedKey, now: Moment) -> Self {
-        Self { key, slot: Slot::empty(now), touched: AtomicU64::new(0) }
+    fn new(key: OwnedKey, bytes: u64, now: Moment) -> Self {
+        let (touched, bytes) = (AtomicU64::new(0), AtomicU64::new(bytes));
+        Self { key, slot: Slot::empty(now), touched, bytes }
+    }
+
+    /// About how many bytes it takes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
     }
 
     /// The key it is at.
@@ -132,34 +141,91 @@ impl<V> Deref for Place<V> {
 const SHARD: usize = 512;
 /// The binary logarithm of the most shards.
 const MOST_SHARDS: u32 = 6;
+/// Which part of a store is for what is used often.
+const HOT: f64 = 0.97;
+
+/// How much a store holds by default, in bytes: at the least, and for each entry.
+const BYTES: (u64, u64) = (16 << 20, 4 << 10);
+/// About how many bytes an entry takes beside its key and its values.
+const OVERHEAD: u64 = 512;
+/// An entry that takes a larger part of its shard than this is not kept: it would keep too many
+/// others out.
+const LARGEST_PART: u64 = 8;
+
+/// How much a store holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    pub(crate) entries: usize,
+    pub(crate) bytes: u64,
+}
+
+/// So many entries, and as many bytes as those usually take.
+impl From<usize> for Bounds {
+    fn from(entries: usize) -> Self {
+        let (least, each) = BYTES;
+        Self { entries, bytes: (entries as u64).saturating_mul(each).max(least) }
+    }
+}
 
 /// A bounded set of slots. What leaves it is emptied at once, whoever still holds it.
 #[derive(Debug)]
 pub(crate) struct Store<V> {
-    slots: Cache<OwnedKey, Arc<Place<V>>, UnitWeighter, DefaultHashBuilder, Evictions>,
+    slots: Cache<OwnedKey, Arc<Place<V>>, Weights, DefaultHashBuilder, Evictions>,
     /// How many slots were put in so far.
     made: AtomicU64,
+    /// About how many bytes they take.
+    bytes: Arc<AtomicU64>,
+    /// How many bytes one may take.
+    largest: u64,
 }
 
 impl<V> Store<V> {
-    /// A store of `capacity` slots, and up to a quarter more: a large one has shards, over which
-    /// keys are spread by chance, and so many should surely find room.
-    pub(super) fn new(capacity: usize, sight: Arc<Sight>) -> Self {
+    /// A store of so many slots, and up to a quarter more: a large one has shards, over which keys
+    /// are spread by chance, and so many should surely find room. Of slots that take more than
+    /// their part of the bytes, it holds fewer.
+    pub(super) fn new(bounds: impl Into<Bounds>, sight: Arc<Sight>) -> Self {
+        let Bounds { entries: capacity, bytes } = bounds.into();
         let shards: usize = 1 << (capacity / SHARD).checked_ilog2().unwrap_or(0).min(MOST_SHARDS);
         let room = if shards == 1 {
             capacity
         } else {
             capacity.saturating_add(capacity / 4) / shards * shards
         };
+        let part = bytes.checked_div(room as u64).unwrap_or(0).max(1);
+        let weight_capacity = part.saturating_mul(room as u64).min(bytes);
         let options = OptionsBuilder::new()
             .shards(shards)
             .estimated_items_capacity(room)
-            .weight_capacity(room as u64)
+            .weight_capacity(weight_capacity)
+            // Where there is room for one alone, it may be a hot one.
+            .hot_allocation(if room == 1 { 1.0 } else { HOT })
             .build()
             .expect("both capacities are there");
         let hasher = DefaultHashBuilder::default();
-        let slots = Cache::with_options(options, UnitWeighter, hasher, Evictions(sight));
-        Self { slots, made: AtomicU64::new(0) }
+        let held = Arc::<AtomicU64>::default();
+        let evictions = Evictions { sight, bytes: Arc::clone(&held) };
+        let slots = Cache::with_options(options, Weights { part }, hasher, evictions);
+        let largest = (weight_capacity / shards as u64 / LARGEST_PART).max(part);
+        Self { slots, made: AtomicU64::new(0), bytes: held, largest }
+    }
+
+    /// About how many bytes a slot takes with values of so many bytes.
+    pub(crate) fn bytes_with(key: &OwnedKey, values: usize) -> u64 {
+        let Key {
+            partition,
+            suite_id: _,
+            encryption_context,
+            required_context,
+            encrypted_data_keys,
+        } = key.borrow();
+        let parts = [encryption_context, required_context, encrypted_data_keys].map(<[u8]>::len);
+        let key = partition.len() + parts.iter().sum::<usize>();
+        OVERHEAD + size_of::<Place<V>>() as u64 + (key + values) as u64
+    }
+
+    /// Whether a slot of so many bytes is kept.
+    pub(crate) fn has_room_for(&self, bytes: u64) -> bool {
+        bytes <= self.largest
     }
 
     /// The slot under `key`.
@@ -168,14 +234,44 @@ impl<V> Store<V> {
         self.slots.get(key)
     }
 
-    /// The slot under `key`, made if there is none.
-    pub(crate) fn slot(&self, key: &OwnedKey, now: Moment) -> Arc<Place<V>> {
+    /// The slot under `key`, made if there is none, for so many bytes.
+    pub(crate) fn slot(&self, key: &OwnedKey, bytes: u64, now: Moment) -> Arc<Place<V>> {
         turn();
         let make = || {
             self.made.fetch_add(1, Relaxed);
-            Ok::<_, Infallible>(Arc::new(Place::new(key.clone(), now)))
+            self.bytes.fetch_add(bytes, Relaxed);
+            Ok::<_, Infallible>(Arc::new(Place::new(key.clone(), bytes, now)))
         };
-        self.slots.get_or_insert_with(key, make).unwrap_or_else(|never| match never {})
+        let place = self.slots.get_or_insert_with(key, make).unwrap_or_else(|never| match never {});
+        if place.bytes() < bytes {
+            self.grow(key, bytes);
+        }
+        place
+    }
+
+    /// Makes room for more bytes in the slot under `key`.
+    fn grow(&self, key: &OwnedKey, bytes: u64) {
+        // In here nobody else sees the slot.
+        let grown = self.slots.entry(key, None, |_, place| {
+            let before = place.bytes.fetch_max(bytes, Relaxed);
+            self.bytes.fetch_add(bytes.saturating_sub(before), Relaxed);
+            EntryAction::Retain(())
+        });
+        drop(grown);
+        let capacity = self.slots.capacity();
+        if self.slots.weight() > capacity {
+            self.slots.set_capacity(capacity);
+        }
+    }
+
+    /// A slot was taken out.
+    fn left(&self, place: &Place<V>) {
+        self.bytes.fetch_sub(place.bytes(), Relaxed);
+    }
+
+    /// About how many bytes the slots take.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
     }
 
     /// Puts a slot that was retired back at its place, with what is there now. Not to be called by
@@ -186,8 +282,13 @@ impl<V> Store<V> {
             .slots
             .remove(&place.key())
             .map(|(_, there)| there)
+            .inspect(|there| self.left(there))
             .filter(|it| !Arc::ptr_eq(it, place));
         turn();
+        if let Some(there) = &there {
+            place.bytes.fetch_max(there.bytes(), Relaxed);
+        }
+        self.bytes.fetch_add(place.bytes(), Relaxed);
         place.succeed(there.as_ref().map(|there| &there.slot));
         self.made.fetch_add(1, Relaxed);
         self.slots.insert(place.key.clone(), Arc::clone(place));
@@ -205,6 +306,7 @@ impl<V> Store<V> {
             let goes = doomed(key, slot);
             if goes {
                 slot.retire();
+                self.left(slot);
                 removed.set(removed.get() + 1);
             }
             !goes
@@ -220,6 +322,7 @@ impl<V> Store<V> {
             if goes {
                 // Before it can't be found any more: whoever clears meanwhile must not miss it.
                 slot.retire();
+                self.left(slot);
             }
             goes
         });
@@ -248,16 +351,33 @@ impl<V> Store<V> {
     }
 }
 
+/// What a slot counts for: its bytes, but at least an entry's part of them. So neither bound is
+/// exceeded.
+#[derive(Debug, Clone)]
+struct Weights {
+    part: u64,
+}
+
+impl<V> Weighter<OwnedKey, Arc<Place<V>>> for Weights {
+    fn weight(&self, _: &OwnedKey, place: &Arc<Place<V>>) -> u64 {
+        place.bytes().max(self.part)
+    }
+}
+
 /// Empties the slots that make room for others, and tells of them.
 #[derive(Debug, Clone)]
-struct Evictions(Arc<Sight>);
+struct Evictions {
+    sight: Arc<Sight>,
+    bytes: Arc<AtomicU64>,
+}
 
 impl<V> Lifecycle<OwnedKey, Arc<Place<V>>> for Evictions {
     type RequestState = ();
 
     fn on_evict(&self, (): &mut (), key: OwnedKey, place: Arc<Place<V>>) {
         place.retire();
-        self.0.evicted(&key.borrow());
+        self.bytes.fetch_sub(place.bytes(), Relaxed);
+        self.sight.evicted(&key.borrow());
     }
 }
 
@@ -285,6 +405,10 @@ mod tests {
         }
     }
 
+    fn now() -> Moment {
+        Clock::system().moment()
+    }
+
     fn store(capacity: usize) -> (Store<u8>, Arc<Sight>) {
         let sight = Arc::new(Sight::new(capacity, Operation::Encryption, None));
         (Store::new(capacity, Arc::clone(&sight)), sight)
@@ -293,7 +417,7 @@ mod tests {
     #[test]
     fn parts_do_not_run_together() {
         let (store, now) = (store(10).0, Clock::system().moment());
-        store.slot(&key("p", b"ab", b"c").to_owned(), now);
+        store.slot(&key("p", b"ab", b"c").to_owned(), 1, now);
         assert!(store.find(&key("p", b"ab", b"c")).is_some());
         assert!(store.find(&key("p", b"a", b"bc")).is_none());
         assert!(store.find(&key("pa", b"b", b"c")).is_none());
@@ -303,10 +427,10 @@ mod tests {
     fn the_capacity_holds() {
         let ((store, sight), now) = (store(50), Clock::system().moment());
         for number in 0..1_000u32 {
-            store.slot(&key("p", &number.to_be_bytes(), b"").to_owned(), now);
+            store.slot(&key("p", &number.to_be_bytes(), b"").to_owned(), 1, now);
         }
         assert!((1..=50).contains(&store.len()), "{}", store.len());
-        assert_eq!(sight.counts(0).evictions + store.len() as u64, 1_000);
+        assert_eq!(sight.counts(0, 0).evictions + store.len() as u64, 1_000);
     }
 
     #[test]
@@ -314,13 +438,40 @@ mod tests {
         for capacity in [1, 100, 511, 512, 1_000, 1_024, 10_000, 50_000] {
             let ((store, _), now) = (store(capacity), Clock::system().moment());
             for number in 0..capacity {
-                store.slot(&key("p", &number.to_be_bytes(), b"").to_owned(), now);
+                store.slot(&key("p", &number.to_be_bytes(), b"").to_owned(), 1, now);
             }
             assert_eq!(store.len(), capacity);
             for number in capacity..3 * capacity {
-                store.slot(&key("p", &number.to_be_bytes(), b"").to_owned(), now);
+                store.slot(&key("p", &number.to_be_bytes(), b"").to_owned(), 1, now);
             }
             assert!(store.len() <= capacity + capacity / 4, "{} of {capacity}", store.len());
+        }
+    }
+
+    /// What takes more than its part leaves less room, and what takes too much none.
+    #[test]
+    fn the_bound_on_bytes_holds() {
+        for (entries, bytes) in [(50, 10_000), (1_000_000, 10_000), (2_000, 400_000)] {
+            let sight = Arc::new(Sight::new(entries, Operation::Encryption, None));
+            let (store, now) = (Store::<u8>::new(Bounds { entries, bytes }, sight), now());
+            let (mut random, mut most) = (fastrand::Rng::with_seed(1), 0);
+            for number in 0..20_000u32 {
+                let key = key("p", &random.u32(..5_000).to_be_bytes(), b"").to_owned();
+                let size = u64::from(number % 500);
+                if store.has_room_for(size) {
+                    store.slot(&key, size, now);
+                }
+                if number % 7 == 0 {
+                    store.remove_if(&key.borrow(), |_| true);
+                }
+                most = most.max(store.bytes());
+            }
+            let held: u64 = store.iter().map(|place| place.bytes()).sum();
+            assert_eq!(store.bytes(), held);
+            assert!(most <= bytes && most > bytes / 8, "{most} of {bytes} bytes");
+            assert!(!store.has_room_for(bytes / 4));
+            store.remove_where(|_, _| true);
+            assert_eq!((store.bytes(), store.len()), (0, 0));
         }
     }
 
@@ -328,7 +479,8 @@ mod tests {
     #[test]
     fn what_is_touched_stays_while_others_come_and_go() {
         let ((store, _), now) = (store(50), Clock::system().moment());
-        let slot = |number: u32| store.slot(&key("p", &number.to_be_bytes(), b"").to_owned(), now);
+        let slot =
+            |number: u32| store.slot(&key("p", &number.to_be_bytes(), b"").to_owned(), 1, now);
         // The first ones stay longer than those that come when it is full.
         (0..100).for_each(|number| drop(slot(number)));
         let (touched, forgotten) = (slot(100), slot(101));
@@ -343,7 +495,8 @@ mod tests {
     #[test]
     fn what_is_touched_stays_while_others_come_back() {
         let ((store, _), now) = (store(50), Clock::system().moment());
-        let slot = |number: u32| store.slot(&key("p", &number.to_be_bytes(), b"").to_owned(), now);
+        let slot =
+            |number: u32| store.slot(&key("p", &number.to_be_bytes(), b"").to_owned(), 1, now);
         let others: Vec<_> = (0..900).map(slot).collect();
         store.remove_where(|_, _| true);
         (1_000..1_100).for_each(|number| drop(slot(number)));
@@ -380,15 +533,15 @@ mod tests {
         let ways: [fn(&Store<Witness>, &OwnedKey, Moment); 3] = [
             |store, key, _| assert!(store.remove_if(&key.borrow(), |_| true)),
             |store, key, _| assert_eq!(store.remove_where(|it, _| it == key), 1),
-            |store, _, now| drop(store.slot(&key("p", b"c", b"").to_owned(), now)),
+            |store, _, now| drop(store.slot(&key("p", b"c", b"").to_owned(), 1, now)),
         ];
         for (way, leave) in ways.into_iter().enumerate() {
             let store =
                 Arc::new(Store::new(2, Arc::new(Sight::new(2, Operation::Encryption, None))));
             // The first one stays when room is needed.
-            store.slot(&key("p", b"b", b"").to_owned(), now);
+            store.slot(&key("p", b"b", b"").to_owned(), 1, now);
             let (key, too_late) = (key("p", b"a", b"").to_owned(), Arc::default());
-            let slot = store.slot(&key, now);
+            let slot = store.slot(&key, 1, now);
             let value = Witness {
                 store: Arc::downgrade(&store),
                 key: key.clone(),

@@ -44,6 +44,9 @@ pub(super) fn emit(event: &Event<'_>) {
             counter!("envelope_cache_contexts_never_repeat_total", "operation" => operation)
                 .increment(1);
         }
+        EventKind::CacheTooSmall { .. } => {
+            counter!("envelope_cache_too_small_total", "operation" => operation).increment(1);
+        }
     }
 }
 

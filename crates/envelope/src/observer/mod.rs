@@ -124,6 +124,22 @@ pub enum EventKind<'a> {
     /// Nearly every operation comes with an encryption context that was never seen before, so that
     /// caching does nothing. Told once for each cache and operation.
     ContextsNeverRepeat,
+    /// The cache is too small for its encryption contexts, or for decryption its data keys: more
+    /// than one operation in ten asks for an entry that had made room for another, and so asks the
+    /// key provider. Raise
+    /// [`capacity`](crate::materials::MaterialsCacheBuilder::capacity), or
+    /// [`max_bytes_held`](crate::materials::MaterialsCacheBuilder::max_bytes_held) where entries
+    /// are large. Told once for each cache and operation.
+    CacheTooSmall {
+        /// How many operations asked for an entry that had been evicted.
+        evicted: u64,
+        /// How many operations there were in the same time.
+        operations: u64,
+        /// The setting `capacity`.
+        capacity: usize,
+        /// The setting `max_bytes_held`.
+        max_bytes_held: u64,
+    },
 }
 
 /// Why an operation found no usable data key.

@@ -59,5 +59,16 @@ pub(super) fn emit(event: &Event<'_>) {
             "hardly any encryption context comes twice, so that the cache does nothing: leave out of it what differs from \
              message to message (an id, a time), or use DefaultMaterialsManager and save the memory"
         ),
+        EventKind::CacheTooSmall { evicted, operations, capacity, max_bytes_held } => warn!(
+            target: TARGET,
+            operation,
+            %context_keys,
+            evicted,
+            operations,
+            capacity,
+            max_bytes_held,
+            "the cache is too small: many data keys are asked for again because they were evicted; raise \
+             `MaterialsCacheBuilder::capacity`, or `max_bytes_held` where entries are large"
+        ),
     }
 }

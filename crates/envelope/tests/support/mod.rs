@@ -136,6 +136,10 @@ impl Keyring for GatedKeyring {
     fn wrapping_key(&self, _request: KeyringRequest<'_>) -> Option<Arc<str>> {
         Some(WRAPPING_KEY.into())
     }
+
+    fn identity(&self) -> Option<String> {
+        Some(WRAPPING_KEY.to_owned())
+    }
 }
 
 /// The serialized encrypted data keys in a message's header: what tells one data key from another.
@@ -153,4 +157,60 @@ pub(crate) fn encrypted_data_keys(message: &[u8]) -> &[u8] {
 pub(crate) fn header_length(message: &[u8]) -> usize {
     let keys = encrypted_data_keys(message);
     (keys.as_ptr() as usize - message.as_ptr() as usize) + keys.len() + 1 + 4 + 32 + 16
+}
+
+/// A raw AES keyring that wraps each data key several times over: once to be unwrapped, and else
+/// for the length.
+#[derive(Debug, Clone)]
+pub(crate) struct PaddedKeyring {
+    inner: Arc<RawAesKeyring>,
+    padding: Arc<AtomicU64>,
+}
+
+impl Default for PaddedKeyring {
+    fn default() -> Self {
+        Self { inner: Arc::new(keyring()), padding: Arc::default() }
+    }
+}
+
+impl PaddedKeyring {
+    /// How many bytes are added from now on.
+    pub(crate) fn pad(&self, bytes: usize) {
+        self.padding.store(bytes as u64, Ordering::SeqCst);
+    }
+}
+
+impl Keyring for PaddedKeyring {
+    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey> {
+        Box::pin(async move {
+            let mut generated = self.inner.generate(request).await?;
+            let mut padding = usize::try_from(self.padding.load(Ordering::SeqCst)).unwrap();
+            while padding > 0 {
+                let length = padding.min(60_000);
+                padding -= length;
+                generated.encrypted_data_keys.push(EncryptedDataKey {
+                    key_provider_id: "padding".to_owned(),
+                    key_provider_information: b"padding".to_vec(),
+                    ciphertext: vec![7; length],
+                });
+            }
+            Ok(generated)
+        })
+    }
+
+    fn wrap<'a>(
+        &'a self,
+        request: KeyringRequest<'a>,
+        data_key: &'a DataKey,
+    ) -> KeyringFuture<'a, Vec<EncryptedDataKey>> {
+        self.inner.wrap(request, data_key)
+    }
+
+    fn unwrap<'a>(
+        &'a self,
+        request: KeyringRequest<'a>,
+        encrypted_data_keys: &'a [EncryptedDataKey],
+    ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
+        self.inner.unwrap(request, encrypted_data_keys)
+    }
 }

@@ -8,9 +8,9 @@ mod replicate;
 
 use std::time::SystemTime;
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{error::Refusal, store::Place};
+use crate::{context::EncryptionContext, error::Refusal, store::Place};
 
 pub(crate) use self::aliases::{PointAlias, check_alias_name, create_alias};
 pub(crate) use self::keys::{CreateKey, NamedKey, create_key, disable_key, enable_key};
@@ -90,6 +90,16 @@ const fn reading(name: &'static str, run: Run) -> Operation {
 
 const fn changing(name: &'static str, run: Run) -> Operation {
     Operation { name, changes: true, run }
+}
+
+/// The encryption context of a request, where it has one.
+pub(crate) fn context_of(body: &[u8]) -> Option<EncryptionContext> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Bound {
+        encryption_context: Option<EncryptionContext>,
+    }
+    parse(body).ok().and_then(|bound: Bound| bound.encryption_context)
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {

@@ -174,6 +174,24 @@ async fn access_is_denied_to_whoever_signs_right() {
 }
 
 #[tokio::test]
+async fn access_is_denied_for_one_encryption_context() {
+    let Setup { kms, client, key } = setup().await;
+    let generate = async |tenant: &str| {
+        let request = client.generate_data_key().key_id(&key).number_of_bytes(32);
+        request.encryption_context("tenant", tenant).send().await
+    };
+    let data_key = generate("a").await.unwrap().ciphertext_blob.unwrap();
+    kms.faults(REGION).deny_contexts([("tenant", "a"), ("other", "b")]);
+    assert_eq!(code(generate("a").await), "AccessDeniedException");
+    let decrypt = client.decrypt().ciphertext_blob(data_key).encryption_context("tenant", "a");
+    assert_eq!(code(decrypt.clone().send().await), "AccessDeniedException");
+    generate("b").await.unwrap();
+    client.generate_data_key().key_id(&key).number_of_bytes(32).send().await.unwrap();
+    kms.faults(REGION).clear();
+    decrypt.send().await.unwrap();
+}
+
+#[tokio::test]
 async fn answers_name_another_key() {
     let Setup { kms, client, key } = setup().await;
     let generate = async || {

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use sha2::{Digest as _, Sha256};
 #[cfg(feature = "tokio")]
 use tokio::runtime::Handle;
 
@@ -135,10 +136,13 @@ impl CachingBuilder {
         self
     }
 
-    /// Managers on the same cache share entries if, and only if, their partition ids are equal.
-    /// Default: a random one, so that nothing is shared.
+    /// Managers on the same cache share entries if, and only if, their partition ids are equal and
+    /// their sources use the same wrapping keys in the same order, see
+    /// [`Keyring::identity`](crate::keyring::Keyring::identity). So a manager of a new wrapping key
+    /// does not go on encrypting under the old one. Default: a random one, so that nothing is
+    /// shared.
     ///
-    /// Share a partition only between managers whose sources are interchangeable, and whose limits
+    /// Share a partition only between managers whose principals may do the same, and whose limits
     /// are equal: an entry is used whoever loaded it.
     #[must_use]
     pub fn partition_id(mut self, partition_id: &str) -> Self {
@@ -172,7 +176,11 @@ impl CachingBuilder {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] for a limit out of its range.
+    /// [`Error::InvalidSetting`] for a limit out of its range, for a
+    /// [`partition_id`](Self::partition_id) where the source does not tell which wrapping keys it
+    /// uses, and for a source that must see every request, such as a
+    /// [`RequiredContextMaterialsManager`](crate::materials::RequiredContextMaterialsManager): the
+    /// cache would skip what it checks, so put it over the cache.
     pub fn build(self) -> Result<CachingMaterialsManager, Error> {
         let Limits { max_age, max_messages, max_bytes } = self.policy.limits;
         if max_age.is_zero() {
@@ -193,8 +201,24 @@ impl CachingBuilder {
                 format!("{max_bytes} is not in 0..=2^63-1"),
             ));
         }
+        if self.source.sees_every_request() {
+            return Err(Error::invalid_setting(
+                "source",
+                "what is cached would skip the checks of RequiredContextMaterialsManager: build the \
+                 CachingMaterialsManager first, and give it to RequiredContextMaterialsManager::new",
+            ));
+        }
         let partition = match self.partition {
-            Some(partition) => partition,
+            Some(id) => {
+                let identity = self.source.identity().ok_or_else(|| {
+                    Error::invalid_setting(
+                        "partition_id",
+                        "the keyring or materials manager does not tell which wrapping keys it uses: \
+                         implement `identity`, or leave `partition_id` out",
+                    )
+                })?;
+                partition(&id, &identity).into()
+            }
             None => format!("{:032x}", u128::from_be_bytes(random::bytes()?)).into(),
         };
         Ok(CachingMaterialsManager(Arc::new(Inner {
@@ -211,4 +235,10 @@ impl CachingBuilder {
             runtime: Handle::try_current().ok(),
         })))
     }
+}
+
+/// The part of a cache that is for this id, and for sources of this identity alone.
+fn partition(id: &str, identity: &str) -> String {
+    let digest = u128::from_be_bytes(*Sha256::digest(identity).first_chunk().expect("of 32 bytes"));
+    format!("{id}/{digest:032x}")
 }

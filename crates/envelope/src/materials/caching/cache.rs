@@ -4,7 +4,11 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use super::{CacheCounts, DecryptionMaterials, EncryptionMaterials};
 use crate::{
-    cache::{Cache, gate::Gate, store::OwnedKey},
+    cache::{
+        Cache,
+        gate::Gate,
+        store::{Bounds, OwnedKey},
+    },
     context::EncryptionContext,
     format::encrypted_data_key::EncryptedDataKeys,
     observer::{Observer, Operation},
@@ -35,7 +39,7 @@ const MAX_LOADS: usize = 16;
 /// | `envelope_cache_misses_total` | `reason`: `absent`, `evicted`, `invalidated`, `never_repeats`, `age`, `messages`, `bytes` |
 /// | `envelope_cache_loads_total` | `ahead`: `true`, `false`; `outcome`: `ok`, or the [kind](crate::keyring::KeyringErrorKind) of failure |
 /// | `envelope_cache_load_seconds`, a histogram | `outcome` |
-/// | `envelope_cache_coalesced_total`, `envelope_cache_bypasses_total`, `envelope_cache_refused_total`, `envelope_cache_promotions_total`, `envelope_cache_stale_served_total`, `envelope_cache_evictions_total`, `envelope_cache_invalidations_total`, `envelope_cache_contexts_never_repeat_total` | |
+/// | `envelope_cache_coalesced_total`, `envelope_cache_bypasses_total`, `envelope_cache_refused_total`, `envelope_cache_promotions_total`, `envelope_cache_stale_served_total`, `envelope_cache_evictions_total`, `envelope_cache_invalidations_total`, `envelope_cache_contexts_never_repeat_total`, `envelope_cache_too_small_total` | |
 #[derive(Debug, Clone)]
 pub struct MaterialsCache(Arc<Halves>);
 
@@ -59,6 +63,7 @@ impl MaterialsCache {
     pub fn builder() -> MaterialsCacheBuilder {
         MaterialsCacheBuilder {
             capacity: CAPACITY,
+            max_bytes_held: None,
             max_loads: MAX_LOADS,
             clock: Clock::system(),
             observer: None,
@@ -187,6 +192,7 @@ impl Default for MaterialsCache {
 #[derive(Debug, Clone)]
 pub struct MaterialsCacheBuilder {
     capacity: usize,
+    max_bytes_held: Option<u64>,
     max_loads: usize,
     clock: Clock,
     observer: Option<Arc<dyn Observer>>,
@@ -198,13 +204,37 @@ impl MaterialsCacheBuilder {
     /// context, or for decryption one data key. Default: 1,000. Allowed: any. Zero holds none, and
     /// remembers no failure but those of wrapping keys; `usize::MAX` is no bound.
     ///
-    /// Memory is taken as entries come. Set aside are up to 32 bytes for each, and 16 MiB at the
+    /// Memory is taken as entries come. Set aside are up to 128 bytes for each, and 16 MiB at the
     /// most, which give misses their reason.
+    ///
+    /// A cache that is too small asks KMS again and again for the same data keys. It warns of that
+    /// once, see [`EventKind::CacheTooSmall`](crate::observer::EventKind::CacheTooSmall).
     ///
     /// A scan of contexts that are used once does not flush those that are used often.
     #[must_use]
     pub fn capacity(mut self, capacity: usize) -> Self {
         self.capacity = capacity;
+        self
+    }
+
+    /// How many bytes the entries for encryption may take, and as many those for decryption: keys
+    /// and values, as [`CacheCounts::bytes`] estimates them. Default: 4 KiB for each entry of
+    /// [`capacity`](Self::capacity), and 16 MiB at the least. Allowed: any; zero holds none.
+    ///
+    /// An entry counts as its part of these bytes (`max_bytes_held / capacity`) or as what it
+    /// takes, if that is more: neither bound is exceeded, and large entries leave room for fewer.
+    /// One that takes more than an eighth of the bytes, or of its shard's in a cache of over 1,023
+    /// entries, is used once and not held. That is rare: an entry takes about 1.5 KB, but whoever
+    /// may encrypt can write messages whose encrypted data keys take 3 MB.
+    ///
+    /// ```
+    /// # use envelope::materials::MaterialsCache;
+    /// let cache = MaterialsCache::builder().capacity(10_000).max_bytes_held(64 << 20).build();
+    /// assert_eq!(cache.stats().decryption.bytes, 0);
+    /// ```
+    #[must_use]
+    pub fn max_bytes_held(mut self, bytes: u64) -> Self {
+        self.max_bytes_held = Some(bytes);
         self
     }
 
@@ -234,9 +264,11 @@ impl MaterialsCacheBuilder {
     #[must_use]
     pub fn build(self) -> MaterialsCache {
         let gate = Gate::new(self.max_loads);
+        let default = Bounds::from(self.capacity);
+        let bounds = Bounds { bytes: self.max_bytes_held.unwrap_or(default.bytes), ..default };
         let encryption =
-            Cache::new(self.capacity, gate.clone(), Operation::Encryption, self.observer.clone());
-        let decryption = Cache::new(self.capacity, gate, Operation::Decryption, self.observer);
+            Cache::new(bounds, gate.clone(), Operation::Encryption, self.observer.clone());
+        let decryption = Cache::new(bounds, gate, Operation::Decryption, self.observer);
         MaterialsCache(Arc::new(Halves {
             encryption: Arc::new(encryption),
             decryption: Arc::new(decryption),

@@ -59,8 +59,12 @@ const COARSE_AGE: Duration = Duration::from_secs(1);
 ///   failure. A failure is remembered for a while, see [`Error::Remembered`]. Where three requests
 ///   in a row fail under one wrapping key in a way that may pass, or where one is told that nobody
 ///   may use it, all others under it are refused for a while, too.
-/// - When a data key that is cached, or that is to be made, meets the answer that its wrapping key
-///   may not be used any more, what is cached under that is dropped.
+/// - When a data key that is cached, or that is to be made, meets the answer that nobody may use
+///   its wrapping key ([`Unusable`]), everything that is cached under that key is dropped. When
+///   access is [`Denied`], that may be about its encryption context alone: its entry is dropped,
+///   and one entry of another context in the same partition is refreshed in the background. Only if
+///   that is denied, too, the rest of the partition under that key is dropped. A denial so costs at
+///   most one request more, and other contexts go on.
 /// - A message longer than `max_bytes`, of unknown length, or of a suite without key derivation
 ///   gets a data key of its own, uncached.
 ///
@@ -88,7 +92,14 @@ const COARSE_AGE: Duration = Duration::from_secs(1);
 /// | while the entry is in use all the time, with `refresh_ahead` | seven to eight tenths of that, plus the time that KMS takes to refuse |
 /// | opening, with `prime_decrypt` | the same, from when the data key was asked for to seal |
 /// | with `serve_stale_for`, while KMS is out of reach | `max_age` and that much more |
+/// | other entries under a key, after one was refused because nobody may use it | not at all, but for operations under way |
+/// | other entries of the partition, after one was denied | the time of one more request, in the background; where it gets no answer, as above |
 /// | after [`MaterialsCache::invalidate_key`], [`invalidate`](MaterialsCache::invalidate) or [`clear`](MaterialsCache::clear) has returned | not at all, but for operations under way |
+///
+/// Without the feature `tokio` there is no background, and a denial drops the rest at once.
+///
+/// [`Unusable`]: crate::keyring::KeyringErrorKind::Unusable
+/// [`Denied`]: crate::keyring::KeyringErrorKind::Denied
 ///
 /// ```
 /// use std::time::Duration;
@@ -125,7 +136,7 @@ struct Inner {
 impl CachingMaterialsManager {
     /// A manager that asks `source` for what it does not hold. A
     /// [`RequiredContextMaterialsManager`] belongs over it, not under it: what is cached is not
-    /// checked again.
+    /// checked again, and [`build`](CachingBuilder::build) refuses it.
     ///
     /// [`RequiredContextMaterialsManager`]: super::RequiredContextMaterialsManager
     pub fn builder(source: impl MaterialsManager + 'static) -> CachingBuilder {

@@ -1,0 +1,182 @@
+//! Decryption materials are kept only once a header was authentic under them.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::time::Duration;
+
+use envelope::{Clock, Envelope, Error, materials::MaterialsCache};
+use futures_util::future::poll_immediate;
+use support::{GatedKeyring, caching, context, encrypted_data_keys, header_length};
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+/// A client, its cache, its keyring, and a message that it has not decrypted yet.
+async fn scene() -> (Envelope, MaterialsCache, GatedKeyring, Vec<u8>) {
+    let (keyring, cache) = (GatedKeyring::new(1), MaterialsCache::new(100));
+    let envelope = caching(keyring.clone(), |builder| builder.cache(&cache));
+    let message = envelope.encrypt(b"x", &context("a")).await.unwrap();
+    (envelope, cache, keyring, message)
+}
+
+/// The message with a header that is not authentic, under the same wrapped data key.
+fn forged(message: &[u8]) -> Vec<u8> {
+    let mut forged = message.to_vec();
+    forged[header_length(message) - 1] ^= 1;
+    assert_eq!(encrypted_data_keys(message), encrypted_data_keys(&forged));
+    forged
+}
+
+async fn settle() {
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test]
+async fn a_forged_message_whose_sender_hangs_up_leaves_nothing() {
+    let (envelope, cache, keyring, message) = scene().await;
+    for (message, left) in [(forged(&message), 0), (message.clone(), 1)] {
+        let before = keyring.counts().1;
+        let context = context("a");
+        let mut decrypting = Box::pin(envelope.decrypt(&message, &context));
+        let polled = poll_immediate(&mut decrypting).await;
+        assert!(polled.is_none(), "{polled:?}");
+        settle().await;
+        drop(decrypting);
+        keyring.gate.add_permits(1);
+        settle().await;
+        assert_eq!((keyring.counts().1, keyring.gate.available_permits()), (before + 1, 0));
+        assert_eq!(cache.stats().decryption.entries, left);
+    }
+    envelope.try_decrypt(&message, &context("a")).unwrap();
+}
+
+#[tokio::test]
+async fn a_forged_message_leaves_nothing() {
+    let (envelope, cache, keyring, message) = scene().await;
+    keyring.gate.add_permits(2);
+    let opened = envelope.decrypt(&forged(&message), &context("a")).await;
+    assert!(matches!(opened, Err(Error::Authentication)), "{opened:?}");
+    assert_eq!(cache.stats().decryption.entries, 0);
+    envelope.decrypt(&message, &context("a")).await.unwrap();
+    // Once it is there, a forged message does it no harm.
+    assert!(envelope.decrypt(&forged(&message), &context("a")).await.is_err());
+    envelope.try_decrypt(&message, &context("a")).unwrap();
+}
+
+/// Whoever is first.
+#[tokio::test]
+async fn who_waits_for_the_load_of_a_forged_message_decrypts_and_keeps_the_data_key() {
+    for forged_first in [true, false] {
+        let (envelope, cache, keyring, message) = scene().await;
+        let (context, forged) = (context("a"), forged(&message));
+        let (first, second) = if forged_first { (&forged, &message) } else { (&message, &forged) };
+        let mut first = Box::pin(envelope.decrypt(first, &context));
+        let mut second = Box::pin(envelope.decrypt(second, &context));
+        assert!(poll_immediate(&mut first).await.is_none());
+        assert!(poll_immediate(&mut second).await.is_none());
+        keyring.gate.add_permits(1);
+        let (first, second) = futures_util::future::join(first, second).await;
+        let (good, bad) = if forged_first { (second, first) } else { (first, second) };
+        assert_eq!(good.unwrap().plaintext(), b"x");
+        assert!(matches!(bad, Err(Error::Authentication)), "{bad:?}");
+        assert_eq!((keyring.counts().1, cache.stats().decryption.entries), (1, 1));
+        envelope.try_decrypt(&message, &context).unwrap();
+    }
+}
+
+/// What is cached proves what takes its place, whichever message has it refreshed.
+#[cfg(feature = "tokio")]
+#[tokio::test]
+async fn forged_messages_keep_no_data_key_from_being_refreshed() {
+    let keyring = GatedKeyring::open();
+    let (clock, hand) = Clock::manual();
+    let cache = MaterialsCache::builder().clock(clock).build();
+    let envelope = caching(keyring.clone(), |builder| builder.cache(&cache).max_age(MINUTE));
+    let message = envelope.encrypt(b"x", &context("a")).await.unwrap();
+    envelope.decrypt(&message, &context("a")).await.unwrap();
+    hand.advance(Duration::from_secs(49));
+    assert!(envelope.try_decrypt(&forged(&message), &context("a")).is_err());
+    settle().await;
+    assert_eq!(keyring.counts().1, 2);
+    hand.advance(Duration::from_secs(30));
+    envelope.try_decrypt(&message, &context("a")).unwrap();
+}
+
+/// The cache stays within its bytes, and what has served stays there.
+#[cfg(feature = "tokio")]
+#[tokio::test]
+async fn a_flood_of_forged_messages_drives_nothing_out() {
+    let keyring = GatedKeyring::new(100);
+    let cache = MaterialsCache::builder().capacity(100).max_bytes_held(400_000).build();
+    let envelope = caching(keyring.clone(), |builder| builder.cache(&cache).max_messages(1));
+    let mut messages = vec![];
+    for number in 0..50 {
+        let context = context(&number.to_string());
+        let message = envelope.encrypt(b"x", &context).await.unwrap();
+        envelope.decrypt(&message, &context).await.unwrap();
+        messages.push((message, context));
+    }
+    for round in 0..2_000_u32 {
+        let (message, context) = &messages[round as usize % messages.len()];
+        let hostile = padded(message, &round.to_be_bytes(), 16, 1_000);
+        let mut decrypting = Box::pin(envelope.decrypt(&hostile, context));
+        assert!(poll_immediate(&mut decrypting).await.is_none());
+        settle().await;
+        drop(decrypting);
+        keyring.gate.add_permits(1);
+        settle().await;
+        assert_eq!(keyring.gate.available_permits(), 0);
+        assert!(cache.stats().decryption.bytes <= 400_000);
+    }
+    assert_eq!(cache.stats().decryption.entries, 50);
+    for (message, context) in &messages {
+        envelope.try_decrypt(message, context).unwrap();
+    }
+}
+
+/// Whoever may encrypt can make the wrapped data keys long.
+#[tokio::test]
+async fn authentic_messages_with_long_keys_stay_within_the_bytes() {
+    let keyring = support::PaddedKeyring::default();
+    let cache = MaterialsCache::builder().capacity(100).max_bytes_held(1_000_000).build();
+    let envelope = caching(keyring.clone(), |builder| builder.cache(&cache).max_messages(1));
+    let mut kept = 0;
+    for number in 0..100_usize {
+        // From hardly longer than usual to as long as a field may be.
+        keyring.pad(if number == 99 { 60_000 * 3 } else { number * 600 });
+        let message = envelope.encrypt(b"x", &context("a")).await.unwrap();
+        for _ in 0..2 {
+            envelope.decrypt(&message, &context("a")).await.unwrap();
+            let counts = cache.stats().decryption;
+            assert!(counts.bytes <= 1_000_000, "{counts:?}");
+        }
+        kept += usize::from(envelope.try_decrypt(&message, &context("a")).is_ok());
+        if number == 99 {
+            let opened = envelope.try_decrypt(&message, &context("a"));
+            assert!(matches!(opened, Err(Error::NotCached)), "held: {}", opened.is_ok());
+        }
+    }
+    assert!(kept > 90, "{kept}");
+    assert!(cache.stats().decryption.bytes > 500_000);
+    assert!(cache.stats().decryption.entries < 60);
+}
+
+/// The message with so many wrapped data keys more, none of which anybody can unwrap.
+fn padded(message: &[u8], number: &[u8], count: u16, length: usize) -> Vec<u8> {
+    let own = encrypted_data_keys(message);
+    let start = own.as_ptr() as usize - message.as_ptr() as usize;
+    let mut padded = message[..start].to_vec();
+    padded.extend(count.to_be_bytes());
+    padded.extend(&own[2..]);
+    for _ in 1..count {
+        for field in [b"nobody".to_vec(), [number, &vec![7; length]].concat(), vec![7; 20]] {
+            padded.extend(u16::try_from(field.len()).unwrap().to_be_bytes());
+            padded.extend(field);
+        }
+    }
+    padded.extend(&message[start + own.len()..]);
+    padded
+}
