@@ -2,6 +2,7 @@
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stderr, reason = "it says what it waits for, should it wait for ever")]
 
 use std::fs;
 use std::sync::Arc;
