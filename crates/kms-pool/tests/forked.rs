@@ -2,6 +2,7 @@
 //! run one.
 
 #![allow(clippy::print_stdout, reason = "it reports like a test")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[cfg(unix)]
 mod support;

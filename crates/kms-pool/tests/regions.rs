@@ -31,6 +31,9 @@ async fn ask(replicas: &Replicas) -> Result<Arc<str>, KmsError> {
     replicas.call(|client, region| async move { random(&client).await.map(|()| region) }).await
 }
 
+/// How it is brought about, and how often the region is asked.
+type Outage<'a> = (&'a dyn Fn(&Faults), u64);
+
 #[tokio::test]
 async fn another_region_stands_in_for_one_that_is_out_of_order_without_retries_there() {
     let kms = server().await;
@@ -39,7 +42,7 @@ async fn another_region_stands_in_for_one_that_is_out_of_order_without_retries_t
     assert_eq!(&*ask(&replicas).await.unwrap(), REGION);
     let faults = kms.faults(REGION);
     // What fails on a connection from before is sent once more over a new one.
-    let outages: [(&dyn Fn(&Faults), u64); 3] = [
+    let outages: [Outage<'_>; 3] = [
         (&|it| it.hang(true), 2),
         (&|it| it.internal_errors(1.0), 1),
         (&|it| it.connection_resets(1.0), 2),
