@@ -297,7 +297,7 @@ fn a_pool_outlives_the_runtime_that_it_was_first_used_on() {
     let principal = Principal::new(kms.issue_credentials());
     for _ in 0..3 {
         runtime().block_on(async {
-            random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap()
+            random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap();
         });
     }
 }
