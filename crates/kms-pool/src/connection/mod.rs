@@ -6,21 +6,15 @@
 //! the server. All idle connections are closed then, and the request may be tried again at once.
 
 use std::error::Error;
-use std::fmt;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use aws_smithy_runtime_api::client::connector_metadata::ConnectorMetadata;
-use aws_smithy_runtime_api::client::http::{
-    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient,
-    SharedHttpConnector,
-};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
-use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use futures_util::future::{Either, select};
 use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
@@ -31,6 +25,8 @@ use tokio::time::{Instant, timeout};
 use self::connector::{Connector, Opened, Parts};
 pub(crate) use self::proxy::Proxies;
 pub(crate) use self::race::Hosts;
+use self::sdk::SdkClient;
+pub(crate) use self::sdk::metadata;
 pub(crate) use self::tls::TrustRoots;
 use crate::error::BuildError;
 use crate::stats::Counters;
@@ -39,6 +35,7 @@ use crate::time;
 mod connector;
 mod proxy;
 mod race;
+mod sdk;
 mod tls;
 
 /// How connections are made and kept.
@@ -128,6 +125,10 @@ const PING_TIMEOUT: Duration = Duration::from_secs(3);
 /// So much longer a suspension of the machine is noticed.
 const NAP: Duration = Duration::from_secs(10);
 
+/// A request that is given up after this time, without an answer to it or others, casts doubt on the
+/// other idle connections.
+const SILENCE: Duration = Duration::from_millis(500);
+
 /// So many failures at once are forgiven at most.
 const MAX_CREDIT: u32 = 1024;
 
@@ -173,7 +174,7 @@ impl HttpsClient {
         let over = self.generation(time::suspended());
         let began = time::monotonic();
         let answer = over.hyper.request(request);
-        Ok(Exchange { answer, connection, began, over, client: self })
+        Ok(Exchange { answer, connection, began, over, client: self, has_ended: false })
     }
 
     /// The connections to use. After a suspension those from before it are not among them: nobody
@@ -203,12 +204,15 @@ pub(crate) struct Exchange<'a> {
     began: Instant,
     over: Arc<Generation>,
     client: &'a HttpsClient,
+    /// Whether it has been answered, or has failed.
+    has_ended: bool,
 }
 
 impl Exchange<'_> {
     /// Waits for the head of the answer. Not to be asked again once it has come.
     pub(crate) async fn head(&mut self) -> Result<HttpResponse, ConnectorError> {
         let answer = (&mut self.answer).await.map_err(failure)?;
+        self.has_ended = true;
         let more = |credit: u32| (credit < MAX_CREDIT).then_some(credit + 1);
         // Where it is full already, that is no error.
         let _ = self.client.credit.fetch_update(Relaxed, Relaxed, more);
@@ -221,18 +225,23 @@ impl Exchange<'_> {
 
     /// Notes that it has failed. If that was on a connection that had been open before, all idle
     /// ones are closed, and the result says what the failure means.
-    pub(crate) fn failed(&self, error: &ConnectorError) -> Option<Stale> {
+    pub(crate) fn failed(&mut self, error: &ConnectorError) -> Option<Stale> {
+        self.has_ended = true;
         if !self.is_on_reused() {
             return None;
         }
         let is_first = self.client.replace(&self.over, time::suspended());
-        let is_path_alive = self.over.answered().is_some_and(|answered| answered > self.began);
-        let is_slow = error.is_timeout() && is_path_alive;
+        let is_slow = error.is_timeout() && self.is_path_alive();
         let less = |credit: u32| credit.checked_sub(1);
         if !is_slow && self.client.credit.fetch_update(Relaxed, Relaxed, less).is_ok() {
             return Some(Stale::TryAgain);
         }
         Some(if is_first { Stale::Failure } else { Stale::FailureAgain })
+    }
+
+    /// Whether an old connection has brought another answer since.
+    fn is_path_alive(&self) -> bool {
+        self.over.answered().is_some_and(|answered| answered > self.began)
     }
 
     /// Whether it went over a connection that was open before it.
@@ -263,6 +272,20 @@ impl Exchange<'_> {
         match answer {
             Some(answer) => answer,
             None => within(read, self.head()).await?,
+        }
+    }
+}
+
+impl Drop for Exchange<'_> {
+    /// Callers may have less patience than an attempt. Their next requests must not wait in vain for
+    /// the other connections that died with this one.
+    fn drop(&mut self) {
+        if !self.has_ended
+            && time::monotonic() - self.began >= SILENCE
+            && self.is_on_reused()
+            && !self.is_path_alive()
+        {
+            self.client.replace(&self.over, time::suspended());
         }
     }
 }
@@ -300,67 +323,6 @@ fn failure(error: legacy::Error) -> ConnectorError {
         // The rest is a connection that broke, or a server that does not speak HTTP.
         Some(it) if it.is_parse() => ConnectorError::other(error.into(), None),
         _ => ConnectorError::io(error.into()),
-    }
-}
-
-/// An [`HttpsClient`] as the AWS SDK knows one, for what asks for credentials.
-struct SdkClient(Arc<HttpsClient>);
-
-impl HttpClient for SdkClient {
-    fn http_connector(
-        &self,
-        settings: &HttpConnectorSettings,
-        _: &RuntimeComponents,
-    ) -> SharedHttpConnector {
-        SharedHttpConnector::new(SdkConnector {
-            client: Arc::clone(&self.0),
-            connect: settings.connect_timeout(),
-            read: settings.read_timeout(),
-        })
-    }
-
-    fn connector_metadata(&self) -> Option<ConnectorMetadata> {
-        Some(metadata())
-    }
-}
-
-/// What is said of the client in the `User-Agent` header.
-pub(crate) fn metadata() -> ConnectorMetadata {
-    ConnectorMetadata::new("hyper", Some("1.x".into()))
-}
-
-impl fmt::Debug for SdkClient {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SdkClient")
-    }
-}
-
-struct SdkConnector {
-    client: Arc<HttpsClient>,
-    /// Limits of whoever asks, such as those that tell fast whether this machine is an EC2
-    /// instance. The connect timeout of the connections holds anyway.
-    connect: Option<Duration>,
-    read: Option<Duration>,
-}
-
-impl HttpConnector for SdkConnector {
-    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let client = Arc::clone(&self.client);
-        let (connect, read) = (self.connect, self.read);
-        HttpConnectorFuture::new(async move {
-            let mut exchange = client.send(request)?;
-            let answer = exchange.head_within(connect, read).await;
-            // The SDK tries again, by other connections than those from before.
-            answer.inspect_err(|error| {
-                exchange.failed(error);
-            })
-        })
-    }
-}
-
-impl fmt::Debug for SdkConnector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SdkConnector")
     }
 }
 
@@ -464,6 +426,38 @@ mod tests {
         https.credit.store(1, Relaxed);
         assert_eq!(second.failed(&timed_out), Some(Stale::TryAgain));
         drop(stream);
+    }
+
+    #[tokio::test]
+    async fn a_silence_that_a_caller_does_not_wait_out_ends_the_other_idle_connections() {
+        for (waited, others_are_answered, ends) in
+            [(Duration::ZERO, false, false), (SILENCE, true, false), (SILENCE, false, true)]
+        {
+            let https = https();
+            let (listener, url) = server().await;
+            let mut first = https.send(request(&url)).unwrap();
+            let serve = async {
+                let mut stream = listener.accept().await.unwrap().0;
+                answer(&mut stream).await;
+                stream
+            };
+            let (head, _stream) = tokio::join!(first.head(), serve);
+            head.unwrap();
+            let before = https.current.load_full();
+
+            let mut second = https.send(request(&url)).unwrap();
+            // Until it has a connection.
+            let connected = second.head_within(None, Some(Duration::ZERO)).await;
+            assert!(connected.unwrap_err().is_timeout());
+            if others_are_answered {
+                *before.answered() = Some(time::monotonic());
+            }
+            tokio::time::pause();
+            tokio::time::advance(waited).await;
+            drop(second);
+            tokio::time::resume();
+            assert_eq!(!Arc::ptr_eq(&before, &https.current.load_full()), ends, "{waited:?}");
+        }
     }
 
     #[tokio::test]

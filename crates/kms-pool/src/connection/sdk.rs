@@ -1,0 +1,75 @@
+//! The HTTPS client as the AWS SDK knows one, for what asks for credentials.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_smithy_runtime_api::client::connector_metadata::ConnectorMetadata;
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+
+use super::HttpsClient;
+
+/// An [`HttpsClient`] as the AWS SDK knows one, for what asks for credentials.
+pub(super) struct SdkClient(pub(super) Arc<HttpsClient>);
+
+impl HttpClient for SdkClient {
+    fn http_connector(
+        &self,
+        settings: &HttpConnectorSettings,
+        _: &RuntimeComponents,
+    ) -> SharedHttpConnector {
+        SharedHttpConnector::new(SdkConnector {
+            client: Arc::clone(&self.0),
+            connect: settings.connect_timeout(),
+            read: settings.read_timeout(),
+        })
+    }
+
+    fn connector_metadata(&self) -> Option<ConnectorMetadata> {
+        Some(metadata())
+    }
+}
+
+/// What is said of the client in the `User-Agent` header.
+pub(crate) fn metadata() -> ConnectorMetadata {
+    ConnectorMetadata::new("hyper", Some("1.x".into()))
+}
+
+impl fmt::Debug for SdkClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SdkClient")
+    }
+}
+
+struct SdkConnector {
+    client: Arc<HttpsClient>,
+    /// Limits of whoever asks, such as those that tell fast whether this machine is an EC2
+    /// instance. The connect timeout of the connections holds anyway.
+    connect: Option<Duration>,
+    read: Option<Duration>,
+}
+
+impl HttpConnector for SdkConnector {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let client = Arc::clone(&self.client);
+        let (connect, read) = (self.connect, self.read);
+        HttpConnectorFuture::new(async move {
+            let mut exchange = client.send(request)?;
+            let answer = exchange.head_within(connect, read).await;
+            // The SDK tries again, by other connections than those from before.
+            answer.inspect_err(|error| {
+                exchange.failed(error);
+            })
+        })
+    }
+}
+
+impl fmt::Debug for SdkConnector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SdkConnector")
+    }
+}
