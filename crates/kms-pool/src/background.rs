@@ -15,6 +15,7 @@ use std::time::Duration;
 use aws_smithy_async::rt::sleep::{AsyncSleep, Sleep};
 use futures_util::future::{Either, select};
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -35,8 +36,28 @@ struct Shared {
 
 enum State {
     Idle,
-    Running(Runtime),
+    Running {
+        runtime: Arc<Owned>,
+        /// Dropped to say that the runtime is about to end.
+        _end: watch::Sender<()>,
+        end: watch::Receiver<()>,
+    },
     Ended,
+}
+
+/// The runtime itself. It ends when the last one who holds it lets go.
+struct Owned {
+    runtime: Option<Runtime>,
+    process: u32,
+}
+
+/// Keeps the runtime from ending for a moment longer.
+///
+/// A thread that drives a future of the runtime by itself needs one: the timers of a runtime that
+/// has ended panic.
+pub(crate) struct Lease {
+    _runtime: Arc<Owned>,
+    end: watch::Receiver<()>,
 }
 
 /// Refers to a runtime without keeping it: what lives on a runtime must not.
@@ -72,33 +93,42 @@ impl Background {
     /// # Errors
     ///
     /// Those of [`check_process`](Self::check_process); [`KmsErrorKind::InvalidRequest`] if it was
-    /// shut down before it started, and [`KmsErrorKind::Other`] if its threads cannot be started.
+    /// shut down before it started, and [`KmsErrorKind::Unavailable`] if its threads cannot be
+    /// started.
     pub(crate) fn handle(&self) -> Result<&Handle, KmsError> {
         self.check_process()?;
         if let Some(handle) = self.0.handle.get() {
             return Ok(handle);
         }
         let mut state = self.0.state();
-        match *state {
-            State::Idle => {}
-            State::Running(ref runtime) => {
-                return Ok(self.0.handle.get_or_init(|| runtime.handle().clone()));
-            }
-            State::Ended => return Err(KmsError::shut_down()),
+        if let State::Idle = *state {
+            let process = std::process::id();
+            self.0.process.store(process, Relaxed);
+            let runtime = Builder::new_multi_thread()
+                .worker_threads(self.0.workers)
+                .thread_name("kms-pool")
+                .enable_all()
+                .build()
+                .map_err(|cause| {
+                    let message = "could not start the threads of the pool";
+                    KmsError::local(KmsErrorKind::Unavailable, message, Some(Box::new(cause)))
+                })?;
+            let _ = self.0.handle.set(runtime.handle().clone());
+            let runtime = Arc::new(Owned { runtime: Some(runtime), process });
+            let (sender, end) = watch::channel(());
+            *state = State::Running { runtime, _end: sender, end };
         }
-        self.0.process.store(std::process::id(), Relaxed);
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(self.0.workers)
-            .thread_name("kms-pool")
-            .enable_all()
-            .build()
-            .map_err(|cause| {
-                let message = "could not start the threads of the pool";
-                KmsError::local(KmsErrorKind::Other, message, Some(Box::new(cause)))
-            })?;
-        let handle = self.0.handle.get_or_init(|| runtime.handle().clone());
-        *state = State::Running(runtime);
-        Ok(handle)
+        self.0.handle.get().ok_or_else(KmsError::shut_down)
+    }
+
+    /// Keeps the runtime for whoever drives a future of it; `None` if it does not run.
+    pub(crate) fn lease(&self) -> Option<Lease> {
+        match &*self.0.state() {
+            State::Running { runtime, end, .. } => {
+                Some(Lease { _runtime: Arc::clone(runtime), end: end.clone() })
+            }
+            State::Idle | State::Ended => None,
+        }
     }
 
     /// Runs a future on the runtime. It is given up when the returned one is dropped.
@@ -134,15 +164,21 @@ impl Background {
         }
     }
 
-    /// Ends the runtime, and whatever is still on it. Does not wait, and cannot be undone.
+    /// Ends the runtime and what is still on it, as soon as nobody has a lease. Does not wait, and
+    /// cannot be undone.
     pub(crate) fn shut_down(&self) {
-        if !self.0.is_of_this_process() {
-            return;
+        if self.check_process().is_ok() {
+            let last = std::mem::replace(&mut *self.0.state(), State::Ended);
+            drop(last);
         }
-        let last = std::mem::replace(&mut *self.0.state(), State::Ended);
-        if let State::Running(runtime) = last {
-            runtime.shutdown_background();
-        }
+    }
+}
+
+impl Lease {
+    /// Waits until the runtime is about to end.
+    pub(crate) async fn end(&mut self) {
+        // Nothing is ever sent.
+        let _ = self.end.changed().await;
     }
 }
 
@@ -164,18 +200,15 @@ impl Shared {
     }
 }
 
-impl Drop for Shared {
+impl Drop for Owned {
     fn drop(&mut self) {
-        let is_of_this_process = self.is_of_this_process();
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let State::Running(runtime) = std::mem::replace(state, State::Ended) {
-            if is_of_this_process {
-                // Unlike a drop, this may happen inside a task, also one of its own.
-                runtime.shutdown_background();
-            } else {
-                // Its threads are the parent's: there is nothing to end, and nobody to wake.
-                std::mem::forget(runtime);
-            }
+        let Some(runtime) = self.runtime.take() else { return };
+        if self.process == std::process::id() {
+            // Unlike a drop, this may happen inside a task, also one of its own.
+            runtime.shutdown_background();
+        } else {
+            // Its threads are the parent's: there is nothing to end, and nobody to wake.
+            std::mem::forget(runtime);
         }
     }
 }
@@ -188,17 +221,18 @@ pub(crate) struct Task<T> {
 }
 
 impl<T> Future for Task<T> {
-    /// `None` if the runtime has ended before it.
-    type Output = Option<T>;
+    /// An error if it panicked, or the runtime has ended before it.
+    type Output = Result<T, KmsError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(match ready!(Pin::new(&mut self.join).poll(context)) {
-            Ok(output) => Some(output),
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_ended) => None,
-            },
-        })
+        let ended = ready!(Pin::new(&mut self.join).poll(context));
+        Poll::Ready(ended.map_err(|error| {
+            if error.is_panic() {
+                KmsError::local(KmsErrorKind::Other, "a task of the pool panicked", None)
+            } else {
+                KmsError::shut_down()
+            }
+        }))
     }
 }
 
@@ -228,7 +262,7 @@ impl Future for Timer {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let until = self.until;
         if self.task.is_none() {
-            match self.background.run(tokio::time::sleep_until(until)) {
+            match self.background.run(async move { tokio::time::sleep_until(until).await }) {
                 Ok(task) => self.task = Some(task),
                 // Whatever comes after the wait says why it cannot go on.
                 Err(_) => return Poll::Ready(()),
@@ -256,5 +290,74 @@ impl fmt::Debug for Background {
 impl fmt::Debug for WeakBackground {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WeakBackground").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use futures_executor::block_on;
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_hours(1);
+
+    #[test]
+    fn what_waits_on_a_runtime_that_ends_ends_too() {
+        let background = Background::with_workers(1);
+        let mut sleep = Box::pin(background.sleep(LONG));
+        assert!(sleep.as_mut().now_or_never().is_none());
+        let late = background.sleep(LONG);
+        let task = background.run(std::future::pending::<()>()).unwrap();
+        background.shut_down();
+        block_on(async { (sleep.await, late.await) });
+        assert_eq!(block_on(task).unwrap_err().kind(), KmsErrorKind::InvalidRequest);
+        assert!(background.lease().is_none());
+    }
+
+    #[test]
+    fn a_runtime_that_was_ended_before_it_began_does_not_begin() {
+        let background = Background::with_workers(1);
+        background.shut_down();
+        assert!(background.handle().is_err());
+    }
+
+    #[test]
+    fn a_lease_keeps_the_runtime_and_is_told_of_its_end() {
+        let background = Background::with_workers(1);
+        let handle = background.handle().unwrap().clone();
+        let mut lease = background.lease().unwrap();
+        assert!(lease.end().now_or_never().is_none());
+        drop(background);
+        block_on(lease.end());
+        // Its timers work until the lease ends.
+        handle.block_on(async { tokio::time::sleep(Duration::from_millis(1)).await });
+        drop(lease);
+        let ended = block_on(handle.spawn(async {})).unwrap_err();
+        assert!(ended.is_cancelled());
+    }
+
+    #[test]
+    fn a_task_ends_with_who_waits_for_it_and_a_panic_is_an_error() {
+        let background = Background::with_workers(1);
+        let (sender, ended) = mpsc::channel::<()>();
+        let task = background.run(async move {
+            std::future::pending::<()>().await;
+            drop(sender);
+        });
+        drop(task.unwrap());
+        assert!(ended.recv().is_err(), "the task was dropped");
+        let task = background.run(async { panic!("scripted") }).unwrap();
+        assert_eq!(block_on(task).unwrap_err().kind(), KmsErrorKind::Other);
+    }
+
+    #[test]
+    fn a_limit_ends_what_takes_longer() {
+        let background = Background::with_workers(1);
+        let limit = Duration::from_millis(1);
+        assert!(block_on(background.timeout(limit, std::future::pending::<()>())).is_none());
+        assert_eq!(block_on(background.timeout(Duration::MAX, async { 1 })), Some(1));
     }
 }

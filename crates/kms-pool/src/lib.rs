@@ -56,7 +56,7 @@
 //!
 //! | setting | default | range |
 //! | --- | --- | --- |
-//! | [`connect_timeout`](KmsPoolBuilder::connect_timeout), TCP and TLS together | 2 s | 1 ms – 5 min |
+//! | [`connect_timeout`](KmsPoolBuilder::connect_timeout), TCP, proxy and TLS together | 2 s | 1 ms – 5 min |
 //! | [`attempt_timeout`](KmsPoolBuilder::attempt_timeout), from the request's turn to the end of its answer | 3 s | 1 ms – 5 min |
 //! | [`operation_timeout`](KmsPoolBuilder::operation_timeout), with all attempts and waits | 10 s | 1 ms – 5 min |
 //! | [`provider_timeout`](KmsPoolBuilder::provider_timeout) | 5 s | 1 ms – 5 min |
@@ -70,7 +70,7 @@
 //! | [`max_requests_per_second`](KmsPoolBuilder::max_requests_per_second) for an account and region | learnt | 1 – 1,000,000 |
 //! | [`decrypt_share`](KmsPoolBuilder::decrypt_share), [`encrypt_share`](KmsPoolBuilder::encrypt_share) | 1 | 0.01 – 1 |
 //! | [`circuit_opens_after`](KmsPoolBuilder::circuit_opens_after) failures in a row | 10 | 0 (never) – 1,000,000 |
-//! | idle connections are closed after | 90 s | fixed |
+//! | [`connection_idle_timeout`](KmsPoolBuilder::connection_idle_timeout) | 90 s | 10 ms – 1 h |
 //! | TLS | rustls over aws-lc-rs, X25519MLKEM768 preferred; the platform's certificate authorities | custom ones by [`trust_root_pem`](KmsPoolBuilder::trust_root_pem) |
 //!
 //! The timeouts fit into one another: KMS answers in some 10 ms, across an ocean in some 200 ms, so

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use aws_sdk_kms::Client;
 use aws_sdk_kms::config;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use quick_cache::Equivalent;
 use quick_cache::sync::Cache;
 use tokio::task::AbortHandle;
@@ -49,7 +50,9 @@ pub(crate) struct Settings {
     pub(crate) clock: Clock,
     /// Endpoints of single regions, before the one of `common`.
     pub(crate) endpoints: HashMap<String, String>,
-    pub(crate) connections: Arc<Connections>,
+    pub(crate) connections: Connections,
+    /// What credentials are asked for over.
+    pub(crate) credentials_http: SharedHttpClient,
     pub(crate) renewals: Renewals,
     pub(crate) budget: BudgetSettings,
     pub(crate) circuit: CircuitSettings,
@@ -66,6 +69,7 @@ struct Parts {
     sessions: HashMap<u64, Weak<Session>>,
     https: HashMap<Box<str>, Weak<HttpsClient>>,
     budgets: HashMap<(BudgetOwner, Box<str>), Weak<Budget>>,
+    clocks: HashMap<Box<str>, Clock>,
     janitor: Option<AbortHandle>,
 }
 
@@ -123,7 +127,7 @@ impl KmsPool {
     /// [`CredentialsUnavailable`](KmsErrorKind::CredentialsUnavailable) if the provider fails,
     /// panics or takes longer than [`provider_timeout`](KmsPoolBuilder::provider_timeout),
     /// [`AfterFork`](KmsErrorKind::AfterFork) in a child that was forked after the pool was first
-    /// used, and [`Other`](KmsErrorKind::Other) if the pool's threads cannot be started. No request
+    /// used, and [`Unavailable`](KmsErrorKind::Unavailable) if the pool's threads cannot be started. No request
     /// is sent to KMS.
     ///
     /// # Examples
@@ -299,7 +303,7 @@ impl KmsPool {
         shared.slots.remove_if(&key, |slot| slot.lane().tenure != principal.tenure());
         let slot = shared.slots.get_or_insert_with(&key, || {
             self.check_open()?;
-            self.build_slot(region, session).map(Arc::new)
+            Ok::<_, KmsError>(Arc::new(self.build_slot(region, session)))
         })?;
         if shared.closed.load(Relaxed) {
             // The end came in between, and has not seen this one.
@@ -310,7 +314,7 @@ impl KmsPool {
         Ok(slot)
     }
 
-    fn build_slot(&self, region: &str, session: Arc<Session>) -> Result<Slot, KmsError> {
+    fn build_slot(&self, region: &str, session: Arc<Session>) -> Slot {
         let (shared, settings) = (&self.shared, &self.shared.settings);
         // Before the account is looked at: if another comes in between, the next caller has the
         // slot built anew.
@@ -320,8 +324,9 @@ impl KmsPool {
         let lane = Lane {
             region: region.into(),
             background: settings.background.clone(),
-            clock: settings.clock.clone(),
-            https: parts.https(region, &settings.connections)?,
+            clock: parts.clock(region, &settings.clock),
+            has_learnt: AtomicBool::new(false),
+            https: parts.https(region, &settings.connections),
             budget: parts.budget(owner, region, settings.budget),
             circuit: Arc::new(Circuit::new(settings.circuit)),
             session,
@@ -335,13 +340,14 @@ impl KmsPool {
             has_accepted: AtomicBool::new(false),
             tenure,
         };
-        let mut common = settings.common.clone().retry_partition(retry_quota());
+        let mut common =
+            settings.common.clone().retry_partition(retry_quota()).time_source(lane.clock.clone());
         drop(parts);
         if let Some(endpoint) = settings.endpoints.get(region) {
             common.set_endpoint_url(Some(endpoint.clone()));
         }
         shared.counters.builds.increment();
-        Ok(Slot::new(common, lane))
+        Slot::new(common, lane)
     }
 
     /// Whether the pool supplies clients: in this process, and not after its end.
@@ -397,9 +403,10 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         let janitor = self.parts.get_mut().unwrap_or_else(PoisonError::into_inner).janitor.take();
-        if let Some(janitor) = janitor
-            && self.settings.background.check_process().is_ok()
-        {
+        if self.settings.background.check_process().is_err() {
+            // As with a lane's, its connections are the parent's.
+            std::mem::forget(self.settings.credentials_http.clone());
+        } else if let Some(janitor) = janitor {
             janitor.abort();
         }
     }
@@ -411,6 +418,7 @@ impl Parts {
             Session::new(
                 principal.clone(),
                 shared.settings.renewals,
+                shared.settings.credentials_http.clone(),
                 Arc::clone(&shared.counters),
                 shared.settings.background.downgrade(),
                 shared.settings.clock.clone(),
@@ -418,24 +426,8 @@ impl Parts {
         })
     }
 
-    fn https(
-        &mut self,
-        region: &str,
-        connections: &Arc<Connections>,
-    ) -> Result<Arc<HttpsClient>, KmsError> {
-        if let Some(known) = self.https.get(region).and_then(Weak::upgrade) {
-            return Ok(known);
-        }
-        let client = connections.client().map_err(|error| {
-            KmsError::local(
-                KmsErrorKind::Other,
-                "the HTTPS client cannot be made",
-                Some(Box::new(error)),
-            )
-        })?;
-        let client = Arc::new(client);
-        self.https.insert(region.into(), Arc::downgrade(&client));
-        Ok(client)
+    fn https(&mut self, region: &str, connections: &Connections) -> Arc<HttpsClient> {
+        find_or_make(&mut self.https, region.into(), || connections.client())
     }
 
     fn budget(
@@ -447,6 +439,11 @@ impl Parts {
         find_or_make(&mut self.budgets, (owner, region.into()), || {
             Budget::new(settings, time::monotonic())
         })
+    }
+
+    /// Regions learn the date each for itself: one whose clock is wrong misleads no other.
+    fn clock(&mut self, region: &str, clock: &Clock) -> Clock {
+        self.clocks.entry(region.into()).or_insert_with(|| clock.copy()).clone()
     }
 
     /// Ends what goes on by itself. Clients that somebody keeps keep their sessions.
@@ -461,6 +458,7 @@ impl Parts {
         self.sessions.retain(|_, it| it.strong_count() > 0);
         self.https.retain(|_, it| it.strong_count() > 0);
         self.budgets.retain(|_, it| it.strong_count() > 0);
+        self.clocks.retain(|region, _| self.https.contains_key(region));
     }
 }
 

@@ -141,6 +141,10 @@ pub(crate) fn connection_opened() {
     }
 }
 
+pub(crate) fn reconnected() {
+    tracing::debug!(target: TARGET, "an old connection failed, and a new one is opened");
+}
+
 pub(crate) fn connection_closed() {
     tracing::debug!(target: TARGET, "connection closed");
     #[cfg(feature = "metrics")]

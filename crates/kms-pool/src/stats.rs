@@ -38,7 +38,7 @@ pub struct PoolStats {
     pub circuits_opened: u64,
     /// Slots dropped because nobody asked for them for a while.
     pub idle_evictions: u64,
-    /// Connections open now.
+    /// Connections open now: to KMS, and to STS and the like where credentials come from there.
     pub connections: u64,
     /// Connections opened so far, each with its TLS handshake.
     pub connections_opened: u64,

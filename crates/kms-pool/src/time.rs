@@ -21,12 +21,22 @@ pub(crate) fn monotonic() -> Instant {
     Instant::now()
 }
 
+/// The clock that file times are of, which is the wall clock with all of its jumps.
+pub(crate) fn of_files() -> SystemTime {
+    wall()
+}
+
+#[allow(clippy::disallowed_methods, reason = "the one reading of the wall clock")]
+fn wall() -> SystemTime {
+    SystemTime::now()
+}
+
 /// The date, as AWS counts it.
 ///
 /// It is read off the wall clock once, when the pool is built, and from then on counted with a
 /// clock that nobody can set: a wall clock that jumps later changes nothing. When KMS refuses a
-/// request because of its date, the clock [learns](Self::learn) the server's. Clones are the same
-/// clock.
+/// request because of its date, the clock of the region [learns](Self::learn) the server's. Clones
+/// are the same clock.
 #[derive(Clone, Debug)]
 pub(crate) struct Clock {
     /// The date at the zero of [`uptime`], in nanoseconds since the Unix epoch.
@@ -35,11 +45,15 @@ pub(crate) struct Clock {
 
 impl Clock {
     /// A clock that shows the same as the wall clock at this moment.
-    #[allow(clippy::disallowed_methods, reason = "the one reading of the wall clock")]
     pub(crate) fn of_this_machine() -> Self {
         let clock = Self { zero: Arc::default() };
-        clock.learn(SystemTime::now());
+        clock.learn(wall());
         clock
+    }
+
+    /// Another clock that shows the same, until one of them learns.
+    pub(crate) fn copy(&self) -> Self {
+        Self { zero: Arc::new(AtomicI64::new(self.zero.load(Relaxed))) }
     }
 
     /// From now on it shows `date`, and counts from there.
@@ -62,6 +76,19 @@ impl TimeSource for Clock {
     fn now(&self) -> SystemTime {
         self.date()
     }
+}
+
+/// How long the machine has been suspended since some moment before the program's start, where the
+/// platform tells.
+pub(crate) fn suspended() -> Duration {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::time::{ClockId, clock_gettime};
+        let awake = Duration::try_from(clock_gettime(ClockId::Monotonic)).unwrap_or_default();
+        uptime().saturating_sub(awake)
+    }
+    #[cfg(not(target_os = "linux"))]
+    Duration::ZERO
 }
 
 /// Enough until the year 2262.
@@ -92,7 +119,7 @@ mod tests {
     fn a_clock_goes_on_from_what_it_learnt_and_its_clones_with_it() {
         let clock = Clock::of_this_machine();
         let clone = clock.clone();
-        let other = Clock::of_this_machine();
+        let other = clock.copy();
         for learnt in [SystemTime::UNIX_EPOCH, clock.date() + Duration::from_hours(2)] {
             clock.learn(learnt);
             let later = clone.date();

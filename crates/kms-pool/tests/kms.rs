@@ -16,7 +16,7 @@ use futures_util::future::join_all;
 use kms_local::KmsLocal;
 use kms_pool::{KmsError, KmsErrorKind, KmsPool, Principal};
 
-use support::{REGION, Sessions, builder, random, server};
+use support::{OTHER, REGION, Sessions, builder, random, server};
 
 mod support;
 
@@ -124,6 +124,68 @@ async fn a_wrong_clock_is_corrected() {
     random(&client).await.unwrap();
     kms.faults(REGION).clock_behind(Duration::from_hours(1));
     random(&client).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_date_is_learnt_by_one_refusal_and_holds_for_all() {
+    let kms = server().await;
+    let pool = builder(&kms).build().unwrap();
+    let principal = Principal::new(kms.issue_session(Duration::from_hours(1)));
+    let client = pool.client(REGION, &principal).await.unwrap();
+    let left = || pool.slots()[0].credentials_left.unwrap().as_secs();
+    for (minutes, expected) in [(30, 1_795..=1_800), (0, 3_590..=3_600)] {
+        kms.faults(REGION).clock_ahead(Duration::from_mins(minutes));
+        let before = kms.counters(REGION).total();
+        random(&client).await.unwrap();
+        join_all((0..32).map(|_| random(&client))).await.into_iter().for_each(Result::unwrap);
+        assert_eq!(kms.counters(REGION).total(), before + 1 + 1 + 32);
+        // The next clock that credentials are compared with is the server's.
+        assert!(expected.contains(&left()), "{} s left", left());
+    }
+    let refreshes = pool.stats().refreshes;
+    kms.faults(REGION).clock_behind(Duration::from_hours(2));
+    join_all((0..32).map(|_| random(&client))).await.into_iter().for_each(Result::unwrap);
+    assert_eq!(pool.stats().refreshes, refreshes, "no provider is asked for what a date explains");
+}
+
+#[tokio::test]
+async fn a_region_with_a_wrong_clock_misleads_no_other() {
+    let kms = server().await;
+    let pool = builder(&kms).build().unwrap();
+    let principal = Principal::new(kms.issue_credentials());
+    kms.faults(OTHER).clock_ahead(Duration::from_hours(2));
+    let right = pool.client(REGION, &principal).await.unwrap();
+    let wrong = pool.client(OTHER, &principal).await.unwrap();
+    for _ in 0..5 {
+        random(&right).await.unwrap();
+        random(&wrong).await.unwrap();
+    }
+    assert_eq!((kms.counters(REGION).total(), kms.counters(OTHER).total()), (5, 6));
+}
+
+#[tokio::test]
+async fn a_single_attempt_is_signed_again_for_the_date_and_for_the_credentials() {
+    let kms = server().await;
+    let pool = builder(&kms).max_attempts(1).build().unwrap();
+    let principal = Principal::new(Sessions(Arc::clone(&kms)));
+    let client = pool.client(REGION, &principal).await.unwrap();
+    random(&client).await.unwrap();
+    kms.expire_sessions();
+    kms.faults(REGION).clock_ahead(Duration::from_mins(30));
+    random(&client).await.unwrap();
+    assert_eq!(kms.counters(REGION).total(), 4);
+}
+
+#[tokio::test]
+async fn a_denial_is_final_even_by_a_server_with_another_date() {
+    let kms = server().await;
+    let pool = builder(&kms).max_attempts(3).build().unwrap();
+    let client = pool.client(REGION, &Principal::new(kms.issue_credentials())).await.unwrap();
+    // Near enough to be accepted.
+    kms.faults(REGION).clock_ahead(Duration::from_secs(270));
+    kms.faults(REGION).deny_access(true);
+    assert_eq!(random(&client).await.unwrap_err().kind(), KmsErrorKind::AccessDenied);
+    assert_eq!(kms.counters(REGION).total(), 1);
 }
 
 #[tokio::test]

@@ -2,13 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 
 use aws_credential_types::Credentials;
-use kms_pool::{KmsPool, KmsPoolBuilder, Principal};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use kms_local::KmsLocal;
+use kms_pool::{KmsErrorKind, KmsPool, KmsPoolBuilder, Principal, Role};
+use rustls::ServerConfig;
+use rustls::pki_types::PrivateKeyDer;
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 use support::{REGION, builder, random, server};
 
@@ -25,45 +30,170 @@ async fn the_key_exchange_is_post_quantum() {
     assert_eq!(groups.into_iter().collect::<Vec<_>>(), [("X25519MLKEM768".to_owned(), 1)]);
 }
 
-/// A proxy that knows `CONNECT` alone, and counts the tunnels.
-async fn proxy(tunnels: Arc<AtomicUsize>) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            let tunnels = Arc::clone(&tunnels);
-            tokio::spawn(async move {
-                let mut client = BufReader::new(stream);
-                let mut request = String::new();
-                while !request.ends_with("\r\n\r\n") {
-                    client.read_line(&mut request).await.unwrap();
-                }
-                let target = request.strip_prefix("CONNECT ").unwrap().split(' ').next().unwrap();
-                let mut server = TcpStream::connect(target).await.unwrap();
-                tunnels.fetch_add(1, SeqCst);
-                client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
-                tokio::io::copy_bidirectional(&mut client, &mut server).await
-            });
-        }
-    });
-    format!("http://{address}")
+/// A proxy that knows `CONNECT` alone, and notes what it was asked. Names are this machine's.
+struct Proxy {
+    address: SocketAddr,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+impl Proxy {
+    async fn start() -> Self {
+        Self::with(None).await
+    }
+
+    /// A proxy that is spoken to by TLS, and its certificate.
+    async fn with_tls() -> (Self, String) {
+        let signed = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(signed.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![signed.cert.der().clone()], key)
+            .unwrap();
+        (Self::with(Some(TlsAcceptor::from(Arc::new(config)))).await, signed.cert.pem())
+    }
+
+    async fn with(tls: Option<TlsAcceptor>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let asked = Arc::<Mutex<Vec<String>>>::default();
+        let note = Arc::clone(&asked);
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let note = Arc::clone(&note);
+                let tls = tls.clone();
+                tokio::spawn(async move {
+                    let stream: Box<dyn Duplex> = match tls {
+                        Some(tls) => Box::new(tls.accept(stream).await.unwrap()),
+                        None => Box::new(stream),
+                    };
+                    let mut client = BufReader::new(stream);
+                    let mut request = String::new();
+                    while !request.ends_with("\r\n\r\n") {
+                        client.read_line(&mut request).await.unwrap();
+                    }
+                    let asked = request.strip_prefix("CONNECT ").unwrap();
+                    let target = asked.split(' ').next().unwrap().to_owned();
+                    note.lock().unwrap().push(request);
+                    let Ok(mut server) = TcpStream::connect(target).await else {
+                        client.write_all(b"HTTP/1.1 502 Bad Gateway\r\n\r\n").await.unwrap();
+                        return;
+                    };
+                    client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                    tokio::io::copy_bidirectional(&mut client, &mut server).await.ok();
+                });
+            }
+        });
+        Self { address, asked }
+    }
+
+    /// The targets of the tunnels that were asked for.
+    fn targets(&self) -> Vec<String> {
+        let asked = self.asked.lock().unwrap();
+        asked.iter().map(|request| request.split(' ').nth(1).unwrap().to_owned()).collect()
+    }
+}
+
+fn host_and_port(url: &str) -> String {
+    url.strip_prefix("https://").unwrap().to_owned()
 }
 
 #[tokio::test]
 async fn a_proxy_is_tunnelled_through() {
     let kms = server().await;
-    let tunnels = Arc::new(AtomicUsize::new(0));
-    let pool = builder(&kms).proxy(&proxy(Arc::clone(&tunnels)).await).unwrap().build().unwrap();
+    let proxy = Proxy::start().await;
+    let url = format!("http://us%40er:secret@{}", proxy.address);
+    let pool = builder(&kms).proxy(&url).unwrap().build().unwrap();
     let client = pool.client(REGION, &Principal::new(kms.issue_credentials())).await.unwrap();
     random(&client).await.unwrap();
     random(&client).await.unwrap();
-    assert_eq!((tunnels.load(SeqCst), kms.counters(REGION).tls_handshakes), (1, 1));
+    assert_eq!(proxy.targets(), [host_and_port(kms.endpoint(REGION))]);
+    assert_eq!(kms.counters(REGION).tls_handshakes, 1);
+    let asked = proxy.asked.lock().unwrap()[0].to_ascii_lowercase();
+    // `us@er:secret`
+    let header = "proxy-authorization: basic dxnazxi6c2vjcmv0";
+    assert!(asked.contains(header), "{asked}");
+}
+
+#[tokio::test]
+async fn a_proxy_may_want_tls_itself() {
+    let kms = server().await;
+    let (proxy, certificate) = Proxy::with_tls().await;
+    let pool = builder(&kms).trust_root_pem(certificate);
+    let pool = pool.proxy(&format!("https://{}", proxy.address)).unwrap().build().unwrap();
+    let client = pool.client(REGION, &Principal::new(kms.issue_credentials())).await.unwrap();
+    random(&client).await.unwrap();
+    assert_eq!(proxy.targets(), [host_and_port(kms.endpoint(REGION))]);
+}
+
+#[tokio::test]
+async fn a_proxy_that_opens_no_tunnel_is_named_in_the_error_without_its_password() {
+    let kms = server().await;
+    let proxy = Proxy::start().await;
+    let url = format!("http://user:secret@{}", proxy.address);
+    let pool = builder(&kms).proxy(&url).unwrap();
+    let pool = pool.endpoint_url_for(REGION, "https://127.0.0.1:1").build().unwrap();
+    let client = pool.client(REGION, &Principal::new(kms.issue_credentials())).await.unwrap();
+    let error = random(&client).await.unwrap_err();
+    assert_eq!(error.kind(), KmsErrorKind::Unavailable);
+    assert!(error.to_string().contains(&proxy.address.to_string()), "{error}");
+    assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_role_reaches_sts_as_the_pool_reaches_kms() {
+    let kms = KmsLocal::builder().region(REGION).sts().start().await.unwrap();
+    let sts = kms.sts_endpoint().unwrap();
+    let proxy = Proxy::start().await;
+    let pool = builder(&kms).proxy(&format!("http://{}", proxy.address)).unwrap();
+    let pool = pool.build().unwrap();
+    let base = Principal::new(kms.issue_credentials());
+    let role = || {
+        Role::new("arn:aws:iam::000000000000:role/payments", REGION)
+            .endpoint_url(sts.replace("127.0.0.1", "localhost"))
+    };
+    let tenant = role().assumed_by(&base).unwrap();
+    random(&pool.client(REGION, &tenant).await.unwrap()).await.unwrap();
+    let targets =
+        [host_and_port(sts).replace("127.0.0.1", "localhost"), host_and_port(kms.endpoint(REGION))];
+    assert_eq!(proxy.targets(), targets);
+
+    // A role with roots of its own keeps them, and goes its own way.
+    let tenant = role().trust_root_pem(kms.ca_pem()).assumed_by(&base).unwrap();
+    pool.client(REGION, &tenant).await.unwrap();
+    assert_eq!(proxy.targets(), targets);
+}
+
+#[tokio::test]
+async fn a_profile_reaches_sts_as_the_pool_reaches_kms() {
+    let kms = server().await;
+    let proxy = Proxy::start().await;
+    let pool = builder(&kms).proxy(&format!("http://{}", proxy.address)).unwrap();
+    let pool = pool.build().unwrap();
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    write!(
+        file,
+        "[default]\nrole_arn = arn:aws:iam::000000000000:role/payments\nsource_profile = base\n\
+         region = no-such-region-1\n[base]\naws_access_key_id = id\naws_secret_access_key = secret\n"
+    )
+    .unwrap();
+    // There is no such host, so that nobody is asked in truth.
+    let principal = Principal::from_profile(file.path(), "default");
+    pool.client(REGION, &principal).await.unwrap_err();
+    let targets = proxy.targets();
+    assert!(targets.iter().any(|target| target.starts_with("sts.")), "{targets:?}");
 }
 
 /// The host that a client's requests go to: an impossible proxy keeps them from getting there.
 async fn host(builder: KmsPoolBuilder, region: &str) -> String {
-    let seen = Arc::new(std::sync::Mutex::new(String::new()));
+    let seen = Arc::new(Mutex::new(String::new()));
     let pool = builder.trust_platform_roots().build().unwrap();
     let client = pool
         .client(region, &Principal::new(Credentials::new("id", "secret", None, None, "test")))

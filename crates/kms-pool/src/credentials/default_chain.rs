@@ -5,27 +5,26 @@ use std::sync::Arc;
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
 use aws_config::provider_config::ProviderConfig;
 use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{ProvideCredentials, future};
+use aws_credential_types::provider::{ProvideCredentials as _, future};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use tokio::sync::OnceCell;
 
-use crate::connection;
+use super::principal::Provider;
 
 /// The chain, set up when it is first asked: to look for a region may take the network, and with it
 /// a runtime.
 #[derive(Debug, Default)]
 pub(super) struct DefaultChain(Arc<OnceCell<DefaultCredentialsChain>>);
 
-impl ProvideCredentials for DefaultChain {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
+impl Provider for DefaultChain {
+    fn credentials<'a>(&'a self, http: &'a SharedHttpClient) -> future::ProvideCredentials<'a> {
         future::ProvideCredentials::new(async {
             if self.0.get().is_none() {
                 let chain = Arc::clone(&self.0);
+                let http = http.clone();
                 // It may take longer than a provider may. What it has found serves the next time.
                 let set_up = async move {
-                    chain.get_or_init(set_up).await;
+                    chain.get_or_init(|| set_up(http)).await;
                 };
                 tokio::spawn(set_up).await.map_err(CredentialsError::unhandled)?;
             }
@@ -37,10 +36,7 @@ impl ProvideCredentials for DefaultChain {
     }
 }
 
-async fn set_up() -> DefaultCredentialsChain {
-    let http = aws_smithy_http_client::Builder::new()
-        .tls_provider(connection::tls_provider())
-        .build_https();
+async fn set_up(http: SharedHttpClient) -> DefaultCredentialsChain {
     let config = ProviderConfig::without_region().with_http_client(http);
     DefaultCredentialsChain::builder().configure(config).build().await
 }

@@ -1,21 +1,55 @@
 //! What is known of a principal's files without reading them.
 
 use std::fs;
-use std::path::PathBuf;
-use std::time::SystemTime;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
-/// How files look: their lengths and times of modification. A time is compared with nothing but
-/// another of the same file, since the file system's clock need not be this machine's.
+use crate::time;
+
+/// File times may be so much behind the clock, and two changes so close together have the same.
+const CLOCK_STEP: Duration = Duration::from_millis(20);
+
+/// How files look.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Stamps(Vec<Option<(u64, Option<SystemTime>)>>);
+pub(super) struct Stamps(Vec<Option<Stamp>>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Stamp {
+    length: u64,
+    modified: Option<SystemTime>,
+    /// Whether it was modified a moment ago, so that it may be modified again and look the same.
+    /// Later it is not, and looks different: it counts as changed once more.
+    is_new: bool,
+}
 
 impl Stamps {
     /// Of these files. May block for as long as the disk takes.
     pub(super) fn of(files: &[PathBuf]) -> Self {
-        // Follows links: those who mount secrets swap a link.
-        let stamp = |file: &PathBuf| {
-            fs::metadata(file).ok().map(|found| (found.len(), found.modified().ok()))
-        };
-        Self(files.iter().map(stamp).collect())
+        let now = time::of_files();
+        Self(files.iter().map(|file| stamp(file, now)).collect())
+    }
+}
+
+fn stamp(file: &Path, now: SystemTime) -> Option<Stamp> {
+    // Follows links: those who mount secrets swap a link.
+    let found = fs::metadata(file).ok()?;
+    let modified = found.modified().ok();
+    let is_new = modified.is_some_and(|modified| modified + CLOCK_STEP >= now);
+    Some(Stamp { length: found.len(), modified, is_new })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_was_just_written_counts_as_changed_once_more() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let modified = file.as_file().metadata().unwrap().modified().unwrap();
+        let at = |millis| stamp(file.path(), modified + Duration::from_millis(millis));
+        assert_eq!(at(0), at(20));
+        assert_ne!(at(0), at(21));
+        assert_eq!(at(21), at(1_000_000));
+        assert_eq!(stamp(Path::new("/nowhere"), modified), None);
     }
 }

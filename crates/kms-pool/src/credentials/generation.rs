@@ -77,6 +77,13 @@ impl Generation {
         self.refused.store(true, Relaxed);
     }
 
+    pub(crate) fn accept(&self) {
+        // Nearly always it is so already, and nothing is written that other threads read.
+        if self.is_refused() {
+            self.refused.store(false, Relaxed);
+        }
+    }
+
     pub(crate) fn is_refused(&self) -> bool {
         self.refused.load(Relaxed)
     }

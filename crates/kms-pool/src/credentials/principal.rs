@@ -12,7 +12,8 @@ use std::time::{Duration, SystemTime};
 use aws_credential_types::Credentials;
 use aws_credential_types::attributes::AccountId;
 use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
+use aws_credential_types::provider::{ProvideCredentials, future};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use futures_util::FutureExt as _;
 use futures_util::future::{Either, select};
 use tokio::runtime::Handle;
@@ -21,6 +22,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::default_chain::DefaultChain;
 use super::files::Stamps;
 use super::profile::ProfileFile;
+use crate::background::Lease;
 use crate::error::{KmsError, KmsErrorKind};
 
 /// An identity that calls KMS, with the provider of its credentials.
@@ -61,7 +63,7 @@ struct Identity {
 }
 
 struct Source {
-    provider: SharedCredentialsProvider,
+    provider: Arc<dyn Provider>,
     /// Whoever asks the provider holds it. A provider that blocks its thread for ever blocks one.
     thread: Arc<Semaphore>,
     /// The account of the last credentials of which it was known.
@@ -80,13 +82,28 @@ pub(super) struct Answer {
 }
 
 impl Source {
-    fn new(provider: impl ProvideCredentials + 'static) -> Self {
+    fn new(provider: impl Provider + 'static) -> Self {
         Self {
-            provider: SharedCredentialsProvider::new(provider),
+            provider: Arc::new(provider),
             thread: Arc::new(Semaphore::new(1)),
             account: None,
             by_hand: None,
         }
+    }
+}
+
+/// Supplies credentials, and asks for them over the HTTP client of the pool that wants them.
+pub(super) trait Provider: fmt::Debug + Send + Sync {
+    fn credentials<'a>(&'a self, http: &'a SharedHttpClient) -> future::ProvideCredentials<'a>;
+}
+
+/// A caller's provider, which has its own way to the network.
+#[derive(Debug)]
+struct Given<P>(P);
+
+impl<P: ProvideCredentials> Provider for Given<P> {
+    fn credentials<'a>(&'a self, _: &'a SharedHttpClient) -> future::ProvideCredentials<'a> {
+        self.0.provide_credentials()
     }
 }
 
@@ -101,6 +118,10 @@ impl Principal {
     /// else. It is dropped unfinished after
     /// [`provider_timeout`](crate::KmsPoolBuilder::provider_timeout).
     pub fn new(provider: impl ProvideCredentials + 'static) -> Self {
+        Self::of(Given(provider))
+    }
+
+    pub(super) fn of(provider: impl Provider + 'static) -> Self {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let source = Source::new(provider);
         let identity = Identity {
@@ -116,9 +137,10 @@ impl Principal {
     /// configuration files (SSO, assumed roles and `credential_process` included), web identity
     /// token, ECS or EKS container, EC2 instance metadata; the first that has credentials wins.
     ///
-    /// The chain talks to STS, SSO and the metadata services through an HTTPS client of its own
-    /// with the platform's certificate authorities, and reads the region it needs for that from the
-    /// same places. It says nothing about the regions of KMS.
+    /// The chain reaches STS and SSO as the pool reaches KMS: with its trust roots, proxy and
+    /// connect timeout. The metadata services are reached without a proxy. If several pools use the
+    /// principal, the settings are those of the first that asks. The chain reads the region that it
+    /// needs for STS from the same places. It says nothing about the regions of KMS.
     ///
     /// Nothing is read yet: the chain is set up when credentials are first asked for, and missing
     /// ones show in the first [`KmsPool::client`](crate::KmsPool::client). Where no region is
@@ -126,18 +148,21 @@ impl Principal {
     /// to give up elsewhere: set `AWS_REGION`.
     #[expect(clippy::unused_async, reason = "it is part of the signature that callers know")]
     pub async fn from_default_chain() -> Self {
-        Self::new(DefaultChain::default())
+        Self::of(DefaultChain::default())
     }
 
     /// A new identity from a profile of a credentials file in the format of the AWS CLI. The file
     /// is read each time credentials are due, and when it changes.
+    ///
+    /// A profile that names a role has to name the region of STS as well. STS is reached as
+    /// [`from_default_chain`](Self::from_default_chain) says.
     ///
     /// ```
     /// let principal = kms_pool::Principal::from_profile("/etc/payments/credentials", "default");
     /// ```
     pub fn from_profile(file: impl Into<PathBuf>, profile: impl Into<String>) -> Self {
         let (file, profile) = (file.into(), profile.into());
-        Self::new(ProfileFile { file: file.clone(), profile }).with_files([file])
+        Self::of(ProfileFile { file: file.clone(), profile }).with_files([file])
     }
 
     /// Names the principal in logs, statistics and errors. A label is not part of the identity, and
@@ -212,7 +237,7 @@ impl Principal {
     /// ```
     pub fn replace(&self, provider: impl ProvideCredentials + 'static) {
         let mut source = self.source();
-        *source = Source::new(provider);
+        *source = Source::new(Given(provider));
         self.identity.rotation.fetch_add(1, Release);
         // The tenure last: whoever reads the new one signs with nothing older.
         self.note_other_identity();
@@ -266,14 +291,19 @@ impl Principal {
     }
 
     /// What was given by hand, or else what the provider answers; with the rotation it belongs to.
-    pub(super) async fn ask(&self, date: SystemTime) -> (u64, Result<Credentials, KmsError>) {
+    /// Our own providers ask over `http`.
+    pub(super) async fn ask(
+        &self,
+        date: SystemTime,
+        http: &SharedHttpClient,
+    ) -> (u64, Result<Credentials, KmsError>) {
         let (rotation, by_hand) = self.by_hand(date);
         if let Some(credentials) = by_hand {
             return (rotation, Ok(credentials));
         }
-        let provider = self.source().provider.clone();
+        let provider = Arc::clone(&self.source().provider);
         // The closure keeps a panic of the provider's first, synchronous step inside the future.
-        let ask = async { provider.provide_credentials().await };
+        let ask = async { provider.credentials(http).await };
         let outcome = match AssertUnwindSafe(ask).catch_unwind().await {
             Ok(Ok(credentials)) => Ok(credentials),
             Ok(Err(cause)) => Err(self.unavailable("failed", Some(cause))),
@@ -284,20 +314,30 @@ impl Principal {
 
     /// The same on a thread that a provider may block, within `limit`. Has to be called on a
     /// runtime.
-    pub(super) async fn ask_within(&self, limit: Duration, date: SystemTime) -> Answer {
+    pub(super) async fn ask_within(
+        &self,
+        limit: Duration,
+        date: SystemTime,
+        mut lease: Lease,
+        http: &SharedHttpClient,
+    ) -> Answer {
         let asked = self.rotation();
         let thread = Arc::clone(&self.source().thread);
         let principal = self.clone();
+        let http = http.clone();
         let answer = async move {
             // It waits for a provider that still blocks its thread since it was last asked.
             let permit = thread.acquire_owned().await;
             // Dropped with this future, which ends the provider's where that can be ended.
-            let (_given_up, mut is_given_up) = oneshot::channel::<()>();
+            let (_given_up, is_given_up) = oneshot::channel::<()>();
             let ask = move || {
                 let _permit = permit;
                 let stamps = Stamps::of(principal.files());
-                let ask = std::pin::pin!(principal.ask(date));
-                match Handle::current().block_on(select(&mut is_given_up, ask)) {
+                // The ends first: then the provider is not polled any more.
+                let end = std::pin::pin!(lease.end());
+                let end = select(is_given_up, end);
+                let ask = std::pin::pin!(principal.ask(date, &http));
+                match Handle::current().block_on(select(end, ask)) {
                     Either::Right(((rotation, outcome), _)) => {
                         Some(Answer { rotation, stamps: Some(stamps), outcome })
                     }

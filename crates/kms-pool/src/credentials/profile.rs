@@ -2,14 +2,15 @@
 
 use std::path::PathBuf;
 
-use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::meta::region::ProvideRegion as _;
+use aws_config::profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvider};
 use aws_config::provider_config::ProviderConfig;
 use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{ProvideCredentials, future};
+use aws_credential_types::provider::{ProvideCredentials as _, future};
 use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 
-use super::principal::Reason;
-use crate::connection;
+use super::principal::{Provider, Reason};
 
 /// Reads the file each time it is asked; the SDK's provider reads it once.
 #[derive(Debug)]
@@ -18,20 +19,20 @@ pub(super) struct ProfileFile {
     pub(super) profile: String,
 }
 
-impl ProvideCredentials for ProfileFile {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
+impl Provider for ProfileFile {
+    fn credentials<'a>(&'a self, http: &'a SharedHttpClient) -> future::ProvideCredentials<'a> {
         future::ProvideCredentials::new(async {
-            // A profile may name a role, for which STS is asked.
-            let http = aws_smithy_http_client::Builder::new()
-                .tls_provider(connection::tls_provider())
-                .build_https();
-            let config = ProviderConfig::without_region().with_http_client(http);
+            let config = ProviderConfig::without_region().with_http_client(http.clone());
             let files = EnvConfigFiles::builder()
                 .with_file(EnvConfigFileKind::Credentials, &self.file)
                 .build();
+            // A profile may name a role, for which the STS of its region is asked.
+            let region = ProfileFileRegionProvider::builder()
+                .configure(&config)
+                .profile_files(files.clone())
+                .profile_name(&self.profile)
+                .build();
+            let config = config.with_region(region.region().await);
             let provider = ProfileFileCredentialsProvider::builder()
                 .configure(&config)
                 .profile_files(files)

@@ -5,20 +5,21 @@ use std::error::Error;
 use std::fmt;
 use std::iter;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{self, ProvideCredentials, future};
 use aws_sdk_sts::Client;
-use aws_sdk_sts::config::{BehaviorVersion, IdentityCache, Region};
+use aws_sdk_sts::config::{self, BehaviorVersion, IdentityCache, Region};
 use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sts::types::Tag;
 use aws_smithy_async::rt::sleep::TokioSleep;
-use aws_smithy_http_client::proxy::ProxyConfig;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 
-use super::principal::{Principal, Reason};
-use crate::connection::{TrustRoots, sts_http_client};
+use super::principal::{Principal, Provider, Reason};
+use crate::connection::{ConnectionSettings, Connections, Proxies, TrustRoots};
 use crate::error::BuildError;
 use crate::time::Clock;
 
@@ -52,7 +53,7 @@ pub struct Role {
     tags: Vec<(String, String)>,
     endpoint: Option<String>,
     roots: TrustRoots,
-    proxy: ProxyConfig,
+    proxies: Proxies,
 }
 
 impl Role {
@@ -67,7 +68,7 @@ impl Role {
             tags: vec![],
             endpoint: None,
             roots: TrustRoots::default(),
-            proxy: ProxyConfig::disabled(),
+            proxies: Proxies::default(),
         }
     }
 
@@ -132,7 +133,11 @@ impl Role {
         self
     }
 
-    /// A certificate authority to believe instead of the platform's, in PEM. Repeatable.
+    /// A certificate authority to believe instead of those of the pool, in PEM. Repeatable.
+    ///
+    /// A role with certificate authorities or a proxy of its own uses nothing of the pool's
+    /// settings for STS. One that has neither reaches STS as the pool reaches KMS: with the pool's
+    /// certificate authorities, proxy and connect timeout.
     ///
     /// ```no_run
     /// # fn example(role: kms_pool::Role) -> std::io::Result<()> {
@@ -145,8 +150,8 @@ impl Role {
         self
     }
 
-    /// Reaches STS through this HTTP proxy. Default: none. A pool's settings are its own: they
-    /// don't reach STS.
+    /// Reaches STS through this proxy, as [`KmsPoolBuilder::proxy`] says. Default: the pool's; none
+    /// if the role has [certificate authorities](Self::trust_root_pem) of its own.
     ///
     /// ```
     /// # fn example(role: kms_pool::Role) -> Result<(), kms_pool::BuildError> {
@@ -158,8 +163,10 @@ impl Role {
     /// # Errors
     ///
     /// [`BuildError::Proxy`] if that is not the URL of a proxy.
+    ///
+    /// [`KmsPoolBuilder::proxy`]: crate::KmsPoolBuilder::proxy
     pub fn proxy(mut self, url: &str) -> Result<Self, BuildError> {
-        self.proxy = ProxyConfig::all(url).map_err(|_| BuildError::Proxy)?;
+        self.proxies = Proxies::all(url)?;
         Ok(self)
     }
 
@@ -171,9 +178,7 @@ impl Role {
     /// A [`BuildError`] for a region, endpoint or certificate authority that cannot be used. What
     /// STS has against the role shows in the first [`KmsPool::client`](crate::KmsPool::client).
     pub fn assumed_by(self, base: &Principal) -> Result<Principal, BuildError> {
-        let account = self.account();
-        let client = self.client(Some(base.clone()))?;
-        Ok(with_account(Principal::new(Assumed { client, role: self, token_file: None }), account))
+        self.principal(Source::Base(base.clone()))
     }
 
     /// A new identity: the role, assumed by the bearer of the web identity token in a file, as
@@ -199,11 +204,7 @@ impl Role {
             return Err(BuildError::Role { reason });
         }
         let file = token_file.as_ref().to_owned();
-        let account = self.account();
-        let client = self.client(None)?;
-        let principal =
-            Principal::new(Assumed { client, role: self, token_file: Some(file.clone()) });
-        Ok(with_account(principal.with_files([file]), account))
+        Ok(self.principal(Source::TokenFile(file.clone()))?.with_files([file]))
     }
 
     /// The account that the role belongs to.
@@ -211,31 +212,32 @@ impl Role {
         self.arn.split(':').nth(4).filter(|account| !account.is_empty()).map(Into::into)
     }
 
-    fn client(&self, base: Option<Principal>) -> Result<Client, BuildError> {
+    fn principal(self, source: Source) -> Result<Principal, BuildError> {
         crate::pool::check_region(&self.region).map_err(|_| BuildError::no_region(&self.region))?;
         if let Some(url) = &self.endpoint {
             crate::builder::check_endpoint("STS", url)?;
         }
+        let own = !self.roots.is_default() || !self.proxies.is_none();
+        let settings = ConnectionSettings {
+            roots: self.roots.clone(),
+            proxies: self.proxies.clone(),
+            ..ConnectionSettings::default()
+        };
+        let own = own.then(|| Connections::new(settings, Arc::default())).transpose()?;
         let clock = Clock::of_this_machine();
         let mut config = aws_sdk_sts::Config::builder()
             .behavior_version(BehaviorVersion::v2026_01_12())
             .region(Region::new(self.region.clone()))
-            .http_client(sts_http_client(self.roots.clone(), self.proxy.clone())?)
             .sleep_impl(TokioSleep::new())
             .time_source(clock.clone())
             .identity_cache(IdentityCache::no_cache());
         config.set_endpoint_url(self.endpoint.clone());
-        if let Some(base) = base {
-            config = config.credentials_provider(Base { principal: base, clock });
-        }
-        Ok(Client::from_conf(config.build()))
-    }
-}
-
-fn with_account(principal: Principal, account: Option<String>) -> Principal {
-    match account {
-        Some(account) => principal.with_account(account),
-        None => principal,
+        let account = self.account();
+        let principal = Principal::of(Assumed { config, own, clock, source, role: self });
+        Ok(match account {
+            Some(account) => principal.with_account(account),
+            None => principal,
+        })
     }
 }
 
@@ -250,24 +252,49 @@ impl fmt::Debug for Role {
 }
 
 /// The provider of a role's sessions.
-#[derive(Debug)]
 struct Assumed {
-    client: Client,
+    config: config::Builder,
+    /// What STS is reached with, if not with what KMS is.
+    own: Option<Connections>,
+    clock: Clock,
     role: Role,
-    token_file: Option<PathBuf>,
+    source: Source,
+}
+
+/// Who assumes a role.
+#[derive(Debug)]
+enum Source {
+    Base(Principal),
+    /// The bearer of the web identity token in this file.
+    TokenFile(PathBuf),
 }
 
 impl Assumed {
-    async fn session(&self) -> provider::Result {
+    /// A client for one session: there is one an hour or so, and between two of them no connection
+    /// would last.
+    fn client(&self, http: &SharedHttpClient) -> Client {
+        let own = self.own.as_ref().map(Connections::shared_client);
+        let mut config = self.config.clone().http_client(own.unwrap_or_else(|| http.clone()));
+        if let Source::Base(principal) = &self.source {
+            config = config.credentials_provider(Base {
+                principal: principal.clone(),
+                clock: self.clock.clone(),
+                http: http.clone(),
+            });
+        }
+        Client::from_conf(config.build())
+    }
+
+    async fn session(&self, http: &SharedHttpClient) -> provider::Result {
+        let client = self.client(http);
         let (role, length) =
             (&self.role, i32::try_from(self.role.session_length.as_secs()).unwrap_or(i32::MAX));
-        let issued = match &self.token_file {
-            None => {
+        let issued = match &self.source {
+            Source::Base(_) => {
                 let tag =
                     |(key, value): &(String, String)| Tag::builder().key(key).value(value).build();
                 let tags: Result<Vec<_>, _> = role.tags.iter().map(tag).collect();
-                let answer = self
-                    .client
+                let answer = client
                     .assume_role()
                     .role_arn(&role.arn)
                     .role_session_name(&role.session_name)
@@ -277,9 +304,8 @@ impl Assumed {
                     .send();
                 answer.await.map_err(|error| self.refused(&error))?.credentials
             }
-            Some(file) => {
-                let answer = self
-                    .client
+            Source::TokenFile(file) => {
+                let answer = client
                     .assume_role_with_web_identity()
                     .role_arn(&role.arn)
                     .role_session_name(&role.session_name)
@@ -333,12 +359,18 @@ impl Assumed {
     }
 }
 
-impl ProvideCredentials for Assumed {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::new(self.session())
+impl Provider for Assumed {
+    fn credentials<'a>(&'a self, http: &'a SharedHttpClient) -> future::ProvideCredentials<'a> {
+        future::ProvideCredentials::new(self.session(http))
+    }
+}
+
+impl fmt::Debug for Assumed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Assumed")
+            .field("role", &self.role)
+            .field("source", &self.source)
+            .finish_non_exhaustive()
     }
 }
 
@@ -353,6 +385,7 @@ fn read(file: &Path) -> Result<String, CredentialsError> {
 struct Base {
     principal: Principal,
     clock: Clock,
+    http: SharedHttpClient,
 }
 
 impl ProvideCredentials for Base {
@@ -362,7 +395,7 @@ impl ProvideCredentials for Base {
     {
         // Whoever asks for the session bounds the time for both.
         future::ProvideCredentials::new(async {
-            let (_, answer) = self.principal.ask(self.clock.date()).await;
+            let (_, answer) = self.principal.ask(self.clock.date(), &self.http).await;
             answer.map_err(CredentialsError::provider_error)
         })
     }

@@ -33,5 +33,5 @@ async fn have_files_changed(session: &Session) -> bool {
     }
     // A file on a slow disk must not hold up the runtime.
     let stamps = tokio::task::spawn_blocking(move || Stamps::of(&files)).await;
-    stamps.is_ok_and(|stamps| session.have_changed(stamps))
+    stamps.is_ok_and(|stamps| session.have_changed(&stamps))
 }

@@ -57,9 +57,9 @@ pub enum BuildError {
         /// What does not go with what.
         reason: &'static str,
     },
-    /// A proxy that is no `http://host:port` or `https://host:port`. The URL stays out, lest it
-    /// hold a password.
-    #[error("the URL of the proxy is not one")]
+    /// A proxy that is not `http://host:port` or `https://host:port`. The error does not show the
+    /// URL, which may hold a password.
+    #[error("invalid proxy URL: expected http://host:port or https://host:port")]
     Proxy,
     /// An application name with characters that a user agent may not have.
     #[error("the application name is not valid: use letters, digits and any of !#$%&'*+-.^_`|~")]

@@ -29,7 +29,7 @@ use super::operation::{self, Operation, WARM_UP};
 use super::outcome::Outcome;
 use super::retry::SignAgain;
 use crate::background::Background;
-use crate::connection::HttpsClient;
+use crate::connection::{self, Exchange, HttpsClient, Stale};
 use crate::credentials::{Fingerprint, Session};
 use crate::error::{KmsError, KmsErrorKind};
 use crate::sight::{self, InFlight};
@@ -49,7 +49,10 @@ pub(crate) struct Lane {
     pub(crate) session: Arc<Session>,
     /// What its requests run on.
     pub(crate) background: Background,
+    /// The region's, for the dates of requests. The session's is for the expiry of credentials.
     pub(crate) clock: Clock,
+    /// Whether the clock has learnt a date with which no request was accepted yet.
+    pub(crate) has_learnt: AtomicBool,
     pub(crate) https: Arc<HttpsClient>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) circuit: Arc<Circuit>,
@@ -81,15 +84,14 @@ pub(crate) struct LaneClient {
 impl HttpClient for LaneClient {
     fn http_connector(
         &self,
-        settings: &HttpConnectorSettings,
-        components: &RuntimeComponents,
+        _: &HttpConnectorSettings,
+        _: &RuntimeComponents,
     ) -> SharedHttpConnector {
-        let connector = self.lane.https.connector(settings, components);
-        SharedHttpConnector::new(LaneConnector { client: self.clone(), connector })
+        SharedHttpConnector::new(LaneConnector { client: self.clone() })
     }
 
     fn connector_metadata(&self) -> Option<ConnectorMetadata> {
-        Some(ConnectorMetadata::new("hyper", Some("1.x".into())))
+        Some(connection::metadata())
     }
 }
 
@@ -102,23 +104,20 @@ impl fmt::Debug for LaneClient {
 #[derive(Debug)]
 struct LaneConnector {
     client: LaneClient,
-    connector: SharedHttpConnector,
 }
 
 impl HttpConnector for LaneConnector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let client = self.client.clone();
-        let connector = self.connector.clone();
         let operation = operation::name(&request);
         let attempt = request.extension::<Operation>().map_or(1, |operation| operation.attempt);
         let lane = Arc::clone(&client.lane);
         let span = sight::request(operation, &lane.region, attempt);
-        let attempt =
-            async move { client.lane.attempt(&client, connector, request, operation).await };
+        let attempt = async move { client.lane.attempt(&client, request, operation).await };
         // Here, not when the future is first polled, so that the subscriber is the caller's.
         match lane.background.run(attempt.instrument(span).with_current_subscriber()) {
             Ok(attempt) => HttpConnectorFuture::new(async move {
-                attempt.await.unwrap_or_else(|| Err(own_error(KmsError::shut_down())))
+                attempt.await.unwrap_or_else(|error| Err(own_error(error)))
             }),
             Err(error) => HttpConnectorFuture::ready(Err(own_error(error))),
         }
@@ -151,7 +150,6 @@ impl Lane {
     async fn attempt(
         &self,
         client: &LaneClient,
-        connector: SharedHttpConnector,
         request: HttpRequest,
         name: &'static str,
     ) -> Result<HttpResponse, ConnectorError> {
@@ -188,11 +186,7 @@ impl Lane {
             pass.race();
         }
         let in_flight = InFlight::begin(Arc::clone(&self.counters), name, Arc::clone(&self.region));
-        let answer = timeout(self.attempt_timeout, send(&connector, request)).await;
-        let answer = answer.unwrap_or_else(|_| {
-            let text = format!("no answer within {:?}, the attempt timeout", self.attempt_timeout);
-            Err(ConnectorError::timeout(text.into()))
-        });
+        let (answer, stale) = self.answer(request, operation.as_ref()).await;
         let now = time::monotonic();
 
         let outcome = match &answer {
@@ -213,7 +207,9 @@ impl Lane {
             self.budget.accepted(now);
         }
         drop(permit);
-        if !outcome.is_outage() {
+        if stale == Some(Stale::FailureAgain) {
+            pass.learnt_nothing();
+        } else if !outcome.is_outage() {
             if pass.answered() {
                 sight::circuit_closed(&self.region);
             }
@@ -236,11 +232,59 @@ impl Lane {
             }
             Outcome::Ok | Outcome::Refused if name != WARM_UP => {
                 self.has_accepted.store(true, Relaxed);
-                self.session.accepted();
+                self.session.accepted(signature.signer);
+                self.believe_date(&signature);
             }
             _ => {}
         }
         Ok(response)
+    }
+
+    /// Uses the date that was learnt here for the expiry of credentials too, now that the server has
+    /// taken a request with it.
+    fn believe_date(&self, signature: &Signature) {
+        let is_of_this_date =
+            || signature.date.is_some_and(|date| apart(date, self.clock.date()) <= SKEW);
+        if self.has_learnt.load(Relaxed) && is_of_this_date() {
+            self.has_learnt.store(false, Relaxed);
+            self.session.clock.learn(self.clock.date());
+        }
+    }
+
+    /// The answer to a request, and if there is none because of a connection from before, what that
+    /// means. The first such failure of an operation is made good here, over a new connection: the
+    /// request keeps its signature and its turn, and only the second try counts.
+    async fn answer(
+        &self,
+        request: HttpRequest,
+        operation: Option<&Operation>,
+    ) -> (Answer, Option<Stale>) {
+        let again = request.try_clone();
+        let (answer, stale) = self.try_once(request).await;
+        match (stale, again, operation) {
+            (Some(Stale::TryAgain), Some(again), Some(operation))
+                if operation.take_reconnection() =>
+            {
+                self.counters.retries.increment();
+                sight::reconnected();
+                self.try_once(again).await
+            }
+            _ => (answer, stale),
+        }
+    }
+
+    async fn try_once(&self, request: HttpRequest) -> (Answer, Option<Stale>) {
+        let mut exchange = match self.https.send(request) {
+            Ok(exchange) => exchange,
+            Err(error) => return (Err(error), None),
+        };
+        let answer = timeout(self.attempt_timeout, whole_answer(&mut exchange)).await;
+        let answer = answer.unwrap_or_else(|_| {
+            let text = format!("no answer within {:?}, the attempt timeout", self.attempt_timeout);
+            Err(ConnectorError::timeout(text.into()))
+        });
+        let stale = answer.as_ref().err().and_then(|error| exchange.failed(error));
+        (answer, stale)
     }
 
     /// Whether a request that was refused for its credentials may be taken when it is signed again.
@@ -255,6 +299,7 @@ impl Lane {
             // Another request may have learnt it while this one was under way.
             if apart(date, self.clock.date()) > SKEW {
                 self.clock.learn(date);
+                self.has_learnt.store(true, Relaxed);
                 sight::date_learnt(&self.region);
             }
             if operation.take_correction() {
@@ -267,7 +312,7 @@ impl Lane {
         let is_of_region = is_unknown && self.session.is_accepted();
         !is_of_region
             && operation.take_renewal()
-            && self.session.refused(signature.signer, self.clock.now()).await
+            && self.session.refused(signature.signer, self.session.clock.now()).await
     }
 
     fn short_circuited(&self, pause: Duration) -> ConnectorError {
@@ -328,7 +373,8 @@ impl Signature {
     /// A date is believed only from a server that has proved who it is: whoever could set it would
     /// choose when what we sign is good.
     fn is_dated_wrong_by(&self, refused: &HttpResponse) -> Option<SystemTime> {
-        let date = refused.headers().get("date").filter(|_| self.is_over_tls)?;
+        let is_cached = refused.headers().get("age").is_some();
+        let date = refused.headers().get("date").filter(|_| self.is_over_tls && !is_cached)?;
         let date = DateTime::from_str(date, Format::HttpDate).ok()?;
         let date = SystemTime::try_from(date).ok()?;
         (apart(date, self.date?) > SKEW).then_some(date)
@@ -348,12 +394,11 @@ fn apart(one: SystemTime, other: SystemTime) -> Duration {
     one.duration_since(other).unwrap_or_else(|later| later.duration())
 }
 
-/// Sends a request and reads the whole answer.
-async fn send(
-    connector: &SharedHttpConnector,
-    request: HttpRequest,
-) -> Result<(HttpResponse, Bytes), ConnectorError> {
-    let mut response = connector.call(request).await?;
+/// An answer whose body has been read.
+type Answer = Result<(HttpResponse, Bytes), ConnectorError>;
+
+async fn whole_answer(exchange: &mut Exchange<'_>) -> Answer {
+    let mut response = exchange.head().await?;
     let body = std::mem::replace(response.body_mut(), SdkBody::taken());
     let body = Limited::new(body, LONGEST_ANSWER)
         .collect()
@@ -378,7 +423,7 @@ mod tests {
 
     #[test]
     fn the_date_of_a_signature_is_read() {
-        let date = SystemTime::UNIX_EPOCH + Duration::from_secs(1_440_938_160);
+        let date = SystemTime::UNIX_EPOCH + Duration::from_mins(24_015_636);
         assert_eq!(signing_date("20150830T123600Z"), Some(date));
         for text in ["", "20150830", "20150830T1236", "2015083\u{e9}T123600Z", "20151330T123600Z"] {
             assert_eq!(signing_date(text), None, "{text}");
@@ -401,6 +446,9 @@ mod tests {
         let two_hours_later = refused("Sun, 30 Aug 2015 14:36:00 GMT");
         assert!(signed("https://kms").is_dated_wrong_by(&two_hours_later).is_some());
         assert_eq!(signed("http://localhost").is_dated_wrong_by(&two_hours_later), None);
+        let mut cached = refused("Sun, 30 Aug 2015 14:36:00 GMT");
+        cached.headers_mut().insert("age", "3600");
+        assert_eq!(signed("https://kms").is_dated_wrong_by(&cached), None);
         let soon_after = refused("Sun, 30 Aug 2015 12:39:00 GMT");
         assert_eq!(signed("https://kms").is_dated_wrong_by(&soon_after), None);
     }

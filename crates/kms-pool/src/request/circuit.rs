@@ -133,6 +133,11 @@ impl Pass {
         self.fail(now)
     }
 
+    /// It failed by something that says nothing of the server, or nothing new.
+    pub(crate) fn learnt_nothing(mut self) {
+        self.races = false;
+    }
+
     fn fail(&mut self, now: Instant) -> bool {
         self.is_spent = true;
         let settings = self.circuit.settings;
@@ -212,6 +217,21 @@ mod tests {
         assert!(fail(&circuit, now));
         drop(circuit.enter(now + PAUSE, false).ok().unwrap());
         assert!(circuit.enter(now + PAUSE, false).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_says_nothing_changes_nothing() {
+        let (circuit, now) = (circuit(1), Instant::now());
+        let mut pass = circuit.enter(now, false).ok().unwrap();
+        pass.race();
+        pass.learnt_nothing();
+        assert_eq!(circuit.state(), CircuitState::Closed);
+        assert!(fail(&circuit, now));
+        circuit.enter(now + PAUSE, false).ok().unwrap().learnt_nothing();
+        assert_eq!(circuit.state(), CircuitState::Open);
+        // The next one is the probe.
+        circuit.enter(now + PAUSE, false).ok().unwrap().answered();
+        assert_eq!(circuit.state(), CircuitState::Closed);
     }
 
     #[tokio::test(start_paused = true)]

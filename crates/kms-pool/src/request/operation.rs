@@ -34,6 +34,8 @@ pub(super) struct Operation {
     /// happens once.
     corrected: Arc<AtomicBool>,
     renewed: Arc<AtomicBool>,
+    /// Whether a connection from before has failed it. That is forgiven once.
+    reconnected: Arc<AtomicBool>,
     _counted: Arc<Counted>,
 }
 
@@ -68,6 +70,11 @@ impl Operation {
     pub(super) fn take_renewal(&self) -> bool {
         !self.renewed.swap(true, Relaxed)
     }
+
+    /// Takes the one try over a new connection that an operation has besides its attempts.
+    pub(super) fn take_reconnection(&self) -> bool {
+        !self.reconnected.swap(true, Relaxed)
+    }
 }
 
 /// Hands each attempt its [`Operation`], as an extension of the HTTP request.
@@ -92,6 +99,7 @@ impl Intercept for NoteAttempt {
             attempt: 1,
             corrected: Arc::default(),
             renewed: Arc::default(),
+            reconnected: Arc::default(),
             _counted: counted,
         };
         config.interceptor_state().store_put(operation);

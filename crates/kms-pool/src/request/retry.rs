@@ -32,9 +32,11 @@ impl Retries {
         Self { others: attempts > 1 }
     }
 
-    /// What goes with it. With a single attempt there is one more to sign again.
+    /// What goes with it. With a single attempt there are two more to sign again, since the date and
+    /// the credentials may both have been wrong.
     pub(crate) fn config(attempts: u32) -> RetryConfig {
-        RetryConfig::standard().with_max_attempts(attempts.max(2))
+        let attempts = if attempts == 1 { 3 } else { attempts };
+        RetryConfig::standard().with_max_attempts(attempts)
     }
 }
 

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use aws_credential_types::Credentials;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared, ready};
 use tokio::task::AbortHandle;
-use tracing::instrument::WithSubscriber as _;
 
 use self::renewal::{Renewal, Step};
 use super::files::Stamps;
@@ -49,6 +49,8 @@ pub(crate) struct Session {
     pub(crate) principal: Principal,
     pub(crate) clock: Clock,
     renewals: Renewals,
+    /// What our own providers ask over.
+    http: SharedHttpClient,
     counters: Arc<Counters>,
     /// The runtime of the pool. A load keeps the session, so the session must not keep the runtime:
     /// with the pool and its clients ends the runtime, with it the load.
@@ -84,6 +86,7 @@ impl Session {
     pub(crate) fn new(
         principal: Principal,
         renewals: Renewals,
+        http: SharedHttpClient,
         counters: Arc<Counters>,
         background: WeakBackground,
         clock: Clock,
@@ -92,6 +95,7 @@ impl Session {
             principal,
             clock,
             renewals,
+            http,
             counters,
             background,
             current: ArcSwapOption::empty(),
@@ -139,11 +143,14 @@ impl Session {
     }
 
     /// KMS has accepted credentials, in whatever region.
-    pub(crate) fn accepted(&self) {
+    pub(crate) fn accepted(&self, fingerprint: Fingerprint) {
         if let Some(current) = &*self.current.load()
-            && self.accepted.load(Relaxed) != current.number
+            && current.is_of(fingerprint)
         {
-            self.accepted.store(current.number, Relaxed);
+            current.accept();
+            if self.accepted.load(Relaxed) != current.number {
+                self.accepted.store(current.number, Relaxed);
+            }
         }
     }
 
@@ -221,8 +228,8 @@ impl Session {
     }
 
     /// Whether the files look other than before the provider last answered.
-    pub(super) fn have_changed(&self, stamps: Stamps) -> bool {
-        *self.lock().stamps.get_or_insert_with(|| stamps.clone()) != stamps
+    pub(super) fn have_changed(&self, stamps: &Stamps) -> bool {
+        *self.lock().stamps.get_or_insert_with(|| stamps.clone()) != *stamps
     }
 
     /// Decides between the current credentials, a renewal under way, and a new one.
@@ -266,7 +273,8 @@ impl Session {
     fn begin_load(self: &Arc<Self>, state: &mut State, now: Now) -> Load {
         state.renewal.began(now);
         let rotation = self.principal.rotation();
-        let renew = Arc::clone(self).renew(now).with_current_subscriber();
+        // Neither the span nor the subscriber of whoever happens to need it: it is for all.
+        let renew = Arc::clone(self).renew(now);
         let spawned = match self.background.upgrade() {
             Some(background) => background.handle().map(|handle| handle.spawn(renew)),
             None => Err(KmsError::shut_down()),
@@ -298,7 +306,12 @@ impl Session {
     async fn renew(self: Arc<Self>, now: Now) -> Result<Arc<Generation>, KmsError> {
         self.counters.refreshes.increment();
         loop {
-            let answer = self.principal.ask_within(self.renewals.provider_timeout, now.date).await;
+            let lease = self.background.upgrade().and_then(|background| background.lease());
+            let limit = self.renewals.provider_timeout;
+            let answer = match lease {
+                Some(lease) => self.principal.ask_within(limit, now.date, lease, &self.http).await,
+                None => return Err(KmsError::shut_down()),
+            };
             let mut state = self.lock();
             if answer.rotation != self.principal.rotation() {
                 // Another rotation came in between: what was answered is not its answer.
@@ -321,8 +334,9 @@ impl Session {
                 state.renewal.brought_nothing(now);
                 return Ok(current);
             }
-            state.renewal.brought(now);
-            return Ok(self.install(&mut state, answer.rotation, credentials, now));
+            let generation = self.install(&mut state, answer.rotation, credentials, now);
+            state.renewal.brought(&generation, now);
+            return Ok(generation);
         }
     }
 

@@ -102,9 +102,13 @@ impl Renewal {
     }
 
     /// It answered with other credentials.
-    pub(super) fn brought(&mut self, now: Now) {
+    pub(super) fn brought(&mut self, new: &Generation, now: Now) {
         self.failed = None;
         self.answered = true;
+        if new.is_expired(now.date) {
+            // By this clock. If it is wrong, the next ones will look the same.
+            return self.pause_longer(now);
+        }
         self.fruitless = 0;
         self.not_before = Some(now.instant + MIN_PAUSE);
     }

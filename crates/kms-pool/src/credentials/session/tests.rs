@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use super::renewal::REFUSALS;
 use super::*;
 use crate::background::Background;
+use crate::connection::{ConnectionSettings, Connections};
 use crate::error::KmsErrorKind;
 use crate::time::monotonic;
 
@@ -129,7 +130,9 @@ fn session_with(provider: &Provider, provider_timeout: Duration) -> Arc<Session>
     let principal = Principal::new(provider.clone());
     let background = BACKGROUND.downgrade();
     let clock = Clock::of_this_machine();
-    Arc::new(Session::new(principal, renewals, Arc::default(), background, clock))
+    let http = Connections::new(ConnectionSettings::default(), Arc::default()).unwrap();
+    let http = http.shared_client();
+    Arc::new(Session::new(principal, renewals, http, Arc::default(), background, clock))
 }
 
 fn number_of(credentials: &Credentials) -> u64 {
@@ -435,6 +438,64 @@ async fn credentials_of_another_account_are_another_identity() {
 }
 
 #[tokio::test]
+async fn a_date_that_jumps_ahead_and_back_blocks_no_renewal() {
+    let provider =
+        Provider::open(&[Answer::Keys(1, Some(1000)), Answer::Failure, Answer::Keys(3, None)]);
+    let session = session(&provider);
+    assert_eq!(number(&session, 0).await, 1);
+    // Two hours ahead, for five seconds.
+    let ahead = dated(date(7200), 10);
+    assert!(session.credentials(ahead).await.is_err());
+    assert_eq!(number(&session, 15).await, 1, "they are good after all");
+    // The failure of then is neither told nor waited for.
+    let of_three = session.credentials(at(1001)).await.unwrap();
+    assert_eq!((number_of(&of_three), provider.asked()), (3, 3));
+}
+
+#[tokio::test]
+async fn a_date_that_jumps_back_leaves_the_number_of_renewals_that_refusals_cause() {
+    let answers: Vec<_> = (1..100).map(|number| Answer::Keys(number, None)).collect();
+    let provider = Provider::open(&answers);
+    let session = session(&provider);
+    let refuse = async |now| {
+        let of = Fingerprint::of(&session.credentials(now).await.unwrap());
+        session.refused(of, now).await
+    };
+    for second in 0..REFUSALS {
+        assert!(refuse(dated(date(7200), u64::from(second))).await);
+    }
+    assert!(!refuse(dated(date(9), 9)).await);
+    assert!(refuse(dated(date(10), 10)).await, "one for each ten seconds, whatever the date");
+}
+
+#[tokio::test]
+async fn credentials_that_always_look_expired_serve_and_are_renewed_ever_less_often() {
+    let answers: Vec<_> = (1..100).map(|number| Answer::Keys(number, Some(100))).collect();
+    let provider = Provider::open(&answers);
+    let session = session(&provider);
+    for second in 0..60 {
+        // As seen by a clock that is far ahead.
+        session.credentials(dated(date(1_000_000 + second), second)).await.unwrap();
+        settle(&session).await;
+    }
+    // After 1, 2, 4, 8, 16, … seconds.
+    assert_eq!(provider.asked(), 6);
+}
+
+#[tokio::test]
+async fn credentials_that_are_accepted_after_all_serve_without_a_lock_again() {
+    let provider = Provider::open(&[Answer::Keys(1, None)]);
+    let session = session(&provider);
+    let signer = Fingerprint::of(&session.credentials(at(0)).await.unwrap());
+    assert!(!session.refused(signer, at(0)).await);
+    assert!(session.current().unwrap().is_refused());
+    session.accepted(Fingerprint::of(&keys(2, None)));
+    assert!(session.current().unwrap().is_refused(), "those were others");
+    session.accepted(signer);
+    assert!(!session.current().unwrap().is_refused() && session.is_accepted());
+}
+
+#[tokio::test]
 async fn the_watcher_ends_with_the_session() {
     let session = session(&Provider::open(&[Answer::Keys(1, Some(1000))]));
     session.credentials(at(0)).await.unwrap();
@@ -490,7 +551,8 @@ impl Model {
         if asks {
             self.failed_at = offer.is_none().then_some(now);
             self.answered = offer.is_some();
-            self.fruitless = if offer.is_some() { 0 } else { self.fruitless + 1 };
+            let is_good = offer.is_some_and(|(_, end)| now < end);
+            self.fruitless = if is_good { 0 } else { self.fruitless + 1 };
             self.not_before = now + (1 << self.fruitless.saturating_sub(1).min(5)).min(30);
             if let Some((number, end)) = offer {
                 let lead = LEAD.min((end - now) / 2);

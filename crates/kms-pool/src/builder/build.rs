@@ -1,0 +1,75 @@
+//! Makes a pool of its settings.
+
+use std::sync::Arc;
+
+use aws_sdk_kms::config::{
+    self, AppName, BehaviorVersion, IdentityCache, StalledStreamProtectionConfig,
+};
+use aws_smithy_types::timeout::TimeoutConfig;
+
+use super::KmsPoolBuilder;
+use crate::background::Background;
+use crate::connection::Connections;
+use crate::error::BuildError;
+use crate::pool::{KmsPool, Settings};
+use crate::stats::Counters;
+use crate::time::Clock;
+
+/// Threads that drive what goes on in a pool: much waiting, little work.
+const WORKERS: usize = 2;
+
+impl KmsPoolBuilder {
+    /// Checks the settings, loads the certificate authorities and builds the pool.
+    ///
+    /// # Errors
+    ///
+    /// A [`BuildError`] that names the first setting that cannot be used.
+    pub fn build(self) -> Result<KmsPool, BuildError> {
+        self.check()?;
+        let app_name = self.app_name.map(AppName::new).transpose();
+        let app_name = app_name.map_err(|_| BuildError::AppName)?;
+        let counters = Arc::new(Counters::default());
+        let connect_timeout = self.connections.connect_timeout;
+        let connections = Connections::new(self.connections, Arc::clone(&counters))?;
+        let background = Background::with_workers(WORKERS);
+        let clock = Clock::of_this_machine();
+        let mut common = config::Builder::new()
+            .behavior_version(BehaviorVersion::v2026_01_12())
+            .sleep_impl(background.clone())
+            // The clock of each region learns the date of KMS. The SDK would correct it once more.
+            .disable_clock_skew_correction(true)
+            // The attempt timeout is not here: it must not run while a request waits for its turn.
+            .timeout_config(
+                TimeoutConfig::builder()
+                    .connect_timeout(connect_timeout)
+                    .operation_timeout(self.operation_timeout)
+                    .build(),
+            )
+            // Sessions renew credentials; a cache below them would only make requests wait once
+            // more.
+            .identity_cache(IdentityCache::no_cache())
+            // Bodies are a few KiB and the attempt timeout bounds them: nothing to watch over.
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .use_fips(self.fips)
+            .use_dual_stack(self.dual_stack);
+        common.set_endpoint_url(self.endpoint);
+        common.set_app_name(app_name);
+        let settings = Settings {
+            common,
+            background,
+            clock,
+            endpoints: self.endpoints,
+            credentials_http: connections.shared_client(),
+            connections,
+            renewals: self.renewals,
+            budget: self.budget,
+            circuit: self.circuit,
+            attempt_timeout: self.attempt_timeout,
+            operation_timeout: self.operation_timeout,
+            max_attempts: self.max_attempts,
+            idle_timeout: self.idle_timeout,
+            max_clients: self.max_clients,
+        };
+        Ok(KmsPool::new(settings, counters))
+    }
+}

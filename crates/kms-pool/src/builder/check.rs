@@ -1,0 +1,208 @@
+//! Whether the settings of a pool can be used.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use http::Uri;
+
+use super::KmsPoolBuilder;
+use crate::error::BuildError;
+
+const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_mins(5);
+const REFRESH_LEADS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
+const ATTEMPTS: RangeInclusive<u32> = 1..=10;
+const CLIENTS: RangeInclusive<usize> = 1..=1_000_000;
+const IN_FLIGHT: RangeInclusive<usize> = 1..=100_000;
+const PER_SECOND: RangeInclusive<f64> = 1.0..=1_000_000.0;
+const SHARES: RangeInclusive<f64> = 0.01..=1.0;
+const CIRCUIT_FAILURES: RangeInclusive<u32> = 0..=1_000_000;
+const JITTERS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
+const FILE_LOOKS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_hours(1);
+const IDLE_TIMEOUTS: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_hours(24);
+const CONNECTION_IDLE_TIMEOUTS: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_hours(1);
+
+impl KmsPoolBuilder {
+    /// Whether each setting can be used.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the first that cannot.
+    pub(super) fn check(&self) -> Result<(), BuildError> {
+        in_range("connect_timeout", &self.connections.connect_timeout, &TIMEOUTS)?;
+        let idle = &self.connections.idle_timeout;
+        in_range("connection_idle_timeout", idle, &CONNECTION_IDLE_TIMEOUTS)?;
+        in_range("attempt_timeout", &self.attempt_timeout, &TIMEOUTS)?;
+        in_range("operation_timeout", &self.operation_timeout, &TIMEOUTS)?;
+        in_range("provider_timeout", &self.renewals.provider_timeout, &TIMEOUTS)?;
+        in_range("refresh_lead", &self.renewals.lead, &REFRESH_LEADS)?;
+        in_range("refresh_jitter", &self.renewals.jitter, &JITTERS)?;
+        in_range("watch_files_every", &self.renewals.files_every, &FILE_LOOKS)?;
+        in_range("idle_timeout", &self.idle_timeout, &IDLE_TIMEOUTS)?;
+        in_range("max_attempts", &self.max_attempts, &ATTEMPTS)?;
+        in_range("max_clients", &self.max_clients, &CLIENTS)?;
+        in_range("max_in_flight", &self.budget.max_in_flight, &IN_FLIGHT)?;
+        in_range("decrypt_share", &self.budget.decrypt_share, &SHARES)?;
+        in_range("encrypt_share", &self.budget.encrypt_share, &SHARES)?;
+        in_range("circuit_opens_after", &self.circuit.failures, &CIRCUIT_FAILURES)?;
+        if let Some(most) = &self.budget.max_per_second {
+            in_range("max_requests_per_second", most, &PER_SECOND)?;
+        }
+        let named = self.fips || self.dual_stack;
+        if let Some(url) = &self.endpoint {
+            check_endpoint("all regions", url)?;
+        }
+        if let Some(region) = self
+            .endpoints
+            .keys()
+            .next()
+            .map(String::as_str)
+            .or(self.endpoint.as_ref().map(|_| "all regions"))
+            && named
+        {
+            let reason = "cannot be combined with `use_fips` or `use_dual_stack`: name the endpoint that is both";
+            return Err(BuildError::Endpoint { region: region.to_owned(), reason });
+        }
+        for (region, url) in &self.endpoints {
+            crate::pool::check_region(region).map_err(|_| BuildError::no_region(region))?;
+            check_endpoint(region, url)?;
+        }
+        Ok(())
+    }
+}
+
+fn in_range<T: PartialOrd + fmt::Debug>(
+    setting: &'static str,
+    value: &T,
+    range: &RangeInclusive<T>,
+) -> Result<(), BuildError> {
+    if range.contains(value) {
+        return Ok(());
+    }
+    Err(BuildError::OutOfRange {
+        setting,
+        value: format!("{value:?}"),
+        least: format!("{:?}", range.start()),
+        most: format!("{:?}", range.end()),
+    })
+}
+
+pub(crate) fn check_endpoint(region: &str, url: &str) -> Result<(), BuildError> {
+    let refuse = |reason| Err(BuildError::Endpoint { region: region.to_owned(), reason });
+    let Ok(uri) = url.parse::<Uri>() else {
+        return refuse("is not a URL");
+    };
+    let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+        return refuse("has no scheme or no host");
+    };
+    if authority.as_str().contains('@') {
+        return refuse("holds a user name");
+    }
+    if uri.query().is_some() {
+        return refuse("has a query");
+    }
+    let is_local = matches!(authority.host(), "localhost" | "127.0.0.1" | "[::1]");
+    match scheme {
+        "https" => Ok(()),
+        "http" if is_local => Ok(()),
+        "http" => refuse("is http:// to another machine, where only https:// is allowed"),
+        _ => refuse("has a scheme other than https"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::KmsPool;
+
+    const ROOT: &[u8] = include_bytes!("../../tests/data/root.pem");
+
+    fn builder() -> KmsPoolBuilder {
+        KmsPool::builder().trust_root_pem(ROOT)
+    }
+
+    #[test]
+    fn numbers_and_durations_have_ranges() {
+        let zero = Duration::ZERO;
+        let long = Duration::from_hours(2);
+        for (setting, builder) in [
+            ("connect_timeout", builder().connect_timeout(zero)),
+            ("connection_idle_timeout", builder().connection_idle_timeout(long)),
+            ("attempt_timeout", builder().attempt_timeout(long)),
+            ("operation_timeout", builder().operation_timeout(zero)),
+            ("provider_timeout", builder().provider_timeout(long)),
+            ("refresh_lead", builder().refresh_lead(long)),
+            ("max_attempts", builder().max_attempts(0)),
+            ("max_attempts", builder().max_attempts(11)),
+            ("max_clients", builder().max_clients(0)),
+        ] {
+            match builder.build() {
+                Err(BuildError::OutOfRange { setting: named, .. }) => assert_eq!(named, setting),
+                other => panic!("{setting}: {other:?}"),
+            }
+        }
+        assert!(builder().refresh_lead(zero).max_clients(1).max_attempts(10).build().is_ok());
+    }
+
+    #[test]
+    fn plain_http_stays_on_this_machine() {
+        for url in [
+            "https://127.0.0.1:8443",
+            "https://kms.eu-west-1.amazonaws.com/",
+            "http://localhost:4566",
+            "http://[::1]:80",
+        ] {
+            assert!(builder().endpoint_url(url).build().is_ok(), "{url}");
+        }
+        for url in [
+            "http://kms.eu-west-1.amazonaws.com",
+            "http://localhost.example.com",
+            "ftp://localhost",
+            "https://name:password@localhost",
+            "https://localhost/?x=y",
+            "localhost:8443",
+            "/path",
+            "",
+        ] {
+            let error = builder().endpoint_url_for("eu-west-1", url).build().unwrap_err();
+            assert!(matches!(&error, BuildError::Endpoint { region, .. } if region == "eu-west-1"));
+            assert!(!error.to_string().contains("password"));
+        }
+    }
+
+    #[test]
+    fn an_endpoint_has_a_name_or_is_chosen_by_kind() {
+        for builder in [builder().use_fips(true), builder().use_dual_stack(true)] {
+            let error = builder.endpoint_url("https://localhost").build().unwrap_err();
+            assert!(
+                matches!(&error, BuildError::Endpoint { reason, .. } if reason.contains("use_fips")),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_region_is_named_like_one() {
+        let error = builder().endpoint_url_for("EU West", "https://localhost").build();
+        assert!(matches!(error, Err(BuildError::Region { region, .. }) if region == "EU West"));
+    }
+
+    #[test]
+    fn trust_roots_are_read_at_once() {
+        let truncated = &ROOT[..ROOT.len() / 2];
+        let no_certificate: &[u8] =
+            b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        for pem in [b"".as_slice(), b"not a certificate", truncated, no_certificate] {
+            let error = builder().trust_root_pem(pem).build();
+            assert!(matches!(error, Err(BuildError::TrustRoot { index: 1, .. })), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn an_application_name_fits_a_user_agent() {
+        assert!(matches!(builder().app_name("two words").build(), Err(BuildError::AppName)));
+        assert!(builder().app_name("billing").build().is_ok());
+    }
+}

@@ -1,0 +1,98 @@
+//! What a pool takes over from the environment.
+
+use super::KmsPoolBuilder;
+use crate::connection::Proxies;
+use crate::error::BuildError;
+
+impl KmsPoolBuilder {
+    /// Takes over what the AWS SDKs and the AWS CLI read from the environment: the endpoint from
+    /// `AWS_ENDPOINT_URL_KMS` or else `AWS_ENDPOINT_URL` (neither when
+    /// `AWS_IGNORE_CONFIGURED_ENDPOINT_URLS` is `true`), and the certificate authorities to believe
+    /// instead of the platform's from the PEM file `AWS_CA_BUNDLE`; and the [proxy](Self::proxy)
+    /// from `HTTPS_PROXY` or else `ALL_PROXY`, unless `NO_PROXY` lists the host.
+    ///
+    /// The variables of the proxy mean what they mean to curl: each is read in lower case first,
+    /// and an empty one counts as not set. `NO_PROXY` is `*` for all hosts, or a list of names,
+    /// which include their subdomains, IP addresses and networks such as `10.0.0.0/8`. An entry
+    /// may name a port, as in `kms.internal:8443`, and is for that port alone then.
+    ///
+    /// Nothing is read from the environment without this call.
+    ///
+    /// ```
+    /// # fn example() -> Result<(), kms_pool::BuildError> {
+    /// let pool = kms_pool::KmsPool::builder().with_environment()?.build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::CaBundle`] if the file that `AWS_CA_BUNDLE` names cannot be read, and
+    /// [`BuildError::Proxy`] if a variable is set to what is not the URL of a proxy.
+    pub fn with_environment(self) -> Result<Self, BuildError> {
+        self.with_variables(|name| std::env::var(name).ok())
+    }
+
+    fn with_variables(
+        mut self,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, BuildError> {
+        let set = |name| variable(name).filter(|value| !value.is_empty());
+        if set("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")
+            .is_none_or(|value| !value.eq_ignore_ascii_case("true"))
+        {
+            self.endpoint =
+                set("AWS_ENDPOINT_URL_KMS").or_else(|| set("AWS_ENDPOINT_URL")).or(self.endpoint);
+        }
+        if let Some(path) = set("AWS_CA_BUNDLE") {
+            let pem = std::fs::read(&path).map_err(|cause| BuildError::CaBundle { path, cause })?;
+            self.connections.roots.pems.push(pem);
+        }
+        let proxies = Proxies::from_variables(variable)?;
+        if !proxies.is_none() {
+            self.connections.proxies = proxies;
+        }
+        Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::KmsPool;
+
+    use super::*;
+
+    const ROOT: &[u8] = include_bytes!("../../tests/data/root.pem");
+
+    #[test]
+    fn the_environment_gives_endpoint_and_roots() {
+        let with = |variables: &'static [(&'static str, &'static str)]| {
+            let variable = |name: &str| {
+                variables.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())
+            };
+            KmsPool::builder().endpoint_url("https://own").with_variables(variable)
+        };
+        let endpoint = |variables| with(variables).unwrap().endpoint.unwrap();
+        assert_eq!(endpoint(&[]), "https://own");
+        assert_eq!(endpoint(&[("AWS_ENDPOINT_URL", "https://all")]), "https://all");
+        assert_eq!(
+            endpoint(&[
+                ("AWS_ENDPOINT_URL", "https://all"),
+                ("AWS_ENDPOINT_URL_KMS", "https://kms")
+            ]),
+            "https://kms"
+        );
+        let ignored = &[
+            ("AWS_ENDPOINT_URL_KMS", "https://kms"),
+            ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true"),
+        ];
+        assert_eq!(endpoint(ignored), "https://own");
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/root.pem");
+        let roots = |path: String| {
+            KmsPool::builder()
+                .with_variables(move |name| (name == "AWS_CA_BUNDLE").then(|| path.clone()))
+        };
+        assert_eq!(roots(root.to_owned()).unwrap().connections.roots.pems, [ROOT]);
+        assert!(matches!(roots("missing.pem".to_owned()), Err(BuildError::CaBundle { .. })));
+    }
+}

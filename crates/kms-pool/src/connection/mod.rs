@@ -1,0 +1,479 @@
+//! Connections: the HTTPS client behind all KMS clients of a pool for a region, and the one of its
+//! credentials providers.
+//!
+//! What is idle may be dead without a sign: a NAT or load balancer forgets a connection, and says
+//! so to nobody. So a request that fails on a connection that is older than itself says little of
+//! the server. All idle connections are closed then, and the request may be tried again at once.
+
+use std::error::Error;
+use std::fmt;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use aws_smithy_runtime_api::client::connector_metadata::ConnectorMetadata;
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient,
+    SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::body::SdkBody;
+use futures_util::future::{Either, select};
+use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
+use hyper_util::client::legacy::{self, Client, ResponseFuture};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::time::{Instant, timeout};
+
+use self::connector::{Connector, Opened, Parts};
+pub(crate) use self::proxy::Proxies;
+pub(crate) use self::race::Hosts;
+pub(crate) use self::tls::TrustRoots;
+use crate::error::BuildError;
+use crate::stats::Counters;
+use crate::time;
+
+mod connector;
+mod proxy;
+mod race;
+mod tls;
+
+/// How connections are made and kept.
+#[derive(Clone)]
+pub(crate) struct ConnectionSettings {
+    pub(crate) roots: TrustRoots,
+    pub(crate) proxies: Proxies,
+    pub(crate) hosts: Hosts,
+    /// For TCP, a proxy's tunnel and TLS together.
+    pub(crate) connect_timeout: Duration,
+    /// What nobody uses is closed after this time.
+    pub(crate) idle_timeout: Duration,
+}
+
+impl Default for ConnectionSettings {
+    fn default() -> Self {
+        Self {
+            roots: TrustRoots::default(),
+            proxies: Proxies::default(),
+            hosts: Hosts::default(),
+            connect_timeout: Duration::from_secs(2),
+            idle_timeout: Duration::from_secs(90),
+        }
+    }
+}
+
+/// What makes HTTPS clients with the same settings.
+#[derive(Clone)]
+pub(crate) struct Connections {
+    connector: Connector,
+    idle_timeout: Duration,
+}
+
+impl Connections {
+    /// # Errors
+    ///
+    /// [`BuildError::TrustRoot`] and [`BuildError::Tls`].
+    pub(crate) fn new(
+        settings: ConnectionSettings,
+        counters: Arc<Counters>,
+    ) -> Result<Self, BuildError> {
+        let parts = Parts {
+            tls: settings.roots.into_config()?,
+            proxies: settings.proxies,
+            hosts: settings.hosts,
+            timeout: settings.connect_timeout,
+            counters,
+        };
+        Ok(Self { connector: Connector(Arc::new(parts)), idle_timeout: settings.idle_timeout })
+    }
+
+    /// An HTTPS client without a connection yet. Its connections close when it is dropped and its
+    /// requests have ended.
+    pub(crate) fn client(&self) -> HttpsClient {
+        let first = self.generation(time::suspended());
+        HttpsClient {
+            connections: self.clone(),
+            current: ArcSwap::from_pointee(first),
+            credit: AtomicU32::new(0),
+        }
+    }
+
+    /// The same as a client of the AWS SDK.
+    pub(crate) fn shared_client(&self) -> SharedHttpClient {
+        SharedHttpClient::new(SdkClient(Arc::new(self.client())))
+    }
+
+    fn generation(&self, suspended: Duration) -> Generation {
+        let hyper = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(self.idle_timeout)
+            .pool_max_idle_per_host(MAX_IDLE)
+            .http2_keep_alive_interval(PING_EVERY)
+            .http2_keep_alive_timeout(PING_TIMEOUT)
+            .http2_keep_alive_while_idle(true)
+            .build(self.connector.clone());
+        Generation { hyper, suspended, answered: Mutex::default() }
+    }
+}
+
+const MAX_IDLE: usize = 1024;
+/// On a connection with HTTP/2 all requests depend on one path.
+const PING_EVERY: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// So much longer a suspension of the machine is noticed.
+const NAP: Duration = Duration::from_secs(10);
+
+/// So many failures at once are forgiven at most.
+const MAX_CREDIT: u32 = 1024;
+
+/// Connections that are idle at the same time, and are closed together.
+struct Generation {
+    hyper: Client<Connector, SdkBody>,
+    /// How long the machine had been suspended when this began.
+    suspended: Duration,
+    /// When an answer last came over a connection that had been open before its request.
+    answered: Mutex<Option<Instant>>,
+}
+
+/// An HTTPS client and all of its connections.
+pub(crate) struct HttpsClient {
+    connections: Connections,
+    current: ArcSwap<Generation>,
+    /// How many failures on connections from before may be forgiven: one for each answer.
+    credit: AtomicU32,
+}
+
+/// What a failure on a connection from before means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stale {
+    /// The connection may have died unnoticed: the request is worth another try at once.
+    TryAgain,
+    /// The server may be at fault: it answers others over old connections, or has answered too few.
+    Failure,
+    /// The same, but another failure that was just like it has been told.
+    FailureAgain,
+}
+
+impl HttpsClient {
+    /// Sends a request, on an idle connection if there is one. Needs a Tokio runtime, on which
+    /// connections live.
+    ///
+    /// # Errors
+    ///
+    /// If what was built is no HTTP request.
+    pub(crate) fn send(&self, request: HttpRequest) -> Result<Exchange<'_>, ConnectorError> {
+        let request = request.try_into_http1x();
+        let mut request = request.map_err(|error| ConnectorError::user(error.into()))?;
+        let connection = capture_connection(&mut request);
+        let over = self.generation(time::suspended());
+        let began = time::monotonic();
+        let answer = over.hyper.request(request);
+        Ok(Exchange { answer, connection, began, over, client: self })
+    }
+
+    /// The connections to use. After a suspension those from before it are not among them: nobody
+    /// knows how long they were idle.
+    fn generation(&self, suspended: Duration) -> Arc<Generation> {
+        let current = self.current.load_full();
+        if suspended <= current.suspended + NAP {
+            return current;
+        }
+        self.replace(&current, suspended);
+        self.current.load_full()
+    }
+
+    /// Closes all connections that are idle, and those in use when they are done; unless that has
+    /// happened since. Requests under way end in peace.
+    fn replace(&self, old: &Arc<Generation>, suspended: Duration) -> bool {
+        let fresh = Arc::new(self.connections.generation(suspended));
+        let was = self.current.compare_and_swap(old, fresh);
+        Arc::ptr_eq(&was, old)
+    }
+}
+
+/// A request on its way.
+pub(crate) struct Exchange<'a> {
+    answer: ResponseFuture,
+    connection: CaptureConnection,
+    began: Instant,
+    over: Arc<Generation>,
+    client: &'a HttpsClient,
+}
+
+impl Exchange<'_> {
+    /// Waits for the head of the answer. Not to be asked again once it has come.
+    pub(crate) async fn head(&mut self) -> Result<HttpResponse, ConnectorError> {
+        let answer = (&mut self.answer).await.map_err(failure)?;
+        let more = |credit: u32| (credit < MAX_CREDIT).then_some(credit + 1);
+        // Where it is full already, that is no error.
+        let _ = self.client.credit.fetch_update(Relaxed, Relaxed, more);
+        if self.is_on_reused() {
+            *self.over.answered() = Some(time::monotonic());
+        }
+        let answer = answer.map(SdkBody::from_body_1_x);
+        HttpResponse::try_from(answer).map_err(|error| ConnectorError::other(error.into(), None))
+    }
+
+    /// Notes that it has failed. If that was on a connection that had been open before, all idle
+    /// ones are closed, and the result says what the failure means.
+    pub(crate) fn failed(&self, error: &ConnectorError) -> Option<Stale> {
+        if !self.is_on_reused() {
+            return None;
+        }
+        let is_first = self.client.replace(&self.over, time::suspended());
+        let is_path_alive = self.over.answered().is_some_and(|answered| answered > self.began);
+        let is_slow = error.is_timeout() && is_path_alive;
+        let less = |credit: u32| credit.checked_sub(1);
+        if !is_slow && self.client.credit.fetch_update(Relaxed, Relaxed, less).is_ok() {
+            return Some(Stale::TryAgain);
+        }
+        Some(if is_first { Stale::Failure } else { Stale::FailureAgain })
+    }
+
+    /// Whether it went over a connection that was open before it.
+    fn is_on_reused(&self) -> bool {
+        let mut extras = http::Extensions::new();
+        if let Some(connected) = &*self.connection.connection_metadata() {
+            connected.get_extras(&mut extras);
+        }
+        extras.get::<Opened>().is_some_and(|opened| opened.0 < self.began)
+    }
+
+    /// The same as [`head`](Self::head), with limits of its own on the time until there is a
+    /// connection and the time after that.
+    async fn head_within(
+        &mut self,
+        connect: Option<Duration>,
+        read: Option<Duration>,
+    ) -> Result<HttpResponse, ConnectorError> {
+        let mut connection = self.connection.clone();
+        let connected = async { drop(connection.wait_for_connection_metadata().await) };
+        let answer = {
+            let answer = pin!(self.head());
+            within(connect, select(answer, pin!(connected))).await.map(|first| match first {
+                Either::Left((answer, _)) => Some(answer),
+                Either::Right(_) => None,
+            })?
+        };
+        match answer {
+            Some(answer) => answer,
+            None => within(read, self.head()).await?,
+        }
+    }
+}
+
+impl Generation {
+    fn answered(&self) -> MutexGuard<'_, Option<Instant>> {
+        // A single value: a panic leaves nothing half done.
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn within<T>(
+    limit: Option<Duration>,
+    work: impl Future<Output = T>,
+) -> Result<T, ConnectorError> {
+    let Some(limit) = limit else { return Ok(work.await) };
+    timeout(limit, work)
+        .await
+        .map_err(|_| ConnectorError::timeout(format!("no answer within {limit:?}").into()))
+}
+
+/// What a failure means to the SDK: whether it was a timeout, or the connection.
+fn failure(error: legacy::Error) -> ConnectorError {
+    if connector::is_timeout(&error) {
+        return ConnectorError::timeout(error.into());
+    }
+    if error.is_connect() {
+        return ConnectorError::io(error.into());
+    }
+    let causes = || std::iter::successors(Some(&error as &dyn Error), |&it| it.source());
+    let hyper = causes().find_map(|cause| cause.downcast_ref::<hyper::Error>());
+    match hyper {
+        Some(it) if it.is_timeout() => ConnectorError::timeout(error.into()),
+        Some(it) if it.is_user() => ConnectorError::user(error.into()),
+        // The rest is a connection that broke, or a server that does not speak HTTP.
+        Some(it) if it.is_parse() => ConnectorError::other(error.into(), None),
+        _ => ConnectorError::io(error.into()),
+    }
+}
+
+/// An [`HttpsClient`] as the AWS SDK knows one, for what asks for credentials.
+struct SdkClient(Arc<HttpsClient>);
+
+impl HttpClient for SdkClient {
+    fn http_connector(
+        &self,
+        settings: &HttpConnectorSettings,
+        _: &RuntimeComponents,
+    ) -> SharedHttpConnector {
+        SharedHttpConnector::new(SdkConnector {
+            client: Arc::clone(&self.0),
+            connect: settings.connect_timeout(),
+            read: settings.read_timeout(),
+        })
+    }
+
+    fn connector_metadata(&self) -> Option<ConnectorMetadata> {
+        Some(metadata())
+    }
+}
+
+/// What is said of the client in the `User-Agent` header.
+pub(crate) fn metadata() -> ConnectorMetadata {
+    ConnectorMetadata::new("hyper", Some("1.x".into()))
+}
+
+impl fmt::Debug for SdkClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SdkClient")
+    }
+}
+
+struct SdkConnector {
+    client: Arc<HttpsClient>,
+    /// Limits of whoever asks, such as those that tell fast whether this machine is an EC2
+    /// instance. The connect timeout of the connections holds anyway.
+    connect: Option<Duration>,
+    read: Option<Duration>,
+}
+
+impl HttpConnector for SdkConnector {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let client = Arc::clone(&self.client);
+        let (connect, read) = (self.connect, self.read);
+        HttpConnectorFuture::new(async move {
+            let mut exchange = client.send(request)?;
+            let answer = exchange.head_within(connect, read).await;
+            // The SDK tries again, by other connections than those from before.
+            answer.inspect_err(|error| {
+                exchange.failed(error);
+            })
+        })
+    }
+}
+
+impl fmt::Debug for SdkConnector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SdkConnector")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    fn https() -> HttpsClient {
+        let settings = ConnectionSettings::default();
+        Connections::new(settings, Arc::default()).unwrap().client()
+    }
+
+    async fn server() -> (TcpListener, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        (listener, url)
+    }
+
+    fn request(url: &str) -> HttpRequest {
+        let mut request = HttpRequest::empty();
+        request.set_uri(url.to_owned()).unwrap();
+        request
+    }
+
+    async fn answer(stream: &mut TcpStream) {
+        let request = stream.read(&mut [0; 4096]).await.unwrap();
+        assert!(request > 0);
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn requests_under_way_survive_the_end_of_idle_connections() {
+        let https = https();
+        let (listener, url) = server().await;
+        let mut first = https.send(request(&url)).unwrap();
+        let serve = async {
+            let mut stream = listener.accept().await.unwrap().0;
+            answer(&mut stream).await;
+            stream
+        };
+        let (head, mut stream) = tokio::join!(first.head(), serve);
+        head.unwrap();
+        assert!(!first.is_on_reused());
+
+        let mut second = https.send(request(&url)).unwrap();
+        assert!(https.replace(&second.over, Duration::ZERO));
+        let (head, ()) = tokio::join!(second.head(), answer(&mut stream));
+        head.unwrap();
+        assert!(second.is_on_reused());
+        drop(second);
+        drop(first);
+        // Nobody has a use for it now.
+        assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_asks_may_set_shorter_limits() {
+        let https = https();
+        let (listener, url) = server().await;
+        let short = Some(Duration::from_millis(20));
+        let mut exchange = https.send(request(&url)).unwrap();
+        let error = exchange.head_within(None, short).await.unwrap_err();
+        assert!(error.is_timeout(), "{error:?}");
+        let mut exchange = https.send(request(&url)).unwrap();
+        let serve = async { answer(&mut listener.accept().await.unwrap().0).await };
+        // The first of the two connections is the one that was given up.
+        let _given_up = listener.accept().await.unwrap();
+        let (head, ()) = tokio::join!(exchange.head_within(None, None), serve);
+        assert_eq!(head.unwrap().status().as_u16(), 200);
+    }
+
+    #[tokio::test]
+    async fn what_a_failure_means_depends_on_what_others_were_answered() {
+        let https = https();
+        let (listener, url) = server().await;
+        let mut first = https.send(request(&url)).unwrap();
+        let serve = async {
+            let mut stream = listener.accept().await.unwrap().0;
+            answer(&mut stream).await;
+            stream
+        };
+        let (head, stream) = tokio::join!(first.head(), serve);
+        head.unwrap();
+        let timed_out = ConnectorError::timeout("late".into());
+        let broken = ConnectorError::io("reset".into());
+        assert_eq!(first.failed(&broken), None);
+
+        let mut second = https.send(request(&url)).unwrap();
+        second.head_within(None, Some(Duration::from_millis(1))).await.unwrap_err();
+        // Another was answered meanwhile, over a connection as old: the server is slow.
+        *second.over.answered() = Some(time::monotonic() + Duration::from_millis(1));
+        assert_eq!(second.failed(&timed_out), Some(Stale::Failure));
+        assert_eq!(second.failed(&timed_out), Some(Stale::FailureAgain));
+        // But a reset is that connection's own, as long as there is credit.
+        assert_eq!(second.failed(&broken), Some(Stale::TryAgain));
+        assert_eq!(second.failed(&broken), Some(Stale::FailureAgain));
+        *second.over.answered() = None;
+        https.credit.store(1, Relaxed);
+        assert_eq!(second.failed(&timed_out), Some(Stale::TryAgain));
+        drop(stream);
+    }
+
+    #[tokio::test]
+    async fn connections_from_before_a_suspension_are_not_used() {
+        let https = https();
+        let suspended = time::suspended();
+        let before = https.generation(suspended);
+        assert!(Arc::ptr_eq(&before, &https.generation(suspended + NAP)));
+        let after = https.generation(suspended + NAP * 2);
+        assert!(!Arc::ptr_eq(&before, &after));
+        assert!(Arc::ptr_eq(&after, &https.generation(suspended + NAP * 2)));
+    }
+}

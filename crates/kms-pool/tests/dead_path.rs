@@ -1,0 +1,254 @@
+//! Paths that die: connections that a NAT forgot, addresses that nobody answers at.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use aws_sdk_kms::Client;
+use futures_util::future::join_all;
+use kms_local::KmsLocal;
+use kms_pool::{KmsErrorKind, KmsPool, KmsPoolBuilder, Principal};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
+
+use support::{REGION, builder, random, server};
+
+mod support;
+
+/// What becomes of a connection from before a cut.
+#[derive(Clone, Copy)]
+enum Cut {
+    /// It stays open, and nothing passes through it any more, as through a NAT that forgot it.
+    Forgets,
+    /// It is reset when something is sent on it.
+    Resets,
+}
+
+/// Forwards connections to a server. New connections are served after a cut too.
+struct Path {
+    address: SocketAddr,
+    cuts: watch::Sender<u32>,
+}
+
+impl Path {
+    async fn to(server: SocketAddr, kind: Cut) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let cuts = watch::Sender::new(0);
+        let cut = cuts.subscribe();
+        tokio::spawn(async move {
+            loop {
+                let (client, _) = listener.accept().await.unwrap();
+                let mut cut = cut.clone();
+                cut.mark_unchanged();
+                tokio::spawn(forward(client, server, kind, cut));
+            }
+        });
+        Self { address, cuts }
+    }
+
+    fn cut(&self) {
+        self.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    fn pool(&self, builder: KmsPoolBuilder) -> KmsPool {
+        let builder = builder.endpoint_url_for(REGION, format!("https://{}", self.address));
+        let timeout = Duration::from_secs(3);
+        builder
+            .connect_timeout(timeout)
+            .attempt_timeout(timeout)
+            .operation_timeout(timeout * 10)
+            .build()
+            .unwrap()
+    }
+}
+
+async fn forward(
+    mut client: TcpStream,
+    server: SocketAddr,
+    kind: Cut,
+    mut cut: watch::Receiver<u32>,
+) {
+    let mut server = TcpStream::connect(server).await.unwrap();
+    tokio::select! {
+        biased;
+        changed = cut.changed() => changed.unwrap(),
+        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => return,
+    }
+    match kind {
+        Cut::Forgets => std::future::pending().await,
+        Cut::Resets => {
+            client.readable().await.unwrap();
+            client.set_zero_linger().unwrap();
+        }
+    }
+}
+
+fn address(kms: &KmsLocal) -> SocketAddr {
+    kms.endpoint(REGION).strip_prefix("https://").unwrap().parse().unwrap()
+}
+
+async fn client(kms: &KmsLocal, pool: &KmsPool) -> Client {
+    pool.client(REGION, &Principal::new(kms.issue_credentials())).await.unwrap()
+}
+
+/// Opens so many connections, by as many requests at once, and leaves them idle.
+async fn open(client: &Client, pool: &KmsPool, kms: &KmsLocal, connections: u64) {
+    // The others need only resume its TLS session.
+    random(client).await.unwrap();
+    kms.faults(REGION).hang(true);
+    let requests = (0..connections).map(|_| random(client));
+    let all_there = async {
+        while kms.counters(REGION).in_flight < connections {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        kms.faults(REGION).clear();
+    };
+    let (answers, ()) = tokio::join!(join_all(requests), all_there);
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    assert_eq!(pool.stats().connections, connections);
+}
+
+#[tokio::test]
+async fn idle_connections_that_were_forgotten_fail_no_request() {
+    let trials = [1, 4, 8, 64].map(|idle| async move {
+        let kms = server().await;
+        let path = Path::to(address(&kms), Cut::Forgets).await;
+        // The first failure, and the retry after it, are not what `max_attempts` counts.
+        let pool = path.pool(builder(&kms).max_attempts(1));
+        let client = client(&kms, &pool).await;
+        open(&client, &pool, &kms, idle).await;
+
+        path.cut();
+        random(&client).await.unwrap();
+        random(&client).await.unwrap();
+        let stats = pool.stats();
+        assert_eq!((stats.retries, stats.connections), (1, 1), "{idle}: {stats:?}");
+    });
+    join_all(trials).await;
+}
+
+#[tokio::test]
+async fn forgotten_connections_say_nothing_of_the_region() {
+    let kms = server().await;
+    let path = Path::to(address(&kms), Cut::Forgets).await;
+    let pool = path.pool(builder(&kms).circuit_opens_after(1));
+    let client = client(&kms, &pool).await;
+    open(&client, &pool, &kms, 64).await;
+
+    path.cut();
+    let answers = join_all((0..64).map(|_| random(&client))).await;
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    let stats = pool.stats();
+    assert_eq!((stats.retries, stats.circuits_opened), (64, 0), "{stats:?}");
+
+    // But a region that does not answer over a new connection either is out of order.
+    kms.faults(REGION).hang(true);
+    let error = random(&client).await.unwrap_err();
+    assert_eq!(error.kind(), KmsErrorKind::TimedOut);
+    let stats = pool.stats();
+    assert_eq!((stats.retries, stats.circuits_opened), (65, 1), "{stats:?}");
+}
+
+#[tokio::test]
+async fn many_failures_over_old_connections_while_others_are_answered_count_as_one() {
+    let kms = server().await;
+    let path = Path::to(address(&kms), Cut::Forgets).await;
+    let pool = path.pool(builder(&kms).max_attempts(2).circuit_opens_after(2));
+    let client = client(&kms, &pool).await;
+    open(&client, &pool, &kms, 8).await;
+
+    path.cut();
+    let stale = join_all((0..8).map(|_| random(&client)));
+    let others = async {
+        // The first opens a connection, and the second is answered over it too.
+        while pool.stats().in_flight < 8 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        random(&client).await.unwrap();
+        random(&client).await.unwrap();
+    };
+    let (answers, ()) = tokio::join!(stale, others);
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    let stats = pool.stats();
+    assert_eq!((stats.retries, stats.circuits_opened), (8, 0), "{stats:?}");
+}
+
+#[tokio::test]
+async fn idle_connections_that_are_reset_fail_no_request() {
+    let kms = server().await;
+    let path = Path::to(address(&kms), Cut::Resets).await;
+    let pool = path.pool(builder(&kms).circuit_opens_after(1));
+    let client = client(&kms, &pool).await;
+    open(&client, &pool, &kms, 8).await;
+    path.cut();
+    let answers = join_all((0..8).map(|_| random(&client))).await;
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    assert_eq!(pool.stats().circuits_opened, 0);
+}
+
+#[tokio::test]
+async fn connections_that_nobody_uses_close() {
+    let kms = server().await;
+    let pool = builder(&kms).connection_idle_timeout(Duration::from_millis(50)).build().unwrap();
+    let client = client(&kms, &pool).await;
+    open(&client, &pool, &kms, 4).await;
+    let all_closed = async {
+        while pool.stats().connections > 0 || kms.counters(REGION).open_connections > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), all_closed).await.unwrap();
+    random(&client).await.unwrap();
+}
+
+/// An address where nobody answers, though somebody listens: the queue of connections is full.
+struct Dead {
+    _listener: TcpListener,
+    _queued: Vec<TcpStream>,
+}
+
+impl Dead {
+    async fn at(address: SocketAddr) -> Self {
+        let socket =
+            if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.unwrap();
+        socket.bind(address).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let mut queued = vec![];
+        let patience = Duration::from_millis(500);
+        while let Ok(stream) = tokio::time::timeout(patience, TcpStream::connect(address)).await {
+            queued.push(stream.unwrap());
+        }
+        Self { _listener: listener, _queued: queued }
+    }
+}
+
+#[tokio::test]
+async fn one_dead_address_of_two_fails_no_request() {
+    for dead in ["127.0.0.2", "::1"] {
+        let dead: IpAddr = dead.parse().unwrap();
+        let kms = server().await;
+        let port = address(&kms).port();
+        let _dead = Dead::at(SocketAddr::new(dead, port)).await;
+        let pool = builder(&kms)
+            .endpoint_url_for(REGION, format!("https://localhost:{port}"))
+            .resolve("localhost", [dead, address(&kms).ip()])
+            .build()
+            .unwrap();
+        random(&client(&kms, &pool).await).await.unwrap();
+        let stats = pool.stats();
+        assert_eq!((stats.connections_opened, stats.connections_failed), (1, 0), "{stats:?}");
+
+        // Where nobody answers at all, that is a timeout.
+        let pool = builder(&kms)
+            .endpoint_url_for(REGION, format!("https://localhost:{port}"))
+            .resolve("localhost", [dead])
+            .connect_timeout(Duration::from_millis(300))
+            .build()
+            .unwrap();
+        let error = random(&client(&kms, &pool).await).await.unwrap_err();
+        assert_eq!(error.kind(), KmsErrorKind::TimedOut, "{error}");
+        assert_eq!(pool.stats().connections_failed, 1);
+    }
+}

@@ -1,0 +1,73 @@
+//! A child that was forked from a process that uses a pool. It has no harness: the child must not
+//! run one.
+
+#![allow(clippy::print_stdout, reason = "it reports like a test")]
+
+#[cfg(unix)]
+mod support;
+
+#[cfg(not(unix))]
+fn main() {}
+
+#[cfg(unix)]
+fn main() {
+    use std::process::ExitCode;
+
+    let servers =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
+    let kms = servers.block_on(support::server());
+    println!("a forked child gets an error, or what it builds itself");
+    assert_eq!(parent::run(&kms), ExitCode::SUCCESS, "see what the child says above");
+    println!("ok");
+}
+
+#[cfg(unix)]
+mod parent {
+    use std::process::ExitCode;
+    use std::sync::Arc;
+
+    use fork::Fork;
+    use futures_executor::block_on;
+    use kms_local::KmsLocal;
+    use kms_pool::{KmsError, KmsErrorKind, KmsPool, Principal};
+
+    use crate::support::{REGION, builder, random};
+
+    pub(crate) fn run(kms: &Arc<KmsLocal>) -> ExitCode {
+        let principal = Principal::new(kms.issue_credentials());
+        let (used, unused) = (builder(kms).build(), builder(kms).build());
+        let (used, unused) = (used.expect("settings"), unused.expect("settings"));
+        let ask = async |pool: &KmsPool| -> Result<(), KmsError> {
+            random(&pool.client(REGION, &principal).await?).await
+        };
+        let client = block_on(used.client(REGION, &principal)).expect("credentials");
+        block_on(random(&client)).expect("an answer");
+        match fork::fork().expect("a child") {
+            Fork::Parent(child) => {
+                let status = fork::waitpid(child).expect("its end");
+                let is_well = fork::WIFEXITED(status) && fork::WEXITSTATUS(status) == 0;
+                // What the child did has not hurt the parent.
+                block_on(random(&client)).expect("an answer");
+                assert_eq!(used.stats().connections_opened, 1);
+                if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            }
+            Fork::Child => {
+                let kinds = [
+                    block_on(ask(&used)).map_err(|error| error.kind()),
+                    block_on(random(&client)).map_err(|error| error.kind()),
+                    block_on(used.refresh(&principal)).map_err(|error| error.kind()),
+                    block_on(used.warm_up(&principal, [REGION])).remove(0).map_err(|it| it.kind()),
+                    // What was not used before the fork works after it.
+                    block_on(ask(&unused)).map_err(|error| error.kind()),
+                ];
+                let in_child = Err(KmsErrorKind::AfterFork);
+                let expected = [in_child, in_child, in_child, in_child, Ok(())];
+                drop((used, unused, client));
+                if kinds != expected {
+                    println!("child: {kinds:?}");
+                }
+                std::process::exit(i32::from(kinds != expected))
+            }
+        }
+    }
+}

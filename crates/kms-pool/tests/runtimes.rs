@@ -1,0 +1,253 @@
+//! Callers whose runtime ends, stands still, or is no Tokio runtime at all.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
+
+use aws_credential_types::provider::{ProvideCredentials, future};
+use futures_executor::block_on;
+use futures_util::FutureExt as _;
+use kms_local::KmsLocal;
+use kms_pool::{KmsErrorKind, KmsPool, Principal, Replicas};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Semaphore;
+
+use support::{OTHER, REGION, Sessions, builder, random, server};
+
+mod support;
+
+/// A server on threads of its own, which nothing here holds up.
+fn server_apart() -> (Runtime, Arc<KmsLocal>) {
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let kms = runtime.block_on(server());
+    (runtime, kms)
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+async fn ask(pool: &KmsPool, principal: &Principal) {
+    random(&pool.client(REGION, principal).await.unwrap()).await.unwrap();
+}
+
+/// Keys for those who are let through, counting who asked.
+#[derive(Clone, Debug)]
+struct Gated(Arc<(KmsLocal, Semaphore, AtomicU64)>);
+
+impl ProvideCredentials for Gated {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(async {
+            let (kms, gate, asked) = &*self.0;
+            asked.fetch_add(1, SeqCst);
+            gate.acquire().await.unwrap().forget();
+            Ok(kms.issue_session(Duration::from_hours(1)))
+        })
+    }
+}
+
+#[test]
+fn runtimes_that_follow_one_another_share_a_connection_and_try_nothing_again() {
+    let (_server, kms) = server_apart();
+    let pool = builder(&kms).max_attempts(3).build().unwrap();
+    let principal = Principal::new(Sessions(Arc::clone(&kms)));
+    for _ in 0..40 {
+        runtime().block_on(ask(&pool, &principal));
+    }
+    assert_eq!(pool.stats().retries, 0);
+    assert_eq!(kms.counters(REGION).tls_handshakes, 1);
+    assert_eq!(kms.counters(REGION).total(), 40);
+}
+
+#[test]
+fn runtimes_beside_one_another_do_not_disturb_each_other() {
+    let (_server, kms) = server_apart();
+    let pool = builder(&kms).max_attempts(3).build().unwrap();
+    let principal = Principal::new(Sessions(Arc::clone(&kms)));
+    thread::scope(|threads| {
+        for _ in 0..8 {
+            threads.spawn(|| (0..10).for_each(|_| runtime().block_on(ask(&pool, &principal))));
+        }
+    });
+    let stats = pool.stats();
+    assert_eq!((stats.retries, stats.circuits_opened, stats.connections_failed), (0, 0, 0));
+    assert_eq!(kms.counters(REGION).total(), 80);
+}
+
+#[test]
+fn a_runtime_that_nobody_drives_holds_up_nobody() {
+    let (_server, kms) = server_apart();
+    let pool = builder(&kms).max_in_flight(1).build().unwrap();
+    let principal = Principal::new(kms.issue_credentials());
+    let kept = runtime();
+    kept.block_on(ask(&pool, &principal));
+    // It is polled until it is sent, or waits for its turn, and then not any more.
+    let request = kept.block_on(async {
+        let client = pool.client(REGION, &principal).await.unwrap();
+        let mut request = Box::pin(async move { random(&client).await });
+        assert!(request.as_mut().now_or_never().is_none());
+        request
+    });
+    for _ in 0..10 {
+        runtime().block_on(ask(&pool, &principal));
+    }
+    kept.block_on(request).unwrap();
+    assert_eq!(kms.counters(REGION).total(), 12);
+    assert_eq!(kms.counters(REGION).tls_handshakes, 1);
+}
+
+#[test]
+fn what_watches_goes_on_after_the_runtime_of_its_first_caller() {
+    let (_server, kms) = server_apart();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("credentials");
+    let write = |keys: &kms_pool::Credentials| {
+        let (id, secret) = (keys.access_key_id(), keys.secret_access_key());
+        let text =
+            format!("[payments]\naws_access_key_id = {id}\naws_secret_access_key = {secret}\n");
+        fs::write(folder.path().join("next"), text).unwrap();
+        fs::rename(folder.path().join("next"), &file).unwrap();
+    };
+    write(&kms.issue_credentials());
+    let pool = builder(&kms)
+        .watch_files_every(Duration::from_millis(10))
+        .idle_timeout(Duration::from_millis(200))
+        .build()
+        .unwrap();
+    let principal = Principal::from_profile(&file, "payments");
+    let client = runtime().block_on(pool.client(REGION, &principal)).unwrap();
+    write(&kms.issue_credentials());
+    while pool.stats().rotations == 0 {
+        thread::yield_now();
+    }
+    while pool.stats().idle_evictions == 0 {
+        thread::yield_now();
+    }
+    runtime().block_on(random(&client)).unwrap();
+}
+
+#[test]
+fn a_renewal_outlives_the_runtime_of_those_who_wait_for_it() {
+    let (server, kms) = server_apart();
+    let pool = builder(&kms).build().unwrap();
+    drop(kms);
+    let kms = server.block_on(KmsLocal::builder().region(REGION).start()).unwrap();
+    let provider = Gated(Arc::new((kms, Semaphore::new(0), AtomicU64::new(0))));
+    let principal = Principal::new(provider.clone());
+    let first = runtime();
+    let (pool_there, principal_there) = (pool.clone(), principal.clone());
+    first.block_on(async {
+        tokio::spawn(async move { pool_there.client(REGION, &principal_there).await });
+        while provider.0.2.load(SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+    });
+    drop(first);
+    runtime().block_on(async {
+        let mut client = Box::pin(pool.client(REGION, &principal));
+        assert!(client.as_mut().now_or_never().is_none());
+        provider.0.1.add_permits(1);
+        client.await.unwrap();
+    });
+    assert_eq!((pool.stats().refreshes, provider.0.2.load(SeqCst)), (1, 1));
+}
+
+#[test]
+fn no_caller_needs_tokio() {
+    let (_server, kms) = server_apart();
+    let pool = builder(&kms).max_attempts(3).build().unwrap();
+    let principal = Principal::new(Sessions(Arc::clone(&kms)));
+    block_on(async {
+        for warmed in pool.warm_up(&principal, [REGION, OTHER]).await {
+            warmed.unwrap();
+        }
+        let client = pool.client(REGION, &principal).await.unwrap();
+        // It waits between two attempts.
+        kms.faults(REGION).internal_errors(1.0);
+        assert_eq!(random(&client).await.unwrap_err().kind(), KmsErrorKind::Unavailable);
+        kms.faults(REGION).clear();
+        kms.expire_sessions();
+        random(&client).await.unwrap();
+        pool.refresh(&principal).await.unwrap();
+        let replicas = Replicas::new(pool.clients(&principal), [REGION, OTHER])
+            .unwrap()
+            .hedge_after(Duration::from_millis(20));
+        kms.faults(REGION).hang(true);
+        let region =
+            replicas.call(|client, region| async move { random(&client).await.map(|()| region) });
+        assert_eq!(&*region.await.unwrap(), OTHER);
+        kms.faults(REGION).clear();
+        assert!(pool.shutdown(Duration::from_secs(10)).await);
+        assert_eq!(random(&client).await.unwrap_err().kind(), KmsErrorKind::InvalidRequest);
+    });
+}
+
+#[test]
+fn time_outs_pass_under_any_executor() {
+    let (_server, kms) = server_apart();
+    let principal = Principal::new(kms.issue_credentials());
+    kms.faults(REGION).hang(true);
+    for pool in [
+        builder(&kms).attempt_timeout(Duration::from_millis(100)),
+        builder(&kms).operation_timeout(Duration::from_millis(100)),
+    ] {
+        let pool = pool.build().unwrap();
+        let error = block_on(async {
+            random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap_err()
+        });
+        assert_eq!(error.kind(), KmsErrorKind::TimedOut);
+    }
+}
+
+#[test]
+fn a_provider_that_blocks_its_thread_delays_no_other_and_no_end() {
+    #[derive(Debug)]
+    struct Blocking(std::sync::Mutex<std::sync::mpsc::Receiver<()>>, Arc<AtomicU64>);
+
+    impl ProvideCredentials for Blocking {
+        fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+        where
+            Self: 'a,
+        {
+            self.1.fetch_add(1, SeqCst);
+            let _ = self.0.lock().unwrap().recv();
+            future::ProvideCredentials::ready(Err(
+                kms_pool::provider::error::CredentialsError::not_loaded("late"),
+            ))
+        }
+    }
+
+    let (_server, kms) = server_apart();
+    let pool = builder(&kms).provider_timeout(Duration::from_millis(100)).build().unwrap();
+    let asked = Arc::new(AtomicU64::new(0));
+    let stuck: Vec<_> = (0..8)
+        .map(|_| {
+            let (release, released) = std::sync::mpsc::channel();
+            (release, Principal::new(Blocking(released.into(), Arc::clone(&asked))))
+        })
+        .collect();
+    block_on(async {
+        for (_, principal) in stuck.iter().chain(&stuck) {
+            let error = pool.client(REGION, principal).await.unwrap_err();
+            assert_eq!(error.kind(), KmsErrorKind::CredentialsUnavailable);
+        }
+        assert_eq!(asked.load(SeqCst), 8, "none is asked again before it has answered");
+        ask(&pool, &Principal::new(Sessions(Arc::clone(&kms)))).await;
+        assert!(pool.shutdown(Duration::from_secs(10)).await);
+    });
+    drop(pool);
+}
+
+#[test]
+fn the_default_chain_is_set_up_by_whoever_asks_first() {
+    // Nothing is looked up here, and there is no runtime to do it.
+    let principal = Principal::from_default_chain().now_or_never().unwrap();
+    assert_eq!(principal.label(), None);
+}
