@@ -367,7 +367,7 @@ impl Model {
             *memory = Some(Memory::after(*memory, number, asked, now, |_| policy.refuse_for));
         } else {
             // It answers, whatever it says, but what others are refused with is not over.
-            memory.iter_mut().for_each(|memory| (memory.failures, memory.waves) = (0, 0));
+            *memory = memory.map(|memory| Memory { failures: 0, waves: 0, ..memory });
         }
     }
 

@@ -119,14 +119,11 @@ impl CachingMaterialsManager {
                     names(failure).for_each(|name| self.0.cache.drop_refused(name, None));
                 }
                 KeyringErrorKind::Denied => {
-                    let begun = match probe {
-                        Some(probe) => {
-                            (failure.wrapping_key() == probe.probed.0).then(|| Arc::clone(probe))
-                        }
-                        None => {
-                            let probed = (failure.wrapping_key().to_owned(), operation);
-                            self.0.probes.begin(probed, self.now())
-                        }
+                    let begun = if let Some(probe) = probe {
+                        (failure.wrapping_key() == probe.probed.0).then(|| Arc::clone(probe))
+                    } else {
+                        let probed = (failure.wrapping_key().to_owned(), operation);
+                        self.0.probes.begin(probed, self.now())
                     };
                     if let Some(probe) = begun {
                         self.probe(failure, operation, &probe.denied(context), &probe);
