@@ -211,7 +211,7 @@ async fn a_message_that_opens_by_one_key_forgives_no_other_that_it_names() {
         ["failing", "other"].map(|name| Provider::new(name, KeyringErrorKind::Other));
     let both =
         MultiKeyring::builder().generator(failing.clone()).child(other.clone()).build().unwrap();
-    let (clock, _hand) = Clock::manual();
+    let (clock, hand) = Clock::manual();
     let cache = MaterialsCache::builder().clock(clock).build();
     let envelope = caching(both, |builder| builder.cache(&cache));
     let message = envelope.encrypt(b"x", &context("a")).await.unwrap();
@@ -233,11 +233,13 @@ async fn a_message_that_opens_by_one_key_forgives_no_other_that_it_names() {
     let hostile = forged(&message, &keys);
     assert!(envelope.decrypt(&hostile, &context("a")).await.is_err());
     refused("6").await;
-    // It answers again, and that is known by whatever it answers.
+    // It answers again, but to refuse: that is no news for the others.
     failing.fail(None);
     let keys = [("failing", garbage(8, [2, 2])), ("other", garbage(8, [3, 3]))];
     assert!(envelope.decrypt(&forged(&message, &keys), &context("a")).await.is_err());
-    envelope.encrypt(b"x", &context("7")).await.unwrap();
+    refused("7").await;
+    hand.advance(Duration::from_secs(1));
+    envelope.encrypt(b"x", &context("8")).await.unwrap();
 }
 
 /// It may open by another key.

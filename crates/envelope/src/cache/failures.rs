@@ -86,6 +86,14 @@ impl<K: Clone + Eq + Hash> Failures<K> {
         }
     }
 
+    /// What failed has answered meanwhile: its next failure is the first in a row. It is refused as
+    /// long as was said.
+    pub(crate) fn end_streak(&self, key: &K) {
+        if let Some(failure) = self.failures.peek(key) {
+            self.failures.insert(key.clone(), Failure { streak: Streak::default(), ..failure });
+        }
+    }
+
     /// Whether nothing is remembered.
     pub(crate) fn is_empty(&self) -> bool {
         self.failures.is_empty()
@@ -124,6 +132,25 @@ mod tests {
         assert!(failures.find(&"a", now + SECOND).is_none());
         note(now, 1);
     }
+
+    #[test]
+    fn an_answer_ends_a_streak_and_not_the_refusal() {
+        let (failures, now) = (Failures::new(10), Clock::system().moment());
+        let note = |now| {
+            let mut seen = Streak::default();
+            failures.note(&"a", &Error::Authentication, now, now, |streak| {
+                seen = streak;
+                SECOND
+            });
+            (seen.failures, seen.waves)
+        };
+        failures.end_streak(&"a");
+        assert_eq!((note(now), note(now)), ((1, 1), (2, 2)));
+        failures.end_streak(&"a");
+        assert_eq!(failures.find(&"a", now).unwrap().1, SECOND);
+        assert_eq!(note(now + SECOND), (1, 1));
+    }
+
     #[test]
     fn failures_that_were_asked_for_together_are_one_wave() {
         let (failures, now) = (Failures::new(10), Clock::system().moment());

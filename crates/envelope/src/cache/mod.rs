@@ -59,8 +59,8 @@ use crate::{
 /// How many bytes a place at the front may take: it is held there after it has left the cache.
 const LARGEST_AT_THE_FRONT: u64 = 16 << 10;
 
-/// Among how many entries one is picked by chance, at the most.
-const PICKED_AMONG: u32 = 64;
+/// Among how many entries one is picked, at the most.
+const PICKED_AMONG: usize = 64;
 
 /// Whether a hit that was looked up brings what it found to the front: one in 32, by chance, since
 /// keys that come in turns would each have its own number of every 32.
@@ -310,6 +310,13 @@ impl<V: Send + Sync + 'static> Cache<V> {
         self.put(&(*key).to_owned(), &entry, source);
     }
 
+    /// Whether a value is the right one under `key`: as the source can tell, or since it is the one
+    /// that is there, however old.
+    fn is_proven<S: Source<Value = V>>(&self, key: &OwnedKey, value: &Arc<V>, source: &S) -> bool {
+        let known = || self.peek(&key.borrow());
+        source.proves(value) || known().is_some_and(|it| source.replacing(&it).proves(value))
+    }
+
     /// Keeps a value that a load brought, but could not prove, once somebody who waited for it can.
     fn keep_if_proven<S: Source<Value = V>>(
         &self,
@@ -328,27 +335,20 @@ impl<V: Send + Sync + 'static> Cache<V> {
         self.slots.find(key)?.current()
     }
 
-    /// One of the entries that are `wanted`, by chance among those that are found first; where
-    /// there is a choice, one that could be refreshed now. May look at each entry.
+    /// The entry that ranks lowest, by chance where several do, of those that are found first and
+    /// have a rank; one that can be refreshed now, where there is a choice. May look at each entry.
     pub(crate) fn pick(
         &self,
         now: Moment,
-        wanted: impl Fn(&Key<'_>, &V) -> bool,
+        rank: impl Fn(&Key<'_>, &V) -> Option<usize>,
     ) -> Option<(Arc<Place<V>>, Arc<V>)> {
         let found = self.slots.iter().filter_map(|place| {
-            let value = place.current().filter(|value| wanted(&place.key(), value))?;
-            Some((place, value))
+            let value = place.current()?;
+            let rank = (!place.may_refresh(now), rank(&place.key(), &value)?, fastrand::u32(..));
+            Some((rank, place, value))
         });
-        let mut picked: Option<(Arc<Place<V>>, Arc<V>)> = None;
-        for (number, one) in (1..=PICKED_AMONG).zip(found) {
-            let may_refresh = |place: &Place<V>| place.may_refresh(now);
-            match &picked {
-                Some((before, _)) if may_refresh(before) && !may_refresh(&one.0) => {}
-                Some((before, _)) if may_refresh(before) && fastrand::u32(..number) > 0 => {}
-                _ => picked = Some(one),
-            }
-        }
-        picked
+        let lowest = found.take(PICKED_AMONG).min_by_key(|(rank, ..)| *rank);
+        lowest.map(|(_, place, value)| (place, value))
     }
 
     /// Counts an operation that may not use the cache.
@@ -459,7 +459,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
                     let (now, policy) = (settings.now(), settings.policy());
                     let entry = Arc::new(Entry::new(value, (asked, invalidations), now, policy));
                     cache.sight.tell(&key.borrow(), EventKind::Loaded { ahead, took });
-                    if source.proves(entry.value()) {
+                    if cache.is_proven(&key, entry.value(), &source) {
                         cache.put(&key, &entry, &source);
                     } else {
                         cache.note_unproven(&key, &entry, &source);

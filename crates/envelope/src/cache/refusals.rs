@@ -55,9 +55,9 @@ pub(super) fn note_wrapping_keys(
         };
         let unusable = all(&|it| it.kind() == KeyringErrorKind::Unusable);
         if !unusable && !all(&|it| it.may_pass_among(failures)) {
-            // Others may have failed before anybody was asked.
-            if failures.iter().filter(of_key).any(|it| is_answer(it.kind())) {
-                backoffs.forget(key);
+            // It answers, if only to refuse. Others may have failed before anybody was asked.
+            if failures.iter().filter(of_key).any(|it| is_refusing_answer(it.kind())) {
+                backoffs.end_streak(&key.into());
             }
             continue;
         }
@@ -90,8 +90,8 @@ impl Fingerprints {
     }
 }
 
-/// Whether a failure is the wrapping key's own answer, which shows that it is there.
-fn is_answer(kind: KeyringErrorKind) -> bool {
+/// Whether a failure is the wrapping key's own answer.
+fn is_refusing_answer(kind: KeyringErrorKind) -> bool {
     matches!(kind, KeyringErrorKind::Denied | KeyringErrorKind::InvalidCiphertext)
 }
 

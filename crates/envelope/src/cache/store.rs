@@ -475,6 +475,27 @@ mod tests {
         }
     }
 
+    /// Large entries that are used once drive out none that are used often.
+    #[test]
+    fn large_ones_used_once_leave_small_ones_that_are_used() {
+        for entries in [1_000, 10_000] {
+            let (store, now) = (store(entries).0, now());
+            let small = |number: u32| key("p", &number.to_be_bytes(), b"").to_owned();
+            let used = u32::try_from(entries / 2).unwrap();
+            (0..used).for_each(|number| drop(store.slot(&small(number), 1_500, now)));
+            (0..used).for_each(|number| drop(store.find(&small(number).borrow())));
+            let large = store.largest;
+            for number in 0..1_000_u32 {
+                store.slot(&key("large", &number.to_be_bytes(), b"").to_owned(), large, now);
+                (0..used).step_by(97).for_each(|number| drop(store.find(&small(number).borrow())));
+            }
+            let left = (0..used)
+                .step_by(97)
+                .filter(|number| store.find(&small(*number).borrow()).is_some());
+            assert_eq!(left.count(), (0..used).step_by(97).count(), "of {entries}");
+        }
+    }
+
     /// Whoever holds a place looks it up no more; that it is in use must keep it all the same.
     #[test]
     fn what_is_touched_stays_while_others_come_and_go() {

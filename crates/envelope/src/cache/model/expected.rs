@@ -305,7 +305,8 @@ impl Model {
                 if undisturbed {
                     self.wrapping_keys[wrapping_key(request.key)] = None;
                     self.entry(&request).memory = None;
-                    if request.authentic {
+                    // It is the right one, too, if it is the one that is there.
+                    if request.authentic || !self.entry(&request).kept.is_empty() {
                         self.keep(number, &request);
                     } else {
                         let now = self.now;
@@ -365,8 +366,8 @@ impl Model {
         } else if answer == Answer::Disabled {
             *memory = Some(Memory::after(*memory, number, asked, now, |_| policy.refuse_for));
         } else {
-            // It answers, whatever it says.
-            *memory = None;
+            // It answers, whatever it says, but what others are refused with is not over.
+            *memory = memory.map(|memory| Memory { failures: 0, waves: 0, ..memory });
         }
     }
 
@@ -592,5 +593,6 @@ impl Memory {
 
 /// 100 milliseconds after the first failure, twice as long after each further one.
 fn backoff(failures: u32, policy: &Policy) -> Duration {
-    (Duration::from_millis(100) * 2_u32.saturating_pow(failures - 1)).min(policy.longest_backoff)
+    (Duration::from_millis(100) * 2_u32.saturating_pow(failures.saturating_sub(1)))
+        .min(policy.longest_backoff)
 }

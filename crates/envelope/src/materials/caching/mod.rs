@@ -62,9 +62,10 @@ const COARSE_AGE: Duration = Duration::from_secs(1);
 /// - When a data key that is cached, or that is to be made, meets the answer that nobody may use
 ///   its wrapping key ([`Unusable`]), everything that is cached under that key is dropped. When
 ///   access is [`Denied`], that may be about its encryption context alone: its entry is dropped,
-///   and one entry of another context in the same partition is refreshed in the background. Only if
-///   that is denied, too, the rest of the partition under that key is dropped. A denial so costs at
-///   most one request more, and other contexts go on.
+///   and an entry of another context in the same partition is refreshed in the background, as a
+///   probe. If that is denied, too, a second one is; and if that is denied, or there is none, the
+///   rest of the partition under that key is dropped. Once a probe has succeeded, further denials
+///   cause none for a tenth of `max_age`, or for `longest_backoff` if that is more.
 /// - A message longer than `max_bytes`, of unknown length, or of a suite without key derivation
 ///   gets a data key of its own, uncached.
 ///
@@ -93,7 +94,7 @@ const COARSE_AGE: Duration = Duration::from_secs(1);
 /// | opening, with `prime_decrypt` | the same, from when the data key was asked for to seal |
 /// | with `serve_stale_for`, while KMS is out of reach | `max_age` and that much more |
 /// | other entries under a key, after one was refused because nobody may use it | not at all, but for operations under way |
-/// | other entries of the partition, after one was denied | the time of one more request, in the background; where it gets no answer, as above |
+/// | other entries of the partition, after one was denied | the time of two more requests, in the background; where a probe gets no answer, or one succeeded just before, as above |
 /// | after [`MaterialsCache::invalidate_key`], [`invalidate`](MaterialsCache::invalidate) or [`clear`](MaterialsCache::clear) has returned | not at all, but for operations under way |
 ///
 /// Without the feature `tokio` there is no background, and a denial drops the rest at once.

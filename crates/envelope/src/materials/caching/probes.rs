@@ -1,12 +1,13 @@
 //! What becomes of the entries under a wrapping key that was refused.
 
 use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use super::{
     CachingMaterialsManager,
+    cache::is_under,
     sources::{DecryptionSource, EncryptionSource},
 };
 use crate::{
@@ -15,36 +16,81 @@ use crate::{
     error::{Error, KeyringError, KeyringErrorKind},
     format::encrypted_data_key::EncryptedDataKeys,
     observer::Operation,
+    time::Moment,
 };
 
-/// The wrapping keys of which an entry is being probed.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Probes(Arc<Mutex<HashSet<String>>>);
+/// How many encryption contexts must be denied in a row before a wrapping key counts as denied.
+const DENIED_CONTEXTS: usize = 3;
 
-/// The one probe under a wrapping key: the refresh of an entry that has another encryption context
-/// than the one that was denied. Ends with its drop.
+/// The wrapping keys that are being probed, and those that were shown to work a short time ago; each
+/// for what it was denied for.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Probes(Arc<Mutex<HashMap<Probed, State>>>);
+
+type Probed = (String, Operation);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    UnderWay,
+    /// It works. It is not probed again before then.
+    Works {
+        until: Moment,
+    },
+}
+
+/// The one probe of a wrapping key: it refreshes entries of other encryption contexts than those
+/// that were denied. Ends with its drop.
 #[derive(Debug)]
 pub(super) struct Probe {
     probes: Probes,
-    wrapping_key: String,
+    probed: Probed,
+    denied: Mutex<Vec<EncryptionContext>>,
+    works_until: OnceLock<Moment>,
 }
 
 impl Probes {
-    /// A probe, unless there is one for that key.
-    fn begin(&self, wrapping_key: &str) -> Option<Arc<Probe>> {
-        let begins = self.lock().insert(wrapping_key.to_owned());
-        let (probes, wrapping_key) = (self.clone(), wrapping_key.to_owned());
-        begins.then(|| Arc::new(Probe { probes, wrapping_key }))
+    /// A probe, unless there is one of that key, or it was shown to work a short time ago.
+    fn begin(&self, probed: Probed, now: Moment) -> Option<Arc<Probe>> {
+        let mut states = self.lock();
+        states.retain(|_, state| match state {
+            State::UnderWay => true,
+            State::Works { until } => *until > now,
+        });
+        if states.contains_key(&probed) {
+            return None;
+        }
+        states.insert(probed.clone(), State::UnderWay);
+        Some(Arc::new(Probe {
+            probes: self.clone(),
+            probed,
+            denied: Mutex::default(),
+            works_until: OnceLock::new(),
+        }))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Probed, State>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Probe {
+    /// The contexts that were denied so far, with one more.
+    fn denied(&self, context: &EncryptionContext) -> Vec<EncryptionContext> {
+        let mut denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
+        denied.push(context.without_reserved());
+        denied.clone()
     }
 }
 
 impl Drop for Probe {
     fn drop(&mut self) {
-        self.probes.lock().remove(&self.wrapping_key);
+        let mut states = self.probes.lock();
+        match self.works_until.get() {
+            Some(until) => {
+                states.insert(self.probed.clone(), State::Works { until: *until });
+            }
+            None => _ = states.remove(&self.probed),
+        }
     }
 }
 
@@ -54,63 +100,87 @@ impl CachingMaterialsManager {
     /// be made. (What is said of a message that is not known yet may be what its sender wants to be
     /// heard.) Not while a related key gave no answer: that one may be as good as ever.
     ///
-    /// A denial may be about the encryption context alone. So another context is asked for, and
-    /// only if that is denied, too, the rest of the partition goes.
+    /// A denial may be about the encryption context alone. So others are asked for, and only if
+    /// they are denied, too, the rest of the partition goes.
     pub(super) fn refused(
         &self,
         error: &Error,
         had: bool,
         (operation, context): (Operation, &EncryptionContext),
-        probe: Option<&Probe>,
+        probe: Option<&Arc<Probe>>,
     ) {
         let failures = error.keyring_errors();
         for failure in failures {
             if !(had || probe.is_some()) || failure.may_pass_among(failures) {
                 continue;
             }
-            match (failure.kind(), probe) {
-                (KeyringErrorKind::Unusable, _) => {
+            match failure.kind() {
+                KeyringErrorKind::Unusable => {
                     names(failure).for_each(|name| self.0.cache.drop_refused(name, None));
                 }
-                (KeyringErrorKind::Denied, Some(probe)) => {
-                    if names(failure).any(|name| name == probe.wrapping_key) {
-                        self.drop_denied(failure);
+                KeyringErrorKind::Denied => {
+                    let begun = if let Some(probe) = probe {
+                        (failure.wrapping_key() == probe.probed.0).then(|| Arc::clone(probe))
+                    } else {
+                        let probed = (failure.wrapping_key().to_owned(), operation);
+                        self.0.probes.begin(probed, self.now())
+                    };
+                    if let Some(probe) = begun {
+                        self.probe(failure, operation, &probe.denied(context), &probe);
                     }
                 }
-                (KeyringErrorKind::Denied, None) => self.probe(failure, operation, context),
                 _ => {}
             }
         }
     }
 
-    /// Asks for another encryption context than the one that was denied.
-    fn probe(&self, denied: &KeyringError, operation: Operation, context: &EncryptionContext) {
-        if cfg!(not(feature = "tokio")) {
-            // Nothing runs in the background.
-            return self.drop_denied(denied);
+    /// The refresh of an entry succeeded: if it was a probe, the wrapping key works. Then denials
+    /// are the fate of their own encryption contexts for a while.
+    pub(super) fn probe_succeeded(&self, probe: Option<&Probe>) {
+        if let Some(probe) = probe {
+            let policy = self.policy();
+            let while_ = (policy.limits.max_age / 10).max(policy.longest_backoff);
+            let _ = probe.works_until.set(self.now() + while_);
         }
-        let Some(probe) = self.0.probes.begin(denied.wrapping_key()) else { return };
+    }
+
+    /// Asks for the encryption context that has least in common with those that were denied.
+    fn probe(
+        &self,
+        failure: &KeyringError,
+        operation: Operation,
+        denied: &[EncryptionContext],
+        probe: &Arc<Probe>,
+    ) {
+        // Without `tokio` nothing runs in the background.
+        if denied.len() >= DENIED_CONTEXTS || cfg!(not(feature = "tokio")) {
+            return self.drop_denied(failure);
+        }
         let (cache, now) = (&self.0.cache, self.now());
-        let context = context.without_reserved();
-        let is_other = |key: &Key<'_>, keys: EncryptedDataKeys<'_>, other: &EncryptionContext| {
-            key.partition == &*self.0.partition
-                && names(denied).any(|name| super::cache::is_under(keys, name))
-                && other.without_reserved() != context
+        let rank = |key: &Key<'_>, keys: EncryptedDataKeys<'_>, context: &EncryptionContext| {
+            let context = context.without_reserved();
+            let is_ours = key.partition == &*self.0.partition;
+            let is_other = || !denied.contains(&context);
+            let in_common = |denied: &EncryptionContext| {
+                context.iter().filter(|(key, value)| denied.get(key) == Some(value)).count()
+            };
+            (is_ours && names(failure).any(|name| is_under(keys, name)) && is_other())
+                .then(|| denied.iter().map(in_common).sum())
         };
         let probe_encryption = || {
             let (place, _) = cache.encryption().pick(now, |key, it| {
-                is_other(key, it.encrypted_data_keys(), it.encryption_context())
+                rank(key, it.encrypted_data_keys(), it.encryption_context())
             })?;
-            let source = EncryptionSource::probing(self.clone(), &place.key(), Arc::clone(&probe))?;
+            let source = EncryptionSource::probing(self.clone(), &place.key(), Arc::clone(probe))?;
             cache.encryption().refresh(&place.key(), &source);
             Some(())
         };
         let probe_decryption = || {
             let (place, known) = cache.decryption().pick(now, |key, it| {
                 let keys = EncryptedDataKeys::from_checked(key.encrypted_data_keys);
-                is_other(key, keys, it.encryption_context())
+                rank(key, keys, it.encryption_context())
             })?;
-            let probe = Arc::clone(&probe);
+            let probe = Arc::clone(probe);
             let source = DecryptionSource::probing(self.clone(), &place.key(), known, probe)?;
             cache.decryption().refresh(&place.key(), &source);
             Some(())
@@ -121,12 +191,12 @@ impl CachingMaterialsManager {
             Operation::Decryption => probe_decryption().or_else(probe_encryption),
         };
         if probed.is_none() {
-            self.drop_denied(denied);
+            self.drop_denied(failure);
         }
     }
 
-    fn drop_denied(&self, denied: &KeyringError) {
-        names(denied).for_each(|name| self.0.cache.drop_refused(name, Some(&self.0.partition)));
+    fn drop_denied(&self, failure: &KeyringError) {
+        names(failure).for_each(|name| self.0.cache.drop_refused(name, Some(&self.0.partition)));
     }
 }
 
@@ -134,4 +204,31 @@ impl CachingMaterialsManager {
 fn names(failure: &KeyringError) -> impl Iterator<Item = &str> {
     let (asked, named) = (failure.wrapping_key(), failure.name_in_messages());
     [Some(asked), (named != asked).then_some(named)].into_iter().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::time::Clock;
+
+    #[test]
+    fn a_key_is_probed_once_at_a_time_and_not_soon_after_it_worked() {
+        let (probes, now) = (Probes::default(), Clock::system().moment());
+        let begin = |key: &str, operation, now| probes.begin((key.to_owned(), operation), now);
+        let (encryption, decryption) = (Operation::Encryption, Operation::Decryption);
+        let later = now + Duration::from_secs(5);
+        let probe = begin("a", encryption, now).unwrap();
+        assert!(begin("a", encryption, now).is_none());
+        begin("a", decryption, now).unwrap();
+        begin("b", encryption, now).unwrap();
+        drop(probe);
+        let probe = begin("a", encryption, now).unwrap();
+        probe.works_until.set(later).unwrap();
+        drop(probe);
+        assert!(begin("a", encryption, now).is_none());
+        assert!(begin("a", encryption, later).is_some());
+        assert!(probes.lock().is_empty());
+    }
 }

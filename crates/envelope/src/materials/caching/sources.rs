@@ -105,10 +105,11 @@ impl Source for EncryptionSource {
 
     fn failed(&self, error: &Error, had: bool) {
         let refused = (Operation::Encryption, &self.context);
-        self.manager.refused(error, had, refused, self.probe.as_deref());
+        self.manager.refused(error, had, refused, self.probe.as_ref());
     }
 
     fn loaded(&self, materials: &Arc<EncryptionMaterials>, asked: Moment) {
+        self.manager.probe_succeeded(self.probe.as_deref());
         if !self.manager.0.prime_decrypt {
             return;
         }
@@ -275,8 +276,12 @@ impl Source for DecryptionSource {
         let stored = EncryptionContext::from_serialized(&self.stored, 0);
         if let Ok(context) = stored.and_then(|stored| stored.with(&self.required)) {
             let refused = (Operation::Decryption, &context);
-            self.manager.refused(error, had, refused, self.probe.as_deref());
+            self.manager.refused(error, had, refused, self.probe.as_ref());
         }
+    }
+
+    fn loaded(&self, _: &Arc<DecryptionMaterials>, _: Moment) {
+        self.manager.probe_succeeded(self.probe.as_deref());
     }
 
     async fn load(self, background: bool) -> Result<Arc<DecryptionMaterials>, Error> {
