@@ -79,7 +79,7 @@ pub fn run_inside(quick: bool) -> Trial {
             lines.at_most(
                 format!("{name}: longest, ms"),
                 millis(fared.took.longest()),
-                millis(most),
+                millis(most).round(),
             );
         }
     }
