@@ -4,8 +4,8 @@
 use std::{
     env,
     error::Error,
-    fs,
-    net::{TcpStream, ToSocketAddrs as _},
+    fs, io,
+    net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _},
     process::{Command, ExitCode},
     time::Duration,
 };
@@ -59,8 +59,16 @@ pub fn run_inside(quick: bool) -> Trial {
     let rounds = if quick { 3 } else { 20 };
     name_addresses(&["127.0.0.1"])?;
     let normal = cold(&server, &runtime, "one address", rounds)?;
-    for (name, dead) in [("dead IPv4 + IPv4", DEAD_V4), ("dead IPv6 + IPv4", DEAD_V6)] {
+    // Whoever connects is let in, and never hears a word.
+    let port = port_of(&server)?;
+    let _mute = TcpListener::bind((MUTE, port))?;
+    for (name, dead) in
+        [("dead IPv4 + IPv4", DEAD_V4), ("dead IPv6 + IPv4", DEAD_V6), ("mute IPv4 + IPv4", MUTE)]
+    {
         name_addresses(&[dead, "127.0.0.1"])?;
+        if dead != MUTE {
+            check_dead(dead, port)?;
+        }
         let fared = cold(&server, &runtime, name, rounds)?;
         let added = fared.took.longest().saturating_sub(normal.took.at(0.5));
         lines.at_most(format!("{name}: failed"), count(fared.failed), 0.0);
@@ -89,6 +97,11 @@ pub fn run_inside(quick: bool) -> Trial {
 
 const DEAD_V4: &str = "10.8.0.2";
 const DEAD_V6: &str = "fd00:8::2";
+const MUTE: &str = "10.8.0.1";
+
+fn port_of(server: &Server) -> Outcome<u16> {
+    Ok(server.endpoint(REGION).rsplit(':').next().ok_or("no port")?.parse()?)
+}
 
 /// Gives this network namespace addresses whose packets disappear, and this mount namespace a
 /// resolver that reads `hosts` alone and names IPv6 and the dead network first.
@@ -116,23 +129,27 @@ fn prepare() -> Outcome<()> {
     Ok(fs::write("/etc/gai.conf", order)?)
 }
 
-/// Has `localhost` stand for these addresses, in this order. The first of two must be dead.
+/// Has `localhost` stand for these addresses, in this order.
 fn name_addresses(all: &[&str]) -> Outcome<()> {
     let lines: Vec<_> = all.iter().map(|address| format!("{address} localhost\n")).collect();
     fs::write("/etc/hosts", lines.concat())?;
-    let found: Vec<_> = ("localhost", 1).to_socket_addrs()?.collect();
-    let named: Vec<_> = found.iter().map(|it| it.ip().to_string()).collect();
+    let found = ("localhost", 1).to_socket_addrs()?;
+    let named: Vec<_> = found.map(|it| it.ip().to_string()).collect();
     if named != all {
         let problem = format!("the trial could not be run: localhost is {named:?}, not {all:?}");
         return Err(problem.into());
     }
-    if let [dead, _] = &*found {
-        let connected = TcpStream::connect_timeout(dead, Duration::from_millis(100));
-        if !connected.is_err_and(|error| error.kind() == std::io::ErrorKind::TimedOut) {
-            return Err(format!("the trial could not be run: {dead} is not dead").into());
-        }
-    }
     Ok(())
+}
+
+/// What goes to a dead address must get no answer at all.
+fn check_dead(address: &str, port: u16) -> Outcome<()> {
+    let address = SocketAddr::new(address.parse()?, port);
+    let connected = TcpStream::connect_timeout(&address, Duration::from_millis(100));
+    if connected.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut) {
+        return Ok(());
+    }
+    Err(format!("the trial could not be run: {address} is not dead").into())
 }
 
 /// First requests of pools that have no connection.
@@ -162,8 +179,7 @@ fn forgotten(
     connections: usize,
     at_once: usize,
 ) -> Outcome<(Duration, Fared)> {
-    let port = server.endpoint(REGION).rsplit(':').next().ok_or("no port")?.parse()?;
-    let relay = Relay::start(port)?;
+    let relay = Relay::start(port_of(server)?)?;
     let principal = Principal::new(server.issue_credentials());
     let pool = || {
         let builder = KmsPool::builder().trust_root_pem(server.ca_pem()).attempt_timeout(ATTEMPT);
