@@ -82,6 +82,16 @@ impl Kms {
         client(&self.pool, &self.principal, &self.key, cache, set)
     }
 
+    /// The pool behind the client.
+    pub fn pool(&self) -> &KmsPool {
+        &self.pool
+    }
+
+    /// Who the client is to KMS.
+    pub fn principal(&self) -> &Principal {
+        &self.principal
+    }
+
     /// The ARN of the key.
     pub fn key(&self) -> &str {
         &self.key

@@ -1,0 +1,58 @@
+//! Trials of what services meet outside one healthy runtime, a clean network and tenants who behave.
+
+use std::{error::Error, process::ExitCode};
+
+use benches::trials::{any_executor, clock, dead_path, denied, hostile, runtimes, suspend};
+use clap::{Args, Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    about = "Tries the pool and the cache in real processes, on broken networks, beside hostile tenants"
+)]
+struct Program {
+    #[command(subcommand)]
+    trial: Trial,
+}
+
+#[derive(Subcommand)]
+enum Trial {
+    /// One pool for many runtimes, which end, or are kept and not driven
+    Runtimes(Settings),
+    /// The quickstart's job without Tokio, and in a forked child
+    AnyExecutor(Settings),
+    /// The age of cached data keys after the machine slept for an hour (as root, on Linux)
+    Suspend(Settings),
+    /// A wall clock that jumps by two hours (needs Debian's package `faketime`)
+    Clock(Settings),
+    /// One dead address of two, and connections that were forgotten on the way (as root, on Linux)
+    DeadPath(Settings),
+    /// Garbage from strangers, and senders who hang up
+    Hostile(Settings),
+    /// One tenant who is denied beside a thousand others
+    Denied(Settings),
+    #[command(name = clock::CLIENT, hide = true)]
+    ClockClient { settings: Vec<String> },
+    #[command(name = dead_path::INSIDE, hide = true)]
+    DeadPathInside(Settings),
+}
+
+#[derive(Args)]
+struct Settings {
+    /// Fewer and shorter rounds
+    #[arg(long)]
+    quick: bool,
+}
+
+fn main() -> Result<ExitCode, Box<dyn Error>> {
+    match Program::parse().trial {
+        Trial::Runtimes(Settings { quick }) => runtimes::run(quick),
+        Trial::AnyExecutor(Settings { quick }) => any_executor::run(quick),
+        Trial::Suspend(Settings { quick }) => suspend::run(quick),
+        Trial::Clock(Settings { quick }) => clock::run(quick),
+        Trial::DeadPath(Settings { quick }) => dead_path::run(quick),
+        Trial::Hostile(Settings { quick }) => hostile::run(quick),
+        Trial::Denied(Settings { quick }) => denied::run(quick),
+        Trial::ClockClient { settings } => clock::run_client(&settings).map(|()| ExitCode::SUCCESS),
+        Trial::DeadPathInside(Settings { quick }) => dead_path::run_inside(quick),
+    }
+}
