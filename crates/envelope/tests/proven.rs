@@ -33,7 +33,6 @@ async fn settle() {
     }
 }
 
-#[cfg(feature = "tokio")]
 #[tokio::test]
 async fn a_forged_message_whose_sender_hangs_up_leaves_nothing() {
     let (envelope, cache, keyring, message) = scene().await;
@@ -88,7 +87,6 @@ async fn who_waits_for_the_load_of_a_forged_message_decrypts_and_keeps_the_data_
 }
 
 /// What is cached proves what takes its place, whichever message has it refreshed.
-#[cfg(feature = "tokio")]
 #[tokio::test]
 async fn forged_messages_keep_no_data_key_from_being_refreshed() {
     let keyring = GatedKeyring::open();
@@ -106,7 +104,6 @@ async fn forged_messages_keep_no_data_key_from_being_refreshed() {
 }
 
 /// The cache stays within its bytes, and what has served stays there.
-#[cfg(feature = "tokio")]
 #[tokio::test]
 async fn a_flood_of_forged_messages_drives_nothing_out() {
     let keyring = GatedKeyring::new(100);
