@@ -1,4 +1,4 @@
-//! Strangers who send garbage, and senders who hang up, beside tenants who behave.
+//! What new tenants wait while strangers send garbage.
 #![expect(clippy::print_stdout, reason = "what a program reports to a person")]
 
 use std::{
@@ -10,22 +10,15 @@ use std::{
     time::Duration,
 };
 
-use envelope::{EncryptionContext, Envelope, materials::MaterialsCache};
+use envelope::{EncryptionContext, Envelope};
 use fastrand::Rng;
 use futures_util::future::{join, join_all};
-use tokio::{
-    runtime::{self, Runtime},
-    time::{Instant, interval, timeout},
-};
+use tokio::{runtime::Runtime, time::interval};
 
-use super::forge::Forger;
+use super::messages;
 use crate::{
-    Lines,
-    kms::{Kms, cache},
-    load,
-    memory::resident,
-    pool::until,
-    trials::{Fared, HEAD, Trial, count, fresh, start},
+    Lines, load,
+    trials::{Fared, HEAD, count, forge::Forger, fresh, start},
 };
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -39,21 +32,14 @@ const PACE: Duration = Duration::from_millis(50);
 /// How many contexts the garbage is spread over.
 const CONTEXTS: usize = 200;
 
-/// Runs the trial.
-///
-/// # Errors
-///
-/// When the server can't start, or a message that is to be forged can't be made.
-pub fn run(quick: bool) -> Trial {
-    let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+pub(super) fn run(runtime: &Runtime, quick: bool, lines: &mut Lines) -> Outcome<()> {
     let length = Duration::from_secs(if quick { 5 } else { 20 });
-    let mut lines = Lines::default();
     println!("Garbage with {KEYS} wrapped keys each; KMS takes {LATENCY:?}. New tenants:\n");
     println!("{:>52}  {HEAD}", "");
-    let quiet = flood(&runtime, Spread::OneContext, 0, length)?;
+    let quiet = flood(runtime, Spread::OneContext, 0, length)?;
     for spread in [Spread::OneContext, Spread::ManyContexts] {
         for rate in [100, 1_000] {
-            let flooded = flood(&runtime, spread, rate, length)?;
+            let flooded = flood(runtime, spread, rate, length)?;
             for ((name, quiet), (_, flooded)) in quiet.iter().zip(&flooded) {
                 let name = format!("{name}, {rate}/s {}", spread.name());
                 let ratio = |share| {
@@ -65,8 +51,7 @@ pub fn run(quick: bool) -> Trial {
             }
         }
     }
-    hang_up(&runtime, if quick { 5_000 } else { 100_000 }, &mut lines)?;
-    Ok(lines.verdict())
+    Ok(())
 }
 
 /// Where the garbage claims to belong.
@@ -126,17 +111,6 @@ fn flood(
         println!("{what:>52}  {fared}");
     }
     Ok([("first encrypt", fared.0), ("first decrypt", fared.1)])
-}
-
-/// Messages of new tenants that this client has not seen, with their contexts.
-async fn messages(kms: &Kms, number: usize) -> Outcome<Vec<(EncryptionContext, Vec<u8>)>> {
-    let elsewhere = kms.client(&cache(0, 16), |builder| builder)?;
-    let mut messages = vec![];
-    for _ in 0..number {
-        let context = fresh();
-        messages.push((context.clone(), elsewhere.encrypt(b"x", &context).await?));
-    }
-    Ok(messages)
 }
 
 async fn send_garbage(
@@ -199,79 +173,4 @@ async fn together(tasks: Vec<tokio::task::JoinHandle<Fared>>) -> Fared {
         }
     }
     all
-}
-
-/// How much garbage each forged message brings, in bytes.
-const PADDING: usize = 180_000;
-/// What the cache may hold in all, in bytes.
-const BOUND: u64 = 16 << 20;
-const SERVED: usize = 200;
-
-/// Forged messages that unwrap, from senders who hang up at once: what they leave in the cache.
-fn hang_up(runtime: &Runtime, messages_sent: usize, lines: &mut Lines) -> Outcome<()> {
-    const AT_ONCE: usize = 32;
-    let kms = start(|pool| pool)?;
-    let cache = bounded();
-    let envelope = kms.client(&cache, |builder| builder)?;
-    let lost = runtime.block_on(async {
-        let served = messages(&kms, SERVED).await?;
-        for (context, message) in &served {
-            envelope.decrypt(message, context).await?;
-        }
-        let seed = messages(&kms, 1).await?.remove(0);
-        let (forger, mut random) = (Forger::new(&seed.1), Rng::with_seed(15));
-        let (before, began, mut lost) = (resident()?, Instant::now(), 0);
-        kms.faults().latency(Duration::from_millis(5));
-        for sent in (0..messages_sent).step_by(AT_ONCE) {
-            let senders = (0..AT_ONCE).map(|_| {
-                let message = forger.padded(PADDING, &mut random);
-                let (envelope, context) = (envelope.clone(), seed.0.clone());
-                async move {
-                    let _ = timeout(Duration::from_millis(2), envelope.decrypt(&message, &context))
-                        .await;
-                }
-            });
-            join_all(senders.collect::<Vec<_>>()).await;
-            // At most one batch of requests is under way.
-            until(Duration::from_millis(100), || kms.counters().in_flight == 0).await;
-            if sent % (AT_ONCE * 16) == 0 {
-                lost += lost_of(&envelope, &served);
-            }
-        }
-        lost += lost_of(&envelope, &served);
-        let grown = resident()?.saturating_sub(before);
-        println!(
-            "\n{messages_sent} forged messages of {PADDING} bytes whose senders hung up, in {:?}: {} \
-             Decrypts; {} entries for decryption; the process grew by {} MB\n",
-            began.elapsed(),
-            kms.counters().requests("Decrypt"),
-            cache.stats().decryption.entries,
-            grown >> 20
-        );
-        lines.at_most("hang up: growth of the process, x the bound", count(grown) / count(BOUND), 1.5);
-        Outcome::Ok(lost)
-    })?;
-    let entries = cache.stats().decryption.entries as u64;
-    lines.at_most(
-        "hang up: entries, 200 of them of real tenants",
-        count(entries),
-        count(SERVED as u64),
-    );
-    let held = count(cache.stats().decryption.bytes) / count(BOUND);
-    lines.at_most("hang up: bytes held, x the cache's bound", held, 1.0);
-    lines.at_most("hang up: served entries lost", count(lost), 0.0);
-    Ok(())
-}
-
-/// A cache with a bound of [`BOUND`] bytes.
-fn bounded() -> MaterialsCache {
-    MaterialsCache::builder().capacity(1_000).max_bytes_held(BOUND).build()
-}
-
-/// How many of the tenants have to ask KMS again.
-fn lost_of(envelope: &Envelope, served: &[(EncryptionContext, Vec<u8>)]) -> u64 {
-    let hits = |(context, message): &&(EncryptionContext, Vec<u8>)| {
-        envelope.try_decrypt(message, context).is_ok()
-    };
-    (served.len() - served.iter().filter(hits).count()) as u64
 }
