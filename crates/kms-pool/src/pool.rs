@@ -1,5 +1,7 @@
 //! The pool: which slot a call belongs to, and when a slot has served its time.
 
+mod parts;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -13,16 +15,17 @@ use quick_cache::Equivalent;
 use quick_cache::sync::Cache;
 use tokio::task::AbortHandle;
 
+use self::parts::{BudgetOwner, Parts};
 use crate::background::Background;
 use crate::builder::KmsPoolBuilder;
-use crate::connection::{Connections, HttpsClient};
+use crate::connection::Connections;
 use crate::credentials::{Principal, Renewals, Session, Sessions};
 use crate::error::{KmsError, KmsErrorKind};
-use crate::request::{Budget, BudgetSettings, Circuit, CircuitSettings, Lane, retry_quota};
+use crate::request::{BudgetSettings, Circuit, CircuitSettings, Lane, retry_quota};
 use crate::slot::{Purpose, Slot};
 use crate::stats::{Counters, PoolStats, SlotStats};
 use crate::supplier::PooledClients;
-use crate::time::{self, Clock};
+use crate::time::Clock;
 
 /// One KMS client per region and principal, built once and shared by the whole process.
 ///
@@ -62,25 +65,6 @@ pub(crate) struct Settings {
     pub(crate) max_attempts: u32,
     pub(crate) idle_timeout: Duration,
     pub(crate) max_clients: usize,
-}
-
-/// What slots have in common. It lives as long as a slot that uses it, and is found here meanwhile.
-#[derive(Default)]
-struct Parts {
-    https: HashMap<Box<str>, Weak<HttpsClient>>,
-    budgets: HashMap<(BudgetOwner, Box<str>), Weak<Budget>>,
-    clocks: HashMap<Box<str>, Clock>,
-    janitor: Option<AbortHandle>,
-}
-
-/// Whose budget: requests count against the caller's account.
-#[derive(Clone, PartialEq, Eq, Hash)]
-enum BudgetOwner {
-    /// As the principal was told.
-    Account(Box<str>),
-    /// As a provider says, who may say anything: it gets no share of what others were told.
-    SaidAccount(Box<str>),
-    Principal(u64),
 }
 
 /// An idle slot is dropped after so many rounds of the janitor.
@@ -329,7 +313,7 @@ impl KmsPool {
         // slot built anew.
         let tenure = session.principal.tenure();
         let mut parts = self.parts();
-        let owner = budget_owner(&session);
+        let owner = BudgetOwner::of(&session);
         let lane = Lane {
             region: region.into(),
             background: settings.background.clone(),
@@ -419,65 +403,6 @@ impl Drop for Shared {
         } else if let Some(janitor) = janitor {
             janitor.abort();
         }
-    }
-}
-
-impl Parts {
-    fn https(&mut self, region: &str, connections: &Connections) -> Arc<HttpsClient> {
-        find_or_make(&mut self.https, region.into(), || connections.client())
-    }
-
-    fn budget(
-        &mut self,
-        owner: BudgetOwner,
-        region: &str,
-        settings: BudgetSettings,
-    ) -> Arc<Budget> {
-        find_or_make(&mut self.budgets, (owner, region.into()), || {
-            Budget::new(settings, time::monotonic())
-        })
-    }
-
-    /// Regions learn the date each for itself: one whose clock is wrong misleads no other.
-    fn clock(&mut self, region: &str, clock: &Clock) -> Clock {
-        self.clocks.entry(region.into()).or_insert_with(|| clock.copy()).clone()
-    }
-
-    /// Ends what goes on by itself. Clients that somebody keeps keep their sessions.
-    fn stop(&mut self) {
-        if let Some(janitor) = self.janitor.take() {
-            janitor.abort();
-        }
-    }
-
-    fn forget_the_unused(&mut self) {
-        self.https.retain(|_, it| it.strong_count() > 0);
-        self.budgets.retain(|_, it| it.strong_count() > 0);
-        self.clocks.retain(|region, _| self.https.contains_key(region));
-    }
-}
-
-fn find_or_make<K: Eq + std::hash::Hash, V>(
-    map: &mut HashMap<K, Weak<V>>,
-    key: K,
-    make: impl FnOnce() -> V,
-) -> Arc<V> {
-    if let Some(known) = map.get(&key).and_then(Weak::upgrade) {
-        return known;
-    }
-    let new = Arc::new(make());
-    map.insert(key, Arc::downgrade(&new));
-    new
-}
-
-fn budget_owner(session: &Session) -> BudgetOwner {
-    let principal = &session.principal;
-    let said =
-        session.current().and_then(|it| it.credentials.account_id().map(|id| id.as_str().into()));
-    match (principal.account(), said) {
-        (Some(account), _) => BudgetOwner::Account(account.into()),
-        (None, Some(account)) => BudgetOwner::SaidAccount(account),
-        (None, None) => BudgetOwner::Principal(principal.id()),
     }
 }
 
