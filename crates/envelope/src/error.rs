@@ -152,6 +152,31 @@ pub enum Error {
     #[error("the keyring or materials manager panicked: see the panic's own message")]
     Panicked,
 
+    /// The keyring was not asked for a data key, since too many others are being loaded. Nothing
+    /// is remembered of it: the next call tries again.
+    #[error(
+        "too many data keys are being loaded: refused after {} ms by `{setting}`; try again later, or raise `max_loads` if the key provider bears it",
+        waited.as_millis()
+    )]
+    Overloaded {
+        /// The setting of [`MaterialsCacheBuilder`](crate::materials::MaterialsCacheBuilder) that
+        /// was reached: `max_wait` or `max_waiting`.
+        setting: &'static str,
+        /// How long it waited for its turn; zero if there was no room to wait.
+        waited: Duration,
+    },
+
+    /// This process was forked off one that had started the cache's threads. They are missing here,
+    /// so that no data key can be loaded. What is cached still serves.
+    #[error(
+        "this process was forked off one that has the cache's threads: make a new client after the fork"
+    )]
+    Forked,
+
+    /// The threads on which data keys are loaded could not be started.
+    #[error("could not start the cache's threads")]
+    ThreadsNotStarted(#[source] Arc<io::Error>),
+
     /// No usable data key is cached; only returned by the `try_` operations, which never wait, and
     /// fetch nothing: the same call succeeds once another has fetched one.
     #[error("no usable data key is cached: call the async operation, which fetches one")]
@@ -209,7 +234,10 @@ impl Error {
                 failures.iter().any(KeyringError::is_retryable)
             }
             Self::Remembered { cause, .. } | Self::NotReady { cause, .. } => cause.is_retryable(),
-            Self::NotCached | Self::Random(_) => true,
+            Self::NotCached
+            | Self::Random(_)
+            | Self::Overloaded { .. }
+            | Self::ThreadsNotStarted(_) => true,
             _ => false,
         }
     }

@@ -31,13 +31,14 @@
 //! | --- | --- | --- |
 //! | `aws-kms` | yes | the AWS KMS keyrings, over `kms-pool` |
 //! | `aws-lc-rs` | yes | AES-GCM by AWS-LC instead of RustCrypto's portable implementation; signed suites; the raw RSA keyring |
-//! | `tokio` | yes | data keys are refreshed in the background; streams over tokio's `AsyncRead` and `AsyncWrite`; `aws-kms` brings it along |
+//! | `tokio` | yes | data keys are loaded and refreshed on threads of the cache's own; streams over tokio's `AsyncRead` and `AsyncWrite`; `aws-kms` brings it along |
 //! | `tracing` | yes | what happens in the cache, as events |
 //! | `metrics` | no | the same, for the `metrics` facade: see [`materials::MaterialsCache`] |
 //! | `serde` | no | the cache's statistics can be serialized |
 //! | `parallel` | no | `EnvelopeBuilder::threads`: several threads to a long message |
 #![cfg_attr(not(feature = "aws-kms"), allow(rustdoc::broken_intra_doc_links))]
 
+mod background;
 mod cache;
 mod client;
 mod context;
@@ -58,10 +59,13 @@ mod suite;
 mod time;
 
 pub use crate::{
-    client::{Decrypted, Envelope, EnvelopeBuilder, PreparedContext},
+    client::{
+        BlockingEnvelope, BlockingPreparedContext, Decrypted, Envelope, EnvelopeBuilder,
+        PreparedContext,
+    },
     context::{ContextKeys, EncryptionContext},
     data_key::DataKey,
     error::Error,
     suite::{AlgorithmSuite, CommitmentPolicy},
-    time::{Clock, ManualClock},
+    time::{Clock, ManualClock, Moment},
 };

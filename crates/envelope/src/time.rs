@@ -1,24 +1,32 @@
 //! The only place that reads a clock. Everything below the client takes `now` as an argument.
 
 use std::{
-    ops::Add,
+    ops::{Add, Sub},
     sync::{
-        Arc, LazyLock,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
+#[cfg(not(target_os = "linux"))]
+use std::{sync::LazyLock, time::Instant};
 
 #[cfg(target_os = "linux")]
-use rustix::time::{ClockId, Timespec, clock_getres, clock_gettime};
+use rustix::time::{ClockId, clock_gettime};
 
 /// Where an [`Envelope`](crate::Envelope) takes its time from: the system, or a hand that a test
 /// moves.
+///
+/// Ages are read from it: `max_age`, `serve_stale_for`, and how long failures are remembered.
 #[derive(Debug, Clone, Default)]
 pub struct Clock(Option<ManualClock>);
 
 impl Clock {
     /// The system's monotonic clock. The default.
+    ///
+    /// On Linux it is `CLOCK_BOOTTIME`, which goes on while the machine is suspended, so that a
+    /// data key ages in that time, too. Elsewhere it is [`std::time::Instant`], and whether that
+    /// goes on is up to the system. Changes of the date do not move it.
     #[must_use]
     pub fn system() -> Self {
         Self(None)
@@ -35,51 +43,53 @@ impl Clock {
     /// ```
     #[must_use]
     pub fn manual() -> (Self, ManualClock) {
-        let hand = ManualClock { start: system_now(), elapsed_nanos: Arc::default() };
+        let hand = ManualClock { elapsed_nanos: Arc::default() };
         (Self(Some(hand.clone())), hand)
     }
 
     /// The time by this clock.
+    #[inline]
     #[must_use]
-    pub fn now(&self) -> Instant {
+    pub fn now(&self) -> Moment {
         match &self.0 {
             None => system_now(),
-            Some(hand) => {
-                hand.start + Duration::from_nanos(hand.elapsed_nanos.load(Ordering::Acquire))
-            }
-        }
-    }
-
-    /// The same as a moment.
-    pub(crate) fn moment(&self) -> Moment {
-        match &self.0 {
-            None => precise(),
             Some(hand) => Moment(hand.elapsed_nanos.load(Ordering::Acquire)),
         }
     }
 
-    /// The same, four times cheaper where the system has a coarse clock: ahead by up to two ticks
-    /// of its timer, of some milliseconds each, and behind by no more than a thread may be held up
-    /// anyway.
-    #[inline]
-    pub(crate) fn moment_at_the_latest(&self) -> Moment {
-        match &self.0 {
-            None => coarse(),
-            Some(_) => self.moment(),
-        }
+    /// The same as [`now`](Self::now).
+    pub(crate) fn moment(&self) -> Moment {
+        self.now()
     }
 }
 
-/// A time by one clock, in nanoseconds since some moment before: half the size of an [`Instant`],
-/// and cheaper to compare.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub(crate) struct Moment(u64);
+/// A time by a [`Clock`]. Unlike [`std::time::Instant`], it counts the time that the machine was
+/// suspended, where the clock does.
+///
+/// Moments of two clocks have nothing to do with each other.
+///
+/// ```
+/// # use std::time::Duration;
+/// let clock = envelope::Clock::system();
+/// let before = clock.now();
+/// assert!(clock.now().duration_since(before) < Duration::from_secs(3600));
+/// assert_eq!((before + Duration::from_secs(5)) - before, Duration::from_secs(5));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Moment(u64);
 
 impl Moment {
     /// How long before this `earlier` was; zero if it was not.
     #[inline]
-    pub(crate) fn since(self, earlier: Self) -> Duration {
+    #[must_use]
+    pub fn duration_since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+
+    /// The same as [`duration_since`](Self::duration_since).
+    #[inline]
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        self.duration_since(earlier)
     }
 
     /// The moment as a number, to be kept in an atomic.
@@ -95,10 +105,27 @@ impl Moment {
     }
 }
 
+/// The moment so much later, or the last one that there is.
+impl Add<Duration> for Moment {
+    type Output = Self;
+
+    fn add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// How long before this the other was, as by [`Moment::duration_since`].
+impl Sub for Moment {
+    type Output = Duration;
+
+    fn sub(self, earlier: Self) -> Duration {
+        self.duration_since(earlier)
+    }
+}
+
 /// The hand of a [`Clock::manual`].
 #[derive(Debug, Clone)]
 pub struct ManualClock {
-    start: Instant,
     elapsed_nanos: Arc<AtomicU64>,
 }
 
@@ -110,72 +137,52 @@ impl ManualClock {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[inline]
+fn system_now() -> Moment {
+    let time = clock_gettime(ClockId::Boottime);
+    let (seconds, nanos) = (time.tv_sec.cast_unsigned(), time.tv_nsec.cast_unsigned());
+    Moment(seconds.wrapping_mul(1_000_000_000).wrapping_add(nanos))
+}
+
+#[cfg(not(target_os = "linux"))]
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
-#[inline]
-fn system_now() -> Instant {
-    Instant::now()
+fn system_now() -> Moment {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    Moment(u64::try_from(START.elapsed().as_nanos()).unwrap_or(u64::MAX))
 }
 
-/// The moment so much later, or the last one that there is.
-impl Add<Duration> for Moment {
-    type Output = Self;
-
-    fn add(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
-    }
-}
-
-/// Linux has the monotonic clock's last tick at hand, without asking the hardware.
-#[cfg(target_os = "linux")]
-fn nanos(clock: ClockId) -> u64 {
-    to_nanos(clock_gettime(clock))
-}
-
-#[cfg(target_os = "linux")]
-fn to_nanos(time: Timespec) -> u64 {
-    u64::try_from(time.tv_sec).unwrap_or(0).saturating_mul(1_000_000_000)
-        + u64::try_from(time.tv_nsec).unwrap_or(0)
-}
-
-#[cfg(target_os = "linux")]
-fn precise() -> Moment {
-    Moment(nanos(ClockId::Monotonic))
-}
-
-#[cfg(target_os = "linux")]
-#[inline]
-fn coarse() -> Moment {
-    static TICK: LazyLock<u64> = LazyLock::new(|| to_nanos(clock_getres(ClockId::MonotonicCoarse)));
-    Moment(nanos(ClockId::MonotonicCoarse).saturating_add(2 * *TICK))
-}
-
-#[cfg(not(target_os = "linux"))]
-fn precise() -> Moment {
-    static START: LazyLock<Instant> = LazyLock::new(system_now);
-    Moment(
-        u64::try_from(system_now().saturating_duration_since(*START).as_nanos())
-            .unwrap_or(u64::MAX),
-    )
-}
-
-#[cfg(not(target_os = "linux"))]
-fn coarse() -> Moment {
-    precise()
-}
-
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
+    use std::{env, process::Command};
+
     use super::*;
 
+    /// Run by the test below, in a time namespace of its own.
     #[test]
-    fn the_cheap_clock_tells_the_same_time() {
-        let clock = Clock::system();
-        let (before, cheap, after) = (clock.moment(), clock.moment_at_the_latest(), clock.moment());
-        // As far apart as a machine under load may bring them, but not as another clock would be.
-        let slack = Duration::from_mins(1);
-        assert!(
-            cheap + slack >= before && cheap <= after + slack,
-            "{before:?} {cheap:?} {after:?}"
-        );
+    #[ignore = "prints the time for the test below"]
+    fn print_the_time() {
+        println!("now={}", Clock::system().now().to_nanos());
+    }
+
+    /// A namespace whose `CLOCK_BOOTTIME` is an hour ahead, and whose `CLOCK_MONOTONIC` is not, is
+    /// what a suspended hour looks like.
+    #[test]
+    fn the_time_that_the_machine_was_suspended_counts() {
+        let mut command = Command::new("unshare");
+        command.args(["--time", "--boottime", "3600", "--fork"]).arg(env::current_exe().unwrap());
+        command.args(["--exact", "time::tests::print_the_time", "--ignored", "--nocapture"]);
+        let before = Clock::system().now();
+        let Ok(output) = command.output() else {
+            println!("skipped: there is no `unshare` here");
+            return;
+        };
+        let output = String::from_utf8_lossy(&output.stdout).into_owned();
+        let Some(there) = output.lines().find_map(|line| line.split_once("now=")) else {
+            println!("skipped: this process may not make a time namespace");
+            return;
+        };
+        let there = Moment(there.1.parse().unwrap());
+        assert!(there - before >= Duration::from_hours(1), "{before:?} {there:?}");
     }
 }

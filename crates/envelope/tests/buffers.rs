@@ -258,11 +258,10 @@ async fn a_batch_of_many_data_keys_waits_for_them_together() {
     let envelope = caching(keyring.clone(), |builder| builder.cache(&cache));
     let context = context("42");
     let mut opening = std::pin::pin!(envelope.decrypt_batch(&messages, &context));
-    for _ in 0..100 {
+    while keyring.counts().1 < 20 {
         assert!(poll_immediate(&mut opening).await.is_none());
         tokio::task::yield_now().await;
     }
-    assert_eq!(keyring.counts().1, 20);
     keyring.gate.add_permits(20);
     let opened = opening.await;
     assert!(opened[..20].iter().all(|opened| opened.as_ref().unwrap().plaintext() == b"x"));

@@ -386,6 +386,7 @@ async fn failures_asked_for_before_an_invalidation_are_not_remembered_after() {
     let context = context("a");
     let mut before = Box::pin(envelope.encrypt(b"x", &context));
     assert!(poll_immediate(&mut before).await.is_none());
+    support::eventually(|| keyring.counts().0 == 1).await;
     cache.clear();
     keyring.fail(Some(KeyringErrorKind::Denied));
     keyring.gate.add_permits(1);

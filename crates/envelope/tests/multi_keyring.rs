@@ -11,6 +11,7 @@ use envelope::{
     },
     materials::EncryptedDataKey,
 };
+use futures_executor::block_on;
 use futures_util::FutureExt;
 use support::GatedKeyring;
 
@@ -198,8 +199,7 @@ fn each_keyring_sees_every_encrypted_data_key() {
 fn the_error_lists_every_failure_in_order() {
     let all = builder().generator(aes("a")).child(aes("b")).build().unwrap();
     let context = EncryptionContext::empty();
-    let message =
-        Envelope::new(all).unwrap().encrypt(b"secret", &context).now_or_never().unwrap().unwrap();
+    let message = block_on(Envelope::new(all).unwrap().encrypt(b"secret", &context)).unwrap();
 
     let wrong = builder()
         .generator(aes_with("b", 0))
@@ -208,12 +208,7 @@ fn the_error_lists_every_failure_in_order() {
         .child(aes_with("a", 0))
         .build()
         .unwrap();
-    let error = Envelope::new(wrong)
-        .unwrap()
-        .decrypt(&message, &context)
-        .now_or_never()
-        .unwrap()
-        .unwrap_err();
+    let error = block_on(Envelope::new(wrong).unwrap().decrypt(&message, &context)).unwrap_err();
     let Error::DataKeyNotUnwrapped { failures, .. } = &error else {
         panic!("another variant: {error:?}")
     };

@@ -169,55 +169,6 @@ async fn contexts_that_never_repeat_are_told_of_once() {
     assert!(stats.misses_never_repeats > 1_900 && stats.hits == 0, "{stats:?}");
 }
 
-/// What the facade hears is what the statistics say.
-#[cfg(feature = "metrics")]
-#[test]
-fn metrics_say_what_the_statistics_say() {
-    use metrics_util::debugging::{DebugValue, DebuggingRecorder};
-
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let stats = metrics::with_local_recorder(&recorder, || {
-        runtime.block_on(async {
-            let keyring = GatedKeyring::open();
-            let cache = MaterialsCache::new(10);
-            let envelope = caching(keyring.clone(), |builder| builder.cache(&cache));
-            for tenant in ["a", "b"] {
-                for _ in 0..1_500 {
-                    envelope.encrypt(b"x", &context(tenant)).await.unwrap();
-                }
-            }
-            keyring.fail(Some(KeyringErrorKind::Denied));
-            assert!(envelope.encrypt(b"x", &context("c")).await.is_err());
-            assert!(envelope.encrypt(b"x", &context("c")).await.is_err());
-            cache.clear();
-            cache.stats()
-        })
-    });
-    let snapshot = snapshotter.snapshot().into_vec();
-    let total = |name: &str, labels: &[(&str, &str)]| -> u64 {
-        let of_name = snapshot.iter().filter(|(key, ..)| key.key().name() == name);
-        let labelled = of_name.filter(|(key, ..)| {
-            labels.iter().all(|(label, value)| {
-                key.key().labels().any(|it| (it.key(), it.value()) == (*label, *value))
-            })
-        });
-        labelled
-            .map(|(.., value)| if let DebugValue::Counter(count) = value { *count } else { 0 })
-            .sum()
-    };
-    let encryption = ("operation", "encryption");
-    assert_eq!(stats.encryption.hits, 2 * 1_499);
-    assert_eq!(total("envelope_cache_hits_total", &[encryption]), stats.encryption.hits);
-    assert_eq!(total("envelope_cache_misses_total", &[encryption, ("reason", "absent")]), 4);
-    assert_eq!(total("envelope_cache_loads_total", &[("outcome", "ok"), ("ahead", "false")]), 2);
-    assert_eq!(total("envelope_cache_loads_total", &[("outcome", "denied")]), 1);
-    assert_eq!(total("envelope_cache_refused_total", &[encryption]), stats.encryption.refused);
-    assert_eq!(total("envelope_cache_invalidations_total", &[encryption]), 2);
-    assert!(snapshot.iter().any(|(key, ..)| key.key().name() == "envelope_cache_load_seconds"));
-}
-
 #[cfg(feature = "serde")]
 #[tokio::test]
 async fn statistics_survive_json() {

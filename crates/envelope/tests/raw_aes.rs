@@ -7,7 +7,7 @@ use envelope::{
     DataKey, EncryptionContext, Envelope, Error, keyring::RawAesKeyring,
     materials::DefaultMaterialsManager,
 };
-use futures_util::FutureExt;
+use futures_executor::block_on;
 use proptest::prelude::*;
 use support::{header_length, keyring};
 
@@ -23,17 +23,11 @@ fn context() -> EncryptionContext {
 }
 
 fn encrypt(envelope: &Envelope, plaintext: &[u8]) -> Vec<u8> {
-    envelope
-        .encrypt(plaintext, &context())
-        .now_or_never()
-        .expect("a local keyring never waits")
-        .unwrap()
+    block_on(envelope.encrypt(plaintext, &context())).unwrap()
 }
 
 fn decrypt(envelope: &Envelope, message: &[u8]) -> Result<Vec<u8>, Error> {
-    let opened =
-        envelope.decrypt(message, &context()).now_or_never().expect("a local keyring never waits");
-    opened.map(envelope::Decrypted::into_plaintext)
+    block_on(envelope.decrypt(message, &context())).map(envelope::Decrypted::into_plaintext)
 }
 
 /// A message of two regular frames and a shorter final one, four bytes each at most.
@@ -71,8 +65,7 @@ fn messages_of_the_python_client_open() {
         (include_bytes!("../../../fuzz/corpus/decrypt/exact"), &[0; 256]),
     ];
     for (message, plaintext) in seeds {
-        let opened =
-            envelope(4096).decrypt(message, &EncryptionContext::empty()).now_or_never().unwrap();
+        let opened = block_on(envelope(4096).decrypt(message, &EncryptionContext::empty()));
         assert_eq!(opened.unwrap().plaintext(), plaintext);
     }
 }
@@ -200,7 +193,7 @@ fn the_supplied_context_must_stand_in_the_message() {
     let message = encrypt(&envelope, b"secret");
     let open = |pairs: &[(&str, &str)]| {
         let context = EncryptionContext::new(pairs.iter().copied()).unwrap();
-        envelope.decrypt(&message, &context).now_or_never().unwrap()
+        block_on(envelope.decrypt(&message, &context))
     };
     assert_eq!(*open(&[]).unwrap().encryption_context(), context());
     assert!(open(&[("tenant", "42")]).is_ok());
@@ -217,7 +210,7 @@ fn the_supplied_context_must_stand_in_the_message() {
 #[test]
 fn reserved_keys_are_refused_on_encryption() {
     let context = EncryptionContext::new([("aws-crypto-public-key", "x")]).unwrap();
-    let sealed = envelope(4).encrypt(b"", &context).now_or_never().unwrap();
+    let sealed = block_on(envelope(4).encrypt(b"", &context));
     assert!(matches!(sealed, Err(Error::InvalidEncryptionContext { .. })));
 }
 
@@ -246,7 +239,7 @@ fn misuse_shows_when_it_is_built() {
 fn nothing_secret_is_printed() {
     let envelope = Envelope::new(keyring()).unwrap();
     let message = encrypt(&envelope, b"4111 1111 1111 1111");
-    let opened = envelope.decrypt(&message, &context()).now_or_never().unwrap().unwrap();
+    let opened = block_on(envelope.decrypt(&message, &context())).unwrap();
     let shown = format!("{envelope:?} {opened:?}");
     assert!(!shown.contains("4111") && !shown.contains("7, 7, 7"), "{shown}");
 }
@@ -256,8 +249,8 @@ proptest! {
     fn what_is_sealed_opens(plaintext: Vec<u8>, frame_length in 1u32..200, pairs: std::collections::BTreeMap<String, String>) {
         let context = EncryptionContext::new(pairs.iter().filter(|(key, _)| !key.starts_with("aws-crypto-"))).unwrap();
         let envelope = envelope(frame_length);
-        let message = envelope.encrypt(&plaintext, &context).now_or_never().unwrap().unwrap();
-        let opened = envelope.decrypt(&message, &context).now_or_never().unwrap().unwrap();
+        let message = block_on(envelope.encrypt(&plaintext, &context)).unwrap();
+        let opened = block_on(envelope.decrypt(&message, &context)).unwrap();
         prop_assert_eq!(opened.plaintext(), &plaintext[..]);
         prop_assert_eq!(opened.encryption_context(), &context);
     }

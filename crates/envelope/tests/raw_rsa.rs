@@ -13,6 +13,7 @@ use envelope::{
     },
     materials::EncryptedDataKey,
 };
+use futures_executor::block_on;
 use futures_util::FutureExt;
 
 const PADDINGS: [RsaPadding; 5] = [
@@ -104,12 +105,12 @@ fn messages_go_round_from_the_public_to_the_private_key() {
         let opening =
             RawRsaKeyring::with_private_key("ns", "name", padding, private_key(2048)).unwrap();
         let (sealing, opening) = (Envelope::new(sealing).unwrap(), Envelope::new(opening).unwrap());
-        let message = sealing.encrypt(b"secret", &context).now_or_never().unwrap().unwrap();
-        let opened = opening.decrypt(&message, &context).now_or_never().unwrap().unwrap();
+        let message = block_on(sealing.encrypt(b"secret", &context)).unwrap();
+        let opened = block_on(opening.decrypt(&message, &context)).unwrap();
         assert_eq!(opened.plaintext(), b"secret", "{padding:?}");
-        let error = sealing.decrypt(&message, &context).now_or_never().unwrap().unwrap_err();
+        let error = block_on(sealing.decrypt(&message, &context)).unwrap_err();
         assert!(error.to_string().contains("no private key"), "{error}");
-        let error = opening.encrypt(b"secret", &context).now_or_never().unwrap().unwrap_err();
+        let error = block_on(opening.encrypt(b"secret", &context)).unwrap_err();
         assert!(
             matches!(&error, Error::DataKeyUnavailable(_))
                 && error.to_string().contains("no public key")

@@ -14,6 +14,7 @@ use envelope::{
         MaterialsFuture, MaterialsManager, RequiredContextMaterialsManager,
     },
 };
+use futures_executor::block_on;
 use futures_util::FutureExt;
 use support::keyring;
 
@@ -42,16 +43,11 @@ fn context() -> EncryptionContext {
 }
 
 fn encrypt(envelope: &Envelope, plaintext: &[u8]) -> Vec<u8> {
-    envelope
-        .encrypt(plaintext, &context())
-        .now_or_never()
-        .expect("a local keyring never waits")
-        .unwrap()
+    block_on(envelope.encrypt(plaintext, &context())).unwrap()
 }
 
 fn decrypt(envelope: &Envelope, message: &[u8]) -> Result<Vec<u8>, Error> {
-    let opened =
-        envelope.decrypt(message, &context()).now_or_never().expect("a local keyring never waits");
+    let opened = block_on(envelope.decrypt(message, &context()));
     opened.map(envelope::Decrypted::into_plaintext)
 }
 
@@ -138,7 +134,7 @@ fn policies_decide_what_is_written_and_opened() {
         let build =
             || Envelope::builder(DefaultMaterialsManager::new(keyring())).commitment_policy(policy);
         assert_eq!(
-            build().build().unwrap().encrypt(b"", &context()).now_or_never().unwrap().unwrap()[0],
+            block_on(build().build().unwrap().encrypt(b"", &context())).unwrap()[0],
             if default.commits_to_key() { 2 } else { 1 }
         );
         for ((suite, writes), opens) in [committing, other].into_iter().zip(writes).zip(opens) {
@@ -194,10 +190,10 @@ fn required_context_is_authenticated_but_not_stored() {
             (build(Envelope::builder(requiring)), build(Envelope::builder(source)));
         let open = |envelope: &Envelope, message: &[u8], pairs: &[(&str, &str)]| {
             let context = EncryptionContext::new(pairs.iter().copied()).unwrap();
-            envelope.decrypt(message, &context).now_or_never().unwrap()
+            block_on(envelope.decrypt(message, &context))
         };
         let full = EncryptionContext::new([("account", "0042"), ("kind", "statement")]).unwrap();
-        let message = requiring.encrypt(b"x", &full).now_or_never().unwrap().unwrap();
+        let message = block_on(requiring.encrypt(b"x", &full)).unwrap();
         assert!(!message.windows(7).any(|bytes| bytes == b"account"), "{suite}");
 
         for envelope in [&requiring, &plain] {
@@ -211,7 +207,7 @@ fn required_context_is_authenticated_but_not_stored() {
         assert!(matches!(missing, Error::RequiredContextMissing { .. }), "{suite}: {missing:?}");
         let missing = open(&plain, &message, &[("kind", "statement")]).unwrap_err();
         assert!(matches!(missing, Error::DataKeyNotUnwrapped { .. }), "{suite}: {missing:?}");
-        let missing = requiring.encrypt(b"x", &context()).now_or_never().unwrap().unwrap_err();
+        let missing = block_on(requiring.encrypt(b"x", &context())).unwrap_err();
         assert!(matches!(missing, Error::RequiredContextMissing { .. }), "{suite}: {missing:?}");
         // The stored part alone must not find what was cached for the whole.
         assert!(open(&requiring, &message, &[("account", "0042"), ("kind", "other")]).is_err());
@@ -256,7 +252,7 @@ fn materials_for_another_suite_are_refused() {
     let suite = AlgorithmSuite::Aes256GcmHkdfSha256;
     let envelope =
         Envelope::builder(manager).commitment_policy(policy(suite)).suite(suite).build().unwrap();
-    let sealed = envelope.encrypt(b"x", &context()).now_or_never().unwrap();
+    let sealed = block_on(envelope.encrypt(b"x", &context()));
     assert!(
         matches!(sealed, Err(Error::InvalidSetting { setting: "materials", .. })),
         "{sealed:?}"

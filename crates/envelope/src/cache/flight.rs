@@ -1,8 +1,12 @@
 //! Single flight: those who miss the same entry together wait for one load and share how it ends.
 //!
-//! A flight is driven by whoever waits for it, so a cancelled caller hands over to the next by
-//! construction; when the last one is gone the load is dropped, unless something [`hold`]s it. A
-//! failure is shared by all who waited for it. A load must not panic, or its waiters would.
+//! Where a cache has threads of its own, loads run there, and all who wait do so on a channel. A
+//! load that has not begun goes with the last who waits for it; one that has begun goes on.
+//!
+//! Where it has none, a load is driven by whoever waits for it, so a cancelled caller hands over to
+//! the next by construction; when the last one is gone the load is dropped.
+//!
+//! A failure is shared by all who waited for it. A load must not panic, or its waiters would.
 
 use std::{
     collections::HashMap,
@@ -12,7 +16,6 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
-use futures_channel::oneshot;
 use futures_util::{
     FutureExt,
     future::{Shared, WeakShared},
@@ -23,31 +26,25 @@ use super::{
     sync::{Mutex, MutexGuard},
 };
 
-type Load<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+/// What is waited for.
+pub(crate) type Load<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// A load that any number of callers wait for.
 pub(crate) type Flight<T> = Shared<Load<T>>;
-
-/// The same, for one who does not wait.
-pub(crate) type WeakFlight<T> = WeakShared<Load<T>>;
 
 /// What a caller who missed does next.
 pub(crate) enum Boarding<T, H> {
     /// The value came in the meantime.
     Landed(H),
-    /// Wait for the load; `started` tells whether this caller began it.
-    Wait { flight: Flight<T>, started: bool },
+    /// Wait for the load that another one began.
+    Join(Flight<T>),
+    /// Wait for the load that this caller began.
+    Begin(Flight<T>),
 }
 
-/// Once it has `begun`, keeps a load going when all who waited for it have gone: what comes of it
-/// is worth knowing. One that has not begun goes with them.
-pub(crate) async fn hold<T: Clone>(flight: Option<WeakFlight<T>>, begun: oneshot::Receiver<()>) {
-    if begun.await.is_ok()
-        && let Some(flight) = flight.and_then(|flight| flight.upgrade())
-    {
-        let _ = flight.await;
-    }
-}
+/// Which load one joins: of the same key, for the same supplied context. Whoever sends messages
+/// could otherwise have others wait in a queue that he has filled.
+pub(crate) type FlightKey = (OwnedKey, u64);
 
 /// The loads under way, by key.
 pub(crate) struct Flights<T: Clone> {
@@ -55,8 +52,15 @@ pub(crate) struct Flights<T: Clone> {
 }
 
 struct UnderWay<T: Clone> {
-    flights: HashMap<OwnedKey, (u64, WeakFlight<T>)>,
+    flights: HashMap<FlightKey, Listed<T>>,
     started: u64,
+}
+
+struct Listed<T: Clone> {
+    number: u64,
+    flight: WeakShared<Load<T>>,
+    /// Keeps the flight there when all who waited for it have gone.
+    held: Option<Flight<T>>,
 }
 
 impl<T: Clone + Send + Sync + 'static> Flights<T> {
@@ -65,44 +69,37 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         Self { under_way: Arc::new(Mutex::new(UnderWay { flights: HashMap::new(), started: 0 })) }
     }
 
-    /// Joins the load under way for `key`, or starts `load`.
+    /// Joins the load under way for `key`, or begins the one that `load` makes, which ends with the
+    /// [`Landing`] that it gets. `load` must not drop that: it is called under the lock.
     ///
     /// `find` looks once more for the value, while no load can begin or end: a load puts its value
     /// where `find` sees it before it ends, so no two loads run where one would do.
-    pub(crate) fn board<H, L>(
+    pub(crate) fn board<H>(
         &self,
-        key: &OwnedKey,
+        key: &FlightKey,
         find: impl FnOnce() -> Option<H>,
-        load: impl FnOnce() -> L,
-    ) -> Boarding<T, H>
-    where
-        L: Future<Output = T> + Send + 'static,
-    {
+        load: impl FnOnce(Landing<T>) -> Load<T>,
+    ) -> Boarding<T, H> {
         let mut under_way = lock(&self.under_way);
         if let Some(found) = find() {
             return Boarding::Landed(found);
         }
-        if let Some(flight) = under_way.flights.get(key).and_then(|(_, flight)| flight.upgrade()) {
-            return Boarding::Wait { flight, started: false };
+        if let Some(flight) = under_way.flights.get(key).and_then(|it| it.flight.upgrade()) {
+            return Boarding::Join(flight);
         }
-        // Called before there is a `Landing`, whose drop would lock again.
-        let load = load();
         under_way.started += 1;
         let number = under_way.started;
         let landing = Landing { under_way: Arc::clone(&self.under_way), key: key.clone(), number };
-        let flight = async move {
-            let _landing = landing;
-            load.await
-        };
-        let flight: Flight<T> = (Box::pin(flight) as Load<T>).shared();
+        let flight = load(landing).shared();
         let weak = flight.downgrade().expect("a flight that was never polled has not ended");
-        under_way.flights.insert(key.clone(), (number, weak));
-        Boarding::Wait { flight, started: true }
+        under_way.flights.insert(key.clone(), Listed { number, flight: weak, held: None });
+        Boarding::Begin(flight)
     }
 
     /// From now on nobody joins the loads that are under way.
     pub(crate) fn detach(&self) {
-        lock(&self.under_way).flights.clear();
+        let flights = std::mem::take(&mut lock(&self.under_way).flights);
+        drop(flights);
     }
 
     /// How many loads are under way.
@@ -119,18 +116,31 @@ impl<T: Clone> fmt::Debug for Flights<T> {
 }
 
 /// Takes a flight off the list when it ends, by result, panic or cancellation.
-struct Landing<T: Clone> {
+pub(crate) struct Landing<T: Clone> {
     under_way: Arc<Mutex<UnderWay<T>>>,
-    key: OwnedKey,
+    key: FlightKey,
     number: u64,
+}
+
+impl<T: Clone> Landing<T> {
+    /// Keeps the flight on the list when all who wait for it go. Not for one that they drive.
+    pub(crate) fn hold(&self) {
+        let mut under_way = lock(&self.under_way);
+        if let Some(listed) =
+            under_way.flights.get_mut(&self.key).filter(|listed| listed.number == self.number)
+        {
+            listed.held = listed.flight.upgrade();
+        }
+    }
 }
 
 impl<T: Clone> Drop for Landing<T> {
     fn drop(&mut self) {
         let mut under_way = lock(&self.under_way);
-        if under_way.flights.get(&self.key).is_some_and(|(number, _)| *number == self.number) {
-            under_way.flights.remove(&self.key);
-        }
+        let is_own = under_way.flights.get(&self.key).is_some_and(|it| it.number == self.number);
+        let landed = if is_own { under_way.flights.remove(&self.key) } else { None };
+        drop(under_way);
+        drop(landed);
     }
 }
 
@@ -148,20 +158,32 @@ mod tests {
 
     use super::{super::store::Key, *};
 
-    fn key(context: &[u8]) -> OwnedKey {
-        Key {
+    fn key(context: &[u8]) -> FlightKey {
+        let key = Key {
             partition: "p",
             suite_id: 1,
             encryption_context: context,
             required_context: b"",
             encrypted_data_keys: b"",
-        }
-        .to_owned()
+        };
+        (key.to_owned(), 0)
     }
 
-    fn wait<T: Clone>(boarding: Boarding<T, ()>) -> Flight<T> {
-        match boarding {
-            Boarding::Wait { flight, .. } => flight,
+    /// Waits for the load under way, or for this one, which those who wait drive.
+    fn wait<T, L>(flights: &Flights<T>, key: &FlightKey, load: impl FnOnce() -> L) -> Flight<T>
+    where
+        T: Clone + Send + Sync + 'static,
+        L: Future<Output = T> + Send + 'static,
+    {
+        let load = |landing| -> Load<T> {
+            let load = load();
+            Box::pin(async move {
+                let _landing = landing;
+                load.await
+            })
+        };
+        match flights.board(key, || None::<()>, load) {
+            Boarding::Join(flight) | Boarding::Begin(flight) => flight,
             Boarding::Landed(()) => panic!("nothing can have landed"),
         }
     }
@@ -174,15 +196,11 @@ mod tests {
         let waiting: Vec<_> = (0..100)
             .map(|_| {
                 let (loads, gate) = (Arc::clone(&loads), Arc::clone(&gate));
-                wait(flights.board(
-                    &key(b"a"),
-                    || None,
-                    || async move {
-                        loads.fetch_add(1, Ordering::Relaxed);
-                        gate.acquire().await.unwrap().forget();
-                        7
-                    },
-                ))
+                wait(&flights, &key(b"a"), || async move {
+                    loads.fetch_add(1, Ordering::Relaxed);
+                    gate.acquire().await.unwrap().forget();
+                    7
+                })
             })
             .collect();
         gate.add_permits(1);
@@ -196,10 +214,8 @@ mod tests {
     async fn a_cancelled_leader_hands_over() {
         let flights = Flights::new();
         let (send, receive) = oneshot::channel::<u8>();
-        let mut leader =
-            wait(flights.board(&key(b"a"), || None, || async { receive.await.unwrap() }));
-        let follower =
-            wait(flights.board(&key(b"a"), || None, || async { unreachable!("joined instead") }));
+        let mut leader = wait(&flights, &key(b"a"), || async { receive.await.unwrap() });
+        let follower = wait(&flights, &key(b"a"), || async { unreachable!("joined instead") });
         assert!(poll_immediate(&mut leader).await.is_none());
         drop(leader);
         send.send(7).unwrap();
@@ -210,17 +226,17 @@ mod tests {
     #[tokio::test]
     async fn when_all_are_cancelled_nothing_is_left() {
         let flights = Flights::new();
-        let mut only = wait(flights.board(&key(b"a"), || None, std::future::pending::<u8>));
+        let mut only = wait(&flights, &key(b"a"), std::future::pending::<u8>);
         assert!(poll_immediate(&mut only).await.is_none());
         drop(only);
         assert_eq!(flights.len(), 0);
-        assert_eq!(wait(flights.board(&key(b"a"), || None, || async { 7 })).await, 7);
+        assert_eq!(wait(&flights, &key(b"a"), || async { 7 }).await, 7);
     }
 
     #[tokio::test]
     async fn a_late_landing_does_not_end_the_next_flight() {
         let flights = Flights::new();
-        let _next = wait(flights.board(&key(b"a"), || None, std::future::pending::<u8>));
+        let _next = wait(&flights, &key(b"a"), std::future::pending::<u8>);
         drop(Landing { under_way: Arc::clone(&flights.under_way), key: key(b"a"), number: 0 });
         assert_eq!(flights.len(), 1);
     }
@@ -228,16 +244,38 @@ mod tests {
     #[tokio::test]
     async fn a_panic_takes_the_flight_off_the_list() {
         let flights = Flights::<u8>::new();
-        let doomed = wait(flights.board(&key(b"a"), || None, || async { panic!("keyring bug") }));
+        let doomed = wait(&flights, &key(b"a"), || async { panic!("keyring bug") });
         assert!(tokio::spawn(doomed).await.is_err());
         assert_eq!(flights.len(), 0);
-        assert_eq!(wait(flights.board(&key(b"a"), || None, || async { 7 })).await, 7);
+        assert_eq!(wait(&flights, &key(b"a"), || async { 7 }).await, 7);
     }
 
     #[tokio::test]
     async fn keys_do_not_wait_for_one_another() {
         let flights = Flights::new();
-        let _stuck = wait(flights.board(&key(b"a"), || None, std::future::pending::<u8>));
-        assert_eq!(wait(flights.board(&key(b"b"), || None, || async { 7 })).await, 7);
+        let _stuck = wait(&flights, &key(b"a"), std::future::pending::<u8>);
+        assert_eq!(wait(&flights, &key(b"b"), || async { 7 }).await, 7);
+    }
+
+    /// What runs elsewhere is found by those who come when all others have gone.
+    #[tokio::test]
+    async fn what_is_held_goes_on_without_those_who_waited() {
+        let flights = Flights::new();
+        let (send, receive) = oneshot::channel::<u8>();
+        let mut landing = None;
+        let load = |it| -> Load<u8> {
+            landing = Some(it);
+            Box::pin(async { receive.await.unwrap() })
+        };
+        let Boarding::Begin(first) = flights.board(&key(b"a"), || None::<()>, load) else {
+            panic!("it is the first")
+        };
+        let landing = landing.unwrap();
+        landing.hold();
+        drop(first);
+        let second = wait(&flights, &key(b"a"), || async { unreachable!("joined instead") });
+        send.send(7).unwrap();
+        drop(landing);
+        assert_eq!((second.await, flights.len()), (7, 0));
     }
 }

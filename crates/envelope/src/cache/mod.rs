@@ -10,6 +10,7 @@ pub(crate) mod flight;
 mod front;
 pub(crate) mod gate;
 pub(crate) mod limits;
+mod loads;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod model;
 pub(crate) mod policy;
@@ -32,7 +33,6 @@ use std::{
     time::Duration,
 };
 
-use futures_channel::oneshot;
 use futures_util::FutureExt;
 
 pub use self::counts::{Counts, FailureCounts};
@@ -42,6 +42,7 @@ use self::{
     flight::{Boarding, Flights},
     front::Front,
     gate::{Gate, Pass, Priority},
+    loads::Turn,
     policy::Policy,
     refusals::{Fingerprint, Fingerprints, Refusal, backed_off, is_refusal, note_wrapping_keys},
     sight::Sight,
@@ -68,12 +69,16 @@ fn goes_to_the_front() -> bool {
     cfg!(any(test, fuzzing)) || fastrand::u8(..) < 8
 }
 
+/// How a load ends.
+type Outcome<V> = Result<Arc<Entry<V>>, Error>;
+
 /// Entries, the loads under way for those that are missing, and counts of what happened.
 #[derive(Debug)]
 pub(crate) struct Cache<V> {
     slots: Store<V>,
     front: Front<V>,
-    flights: Flights<Result<Arc<Entry<V>>, Error>>,
+    /// They end with nothing where what ran them has ended before.
+    flights: Flights<Option<Outcome<V>>>,
     gate: Gate,
     failures: Failures<Fingerprint>,
     fingerprints: Fingerprints,
@@ -204,6 +209,8 @@ impl<V: Send + Sync + 'static> Cache<V> {
         let key = key.to_owned();
         let settings = source.settings();
         let (policy, bytes) = (settings.policy(), source.bytes());
+        // Before any lock: in a forked process, the thread that would unlock it may be missing.
+        settings.loads_in_background()?;
         let find = || {
             let found = self.look(&key.borrow(), settings.now(), policy, bytes);
             found.inspect(|taken| {
@@ -212,10 +219,11 @@ impl<V: Send + Sync + 'static> Cache<V> {
                 }
             })
         };
+        let flight_key = (key.clone(), self.gate.number(source.share().context));
         // Not for those who only look.
         let mut missed = !source.is_use();
         loop {
-            let (mut vacant, mut begun) = (Vacant::Absent, None);
+            let mut vacant = Vacant::Absent;
             let backed_off = backed_off(&source, settings.now());
             let find_or_refuse = || match find() {
                 Ok(taken) => Some(Ok((taken.outcome, taken.wants_refresh))),
@@ -224,12 +232,19 @@ impl<V: Send + Sync + 'static> Cache<V> {
                     self.remembered(&key, &source, backed_off).map(Err)
                 }
             };
-            let load = || {
-                let (tell, told) = oneshot::channel();
-                begun = Some(told);
-                self.foreground(key.clone(), source.clone(), tell)
+            let in_background = settings.loads_in_background()?;
+            let mut task = None;
+            let load = |landing| {
+                let turn = Turn::Foreground;
+                if in_background {
+                    let (load, running) = self.apart(key.clone(), source.clone(), turn, landing);
+                    task = Some(running);
+                    load
+                } else {
+                    self.driven(key.clone(), source.clone(), turn, landing)
+                }
             };
-            let boarding = self.flights.board(&key, find_or_refuse, load);
+            let boarding = self.flights.board(&flight_key, find_or_refuse, load);
             let (flight, started) = match boarding {
                 Boarding::Landed(Ok((value, wants_refresh))) => {
                     if wants_refresh {
@@ -243,17 +258,21 @@ impl<V: Send + Sync + 'static> Cache<V> {
                     }
                     return Err(self.refused(&key, cause.remembered(retry_after)));
                 }
-                Boarding::Wait { flight, started } => (flight, started),
+                Boarding::Join(flight) => (flight, false),
+                Boarding::Begin(flight) => (flight, true),
             };
             if !std::mem::replace(&mut missed, true) {
                 self.sight.missed(&key.borrow(), vacant);
             }
-            if let Some(begun) = begun {
-                settings.outlive(Box::pin(flight::hold(flight.downgrade(), begun)));
-            } else {
+            if !started {
                 self.sight.tell(&key.borrow(), EventKind::Coalesced);
             }
-            match flight.await {
+            if let Some(task) = task {
+                settings.run(task);
+            }
+            // Whoever ran it has ended: it is begun again.
+            let Some(outcome) = flight.await else { continue };
+            match outcome {
                 // Whoever began the load uses what it brought, however long that took.
                 Ok(entry) => {
                     let usable = started || entry.is_fresh(settings.now(), policy.limits.max_age);
@@ -262,6 +281,8 @@ impl<V: Send + Sync + 'static> Cache<V> {
                         return Ok(Arc::clone(entry.value()));
                     }
                 }
+                // It has not waited as long itself.
+                Err(Error::Overloaded { .. }) if !started => {}
                 Err(error) => {
                     return find()
                         .map(|taken| taken.outcome)
@@ -274,7 +295,8 @@ impl<V: Send + Sync + 'static> Cache<V> {
     /// Fetches the next value in the background, unless that is under way.
     pub(crate) fn refresh<S: Source<Value = V>>(self: &Arc<Self>, key: &Key<'_>, source: &S) {
         let now = source.settings().now();
-        if backed_off(source, now).is_some() {
+        // Before any lock, as in `obtain`.
+        if source.settings().loads_in_background().is_err() || backed_off(source, now).is_some() {
             return;
         }
         let Some(slot) = self.slots.find(key).filter(|slot| slot.begin_refresh(now)) else {
@@ -286,11 +308,28 @@ impl<V: Send + Sync + 'static> Cache<V> {
             let _end = end;
             // Nobody can join it before its turn: who waits must not wait behind what nobody waits
             // for.
-            let pass = cache.gate.enter(Priority::Background).await;
-            let load = || cache.load(key.clone(), task_source, pass, true);
-            if let Boarding::Wait { flight, .. } = cache.flights.board(&key, || None::<()>, load) {
-                // Its failure was noted.
-                let _ = flight.await;
+            let Ok(pass) = cache.enter(&key, &task_source, Priority::Background).await else {
+                return;
+            };
+            let Ok(in_background) = task_source.settings().loads_in_background() else { return };
+            let mut task = None;
+            let load = |landing| {
+                let (source, turn) = (task_source.clone(), Turn::Ahead(pass));
+                if in_background {
+                    let (load, running) = cache.apart(key.clone(), source, turn, landing);
+                    task = Some(running);
+                    load
+                } else {
+                    cache.driven(key.clone(), source, turn, landing)
+                }
+            };
+            let flight_key = (key.clone(), cache.gate.number(task_source.share().context));
+            let boarding = cache.flights.board(&flight_key, || None::<()>, load);
+            // Its failure was noted.
+            match (boarding, task) {
+                (_, Some(task)) => task.await,
+                (Boarding::Begin(flight) | Boarding::Join(flight), None) => drop(flight.await),
+                (Boarding::Landed(()), None) => {}
             }
         }));
     }
@@ -418,25 +457,6 @@ impl<V: Send + Sync + 'static> Cache<V> {
         self.sight.counts(self.slots.len(), self.slots.bytes())
     }
 
-    /// A load that somebody waits for. `begun` hears when nothing is waited for but the keyring.
-    fn foreground<S: Source<Value = V>>(
-        self: &Arc<Self>,
-        key: OwnedKey,
-        source: S,
-        begun: oneshot::Sender<()>,
-    ) -> impl Future<Output = Result<Arc<Entry<V>>, Error>> + Send + use<S, V> {
-        let cache = Arc::clone(self);
-        async move {
-            let pass = cache.gate.enter(Priority::Foreground).await;
-            // Those before it may have been told meanwhile that there is no use in asking.
-            if let Some((cause, retry_after)) = backed_off(&source, source.settings().now()) {
-                return Err(cause.remembered(retry_after));
-            }
-            let _ = begun.send(());
-            cache.load(key, source, pass, false).await
-        }
-    }
-
     /// A load that leaves its entry in the cache before it ends. A load that panics is a failure
     /// like any other.
     fn load<S: Source<Value = V>>(
@@ -445,7 +465,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
         source: S,
         pass: Pass,
         ahead: bool,
-    ) -> impl Future<Output = Result<Arc<Entry<V>>, Error>> + Send + use<S, V> {
+    ) -> impl Future<Output = Outcome<V>> + Send + use<S, V> {
         let cache = Arc::clone(self);
         async move {
             let _pass = pass;
@@ -454,23 +474,23 @@ impl<V: Send + Sync + 'static> Cache<V> {
             let asked = settings.now();
             let outcome = AssertUnwindSafe(source.clone().load(ahead)).catch_unwind().await;
             let took = settings.now().since(asked);
+            // Told when it is done: whoever hears of it finds what it left.
             match outcome.unwrap_or(Err(Error::Panicked)) {
                 Ok(value) => {
                     let (now, policy) = (settings.now(), settings.policy());
                     let entry = Arc::new(Entry::new(value, (asked, invalidations), now, policy));
-                    cache.sight.tell(&key.borrow(), EventKind::Loaded { ahead, took });
                     if cache.is_proven(&key, entry.value(), &source) {
                         cache.put(&key, &entry, &source);
                     } else {
                         cache.note_unproven(&key, &entry, &source);
                     }
+                    cache.sight.tell(&key.borrow(), EventKind::Loaded { ahead, took });
                     Ok(entry)
                 }
                 Err(error) => {
-                    cache
-                        .sight
-                        .tell(&key.borrow(), EventKind::LoadFailed { ahead, took, cause: &error });
                     cache.note_failure(&key, &error, &source, asked, invalidations);
+                    let kind = EventKind::LoadFailed { ahead, took, cause: &error };
+                    cache.sight.tell(&key.borrow(), kind);
                     Err(error)
                 }
             }
@@ -588,10 +608,15 @@ impl<V: Send + Sync + 'static> Cache<V> {
         }
     }
 
-    /// Tells of a failure that is served from memory.
+    /// Tells of a failure for which the keyring was not asked.
     fn refused(&self, key: &OwnedKey, error: Error) -> Error {
-        if let Error::Remembered { cause, retry_after } = &error {
-            self.sight.tell(&key.borrow(), EventKind::Refused { cause, retry_after: *retry_after });
+        let refused = match &error {
+            Error::Remembered { cause, retry_after } => Some((&**cause, *retry_after)),
+            Error::Overloaded { .. } => Some((&error, Duration::ZERO)),
+            _ => None,
+        };
+        if let Some((cause, retry_after)) = refused {
+            self.sight.tell(&key.borrow(), EventKind::Refused { cause, retry_after });
         }
         error
     }

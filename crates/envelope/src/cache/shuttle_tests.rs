@@ -35,7 +35,7 @@ use super::{
     limits::{Limits, Usage},
     policy::{Policy, tests::policy},
     slot::Slot,
-    source::{Settings, Source, Task},
+    source::{Settings, Share, Source, Task},
     store::{Key, Place},
 };
 use crate::{
@@ -481,15 +481,21 @@ impl Settings for World {
         &self.backoffs
     }
 
+    fn loads_in_background(&self) -> Result<bool, Error> {
+        Ok(self.outlive)
+    }
+
+    fn run(&self, load: Task) {
+        self.spawn(load);
+    }
+
     fn spawn(&self, task: Task) {
         let task = future::spawn(task);
         lock(&self.background).push(task);
     }
 
-    fn outlive(&self, task: Task) {
-        if self.outlive {
-            self.spawn(task);
-        }
+    fn sleep(&self, _duration: Duration) -> impl Future<Output = ()> + Send + 'static {
+        std::future::pending()
     }
 }
 
@@ -509,6 +515,10 @@ impl Source for Loader {
 
     fn bytes(&self) -> Option<u64> {
         Some(1)
+    }
+
+    fn share(&self) -> Share<'_> {
+        Share { context: &[], requests: 1 }
     }
 
     fn wrapping_keys(&self) -> Vec<Arc<str>> {

@@ -1,12 +1,10 @@
 //! What a cache needs of those who use it: where values come from, and the world around it.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use super::{failures::Failures, policy::Policy};
+pub(crate) use crate::background::Task;
 use crate::{error::Error, time::Moment};
-
-/// Something to be done while nobody waits for it.
-pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// How values are kept, and what a cache needs of the world around it.
 pub(crate) trait Settings: Send + Sync {
@@ -22,13 +20,31 @@ pub(crate) trait Settings: Send + Sync {
     /// The wrapping keys that failed several times in a row, by name.
     fn backoffs(&self) -> &Failures<Arc<str>>;
 
+    /// Whether loads run in the background, rather than by those who wait for them.
+    ///
+    /// # Errors
+    ///
+    /// What keeps loads from running at all.
+    fn loads_in_background(&self) -> Result<bool, Error>;
+
+    /// Runs a load in the background, where [`loads_in_background`](Self::loads_in_background) says
+    /// so.
+    fn run(&self, load: Task);
+
     /// Does something in the background, or drops it where there is none.
     fn spawn(&self, task: Task);
 
-    /// Waits for a load in the background, so that it goes on when all who waited for it have gone.
-    fn outlive(&self, task: Task) {
-        self.spawn(task);
-    }
+    /// Waits so long, in the background; for ever where there is none.
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send + 'static;
+}
+
+/// Whose share of the loads one is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Share<'a> {
+    /// The encryption context that the caller supplied.
+    pub(crate) context: &'a [u8],
+    /// How many requests to the key provider the load may take.
+    pub(crate) requests: usize,
 }
 
 /// Where values come from, for one operation. Made only where a value must be loaded.
@@ -50,6 +66,9 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
     fn is_use(&self) -> bool {
         true
     }
+
+    /// What it takes its turns by.
+    fn share(&self) -> Share<'_>;
 
     /// The wrapping keys of which any one may be asked, by the names in
     /// [`KeyringError`](crate::error::KeyringError); none where that is not known.

@@ -19,12 +19,15 @@ impl Envelope {
     /// Seals `plaintext`, bound to `context`, into one message. Waits only where no data key is
     /// cached.
     ///
-    /// A deadline is `tokio::time::timeout`'s matter: a caller who gives up leaves nothing behind,
-    /// and wedges nobody.
+    /// Works under any executor, with the feature `tokio`. This method is cancel-safe: use
+    /// `tokio::time::timeout`, or the like, to set a deadline. For programs without async there is
+    /// [`blocking`](Self::blocking).
     ///
     /// # Errors
     ///
     /// [`Error::DataKeyUnavailable`] when the keyring can't supply a data key,
+    /// [`Error::Overloaded`] when too many others are being loaded, [`Error::Forked`],
+    /// [`Error::ThreadsNotStarted`],
     /// [`Error::InvalidEncryptionContext`] for a key that starts with `aws-crypto-`,
     /// [`Error::RequiredContextMissing`], [`Error::PlaintextTooLong`],
     /// [`Error::TooManyEncryptedDataKeys`], [`Error::Random`].

@@ -1,6 +1,7 @@
 //! The client: the only place that asks for materials and then seals or opens with them.
 
 mod batch;
+mod blocking;
 mod builder;
 mod decrypt;
 mod decrypted;
@@ -12,7 +13,12 @@ mod turns;
 use std::{io, sync::Arc};
 
 use self::readiness::Warmed;
-pub use self::{builder::EnvelopeBuilder, decrypted::Decrypted, prepared::PreparedContext};
+pub use self::{
+    blocking::{BlockingEnvelope, BlockingPreparedContext},
+    builder::EnvelopeBuilder,
+    decrypted::Decrypted,
+    prepared::PreparedContext,
+};
 
 use crate::{
     context::EncryptionContext,

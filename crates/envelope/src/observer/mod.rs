@@ -8,6 +8,7 @@ mod tracing;
 use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
     sync::Arc,
     time::Duration,
 };
@@ -86,11 +87,12 @@ pub enum EventKind<'a> {
     Coalesced,
     /// An operation may not use the cache, and got a data key of its own.
     Bypassed,
-    /// An operation was refused at once, by a failure that is remembered.
+    /// An operation was refused without asking the keyring: by a failure that is remembered, or by
+    /// [`Error::Overloaded`].
     Refused {
         /// The failure.
         cause: &'a Error,
-        /// How long this goes on.
+        /// How long this goes on; zero where that is not known.
         retry_after: Duration,
     },
     /// A data key came.
@@ -200,6 +202,15 @@ pub(crate) fn traced<F: Future>(
     #[cfg(not(feature = "tracing"))]
     let _ = (operation, context_keys);
     load
+}
+
+/// A task that belongs to what its maker does, where there is `tracing`.
+pub(crate) fn in_current_span(
+    task: impl Future<Output = ()> + Send + 'static,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    #[cfg(feature = "tracing")]
+    let task = ::tracing::Instrument::in_current_span(task);
+    Box::pin(task)
 }
 
 /// All who watch one half of a cache.

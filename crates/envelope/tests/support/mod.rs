@@ -2,11 +2,11 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::{
-    pin::pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use envelope::{
@@ -19,7 +19,6 @@ use envelope::{
         CachingBuilder, CachingMaterialsManager, DefaultMaterialsManager, EncryptedDataKey,
     },
 };
-use futures_util::FutureExt as _;
 use tokio::sync::Semaphore;
 
 /// The name of the wrapping key, as messages have it.
@@ -39,11 +38,20 @@ pub(crate) fn caching(
     Envelope::builder(set(builder).build().unwrap()).build().unwrap()
 }
 
-/// What a local keyring answers, which never waits, in as many turns as a long message takes.
+/// What comes of it, without a runtime.
 pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
-    let mut future = pin!(future);
-    let turns = (0..1000).find_map(|_| future.as_mut().now_or_never());
-    turns.expect("a local keyring never waits")
+    futures_executor::block_on(future)
+}
+
+/// Waits until it holds: what a cache's threads do comes by itself.
+pub(crate) async fn eventually(until: impl Fn() -> bool) {
+    let came = async {
+        while !until() {
+            std::thread::yield_now();
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), came).await.expect("it never came");
 }
 
 /// An encryption context with one pair.

@@ -2,7 +2,7 @@
 //! it is told, and a background that runs when it is told.
 
 use std::{
-    future::Future,
+    future::{self, Future},
     panic,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -23,7 +23,7 @@ use crate::{
         failures::Failures,
         gate::Gate,
         policy::Policy,
-        source::{Settings, Source, Task},
+        source::{Settings, Share, Source, Task},
         store::{Key, Place},
     },
     error::{Error, KeyringError, KeyringErrorKind},
@@ -71,6 +71,8 @@ pub(super) struct Value {
 struct Loader<const OPENING: bool> {
     world: Arc<World>,
     request: Request,
+    /// Whether it is a refresh, whose load goes with it.
+    ahead: bool,
 }
 
 impl World {
@@ -155,7 +157,8 @@ impl World {
         };
         let taken = taken.ok()?;
         if taken.wants_refresh {
-            let loader = Loader::<OPENING> { world: Arc::clone(self), request: request.clone() };
+            let (world, request) = (Arc::clone(self), request.clone());
+            let loader = Loader::<OPENING> { world, request, ahead: true };
             cache.refresh(&key, &loader.replacing(&taken.outcome));
         }
         Some(taken.outcome.number)
@@ -164,29 +167,36 @@ impl World {
     /// An operation that waits for a value, where there is none.
     pub(super) fn obtain(self: &Arc<Self>, request: &Request) -> Waiting {
         let (world, request) = (Arc::clone(self), request.clone());
+        let ahead = false;
         match request.half {
-            Half::Sealing => Box::pin(Loader::<false> { world, request }.obtain()),
-            Half::Opening => Box::pin(Loader::<true> { world, request }.obtain()),
+            Half::Sealing => Box::pin(Loader::<false> { world, request, ahead }.obtain()),
+            Half::Opening => Box::pin(Loader::<true> { world, request, ahead }.obtain()),
         }
     }
 
     /// Drives something as far as it goes.
     pub(super) fn drive(&self, waiting: &mut Waiting) -> Seen {
-        let seen = match waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(end) => Seen { has_ended: true, ..self.seen(end) },
-            Poll::Pending => self.seen(None),
-        };
-        self.drive_held();
-        seen
+        loop {
+            if let Poll::Ready(end) = waiting.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+            {
+                return Seen { has_ended: true, ..self.seen(end) };
+            }
+            if !self.drive_held() {
+                return self.seen(None);
+            }
+        }
     }
 
-    /// Drives what goes on though nobody waits for it.
-    pub(super) fn drive_held(&self) {
+    /// Drives what goes on though nobody waits for it, and tells whether any of it ended.
+    pub(super) fn drive_held(&self) -> bool {
         let mut held = std::mem::take(&mut self.state().held);
+        let before = held.len();
         held.retain_mut(|task| {
             task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending()
         });
+        let ended = held.len() < before;
         self.state().held.extend(held);
+        ended
     }
 
     /// Lets go of what goes on though nobody waits for it, and holds the world itself.
@@ -245,6 +255,10 @@ impl<const OPENING: bool> Source for Loader<OPENING> {
 
     fn bytes(&self) -> Option<u64> {
         self.request.bytes
+    }
+
+    fn share(&self) -> Share<'_> {
+        Share { context: &[], requests: 1 }
     }
 
     fn wrapping_keys(&self) -> Vec<Arc<str>> {
@@ -322,15 +336,20 @@ impl<const OPENING: bool> Settings for Loader<OPENING> {
         &self.world.backoffs
     }
 
+    fn loads_in_background(&self) -> Result<bool, Error> {
+        Ok(!self.ahead && self.world.state().outlive)
+    }
+
+    fn run(&self, load: Task) {
+        self.world.state().held.push(load);
+    }
+
     fn spawn(&self, task: Task) {
         self.world.state().tasks.push(task);
     }
 
-    fn outlive(&self, task: Task) {
-        let mut state = self.world.state();
-        if state.outlive {
-            state.held.push(task);
-        }
+    fn sleep(&self, _duration: Duration) -> impl Future<Output = ()> + Send + 'static {
+        future::pending()
     }
 }
 

@@ -6,8 +6,6 @@ use std::{
 };
 
 use sha2::{Digest as _, Sha256};
-#[cfg(feature = "tokio")]
-use tokio::runtime::Handle;
 
 use super::{CachingMaterialsManager, Inner, MaterialsCache, MaterialsManager, Probes};
 use crate::{
@@ -52,6 +50,9 @@ impl CachingBuilder {
 
     /// How long a data key is used after it was asked for. Default: 5 minutes. Allowed: over zero.
     ///
+    /// Ages are read from the cache's [`Clock`](crate::Clock), which on Linux counts the time that
+    /// the machine is suspended.
+    ///
     /// This also bounds how long a key goes on being used after KMS would have refused it.
     #[must_use]
     pub fn max_age(mut self, max_age: Duration) -> Self {
@@ -82,8 +83,8 @@ impl CachingBuilder {
     /// as long as a request takes, or when it would be too old at the use after the next, if that
     /// is as long in coming as the last one was. Default: `true`.
     ///
-    /// With `false`, or without a tokio runtime, whoever finds a data key spent waits for the next
-    /// one.
+    /// With `false`, or without the feature `tokio`, the operation that finds a data key spent waits
+    /// for the next one.
     #[must_use]
     pub fn refresh_ahead(mut self, ahead: bool) -> Self {
         self.policy.refresh_ahead = ahead;
@@ -100,8 +101,8 @@ impl CachingBuilder {
     ///
     /// Until the first request has failed, all who ask past `max_age` wait for it, unless a refresh
     /// ahead of that learned of the outage: set `KmsPoolBuilder::operation_timeout` below what your
-    /// callers bear. A request goes on when they have gone, on a tokio runtime, so that those who
-    /// come later know.
+    /// callers bear. With the feature `tokio`, a request goes on when they have gone, so that those
+    /// who come later know.
     #[must_use]
     pub fn serve_stale_for(mut self, ceiling: Duration) -> Self {
         self.policy.stale = ceiling;
@@ -231,8 +232,6 @@ impl CachingBuilder {
             probes: Probes::default(),
             prime_decrypt: self.prime_decrypt,
             handover: Mutex::default(),
-            #[cfg(feature = "tokio")]
-            runtime: Handle::try_current().ok(),
         })))
     }
 }

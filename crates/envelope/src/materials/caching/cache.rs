@@ -4,9 +4,10 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use super::{CacheCounts, DecryptionMaterials, EncryptionMaterials};
 use crate::{
+    background::Background,
     cache::{
         Cache,
-        gate::Gate,
+        gate::{self, Gate},
         store::{Bounds, OwnedKey},
     },
     context::EncryptionContext,
@@ -17,6 +18,8 @@ use crate::{
 
 const CAPACITY: usize = 1_000;
 const MAX_LOADS: usize = 16;
+const MAX_WAITING: usize = 1_000;
+const MAX_WAIT: Duration = Duration::from_secs(10);
 
 /// Where materials are kept, by one manager or several. Cloning is cheap and shares the entries.
 ///
@@ -25,6 +28,23 @@ const MAX_LOADS: usize = 16;
 /// context; `cargo run --release -p benches --bin residency` measures it. One that expires is not
 /// used any more, but stays until it is asked for again, evicted or dropped: see
 /// [`remove_older_than`](Self::remove_older_than).
+///
+/// # Threads
+///
+/// With the feature `tokio` (a default one), data keys are loaded and refreshed on threads of the
+/// cache, named `envelope-cache`: one for each processor, at least two and at most 16. They have a
+/// tokio runtime of their own. A keyring or [`Observer`] of yours runs on them: it should not block
+/// for long, and must not use a [`BlockingEnvelope`](crate::BlockingEnvelope) over this cache. They are started at
+/// the first load, and end when the last that uses the cache is dropped, wherever that happens. So
+/// callers may use any executor, or none, and what becomes of their runtime is no matter to a load.
+/// A load that has begun goes on when its callers go; one that waits for its turn goes with them.
+///
+/// Threads do not survive a `fork`. In a process that was forked off one that had started them,
+/// whatever needs a load fails with [`Error::Forked`](crate::Error::Forked): make clients after the
+/// fork, or do not use them before. What was cached still serves there, and each process counts its
+/// own messages and bytes, so that both together may exceed a data key's limits.
+///
+/// Without the feature, a load is driven by those who wait for it, and goes with the last.
 ///
 /// # What can be seen of it
 ///
@@ -48,6 +68,8 @@ struct Halves {
     encryption: Arc<Cache<EncryptionMaterials>>,
     decryption: Arc<Cache<DecryptionMaterials>>,
     clock: Clock,
+    /// Where loads run.
+    background: Background,
 }
 
 impl MaterialsCache {
@@ -65,6 +87,8 @@ impl MaterialsCache {
             capacity: CAPACITY,
             max_bytes_held: None,
             max_loads: MAX_LOADS,
+            max_waiting: MAX_WAITING,
+            max_wait: MAX_WAIT,
             clock: Clock::system(),
             observer: None,
         }
@@ -157,6 +181,10 @@ impl MaterialsCache {
     pub(super) fn clock(&self) -> &Clock {
         &self.0.clock
     }
+
+    pub(super) fn background(&self) -> &Background {
+        &self.0.background
+    }
 }
 
 /// Whether one of these is wrapped by the key of this name.
@@ -194,6 +222,8 @@ pub struct MaterialsCacheBuilder {
     capacity: usize,
     max_bytes_held: Option<u64>,
     max_loads: usize,
+    max_waiting: usize,
+    max_wait: Duration,
     clock: Clock,
     observer: Option<Arc<dyn Observer>>,
 }
@@ -238,11 +268,50 @@ impl MaterialsCacheBuilder {
         self
     }
 
-    /// How many requests to keyrings run at once, for encryption and decryption together; those
-    /// that somebody waits for go first. Default: 16. Allowed: over zero, which zero is taken for.
+    /// How many data keys are loaded at once for encryption, and as many for decryption. Default:
+    /// 16. Allowed: over zero; zero is taken for one.
+    ///
+    /// Where more are wanted, those that somebody waits for go first. Among those, partitions take
+    /// turns, and within a partition the encryption contexts that callers supplied: one tenant's
+    /// flood does not delay the others, as long as you supply a context that names the tenant. (What
+    /// a message says of itself does not count.) A load is charged to its context by the number of
+    /// its wrapped keys.
+    ///
+    /// A message may turn out to be forged. So loads for decryption, where none has served before,
+    /// leave some room: those of one context a quarter, those of one partition an eighth, and all
+    /// together a sixteenth of `max_loads`, rounded down.
     #[must_use]
     pub fn max_loads(mut self, max_loads: usize) -> Self {
         self.max_loads = max_loads.max(1);
+        self
+    }
+
+    /// How long a load waits for its turn when [`max_loads`](Self::max_loads) are under way. After
+    /// that its callers get [`Error::Overloaded`](crate::Error::Overloaded). Default: 10 seconds.
+    /// Allowed: any; zero waits not at all.
+    ///
+    /// It takes the feature `tokio`. The time is monotonic, and does not count while the machine is
+    /// suspended.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use envelope::materials::MaterialsCache;
+    ///
+    /// let cache = MaterialsCache::builder().max_wait(Duration::from_secs(2)).build();
+    /// ```
+    #[must_use]
+    pub fn max_wait(mut self, max_wait: Duration) -> Self {
+        self.max_wait = max_wait;
+        self
+    }
+
+    /// How many loads of one encryption context wait for their turn; sixteen times as many do in
+    /// all, for encryption and for decryption each. Those that find no room get
+    /// [`Error::Overloaded`](crate::Error::Overloaded) at once; where all room is taken, the context
+    /// with the most gives way. Default: 1,000. Allowed: over zero; zero is taken for one.
+    #[must_use]
+    pub fn max_waiting(mut self, max_waiting: usize) -> Self {
+        self.max_waiting = max_waiting.max(1);
         self
     }
 
@@ -263,16 +332,17 @@ impl MaterialsCacheBuilder {
     /// The cache, empty.
     #[must_use]
     pub fn build(self) -> MaterialsCache {
-        let gate = Gate::new(self.max_loads);
+        let Self { max_loads: width, max_waiting: waiting, max_wait: wait, observer, .. } = self;
+        let gate = || Gate::bounded(gate::Bounds { width, waiting, wait });
         let default = Bounds::from(self.capacity);
         let bounds = Bounds { bytes: self.max_bytes_held.unwrap_or(default.bytes), ..default };
-        let encryption =
-            Cache::new(bounds, gate.clone(), Operation::Encryption, self.observer.clone());
-        let decryption = Cache::new(bounds, gate, Operation::Decryption, self.observer);
+        let encryption = Cache::new(bounds, gate(), Operation::Encryption, observer.clone());
+        let decryption = Cache::new(bounds, gate(), Operation::Decryption, observer);
         MaterialsCache(Arc::new(Halves {
             encryption: Arc::new(encryption),
             decryption: Arc::new(decryption),
             clock: self.clock,
+            background: Background::default(),
         }))
     }
 }

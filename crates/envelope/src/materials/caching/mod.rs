@@ -17,9 +17,6 @@ use std::{
     time::Duration,
 };
 
-#[cfg(feature = "tokio")]
-use tokio::runtime::Handle;
-
 pub use self::{
     builder::CachingBuilder,
     cache::{CacheStats, MaterialsCache, MaterialsCacheBuilder},
@@ -35,6 +32,7 @@ use super::{
 };
 pub use crate::cache::{Counts as CacheCounts, FailureCounts};
 use crate::{
+    background::Background,
     cache::{
         failures::Failures,
         policy::Policy,
@@ -45,16 +43,13 @@ use crate::{
     time::{Clock, Moment},
 };
 
-/// From which `max_age` a hit reads the cheap clock.
-const COARSE_AGE: Duration = Duration::from_secs(1);
-
 /// Keeps data keys for reuse within limits on age, messages and bytes.
 ///
 /// - A message's share of the limits is reserved before it is sealed, so no limit is ever exceeded,
 ///   however many tasks seal at once.
 /// - While a data key is in use, its successor is fetched in the background before it is spent, and
 ///   takes its place by one swap: whoever seals or opens does not wait for it. That takes the
-///   feature `tokio`, and a runtime.
+///   feature `tokio`.
 /// - Those who miss the same entry together wait for one request and share its result, or its
 ///   failure. A failure is remembered for a while, see [`Error::Remembered`]. Where three requests
 ///   in a row fail under one wrapping key in a way that may pass, or where one is told that nobody
@@ -130,8 +125,6 @@ struct Inner {
     tenure: AtomicU64,
     /// Held while those of another tenure are dropped.
     handover: Mutex<()>,
-    #[cfg(feature = "tokio")]
-    runtime: Option<Handle>,
 }
 
 impl CachingMaterialsManager {
@@ -152,16 +145,6 @@ impl CachingMaterialsManager {
 
     fn clock(&self) -> &Clock {
         self.0.cache.clock()
-    }
-
-    /// The time, at no cost, or hardly ahead of it: too early by less than a hundredth of an age,
-    /// never too late.
-    fn at_the_latest(&self) -> Moment {
-        if self.0.policy.limits.max_age < COARSE_AGE {
-            self.now()
-        } else {
-            self.clock().moment_at_the_latest()
-        }
     }
 
     /// What the message takes from an entry; `None` if it may not take from any. A data key that
@@ -193,21 +176,6 @@ impl CachingMaterialsManager {
         }
     }
 
-    /// Runs the task on the caller's runtime, or else on the one that the manager was built on.
-    /// Without any, it is dropped.
-    #[cfg_attr(
-        not(feature = "tokio"),
-        expect(clippy::unused_self, reason = "there is no runtime without tokio")
-    )]
-    fn run(&self, task: Task) {
-        #[cfg(feature = "tokio")]
-        if let Some(runtime) = Handle::try_current().ok().or_else(|| self.0.runtime.clone()) {
-            runtime.spawn(task);
-            return;
-        }
-        drop(task);
-    }
-
     /// Lends the materials that the cache holds, if they are usable.
     fn find_to_encrypt<R>(
         &self,
@@ -217,8 +185,7 @@ impl CachingMaterialsManager {
         self.drop_what_others_obtained();
         let bytes = self.cacheable_length(request)?;
         let (key, half) = (self.encryption_key(request), self.0.cache.encryption());
-        let taken =
-            half.find(&key, self.at_the_latest(), self.policy(), Some(bytes), borrow).ok()?;
+        let taken = half.find(&key, self.now(), self.policy(), Some(bytes), borrow).ok()?;
         if taken.wants_refresh {
             half.refresh(&key, &self.encryption_source(request, Some(bytes)));
         }
@@ -233,7 +200,7 @@ impl CachingMaterialsManager {
     ) -> Option<R> {
         self.drop_what_others_obtained();
         let (key, half) = (self.decryption_key(request), self.0.cache.decryption());
-        let taken = half.find(&key, self.at_the_latest(), self.policy(), None, borrow).ok()?;
+        let taken = half.find(&key, self.now(), self.policy(), None, borrow).ok()?;
         // This message may be a forged one, so that its header proves nothing.
         if let Some(known) = taken.wants_refresh.then(|| half.peek(&key)).flatten() {
             let source = DecryptionSource::new(self.clone(), request);
@@ -309,7 +276,9 @@ impl MaterialsManager for CachingMaterialsManager {
             let (key, half) = (self.encryption_key(request), self.0.cache.encryption());
             let Some(bytes) = self.cacheable_length(request) else {
                 half.bypass(&key);
-                return self.0.source.encryption_materials(request).await;
+                let source = self.encryption_source(request, None);
+                let load = source.clone().load_of(request.plaintext_length);
+                return half.load_apart(key.to_owned(), source, load).await;
             };
             half.obtain(key, self.encryption_source(request, Some(bytes))).await
         })
@@ -324,7 +293,9 @@ impl MaterialsManager for CachingMaterialsManager {
             let (key, half) = (self.decryption_key(request), self.0.cache.decryption());
             if request.suite.is_legacy() {
                 half.bypass(&key);
-                return self.0.source.decryption_materials(request).await;
+                let source = DecryptionSource::new(self.clone(), request);
+                let load = source.clone().load(false);
+                return half.load_apart(key.to_owned(), source, load).await;
             }
             half.obtain(key, DecryptionSource::new(self.clone(), request)).await
         })
@@ -386,19 +357,20 @@ impl Settings for CachingMaterialsManager {
         &self.0.backoffs
     }
 
-    fn spawn(&self, task: Task) {
-        // A new task is the next one of the worker that spawns it. It shall not delay its caller's
-        // next operation where another worker is idle: those take what has yielded.
-        #[cfg(feature = "tokio")]
-        let task = Box::pin(async {
-            tokio::task::yield_now().await;
-            task.await;
-        });
-        self.run(task);
+    fn loads_in_background(&self) -> Result<bool, Error> {
+        self.0.cache.background().start()
     }
 
-    fn outlive(&self, task: Task) {
-        self.run(task);
+    fn run(&self, load: Task) {
+        self.spawn(load);
+    }
+
+    fn spawn(&self, task: Task) {
+        self.0.cache.background().spawn(task);
+    }
+
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send + 'static {
+        Background::sleep(duration)
     }
 }
 

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     cache::{
-        source::{Settings, Source},
+        source::{Settings, Share, Source},
         store::{Key, Place},
     },
     context::{ContextKeys, EncryptionContext},
@@ -62,6 +62,15 @@ impl EncryptionSource {
         })
     }
 
+    /// Asks for materials that are not kept, for a message of this length.
+    pub(super) async fn load_of(
+        self,
+        plaintext_length: Option<u64>,
+    ) -> Result<Arc<EncryptionMaterials>, Error> {
+        let request = EncryptionMaterialsRequest { plaintext_length, ..self.request() };
+        self.manager.0.source.encryption_materials(request).await
+    }
+
     fn request(&self) -> EncryptionMaterialsRequest<'_> {
         EncryptionMaterialsRequest {
             suite: self.suite,
@@ -87,6 +96,10 @@ impl Source for EncryptionSource {
 
     fn is_use(&self) -> bool {
         self.bytes.is_some()
+    }
+
+    fn share(&self) -> Share<'_> {
+        Share { context: self.context.as_serialized(), requests: 1 }
     }
 
     fn wrapping_keys(&self) -> Vec<Arc<str>> {
@@ -246,6 +259,11 @@ impl Source for DecryptionSource {
         None
     }
 
+    fn share(&self) -> Share<'_> {
+        let requests = EncryptedDataKeys::from_checked(&self.keys).count();
+        Share { context: self.supplied.as_serialized(), requests }
+    }
+
     fn wrapping_keys(&self) -> Vec<Arc<str>> {
         let keys = EncryptedDataKeys::from_checked(&self.keys);
         let named = keys.iter().map(|key| {
@@ -313,13 +331,10 @@ impl PreparedMaterials for Prepared {
         if plaintext_length > policy.limits.max_bytes {
             return false;
         }
-        let taken = half.find_at(
-            &self.place,
-            manager.at_the_latest(),
-            policy,
-            Some(plaintext_length),
-            |it| borrow(it),
-        );
+        let taken =
+            half.find_at(&self.place, manager.now(), policy, Some(plaintext_length), |it| {
+                borrow(it)
+            });
         let Ok(taken) = taken else { return false };
         if taken.wants_refresh {
             half.refresh(&self.place.key(), &self.source);

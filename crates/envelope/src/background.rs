@@ -1,0 +1,127 @@
+//! The threads on which a cache loads data keys, whatever runtime its callers have.
+
+use std::{fmt, future::Future, pin::Pin, time::Duration};
+#[cfg(feature = "tokio")]
+use std::{
+    process,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering::SeqCst},
+    },
+    thread,
+};
+
+#[cfg(feature = "tokio")]
+use tokio::runtime::{Builder, Runtime};
+
+use crate::error::Error;
+
+/// Something to be done while nobody waits for it.
+pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// How many threads there are, at the least and at the most; in between, as many as processors.
+/// Loads wait for most of their time; the others go on where a keyring computes for long.
+#[cfg(feature = "tokio")]
+const THREADS: (usize, usize) = (2, 16);
+
+/// Threads that are started when they are first needed, and end when this is dropped. Without the
+/// feature `tokio`, there are none.
+#[derive(Default)]
+pub(crate) struct Background {
+    /// The process whose threads they are; zero before they are started.
+    #[cfg(feature = "tokio")]
+    process: AtomicU32,
+    #[cfg(feature = "tokio")]
+    runtime: Mutex<Option<Runtime>>,
+}
+
+#[cfg(feature = "tokio")]
+impl Background {
+    /// Starts the threads, unless they run. Tells whether there are any.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forked`] in a process that was forked off the one that has the threads, and
+    /// [`Error::ThreadsNotStarted`].
+    pub(crate) fn start(&self) -> Result<bool, Error> {
+        // Before any lock: in a forked process, the thread that would unlock it may be missing.
+        let process = process::id();
+        match self.process.compare_exchange(0, process, SeqCst, SeqCst) {
+            Err(other) if other != process => return Err(Error::Forked),
+            _ => {}
+        }
+        let mut runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
+        if runtime.is_none() {
+            let mut builder = Builder::new_multi_thread();
+            let processors = thread::available_parallelism().map_or(1, usize::from);
+            builder
+                .worker_threads(processors.clamp(THREADS.0, THREADS.1))
+                .thread_name("envelope-cache")
+                .enable_all();
+            let started = builder.build().map_err(|cause| {
+                self.process.store(0, SeqCst);
+                Error::ThreadsNotStarted(Arc::new(cause))
+            })?;
+            *runtime = Some(started);
+        }
+        Ok(true)
+    }
+
+    /// Does something on the threads; drops it where they can't be started. What it writes by
+    /// `tracing` goes where the caller's does.
+    pub(crate) fn spawn(&self, task: Task) {
+        if self.start().is_err() {
+            return;
+        }
+        let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(runtime) = runtime.as_ref() else { return };
+        #[cfg(feature = "tracing")]
+        let task = tracing::instrument::WithSubscriber::with_current_subscriber(task);
+        runtime.spawn(task);
+    }
+
+    /// Waits so long, on the threads.
+    pub(crate) async fn sleep(duration: Duration) {
+        tokio::time::sleep(duration).await;
+    }
+}
+
+/// Does not wait for the threads, and so may happen on any thread, theirs included.
+#[cfg(feature = "tokio")]
+impl Drop for Background {
+    fn drop(&mut self) {
+        let runtime = self.runtime.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if self.process.load(SeqCst) == process::id() {
+            runtime.into_iter().for_each(Runtime::shutdown_background);
+        } else {
+            // In a forked process, what would be told to end is not there.
+            std::mem::forget(runtime);
+        }
+    }
+}
+
+#[cfg(not(feature = "tokio"))]
+#[expect(clippy::unused_self, reason = "there are no threads without tokio")]
+impl Background {
+    /// There are no threads to start.
+    #[expect(clippy::unnecessary_wraps, reason = "it fails where there are threads")]
+    pub(crate) fn start(&self) -> Result<bool, Error> {
+        Ok(false)
+    }
+
+    /// Drops the task, since there are no threads.
+    pub(crate) fn spawn(&self, task: Task) {
+        drop(task);
+    }
+
+    /// Waits for ever: there is nothing to wake up by.
+    pub(crate) async fn sleep(_duration: Duration) {
+        std::future::pending::<()>().await;
+    }
+}
+
+impl fmt::Debug for Background {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Background").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,155 @@
+//! How loads run: driven by those who wait for them, or apart from those.
+
+use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc};
+
+use futures_channel::oneshot;
+use futures_util::{
+    FutureExt as _,
+    future::{Either, select},
+};
+
+use super::{
+    Cache, Outcome,
+    flight::{Landing, Load},
+    gate::{Pass, Priority, Visitor},
+    refusals::backed_off,
+    source::{Settings as _, Source, Task},
+    store::OwnedKey,
+};
+use crate::{error::Error, observer::in_current_span};
+
+/// What a load waits for.
+pub(super) enum Turn {
+    /// Its turn at the gate; somebody waits for it.
+    Foreground,
+    /// Nothing: it has passed the gate, ahead of need.
+    Ahead(Pass),
+}
+
+impl<V: Send + Sync + 'static> Cache<V> {
+    /// A load that those who wait for it drive.
+    pub(super) fn driven<S: Source<Value = V>>(
+        self: &Arc<Self>,
+        key: OwnedKey,
+        source: S,
+        turn: Turn,
+        landing: Landing<Option<Outcome<V>>>,
+    ) -> Load<Option<Outcome<V>>> {
+        let cache = Arc::clone(self);
+        Box::pin(async move {
+            let _landing = landing;
+            let ahead = matches!(turn, Turn::Ahead(_));
+            Some(match cache.turn(&key, &source, turn).await {
+                Ok(pass) => cache.load(key, source, pass, ahead).await,
+                Err(error) => Err(error),
+            })
+        })
+    }
+
+    /// A load to be waited for, and what runs it: until its turn comes, as long as anybody waits
+    /// for it; from then on to its end.
+    pub(super) fn apart<S: Source<Value = V>>(
+        self: &Arc<Self>,
+        key: OwnedKey,
+        source: S,
+        turn: Turn,
+        landing: Landing<Option<Outcome<V>>>,
+    ) -> (Load<Option<Outcome<V>>>, Task) {
+        let cache = Arc::clone(self);
+        let (mut publish, published) = oneshot::channel();
+        let run = async move {
+            let ahead = matches!(turn, Turn::Ahead(_));
+            let run = async {
+                let turn = pin!(cache.turn(&key, &source, turn));
+                let pass = match select(turn, publish.cancellation()).await {
+                    Either::Left((pass, _)) => pass,
+                    Either::Right(((), _)) => return None,
+                };
+                let pass = match pass {
+                    Ok(pass) => pass,
+                    Err(error) => return Some(Err(error)),
+                };
+                landing.hold();
+                if publish.is_canceled() {
+                    return None;
+                }
+                Some(cache.load(key.clone(), source.clone(), pass, ahead).await)
+            };
+            let ended = AssertUnwindSafe(run).catch_unwind().await;
+            drop(landing);
+            if let Some(outcome) = ended.unwrap_or(Some(Err(Error::Panicked))) {
+                let _ = publish.send(outcome);
+            }
+        };
+        (Box::pin(published.map(Result::ok)), in_current_span(run))
+    }
+
+    /// A load whose value is not kept, and that nobody else waits for. It takes its turn like the
+    /// others, and goes with who waits for it.
+    pub(crate) async fn load_apart<S: Source<Value = V>>(
+        self: &Arc<Self>,
+        key: OwnedKey,
+        source: S,
+        load: impl Future<Output = Result<Arc<V>, Error>> + Send + 'static,
+    ) -> Result<Arc<V>, Error> {
+        let cache = Arc::clone(self);
+        let settings_source = source.clone();
+        let load = async move {
+            let _pass = cache.enter(&key, &source, Priority::Foreground).await?;
+            load.await
+        };
+        let settings = settings_source.settings();
+        if !settings.loads_in_background()? {
+            return load.await;
+        }
+        let (mut publish, published) = oneshot::channel();
+        settings.run(in_current_span(async move {
+            let load = pin!(AssertUnwindSafe(load).catch_unwind());
+            let ended = select(load, publish.cancellation()).await;
+            if let Either::Left((outcome, _)) = ended {
+                let _ = publish.send(outcome.unwrap_or(Err(Error::Panicked)));
+            }
+        }));
+        // The threads go on as long as the cache is there.
+        published.await.unwrap_or(Err(Error::Panicked))
+    }
+
+    /// Waits for the turn of a load.
+    async fn turn<S: Source<Value = V>>(
+        &self,
+        key: &OwnedKey,
+        source: &S,
+        turn: Turn,
+    ) -> Result<Pass, Error> {
+        let Turn::Ahead(pass) = turn else {
+            let pass = self.enter(key, source, Priority::Foreground).await?;
+            // Those before it may have been told meanwhile that there is no use in asking.
+            return match backed_off(source, source.settings().now()) {
+                Some((cause, retry_after)) => Err(cause.remembered(retry_after)),
+                None => Ok(pass),
+            };
+        };
+        Ok(pass)
+    }
+
+    /// Waits at the gate.
+    pub(super) async fn enter<S: Source<Value = V>>(
+        &self,
+        key: &OwnedKey,
+        source: &S,
+        priority: Priority,
+    ) -> Result<Pass, Error> {
+        let share = source.share();
+        let visitor = Visitor {
+            partition: key.borrow().partition,
+            context: share.context,
+            priority,
+            // What is kept was proven, or we made it ourselves.
+            proven: !S::IN_PLACE
+                || self.slots.find(&key.borrow()).is_some_and(|it| it.holds(|_| true)),
+            requests: share.requests,
+        };
+        let deadline = source.settings().sleep(self.gate.max_wait());
+        self.gate.enter(visitor, deadline).await
+    }
+}

@@ -1,0 +1,329 @@
+//! The client for programs without async.
+
+use std::{
+    future::Future,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, Thread},
+};
+
+use super::{Decrypted, Envelope, PreparedContext};
+use crate::{
+    context::EncryptionContext,
+    error::Error,
+    stream::{DecryptionMode, Decryptor, Encryptor, UnverifiedHeader},
+};
+
+/// An [`Envelope`] whose methods wait on the caller's thread: from [`Envelope::blocking`]. Cheap to
+/// clone.
+///
+/// Each method does what the method of [`Envelope`] of the same name does, and fails likewise. What
+/// has a name that begins with `try_`, and [`read_header`](Envelope::read_header), never wait for a
+/// data key, and so are there only once.
+///
+/// Data keys are loaded on threads of the cache, so that no runtime is needed. (Without the feature
+/// `tokio`, and where nothing is cached, it is the keyring that must need none.)
+///
+/// # Inside of async code
+///
+/// It works there, too, but while it waits, the thread runs no other task of the executor: use the
+/// async methods there.
+#[derive(Debug, Clone)]
+pub struct BlockingEnvelope {
+    envelope: Envelope,
+}
+
+impl Envelope {
+    /// This client, for programs without async.
+    ///
+    /// ```
+    /// use envelope::{DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring};
+    ///
+    /// let wrapping_key = DataKey::generate(32)?;
+    /// let envelope = Envelope::new(RawAesKeyring::new("example", "key", &wrapping_key)?)?.blocking();
+    ///
+    /// let context = EncryptionContext::new([("tenant", "42")])?;
+    /// let message = envelope.encrypt(b"4111 1111 1111 1111", &context)?;
+    /// let opened = envelope.decrypt(&message, &context)?;
+    /// assert_eq!(opened.plaintext(), b"4111 1111 1111 1111");
+    /// # Ok::<(), envelope::Error>(())
+    /// ```
+    #[must_use]
+    pub fn blocking(&self) -> BlockingEnvelope {
+        BlockingEnvelope { envelope: self.clone() }
+    }
+}
+
+impl BlockingEnvelope {
+    /// Encrypts `plaintext`, like [`Envelope::encrypt`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Envelope::encrypt`].
+    pub fn encrypt(&self, plaintext: &[u8], context: &EncryptionContext) -> Result<Vec<u8>, Error> {
+        match self.envelope.try_encrypt(plaintext, context) {
+            Err(Error::NotCached) => block_on(self.envelope.encrypt(plaintext, context)),
+            done => done,
+        }
+    }
+
+    /// Encrypts `plaintext` into a buffer, like [`Envelope::encrypt_into`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Envelope::encrypt`].
+    pub fn encrypt_into(
+        &self,
+        plaintext: &[u8],
+        context: &EncryptionContext,
+        message: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        match self.envelope.try_encrypt_into(plaintext, context, message) {
+            Err(Error::NotCached) => {
+                block_on(self.envelope.encrypt_into(plaintext, context, message))
+            }
+            done => done,
+        }
+    }
+
+    /// Encrypts many plaintexts, like [`Envelope::encrypt_batch`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Envelope::encrypt`].
+    pub fn encrypt_batch<P: AsRef<[u8]> + Sync>(
+        &self,
+        plaintexts: &[P],
+        context: &EncryptionContext,
+    ) -> Result<Vec<Vec<u8>>, Error> {
+        block_on(self.envelope.encrypt_batch(plaintexts, context))
+    }
+
+    /// Decrypts one whole message, like [`Envelope::decrypt`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Envelope::decrypt`].
+    pub fn decrypt(&self, message: &[u8], context: &EncryptionContext) -> Result<Decrypted, Error> {
+        match self.envelope.try_decrypt(message, context) {
+            Err(Error::NotCached) => block_on(self.envelope.decrypt(message, context)),
+            done => done,
+        }
+    }
+
+    /// Decrypts one whole message into a buffer, like [`Envelope::decrypt_into`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Envelope::decrypt`].
+    pub fn decrypt_into<'p>(
+        &self,
+        message: &[u8],
+        context: &EncryptionContext,
+        plaintext: &'p mut Vec<u8>,
+    ) -> Result<Decrypted<&'p mut [u8]>, Error> {
+        block_on(self.envelope.decrypt_into(message, context, plaintext))
+    }
+
+    /// Decrypts one whole message where it is, like [`Envelope::decrypt_in_place`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Envelope::decrypt`].
+    pub fn decrypt_in_place<'m>(
+        &self,
+        message: &'m mut [u8],
+        context: &EncryptionContext,
+    ) -> Result<Decrypted<&'m mut [u8]>, Error> {
+        block_on(self.envelope.decrypt_in_place(message, context))
+    }
+
+    /// Decrypts many messages, like [`Envelope::decrypt_batch`].
+    pub fn decrypt_batch<M: AsRef<[u8]> + Sync>(
+        &self,
+        messages: &[M],
+        context: &EncryptionContext,
+    ) -> Vec<Result<Decrypted, Error>> {
+        block_on(self.envelope.decrypt_batch(messages, context))
+    }
+
+    /// Starts a message that is encrypted as a stream, like [`Envelope::encryptor`]. Read or write
+    /// it by the standard library's [`Read`](std::io::Read) and [`Write`](std::io::Write), see
+    /// [`stream`](crate::stream).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Envelope::encryptor`].
+    pub fn encryptor(
+        &self,
+        context: &EncryptionContext,
+        plaintext_bound: Option<u64>,
+    ) -> Result<Encryptor, Error> {
+        block_on(self.envelope.encryptor(context, plaintext_bound))
+    }
+
+    /// Verifies the header of a message that is decrypted as a stream, like
+    /// [`Envelope::decryptor`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Envelope::decryptor`].
+    pub fn decryptor(
+        &self,
+        header: &UnverifiedHeader,
+        context: &EncryptionContext,
+        mode: DecryptionMode,
+    ) -> Result<Decryptor, Error> {
+        block_on(self.envelope.decryptor(header, context, mode))
+    }
+
+    /// Binds `context` once for many messages, like [`Envelope::prepare`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Envelope::prepare`].
+    pub fn prepare(&self, context: &EncryptionContext) -> Result<BlockingPreparedContext, Error> {
+        Ok(self.envelope.prepare(context)?.blocking())
+    }
+
+    /// Fetches a data key for each of these contexts, like [`Envelope::warm`].
+    pub fn warm<'a>(
+        &self,
+        contexts: impl IntoIterator<Item = &'a EncryptionContext>,
+    ) -> Vec<Result<(), Error>> {
+        block_on(self.envelope.warm(contexts))
+    }
+
+    /// Whether each context of the last [`warm`](Self::warm) has a usable data key, like
+    /// [`Envelope::ready`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Envelope::ready`].
+    pub fn ready(&self) -> Result<(), Error> {
+        block_on(self.envelope.ready())
+    }
+
+    /// The client itself, whose `try_` methods never wait.
+    #[must_use]
+    pub fn envelope(&self) -> &Envelope {
+        &self.envelope
+    }
+}
+
+/// A [`PreparedContext`] whose methods wait on the caller's thread: from
+/// [`BlockingEnvelope::prepare`] or [`PreparedContext::blocking`]. Cheap to clone.
+///
+/// ```
+/// # use envelope::{DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring};
+/// # let envelope = Envelope::new(RawAesKeyring::new("example", "key", &DataKey::generate(32)?)?)?;
+/// let tenant = envelope.blocking().prepare(&EncryptionContext::new([("tenant", "42")])?)?;
+/// let message = tenant.encrypt(b"4111 1111 1111 1111")?;
+/// assert_eq!(tenant.decrypt(&message)?.plaintext(), b"4111 1111 1111 1111");
+/// # Ok::<(), envelope::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct BlockingPreparedContext {
+    prepared: PreparedContext,
+}
+
+impl PreparedContext {
+    /// This context, for programs without async.
+    #[must_use]
+    pub fn blocking(&self) -> BlockingPreparedContext {
+        BlockingPreparedContext { prepared: self.clone() }
+    }
+}
+
+impl BlockingPreparedContext {
+    /// Encrypts `plaintext`, like [`PreparedContext::encrypt`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Envelope::encrypt`].
+    pub fn encrypt(&self, plaintext: &[u8]) -> Result<Vec<u8>, Error> {
+        match self.prepared.try_encrypt(plaintext) {
+            Err(Error::NotCached) => block_on(self.prepared.encrypt(plaintext)),
+            done => done,
+        }
+    }
+
+    /// Encrypts `plaintext` into a buffer, like [`PreparedContext::encrypt_into`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Envelope::encrypt`].
+    pub fn encrypt_into(&self, plaintext: &[u8], message: &mut Vec<u8>) -> Result<(), Error> {
+        match self.prepared.try_encrypt_into(plaintext, message) {
+            Err(Error::NotCached) => block_on(self.prepared.encrypt_into(plaintext, message)),
+            done => done,
+        }
+    }
+
+    /// Decrypts one whole message, like [`PreparedContext::decrypt`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Envelope::decrypt`].
+    pub fn decrypt(&self, message: &[u8]) -> Result<Decrypted, Error> {
+        match self.prepared.try_decrypt(message) {
+            Err(Error::NotCached) => block_on(self.prepared.decrypt(message)),
+            done => done,
+        }
+    }
+
+    /// Decrypts one whole message into a buffer, like [`PreparedContext::decrypt_into`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Envelope::decrypt`].
+    pub fn decrypt_into<'p>(
+        &self,
+        message: &[u8],
+        plaintext: &'p mut Vec<u8>,
+    ) -> Result<Decrypted<&'p mut [u8]>, Error> {
+        block_on(self.prepared.decrypt_into(message, plaintext))
+    }
+
+    /// Decrypts one whole message where it is, like [`PreparedContext::decrypt_in_place`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Envelope::decrypt`].
+    pub fn decrypt_in_place<'m>(
+        &self,
+        message: &'m mut [u8],
+    ) -> Result<Decrypted<&'m mut [u8]>, Error> {
+        block_on(self.prepared.decrypt_in_place(message))
+    }
+
+    /// The context itself, whose `try_` methods never wait.
+    #[must_use]
+    pub fn prepared(&self) -> &PreparedContext {
+        &self.prepared
+    }
+}
+
+/// Wakes a thread.
+struct Parked(Thread);
+
+impl Wake for Parked {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Waits on this thread.
+fn block_on<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    let waker = Waker::from(Arc::new(Parked(thread::current())));
+    let mut context = Context::from_waker(&waker);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(output) => return output,
+            // A wake-up since then is not lost, and one for nothing does no harm.
+            Poll::Pending => thread::park(),
+        }
+    }
+}

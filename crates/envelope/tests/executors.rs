@@ -1,0 +1,284 @@
+//! Data keys are loaded whatever executor the callers have, and whatever becomes of it.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+use envelope::{
+    AlgorithmSuite, Clock, CommitmentPolicy, DataKey, Envelope, Error,
+    keyring::{
+        GeneratedDataKey, Keyring, KeyringError, KeyringFuture, KeyringRequest, RawAesKeyring,
+    },
+    materials::{
+        CachingMaterialsManager, DefaultMaterialsManager, EncryptedDataKey, MaterialsCache,
+    },
+    stream::DecryptionMode,
+};
+use futures_executor::block_on;
+use futures_util::future::{join_all, poll_immediate};
+use support::{GatedKeyring, caching, context, eventually, keyring};
+use tokio::runtime::{Builder, Runtime};
+
+/// A keyring that works inside of tokio's context alone.
+#[derive(Debug)]
+struct NeedsTokio(RawAesKeyring, Arc<AtomicU64>);
+
+impl NeedsTokio {
+    fn new() -> Self {
+        Self(keyring(), Arc::default())
+    }
+
+    async fn ask(&self) {
+        let answer = tokio::time::sleep(Duration::from_millis(5));
+        self.1.fetch_add(1, SeqCst);
+        answer.await;
+    }
+}
+
+impl Keyring for NeedsTokio {
+    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey> {
+        Box::pin(async move {
+            self.ask().await;
+            self.0.generate(request).await
+        })
+    }
+
+    fn wrap<'a>(
+        &'a self,
+        request: KeyringRequest<'a>,
+        data_key: &'a DataKey,
+    ) -> KeyringFuture<'a, Vec<EncryptedDataKey>> {
+        self.0.wrap(request, data_key)
+    }
+
+    fn unwrap<'a>(
+        &'a self,
+        request: KeyringRequest<'a>,
+        encrypted_data_keys: &'a [EncryptedDataKey],
+    ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
+        Box::pin(async move {
+            self.ask().await;
+            self.0.unwrap(request, encrypted_data_keys).await
+        })
+    }
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+#[test]
+fn callers_need_no_tokio() {
+    let envelope = caching(NeedsTokio::new(), |builder| builder);
+    let other = caching(NeedsTokio::new(), |builder| builder);
+    block_on(async {
+        // Long enough to be encrypted in turns.
+        for plaintext in [vec![7; 100], vec![7; 1_000_000]] {
+            let message = envelope.encrypt(&plaintext, &context("a")).await.unwrap();
+            let opened = other.decrypt(&message, &context("a")).await.unwrap();
+            assert_eq!(opened.plaintext(), plaintext);
+        }
+        let contexts = [context("b"), context("c")];
+        assert!(envelope.warm(&contexts).await.iter().all(Result::is_ok));
+        envelope.ready().await.unwrap();
+    });
+}
+
+/// What is not cached is loaded likewise.
+#[test]
+fn callers_need_no_tokio_where_nothing_is_cached() {
+    let envelope = caching(NeedsTokio::new(), |builder| builder);
+    let mut message = vec![];
+    // Of unknown length.
+    let encryptor = block_on(envelope.encryptor(&context("a"), None)).unwrap();
+    std::io::copy(&mut encryptor.reader(&b"4111 1111"[..]), &mut message).unwrap();
+    let mut source = &message[..];
+    let header = envelope.read_header(&mut source).unwrap();
+    let mode = DecryptionMode::UnsignedOnly;
+    let decryptor = block_on(envelope.decryptor(&header, &context("a"), mode)).unwrap();
+    let mut plaintext = vec![];
+    std::io::copy(&mut decryptor.reader(source), &mut plaintext).unwrap();
+    assert_eq!(plaintext, b"4111 1111");
+
+    let manager = CachingMaterialsManager::builder(DefaultMaterialsManager::new(NeedsTokio::new()));
+    let legacy = Envelope::builder(manager.build().unwrap())
+        .commitment_policy(CommitmentPolicy::ForbidEncryptAllowDecrypt)
+        .suite(AlgorithmSuite::from_id(0x0078).unwrap())
+        .legacy_suites(true)
+        .build()
+        .unwrap();
+    let message = block_on(legacy.encrypt(b"x", &context("a"))).unwrap();
+    assert_eq!(block_on(legacy.decrypt(&message, &context("a"))).unwrap().plaintext(), b"x");
+}
+
+#[test]
+fn programs_without_async_wait_on_their_thread() {
+    let context = context("a");
+    let envelope = caching(NeedsTokio::new(), |builder| builder).blocking();
+    let opener = || caching(NeedsTokio::new(), |builder| builder).blocking();
+    let message = envelope.encrypt(b"one", &context).unwrap();
+    assert_eq!(opener().decrypt(&message, &context).unwrap().plaintext(), b"one");
+    let mut buffer = vec![0];
+    envelope.encrypt_into(b"two", &context, &mut buffer).unwrap();
+    let mut plaintext = vec![1];
+    let opened = opener();
+    let opened = opened.decrypt_into(&buffer[1..], &context, &mut plaintext).unwrap();
+    assert_eq!(opened.plaintext(), b"two");
+    let opened = opener();
+    let opened = opened.decrypt_in_place(&mut buffer[1..], &context).unwrap();
+    assert_eq!(opened.plaintext(), b"two");
+    let messages = envelope.encrypt_batch(&["three", "four"], &context).unwrap();
+    let opened = opener().decrypt_batch(&messages, &context);
+    assert_eq!(opened.into_iter().map(Result::unwrap).last().unwrap().plaintext(), b"four");
+
+    assert!(envelope.warm([&context]).iter().all(Result::is_ok));
+    envelope.ready().unwrap();
+    let prepared = opener().prepare(&context).unwrap();
+    let message = prepared.encrypt(b"five").unwrap();
+    assert_eq!(prepared.decrypt(&message).unwrap().plaintext(), b"five");
+
+    let mut message = vec![];
+    let encryptor = envelope.encryptor(&context, None).unwrap();
+    std::io::copy(&mut encryptor.reader(&b"six"[..]), &mut message).unwrap();
+    assert_eq!(opener().decrypt(&message, &context).unwrap().plaintext(), b"six");
+    let forged = opener().decrypt(b"no message", &context);
+    assert!(
+        matches!(forged, Err(Error::Unsupported { .. } | Error::Malformed { .. })),
+        "{forged:?}"
+    );
+}
+
+/// It blocks a thread of the runtime, which can't be what loads need.
+#[test]
+fn the_blocking_client_works_inside_of_a_task() {
+    let envelope = caching(NeedsTokio::new(), |builder| builder);
+    runtime().block_on(async {
+        let message = envelope.blocking().encrypt(b"x", &context("a")).unwrap();
+        envelope.blocking().decrypt(&message, &context("a")).unwrap();
+    });
+}
+
+/// The runtime that began a load has ended; another caller waits for that load.
+#[test]
+fn a_follower_gets_its_data_key_though_the_leaders_runtime_has_ended() {
+    let keyring = NeedsTokio::new();
+    let asked = Arc::clone(&keyring.1);
+    let envelope = caching(keyring, |builder| builder);
+    let first = runtime();
+    let leading = envelope.clone();
+    let leader = first.spawn(async move { leading.encrypt(b"x", &context("a")).await });
+    first.block_on(eventually(|| asked.load(SeqCst) == 1));
+    let second = runtime();
+    let context = context("a");
+    let mut follower = Box::pin(envelope.encrypt(b"x", &context));
+    assert!(second.block_on(poll_immediate(&mut follower)).is_none());
+    drop(first);
+    drop(leader);
+    second.block_on(follower).unwrap();
+    assert_eq!(asked.load(SeqCst), 1);
+}
+
+/// Their callers' runtime is there, but nobody drives it.
+#[test]
+fn loads_that_were_begun_on_an_idle_runtime_delay_nobody() {
+    let envelope = caching(NeedsTokio::new(), |builder| builder);
+    let idle = runtime();
+    let contexts: Vec<_> = (0..100).map(|number| context(&number.to_string())).collect();
+    let mut abandoned = vec![];
+    idle.block_on(async {
+        for context in &contexts {
+            let mut waiting = Box::pin(envelope.encrypt(b"x", context));
+            assert!(poll_immediate(&mut waiting).await.is_none());
+            abandoned.push(waiting);
+        }
+    });
+    runtime().block_on(async {
+        envelope.encrypt(b"x", &context("new")).await.unwrap();
+        let same = contexts.iter().map(|context| envelope.encrypt(b"x", context));
+        assert!(join_all(same).await.iter().all(Result::is_ok));
+    });
+}
+
+/// A refresh that an idle runtime began comes all the same, and so does the next one.
+#[test]
+fn refreshes_need_no_runtime_of_the_callers() {
+    let (clock, hand) = Clock::manual();
+    let cache = MaterialsCache::builder().clock(clock).build();
+    let envelope =
+        caching(NeedsTokio::new(), |builder| builder.cache(&cache).max_age(Duration::from_mins(1)));
+    block_on(envelope.encrypt(b"x", &context("a"))).unwrap();
+    let idle = runtime();
+    for refreshes in 1..4 {
+        hand.advance(Duration::from_secs(if refreshes == 1 { 49 } else { 38 }));
+        idle.block_on(async { envelope.try_encrypt(b"x", &context("a")) }).unwrap();
+        runtime().block_on(eventually(|| cache.stats().encryption.refreshes == refreshes));
+        hand.advance(Duration::from_secs(11));
+        envelope.try_encrypt(b"x", &context("a")).unwrap();
+    }
+}
+
+/// Inside of a task, and on a thread of the cache itself.
+#[test]
+fn the_last_one_may_be_dropped_anywhere() {
+    let runtime = runtime();
+    let envelope = caching(NeedsTokio::new(), |builder| builder);
+    runtime.block_on(async move {
+        envelope.encrypt(b"x", &context("a")).await.unwrap();
+        drop(envelope);
+    });
+    let keyring = GatedKeyring::new(0);
+    let envelope = caching(keyring.clone(), |builder| builder);
+    runtime.block_on(async {
+        let context = context("a");
+        let mut leaving = Box::pin(envelope.encrypt(b"x", &context));
+        assert!(poll_immediate(&mut leaving).await.is_none());
+        eventually(|| keyring.counts().0 == 1).await;
+    });
+    // The load is all that holds the cache now.
+    drop(envelope);
+    keyring.gate.add_permits(1);
+    runtime.block_on(eventually(|| Arc::strong_count(&keyring.generated) == 1));
+}
+
+/// However many runtimes there are, one after the other and at once.
+#[test]
+fn one_client_serves_many_runtimes() {
+    let envelope = caching(NeedsTokio::new(), |builder| builder.max_messages(3));
+    thread::scope(|scope| {
+        for thread in 0..4 {
+            let envelope = &envelope;
+            scope.spawn(move || {
+                for round in 0..20 {
+                    let context = context(&format!("{}", (thread + round) % 3));
+                    runtime().block_on(envelope.encrypt(b"x", &context)).unwrap();
+                }
+            });
+        }
+    });
+}
+
+/// A caller's deadline holds behind a load that hangs.
+#[test]
+fn deadlines_hold_behind_a_load_that_hangs() {
+    let keyring = GatedKeyring::new(0);
+    let envelope = caching(keyring.clone(), |builder| builder);
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        let outcome = runtime().block_on(async {
+            let context = context("a");
+            let encrypting = envelope.encrypt(b"x", &context);
+            tokio::time::timeout(Duration::from_millis(1), encrypting).await.is_err()
+        });
+        tell.send(outcome).unwrap();
+    });
+    assert!(told.recv_timeout(Duration::from_secs(60)).unwrap());
+}

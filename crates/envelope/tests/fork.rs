@@ -1,0 +1,36 @@
+//! A client in a forked process. Alone in its process, which is forked.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::process;
+
+use envelope::Error;
+use fork::Fork;
+use futures_executor::block_on;
+use support::{GatedKeyring, caching, context};
+
+/// What is cached serves there; what must be loaded fails at once, since the cache's threads are
+/// missing. A client that was made before, but had no threads yet, works.
+#[test]
+fn a_forked_process_gets_an_error_at_once() {
+    let started = caching(GatedKeyring::open(), |builder| builder);
+    let fresh = caching(GatedKeyring::open(), |builder| builder);
+    let message = block_on(started.encrypt(b"x", &context("a"))).unwrap();
+    match fork::fork().unwrap() {
+        Fork::Child => {
+            let works = started.try_encrypt(b"x", &context("a")).is_ok();
+            let new = block_on(started.encrypt(b"x", &context("b")));
+            let opened = block_on(started.decrypt(&message, &context("a")));
+            let fails = matches!(new, Err(Error::Forked)) && matches!(opened, Err(Error::Forked));
+            let begins = block_on(fresh.encrypt(b"x", &context("a"))).is_ok();
+            drop((started, fresh));
+            process::exit(if works && fails && begins { 0 } else { 1 });
+        }
+        Fork::Parent(child) => {
+            let status = fork::waitpid(child).unwrap();
+            assert_eq!(status, 0, "exit status of the forked process");
+        }
+    }
+    started.blocking().encrypt(b"x", &context("b")).unwrap();
+}
