@@ -78,7 +78,9 @@ struct Parts {
 enum BudgetOwner {
     /// As the principal was told.
     Account(Box<str>),
-    /// As a provider says, who may say anything: it gets no share of what others were told.
+    /// As a provider says, who may say anything: it gets no share of what others were told. Where it
+    /// says nothing, the account in the access key id is not taken for it: a tenant who makes one up
+    /// would share the budget of whom it names.
     SaidAccount(Box<str>),
     Principal(u64),
 }
