@@ -11,6 +11,7 @@ pub mod picture;
 pub mod plain;
 pub mod pool;
 pub mod rounds;
+pub mod secrets;
 pub mod trials;
 mod verdict;
 

@@ -12,31 +12,60 @@ use zeroize::Zeroize;
 const WINDOW: usize = 1 << 20;
 /// Of a freed block, the allocator overwrites this much with links of its own.
 const LINKS: usize = 16;
-/// A key's length.
-pub const KEY: usize = 32;
+/// The longest pattern that is looked for.
+const LONGEST: usize = 64;
 
-/// A key's bytes, so disguised that whoever looks for them does not find them here.
-#[derive(Debug, Clone, Copy)]
-pub struct Masked([u8; KEY]);
+/// The bytes of a secret, so disguised that a search for them does not find them here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Masked(Box<[u8]>);
 
 impl Masked {
     const MASK: u8 = 0xA5;
 
-    /// Disguises a key of 32 bytes.
+    /// Disguises a secret of 16 to 64 bytes.
     ///
     /// # Panics
     ///
     /// When it is of another length.
     #[must_use]
-    pub fn new(key: &[u8]) -> Self {
-        assert_eq!(key.len(), KEY, "a key has 32 bytes");
-        let mut masked = [0; KEY];
-        masked.iter_mut().zip(key).for_each(|(masked, byte)| *masked = byte ^ Self::MASK);
-        Self(masked)
+    pub fn new(secret: &[u8]) -> Self {
+        Self::masked(secret.iter().map(|byte| byte ^ Self::MASK).collect())
+    }
+
+    /// Takes bytes that are disguised already, as [`bytes`](Self::bytes) gives them.
+    ///
+    /// # Panics
+    ///
+    /// When there are fewer than 16 or more than 64.
+    #[must_use]
+    pub fn masked(bytes: Box<[u8]>) -> Self {
+        assert!((LINKS..=LONGEST).contains(&bytes.len()), "{} bytes", bytes.len());
+        Self(bytes)
+    }
+
+    /// The bytes in disguise.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The secret itself. Wiping it is up to the caller.
+    #[must_use]
+    pub fn reveal(&self) -> Vec<u8> {
+        self.0.iter().map(|byte| byte ^ Self::MASK).collect()
+    }
+
+    /// The same bytes in each order in which a processor or a library may keep them: as they are,
+    /// from the last to the first, and so within each number of 4 and of 8 bytes.
+    #[must_use]
+    pub fn in_each_order(&self) -> [Self; 4] {
+        [1, self.0.len(), 4, 8].map(|number| {
+            Self(self.0.chunks(number).flat_map(|bytes| bytes.iter().rev().copied()).collect())
+        })
     }
 
     fn is(&self, bytes: &[u8]) -> bool {
-        bytes.iter().zip(self.0).all(|(byte, masked)| byte ^ Self::MASK == masked)
+        bytes.iter().zip(&self.0).all(|(byte, masked)| byte ^ Self::MASK == *masked)
     }
 
     fn first_byte(&self) -> u8 {
@@ -69,7 +98,7 @@ impl Memory {
     ///
     /// Where there is no `/proc/self/mem`.
     pub fn open() -> io::Result<Self> {
-        Ok(Self { file: File::open("/proc/self/mem")?, window: vec![0; WINDOW + KEY] })
+        Ok(Self { file: File::open("/proc/self/mem")?, window: vec![0; WINDOW + LONGEST] })
     }
 
     /// What stands at the address where `key` was.
@@ -78,8 +107,8 @@ impl Memory {
     ///
     /// When the address is mapped no more.
     pub fn look(&mut self, address: usize, key: &Masked) -> io::Result<Found> {
-        self.read(address, KEY)?;
-        let bytes = &mut self.window[..KEY];
+        self.read(address, key.0.len())?;
+        let bytes = &mut self.window[..key.0.len()];
         let found = if key.is(bytes) {
             Found::Key
         } else if bytes[LINKS..].iter().all(|byte| *byte == 0) {
@@ -98,38 +127,48 @@ impl Memory {
     ///
     /// When the memory can't be read.
     pub fn count(&mut self, key: &Masked) -> io::Result<usize> {
+        self.count_all(std::slice::from_ref(key))
+    }
+
+    /// How often any of these secrets stands there.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`count`](Self::count).
+    pub fn count_all(&mut self, secrets: &[Masked]) -> io::Result<usize> {
         let mut count = 0;
         for region in writable()? {
             let mut start = region.start;
             while start < region.end {
-                // The last bytes of a window are the first of the next, or a key across both would
-                // be missed.
-                let length = (region.end - start).min(WINDOW + KEY - 1);
+                // The last bytes of a window are the first of the next, or a secret across both
+                // would be missed.
+                let length = (region.end - start).min(WINDOW + LONGEST - 1);
                 match self.read(start, length) {
                     Ok(()) => {}
                     // Another thread has ended or freed it meanwhile.
                     Err(_) if !writable()?.contains(&region) => break,
                     Err(error) => return Err(error),
                 }
-                count += self.keys_in(start, length, key);
+                count += secrets.iter().map(|it| self.finds_in(start, length, it)).sum::<usize>();
                 start += WINDOW;
             }
         }
         self.window.zeroize();
-        self.window.resize(WINDOW + KEY, 0);
+        self.window.resize(WINDOW + LONGEST, 0);
         Ok(count)
     }
 
-    /// How often `key` stands in the window, which was read from `start`. What was read from the
+    /// How often `secret` begins in the window, which was read from `start`. What was read from the
     /// window itself is no find.
-    fn keys_in(&self, start: usize, length: usize, key: &Masked) -> usize {
+    fn finds_in(&self, start: usize, length: usize, secret: &Masked) -> usize {
         let own = self.window.as_ptr().addr()..self.window.as_ptr().addr() + self.window.len();
-        let bytes = &self.window[..length];
+        // What begins after the window is the next one's.
+        let bytes = &self.window[..length.min(WINDOW + secret.0.len() - 1)];
         let (mut found, mut from) = (0, 0);
-        while let Some(next) = bytes[from..].iter().position(|byte| *byte == key.first_byte()) {
+        while let Some(next) = bytes[from..].iter().position(|byte| *byte == secret.first_byte()) {
             let at = from + next;
-            let Some(candidate) = bytes.get(at..at + KEY) else { break };
-            found += usize::from(key.is(candidate) && !own.contains(&(start + at)));
+            let Some(candidate) = bytes.get(at..at + secret.0.len()) else { break };
+            found += usize::from(secret.is(candidate) && !own.contains(&(start + at)));
             from = at + 1;
         }
         found
@@ -172,7 +211,7 @@ mod tests {
     #[test]
     fn a_key_is_found_until_it_is_gone() {
         let mut memory = Memory::open().unwrap();
-        let mut key = vec![0; KEY];
+        let mut key = vec![0; 32];
         getrandom::fill(&mut key).unwrap();
         let masked = Masked::new(&key);
         assert_eq!(memory.look(key.as_ptr().addr(), &masked).unwrap(), Found::Key);
@@ -180,5 +219,31 @@ mod tests {
         key.zeroize();
         assert_eq!(memory.look(key.as_ptr().addr(), &masked).unwrap(), Found::Zeros);
         assert_eq!(memory.count(&masked).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_secret_is_found_in_each_order() {
+        let mut memory = Memory::open().unwrap();
+        let mut key = vec![0; 32];
+        getrandom::fill(&mut key).unwrap();
+        let masked = Masked::new(&key);
+        key.zeroize();
+        for order in masked.in_each_order() {
+            let mut planted = order.reveal();
+            assert_eq!(memory.count_all(&masked.in_each_order()).unwrap(), 1);
+            planted.zeroize();
+        }
+        assert_eq!(memory.count_all(&masked.in_each_order()).unwrap(), 0);
+    }
+
+    #[test]
+    fn orders_are_by_the_number_of_bytes() {
+        let bytes: Vec<u8> = (0..16).collect();
+        let [same, whole, by_four, by_eight] =
+            Masked::new(&bytes).in_each_order().map(|it| it.reveal());
+        assert_eq!(same, bytes);
+        assert!(whole.iter().rev().eq(&bytes));
+        assert_eq!(by_four[..8], [3, 2, 1, 0, 7, 6, 5, 4]);
+        assert_eq!(by_eight[..8], [7, 6, 5, 4, 3, 2, 1, 0]);
     }
 }

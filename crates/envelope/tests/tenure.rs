@@ -111,6 +111,19 @@ async fn new_credentials_of_the_same_identity_keep_what_is_cached() {
 }
 
 #[tokio::test]
+async fn credentials_of_another_account_that_do_not_say_so_use_no_data_keys_of_the_last() {
+    let scene = Scene::set().await;
+    let stranger =
+        KmsLocal::builder().account("222222222222").region(REGION).start().await.unwrap();
+    let message = scene.envelope.encrypt(b"x", &scene.context).await.unwrap();
+    scene.envelope.decrypt(&message, &scene.context).await.unwrap();
+    scene.principal.rotate(stranger.issue_credentials());
+    // Its KMS does not know them, so that only what is cached could serve.
+    scene.envelope.encrypt(b"x", &scene.context).await.unwrap_err();
+    scene.envelope.decrypt(&message, &scene.context).await.unwrap_err();
+}
+
+#[tokio::test]
 async fn what_was_remembered_of_a_key_is_forgotten() {
     let scene = Scene::set().await;
     let key = scene.kms.create_key(REGION);

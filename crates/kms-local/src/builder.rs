@@ -193,7 +193,7 @@ impl Builder {
         // It stops when dropped, so whatever fails from here on takes back what was begun.
         let mut kms = KmsLocal {
             regions: BTreeMap::new(),
-            principals: Arc::new(Principals::default()),
+            principals: Arc::new(Principals::new(&self.account)),
             ca_pem: tls.as_ref().map(|tls| tls.ca_pem.clone()).unwrap_or_default(),
             admin_endpoint: None,
             sts: None,

@@ -22,8 +22,9 @@ const REMEMBERED: Duration = Duration::from_mins(5);
 const FEW: usize = 1024;
 
 /// Every access key that the server knows.
-#[derive(Default)]
 pub(crate) struct Principals {
+    /// Whose the access keys are that it makes.
+    account: String,
     known: RwLock<Known>,
 }
 
@@ -47,9 +48,14 @@ pub(crate) struct Principal {
 }
 
 impl Principals {
+    /// Knows nobody yet. What it makes are access keys of `account`, twelve digits.
+    pub(crate) fn new(account: impl Into<String>) -> Self {
+        Self { account: account.into(), known: RwLock::default() }
+    }
+
     /// Makes a long-lived access key.
     pub(crate) fn issue(&self) -> Credentials {
-        let id = format!("AKIA{}", random::base32(16));
+        let id = random::access_key_id("AKIA", &self.account);
         self.accept(id, random_text(30), None, None)
     }
 
@@ -74,7 +80,8 @@ impl Principals {
         now: SystemTime,
         caller: Option<Caller>,
     ) -> Credentials {
-        let id = format!("ASIA{}", random::base32(16));
+        let account = caller.as_ref().map_or(&*self.account, Caller::account);
+        let id = random::access_key_id("ASIA", account);
         // A lifetime past the end of the clock never ends.
         let expires = now.checked_add(lifetime);
         self.forget_expired(now);
@@ -230,7 +237,7 @@ mod tests {
 
     #[test]
     fn sessions_that_ended_long_ago_are_forgotten() {
-        let (principals, start) = (Principals::default(), SystemTime::UNIX_EPOCH);
+        let (principals, start) = (Principals::new("111122223333"), SystemTime::UNIX_EPOCH);
         let lasting = principals.issue();
         let first = principals.issue_session(SECOND, start);
         let endless = principals.issue_session(Duration::MAX, start);
@@ -249,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_session_is_remembered_for_five_minutes_after_its_end() {
-        let (principals, start) = (Principals::default(), SystemTime::UNIX_EPOCH);
+        let (principals, start) = (Principals::new("111122223333"), SystemTime::UNIX_EPOCH);
         let session = principals.issue_session(SECOND, start);
         let known = principals.find(session.access_key_id()).unwrap();
         assert!(!known.ended_before(start + SECOND + REMEMBERED, REMEMBERED));

@@ -2,6 +2,8 @@
 
 use zeroize::Zeroizing;
 
+const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+
 /// Fills `bytes` from the operating system's generator.
 ///
 /// # Panics
@@ -18,9 +20,22 @@ pub(crate) fn secret(length: usize) -> Zeroizing<Vec<u8>> {
     bytes
 }
 
+/// An access key id with `prefix`, as AWS makes them: it encodes the account, twelve digits, and is
+/// random beyond that.
+pub(crate) fn access_key_id(prefix: &str, account: &str) -> String {
+    let account: u64 = account.parse().unwrap_or_default();
+    let mut bits = [0; 2];
+    fill(&mut bits);
+    // A bit that is set, 40 bits for the account, and 9 random ones: ten characters of five bits.
+    let first_bits =
+        1 << 49 | (account & ((1 << 40) - 1)) << 9 | u64::from(u16::from_be_bytes(bits) & 0x1FF);
+    let first = (0..10).rev().map(|at| ALPHABET[(first_bits >> (5 * at)) as usize % 32]);
+    let first: String = first.map(char::from).collect();
+    format!("{prefix}{first}{}", base32(6))
+}
+
 /// `length` random characters of the alphabet that AWS draws access key ids from.
 pub(crate) fn base32(length: usize) -> String {
-    const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
     let bytes = secret(length);
     bytes.iter().map(|byte| char::from(ALPHABET[usize::from(byte % 32)])).collect()
 }

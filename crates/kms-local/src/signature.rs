@@ -304,7 +304,7 @@ mod tests {
             if let Ok(value) = HeaderValue::from_bytes(&value) {
                 headers.insert("a", value);
             }
-            let principals = Principals::default();
+            let principals = Principals::new("111122223333");
             principals.accept("AKIA".to_owned(), "secret".to_owned(), None, None);
             let now = parse_amz_date("20240102T030405Z").unwrap();
             let service = Service { name: "kms", region: Some("us-east-1") };

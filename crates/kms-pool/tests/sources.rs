@@ -4,8 +4,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aws_credential_types::Credentials;
@@ -278,6 +278,46 @@ async fn an_account_that_changes_while_no_slot_is_there_is_another_identity() {
 }
 
 #[tokio::test]
+async fn a_session_that_is_renewed_keeps_its_tenure_and_credentials_of_others_do_not() {
+    let kms = server().await;
+    let pool = builder(&kms).build().unwrap();
+    let principal = Principal::new(Sessions(Arc::clone(&kms)));
+    random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap();
+    for _ in 0..3 {
+        pool.refresh(&principal).await.unwrap();
+    }
+    assert_eq!((pool.stats().rotations, principal.tenure()), (3, 0));
+    // None of them says of which account they are.
+    let stranger = KmsLocal::builder().account("222222222222").start().await.unwrap();
+    let unknown = |id: &str| Credentials::new(id, "secret", None, None, "test");
+    let others = [stranger.issue_credentials(), unknown("one"), unknown("other")];
+    for (tenure, credentials) in (1..).zip(others) {
+        principal.rotate(credentials.clone());
+        pool.client(REGION, &principal).await.unwrap();
+        assert_eq!(principal.tenure(), tenure);
+        principal.rotate(credentials);
+        assert_eq!(principal.tenure(), tenure);
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_turns_to_another_account_takes_another_tenure() {
+    let kms = server().await;
+    let stranger = KmsLocal::builder().account("222222222222").start().await.unwrap();
+    let pool = builder(&kms).build().unwrap();
+    let principal = Principal::new(Each(Mutex::new(vec![
+        stranger.issue_session(Duration::from_hours(1)),
+        kms.issue_session(Duration::from_hours(1)),
+        kms.issue_session(Duration::from_hours(1)),
+    ])));
+    pool.client(REGION, &principal).await.unwrap();
+    for tenure in [0, 1] {
+        pool.refresh(&principal).await.unwrap();
+        assert_eq!(principal.tenure(), tenure);
+    }
+}
+
+#[tokio::test]
 async fn credentials_that_are_refused_are_signed_with_twice_and_no_more() {
     let kms = server().await;
     let pool = builder(&kms).max_attempts(10).build().unwrap();
@@ -303,6 +343,20 @@ async fn a_region_that_knows_no_credentials_renews_none() {
         assert_eq!(random(&foreign).await.unwrap_err().kind(), KmsErrorKind::CredentialsRejected);
     }
     assert_eq!(pool.stats().refreshes, 1);
+}
+
+/// One after the other, from the last.
+#[derive(Debug)]
+struct Each(Mutex<Vec<Credentials>>);
+
+impl ProvideCredentials for Each {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        let next = self.0.lock().unwrap().pop();
+        future::ProvideCredentials::ready(next.ok_or(CredentialsError::not_loaded("no more")))
+    }
 }
 
 /// Access keys that nobody has issued, others each time.

@@ -1,34 +1,53 @@
 //! Key derivation (specification: `framework/transitive-requirements.md#hkdf-encryption-key` and
 //! `#hkdf-commit-key`; RFC 5869).
+//!
+//! Neither the pseudorandom key nor the message's key leaves this module: what is given out is
+//! ready to seal and open with. HKDF, like all that returns arrays, leaves copies of them on the
+//! stack, so the stack is wiped before anything else runs.
 
 use hkdf::{GenericHkdf, Hkdf, HmacImpl};
 use sha2::{Sha256, Sha384, Sha512};
 use zeroize::Zeroizing;
 
+use super::{aead, stack};
 use crate::suite::{AlgorithmSuite, KeyDerivation};
 
+/// More stack than derivation uses in a release build, which is 3.1 kB, in frames of 2,000 bytes.
+const FRAMES: u32 = 2;
+
 /// What one message is sealed with, derived from the data key and the message id.
-pub(crate) struct DerivedKeys {
-    encryption_key: Zeroizing<[u8; 32]>,
-    length: usize,
+pub(crate) struct MessageKeys {
+    /// Makes the header's tag, and seals and opens the body.
+    pub(crate) cipher: aead::Key,
     /// Public: stands in the header and binds the message to this one data key. Only for suites
     /// that commit.
     pub(crate) commit_key: Option<[u8; 32]>,
 }
 
-impl DerivedKeys {
-    /// The AES key of the header tag and of the body.
-    pub(crate) fn encryption_key(&self) -> &[u8] {
-        &self.encryption_key[..self.length]
-    }
+/// Derives the keys of the message with `message_id`. `data_key` must have the suite's length.
+pub(crate) fn derive(suite: AlgorithmSuite, data_key: &[u8], message_id: &[u8]) -> MessageKeys {
+    let keys = derive_on_stack(suite, data_key, message_id);
+    stack::wipe(FRAMES);
+    keys
 }
 
-/// Derives the keys of the message with `message_id`. `data_key` must have the suite's length.
-pub(crate) fn derive(suite: AlgorithmSuite, data_key: &[u8], message_id: &[u8]) -> DerivedKeys {
-    let length = suite.data_key_length();
-    let mut keys =
-        DerivedKeys { encryption_key: Zeroizing::new([0; 32]), length, commit_key: None };
-    let key = &mut keys.encryption_key[..length];
+/// Not inlined: its stack must be below that of whoever wipes it.
+#[inline(never)]
+fn derive_on_stack(suite: AlgorithmSuite, data_key: &[u8], message_id: &[u8]) -> MessageKeys {
+    let mut key = Zeroizing::new([0; 32]);
+    let key = &mut key[..suite.data_key_length()];
+    let commit_key = derive_into(key, suite, data_key, message_id);
+    let cipher = aead::Key::new(key).expect("every suite's key length is one of AES");
+    MessageKeys { cipher, commit_key }
+}
+
+/// Writes the encryption key to `key`, and gives the commitment key.
+fn derive_into(
+    key: &mut [u8],
+    suite: AlgorithmSuite,
+    data_key: &[u8],
+    message_id: &[u8],
+) -> Option<[u8; 32]> {
     let id = suite.id().to_be_bytes();
     match suite.key_derivation() {
         KeyDerivation::Identity => key.copy_from_slice(data_key),
@@ -41,10 +60,12 @@ pub(crate) fn derive(suite: AlgorithmSuite, data_key: &[u8], message_id: &[u8]) 
         KeyDerivation::HkdfSha512 => {
             let hkdf = Hkdf::<Sha512>::new(Some(message_id), data_key);
             expand(&hkdf, &[&id, b"DERIVEKEY"], key);
-            expand(&hkdf, &[b"COMMITKEY"], keys.commit_key.insert([0; 32]));
+            let mut commit_key = [0; 32];
+            expand(&hkdf, &[b"COMMITKEY"], &mut commit_key);
+            return Some(commit_key);
         }
     }
-    keys
+    None
 }
 
 fn expand<H: HmacImpl>(hkdf: &GenericHkdf<H>, info: &[&[u8]], key: &mut [u8]) {
@@ -90,9 +111,10 @@ mod tests {
                     (expand(&salt, &[&id, b"DERIVEKEY"], 32), Some(expand(&salt, &[b"COMMITKEY"], 32)))
                 }
             };
-            let keys = derive(suite, data_key, message_id);
-            prop_assert_eq!(keys.encryption_key(), key);
-            prop_assert_eq!(keys.commit_key.map(Vec::from), commit_key);
+            let mut derived = vec![0; length];
+            let derived_commit_key = derive_into(&mut derived, suite, data_key, message_id);
+            prop_assert_eq!(derived, key);
+            prop_assert_eq!(derived_commit_key.map(Vec::from), commit_key);
         }
     }
 }

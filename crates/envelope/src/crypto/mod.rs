@@ -6,3 +6,4 @@ pub(crate) mod random;
 #[cfg(feature = "aws-lc-rs")]
 pub(crate) mod rsa;
 pub(crate) mod signature;
+mod stack;

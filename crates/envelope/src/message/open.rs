@@ -55,8 +55,7 @@ fn verified(
     materials: &DecryptionMaterials,
 ) -> Result<aead::Key, Error> {
     let keys = kdf::derive(header.suite, materials.data_key().expose_secret(), header.message_id);
-    let cipher =
-        aead::Key::new(keys.encryption_key()).expect("every suite's key length is one of AES");
+    let cipher = keys.cipher;
     let committed: bool = match (&keys.commit_key, header.commit_key) {
         (Some(derived), Some(received)) => words(derived).ct_eq(&words(received)).into(),
         (derived, received) => derived.is_none() && received.is_none(),
@@ -350,7 +349,7 @@ mod tests {
     #[test]
     fn a_wrong_commitment_under_a_right_tag_is_refused() {
         let keys = kdf::derive(SUITE, data_key().expose_secret(), &[1; 32]);
-        let cipher = aead::Key::new(keys.encryption_key()).unwrap();
+        let cipher = keys.cipher;
         let message = |commit_key: [u8; 32]| {
             let mut message = vec![];
             let body = HeaderBody {

@@ -91,8 +91,7 @@ impl<M: Deref<Target = EncryptionMaterials>> Sealer<M> {
         let suite = materials.suite();
         let message_id = MessageId::new(suite, random::bytes()?);
         let keys = kdf::derive(suite, materials.data_key().expose_secret(), message_id.as_bytes());
-        let cipher =
-            aead::Key::new(keys.encryption_key()).expect("every suite's key length is one of AES");
+        let cipher = keys.cipher;
         let start = out.len();
         let body = HeaderBody {
             suite,

@@ -59,6 +59,11 @@ impl Action {
 }
 
 impl Caller {
+    /// The account, twelve digits.
+    pub(crate) fn account(&self) -> &str {
+        &self.account
+    }
+
     /// Whoever holds a long-lived access key.
     pub(super) fn user(account: &str, access_key_id: &str) -> Self {
         Self {

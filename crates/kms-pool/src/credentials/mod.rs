@@ -1,5 +1,6 @@
 //! Who calls KMS, and with what: identities, their credentials, and how those are renewed.
 
+mod account;
 mod default_chain;
 mod files;
 mod fingerprint;

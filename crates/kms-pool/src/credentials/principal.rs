@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
-use aws_credential_types::attributes::AccountId;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, future};
 use futures_util::FutureExt as _;
@@ -18,6 +17,7 @@ use futures_util::future::{Either, select};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 
+use super::account::Owner;
 use super::default_chain::DefaultChain;
 use super::files::Stamps;
 use super::profile::ProfileFile;
@@ -66,8 +66,8 @@ struct Source {
     provider: Arc<dyn Provider>,
     /// Whoever asks the provider holds it. A provider that blocks its thread for ever blocks one.
     thread: Arc<Semaphore>,
-    /// The account of the last credentials of which it was known.
-    account: Option<AccountId>,
+    /// Whose the last credentials were.
+    owner: Option<Owner>,
     /// Credentials that were given by hand go before the provider's until they expire.
     by_hand: Option<Credentials>,
 }
@@ -86,9 +86,22 @@ impl Source {
         Self {
             provider: Arc::new(provider),
             thread: Arc::new(Semaphore::new(1)),
-            account: None,
+            owner: None,
             by_hand: None,
         }
+    }
+
+    /// Notes whose credentials come into use, and tells whether they may be another's than the
+    /// last.
+    fn note_owner(&mut self, credentials: &Credentials) -> bool {
+        let owner = Owner::of(credentials);
+        let Some(last) = self.owner.take() else {
+            self.owner = Some(owner);
+            return false;
+        };
+        let is_other = owner.is_other_than(&last);
+        self.owner = Some(owner.with_what_was_known(&last));
+        is_other
     }
 }
 
@@ -210,6 +223,8 @@ impl Principal {
     ///
     /// No connection is closed, and requests under way end with what they were signed with. The
     /// credentials go before the provider's until they expire, and for good if they have no expiry.
+    /// Credentials of another account, or that do not show theirs, are another identity all the
+    /// same: see [`tenure`](Self::tenure).
     ///
     /// ```
     /// # use aws_credential_types::Credentials;
@@ -220,8 +235,13 @@ impl Principal {
     /// ```
     pub fn rotate(&self, credentials: Credentials) {
         let mut source = self.source();
+        let is_other = source.note_owner(&credentials);
         source.by_hand = Some(credentials);
         self.identity.rotation.fetch_add(1, Release);
+        // The tenure last: whoever reads the new one signs with nothing older.
+        if is_other {
+            self.note_other_identity();
+        }
     }
 
     /// Puts *another* identity in this one's place: whoever holds this principal acts as the new
@@ -230,7 +250,7 @@ impl Principal {
     /// [`tenure`](Self::tenure) grows by one, by which caches learn that what they hold was
     /// obtained under somebody else's permissions: `envelope` uses no data key of an earlier tenure
     /// again. The same happens by itself when a provider hands out credentials of another account
-    /// than before.
+    /// than before, or such as do not show that they are of the same.
     ///
     /// ```
     /// # use aws_credential_types::Credentials;
@@ -249,6 +269,15 @@ impl Principal {
     }
 
     /// How often another identity has taken this one's place.
+    ///
+    /// It grows with [`replace`](Self::replace), and when credentials come into use, from the
+    /// provider or by [`rotate`](Self::rotate), that may be another account's than the last. The
+    /// account is the one that the provider names (`account_id` of the credentials), or else the
+    /// one that AWS encodes in access key ids that begin with `AKIA` or `ASIA`, so the renewal of a
+    /// session keeps its tenure. Where either account is not known, as with access keys from before
+    /// 2019 and with emulators of AWS that make ids up, another access key id counts as another
+    /// identity: caches then fetch their data keys again after a renewal. Name the account in the
+    /// provider's credentials to avoid that.
     pub fn tenure(&self) -> u64 {
         self.identity.tenure.load(Acquire)
     }
@@ -258,10 +287,9 @@ impl Principal {
         self.label().unwrap_or("unnamed")
     }
 
-    /// Notes which account credentials are of. Another one than before is another identity.
-    pub(super) fn note_account(&self, account: &AccountId) {
-        let last = self.source().account.replace(account.clone());
-        if last.is_some_and(|last| last != *account) {
+    /// Notes whose credentials come into use. Another owner than before is another identity.
+    pub(super) fn note_owner(&self, credentials: &Credentials) {
+        if self.source().note_owner(credentials) {
             self.note_other_identity();
         }
     }

@@ -353,9 +353,7 @@ impl Session {
             self.sessions.counters.rotations.increment();
         }
         // After the swap: a caller that reads the new tenure signs with nothing older.
-        if let Some(account) = generation.credentials.account_id() {
-            self.principal.note_account(account);
-        }
+        self.principal.note_owner(&generation.credentials);
         sight::rotated(&self.principal, generation.number);
         self.ensure_watcher(state);
         generation

@@ -1,14 +1,20 @@
 //! What cached data keys take in memory, and what is left of them when they go. Linux alone: it
 //! reads `/proc/self`.
 //!
-//! Of each way to leave the cache, one data key goes: it is looked for at its address, and in all
+//! First it looks for what operations make of keys: derived keys, what HMAC and AES make of keys,
+//! wrapping keys. A build with `--no-default-features` has RustCrypto's AES-GCM in place of
+//! AWS-LC's.
+//!
+//! Then, of each way to leave the cache, one data key goes: it is looked for at its address, and in all
 //! memory that the process can write to, before and after. Messages are sealed and opened under it,
 //! so that what that leaves behind counts.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
+mod leftovers;
+
 use std::{
     error::Error,
-    fmt,
+    fmt, io,
     process::ExitCode,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -16,6 +22,7 @@ use std::{
 
 use benches::{
     memory::{self, Found, Masked, Memory},
+    secrets::{self, Deriver},
     verdict,
 };
 use clap::Parser;
@@ -42,13 +49,22 @@ struct Args {
     /// A tenth of the hundred thousand entries
     #[arg(long)]
     quick: bool,
+    /// Computes secrets for the process that started this one
+    #[arg(long, hide = true)]
+    derive_secrets: bool,
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<ExitCode, Box<dyn Error>> {
-    let entries = if Args::parse().quick { 10_000 } else { 100_000 };
+    let args = Args::parse();
+    if args.derive_secrets {
+        secrets::derive(io::stdin().lock(), io::stdout().lock())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let entries = if args.quick { 10_000 } else { 100_000 };
     // First, while there is little memory to look through.
     let mut memory = Memory::open()?;
+    let nothing_left = look_for_leftovers(&mut memory)?;
     println!(
         "{:>24}  {:>22}  {:>6}  {:>22}  {:>6}",
         "", "cached: at its address", "copies", "gone: at its address", "copies"
@@ -89,7 +105,49 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
         sealing.bytes_each,
         opening.bytes_each,
     );
-    Ok(verdict(wiped == traces.len() && within, figures))
+    let wiped = verdict(wiped == traces.len() && within, figures);
+    Ok(if nothing_left { wiped } else { ExitCode::FAILURE })
+}
+
+/// Looks for what operations leave, and tells whether it is nothing.
+fn look_for_leftovers(memory: &mut Memory) -> Result<bool, Box<dyn Error>> {
+    let backend = if cfg!(feature = "aws-lc-rs") { "AWS-LC" } else { "RustCrypto" };
+    println!("AES-GCM of {backend}; pieces of 16 bytes, in four orders");
+    println!("{:>24}  {:>16}  {:>6}  {:>6}", "", "", "in use", "gone");
+    let mut planted = 0;
+    let secret = Masked::new(DataKey::generate(32)?.expose_secret());
+    for order in secret.in_each_order() {
+        let copy = DataKey::from_vec(order.reveal());
+        planted += memory.count_all(&secret.in_each_order())?;
+        drop(copy);
+    }
+    let unplanted = memory.count_all(&secret.in_each_order())?;
+    println!("{:>24}  {:>16}  {planted:>6}  {unplanted:>6}", "planted in each order", "a key");
+    let on_stack = leftovers::planted(memory).map_err(plain)?;
+    println!("{:>24}  {:>16}  {:>6}  {on_stack:>6}", "left on a stack", "a key", "");
+    let mut deriver = Deriver::start()?;
+    let (mut seen, mut left) = (0, 0);
+    for operation in leftovers::Operation::ALL {
+        let found = leftovers::follow(memory, &mut deriver, operation).map_err(plain)?;
+        for leftovers::Leftover { secret, in_use, gone } in found {
+            println!("{:>24}  {secret:>16}  {in_use:>6}  {gone:>6}", operation.name());
+            seen += in_use;
+            left += gone;
+        }
+    }
+    println!();
+    let holds = (planted, unplanted, on_stack) == (4, 0, 1) && seen > 0 && left == 0;
+    let figures = format!(
+        "AES-GCM of {backend}: {} of 5 planted copies found; {seen} pieces found of secrets in use, {left} when they were gone",
+        planted + on_stack,
+    );
+    verdict(holds, figures);
+    println!();
+    Ok(holds)
+}
+
+fn plain(failure: Box<dyn Error + Send + Sync>) -> Box<dyn Error> {
+    failure
 }
 
 /// Which entries.
@@ -270,7 +328,7 @@ impl Spy {
     }
 
     fn first(&self) -> (usize, Masked) {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)[0]
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)[0].clone()
     }
 
     fn forget(&self) {

@@ -1,0 +1,238 @@
+//! What a message's keys and its wrapping key are made into, to be looked for in memory.
+//!
+//! Who computes a secret leaves copies of it. So a process of its own does it, which gets and gives
+//! secrets in disguise alone.
+
+use std::{
+    env,
+    io::{self, BufRead, BufReader, Write},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+};
+
+use aes_gcm::{
+    KeyInit as _,
+    aes::{Aes256, cipher::BlockCipherEncrypt as _},
+};
+use hkdf::Hkdf;
+use sha2::Sha512;
+
+use crate::memory::Masked;
+
+/// The argument that a program starts itself with, to call [`derive`].
+pub const ARGUMENT: &str = "--derive-secrets";
+/// How much of a secret is a find: half an AES-256 key, or one round key.
+const PIECE: usize = 16;
+
+/// One secret, in pieces of 16 bytes, in every order in which they may be kept.
+#[derive(Debug)]
+pub struct Secret {
+    /// What it is.
+    pub name: String,
+    /// Its pieces.
+    pub pieces: Vec<Masked>,
+}
+
+/// A process that computes secrets.
+#[derive(Debug)]
+pub struct Deriver {
+    child: Child,
+    questions: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Deriver {
+    /// Starts the program anew, which must call [`derive`] when it is given [`ARGUMENT`].
+    ///
+    /// # Errors
+    ///
+    /// When it can't be started.
+    pub fn start() -> io::Result<Self> {
+        let mut child = Command::new(env::current_exe()?)
+            .arg(ARGUMENT)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let (questions, answers) = child
+            .stdin
+            .take()
+            .zip(child.stdout.take())
+            .ok_or_else(|| io::Error::other("the deriving process has no pipes"))?;
+        Ok(Self { child, questions, answers: BufReader::new(answers) })
+    }
+
+    /// The secrets of a message of the default algorithm suite (0x0478, without its signature
+    /// 0x0578) under this wrapping key and data key.
+    ///
+    /// # Errors
+    ///
+    /// When the process has ended.
+    pub fn secrets(
+        &mut self,
+        wrapping_key: &Masked,
+        data_key: &Masked,
+        message_id: &[u8],
+    ) -> io::Result<Vec<Secret>> {
+        let words = [wrapping_key.bytes(), data_key.bytes(), message_id].map(hex);
+        writeln!(self.questions, "{}", words.join(" "))?;
+        let (mut secrets, mut line) = (vec![], String::new());
+        loop {
+            line.clear();
+            self.answers.read_line(&mut line)?;
+            let mut words = line.split_whitespace();
+            let Some(name) = words.next() else { return Ok(secrets) };
+            let pieces = words.map(|word| Ok(Masked::masked(bytes(word)?.into())));
+            let pieces = pieces.collect::<io::Result<Vec<_>>>()?;
+            let pieces = pieces.iter().flat_map(Masked::in_each_order).collect();
+            secrets.push(Secret { name: name.replace('_', " "), pieces });
+        }
+    }
+}
+
+impl Drop for Deriver {
+    fn drop(&mut self) {
+        // It has nothing to lose.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Answers what [`Deriver::secrets`] asks, line by line, until nobody asks any more.
+///
+/// # Errors
+///
+/// When the input is not such a question, or can't be read, or the output can't be written.
+pub fn derive(questions: impl BufRead, mut answers: impl Write) -> io::Result<()> {
+    for question in questions.lines() {
+        let words: Vec<_> = question?.split(' ').map(bytes).collect::<Result<_, _>>()?;
+        let [wrapping_key, data_key, message_id] = &words[..] else {
+            return Err(io::Error::other("three words are needed"));
+        };
+        let reveal = |masked: &[u8]| Masked::masked(masked.into()).reveal();
+        for (name, secret) in secrets(&reveal(wrapping_key), &reveal(data_key), message_id)? {
+            let pieces = secret.chunks_exact(PIECE).map(|piece| hex(Masked::new(piece).bytes()));
+            writeln!(answers, "{name} {}", pieces.collect::<Vec<_>>().join(" "))?;
+        }
+        writeln!(answers)?;
+        answers.flush()?;
+    }
+    Ok(())
+}
+
+/// The secrets, by name (specification: `framework/algorithm-suites.md`; RFC 5869; RFC 2104).
+fn secrets(
+    wrapping_key: &[u8],
+    data_key: &[u8],
+    message_id: &[u8],
+) -> io::Result<Vec<(&'static str, Vec<u8>)>> {
+    const SUITE: [u8; 2] = [0x04, 0x78];
+    const BLOCK: usize = 128;
+    let (prk, hkdf) = Hkdf::<Sha512>::extract(Some(message_id), data_key);
+    let mut message_key = vec![0; 32];
+    hkdf.expand_multi_info(&[&SUITE, b"DERIVEKEY"], &mut message_key).map_err(io::Error::other)?;
+    // As HMAC takes its key in, of which the rest of the block is no secret.
+    let padded = |pad: u8| prk.iter().map(|byte| byte ^ pad).collect::<Vec<_>>();
+    assert!(prk.len() <= BLOCK, "a longer key would be hashed first");
+    Ok(vec![
+        ("wrapping_key", wrapping_key.to_vec()),
+        ("its_round_keys", round_keys(wrapping_key)[32..].to_vec()),
+        ("its_hash_key", hash_key(wrapping_key)?),
+        ("data_key", data_key.to_vec()),
+        ("PRK", prk.to_vec()),
+        ("PRK_^_ipad", padded(0x36)),
+        ("PRK_^_opad", padded(0x5C)),
+        ("message_key", message_key.clone()),
+        ("its_round_keys", round_keys(&message_key)[32..].to_vec()),
+        ("its_hash_key", hash_key(&message_key)?),
+    ])
+}
+
+/// The hash key of GCM: a block of zeros, encrypted.
+fn hash_key(key: &[u8]) -> io::Result<Vec<u8>> {
+    let mut block = [0; 16].into();
+    Aes256::new_from_slice(key).map_err(io::Error::other)?.encrypt_block(&mut block);
+    Ok(block.to_vec())
+}
+
+/// The fifteen round keys of AES-256, of which the first two are the key (FIPS 197, section 5.2).
+fn round_keys(key: &[u8]) -> Vec<u8> {
+    let mut words: Vec<[u8; 4]> =
+        key.chunks_exact(4).map(|word| [word[0], word[1], word[2], word[3]]).collect();
+    let mut constant = 1;
+    for at in 8..60 {
+        let mut word = words[at - 1];
+        if at % 8 == 0 {
+            word.rotate_left(1);
+        }
+        if at % 4 == 0 {
+            word = word.map(substitute);
+        }
+        if at % 8 == 0 {
+            word[0] ^= constant;
+            constant = times(constant, 2);
+        }
+        let before = words[at - 8];
+        words.push([0, 1, 2, 3].map(|byte| word[byte] ^ before[byte]));
+    }
+    words.concat()
+}
+
+/// The S-box of AES (FIPS 197, section 5.1.1).
+fn substitute(byte: u8) -> u8 {
+    // To the power of 254: the inverse, and zero for zero.
+    let inverse = (0..253).fold(byte, |power, _| times(power, byte));
+    (1..5).fold(inverse ^ 0x63, |sum, by| sum ^ inverse.rotate_left(by))
+}
+
+/// Multiplies in AES's field (FIPS 197, section 4.2).
+fn times(mut one: u8, mut other: u8) -> u8 {
+    let mut product = 0;
+    while other > 0 {
+        if other & 1 == 1 {
+            product ^= one;
+        }
+        one = one << 1 ^ if one & 0x80 == 0 { 0 } else { 0x1B };
+        other >>= 1;
+    }
+    product
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn bytes(hex: &str) -> io::Result<Vec<u8>> {
+    (0..hex.len())
+        .step_by(2)
+        .map(|at| {
+            let byte = hex.get(at..at + 2).and_then(|byte| u8::from_str_radix(byte, 16).ok());
+            byte.ok_or_else(|| io::Error::other("not hexadecimal"))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// FIPS 197, appendix A.3.
+    #[test]
+    fn round_keys_are_those_of_the_standard() {
+        let key =
+            bytes("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4").unwrap();
+        let keys = hex(&round_keys(&key));
+        assert_eq!(keys[64..96], *"9ba354118e6925afa51a8b5f2067fcde");
+        assert_eq!(keys[keys.len() - 32..], *"fe4890d1e6188d0b046df344706c631e");
+    }
+
+    #[test]
+    fn what_is_asked_is_answered_piece_by_piece() {
+        let masked = hex(Masked::new(&[7; 32]).bytes());
+        let question = format!("{masked} {masked} {}\n", hex(&[1; 32]));
+        let mut answer = vec![];
+        derive(question.as_bytes(), &mut answer).unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        let first = format!("wrapping_key {} {}\n", &masked[..32], &masked[32..]);
+        assert!(answer.starts_with(&first), "{answer}");
+        assert_eq!(answer.lines().filter(|line| !line.is_empty()).count(), 10);
+    }
+}
