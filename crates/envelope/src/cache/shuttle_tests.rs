@@ -518,7 +518,7 @@ impl Source for Loader {
     }
 
     fn share(&self) -> Share<'_> {
-        Share { context: &[], requests: 1 }
+        Share { context: &[], requests: 1, bytes: 0 }
     }
 
     fn wrapping_keys(&self) -> Vec<Arc<str>> {

@@ -45,6 +45,8 @@ pub(crate) struct Share<'a> {
     pub(crate) context: &'a [u8],
     /// How many requests to the key provider the load may take.
     pub(crate) requests: usize,
+    /// How many bytes it holds while it waits.
+    pub(crate) bytes: usize,
 }
 
 /// Where values come from, for one operation. Made only where a value must be loaded.

@@ -57,6 +57,8 @@ pub(crate) struct Visitor<'a> {
     pub(crate) proven: bool,
     /// How many requests to the key provider it may take.
     pub(crate) requests: usize,
+    /// How many bytes it holds while it waits.
+    pub(crate) bytes: usize,
 }
 
 /// The right to run. When it is dropped, the next one goes.
@@ -106,6 +108,7 @@ impl Gate {
             priority: visitor.priority,
             proven: visitor.proven,
             cost: u64::try_from(visitor.requests).unwrap_or(u64::MAX).clamp(1, MAX_COST),
+            room: 1 + visitor.bytes / BYTES_AS_ONE,
         };
         let gate = self.clone();
         async move {
@@ -114,10 +117,10 @@ impl Gate {
             let number = match admission {
                 Admission::Waits(number) => number,
                 Admission::Replaces(number, other) => {
-                    let _ = other.send(Err(gate.full()));
+                    let _ = other.send(Err(full()));
                     number
                 }
-                Admission::Full(_) => return Err(gate.full()),
+                Admission::Full(_) => return Err(full()),
             };
             let _place = Place { gate: &gate, visit, number };
             gate.call();
@@ -126,7 +129,7 @@ impl Gate {
             }
             let pass = match select(turn, pin!(deadline)).await {
                 // Senders are dropped with the gate alone, which is held here.
-                Either::Left((turn, _)) => turn.unwrap_or_else(|_| Err(gate.full()))?,
+                Either::Left((turn, _)) => turn.unwrap_or_else(|_| Err(full()))?,
                 Either::Right(((), _)) => {
                     return Err(Error::Overloaded { setting: "max_wait", waited: gate.max_wait() });
                 }
@@ -146,15 +149,13 @@ impl Gate {
         }
     }
 
-    fn full(&self) -> Error {
-        Error::Overloaded { setting: "max_waiting", waited: Duration::ZERO }
-    }
-
     fn lock(&self) -> MutexGuard<'_, Lane<oneshot::Sender<Turn>>> {
         self.0.lane.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// Of how many bytes each counts as one that waits.
+const BYTES_AS_ONE: usize = 4096;
 /// So that no sum of costs overflows.
 const MAX_COST: u64 = 1 << 16;
 
@@ -170,6 +171,10 @@ impl Drop for Place<'_> {
         let given_up = self.gate.lock().give_up(&self.visit, self.number);
         drop(given_up);
     }
+}
+
+fn full() -> Error {
+    Error::Overloaded { setting: "max_waiting", waited: Duration::ZERO }
 }
 
 /// Lets a caller whose deadline has passed go before anything is begun for them: time-outs look at
@@ -207,7 +212,8 @@ mod tests {
     }
 
     fn enter(gate: &Gate, priority: Priority) -> impl Future<Output = Pass> + use<> {
-        let visitor = Visitor { partition: "p", context: b"", priority, proven: true, requests: 1 };
+        let visitor =
+            Visitor { partition: "p", context: b"", priority, proven: true, requests: 1, bytes: 0 };
         gate.enter(visitor, pending()).map(Result::unwrap)
     }
 
@@ -271,6 +277,7 @@ mod tests {
             priority: Priority::Foreground,
             proven: true,
             requests: 1,
+            bytes: 0,
         };
         let late = gate.enter(visitor, ready(())).await;
         let Err(Error::Overloaded { setting: "max_wait", waited }) = late else {

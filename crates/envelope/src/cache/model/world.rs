@@ -258,7 +258,7 @@ impl<const OPENING: bool> Source for Loader<OPENING> {
     }
 
     fn share(&self) -> Share<'_> {
-        Share { context: &[], requests: 1 }
+        Share { context: &[], requests: 1, bytes: 0 }
     }
 
     fn wrapping_keys(&self) -> Vec<Arc<str>> {

@@ -34,10 +34,11 @@ const MAX_WAIT: Duration = Duration::from_secs(10);
 /// With the feature `tokio` (a default one), data keys are loaded and refreshed on threads of the
 /// cache, named `envelope-cache`: one for each processor, at least two and at most 16. They have a
 /// tokio runtime of their own. A keyring or [`Observer`] of yours runs on them: it should not block
-/// for long, and must not use a [`BlockingEnvelope`](crate::BlockingEnvelope) over this cache. They are started at
-/// the first load, and end when the last that uses the cache is dropped, wherever that happens. So
-/// callers may use any executor, or none, and what becomes of their runtime is no matter to a load.
-/// A load that has begun goes on when its callers go; one that waits for its turn goes with them.
+/// for long, and must not use a [`BlockingEnvelope`](crate::BlockingEnvelope) over this cache. They
+/// are started at the first load, and end when the last that uses the cache is dropped, wherever
+/// that happens. So callers may use any executor, or none, and what becomes of their runtime is no
+/// matter to a load. A load that has begun goes on when its callers go; one that waits for its turn
+/// goes with them.
 ///
 /// Threads do not survive a `fork`. In a process that was forked off one that had started them,
 /// whatever needs a load fails with [`Error::Forked`](crate::Error::Forked): make clients after the
@@ -273,9 +274,9 @@ impl MaterialsCacheBuilder {
     ///
     /// Where more are wanted, those that somebody waits for go first. Among those, partitions take
     /// turns, and within a partition the encryption contexts that callers supplied: one tenant's
-    /// flood does not delay the others, as long as you supply a context that names the tenant. (What
-    /// a message says of itself does not count.) A load is charged to its context by the number of
-    /// its wrapped keys.
+    /// flood does not delay the others, as long as you supply a context that names the tenant.
+    /// (What a message says of itself does not count.) A load is charged to its context by the
+    /// number of its wrapped keys.
     ///
     /// A message may turn out to be forged. So loads for decryption, where none has served before,
     /// leave some room: those of one context a quarter, those of one partition an eighth, and all
@@ -307,8 +308,10 @@ impl MaterialsCacheBuilder {
 
     /// How many loads of one encryption context wait for their turn; sixteen times as many do in
     /// all, for encryption and for decryption each. Those that find no room get
-    /// [`Error::Overloaded`](crate::Error::Overloaded) at once; where all room is taken, the context
-    /// with the most gives way. Default: 1,000. Allowed: over zero; zero is taken for one.
+    /// [`Error::Overloaded`](crate::Error::Overloaded) at once; where all room is taken, the
+    /// context with the most gives way. One that holds more than 4 KiB, as a message with many or
+    /// long wrapped keys does, counts as several. Default: 1,000. Allowed: over zero; zero is taken
+    /// for one.
     #[must_use]
     pub fn max_waiting(mut self, max_waiting: usize) -> Self {
         self.max_waiting = max_waiting.max(1);

@@ -99,7 +99,8 @@ impl Source for EncryptionSource {
     }
 
     fn share(&self) -> Share<'_> {
-        Share { context: self.context.as_serialized(), requests: 1 }
+        let context = self.context.as_serialized();
+        Share { context, requests: 1, bytes: 2 * context.len() }
     }
 
     fn wrapping_keys(&self) -> Vec<Arc<str>> {
@@ -261,7 +262,9 @@ impl Source for DecryptionSource {
 
     fn share(&self) -> Share<'_> {
         let requests = EncryptedDataKeys::from_checked(&self.keys).count();
-        Share { context: self.supplied.as_serialized(), requests }
+        // In the key and here; the header has both once more.
+        let bytes = 3 * (self.keys.len() + self.stored.len());
+        Share { context: self.supplied.as_serialized(), requests, bytes }
     }
 
     fn wrapping_keys(&self) -> Vec<Arc<str>> {
