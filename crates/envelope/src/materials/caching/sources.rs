@@ -334,10 +334,8 @@ impl PreparedMaterials for Prepared {
         if plaintext_length > policy.limits.max_bytes {
             return false;
         }
-        let taken =
-            half.find_at(&self.place, manager.now(), policy, Some(plaintext_length), |it| {
-                borrow(it)
-            });
+        let (now, length) = (manager.now(), Some(plaintext_length));
+        let taken = half.find_at(&self.place, now, policy, length, |it| borrow(it));
         let Ok(taken) = taken else { return false };
         if taken.wants_refresh {
             half.refresh(&self.place.key(), &self.source);
