@@ -40,6 +40,8 @@ async fn a_failed_refresh_drops_what_is_fresh_only_if_the_key_was_refused() {
         // A denial may be one context's: the other one is asked for, too.
         let asked = if kind == KeyringErrorKind::Denied { 2 } else { 1 };
         eventually(|| cache.stats().encryption.load_failures == asked).await;
+        let held = || cache.stats().encryption.entries + cache.stats().decryption.entries;
+        eventually(|| goes_on || held() == 0).await;
         assert_eq!(envelope.try_encrypt(b"x", &context("a")).is_ok(), goes_on, "{kind:?}");
         assert_eq!(
             envelope.try_encrypt(b"x", &context("b")).is_ok(),
