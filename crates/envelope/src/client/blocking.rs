@@ -10,6 +10,7 @@ use std::{
 
 use super::{Decrypted, Envelope, PreparedContext};
 use crate::{
+    background::waiting,
     context::EncryptionContext,
     error::Error,
     stream::{DecryptionMode, Decryptor, Encryptor, UnverifiedHeader},
@@ -28,7 +29,8 @@ use crate::{
 /// # Inside of async code
 ///
 /// It works there, too, but while it waits, the thread runs no other task of the executor: use the
-/// async methods there.
+/// async methods there. On a thread of its own cache, as in a keyring, it fails with
+/// [`Error::WaitsForItself`] where it would have to load a data key.
 #[derive(Debug, Clone)]
 pub struct BlockingEnvelope {
     envelope: Envelope,
@@ -319,11 +321,13 @@ fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     let waker = Waker::from(Arc::new(Parked(thread::current())));
     let mut context = Context::from_waker(&waker);
-    loop {
-        match future.as_mut().poll(&mut context) {
-            Poll::Ready(output) => return output,
-            // A wake-up since then is not lost, and one for nothing does no harm.
-            Poll::Pending => thread::park(),
+    waiting(|| {
+        loop {
+            match future.as_mut().poll(&mut context) {
+                Poll::Ready(output) => return output,
+                // A wake-up since then is not lost, and one for nothing does no harm.
+                Poll::Pending => thread::park(),
+            }
         }
-    }
+    })
 }
