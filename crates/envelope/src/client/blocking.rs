@@ -316,8 +316,8 @@ impl BlockingPreparedContext {
 /// Wakes a thread.
 struct Parked {
     thread: Thread,
-    /// Whether it was woken. The thread's own token does not tell: what is polled may have taken it,
-    /// as scoped threads and channels do when they park.
+    /// Whether it was woken. The thread's own token does not tell: what is polled may have taken
+    /// it, as scoped threads and channels do when they park.
     is_woken: AtomicBool,
 }
 
