@@ -135,7 +135,7 @@ impl Principals {
         let mut known = self.write();
         match known.by_access_key.get_mut(access_key_id) {
             Some(session) if session.session_token.is_some() => {
-                *session = Arc::new(session.ended(now))
+                *session = Arc::new(session.ended(now));
             }
             _ => {
                 known.by_access_key.remove(access_key_id);
