@@ -29,7 +29,7 @@ impl Masked {
     /// When it is of another length.
     #[must_use]
     pub fn new(secret: &[u8]) -> Self {
-        Self::masked(secret.iter().map(|byte| byte ^ Self::MASK).collect())
+        Self::from_bytes(secret.iter().map(|byte| byte ^ Self::MASK).collect())
     }
 
     /// Takes bytes that are disguised already, as [`bytes`](Self::bytes) gives them.
@@ -38,7 +38,7 @@ impl Masked {
     ///
     /// When there are fewer than 16 or more than 64.
     #[must_use]
-    pub fn masked(bytes: Box<[u8]>) -> Self {
+    pub fn from_bytes(bytes: Box<[u8]>) -> Self {
         assert!((LINKS..=LONGEST).contains(&bytes.len()), "{} bytes", bytes.len());
         Self(bytes)
     }
