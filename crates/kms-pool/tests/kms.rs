@@ -148,6 +148,22 @@ async fn a_date_is_learnt_by_one_refusal_and_holds_for_all() {
     assert_eq!(pool.stats().refreshes, refreshes, "no provider is asked for what a date explains");
 }
 
+/// Nobody who is refused can end the credentials of others by the date of the refusal.
+#[tokio::test]
+async fn a_date_with_which_nothing_was_accepted_ends_no_credentials() {
+    let kms = server().await;
+    let pool = builder(&kms).build().unwrap();
+    let session = Principal::new(kms.issue_session(Duration::from_hours(1)));
+    pool.client(REGION, &session).await.unwrap();
+    kms.faults(REGION).clock_ahead(Duration::from_hours(2));
+    let unknown = Principal::new(Credentials::new("AKIDUNKNOWN", "secret", None, None, "test"));
+    random(&pool.client(REGION, &unknown).await.unwrap()).await.unwrap_err();
+    // The date was learnt, or there would have been one request.
+    assert!(kms.counters(REGION).total() > 1);
+    let left = pool.slots().into_iter().find_map(|slot| slot.credentials_left).unwrap();
+    assert!(left > Duration::from_mins(50), "{left:?}");
+}
+
 #[tokio::test]
 async fn a_region_with_a_wrong_clock_misleads_no_other() {
     let kms = server().await;

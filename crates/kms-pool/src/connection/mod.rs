@@ -371,6 +371,17 @@ mod tests {
         assert!(error.contains("plain http://") && none, "{error}");
     }
 
+    /// Or the retries after the first failures would lose the connections that they have just made.
+    #[tokio::test]
+    async fn failures_at_once_close_what_was_idle_once() {
+        let https = https();
+        let old = https.current.load_full();
+        assert!(https.replace(&old, Duration::ZERO));
+        let fresh = https.current.load_full();
+        assert!(!https.replace(&old, Duration::ZERO));
+        assert!(Arc::ptr_eq(&fresh, &https.current.load_full()));
+    }
+
     #[tokio::test]
     async fn requests_under_way_survive_the_end_of_idle_connections() {
         let https = https();

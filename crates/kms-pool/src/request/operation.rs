@@ -151,3 +151,27 @@ pub(super) fn class(name: &str) -> Class {
         _ => Class::Encrypt,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_exception_is_made_once_for_all_attempts_of_an_operation() {
+        let first = Operation {
+            began: monotonic(),
+            attempt: 1,
+            corrected: Arc::default(),
+            renewed: Arc::default(),
+            reconnected: Arc::default(),
+            _counted: Arc::new(Counted::begin(&Arc::default())),
+        };
+        let second = Operation { attempt: 2, ..first.clone() };
+        for take in
+            [Operation::take_correction, Operation::take_renewal, Operation::take_reconnection]
+        {
+            assert!(take(&first));
+            assert!(!take(&second) && !take(&first));
+        }
+    }
+}
