@@ -54,7 +54,17 @@ pub fn run(quick: bool) -> Trial {
         });
         smol::block_on(try_join_all(tasks)).map(drop)
     })?;
-    // THE BLOCKING API: its row belongs here.
+    row("Envelope::blocking", &mut lines, |kms| blocking_job(&kms.envelope, records))?;
+    row("8 threads of Envelope::blocking", &mut lines, |kms| {
+        let envelope = &kms.envelope;
+        thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| blocking_job(envelope, records / 8))).collect();
+            threads
+                .into_iter()
+                .try_for_each(|thread| thread.join().unwrap_or(Err(envelope::Error::Panicked)))
+        })
+    })?;
     println!("\nIn a forked child:\n");
     let forks = if quick { 3 } else { 20 };
     forked(forks, false, &mut lines)?;
@@ -73,6 +83,16 @@ async fn job(envelope: &Envelope, records: usize) -> Result<(), envelope::Error>
         envelope.decrypt(message, &context).await?;
     }
     Ok(())
+}
+
+/// The same without async.
+fn blocking_job(envelope: &Envelope, records: usize) -> Result<(), envelope::Error> {
+    let (envelope, context) = (envelope.blocking(), tenant("42"));
+    let mut messages = Vec::with_capacity(records);
+    for record in 0..records {
+        messages.push(envelope.encrypt(format!("payment {record:08}").as_bytes(), &context)?);
+    }
+    messages.iter().try_for_each(|message| envelope.decrypt(message, &context).map(drop))
 }
 
 /// Does the job on a thread that has no runtime, with a pool that knows none.
