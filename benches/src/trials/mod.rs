@@ -3,6 +3,7 @@
 //! Each module is one subcommand of the program `trials`.
 
 pub mod any_executor;
+mod child;
 pub mod clock;
 pub mod dead_path;
 pub mod denied;

@@ -10,18 +10,17 @@ use std::{
     fs::{self, File},
     io,
     os::fd::AsFd as _,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    process::{self, Child, Command},
+    process::{Child, Command, Stdio},
     thread,
     time::Duration,
 };
 
 use envelope::Envelope;
-use fork::{Fork, fork, waitpid};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::time::Instant;
 
+use super::child::{Ended, in_a_child};
 use crate::{
     Lines,
     trials::{Trial, new_runtime, start, tenant},
@@ -46,14 +45,18 @@ pub fn run(_quick: bool) -> Trial {
     // The child is a copy of this thread alone; a runtime that it held would have none.
     drop(runtime);
     let holder = Holder::start()?;
-    let folder = tempfile::tempdir()?;
     let look = |name: &str, namespace: Option<PathBuf>| {
-        let seen = in_a_child(&folder.path().join("seen"), || {
+        let (_, ended) = in_a_child(|| {
             namespace.as_deref().map(enter).transpose()?;
-            Ok(attempt(&kms.envelope, &message))
-        });
-        println!("{name:>24}  {}", seen.as_deref().unwrap_or("could not be run"));
-        seen
+            Outcome::Ok(attempt(&kms.envelope, &message))
+        })?;
+        let seen = match ended {
+            Ended::Done(seen) => Ok(seen),
+            Ended::Failed(why) => Err(format!("the trial could not be run: {why}")),
+            Ended::Lost(how) => Err(format!("the child gave no answer: {how}")),
+        }?;
+        println!("{name:>24}  {seen}");
+        Outcome::Ok(seen)
     };
     let awake = look("without suspension", None)?;
     let slept = look("after an hour's sleep", Some(holder.namespace()?))?;
@@ -99,8 +102,10 @@ struct Holder(Child);
 impl Holder {
     fn start() -> io::Result<Self> {
         let seconds = SLEPT.to_string();
-        let unshare = ["--time", "--boottime", &seconds, "--fork", "--kill-child", "sleep", "600"];
-        Command::new("unshare").args(unshare).spawn().map(Self)
+        let unshare = ["--time", "--boottime", &seconds, "--fork", "cat"];
+        let mut command = Command::new("unshare");
+        command.args(unshare).stdin(Stdio::piped()).stdout(Stdio::null());
+        command.spawn().map(Self)
     }
 
     /// The namespace, once somebody lives in it.
@@ -120,30 +125,8 @@ impl Holder {
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        // Its child ends with it.
-        let _ = self.0.kill();
+        // The end of its input is the end of `cat`, also when this process is killed.
+        drop(self.0.stdin.take());
         let _ = self.0.wait();
-    }
-}
-
-/// What `job` says in a forked child, which has one thread.
-fn in_a_child(report: &Path, job: impl FnOnce() -> Outcome<String>) -> Outcome<String> {
-    match fork()? {
-        Fork::Child => {
-            let said = match catch_unwind(AssertUnwindSafe(job)) {
-                Ok(Ok(seen)) => format!("+{seen}"),
-                Ok(Err(error)) => format!("-{error}"),
-                Err(_) => "-panicked".to_owned(),
-            };
-            process::exit(i32::from(fs::write(report, said).is_err()));
-        }
-        Fork::Parent(child) => {
-            waitpid(child)?;
-            let said = fs::read_to_string(report)?;
-            match said.split_at(1) {
-                ("+", seen) => Ok(seen.to_owned()),
-                (_, why) => Err(format!("the trial could not be run: {why}").into()),
-            }
-        }
     }
 }
