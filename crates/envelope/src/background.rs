@@ -1,12 +1,12 @@
 //! The threads on which a cache loads data keys, whatever runtime its callers have.
 
-use std::{fmt, future::Future, pin::Pin, time::Duration};
+use std::{cell::Cell, fmt, future::Future, pin::Pin, time::Duration};
 #[cfg(feature = "tokio")]
 use std::{
     process,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering::SeqCst},
+        atomic::{AtomicU32, AtomicU64, Ordering::SeqCst},
     },
     thread,
 };
@@ -24,6 +24,26 @@ pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 #[cfg(feature = "tokio")]
 const THREADS: (usize, usize) = (2, 16);
 
+thread_local! {
+    /// Whether this thread waits for what it polls, and does nothing else meanwhile.
+    static WAITS: Cell<bool> = const { Cell::new(false) };
+    /// The number of the threads that this one is among; zero for none.
+    #[cfg(feature = "tokio")]
+    static AMONG: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Does something in which this thread waits, and does nothing else meanwhile.
+pub(crate) fn waiting<T>(wait: impl FnOnce() -> T) -> T {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            WAITS.set(self.0);
+        }
+    }
+    let _restore = Restore(WAITS.replace(true));
+    wait()
+}
+
 /// Threads that are started when they are first needed, and end when this is dropped. Without the
 /// feature `tokio`, there are none.
 #[derive(Default)]
@@ -31,6 +51,9 @@ pub(crate) struct Background {
     /// The process whose threads they are; zero before they are started.
     #[cfg(feature = "tokio")]
     process: AtomicU32,
+    /// Tells the threads from those of other caches; zero before they are started.
+    #[cfg(feature = "tokio")]
+    number: AtomicU64,
     #[cfg(feature = "tokio")]
     runtime: Mutex<Option<Runtime>>,
 }
@@ -41,7 +64,8 @@ impl Background {
     ///
     /// # Errors
     ///
-    /// [`Error::Forked`] in a process that was forked off the one that has the threads, and
+    /// [`Error::Forked`] in a process that was forked off the one that has the threads,
+    /// [`Error::WaitsForItself`] on one of the threads, where it waits, and
     /// [`Error::ThreadsNotStarted`].
     pub(crate) fn start(&self) -> Result<bool, Error> {
         // Before any lock: in a forked process, the thread that would unlock it may be missing.
@@ -50,18 +74,28 @@ impl Background {
             Err(other) if other != process => return Err(Error::Forked),
             _ => {}
         }
+        let among = AMONG.get();
+        if WAITS.get() && among != 0 && among == self.number.load(SeqCst) {
+            return Err(Error::WaitsForItself);
+        }
         let mut runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
         if runtime.is_none() {
+            static NUMBERS: AtomicU64 = AtomicU64::new(1);
+            let number = NUMBERS.fetch_add(1, SeqCst);
+            self.number.store(number, SeqCst);
             let mut builder = Builder::new_multi_thread();
             let processors = thread::available_parallelism().map_or(1, usize::from);
             builder
                 .worker_threads(processors.clamp(THREADS.0, THREADS.1))
                 .thread_name("envelope-cache")
+                .on_thread_start(move || AMONG.set(number))
                 .enable_all();
             let started = builder.build().map_err(|cause| {
                 self.process.store(0, SeqCst);
                 Error::ThreadsNotStarted(Arc::new(cause))
             })?;
+            // Another start may have failed in between.
+            self.process.store(process, SeqCst);
             *runtime = Some(started);
         }
         Ok(true)

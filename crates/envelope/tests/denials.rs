@@ -159,13 +159,13 @@ async fn a_tenant_with_many_contexts_drops_nobody_else() {
         let object = object.to_string();
         EncryptionContext::new([("app", "a"), ("tenant", tenant), ("object", &*object)]).unwrap()
     };
-    let denied: Vec<_> = (0..50).map(|object| of("denied", object)).collect();
+    let denied: Vec<_> = (0..500).map(|object| of("denied", object)).collect();
     let others: Vec<_> = (0..5).map(|object| of("other", object)).collect();
     encrypt_all(&envelope, &denied).await;
     encrypt_all(&envelope, &others).await;
     scene.kms.faults(REGION).deny_contexts([("tenant", "denied")]);
     for round in 0..5 {
-        assert!(envelope.encrypt(b"x", &of("denied", 100 + round)).await.is_err());
+        assert!(envelope.encrypt(b"x", &of("denied", 1_000 + round)).await.is_err());
         scene.until("a probe", || scene.cache.stats().encryption.refreshes > round.into()).await;
         scene.hand.advance(7 * SECOND);
     }

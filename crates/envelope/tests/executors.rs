@@ -282,3 +282,56 @@ fn deadlines_hold_behind_a_load_that_hangs() {
     });
     assert!(told.recv_timeout(Duration::from_mins(1)).unwrap());
 }
+
+/// A keyring that encrypts with a client over the very cache that asks it.
+#[cfg(feature = "tokio")]
+#[derive(Debug, Clone, Default)]
+struct WaitsInItself {
+    client: Arc<std::sync::OnceLock<Envelope>>,
+    failures: Arc<std::sync::Mutex<Vec<Error>>>,
+}
+
+#[cfg(feature = "tokio")]
+impl Keyring for WaitsInItself {
+    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey> {
+        let client = self.client.get().unwrap().blocking();
+        let inner = client.encrypt(b"x", &context("inner"));
+        self.failures.lock().unwrap().extend(inner.err());
+        Box::pin(async move { keyring().generate(request).await })
+    }
+
+    fn wrap<'a>(
+        &'a self,
+        _: KeyringRequest<'a>,
+        _: &'a DataKey,
+    ) -> KeyringFuture<'a, Vec<EncryptedDataKey>> {
+        Box::pin(async { Ok(vec![]) })
+    }
+
+    fn unwrap<'a>(
+        &'a self,
+        _: KeyringRequest<'a>,
+        _: &'a [EncryptedDataKey],
+    ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
+        Box::pin(async { Err(vec![]) })
+    }
+}
+
+/// Where a thread of the cache would wait for itself, there is an error instead.
+#[cfg(feature = "tokio")]
+#[test]
+fn a_keyring_can_not_wait_for_the_cache_that_asks_it() {
+    let waiting = WaitsInItself::default();
+    let client = caching(waiting.clone(), |builder| builder);
+    waiting.client.set(client.clone()).unwrap();
+    client.blocking().encrypt(b"x", &context("outer")).unwrap();
+    let failures = waiting.failures.lock().unwrap();
+    assert!(matches!(failures[..], [Error::WaitsForItself]), "{failures:?}");
+    drop(failures);
+    // Another cache's threads are others.
+    let other = WaitsInItself::default();
+    other.client.set(caching(keyring(), |builder| builder)).unwrap();
+    let client = caching(other.clone(), |builder| builder);
+    client.blocking().encrypt(b"x", &context("outer")).unwrap();
+    assert!(other.failures.lock().unwrap().is_empty());
+}

@@ -150,3 +150,24 @@ async fn nobody_waits_for_ever() {
     hanging.await.unwrap();
     envelope.encrypt(b"x", &waiting).await.expect("nothing is remembered of it");
 }
+
+/// Who comes when all others have left joins the load that has begun: callers in a hurry cause one
+/// request, and not one each.
+#[cfg(feature = "tokio")]
+#[tokio::test]
+async fn a_load_that_has_begun_is_joined_when_all_have_left() {
+    let keyring = GatedKeyring::new(0);
+    let envelope = caching(keyring.clone(), |builder| builder);
+    let context = context("a");
+    for _ in 0..5 {
+        let mut encrypting = Box::pin(envelope.encrypt(b"x", &context));
+        assert!(poll_immediate(&mut encrypting).await.is_none());
+        eventually(|| keyring.counts().0 > 0).await;
+        drop(encrypting);
+    }
+    let mut encrypting = Box::pin(envelope.encrypt(b"x", &context));
+    assert!(poll_immediate(&mut encrypting).await.is_none());
+    keyring.gate.add_permits(100);
+    encrypting.await.unwrap();
+    assert_eq!(keyring.counts().0, 1);
+}

@@ -100,10 +100,11 @@ impl Background {
         if let Some(handle) = self.0.handle.get() {
             return Ok(handle);
         }
+        let process = std::process::id();
+        // Before the lock: a child that is forked while it is held must not wait for it.
+        let _ = self.0.process.compare_exchange(0, process, Relaxed, Relaxed);
         let mut state = self.0.state();
         if let State::Idle = *state {
-            let process = std::process::id();
-            self.0.process.store(process, Relaxed);
             let runtime = Builder::new_multi_thread()
                 .worker_threads(self.0.workers)
                 .thread_name("kms-pool")

@@ -248,6 +248,8 @@ impl KmsPool {
     /// credentials are renewed no more. Waits up to `patience` for the operations under way, with
     /// their retries. Whether none was left.
     ///
+    /// In a child that was forked after the pool was first used, none is left, and nothing waits.
+    ///
     /// When none was left, the pool's threads end as well. Otherwise they end with the last
     /// operation's client, or when this is called again.
     ///
@@ -258,13 +260,19 @@ impl KmsPool {
     /// ```
     pub async fn shutdown(&self, patience: Duration) -> bool {
         self.shared.closed.store(true, Relaxed);
+        let background = &self.shared.settings.background;
+        if background.check_process().is_err() {
+            // What was under way is the parent's, as are the locks that it may have held.
+            return true;
+        }
         self.clear();
         self.shared.sessions.stop();
         self.parts().stop();
-        let background = &self.shared.settings.background;
         let drained = async {
             while self.shared.counters.operations.value() > 0 {
                 background.sleep(Duration::from_millis(5)).await;
+                // Without the runtime, a sleep is over at once, and patience has to end it.
+                tokio::task::yield_now().await;
             }
         };
         let is_drained = background.timeout(patience, drained).await.is_some();

@@ -24,11 +24,15 @@ fn main() {
 
 #[cfg(unix)]
 mod parent {
+    use std::pin::pin;
     use std::process::ExitCode;
     use std::sync::Arc;
+    use std::thread;
+    use std::time::Duration;
 
     use fork::Fork;
     use futures_executor::block_on;
+    use futures_util::future::poll_immediate;
     use kms_local::KmsLocal;
     use kms_pool::{KmsError, KmsErrorKind, KmsPool, Principal};
 
@@ -43,12 +47,14 @@ mod parent {
         };
         let client = block_on(used.client(REGION, &principal)).expect("credentials");
         block_on(random(&client)).expect("an answer");
+        let mut under_way = pin!(random(&client));
+        assert!(block_on(poll_immediate(&mut under_way)).is_none());
         match fork::fork().expect("a child") {
             Fork::Parent(child) => {
                 let status = fork::waitpid(child).expect("its end");
                 let is_well = fork::WIFEXITED(status) && fork::WEXITSTATUS(status) == 0;
                 // What the child did has not hurt the parent.
-                block_on(random(&client)).expect("an answer");
+                block_on(under_way).expect("an answer");
                 assert_eq!(used.stats().connections_opened, 1);
                 if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
             }
@@ -61,13 +67,21 @@ mod parent {
                     // What was not used before the fork works after it.
                     block_on(ask(&unused)).map_err(|error| error.kind()),
                 ];
+                // The parent's request is under way for ever here.
+                thread::spawn(|| {
+                    thread::sleep(Duration::from_secs(10));
+                    println!("child: the pool did not shut down");
+                    std::process::exit(2)
+                });
+                let is_drained = block_on(used.shutdown(Duration::from_secs(1)));
                 let in_child = Err(KmsErrorKind::AfterFork);
                 let expected = [in_child, in_child, in_child, in_child, Ok(())];
-                drop((used, unused, client));
-                if kinds != expected {
-                    println!("child: {kinds:?}");
+                let is_well = kinds == expected && is_drained;
+                if !is_well {
+                    println!("child: {kinds:?}, drained: {is_drained}");
                 }
-                std::process::exit(i32::from(kinds != expected))
+                drop((used, unused));
+                std::process::exit(i32::from(!is_well))
             }
         }
     }

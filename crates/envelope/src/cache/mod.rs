@@ -60,8 +60,9 @@ use crate::{
 /// How many bytes a place at the front may take: it is held there after it has left the cache.
 const LARGEST_AT_THE_FRONT: u64 = 16 << 10;
 
-/// Among how many entries one is picked, at the most.
-const PICKED_AMONG: usize = 64;
+/// Among how many entries one is picked, at the most: so many that one tenant can hardly own all of
+/// them, and few enough to look at in milliseconds.
+const PICKED_AMONG: usize = 10_000;
 
 /// Whether a hit that was looked up brings what it found to the front: one in 32, by chance, since
 /// keys that come in turns would each have its own number of every 32.

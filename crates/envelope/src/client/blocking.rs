@@ -3,13 +3,20 @@
 use std::{
     future::Future,
     pin::pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{
+            AtomicBool,
+            Ordering::{Acquire, Release},
+        },
+    },
     task::{Context, Poll, Wake, Waker},
     thread::{self, Thread},
 };
 
 use super::{Decrypted, Envelope, PreparedContext};
 use crate::{
+    background::waiting,
     context::EncryptionContext,
     error::Error,
     stream::{DecryptionMode, Decryptor, Encryptor, UnverifiedHeader},
@@ -28,7 +35,8 @@ use crate::{
 /// # Inside of async code
 ///
 /// It works there, too, but while it waits, the thread runs no other task of the executor: use the
-/// async methods there.
+/// async methods there. On a thread of its own cache, as in a keyring, it fails with
+/// [`Error::WaitsForItself`] where it would have to load a data key.
 #[derive(Debug, Clone)]
 pub struct BlockingEnvelope {
     envelope: Envelope,
@@ -306,24 +314,61 @@ impl BlockingPreparedContext {
 }
 
 /// Wakes a thread.
-struct Parked(Thread);
+struct Parked {
+    thread: Thread,
+    /// Whether it was woken. The thread's own token does not tell: what is polled may have taken
+    /// it, as scoped threads and channels do when they park.
+    is_woken: AtomicBool,
+}
 
 impl Wake for Parked {
     fn wake(self: Arc<Self>) {
-        self.0.unpark();
+        self.is_woken.store(true, Release);
+        self.thread.unpark();
     }
 }
 
 /// Waits on this thread.
 fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
-    let waker = Waker::from(Arc::new(Parked(thread::current())));
+    let parked = Arc::new(Parked { thread: thread::current(), is_woken: AtomicBool::new(false) });
+    let waker = Waker::from(Arc::clone(&parked));
     let mut context = Context::from_waker(&waker);
-    loop {
-        match future.as_mut().poll(&mut context) {
-            Poll::Ready(output) => return output,
-            // A wake-up since then is not lost, and one for nothing does no harm.
-            Poll::Pending => thread::park(),
+    waiting(|| {
+        loop {
+            if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+                return output;
+            }
+            while !parked.is_woken.swap(false, Acquire) {
+                thread::park();
+            }
         }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, sync::mpsc, time::Duration};
+
+    use super::*;
+
+    /// What is polled may park the thread itself, as scoped threads and channels do, and so take
+    /// the token of a wake-up.
+    #[test]
+    fn a_wake_up_is_not_lost_where_what_is_polled_parks() {
+        let (done, is_done) = mpsc::channel();
+        thread::spawn(move || {
+            let mut polled = false;
+            block_on(poll_fn(|context| {
+                if std::mem::replace(&mut polled, true) {
+                    return Poll::Ready(());
+                }
+                context.waker().wake_by_ref();
+                thread::park();
+                Poll::Pending
+            }));
+            let _ = done.send(());
+        });
+        assert!(is_done.recv_timeout(Duration::from_secs(10)).is_ok(), "it waits for ever");
     }
 }

@@ -357,6 +357,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn another_machine_is_asked_nothing_in_the_clear() {
+        let (listener, url) = server().await;
+        let mut settings = ConnectionSettings::default();
+        settings.hosts.set("kms.example", vec![listener.local_addr().unwrap().ip()]);
+        let https = Connections::new(settings, Arc::default()).unwrap().client();
+        let url = url.replace("127.0.0.1", "kms.example");
+        let mut exchange = https.send(request(&url)).unwrap();
+        let (head, none) = tokio::join!(exchange.head(), async {
+            timeout(Duration::from_millis(50), listener.accept()).await.is_err()
+        });
+        let error = format!("{:?}", head.unwrap_err());
+        assert!(error.contains("plain http://") && none, "{error}");
+    }
+
+    #[tokio::test]
     async fn requests_under_way_survive_the_end_of_idle_connections() {
         let https = https();
         let (listener, url) = server().await;

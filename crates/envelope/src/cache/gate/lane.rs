@@ -95,6 +95,13 @@ struct Context<T> {
     unproven: usize,
 }
 
+/// How many wait.
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    of_context: usize,
+    of_partition: usize,
+}
+
 /// What became of one that came.
 #[derive(Debug)]
 pub(super) enum Admission<T> {
@@ -122,8 +129,11 @@ impl<T> Lane<T> {
         let mut replaced = None;
         if self.waiting >= in_all {
             // Where most wait, one more or less makes the least difference.
-            let longest = self.longest();
-            match longest.filter(|(_, waiting)| *waiting > own + 1) {
+            let of_partition = self.partitions.get(&visit.partition).map_or(0, |it| it.waiting);
+            let longest = self.longest().filter(|(_, waiting)| {
+                waiting.of_context > own + 1 || waiting.of_partition > of_partition + 1
+            });
+            match longest {
                 None => return Admission::Full(waiter),
                 Some(((partition, context), _)) => {
                     replaced = self.take_last(partition, context);
@@ -238,13 +248,13 @@ impl<T> Lane<T> {
     }
 
     /// The context with the most who wait, in the partition with the most.
-    fn longest(&self) -> Option<((u64, u64), usize)> {
+    fn longest(&self) -> Option<((u64, u64), Waiting)> {
         let longest = self.partitions.iter().max_by_key(|(_, partition)| partition.waiting);
         let (number, partition) = longest?;
         let contexts = partition.contexts.iter();
-        let (context, waiting) =
+        let (context, of_context) =
             contexts.map(|(number, it)| (number, it.waiting())).max_by_key(|(_, it)| *it)?;
-        Some(((*number, *context), waiting))
+        Some(((*number, *context), Waiting { of_context, of_partition: partition.waiting }))
     }
 
     /// Takes out the last one that waits there.
@@ -402,6 +412,27 @@ mod tests {
         assert!(lane.next().is_some());
         come(&mut lane, visit(1, 1, true, 1));
         assert_eq!(lane.waiting, 7);
+    }
+
+    /// Nor can one partition, by contexts of which each has one that waits.
+    #[test]
+    fn a_lane_full_of_many_contexts_has_room_for_other_partitions() {
+        let mut lane = Lane::new(Widths::new(1, 10));
+        for number in 0..160 {
+            come(&mut lane, visit(1, number, true, 1));
+        }
+        assert!(matches!(lane.come(visit(1, 999, true, 1), 0), Admission::Full(_)));
+        for context in 0..79 {
+            let admission = lane.come(visit(2, context, true, 1), 0);
+            assert!(matches!(admission, Admission::Replaces(..)), "{context}: {admission:?}");
+        }
+        // Neither drives the other out further.
+        for partition in [1, 2] {
+            lane.come(visit(partition, 1_000, true, 1), 0);
+            let admission = lane.come(visit(partition, 2_000, true, 1), 0);
+            assert!(matches!(admission, Admission::Full(_)), "{partition}: {admission:?}");
+        }
+        assert_eq!(lane.waiting, 160);
     }
 
     #[derive(Debug, Clone)]

@@ -11,7 +11,7 @@ use crate::{
         store::{Bounds, OwnedKey},
     },
     context::EncryptionContext,
-    format::encrypted_data_key::EncryptedDataKeys,
+    format::encrypted_data_key::{EncryptedDataKey, EncryptedDataKeys},
     observer::{Observer, Operation},
     time::Clock,
 };
@@ -34,7 +34,7 @@ const MAX_WAIT: Duration = Duration::from_secs(10);
 /// With the feature `tokio` (a default one), data keys are loaded and refreshed on threads of the
 /// cache, named `envelope-cache`: one for each processor, at least two and at most 16. They have a
 /// tokio runtime of their own. A keyring or [`Observer`] of yours runs on them: it should not block
-/// for long, and must not use a [`BlockingEnvelope`](crate::BlockingEnvelope) over this cache. They
+/// for long, and can't wait there for a [`BlockingEnvelope`](crate::BlockingEnvelope) over this cache. They
 /// are started at the first load, and end when the last that uses the cache is dropped, wherever
 /// that happens. So callers may use any executor, or none, and what becomes of their runtime is no
 /// matter to a load. A load that has begun goes on when its callers go; one that waits for its turn
@@ -141,9 +141,11 @@ impl MaterialsCache {
     pub(super) fn drop_refused(&self, wrapping_key: &str, partition: Option<&str>) {
         let here = |key: &OwnedKey| partition.is_none_or(|it| it == key.borrow().partition);
         self.0.encryption.drop_refused(|key, materials| {
-            here(key) && is_under(materials.encrypted_data_keys(), wrapping_key)
+            here(key) && is_wrapped_by(materials.encrypted_data_keys(), wrapping_key)
         });
-        self.0.decryption.drop_refused(|key, _| here(key) && is_under(keys_of(key), wrapping_key));
+        self.0
+            .decryption
+            .drop_refused(|key, _| here(key) && is_wrapped_by(keys_of(key), wrapping_key));
     }
 
     /// Drops the entries whose data keys are all older than `age`, and so wipes them; tells how
@@ -188,14 +190,24 @@ impl MaterialsCache {
     }
 }
 
-/// Whether one of these is wrapped by the key of this name.
+/// Whether one of these is wrapped by the key of this name, or of one that begins with it.
 pub(super) fn is_under(keys: EncryptedDataKeys<'_>, wrapping_key: &str) -> bool {
-    keys.iter().any(|key| {
-        let qualified = wrapping_key
-            .strip_prefix(&*key.key_provider_id)
-            .and_then(|rest| rest.strip_prefix('/'));
-        let is_named = |name: &str| key.key_provider_information.starts_with(name.as_bytes());
-        is_named(wrapping_key) || qualified.is_some_and(is_named)
+    keys.iter().any(|key| is_named(&key, wrapping_key))
+}
+
+fn is_named(key: &EncryptedDataKey, wrapping_key: &str) -> bool {
+    let qualified =
+        wrapping_key.strip_prefix(&*key.key_provider_id).and_then(|rest| rest.strip_prefix('/'));
+    let is_named = |name: &str| key.key_provider_information.starts_with(name.as_bytes());
+    is_named(wrapping_key) || qualified.is_some_and(is_named)
+}
+
+/// Whether one of these is wrapped by the key that a failure names. For AWS KMS that is the whole
+/// ARN: a message may name what is only the beginning of other keys' ARNs.
+pub(super) fn is_wrapped_by(keys: EncryptedDataKeys<'_>, wrapping_key: &str) -> bool {
+    keys.iter().any(|key| match &*key.key_provider_id {
+        "aws-kms" => key.key_provider_information == wrapping_key.as_bytes(),
+        _ => is_named(&key, wrapping_key),
     })
 }
 
@@ -406,5 +418,31 @@ impl fmt::Display for CacheStats {
             .iter()
             .filter(|(count, _)| *count > 0)
             .try_for_each(|(count, what)| write!(f, ", {count} {what}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::encrypted_data_key::serialize;
+
+    #[test]
+    fn a_failure_concerns_the_key_that_it_names_and_no_longer_name() {
+        let wrapped = |id: &str, name: &str| {
+            let (key_provider_id, key_provider_information) = (id.to_owned(), name.into());
+            let ciphertext = vec![1];
+            serialize(&[EncryptedDataKey { key_provider_id, key_provider_information, ciphertext }])
+                .unwrap()
+        };
+        let arn = "arn:aws:kms:us-east-1:1:key/1234";
+        let of_aws = wrapped("aws-kms", arn);
+        let of_aws = EncryptedDataKeys::from_checked(&of_aws);
+        assert!(is_wrapped_by(of_aws, arn) && is_under(of_aws, arn));
+        let beginning = &arn[..arn.len() - 1];
+        assert!(!is_wrapped_by(of_aws, beginning) && is_under(of_aws, beginning));
+        // Others may say more than the name there, as raw keyrings do.
+        let raw = wrapped("namespace", "name, and an IV");
+        let raw = EncryptedDataKeys::from_checked(&raw);
+        assert!(is_wrapped_by(raw, "name") && is_wrapped_by(raw, "namespace/name"));
     }
 }

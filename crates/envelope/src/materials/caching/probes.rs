@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     CachingMaterialsManager,
-    cache::is_under,
+    cache::is_wrapped_by,
     sources::{DecryptionSource, EncryptionSource},
 };
 use crate::{
@@ -164,7 +164,7 @@ impl CachingMaterialsManager {
             let in_common = |denied: &EncryptionContext| {
                 context.iter().filter(|(key, value)| denied.get(key) == Some(value)).count()
             };
-            (is_ours && names(failure).any(|name| is_under(keys, name)) && is_other())
+            (is_ours && names(failure).any(|name| is_wrapped_by(keys, name)) && is_other())
                 .then(|| denied.iter().map(in_common).sum())
         };
         let probe_encryption = || {
