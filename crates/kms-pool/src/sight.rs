@@ -112,7 +112,7 @@ pub(crate) fn renewal_failed(principal: &Principal, error: &KmsError) {
 }
 
 pub(crate) fn date_learnt(region: &str) {
-    tracing::warn!(target: TARGET, region, "KMS refused the date of a request: its date is used from now on");
+    tracing::warn!(target: TARGET, region, "KMS refused the date of a request: using the date of KMS from now on");
 }
 
 pub(crate) fn circuit_opened(region: &Arc<str>) {
@@ -142,7 +142,7 @@ pub(crate) fn connection_opened() {
 }
 
 pub(crate) fn reconnected() {
-    tracing::debug!(target: TARGET, "an old connection failed, and a new one is opened");
+    tracing::debug!(target: TARGET, "a reused connection failed: opening a new one");
 }
 
 pub(crate) fn connection_closed() {
