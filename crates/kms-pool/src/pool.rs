@@ -49,13 +49,13 @@ struct Shared {
 /// What a pool was built with.
 pub(crate) struct Settings {
     pub(crate) common: config::Builder,
-    /// What everything that goes on by itself runs on.
+    /// The runtime for background tasks.
     pub(crate) background: Background,
     pub(crate) clock: Clock,
     /// Endpoints of single regions, before the one of `common`.
     pub(crate) endpoints: HashMap<String, String>,
     pub(crate) connections: Connections,
-    /// What credentials are asked for over.
+    /// The HTTP client for credentials providers.
     pub(crate) credentials_http: SharedHttpClient,
     pub(crate) renewals: Renewals,
     pub(crate) budget: BudgetSettings,
@@ -96,31 +96,32 @@ impl KmsPool {
         Self { shared: Arc::new(shared) }
     }
 
-    /// The client for `region` that signs as `principal`.
+    /// Returns the client for `region` that signs as `principal`.
     ///
-    /// When the client is there, which is nearly always, this costs a lookup and allocates nothing.
-    /// It may be kept: new credentials reach it with each attempt. The first time, the principal's
-    /// provider is asked, once for all callers who wait, and a failure goes to each of them.
+    /// If the client exists, which is nearly always the case, this costs a lookup and allocates
+    /// nothing. You can keep the client: each attempt uses the current credentials. The first call
+    /// waits for the principal's provider; concurrent callers share that load, and all of them get
+    /// its error if it fails.
     ///
-    /// Credentials are renewed in the background, [`refresh_lead`](KmsPoolBuilder::refresh_lead)
-    /// before they expire and when KMS refuses them. No request waits for that as long as the old
-    /// ones are good: if the provider fails or hangs they serve until they expire, and it is asked
-    /// again after 1, 2, 4, … up to 30 s. Refusals cause up to five renewals in a row, and then one
-    /// each 10 s. What the provider hands out is used even if it looks expired, since it may be
-    /// this machine's clock that is wrong: KMS decides.
+    /// Credentials are refreshed in the background, [`refresh_lead`](KmsPoolBuilder::refresh_lead)
+    /// before they expire and when KMS refuses them. No request waits for that while the current
+    /// ones are valid. If the provider fails or hangs, they are used until they expire, and the
+    /// provider is called again after 1, 2, 4, … up to 30 s. Refusals cause up to five refreshes in
+    /// a row, and then one every 10 s. Credentials that the provider returns are used even if they
+    /// look expired, because this machine's clock may be wrong: KMS decides.
     ///
-    /// This works under any executor, as does the client: the pool has threads of its own for
-    /// timers, connections and renewals.
+    /// This works under any executor, and so does the client: the pool has its own threads for
+    /// timers, connections and credential refreshes.
     ///
     /// # Errors
     ///
-    /// [`InvalidRequest`](KmsErrorKind::InvalidRequest) if `region` is not the name of a region or
+    /// [`InvalidRequest`](KmsErrorKind::InvalidRequest) if `region` is not a valid region name or
     /// the pool has been [shut down](Self::shutdown),
     /// [`CredentialsUnavailable`](KmsErrorKind::CredentialsUnavailable) if the provider fails,
     /// panics or takes longer than [`provider_timeout`](KmsPoolBuilder::provider_timeout),
     /// [`AfterFork`](KmsErrorKind::AfterFork) in a child that was forked after the pool was first
-    /// used, and [`Unavailable`](KmsErrorKind::Unavailable) if the pool's threads cannot be started.
-    /// No request is sent to KMS.
+    /// used, and [`Unavailable`](KmsErrorKind::Unavailable) if the pool's threads cannot be
+    /// started. No request is sent to KMS.
     ///
     /// # Examples
     ///
@@ -244,12 +245,12 @@ impl KmsPool {
         self.shared.slots.retain(|key, _| key.principal != principal.id());
     }
 
-    /// Ends the pool: it supplies no more clients, those it has supplied begin no more operations,
-    /// credentials are renewed no more. Waits up to `patience` for the operations under way, with
-    /// their retries. Whether none was left.
+    /// Shuts the pool down: it returns no more clients, existing clients start no more operations,
+    /// and credentials are no longer refreshed. Waits up to `patience` for running operations,
+    /// including their retries. Returns whether all of them have ended.
     ///
-    /// When none was left, the pool's threads end as well. Otherwise they end with the last
-    /// operation's client, or when this is called again.
+    /// In that case the pool's threads end as well. Otherwise they end with the client of the last
+    /// operation, or when you call this again.
     ///
     /// ```no_run
     /// # async fn example(pool: kms_pool::KmsPool) {
@@ -343,7 +344,7 @@ impl KmsPool {
         Slot::new(common, lane)
     }
 
-    /// Whether the pool supplies clients: in this process, and not after its end.
+    /// Whether the pool supplies clients: it was not used before a fork, and is not shut down.
     fn check_open(&self) -> Result<(), KmsError> {
         self.shared.settings.background.check_process()?;
         if self.shared.closed.load(Relaxed) {
@@ -398,7 +399,7 @@ impl Drop for Shared {
     fn drop(&mut self) {
         let janitor = self.parts.get_mut().unwrap_or_else(PoisonError::into_inner).janitor.take();
         if self.settings.background.check_process().is_err() {
-            // As with a lane's, its connections are the parent's.
+            // Its connections belong to the parent, as those of a lane do.
             std::mem::forget(self.settings.credentials_http.clone());
         } else if let Some(janitor) = janitor {
             janitor.abort();

@@ -54,7 +54,7 @@ pub struct Replicas {
     fastest_first: bool,
     hedge_after: Option<Duration>,
     counts: Arc<Counts>,
-    /// Suppliers need have no timers, and callers no runtime.
+    /// The pool's timers, so that callers need no runtime.
     timers: Background,
 }
 
@@ -78,7 +78,7 @@ struct Replica {
     region: Arc<str>,
     /// How long calls took of late, in microseconds; 0 when that is not known.
     latency: AtomicU64,
-    /// Whether the last call that says something of it failed.
+    /// Whether the last call that counts failed.
     failed: AtomicBool,
     /// When it was last measured, in milliseconds since `epoch`.
     measured: AtomicU64,
@@ -134,13 +134,13 @@ impl Replicas {
         })
     }
 
-    /// Tries the fastest region first, based on recent latency. Default: the order in which they
-    /// were given.
+    /// Tries the fastest region first, based on recent latency. Default: the order in which the
+    /// regions were given.
     ///
-    /// A region counts by a moving average of its calls, those that were given up included; one
-    /// whose last call timed out or failed, so that another region was asked, comes last. A call
-    /// that is refused changes nothing: it says something of the request, and nothing of the
-    /// region. A region that has not been measured for five minutes is measured by the next call.
+    /// Latency is a moving average over the calls to a region, including cancelled ones. A region
+    /// whose last call timed out or failed, so that another region was called, comes last. A
+    /// refused call changes nothing, because it concerns the request and not the region. A region
+    /// without a measurement in the last five minutes is measured by the next call.
     #[must_use]
     pub fn fastest_first(mut self) -> Self {
         self.fastest_first = true;
@@ -244,7 +244,7 @@ impl Replicas {
             Err(error) => Err(error),
         };
         match &outcome {
-            // A refusal is about the request, not about the region, however fast it came.
+            // A refusal concerns the request, not the region, however fast it came.
             Err(error) if !fails_over(error) => measured.counts = false,
             outcome => replica.failed.store(outcome.is_err(), Relaxed),
         }
@@ -265,7 +265,7 @@ impl Replicas {
 struct Measured<'a> {
     replica: &'a Replica,
     began: Instant,
-    /// Whether it says something of the region.
+    /// Whether the call counts for the region.
     counts: bool,
 }
 

@@ -38,7 +38,8 @@ pub struct PoolStats {
     pub circuits_opened: u64,
     /// Slots dropped because nobody asked for them for a while.
     pub idle_evictions: u64,
-    /// Connections open now: to KMS, and to STS and the like where credentials come from there.
+    /// Connections that are open now: to KMS, and to the services that credentials come from, such
+    /// as STS.
     pub connections: u64,
     /// Connections opened so far, each with its TLS handshake.
     pub connections_opened: u64,

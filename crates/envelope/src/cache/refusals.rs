@@ -55,7 +55,7 @@ pub(super) fn note_wrapping_keys(
         };
         let unusable = all(&|it| it.kind() == KeyringErrorKind::Unusable);
         if !unusable && !all(&|it| it.may_pass_among(failures)) {
-            // It answers, if only to refuse. Others may have failed before anybody was asked.
+            // A refusal is a response. Other failures may have happened before any request.
             if failures.iter().filter(of_key).any(|it| is_refusing_answer(it.kind())) {
                 backoffs.end_streak(&key.into());
             }
@@ -90,7 +90,7 @@ impl Fingerprints {
     }
 }
 
-/// Whether a failure is the wrapping key's own answer.
+/// Whether a failure is a refusal by the wrapping key's provider itself.
 fn is_refusing_answer(kind: KeyringErrorKind) -> bool {
     matches!(kind, KeyringErrorKind::Denied | KeyringErrorKind::InvalidCiphertext)
 }

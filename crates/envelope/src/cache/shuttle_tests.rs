@@ -525,7 +525,7 @@ impl Source for Loader {
         vec![]
     }
 
-    /// What was cached has been dropped.
+    /// All cached values have been dropped.
     fn failed(&self, error: &Error, _had: bool) {
         let doomed = lock(&self.world.doomed).remove(&failed_load(error));
         lock(&self.world.refused).extend(doomed.into_iter().flatten());

@@ -212,7 +212,7 @@ impl<V> Slot<V> {
         }
     }
 
-    /// Its current value.
+    /// The current value.
     pub(crate) fn current(&self) -> Option<Arc<V>> {
         match &**self.state.load() {
             State::Live { current: Some(current), .. } => Some(Arc::clone(current.value())),
@@ -220,7 +220,7 @@ impl<V> Slot<V> {
         }
     }
 
-    /// Whether a refresh could begin.
+    /// Whether a refresh may start.
     pub(crate) fn may_refresh(&self, now: Moment) -> bool {
         let refresh = self.lock();
         !refresh.under_way && now >= refresh.not_before
@@ -255,8 +255,8 @@ impl<V> Slot<V> {
         self.lock().under_way = false;
     }
 
-    /// A load failed, so the next refresh waits. In an `outage`, which may pass, values past their
-    /// age may serve; `None` where the failure tells nothing of one.
+    /// Records that a load failed, so that the next refresh waits. In an `outage` that may pass,
+    /// values past their age may be served; `None` if the failure says nothing about an outage.
     pub(crate) fn note_failure(
         &self,
         now: Moment,
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_that_tells_nothing_of_an_outage_neither_begins_nor_ends_one() {
+    fn a_failure_that_is_not_about_an_outage_neither_begins_nor_ends_one() {
         let now = Clock::system().moment();
         let policy = Policy { stale: 5 * SECOND, ..policy(10 * SECOND, 100, 100) };
         let slot = Slot::empty(now);

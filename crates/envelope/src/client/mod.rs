@@ -84,12 +84,12 @@ pub struct Envelope {
 }
 
 impl Envelope {
-    /// A client that caches the data keys of `keyring` within the defaults of
-    /// [`CachingMaterialsManager`]. See [`cache`](Self::cache) for what is in it.
+    /// Creates a client that caches the data keys of `keyring`, with the default limits of
+    /// [`CachingMaterialsManager`]. [`cache`](Self::cache) returns its cache.
     ///
     /// # Errors
     ///
-    /// [`Error::Random`] when the system's random number generator fails.
+    /// [`Error::Random`] if the system's random number generator fails.
     pub fn new(keyring: impl Keyring + 'static) -> Result<Self, Error> {
         let source = DefaultMaterialsManager::new(keyring);
         Self::builder(CachingMaterialsManager::builder(source).build()?).build()
@@ -101,7 +101,7 @@ impl Envelope {
         EnvelopeBuilder::new(Arc::new(manager))
     }
 
-    /// The cache of its data keys; `None` where its materials manager keeps none.
+    /// The cache of this client's data keys; `None` if its materials manager has no cache.
     ///
     /// ```
     /// # use envelope::{DataKey, Envelope, keyring::RawAesKeyring};

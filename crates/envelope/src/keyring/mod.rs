@@ -75,10 +75,12 @@ pub trait Keyring: fmt::Debug + Send + Sync {
         None
     }
 
-    /// Which wrapping keys it uses, and how: the same for two keyrings only if either may serve
-    /// data keys that the other obtained. It is part of what cached data keys are found by, so that
-    /// a keyring of another wrapping key does not get those of the one before. Nothing secret.
-    /// Default: `None`, not known, and [`CachingBuilder::partition_id`] can't be set.
+    /// Identifies the wrapping keys that this keyring uses, and how it uses them.
+    ///
+    /// Two keyrings may have the same identity only if each may use data keys that the other one
+    /// obtained. The identity is part of the cache key, so that a keyring with another wrapping key
+    /// does not get data keys of the previous one. It must not contain secrets. Default: `None`,
+    /// which means unknown; [`CachingBuilder::partition_id`] can then not be set.
     ///
     /// [`CachingBuilder::partition_id`]: crate::materials::CachingBuilder::partition_id
     fn identity(&self) -> Option<String> {

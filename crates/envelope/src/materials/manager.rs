@@ -99,18 +99,18 @@ pub trait MaterialsManager: fmt::Debug + Send + Sync {
         None
     }
 
-    /// The cache that materials are kept in. Default: none.
+    /// The cache that keeps the materials. Default: none.
     fn cache(&self) -> Option<&MaterialsCache> {
         None
     }
 
-    /// Which wrapping keys materials come of, as
-    /// [`Keyring::identity`](crate::keyring::Keyring::identity). Default: not known.
+    /// Identifies the wrapping keys of the materials, like
+    /// [`Keyring::identity`](crate::keyring::Keyring::identity). Default: unknown.
     fn identity(&self) -> Option<String> {
         None
     }
 
-    /// Whether it must see every request, so that a cache over it would skip what it checks.
+    /// Whether it must see every request, because a cache over it would skip its checks.
     /// [`CachingBuilder::build`](super::CachingBuilder::build) refuses such a source. Default:
     /// `false`.
     fn sees_every_request(&self) -> bool {
@@ -234,12 +234,12 @@ pub struct DecryptionMaterialsRequest<'a> {
     pub background: bool,
 }
 
-/// What shows that decryption materials are the right ones.
+/// Shows that decryption materials are the right ones.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Proof<'a> {
     /// The message's header, as it was received, is authentic under them.
     Header(&'a UnverifiedHeader<'a>),
-    /// They have the data key of these, which were proven.
+    /// They contain the same data key as these materials, which were proven.
     Known(&'a Arc<DecryptionMaterials>),
 }
 
@@ -253,9 +253,10 @@ impl DecryptionMaterialsRequest<'_> {
     pub fn encryption_context(&self) -> Result<EncryptionContext, Error> {
         EncryptionContext::from_serialized(self.stored_context, 0)?.with(self.required_context)
     }
-    /// Whether the message's header is authentic under these materials. A forged message gets real
-    /// materials, too, since they are supplied before anything can be verified: a manager that
-    /// keeps materials must keep none for which this is `false`.
+    /// Whether the message's header is authentic under these materials.
+    ///
+    /// Materials are supplied before the message can be verified, so a forged message gets real
+    /// materials, too. A manager that keeps materials must not keep any for which this is `false`.
     #[must_use]
     pub fn is_authentic_under(&self, materials: &DecryptionMaterials) -> bool {
         match self.proof {

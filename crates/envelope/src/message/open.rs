@@ -48,7 +48,7 @@ pub(crate) fn is_authentic(header: &UnverifiedHeader<'_>, materials: &Decryption
     materials.suite() == header.suite && verified(header, materials).is_ok()
 }
 
-/// Verifies the commitment, then the header's tag over the bytes as they were received. Gives the
+/// Verifies the commitment, then the header's tag over the bytes as they were received. Returns the
 /// key of the message.
 fn verified(
     header: &UnverifiedHeader<'_>,

@@ -60,7 +60,7 @@ impl Generation {
         self.refresh_at
     }
 
-    /// Whether it serves as it is.
+    /// Whether it can be used without a refresh.
     pub(crate) fn is_fresh(&self, now: SystemTime) -> bool {
         !self.is_due(now) && !self.is_refused()
     }
@@ -78,7 +78,7 @@ impl Generation {
     }
 
     pub(crate) fn accept(&self) {
-        // Nearly always it is so already, and nothing is written that other threads read.
+        // Usually false already: skip the write, which would slow down other threads.
         if self.is_refused() {
             self.refused.store(false, Relaxed);
         }

@@ -57,8 +57,7 @@ pub enum BuildError {
         /// What does not go with what.
         reason: &'static str,
     },
-    /// A proxy that is not `http://host:port` or `https://host:port`. The error does not show the
-    /// URL, which may hold a password.
+    /// The proxy URL is invalid. The error does not show the URL, which may contain a password.
     #[error("invalid proxy URL: expected http://host:port or https://host:port")]
     Proxy,
     /// An application name with characters that a user agent may not have.

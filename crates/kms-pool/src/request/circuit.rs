@@ -133,7 +133,7 @@ impl Pass {
         self.fail(now)
     }
 
-    /// It failed by something that says nothing of the server, or nothing new.
+    /// The request failed for a reason that says nothing, or nothing new, about the server.
     pub(crate) fn learnt_nothing(mut self) {
         self.races = false;
     }
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_says_nothing_changes_nothing() {
+    async fn inconclusive_failures_change_nothing() {
         let (circuit, now) = (circuit(1), Instant::now());
         let mut pass = circuit.enter(now, false).ok().unwrap();
         pass.race();

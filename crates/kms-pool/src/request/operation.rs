@@ -34,7 +34,7 @@ pub(super) struct Operation {
     /// happens once.
     corrected: Arc<AtomicBool>,
     renewed: Arc<AtomicBool>,
-    /// Whether a connection from before has failed it. That is forgiven once.
+    /// Whether a reused connection has failed this operation. One such failure is retried.
     reconnected: Arc<AtomicBool>,
     _counted: Arc<Counted>,
 }
@@ -71,7 +71,7 @@ impl Operation {
         !self.renewed.swap(true, Relaxed)
     }
 
-    /// Takes the one try over a new connection that an operation has besides its attempts.
+    /// Takes the one try over a new connection that an operation has in addition to its attempts.
     pub(super) fn take_reconnection(&self) -> bool {
         !self.reconnected.swap(true, Relaxed)
     }

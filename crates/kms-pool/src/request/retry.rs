@@ -32,8 +32,8 @@ impl Retries {
         Self { others: attempts > 1 }
     }
 
-    /// What goes with it. With a single attempt there are two more to sign again, since the date
-    /// and the credentials may both have been wrong.
+    /// The retry configuration. Even with a single attempt there are two more to sign again,
+    /// because both the date and the credentials may have been wrong.
     pub(crate) fn config(attempts: u32) -> RetryConfig {
         let attempts = if attempts == 1 { 3 } else { attempts };
         RetryConfig::standard().with_max_attempts(attempts)
@@ -62,10 +62,10 @@ impl ClassifyRetry for Retries {
     }
 }
 
-/// What bounds the retries of one slot, which is one principal in one region: when KMS is down they
-/// end by themselves, and nobody uses up the retries of another.
+/// The quota for the retries of one slot, which is one principal in one region. It ends retries
+/// when KMS is down, and no principal can use up another one's.
 ///
-/// It is wide enough for a thousand requests at once whose credentials have to be renewed.
+/// It is large enough for a thousand concurrent requests whose credentials must be refreshed.
 pub(crate) fn retry_quota() -> RetryPartition {
     let bucket =
         TokenBucket::builder().capacity(5_000).retry_cost(5).timeout_retry_cost(10).build();

@@ -26,7 +26,8 @@ pub(super) struct Request {
     pub(super) key: usize,
     /// What it reserves; nothing for opening.
     pub(super) bytes: Option<u64>,
-    /// Whether it can tell that a value is the right one: not by a message that is not authentic.
+    /// Whether it can prove that a value is the right one: false for a message that is not
+    /// authentic.
     pub(super) authentic: bool,
     pub(super) policy: Arc<Policy>,
 }
@@ -128,7 +129,7 @@ struct Load {
     holders: usize,
     /// Whether it goes on without them.
     held: bool,
-    /// What it brought was kept.
+    /// Whether the loaded value was kept.
     kept: bool,
     end: Option<End>,
 }
@@ -215,7 +216,7 @@ impl Model {
         }
     }
 
-    /// What the first one who waited for it could not prove, another one may.
+    /// A value that the first waiter could not prove may be proven by another waiter.
     fn keep_if_proven(&mut self, request: &Request, ticket: &Ticket, value: Number) {
         let usable = ticket.started || self.is_fresh(request, value);
         let there = !self.entry(request).kept.is_empty();
@@ -231,10 +232,10 @@ impl Model {
         }
     }
 
-    /// What a load brought is kept.
+    /// Keeps the value of a load.
     fn keep(&mut self, number: Number, request: &Request) {
         self.entry(request).keep(number, request.half);
-        self.loads.get_mut(&number).expect("somebody waits for it").kept = true;
+        self.loads.get_mut(&number).expect("the load has a waiter").kept = true;
     }
 
     /// An operation gave up.
@@ -251,7 +252,7 @@ impl Model {
         let entry = self.entry(request);
         entry.refreshing.push(entry.removals);
         let removals = entry.removals;
-        // What is there was proven, and so proves what takes its place.
+        // The existing value was proven, and therefore proves its replacement.
         let request = Request { authentic: true, ..request.clone() };
         Refresh { request, ticket: None, removals }
     }
@@ -305,7 +306,7 @@ impl Model {
                 if undisturbed {
                     self.wrapping_keys[wrapping_key(request.key)] = None;
                     self.entry(&request).memory = None;
-                    // It is the right one, too, if it is the one that is there.
+                    // A value that equals the existing one is also right.
                     if request.authentic || !self.entry(&request).kept.is_empty() {
                         self.keep(number, &request);
                     } else {
@@ -333,7 +334,7 @@ impl Model {
     fn fail(&mut self, number: Number, request: &Request, asked: Duration, answer: Answer) {
         let (now, key, policy) = (self.now, request.key, &request.policy);
         let entry = self.entry(request);
-        // What was never of use may be a message whose sender wants this to be heard.
+        // Without a kept value, the message's sender may want to cause this failure.
         let ours = request.half == Half::Sealing || !entry.kept.is_empty();
         entry.no_refresh_after_failure(now, policy);
         entry.outage = answer == Answer::Throttled;
@@ -343,8 +344,8 @@ impl Model {
         if matches!(answer, Answer::Disabled | Answer::Denied) {
             self.entry(request).remove();
         }
-        // What nobody may use any more is dropped wherever it is. What is denied may be one
-        // context's alone.
+        // A key that nobody may use any more is dropped from every entry. A denial may concern only
+        // one context.
         if answer == Answer::Disabled && ours {
             let entries = self.entries.iter_mut().flat_map(|half| half.iter_mut().enumerate());
             let under = entries.filter(|(other, _)| wrapping_key(*other) == wrapping_key(key));
@@ -366,7 +367,7 @@ impl Model {
         } else if answer == Answer::Disabled {
             *memory = Some(Memory::after(*memory, number, asked, now, |_| policy.refuse_for));
         } else {
-            // It answers, whatever it says, but what others are refused with is not over.
+            // Any response ends the streak, but not the refusal that other callers get.
             *memory = memory.map(|memory| Memory { failures: 0, waves: 0, ..memory });
         }
     }
@@ -562,7 +563,7 @@ impl Entry {
         self.removals += 1;
     }
 
-    /// A load did not bring what can be kept.
+    /// The load did not return a value that can be kept.
     fn no_refresh_after_failure(&mut self, now: Duration, policy: &Policy) {
         self.outage = false;
         self.failures_since_kept += 1;

@@ -32,7 +32,7 @@ pub(crate) enum Operation {
         percent: u64,
         at_place: bool,
     },
-    /// Opens a message, which may turn out not to be authentic.
+    /// Decrypts a message, which may turn out not to be authentic.
     Decrypt {
         key: usize,
         authentic: bool,
@@ -331,7 +331,7 @@ mod tests {
                 run([decrypt, advance(8), decrypt, Kms(answer), RunTasks, decrypt]);
             }
         }
-        // Who waits for the load of a message that is not authentic keeps what it brings.
+        // A waiter can keep the value of a load that a forged message started.
         let [forged, authentic] = [false, true].map(|authentic| Decrypt { key: 0, authentic });
         let load = [Operation::Slow(true), forged, authentic, Operation::Answer(0)];
         run(load.into_iter().chain([authentic, InvalidateAll, forged, authentic, authentic]));

@@ -71,7 +71,7 @@ pub(super) struct Value {
 struct Loader<const OPENING: bool> {
     world: Arc<World>,
     request: Request,
-    /// Whether it is a refresh, whose load goes with it.
+    /// Whether this is a refresh, which is cancelled together with its load.
     ahead: bool,
 }
 
@@ -187,7 +187,7 @@ impl World {
         }
     }
 
-    /// Drives what goes on though nobody waits for it, and tells whether any of it ended.
+    /// Drives the loads that continue without waiters. Returns whether any of them ended.
     pub(super) fn drive_held(&self) -> bool {
         let mut held = std::mem::take(&mut self.state().held);
         let before = held.len();
@@ -274,7 +274,7 @@ impl<const OPENING: bool> Source for Loader<OPENING> {
         Self { request, ..self.clone() }
     }
 
-    /// As the caching materials manager does, but for the probe after a denial.
+    /// Like the caching materials manager, but without the probe after a denial.
     fn failed(&self, error: &Error, had: bool) {
         for failure in error.keyring_errors() {
             if had && failure.kind() == KeyringErrorKind::Unusable {

@@ -46,7 +46,7 @@ impl EncryptionSource {
         Self { manager, suite: request.suite, context, required, bytes, probe: None }
     }
 
-    /// The source of the entry that `probe` is about.
+    /// The source for the entry that `probe` refreshes.
     pub(super) fn probing(
         manager: CachingMaterialsManager,
         key: &Key<'_>,
@@ -62,7 +62,7 @@ impl EncryptionSource {
         })
     }
 
-    /// Asks for materials that are not kept, for a message of this length.
+    /// Requests materials that are not kept, for a message of this length.
     pub(super) async fn load_of(
         self,
         plaintext_length: Option<u64>,
@@ -157,7 +157,7 @@ pub(super) struct DecryptionSource {
     probe: Option<Arc<Probe>>,
 }
 
-/// A [`Proof`] that is independent of what it was made from.
+/// A [`Proof`] that owns its data.
 #[derive(Clone)]
 enum Evidence {
     Header(Arc<[u8]>),
@@ -185,7 +185,7 @@ impl DecryptionSource {
         }
     }
 
-    /// The source of the entry that `probe` is about.
+    /// The source for the entry that `probe` refreshes.
     pub(super) fn probing(
         manager: CachingMaterialsManager,
         key: &Key<'_>,
@@ -204,7 +204,7 @@ impl DecryptionSource {
         })
     }
 
-    /// The received header, where that is what proves a value.
+    /// The received header, if that proves a value.
     fn header(&self) -> Option<UnverifiedHeader<'_>> {
         match &self.evidence {
             Evidence::Header(bytes) => {
@@ -215,7 +215,7 @@ impl DecryptionSource {
         }
     }
 
-    /// What is asked for; `header` is from [`header`](Self::header).
+    /// The request; `header` is the result of [`header`](Self::header).
     fn request<'a>(
         &'a self,
         header: Option<&'a UnverifiedHeader<'a>>,
