@@ -82,12 +82,12 @@ impl Kms {
         client(&self.pool, &self.principal, &self.key, cache, set)
     }
 
-    /// The pool behind the client.
+    /// The pool of the client.
     pub fn pool(&self) -> &KmsPool {
         &self.pool
     }
 
-    /// Who the client is to KMS.
+    /// The client's principal.
     pub fn principal(&self) -> &Principal {
         &self.principal
     }

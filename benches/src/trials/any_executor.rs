@@ -1,4 +1,4 @@
-//! The quickstart's job under other executors than Tokio, and in a forked child.
+//! The quickstart's workload under executors other than Tokio, and in a forked child.
 #![expect(clippy::print_stdout, reason = "what a program reports to a person")]
 
 use std::{
@@ -29,16 +29,16 @@ use crate::{
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
-/// What a forked child may take to work or to say that it does not.
+/// The time limit for a forked child to succeed or to return an error.
 const AT_ONCE: Duration = Duration::from_millis(100);
-/// When a forked child counts as hanging.
+/// After this time, a forked child counts as hanging.
 const HANGS: Duration = Duration::from_secs(15);
 
 /// Runs the trial.
 ///
 /// # Errors
 ///
-/// When the server can't start, or the process can't fork.
+/// If the server cannot start, or the process cannot fork.
 pub fn run(quick: bool) -> Trial {
     let mut lines = Lines::default();
     let records = if quick { 1_000 } else { 100_000 };
@@ -54,7 +54,7 @@ pub fn run(quick: bool) -> Trial {
         });
         smol::block_on(try_join_all(tasks)).map(drop)
     })?;
-    // THE BLOCKING API: its row belongs here.
+    // Add a row for the blocking API here.
     println!("\nIn a forked child:\n");
     let forks = if quick { 3 } else { 20 };
     forked(forks, false, &mut lines)?;
@@ -62,7 +62,7 @@ pub fn run(quick: bool) -> Trial {
     Ok(lines.verdict())
 }
 
-/// What the quickstart does.
+/// The workload of the quickstart.
 async fn job(envelope: &Envelope, records: usize) -> Result<(), envelope::Error> {
     let context = tenant("42");
     let mut messages = Vec::with_capacity(records);
@@ -75,7 +75,7 @@ async fn job(envelope: &Envelope, records: usize) -> Result<(), envelope::Error>
     Ok(())
 }
 
-/// Does the job on a thread that has no runtime, with a pool that knows none.
+/// Runs the workload on a thread without a runtime, with a pool that was built without one.
 fn row(
     name: &str,
     lines: &mut Lines,
@@ -98,7 +98,7 @@ fn row(
     Ok(())
 }
 
-/// What a child does.
+/// An operation of a child.
 struct Use {
     name: &'static str,
     does: fn(Kms) -> Result<(), Box<dyn Error>>,
@@ -138,7 +138,7 @@ const USES: [Use; 5] = [
         name: "dropping everything",
         does: |kms| {
             let Kms { envelope, cache, server, .. } = kms;
-            // Its threads are the parent's, and its sockets.
+            // Its threads and sockets belong to the parent.
             std::mem::forget(server);
             drop((envelope, cache));
             Ok(())
@@ -146,7 +146,7 @@ const USES: [Use; 5] = [
     },
 ];
 
-/// Uses what a child has inherited, and drops nothing of it.
+/// Uses inherited objects in a child, and drops none of them.
 fn keep<T>(kms: Kms, job: impl FnOnce(&Kms) -> T) -> T {
     let done = job(&kms);
     std::mem::forget(kms);
@@ -158,8 +158,9 @@ fn encrypt(envelope: &Envelope, context: &EncryptionContext) -> Outcome<()> {
     Ok(())
 }
 
-/// Forks beside the pool's threads, and has each child use what the parent made. While `is_busy`,
-/// another thread of the parent uses it as well: a child may inherit any lock that is held.
+/// Forks while the pool's threads are running; each child uses the objects of the parent. With
+/// `is_busy`, another thread of the parent uses them as well, so a child may inherit any lock in
+/// the locked state.
 fn forked(forks: usize, is_busy: bool, lines: &mut Lines) -> Outcome<()> {
     let folder = tempfile::tempdir()?;
     let report = folder.path().join("report");
@@ -168,11 +169,11 @@ fn forked(forks: usize, is_busy: bool, lines: &mut Lines) -> Outcome<()> {
         let (mut slowest, mut outcomes) = (Duration::ZERO, vec![]);
         for _ in 0..forks {
             let kms = start(|pool| pool)?;
-            // It stays, as the parent's runtime does.
+            // It is kept, like the parent's runtime.
             let parent = new_runtime()?;
             parent.block_on(kms.envelope.encrypt(b"x", &tenant("cached")))?;
             let busy = is_busy.then(|| Busy::start(&kms.envelope));
-            // The parent's stays as it is: only the child takes it.
+            // Only the child takes it; the parent keeps its own.
             let mut kms = Some(kms);
             let (took, outcome) = in_a_child(&report, || kms.take().map_or(Ok(()), does))?;
             drop((busy, parent));
@@ -189,7 +190,7 @@ fn forked(forks: usize, is_busy: bool, lines: &mut Lines) -> Outcome<()> {
     Ok(())
 }
 
-/// A thread that encrypts for one new tenant after the other until this is dropped.
+/// A thread that encrypts for one new tenant after another until this is dropped.
 struct Busy {
     ended: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
@@ -202,7 +203,7 @@ impl Busy {
         let thread = thread::spawn(move || {
             let Ok(runtime) = new_runtime() else { return };
             while !is_over.load(Relaxed) {
-                // What comes of it is not measured here.
+                // The outcome is not measured here.
                 let _ = runtime.block_on(envelope.encrypt(b"x", &fresh()));
             }
         });
@@ -218,10 +219,10 @@ impl Drop for Busy {
 }
 
 const WORKS: &str = "works";
-/// How an outcome begins that is neither success nor an error.
-const BAD: &str = "no answer: ";
+/// The prefix of an outcome that is neither success nor an error.
+const BAD: &str = "no response: ";
 
-/// Forks and runs `job` in the child alone; how long that took there, and how it ended.
+/// Forks, and runs `job` only in the child. Returns how long that took there, and its outcome.
 fn in_a_child(
     report: &Path,
     job: impl FnOnce() -> Result<(), Box<dyn Error>>,
@@ -250,7 +251,7 @@ fn in_a_child(
             let text = fs::read_to_string(report).unwrap_or_default();
             let _ = fs::remove_file(report);
             let (micros, outcome) =
-                text.split_once(' ').unwrap_or(("0", "no answer: it ended without a report"));
+                text.split_once(' ').unwrap_or(("0", "no response: it ended without a report"));
             Ok((Duration::from_micros(micros.parse()?), outcome.to_owned()))
         }
     }

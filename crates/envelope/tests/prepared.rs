@@ -327,7 +327,7 @@ async fn nobody_waits_who_comes_now_and_then() {
             envelope
                 .try_decrypt(&message, &context("42"))
                 .unwrap_or_else(|_| panic!("{every} s, {use_number}"));
-            // What is begun after a refresh and ends tells that this has had its turn, too.
+            // Loads that start later and end show that the refresh has had its turn, too.
             for number in 0..LATER {
                 let other = context(&format!("{use_number} {number}"));
                 envelope.encrypt(b"x", &other).await.unwrap();

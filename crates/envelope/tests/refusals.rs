@@ -37,7 +37,7 @@ async fn a_failed_refresh_drops_what_is_fresh_only_if_the_key_was_refused() {
         keyring.fail(Some(kind));
         hand.advance(Duration::from_secs(49));
         envelope.try_encrypt(b"x", &context("a")).unwrap();
-        // A denial may be one context's: the other one is asked for, too.
+        // A denial may concern one context: the other one is requested, too.
         let asked = if kind == KeyringErrorKind::Denied { 2 } else { 1 };
         eventually(|| cache.stats().encryption.load_failures == asked).await;
         assert_eq!(envelope.try_encrypt(b"x", &context("a")).is_ok(), goes_on, "{kind:?}");

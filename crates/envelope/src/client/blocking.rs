@@ -19,7 +19,7 @@ use crate::{
 ///
 /// Cloning is cheap. Each method does the same as the method of [`Envelope`] with the same name,
 /// and returns the same errors. The `try_` methods and [`read_header`](Envelope::read_header) never
-/// wait for a data key: use them on the [async client](Self::as_async).
+/// wait for a data key: use them on the [async client](Self::envelope).
 ///
 /// Data keys are loaded on threads of the cache, so no runtime is needed. (Without the feature
 /// `tokio`, and without a cache, the keyring runs on the calling thread: it must not need a
@@ -29,7 +29,6 @@ use crate::{
 ///
 /// These methods also work inside async code, but they block the executor's thread: use the async
 /// methods there.
-/// async methods there.
 #[derive(Debug, Clone)]
 pub struct BlockingEnvelope {
     envelope: Envelope,

@@ -192,7 +192,7 @@ async fn access_is_denied_for_one_encryption_context() {
 }
 
 #[tokio::test]
-async fn answers_name_another_key() {
+async fn responses_contain_the_id_of_another_key() {
     let Setup { kms, client, key } = setup().await;
     let generate = async || {
         let answer = client.generate_data_key().key_id(&key).number_of_bytes(32).send().await;
@@ -203,7 +203,7 @@ async fn answers_name_another_key() {
     let named = generate().await;
     assert_ne!(named, key);
     assert_eq!(code(client.describe_key().key_id(&named).send().await), "NotFoundException");
-    // What names no key goes on.
+    // Responses without a key id do not change.
     client.generate_random().number_of_bytes(8).send().await.unwrap();
     client.enable_key().key_id(&key).send().await.unwrap();
     kms.faults(REGION).clear();

@@ -93,7 +93,9 @@ impl Parts {
     async fn connect(&self, url: &Uri) -> Result<(Stream, bool), BoxError> {
         let is_https = url.scheme_str() == Some("https");
         if !is_https && !is_here(host(url)) {
-            return Err("plain http:// is allowed only for this machine and the metadata services".into());
+            return Err(
+                "plain http:// is allowed only for this machine and the metadata services".into()
+            );
         }
         let proxy = self.proxies.of(url);
         let first = proxy.map_or(url, |proxy| &proxy.url);
@@ -129,7 +131,8 @@ impl Parts {
                 let error: BoxError = Box::new(error);
                 let reason = std::iter::successors(Some(&*error as &dyn Error), |&it| it.source());
                 let reason = reason.last().map(ToString::to_string).unwrap_or_default();
-                Err(format!("could not open a tunnel through the proxy {}: {reason}", proxy.url).into())
+                Err(format!("could not open a tunnel through the proxy {}: {reason}", proxy.url)
+                    .into())
             }
         }
     }

@@ -281,7 +281,8 @@ impl Lane {
         };
         let answer = timeout(self.attempt_timeout, whole_answer(&mut exchange)).await;
         let answer = answer.unwrap_or_else(|_| {
-            let text = format!("no response within {:?}, the attempt timeout", self.attempt_timeout);
+            let text =
+                format!("no response within {:?}, the attempt timeout", self.attempt_timeout);
             Err(ConnectorError::timeout(text.into()))
         });
         let stale = answer.as_ref().err().and_then(|error| exchange.failed(error));

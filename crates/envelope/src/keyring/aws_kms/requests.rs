@@ -274,8 +274,9 @@ fn check_key(asked: &KmsKeyArn, answered: Option<&str>) -> Result<(), Failure> {
 /// The plaintext data key in an answer, moved into a secret before it is looked at.
 fn plaintext(blob: Option<Blob>, length: usize) -> Result<DataKey, Failure> {
     let key = blob.map(|blob| DataKey::from_vec(blob.into_inner()));
-    key.filter(|key| key.len() == length)
-        .ok_or_else(|| Failure::Contract("the response has no plaintext of the requested length".to_owned()))
+    key.filter(|key| key.len() == length).ok_or_else(|| {
+        Failure::Contract("the response has no plaintext of the requested length".to_owned())
+    })
 }
 
 /// A data key as AWS KMS wrapped it; it must be wrapped under the requested key.
