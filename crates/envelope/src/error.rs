@@ -34,7 +34,7 @@ pub enum Error {
         field: &'static str,
         /// Where the offending bytes start in the message.
         offset: u64,
-        /// What is wrong with it.
+        /// Why it is invalid.
         problem: &'static str,
     },
 
@@ -74,7 +74,7 @@ pub enum Error {
     /// An encryption context can't be built from these pairs.
     #[error("invalid encryption context: {problem}")]
     InvalidEncryptionContext {
-        /// What is wrong with it.
+        /// Why it is invalid.
         problem: &'static str,
     },
 
@@ -212,7 +212,7 @@ pub enum Error {
     InvalidSetting {
         /// The setting's name.
         setting: &'static str,
-        /// What is wrong and what is allowed.
+        /// Why it is invalid, and which values are allowed.
         problem: String,
     },
 
@@ -267,7 +267,7 @@ impl Error {
         error.get_ref()?.downcast_ref()
     }
 
-    /// The same failure, for those who are refused with it.
+    /// The same failure, for callers that are refused because of it.
     pub(crate) fn remembered(self, retry_after: Duration) -> Self {
         Self::Remembered { cause: Arc::new(self), retry_after }
     }

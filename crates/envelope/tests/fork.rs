@@ -25,7 +25,7 @@ fn a_forked_process_gets_an_error_at_once() {
             let fails = matches!(new, Err(Error::Forked)) && matches!(opened, Err(Error::Forked));
             let begins = block_on(fresh.encrypt(b"x", &context("a"))).is_ok();
             drop((started, fresh));
-            process::exit(if works && fails && begins { 0 } else { 1 });
+            process::exit(i32::from(!(works && fails && begins)));
         }
         Fork::Parent(child) => {
             let status = fork::waitpid(child).unwrap();

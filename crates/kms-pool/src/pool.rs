@@ -170,7 +170,7 @@ impl KmsPool {
         Ok(self.new_slot(region, principal).await?.client(purpose).clone())
     }
 
-    /// Clients of this pool that sign as `principal`, for whatever takes a
+    /// Clients of this pool that sign as `principal`, for code that takes a
     /// [`ClientSupplier`](crate::ClientSupplier).
     pub fn clients(&self, principal: &Principal) -> PooledClients {
         PooledClients::new(self.clone(), principal.clone())
@@ -184,8 +184,7 @@ impl KmsPool {
     ///
     /// # Errors
     ///
-    /// For each region, in their order, why it has no client, or no connection. What failed is
-    /// tried anew by whoever needs it.
+    /// For each region, in order, why it has no client or no connection. Later requests try again.
     ///
     /// ```no_run
     /// # async fn example(pool: kms_pool::KmsPool, principal: kms_pool::Principal) {
@@ -293,7 +292,7 @@ impl KmsPool {
         // Without credentials there is no slot: the next caller gets to ask the provider again.
         session.credentials(shared.settings.clock.now()).await?;
         let key = SlotKey { region: region.into(), principal: principal.id() };
-        // Whoever had the place before had another account's budget.
+        // The previous slot had the budget of another account.
         shared.slots.remove_if(&key, |slot| slot.lane().tenure != principal.tenure());
         let slot = shared.slots.get_or_insert_with(&key, || {
             self.check_open()?;
@@ -310,8 +309,8 @@ impl KmsPool {
 
     fn build_slot(&self, region: &str, session: Arc<Session>) -> Slot {
         let (shared, settings) = (&self.shared, &self.shared.settings);
-        // Before the account is looked at: if another comes in between, the next caller has the
-        // slot built anew.
+        // Before the account is read: if it changes in between, the next caller builds the slot
+        // again.
         let tenure = session.principal.tenure();
         let mut parts = self.parts();
         let owner = BudgetOwner::of(&session);
@@ -390,7 +389,7 @@ async fn sweep(pool: Weak<Shared>, pause: Duration) {
 
 impl Shared {
     fn parts(&self) -> MutexGuard<'_, Parts> {
-        // Maps of weak references: whatever a panic left of them serves.
+        // Maps of weak references, which a panic cannot leave in a harmful state.
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

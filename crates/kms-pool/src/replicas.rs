@@ -76,7 +76,7 @@ struct Counts {
 
 struct Replica {
     region: Arc<str>,
-    /// How long calls took of late, in microseconds; 0 when that is not known.
+    /// The recent latency of calls, in microseconds; 0 if it is unknown.
     latency: AtomicU64,
     /// Whether the last call that counts failed.
     failed: AtomicBool,
@@ -85,7 +85,7 @@ struct Replica {
     epoch: Instant,
 }
 
-/// A latency that was measured longer ago counts as unknown, and is measured anew.
+/// An older measurement counts as unknown, and the latency is measured again.
 const FORGET_AFTER: Duration = Duration::from_mins(5);
 
 impl Replicas {
@@ -147,12 +147,12 @@ impl Replicas {
         self
     }
 
-    /// Asks a second region too when the first has not answered after this time; the first good
-    /// answer counts, and what is still under way then is given up. Default: never.
+    /// Calls a second region if the first one has not responded after this time. Default: never.
     ///
-    /// Set it to what nearly all answers take: each hedge is one more KMS request. What is given up
-    /// because another region was faster counts as a failure for the circuit of its region: one
-    /// that only ever loses is left alone for a while.
+    /// The first successful response is used, and the other call is cancelled. Set this to the
+    /// duration of nearly all calls, because each hedge is one more KMS request. A call that is
+    /// cancelled because another region was faster counts as a failure for the circuit of its
+    /// region: a region that always loses gets no calls for a while.
     #[must_use]
     pub fn hedge_after(mut self, delay: Duration) -> Self {
         self.hedge_after = Some(delay);
@@ -278,7 +278,7 @@ impl Drop for Measured<'_> {
 }
 
 impl Replica {
-    /// What it ranks by: whether it failed, and its latency of late; unknown is zero.
+    /// The rank: whether the last call failed, and the recent latency; zero if unknown.
     fn rank(&self, now: Instant) -> (bool, u64) {
         if self.is_forgotten(now) {
             (false, 0)

@@ -17,7 +17,7 @@ use crate::time::monotonic;
 /// What all spans and events are filed under.
 const TARGET: &str = "kms_pool";
 
-/// The span of one attempt; its end fills in what is known only then.
+/// The span of one attempt; the fields that are not known yet are filled in at its end.
 pub(crate) fn request(operation: &'static str, region: &str, attempt: u32) -> Span {
     tracing::debug_span!(
         target: TARGET,

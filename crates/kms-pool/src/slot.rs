@@ -28,9 +28,9 @@ pub(crate) struct Slot {
 pub enum Purpose {
     /// Requests that somebody waits for.
     Foreground,
-    /// Requests that nobody waits for, such as what is fetched ahead: they take turns that others
-    /// leave of the [rate](crate::KmsPoolBuilder::max_requests_per_second), and at most half of
-    /// what may be in flight.
+    /// Requests without waiting callers, such as refreshes ahead: they use only the part of the
+    /// [rate](crate::KmsPoolBuilder::max_requests_per_second) that other requests leave, and at
+    /// most half of the requests in flight.
     Background,
     /// Requests that are not tried again in this region, because another region will be asked
     /// instead.

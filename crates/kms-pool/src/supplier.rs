@@ -40,8 +40,8 @@ pub trait ClientSupplier: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`KmsErrorKind::InvalidRequest`] for a region that is none, or that is not to be reached,
-    /// and whatever keeps the client from being had. No request is sent to KMS.
+    /// [`KmsErrorKind::InvalidRequest`] for an invalid region, or one that is not allowed, and any
+    /// error that prevents building the client. No request is sent to KMS.
     fn client<'a>(&'a self, region: &'a str) -> ClientFuture<'a>;
 
     /// The same for requests of a certain purpose. Default: one client for all of them.

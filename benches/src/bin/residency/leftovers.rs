@@ -161,7 +161,8 @@ fn run(operation: Operation, pause: &dyn Fn(Subject)) -> Result<(), Failure> {
     let subject = |message: &[u8]| Subject {
         wrapping_key: masked.clone(),
         data_key: spy.first().1,
-        // The id follows the version and the suite (specification: `data-format/message-header.md`).
+        // The id follows the version and the suite (specification:
+        // `data-format/message-header.md`).
         message_id: message[3..35].to_vec(),
     };
     runtime.block_on(async {

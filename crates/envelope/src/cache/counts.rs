@@ -28,8 +28,7 @@ pub struct Counts {
     pub misses_evicted: u64,
     /// Those whose entry had been invalidated, or dropped since its wrapping key was refused.
     pub misses_invalidated: u64,
-    /// Those that found none while encryption contexts hardly ever repeat: caching is of no use to
-    /// them.
+    /// Misses while encryption contexts hardly ever repeat: caching does not help them.
     pub misses_never_repeats: u64,
     /// Those that found one past its age.
     pub misses_age: u64,

@@ -1,4 +1,4 @@
-//! What left the cache of late, and why: so that a miss can say more than that there was nothing.
+//! Remembers which entries were dropped recently, and why, to give misses a reason.
 
 use std::{
     hash::{BuildHasher, RandomState},

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::time::Moment;
 
-/// A cached value: shared by those who use it, dropped (and wiped, where it is secret) with the
-/// last.
+/// A cached value. Its users share it; it is dropped (and wiped, if it is secret) with the last
+/// one.
 #[derive(Debug)]
 pub(crate) struct Entry<V> {
     value: Arc<V>,

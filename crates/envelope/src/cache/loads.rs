@@ -148,6 +148,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
             proven: !S::IN_PLACE
                 || self.slots.find(&key.borrow()).is_some_and(|it| it.holds(|_| true)),
             requests: share.requests,
+            bytes: share.bytes,
         };
         let deadline = source.settings().sleep(self.gate.max_wait());
         self.gate.enter(visitor, deadline).await

@@ -63,8 +63,8 @@ const LARGEST_AT_THE_FRONT: u64 = 16 << 10;
 /// The maximum number of entries that are compared to pick one.
 const PICKED_AMONG: usize = 64;
 
-/// Whether a hit that was looked up brings what it found to the front: one in 32, by chance, since
-/// keys that come in turns would each have its own number of every 32.
+/// Whether a hit that was looked up moves its entry to the front: one in 32, at random, because
+/// keys in a fixed order would each always have the same numbers of every 32.
 fn goes_to_the_front() -> bool {
     cfg!(any(test, fuzzing)) || fastrand::u8(..) < 8
 }
@@ -220,7 +220,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
             })
         };
         let flight_key = (key.clone(), self.gate.number(source.share().context));
-        // Not for those who only look.
+        // Not for calls that only look up.
         let mut missed = !source.is_use();
         loop {
             let mut vacant = Vacant::Absent;
@@ -273,7 +273,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
             // The task that ran the load has ended: start again.
             let Some(outcome) = flight.await else { continue };
             match outcome {
-                // Whoever began the load uses what it brought, however long that took.
+                // The caller that started the load uses its value, however long the load took.
                 Ok(entry) => {
                     let usable = started || entry.is_fresh(settings.now(), policy.limits.max_age);
                     if usable && entry.reserve(&policy.limits, bytes) {
@@ -407,8 +407,8 @@ impl<V: Send + Sync + 'static> Cache<V> {
         entries
     }
 
-    /// Drops the entries that `doomed` picks, and nothing else: what is being loaded may come,
-    /// since whoever supplies it is asked at this moment.
+    /// Drops the entries that `doomed` picks, and nothing else. Values that are being loaded may
+    /// still arrive, because their source is asked at this moment.
     pub(crate) fn drop_refused(&self, doomed: impl Fn(&OwnedKey, &V) -> bool) {
         let _nothing_moves = self.invalidations.read().unwrap_or_else(PoisonError::into_inner);
         self.drop_where(doomed);

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::time::Moment;
 
-/// Holds a current and a standby value. Both change by one swap, so whoever finds the current one
-/// spent finds its successor at the same time.
+/// Holds a current and a standby value. Both change by one swap, so a caller that finds the current
+/// one spent finds its successor at the same time.
 pub(crate) struct Slot<V> {
     state: ArcSwap<State<V>>,
     /// When the slot was last used, to a thirty-second of the age: so that few uses write.
@@ -30,7 +30,7 @@ pub(crate) struct Slot<V> {
     refresh: Mutex<Refresh>,
 }
 
-/// What is in a slot. Never changed, only replaced.
+/// The content of a slot. Never changed, only replaced.
 enum State<V> {
     Live {
         current: Option<Arc<Entry<V>>>,
@@ -40,7 +40,7 @@ enum State<V> {
     Retired,
 }
 
-/// What is known about refreshing.
+/// The state of refreshing.
 #[derive(Debug, Default)]
 struct Refresh {
     under_way: bool,
@@ -350,7 +350,7 @@ mod tests {
         slot.put(&entry(2, now), now, &policy, false);
         assert_eq!(take(&slot, now, &policy, 60), Ok((2, false)));
         assert_eq!(take(&slot, now, &policy, 38), Ok((1, false)));
-        // Hardly anything is left, so the next one takes over, with what is left of it.
+        // Hardly anything is left, so the next value takes over, with its remaining limits.
         assert_eq!(take(&slot, now, &policy, 38), Ok((2, true)));
         assert_eq!(take(&slot, now, &policy, 3), Err(Vacant::Bytes));
         assert_eq!(take(&slot, now, &policy, 2), Ok((2, false)));
@@ -456,8 +456,8 @@ mod tests {
         assert_eq!(take(&slot, now, &policy, 1), Err(Vacant::Absent));
     }
 
-    /// Threads drain values while another one puts standbys in: no value serves more often than its
-    /// limit, and whoever finds nothing finds so only when there was nothing.
+    /// Threads drain values while another one adds standby values: no value serves more often than
+    /// its limit, and a caller finds nothing only if there was nothing.
     #[test]
     fn threads_together_spend_each_value_exactly() {
         const VALUES: u8 = 200;

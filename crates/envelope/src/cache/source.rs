@@ -1,4 +1,4 @@
-//! What a cache needs of those who use it: where values come from, and the world around it.
+//! The interface between a cache and its users: the source of values, and the environment.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -45,11 +45,13 @@ pub(crate) struct Share<'a> {
     pub(crate) context: &'a [u8],
     /// How many requests to the key provider the load may take.
     pub(crate) requests: usize,
+    /// How many bytes the load holds while it waits.
+    pub(crate) bytes: usize,
 }
 
 /// Where values come from, for one operation. Made only where a value must be loaded.
 pub(crate) trait Source: Clone + Send + Sync + 'static {
-    /// What is loaded.
+    /// The loaded value.
     type Value: Send + Sync + 'static;
 
     /// Whether a new value takes the place of the current one at once, rather than when that is

@@ -167,7 +167,7 @@ impl From<usize> for Bounds {
     }
 }
 
-/// A bounded set of slots. What leaves it is emptied at once, whoever still holds it.
+/// A bounded set of slots. An evicted slot is emptied at once, even if it is still in use.
 #[derive(Debug)]
 pub(crate) struct Store<V> {
     slots: Cache<OwnedKey, Arc<Place<V>>, Weights, DefaultHashBuilder, Evictions>,
@@ -274,8 +274,8 @@ impl<V> Store<V> {
         self.bytes.load(Relaxed)
     }
 
-    /// Puts a slot that was retired back at its place, with what is there now. Not to be called by
-    /// two at once.
+    /// Puts a retired slot back in its place, with its current content. Must not be called
+    /// concurrently.
     pub(crate) fn put_back(&self, place: &Arc<Place<V>>) {
         // Taken out first: a slot that another one replaces counts as evicted, and is retired.
         let there = self
@@ -320,7 +320,7 @@ impl<V> Store<V> {
         let removed = self.slots.remove_if(key, |slot| {
             let goes = unwanted(slot);
             if goes {
-                // Before it can't be found any more: whoever clears meanwhile must not miss it.
+                // Before it becomes unreachable: a concurrent clear must not miss it.
                 slot.retire();
                 self.left(slot);
             }
@@ -495,7 +495,8 @@ mod tests {
         }
     }
 
-    /// Whoever holds a place looks it up no more; that it is in use must keep it all the same.
+    /// Callers that hold a place do not look it up any more; its use must keep it in the store all
+    /// the same.
     #[test]
     fn what_is_touched_stays_while_others_come_and_go() {
         let ((store, _), now) = (store(50), Clock::system().moment());
@@ -524,7 +525,7 @@ mod tests {
         for other in &others {
             store.touch(&touched);
             store.put_back(other);
-            // So that it contends with what is hot.
+            // So that it competes with the hot entries.
             (0..2).for_each(|_| drop(store.find(&other.key())));
         }
         assert!(!touched.is_retired());
@@ -546,7 +547,7 @@ mod tests {
         }
     }
 
-    /// Whoever finds a slot gone may rely on it that those who hold it can't use it any more.
+    /// A caller that finds a slot gone can rely on it: holders of the slot cannot use it any more.
     #[test]
     fn what_leaves_is_emptied_before_it_is_gone() {
         let (now, policy) = (Clock::system().moment(), policy(Duration::from_secs(10), 100, 100));

@@ -24,7 +24,7 @@ impl Envelope {
     ///
     /// [`Error::EncryptionContextMismatch`], [`Error::RequiredContextMissing`],
     /// [`Error::CommitmentPolicy`], [`Error::DataKeyNotUnwrapped`], [`Error::Authentication`], or
-    /// what is wrong with the message's form.
+    /// or an error of the message format.
     pub async fn decrypt(
         &self,
         message: &[u8],
@@ -54,10 +54,10 @@ impl Envelope {
         Ok(decrypted(opener, &mut plaintext[start..]))
     }
 
-    /// Opens like [`decrypt`](Self::decrypt), where the message is: its plaintext takes its place,
-    /// and what is left of the message is of no use. Until its header is verified, nothing is
-    /// changed; after any later error, or when it is given up, what was decrypted until then is
-    /// wiped: keep a copy of what you may want to try again.
+    /// Decrypts like [`decrypt`](Self::decrypt), but in place: the plaintext replaces the message,
+    /// and the rest of the buffer is unspecified. Until the header is verified, nothing is changed.
+    /// After a later error, or if the call is cancelled, the plaintext is wiped: keep a copy of
+    /// messages that you may want to decrypt again.
     ///
     /// # Errors
     ///

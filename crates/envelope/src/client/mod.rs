@@ -52,7 +52,7 @@ use crate::{
 ///
 /// # Long messages
 ///
-/// What is async seals and opens 256 KiB at a time, which takes some 0.1 ms, and lets other tasks
+/// Async calls process 256 KiB at a time, which takes some 0.1 ms, and lets other tasks
 /// run in between, so that no executor is held up however long the message. (A frame of less than 1
 /// KiB counts as that much. A body that is [not framed](EnvelopeBuilder::framed) is one piece, and
 /// so is a frame.) A message that turns out not to be authentic is wiped the same way; one that is
@@ -140,7 +140,7 @@ impl Envelope {
     ///
     /// # Errors
     ///
-    /// Those of `source`, and with [`Error`] inside, what is wrong with the header's form.
+    /// The errors of `source`, and with [`Error`] inside, errors of the header's format.
     pub fn read_header(&self, source: &mut impl io::Read) -> io::Result<UnverifiedHeader> {
         UnverifiedHeader::read(source, self.max_encrypted_data_keys)
     }

@@ -45,7 +45,7 @@ impl Envelope {
     /// contexts, 16 at once, 20 ms each, make 12 seconds.
     ///
     /// It is for sealing; messages that others sealed, or that were sealed before, wait once to be
-    /// opened. What is sealed from now on opens at once with
+    /// opened. Messages that are encrypted from now on decrypt at once with
     /// [`prime_decrypt`](crate::materials::CachingBuilder::prime_decrypt).
     ///
     /// ```
@@ -75,7 +75,7 @@ impl Envelope {
     /// check. Asks for those that are missing; a failure that is remembered is not asked for again,
     /// so that it may be called often. `Ok` where nothing was warmed.
     ///
-    /// A data key that nobody uses expires, and is then fetched anew by this: called every few
+    /// A data key that nobody uses expires, and is then fetched again by this: called every few
     /// seconds, it costs one request for each idle context and `max_age`. It counts neither hits
     /// nor misses.
     ///

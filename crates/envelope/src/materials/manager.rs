@@ -20,7 +20,7 @@ pub trait MaterialsManager: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// Whatever keeps the manager from supplying them.
+    /// Any error that prevents supplying them.
     fn encryption_materials<'a>(
         &'a self,
         request: EncryptionMaterialsRequest<'a>,
@@ -30,7 +30,7 @@ pub trait MaterialsManager: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// Whatever keeps the manager from supplying them.
+    /// Any error that prevents supplying them.
     fn decryption_materials<'a>(
         &'a self,
         request: DecryptionMaterialsRequest<'a>,
@@ -40,7 +40,7 @@ pub trait MaterialsManager: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// Whatever keeps the manager from ever supplying them.
+    /// Any error that permanently prevents supplying them.
     fn try_encryption_materials(
         &self,
         request: EncryptionMaterialsRequest<'_>,
@@ -53,7 +53,7 @@ pub trait MaterialsManager: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// Whatever keeps the manager from ever supplying them.
+    /// Any error that permanently prevents supplying them.
     fn try_decryption_materials(
         &self,
         request: DecryptionMaterialsRequest<'_>,
@@ -128,7 +128,7 @@ pub trait MaterialsManager: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// Whatever keeps the manager from ever supplying materials.
+    /// Any error that permanently prevents supplying materials.
     fn prepare(
         &self,
         request: EncryptionMaterialsRequest<'_>,
@@ -142,7 +142,7 @@ pub trait MaterialsManager: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// Whatever keeps the manager from supplying materials.
+    /// Any error that prevents supplying materials.
     fn warm<'a>(&'a self, request: EncryptionMaterialsRequest<'a>) -> WarmFuture<'a> {
         let _ = request;
         Box::pin(async { Ok(()) })

@@ -51,7 +51,7 @@ pub(crate) async fn eventually(until: impl Fn() -> bool) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), came).await.expect("the condition never held");
+    tokio::time::timeout(Duration::from_mins(1), came).await.expect("the condition never held");
 }
 
 /// An encryption context with one pair.

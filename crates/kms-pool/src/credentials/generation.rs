@@ -13,7 +13,7 @@ use crate::time::Now;
 pub(crate) struct Generation {
     /// Counts the generations of a session, from 1.
     pub(crate) number: u64,
-    /// Which rotation by hand it stems from: see [`Identity`](super::principal::Identity).
+    /// The number of the rotation that it belongs to: see [`Identity`](super::principal::Identity).
     pub(crate) rotation: u64,
     pub(crate) credentials: Credentials,
     pub(crate) since: Instant,

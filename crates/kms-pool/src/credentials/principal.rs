@@ -29,8 +29,8 @@ use crate::error::{KmsError, KmsErrorKind};
 ///
 /// Each [`Principal::new`] is a new identity, even over the same provider or the same keys; a clone
 /// is the same identity. Make a principal once, keep it, and pass it to
-/// [`KmsPool::client`](crate::KmsPool::client): a principal made anew for each call would get a
-/// client of its own each time. Identity never derives from the bytes of a key or token.
+/// [`KmsPool::client`](crate::KmsPool::client): a new principal for each call would get a new
+/// client each time. Identity never derives from the bytes of a key or token.
 ///
 /// # Examples
 ///
@@ -54,8 +54,7 @@ pub struct Principal {
 /// What all clones of a principal share.
 struct Identity {
     id: u64,
-    /// Counts what changed by hand: rotations and replacements. A generation of credentials belongs
-    /// to one.
+    /// Counts rotations and replacements. A generation of credentials belongs to one of them.
     rotation: AtomicU64,
     /// Counts the identities that have followed one another here.
     tenure: AtomicU64,
@@ -69,7 +68,7 @@ struct Source {
     thread: Arc<Semaphore>,
     /// The owner of the last credentials.
     owner: Option<Owner>,
-    /// Credentials that were given by hand go before the provider's until they expire.
+    /// Credentials that were set by `rotate` take precedence over the provider's until they expire.
     by_hand: Option<Credentials>,
 }
 
@@ -266,7 +265,7 @@ impl Principal {
         let mut source = self.source();
         *source = Source::new(Given(provider));
         self.identity.rotation.fetch_add(1, Release);
-        // The tenure last: whoever reads the new one signs with nothing older.
+        // The tenure last: after reading the new one, a caller never signs with old credentials.
         self.note_other_identity();
     }
 
@@ -319,7 +318,7 @@ impl Principal {
         self.account.as_deref()
     }
 
-    /// The rotation at this moment, and the credentials given by hand that are still good.
+    /// The current rotation, and the credentials set by `rotate` if they are still valid.
     pub(super) fn by_hand(&self, date: SystemTime) -> (u64, Option<Credentials>) {
         let source = self.source();
         let good = |it: &&Credentials| it.expiry().is_none_or(|end| date < end);

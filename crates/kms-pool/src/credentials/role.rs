@@ -245,7 +245,7 @@ impl Role {
     }
 }
 
-/// Says no more than what is public: an external id is not.
+/// Shows only public fields: an external id is not public.
 impl fmt::Debug for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Role")

@@ -23,7 +23,7 @@ pub enum BuildError {
     Endpoint {
         /// The region, or `all regions`.
         region: String,
-        /// What is wrong with the URL. The URL itself stays out, lest it hold a password.
+        /// Why the URL is invalid. The URL itself is not shown, because it may contain a password.
         reason: &'static str,
     },
     /// A custom certificate authority that cannot be read.
@@ -31,7 +31,7 @@ pub enum BuildError {
     TrustRoot {
         /// Which one, in the order of the calls.
         index: usize,
-        /// What is wrong with it.
+        /// Why it is invalid.
         reason: &'static str,
     },
     /// The file that `AWS_CA_BUNDLE` names cannot be read.
@@ -48,7 +48,7 @@ pub enum BuildError {
     Region {
         /// What was given.
         region: String,
-        /// What is wrong with it.
+        /// Why it is invalid.
         problem: &'static str,
     },
     /// A role with settings that do not go with how it is assumed.

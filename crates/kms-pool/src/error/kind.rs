@@ -11,8 +11,8 @@ pub enum KmsErrorKind {
     OverBudget,
     /// No answer within the connect, attempt or operation timeout.
     TimedOut,
-    /// KMS could not be reached, broke the connection off, or failed internally; or it did all the
-    /// time of late, so that it was not asked.
+    /// KMS could not be reached, broke the connection, or failed internally; or its last requests
+    /// all failed, so that no request was sent.
     Unavailable,
     /// The principal may not do this with this key.
     AccessDenied,
@@ -101,10 +101,9 @@ impl KmsErrorKind {
             Self::InvalidRequest => {
                 ("the request is not valid", "correct it: sending it again cannot help")
             }
-            Self::LimitExceeded => (
-                "a KMS quota is used up",
-                "free what is no longer needed or ask AWS for a higher quota",
-            ),
+            Self::LimitExceeded => {
+                ("a KMS quota is used up", "delete unused resources or ask AWS for a higher quota")
+            }
             Self::Other => ("the KMS request failed", "see the cause of this error"),
         }
     }

@@ -1,4 +1,4 @@
-//! One attempt of a request, from its turn in the budget to what is learnt of its end.
+//! One attempt of a request, from waiting for the budget to the conclusions from its outcome.
 
 use std::error::Error;
 use std::fmt;
@@ -128,7 +128,8 @@ impl HttpConnector for LaneConnector {
 impl Drop for Lane {
     fn drop(&mut self) {
         if self.background.check_process().is_err() {
-            // Its connections are the parent's: closing them would wake threads that do not exist here.
+            // Its connections are the parent's: closing them would wake threads that do not exist
+            // here.
             std::mem::forget(Arc::clone(&self.https));
         }
     }
@@ -220,7 +221,7 @@ impl Lane {
         }
 
         let (mut response, body) = answer.map_err(|error| self.told(error))?;
-        // A stream, though it is all there: what is in memory the SDK prints when it traces.
+        // A stream, although the body is complete: the SDK logs in-memory bodies at `TRACE`.
         *response.body_mut() = SdkBody::from_body_1_x(Full::new(body));
         match outcome {
             Outcome::CredentialsRefused | Outcome::CredentialsExpired => {
@@ -326,7 +327,7 @@ impl Lane {
         )
     }
 
-    /// The same failure, but that it says where, and what is at its bottom.
+    /// The same failure, with the region and the message of its innermost cause.
     fn told(&self, error: ConnectorError) -> ConnectorError {
         let bottom = std::iter::successors(Some(&error as &dyn Error), |&it| it.source())
             .last()

@@ -121,7 +121,7 @@ impl Pass {
         self.races = true;
     }
 
-    /// The server answered, whatever it said. Whether that closed the circuit.
+    /// The server has responded, with success or an error. Returns whether that closed the circuit.
     pub(crate) fn answered(mut self) -> bool {
         self.is_spent = true;
         let was = std::mem::replace(&mut *self.circuit.lock(), State::Closed { failures: 0 });
@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(circuit.enter(later, false).err(), Some(PAUSE * 2));
         circuit.enter(later + PAUSE * 2, false).ok().unwrap().answered();
         assert_eq!(circuit.state(), CircuitState::Closed);
-        assert!(!fail(&circuit, later) && !fail(&circuit, later), "it counts anew");
+        assert!(!fail(&circuit, later) && !fail(&circuit, later), "it counts from zero");
     }
 
     #[tokio::test(start_paused = true)]

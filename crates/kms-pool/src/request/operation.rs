@@ -1,4 +1,4 @@
-//! What is known of a request's operation, and how it reaches the attempt.
+//! Properties of a request's operation, and how they reach the attempt.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -120,7 +120,7 @@ impl Intercept for NoteAttempt {
     }
 }
 
-/// What is sent only for the connection that it leaves behind: its path, and how it is named.
+/// A request that is sent only to open a connection: its path, and its name.
 pub(crate) const PING: &str = "/ping";
 pub(super) const WARM_UP: &str = "WarmUp";
 

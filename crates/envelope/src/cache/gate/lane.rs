@@ -27,6 +27,8 @@ pub(crate) struct Visit {
     pub(super) proven: bool,
     /// How many requests the load may take.
     pub(super) cost: u64,
+    /// How many waiting loads it counts as, by its size.
+    pub(super) room: usize,
 }
 
 impl Visit {
@@ -135,14 +137,14 @@ impl<T> Lane<T> {
         if partition.waiting == 0 {
             partition.cost = partition.cost.max(charged);
         }
-        partition.waiting += 1;
+        partition.waiting += visit.room;
         let charged = partition.charged;
         let context = partition.contexts.entry(visit.context).or_insert_with(Context::new);
         if context.waiting() == 0 {
             context.cost = context.cost.max(charged);
         }
         context.queues[visit.queue()].push_back((number, waiter, visit));
-        self.waiting += 1;
+        self.waiting += visit.room;
         match replaced {
             Some(replaced) => Admission::Replaces(number, replaced),
             None => Admission::Waits(number),
@@ -168,10 +170,10 @@ impl<T> Lane<T> {
         partition.cost += visit.cost;
         partition.running += 1;
         partition.unproven += unproven;
-        partition.waiting -= 1;
+        partition.waiting -= visit.room;
         self.running += 1;
         self.unproven += unproven;
-        self.waiting -= 1;
+        self.waiting -= visit.room;
         Some((visit, waiter))
     }
 
@@ -197,8 +199,8 @@ impl<T> Lane<T> {
         let queue = &mut partition.contexts.get_mut(&visit.context)?.queues[visit.queue()];
         let at = queue.binary_search_by_key(&number, |(number, ..)| *number).ok()?;
         let (_, waiter, _) = queue.remove(at)?;
-        partition.waiting -= 1;
-        self.waiting -= 1;
+        partition.waiting -= visit.room;
+        self.waiting -= visit.room;
         self.forget(visit.partition, visit.context);
         Some(waiter)
     }
@@ -288,7 +290,7 @@ impl<T> Context<T> {
     }
 
     fn waiting(&self) -> usize {
-        self.queues.iter().map(VecDeque::len).sum()
+        self.queues.iter().flatten().map(|(.., visit)| visit.room).sum()
     }
 
     fn is_idle(&self) -> bool {
@@ -303,7 +305,7 @@ mod tests {
     use super::*;
 
     const fn visit(partition: u64, context: u64, proven: bool, cost: u64) -> Visit {
-        Visit { partition, context, priority: Priority::Foreground, proven, cost }
+        Visit { partition, context, priority: Priority::Foreground, proven, cost, room: 1 }
     }
 
     fn come(lane: &mut Lane<u64>, visit: Visit) -> u64 {
@@ -389,6 +391,19 @@ mod tests {
         assert_eq!(lane.waiting, 160);
     }
 
+    /// Waiting loads hold the headers of their messages.
+    #[test]
+    fn large_waiting_loads_count_as_several() {
+        let mut lane = Lane::new(Widths::new(1, 10));
+        for _ in 0..2 {
+            come(&mut lane, Visit { room: 6, ..visit(1, 1, true, 1) });
+        }
+        assert!(matches!(lane.come(visit(1, 1, true, 1), 0), Admission::Full(_)));
+        assert!(lane.next().is_some());
+        come(&mut lane, visit(1, 1, true, 1));
+        assert_eq!(lane.waiting, 7);
+    }
+
     #[derive(Debug, Clone)]
     enum Step {
         Come(Visit),
@@ -402,7 +417,7 @@ mod tests {
             |(partition, context, background, proven, cost)| {
                 let priority =
                     [Priority::Foreground, Priority::Background][usize::from(background)];
-                Step::Come(Visit { partition, context, priority, proven, cost })
+                Step::Come(Visit { partition, context, priority, proven, cost, room: 1 })
             },
         );
         let step = prop_oneof![

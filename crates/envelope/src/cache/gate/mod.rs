@@ -56,6 +56,8 @@ pub(crate) struct Visitor<'a> {
     pub(crate) proven: bool,
     /// How many requests to the key provider the load may take.
     pub(crate) requests: usize,
+    /// How many bytes the load holds while it waits.
+    pub(crate) bytes: usize,
 }
 
 /// The right to run. Dropping it lets the next load run.
@@ -105,6 +107,7 @@ impl Gate {
             priority: visitor.priority,
             proven: visitor.proven,
             cost: u64::try_from(visitor.requests).unwrap_or(u64::MAX).clamp(1, MAX_COST),
+            room: 1 + visitor.bytes / BYTES_AS_ONE,
         };
         let gate = self.clone();
         async move {
@@ -113,10 +116,10 @@ impl Gate {
             let number = match admission {
                 Admission::Waits(number) => number,
                 Admission::Replaces(number, other) => {
-                    let _ = other.send(Err(gate.full()));
+                    let _ = other.send(Err(full()));
                     number
                 }
-                Admission::Full(_) => return Err(gate.full()),
+                Admission::Full(_) => return Err(full()),
             };
             let _place = Place { gate: &gate, visit, number };
             gate.call();
@@ -125,7 +128,7 @@ impl Gate {
             }
             let pass = match select(turn, pin!(deadline)).await {
                 // A sender is dropped only with the gate, which this future keeps alive.
-                Either::Left((turn, _)) => turn.unwrap_or_else(|_| Err(gate.full()))?,
+                Either::Left((turn, _)) => turn.unwrap_or_else(|_| Err(full()))?,
                 Either::Right(((), _)) => {
                     return Err(Error::Overloaded { setting: "max_wait", waited: gate.max_wait() });
                 }
@@ -145,15 +148,13 @@ impl Gate {
         }
     }
 
-    fn full(&self) -> Error {
-        Error::Overloaded { setting: "max_waiting", waited: Duration::ZERO }
-    }
-
     fn lock(&self) -> MutexGuard<'_, Lane<oneshot::Sender<Turn>>> {
         self.0.lane.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// A waiting load counts as one more for each of these many bytes that it holds.
+const BYTES_AS_ONE: usize = 4096;
 /// Limits each cost so that sums cannot overflow.
 const MAX_COST: u64 = 1 << 16;
 
@@ -169,6 +170,10 @@ impl Drop for Place<'_> {
         let given_up = self.gate.lock().give_up(&self.visit, self.number);
         drop(given_up);
     }
+}
+
+fn full() -> Error {
+    Error::Overloaded { setting: "max_waiting", waited: Duration::ZERO }
 }
 
 /// Lets a caller whose deadline has passed be dropped before its load starts: a timeout polls its
@@ -206,7 +211,8 @@ mod tests {
     }
 
     fn enter(gate: &Gate, priority: Priority) -> impl Future<Output = Pass> + use<> {
-        let visitor = Visitor { partition: "p", context: b"", priority, proven: true, requests: 1 };
+        let visitor =
+            Visitor { partition: "p", context: b"", priority, proven: true, requests: 1, bytes: 0 };
         gate.enter(visitor, pending()).map(Result::unwrap)
     }
 
@@ -270,6 +276,7 @@ mod tests {
             priority: Priority::Foreground,
             proven: true,
             requests: 1,
+            bytes: 0,
         };
         let late = gate.enter(visitor, ready(())).await;
         let Err(Error::Overloaded { setting: "max_wait", waited }) = late else {

@@ -1,7 +1,7 @@
 //! What a cache of data keys is to do, as plain as can be: sets of values, and rules about which of
 //! them may serve.
 //!
-//! Written from what is promised to users, not from how the cache is built. Where the promise
+//! Written from the promises to users, not from how the cache is built. Where the promise
 //! leaves a choice (which of several good values serves, when exactly a successor is fetched), the
 //! model takes what it sees, and checks that it was allowed to happen, or not to. Long, since a
 //! model is of use only where it can be read as a whole.
@@ -84,7 +84,7 @@ pub(super) struct Model {
     /// Whether loads go on when all who waited for them have gone.
     pub(super) outlive: bool,
     entries: [[Entry; KEYS]; 2],
-    /// What is remembered of each wrapping key.
+    /// The failures that are remembered for a wrapping key.
     wrapping_keys: [Option<Memory>; WRAPPING_KEYS],
     /// The loads that somebody waits for.
     loads: HashMap<Number, Load>,
@@ -95,7 +95,7 @@ pub(super) struct Model {
     pub(super) places: bool,
 }
 
-/// What is known of one key.
+/// The state of one key.
 #[derive(Debug, Default)]
 struct Entry {
     /// The values that may be there. The last one surely is.
@@ -169,7 +169,7 @@ impl Model {
             return None;
         }
         self.miss(request);
-        assert_eq!(seen.refreshes, 0, "a refresh of what is not there");
+        assert_eq!(seen.refreshes, 0, "a refresh of a missing entry");
         if let Some((cause, left)) = self.remembered(request) {
             assert_eq!((seen.end, seen.loads), (Some(End::Remembered(cause, left)), 0));
             return None;
@@ -195,7 +195,7 @@ impl Model {
         }
         self.leave(ticket);
         match end {
-            // Whoever began a load uses what it brought, however long that took.
+            // The caller that started a load uses its value, however long the load took.
             End::Value(value)
                 if (started || self.is_fresh(request, value)) && self.fits(request, value) =>
             {
@@ -317,7 +317,7 @@ impl Model {
                 End::Value(number)
             }
             failed => {
-                // What was asked for before an invalidation says nothing of what is after.
+                // A load from before an invalidation says nothing about the time after it.
                 if undisturbed {
                     self.fail(number, &request, asked, failed);
                 }

@@ -1,5 +1,5 @@
-//! The cache, and what it needs of the world: a clock that is moved by hand, a KMS that answers as
-//! it is told, and a background that runs when it is told.
+//! The cache, and its environment: a manual clock, a scripted KMS, and background tasks that run on
+//! command.
 
 use std::{
     future::{self, Future},
@@ -31,8 +31,7 @@ use crate::{
     time::{Clock, ManualClock, Moment},
 };
 
-/// Something that is driven by hand, and tells how it ended; a task in the background ends with
-/// nothing to tell.
+/// A future that the test drives, and that records its outcome; a background task ends without one.
 pub(super) type Waiting = Pin<Box<dyn Future<Output = Option<End>>>>;
 
 pub(super) struct World {
@@ -60,7 +59,7 @@ struct State {
     held: Vec<Task>,
 }
 
-/// What is cached.
+/// The cached value.
 pub(super) struct Value {
     number: Number,
     key: usize,
@@ -258,7 +257,7 @@ impl<const OPENING: bool> Source for Loader<OPENING> {
     }
 
     fn share(&self) -> Share<'_> {
-        Share { context: &[], requests: 1 }
+        Share { context: &[], requests: 1, bytes: 0 }
     }
 
     fn wrapping_keys(&self) -> Vec<Arc<str>> {

@@ -118,19 +118,19 @@ impl CachingBuilder {
     }
 
     /// How long a failure that does not pass by itself is remembered: access denied, a disabled or
-    /// missing key, a wrapped key that does not unwrap. Whoever asks again in that time gets
-    /// [`Error::Remembered`] at once: for the same entry, or, where nobody may use the wrapping
-    /// key, for any under it. Default: 1 second. Allowed: any; zero remembers none.
+    /// missing key, a wrapped key that does not unwrap. Calls in that time get
+    /// [`Error::Remembered`] at once: for the same entry, or, if nobody may use the wrapping key,
+    /// for any entry under it. Default: 1 second. Allowed: any; zero remembers none.
     #[must_use]
     pub fn remember_failures_for(mut self, duration: Duration) -> Self {
         self.policy.refuse_for = duration;
         self
     }
 
-    /// The longest wait between requests for one entry that fail in a way that may pass, as by
-    /// throttling: 50 to 100 milliseconds after the first failure, twice as long after each further
-    /// one. Whoever asks in between gets [`Error::Remembered`] at once. Default: 5 seconds.
-    /// Allowed: any; zero asks each time.
+    /// The maximum pause between requests for one entry after transient failures, such as
+    /// throttling: 50 to 100 milliseconds after the first failure, and twice as long after each
+    /// further one. Calls in between get [`Error::Remembered`] at once. Default: 5 seconds.
+    /// Allowed: any; with zero, each call sends a request.
     #[must_use]
     pub fn longest_backoff(mut self, duration: Duration) -> Self {
         self.policy.longest_backoff = duration;
@@ -158,14 +158,15 @@ impl CachingBuilder {
         self
     }
 
-    /// Whether a data key that was made to seal also opens what it sealed, without asking KMS to
-    /// unwrap it. Default: `false`.
+    /// Whether a data key that was generated for encryption also decrypts the messages of this
+    /// process, without a request to KMS. Default: `false`.
     ///
-    /// Saves the `Decrypt` of those who open what they sealed themselves. It also saves the
-    /// question whether they may: who is allowed `kms:GenerateDataKey`, but not `kms:Decrypt`, can
-    /// open what this process sealed for as long as its data key is cached. While that is in use,
-    /// KMS is asked at seven to eight tenths of its age, and then refuses, which drops what is
-    /// cached under that KMS key for sealing as well: do not prime for who may not decrypt.
+    /// This saves the `Decrypt` requests of processes that decrypt their own messages. It also
+    /// skips the permission check: a principal that is allowed `kms:GenerateDataKey`, but not
+    /// `kms:Decrypt`, can decrypt the messages of this process as long as their data key is cached.
+    /// While that data key is in use, KMS is asked at 70 to 80 % of its age, and then refuses,
+    /// which also drops the entries for encryption under that KMS key: do not use this for
+    /// principals that may not decrypt.
     ///
     /// ```
     /// # use envelope::{DataKey, keyring::RawAesKeyring, materials::{CachingMaterialsManager, DefaultMaterialsManager}};

@@ -313,9 +313,12 @@ impl MaterialsCacheBuilder {
     }
 
     /// How many loads of one encryption context may wait. The limit on all waiting loads is sixteen
-    /// times as high, for encryption and decryption each. A load without room fails at once with
-    /// [`Error::Overloaded`](crate::Error::Overloaded). When all room is taken, the context with
-    /// the most waiting loads gives up one. Default: 1,000. Allowed: over zero; zero counts as one.
+    /// times as high, for encryption and decryption each.
+    ///
+    /// A load without room fails at once with [`Error::Overloaded`](crate::Error::Overloaded). When
+    /// all room is taken, the context with the most waiting loads gives up one. A load that holds
+    /// more than 4 KiB, such as that of a message with many or long wrapped keys, counts as
+    /// several. Default: 1,000. Allowed: over zero; zero counts as one.
     #[must_use]
     pub fn max_waiting(mut self, max_waiting: usize) -> Self {
         self.max_waiting = max_waiting.max(1);
@@ -329,7 +332,7 @@ impl MaterialsCacheBuilder {
         self
     }
 
-    /// Who is told of all that happens, as it happens. Default: nobody.
+    /// Receives each event as it happens. Default: no observer.
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observer = Some(observer);

@@ -220,8 +220,8 @@ impl CachingMaterialsManager {
 }
 
 impl CachingMaterialsManager {
-    /// Drops the partition when another identity has taken the place of the one that obtained what
-    /// is in it. Afterwards nothing is used that was obtained, or asked for, before.
+    /// Drops the partition when another identity has replaced the one that obtained its entries.
+    /// After that, nothing is used that was obtained, or requested, before.
     fn drop_what_others_obtained(&self) {
         let inner = &*self.0;
         let tenure = inner.source.tenure();

@@ -99,7 +99,8 @@ impl Source for EncryptionSource {
     }
 
     fn share(&self) -> Share<'_> {
-        Share { context: self.context.as_serialized(), requests: 1 }
+        let context = self.context.as_serialized();
+        Share { context, requests: 1, bytes: 2 * context.len() }
     }
 
     fn wrapping_keys(&self) -> Vec<Arc<str>> {
@@ -261,7 +262,9 @@ impl Source for DecryptionSource {
 
     fn share(&self) -> Share<'_> {
         let requests = EncryptedDataKeys::from_checked(&self.keys).count();
-        Share { context: self.supplied.as_serialized(), requests }
+        // Held in the key and in this source, and once more in the header.
+        let bytes = 3 * (self.keys.len() + self.stored.len());
+        Share { context: self.supplied.as_serialized(), requests, bytes }
     }
 
     fn wrapping_keys(&self) -> Vec<Arc<str>> {
@@ -331,10 +334,8 @@ impl PreparedMaterials for Prepared {
         if plaintext_length > policy.limits.max_bytes {
             return false;
         }
-        let taken =
-            half.find_at(&self.place, manager.now(), policy, Some(plaintext_length), |it| {
-                borrow(it)
-            });
+        let (now, length) = (manager.now(), Some(plaintext_length));
+        let taken = half.find_at(&self.place, now, policy, length, |it| borrow(it));
         let Ok(taken) = taken else { return false };
         if taken.wants_refresh {
             half.refresh(&self.place.key(), &self.source);

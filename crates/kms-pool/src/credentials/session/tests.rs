@@ -466,7 +466,7 @@ async fn a_date_that_jumps_back_does_not_change_the_limit_on_refusals() {
         assert!(refuse(dated(date(7200), u64::from(second))).await);
     }
     assert!(!refuse(dated(date(9), 9)).await);
-    assert!(refuse(dated(date(10), 10)).await, "one for each ten seconds, whatever the date");
+    assert!(refuse(dated(date(10), 10)).await, "one every ten seconds, independent of the date");
 }
 
 #[tokio::test]
