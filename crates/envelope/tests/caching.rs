@@ -162,7 +162,7 @@ async fn a_failure_is_shared_remembered_and_then_tried_again() {
         assert_eq!((keyring.counts().0, error.keyring_errors().len()), (failures.into(), 1));
         hand.advance(*retry_after);
         let error = envelope.encrypt(b"x", &context).await.unwrap_err();
-        assert!(matches!(error, Error::DataKeyUnavailable(_)), "asked anew: {error:?}");
+        assert!(matches!(error, Error::DataKeyUnavailable(_)), "requested again: {error:?}");
     }
 }
 
@@ -279,7 +279,7 @@ async fn without_a_ceiling_nothing_serves_past_its_age() {
     assert!(envelope.encrypt(b"x", &context()).await.is_err());
 }
 
-/// What was asked for before an invalidation serves those who asked, and nobody after.
+/// The value of a load from before an invalidation serves its own callers only.
 #[tokio::test]
 async fn nothing_from_before_an_invalidation_is_used_after() {
     let keyring = GatedKeyring::new(0);
@@ -523,8 +523,8 @@ async fn stats_tell_what_happened() {
     assert_eq!(keyring.generated.load(Ordering::SeqCst), 2);
 }
 
-/// Of those that hold nothing each operation asks anew; those without bound set nothing aside for
-/// it.
+/// Caches without capacity request a data key for each operation; caches without limits allocate
+/// nothing in advance for it.
 #[tokio::test]
 async fn any_capacity_is_allowed() {
     for capacity in [0, 1, usize::MAX / 1_000, usize::MAX - 1, usize::MAX] {

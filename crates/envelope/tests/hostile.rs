@@ -146,7 +146,7 @@ fn garbage(first: u8, numbers: [u32; 2]) -> Vec<u8> {
     [&[first][..], &numbers[0].to_be_bytes(), &numbers[1].to_be_bytes()].concat()
 }
 
-/// Whatever the messages name beside the wrapping key, and however often they name it.
+/// Messages may name any other keys beside the wrapping key, and name them any number of times.
 #[tokio::test]
 async fn throttled_messages_keep_nobody_elses_requests_away() {
     for (decoy, one_in, times) in
@@ -337,7 +337,7 @@ async fn nothing_serves_past_its_age_once_an_outage_is_over() {
     assert!(handle.encrypt(b"x").await.is_err());
 }
 
-/// Credentials that have expired are no outage, whatever else is one.
+/// Expired credentials are no outage.
 #[tokio::test]
 async fn only_outages_are_bridged() {
     let [one, other] = ["one", "other"].map(|name| Provider::new(name, KeyringErrorKind::Other));
@@ -376,7 +376,8 @@ async fn an_exhausted_budget_starts_no_outage() {
     envelope.encrypt(b"x", &context("a")).await.expect("usable past its age in an outage");
 }
 
-/// Whoever invalidates has mended something, maybe: what was asked for before says nothing of it.
+/// An invalidation may follow a repair: failures of earlier requests say nothing about the time
+/// after it.
 #[tokio::test]
 async fn failures_asked_for_before_an_invalidation_are_not_remembered_after() {
     let keyring = GatedKeyring::new(0);
@@ -450,7 +451,7 @@ async fn a_scan_flushes_no_handle_that_is_hot() {
                     handle.encrypt(b"").await.unwrap();
                 }
             }
-            // Used twice, so that it contends with what is hot.
+            // Used twice, so that it competes with the hot entries.
             for _ in 0..2 {
                 envelope.encrypt(b"", &context(&format!("scan {number}"))).await.unwrap();
             }

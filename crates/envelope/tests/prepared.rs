@@ -267,7 +267,7 @@ async fn failures_of_a_wrapping_key_are_everybodys() {
         assert!(error.is_retryable());
     }
     assert_eq!(keyring.counts().0, 1 + 3);
-    envelope.try_encrypt(b"x", &contexts[0]).expect("what is cached goes on");
+    envelope.try_encrypt(b"x", &contexts[0]).expect("cached data keys still work");
     // It works again: the first success ends it for all.
     keyring.fail(None);
     hand.advance(Duration::from_secs(1));
@@ -283,7 +283,7 @@ async fn failures_of_a_wrapping_key_are_everybodys() {
     assert!(matches!(error, Error::DataKeyNotUnwrapped { .. }), "{error:?}");
 }
 
-/// Those who wait their turn at the gate are told, too.
+/// Callers that wait at the gate get the error, too.
 #[tokio::test]
 async fn an_outage_costs_one_round_of_requests() {
     let keyring = GatedKeyring::new(0);

@@ -45,8 +45,8 @@ impl Scene {
         Self { kms, principal, cache, envelope, context }
     }
 
-    /// From now on it is another's, whom KMS denies everything, so that only what is cached could
-    /// serve.
+    /// From now on it is another identity, which KMS denies everything, so that only cached data
+    /// keys could work.
     fn replace(&self) {
         self.principal.replace(self.kms.issue_credentials());
         self.kms.faults(REGION).deny_access(true);

@@ -122,8 +122,8 @@ impl Faults {
         *self.shared.plan.borrow()
     }
 
-    /// Sets all faults at once and starts drawing anew from the plan's seed. A share outside 0 to 1
-    /// counts as the nearest that is inside.
+    /// Sets all faults at once, and restarts the random generator from the plan's seed. A share
+    /// outside 0 to 1 counts as the nearest value inside.
     pub fn set(&self, plan: FaultPlan) {
         *self.dice() = Dice::new(plan.seed);
         self.shared.plan.send_replace(plan);
@@ -269,7 +269,7 @@ impl Faults {
         self.change(|plan| plan.wrong_key_id = wrong);
     }
 
-    /// Starts drawing anew from `seed`. The default seed is 0.
+    /// Restarts the random generator from `seed`. The default seed is 0.
     pub fn seed(&self, seed: u64) {
         self.change(|plan| plan.seed = seed);
         let mut dice = self.dice();

@@ -197,7 +197,7 @@ impl Principal {
         if !matches {
             return Err(Refusal::UnrecognizedClient);
         }
-        // What was ended by hand stays so, whatever a clock that is wrong may say.
+        // A session that was ended explicitly stays ended, even if a clock is wrong.
         match self.expires {
             _ if self.ended.is_some() => Err(Refusal::ExpiredToken),
             Some(expires) if expires <= now => Err(Refusal::ExpiredToken),

@@ -1,4 +1,4 @@
-//! What KMS is asked for, whatever it answers.
+//! The requests to KMS, independent of its responses.
 
 use envelope::{
     DataKey, Error,

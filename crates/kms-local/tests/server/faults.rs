@@ -135,7 +135,7 @@ async fn a_share_of_requests_is_slow() {
     kms.faults(REGION).slow(0.0, Duration::from_hours(1));
     client.list_keys().send().await.unwrap();
 
-    // Those that the seed has draw the hour, whatever their order; the others are answered.
+    // The requests that the seed picks get the hour's delay, in any order; the others succeed.
     let (slow_share, slow_latency) = (0.5, Duration::from_hours(1));
     until(|| kms.counters(REGION).in_flight == 0).await;
     kms.faults(REGION).set(FaultPlan { slow_share, slow_latency, seed: 3, ..FaultPlan::default() });
@@ -165,7 +165,7 @@ async fn access_is_denied_to_whoever_signs_right() {
         code(allowed.decrypt().ciphertext_blob(data_key).send().await),
         "AccessDeniedException"
     );
-    // Whoever KMS doesn't know is told so first.
+    // An unknown principal gets that error first.
     let expired = client(&kms, REGION, kms.issue_session(Duration::ZERO));
     assert_eq!(code(expired.list_keys().send().await), "ExpiredTokenException");
     kms.faults(REGION).deny_access(false);
