@@ -86,7 +86,7 @@ fn length_at(message: &[u8], at: usize) -> usize {
 }
 
 fn push_length(message: &mut Vec<u8>, length: usize) {
-    let length = u16::try_from(length).expect("what is forged here fits its fields");
+    let length = u16::try_from(length).expect("forged values fit their fields");
     message.extend_from_slice(&length.to_be_bytes());
 }
 

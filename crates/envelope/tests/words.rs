@@ -34,30 +34,7 @@ const SKIPPED: &[&str] = &["target", "benches/peers"];
 
 /// Files that still contain old text. Remove a file from this list when it has become clean; never
 /// add one.
-const EXEMPT: &[&str] = &[
-    "benches/README.md",
-    "benches/src/bin/allocations.rs",
-    "benches/src/bin/hot-paths.rs",
-    "benches/src/bin/limits.rs",
-    "benches/src/bin/pool-budget.rs",
-    "benches/src/bin/pool-churn.rs",
-    "benches/src/bin/pool-failover.rs",
-    "benches/src/bin/pool-get.rs",
-    "benches/src/bin/pool-isolation.rs",
-    "benches/src/bin/pool-provider-outage.rs",
-    "benches/src/bin/pool-rotation.rs",
-    "benches/src/bin/pool-table.rs",
-    "benches/src/bin/residency/main.rs",
-    "benches/src/bin/rotation.rs",
-    "benches/src/bin/scale.rs",
-    "benches/src/kms.rs",
-    "benches/src/load.rs",
-    "benches/src/matrix.rs",
-    "benches/src/outage.rs",
-    "benches/src/pool.rs",
-    "benches/src/rounds.rs",
-    "benches/src/trials/forge.rs",
-];
+const EXEMPT: &[&str] = &[];
 
 #[test]
 fn banned_words_are_not_used() {

@@ -1,5 +1,5 @@
-//! What cached data keys take in memory, and what is left of them when they go. Linux alone: it
-//! reads `/proc/self`.
+//! The memory that cached data keys take, and the copies that are left after they were dropped.
+//! Linux only: it reads `/proc/self`.
 //!
 //! First it searches for data derived from keys: derived keys, the state of HMAC and AES, and
 //! wrapping keys. A build with `--no-default-features` uses RustCrypto's AES-GCM instead of
@@ -43,7 +43,7 @@ const PATIENCE: u32 = 1_000;
 
 #[derive(Parser)]
 #[command(
-    about = "Measures what cached data keys take in memory, and looks for what is left when they go"
+    about = "Measures the memory of cached data keys, and searches for copies after they were dropped"
 )]
 struct Args {
     /// A tenth of the hundred thousand entries
@@ -206,7 +206,7 @@ async fn follow(memory: &mut Memory, half: Half, way: Way) -> Result<Trace, Box<
                 number += 1;
                 let other = tenant(number)?;
                 let message = subject.sealer.encrypt(b"x", &other).await?;
-                // What is used once only makes room for itself.
+                // An entry that is used only once displaces no others.
                 for _ in 0..3 {
                     subject.serve(half, &message, &other).await?;
                 }
@@ -235,7 +235,7 @@ struct Filled {
     /// How many were held after half as many more.
     resident: usize,
     bytes_each: u64,
-    /// Whoever freed it would lend its memory to the next.
+    /// Kept alive, because its freed memory would be reused for the next subject.
     _kept: Subject,
 }
 
