@@ -29,7 +29,7 @@ impl Masked {
     /// If the secret has another length.
     #[must_use]
     pub fn new(secret: &[u8]) -> Self {
-        Self::masked(secret.iter().map(|byte| byte ^ Self::MASK).collect())
+        Self::from_bytes(secret.iter().map(|byte| byte ^ Self::MASK).collect())
     }
 
     /// Takes bytes that are already masked, as [`bytes`](Self::bytes) returns them.
@@ -38,7 +38,7 @@ impl Masked {
     ///
     /// If there are fewer than 16 or more than 64 bytes.
     #[must_use]
-    pub fn masked(bytes: Box<[u8]>) -> Self {
+    pub fn from_bytes(bytes: Box<[u8]>) -> Self {
         assert!((LINKS..=LONGEST).contains(&bytes.len()), "{} bytes", bytes.len());
         Self(bytes)
     }

@@ -80,7 +80,7 @@ impl Deriver {
             self.answers.read_line(&mut line)?;
             let mut words = line.split_whitespace();
             let Some(name) = words.next() else { return Ok(secrets) };
-            let pieces = words.map(|word| Ok(Masked::masked(bytes(word)?.into())));
+            let pieces = words.map(|word| Ok(Masked::from_bytes(bytes(word)?.into())));
             let pieces = pieces.collect::<io::Result<Vec<_>>>()?;
             let pieces = pieces.iter().flat_map(Masked::in_each_order).collect();
             secrets.push(Secret { name: name.replace('_', " "), pieces });
@@ -107,7 +107,7 @@ pub fn derive(questions: impl BufRead, mut answers: impl Write) -> io::Result<()
         let [wrapping_key, data_key, message_id] = &words[..] else {
             return Err(io::Error::other("expected three words"));
         };
-        let reveal = |masked: &[u8]| Masked::masked(masked.into()).reveal();
+        let reveal = |masked: &[u8]| Masked::from_bytes(masked.into()).reveal();
         for (name, secret) in secrets(&reveal(wrapping_key), &reveal(data_key), message_id)? {
             let pieces = secret.chunks_exact(PIECE).map(|piece| hex(Masked::new(piece).bytes()));
             writeln!(answers, "{name} {}", pieces.collect::<Vec<_>>().join(" "))?;
@@ -197,7 +197,8 @@ fn times(mut one: u8, mut other: u8) -> u8 {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
 }
 
 fn bytes(hex: &str) -> io::Result<Vec<u8>> {

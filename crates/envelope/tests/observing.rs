@@ -138,14 +138,14 @@ async fn misses_have_their_reasons_and_failures_their_kinds() {
     assert!((ten - 10.0).abs() < 1e-9, "{ten}");
 
     for kind in
-        [KeyringErrorKind::Throttled, KeyringErrorKind::Credentials, KeyringErrorKind::Denied]
+        [KeyringErrorKind::Throttled, KeyringErrorKind::Credentials, KeyringErrorKind::Unusable]
     {
         keyring.fail(Some(kind));
         assert!(envelope.encrypt(b"x", &context(kind.name())).await.is_err());
     }
     let failures = stats().failures;
     assert_eq!(
-        (failures.throttled, failures.credentials, failures.denied, failures.timed_out),
+        (failures.throttled, failures.credentials, failures.unusable, failures.timed_out),
         (1, 1, 1, 0)
     );
     assert_eq!(stats().load_failures, 3);

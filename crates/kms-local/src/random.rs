@@ -29,7 +29,9 @@ pub(crate) fn access_key_id(prefix: &str, account: &str) -> String {
     // A set bit, 40 bits of the account and 9 random bits: ten characters of five bits.
     let first_bits =
         1 << 49 | (account & ((1 << 40) - 1)) << 9 | u64::from(u16::from_be_bytes(bits) & 0x1FF);
-    let first = (0..10).rev().map(|at| ALPHABET[(first_bits >> (5 * at)) as usize % 32]);
+    let first = (0..10)
+        .rev()
+        .map(|at| ALPHABET[usize::from((first_bits >> (5 * at)).to_le_bytes()[0] % 32)]);
     let first: String = first.map(char::from).collect();
     format!("{prefix}{first}{}", base32(6))
 }

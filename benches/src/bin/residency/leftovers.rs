@@ -139,6 +139,7 @@ fn leave(key: &DataKey) {
 /// Runs it so deep in the stack that later calls do not overwrite its frame.
 #[inline(never)]
 fn deep_down<T>(run: &dyn Fn() -> T) -> T {
+    #[expect(clippy::large_stack_arrays, reason = "to be far down the stack is what it is for")]
     let above = [0_u8; 256 * 1024];
     black_box(&above);
     let result = run();

@@ -9,7 +9,7 @@ use futures_util::{
 };
 
 use super::{
-    Cache, Outcome,
+    Cache, EndOfRefresh, Outcome,
     flight::{Landing, Load},
     gate::{Pass, Priority, Visitor},
     refusals::backed_off,
@@ -19,11 +19,11 @@ use super::{
 use crate::{error::Error, observer::in_current_span};
 
 /// What a load does before it starts.
-pub(super) enum Turn {
+pub(super) enum Turn<V> {
     /// Waits at the gate, because a caller waits for the load.
     Foreground,
     /// Nothing: this refresh ahead has already passed the gate.
-    Ahead(Pass),
+    Ahead(Pass, EndOfRefresh<V>),
 }
 
 impl<V: Send + Sync + 'static> Cache<V> {
@@ -32,15 +32,14 @@ impl<V: Send + Sync + 'static> Cache<V> {
         self: &Arc<Self>,
         key: OwnedKey,
         source: S,
-        turn: Turn,
+        turn: Turn<V>,
         landing: Landing<Option<Outcome<V>>>,
     ) -> Load<Option<Outcome<V>>> {
         let cache = Arc::clone(self);
         Box::pin(async move {
             let _landing = landing;
-            let ahead = matches!(turn, Turn::Ahead(_));
             Some(match cache.turn(&key, &source, turn).await {
-                Ok(pass) => cache.load(key, source, pass, ahead).await,
+                Ok((pass, refresh)) => cache.load(key, source, pass, refresh).await,
                 Err(error) => Err(error),
             })
         })
@@ -52,28 +51,27 @@ impl<V: Send + Sync + 'static> Cache<V> {
         self: &Arc<Self>,
         key: OwnedKey,
         source: S,
-        turn: Turn,
+        turn: Turn<V>,
         landing: Landing<Option<Outcome<V>>>,
     ) -> (Load<Option<Outcome<V>>>, Task) {
         let cache = Arc::clone(self);
         let (mut publish, published) = oneshot::channel();
         let run = async move {
-            let ahead = matches!(turn, Turn::Ahead(_));
             let run = async {
                 let turn = pin!(cache.turn(&key, &source, turn));
                 let pass = match select(turn, publish.cancellation()).await {
                     Either::Left((pass, _)) => pass,
                     Either::Right(((), _)) => return None,
                 };
-                let pass = match pass {
-                    Ok(pass) => pass,
+                let (pass, refresh) = match pass {
+                    Ok(passed) => passed,
                     Err(error) => return Some(Err(error)),
                 };
                 landing.hold();
                 if publish.is_canceled() {
                     return None;
                 }
-                Some(cache.load(key.clone(), source.clone(), pass, ahead).await)
+                Some(cache.load(key.clone(), source.clone(), pass, refresh).await)
             };
             let ended = AssertUnwindSafe(run).catch_unwind().await;
             drop(landing);
@@ -119,17 +117,17 @@ impl<V: Send + Sync + 'static> Cache<V> {
         &self,
         key: &OwnedKey,
         source: &S,
-        turn: Turn,
-    ) -> Result<Pass, Error> {
-        let Turn::Ahead(pass) = turn else {
-            let pass = self.enter(key, source, Priority::Foreground).await?;
-            // Earlier loads may have failed meanwhile, so that the key provider is backed off.
-            return match backed_off(source, source.settings().now()) {
-                Some((cause, retry_after)) => Err(cause.remembered(retry_after)),
-                None => Ok(pass),
-            };
-        };
-        Ok(pass)
+        turn: Turn<V>,
+    ) -> Result<(Pass, Option<EndOfRefresh<V>>), Error> {
+        if let Turn::Ahead(pass, refresh) = turn {
+            return Ok((pass, Some(refresh)));
+        }
+        let pass = self.enter(key, source, Priority::Foreground).await?;
+        // A load that went first may have failed in a way that makes this one pointless.
+        match backed_off(source, source.settings().now()) {
+            Some((cause, retry_after)) => Err(cause.remembered(retry_after)),
+            None => Ok((pass, None)),
+        }
     }
 
     /// Waits at the gate.

@@ -302,10 +302,9 @@ impl<V: Send + Sync + 'static> Cache<V> {
         let Some(slot) = self.slots.find(key).filter(|slot| slot.begin_refresh(now)) else {
             return;
         };
-        let end = EndOfRefresh(slot);
+        let mut end = Some(EndOfRefresh(slot));
         let (cache, key, task_source) = (Arc::clone(self), (*key).to_owned(), source.clone());
         source.settings().spawn(Box::pin(async move {
-            let _end = end;
             // Nobody can join it before its turn: who waits must not wait behind what nobody waits
             // for.
             let Ok(pass) = cache.enter(&key, &task_source, Priority::Background).await else {
@@ -314,7 +313,8 @@ impl<V: Send + Sync + 'static> Cache<V> {
             let Ok(in_background) = task_source.settings().loads_in_background() else { return };
             let mut task = None;
             let load = |landing| {
-                let (source, turn) = (task_source.clone(), Turn::Ahead(pass));
+                let refresh = end.take().expect("a load begins once");
+                let (source, turn) = (task_source.clone(), Turn::Ahead(pass, refresh));
                 if in_background {
                     let (load, running) = cache.apart(key.clone(), source, turn, landing);
                     task = Some(running);
@@ -457,24 +457,25 @@ impl<V: Send + Sync + 'static> Cache<V> {
         self.sight.counts(self.slots.len(), self.slots.bytes())
     }
 
-    /// A load that leaves its entry in the cache before it ends. A load that panics is a failure
-    /// like any other.
+    /// A load that leaves its entry in the cache before it ends, and a `refresh` if it is one. A
+    /// load that panics is a failure like any other.
     fn load<S: Source<Value = V>>(
         self: &Arc<Self>,
         key: OwnedKey,
         source: S,
         pass: Pass,
-        ahead: bool,
+        refresh: Option<EndOfRefresh<V>>,
     ) -> impl Future<Output = Outcome<V>> + Send + use<S, V> {
         let cache = Arc::clone(self);
         async move {
             let _pass = pass;
+            let ahead = refresh.is_some();
             let settings = source.settings();
             let invalidations = *cache.invalidations.read().unwrap_or_else(PoisonError::into_inner);
             let asked = settings.now();
             let outcome = AssertUnwindSafe(source.clone().load(ahead)).catch_unwind().await;
             let took = settings.now().since(asked);
-            // Emit the event at the end, so that its receivers find the new state.
+            // Reported last, so that an observer finds the result in place and the refresh ended.
             match outcome.unwrap_or(Err(Error::Panicked)) {
                 Ok(value) => {
                     let (now, policy) = (settings.now(), settings.policy());
@@ -484,11 +485,13 @@ impl<V: Send + Sync + 'static> Cache<V> {
                     } else {
                         cache.note_unproven(&key, &entry, &source);
                     }
+                    drop(refresh);
                     cache.sight.tell(&key.borrow(), EventKind::Loaded { ahead, took });
                     Ok(entry)
                 }
                 Err(error) => {
                     cache.note_failure(&key, &error, &source, asked, invalidations);
+                    drop(refresh);
                     let kind = EventKind::LoadFailed { ahead, took, cause: &error };
                     cache.sight.tell(&key.borrow(), kind);
                     Err(error)
