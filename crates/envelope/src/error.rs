@@ -185,10 +185,10 @@ pub enum Error {
     /// A failure that is remembered: the keyring was not asked again.
     #[error("{cause} (remembered from an earlier request: asked again in {} ms)", retry_after.as_millis())]
     Remembered {
-        /// What it failed with when it was asked.
+        /// The failure of the earlier request.
         #[source]
         cause: Arc<Self>,
-        /// How long it goes on being refused.
+        /// How long requests are still refused.
         retry_after: Duration,
     },
 
@@ -310,11 +310,11 @@ pub struct KeyringError {
     cause: Arc<dyn std::error::Error + Send + Sync>,
 }
 
-/// What kind of failure a keyring's is. It decides what the cache makes of it.
+/// The kind of a keyring's failure. It decides how the cache handles it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KeyringErrorKind {
-    /// It was asked too often. May pass by itself.
+    /// The key provider throttled the request. May pass by itself.
     Throttled,
     /// No request was sent: the caller's own budget of requests is used up.
     ///
@@ -322,9 +322,9 @@ pub enum KeyringErrorKind {
     /// [`serve_stale_for`](crate::materials::CachingBuilder::serve_stale_for) lets a data key be
     /// used past its age.
     OverBudget,
-    /// No answer came in time. May pass by itself.
+    /// The key provider did not respond in time. May pass by itself.
     TimedOut,
-    /// It was out of reach, or failed inside. May pass by itself.
+    /// The key provider was unreachable, or failed internally. May pass by itself.
     Unavailable,
     /// This caller may not use the wrapping key, at least not with this encryption context. The
     /// cached data key is dropped. Others under the same wrapping key are dropped if other
@@ -333,7 +333,7 @@ pub enum KeyringErrorKind {
     /// Nobody may use the wrapping key: it is disabled, about to be deleted, or gone. Data keys
     /// that are cached under it are dropped.
     Unusable,
-    /// The caller's credentials have expired, were not accepted, or could not be had.
+    /// The caller's credentials have expired, were not accepted, or could not be loaded.
     Credentials,
     /// The wrapped data key does not unwrap: it is damaged, or bound to another encryption context.
     InvalidCiphertext,

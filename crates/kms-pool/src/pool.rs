@@ -139,12 +139,12 @@ impl KmsPool {
         self.client_for(region, principal, Purpose::Foreground).await
     }
 
-    /// The client for requests of a certain purpose; [`client`](Self::client) gives the one for the
-    /// foreground. They share all else.
+    /// Returns the client for requests with a certain purpose; [`client`](Self::client) returns the
+    /// one for the foreground. These clients share everything else.
     ///
     /// # Errors
     ///
-    /// Those of [`client`](Self::client).
+    /// The errors of [`client`](Self::client).
     ///
     /// ```no_run
     /// # async fn example(pool: kms_pool::KmsPool, principal: kms_pool::Principal) -> Result<(), kms_pool::KmsError> {
@@ -176,11 +176,11 @@ impl KmsPool {
         PooledClients::new(self.clone(), principal.clone())
     }
 
-    /// Makes the clients of these regions and connects them, so that the first requests find it
-    /// done. Regions do not wait for one another.
+    /// Builds the clients of these regions and connects them, so that first requests do not have
+    /// to. Regions are connected concurrently.
     ///
-    /// A connection is opened by a request for `/ping`, which AWS's endpoints answer by themselves:
-    /// it costs nothing, and needs no permission.
+    /// A connection is opened by a request for `/ping`, to which AWS's endpoints respond without
+    /// credentials: it costs nothing, and needs no permission.
     ///
     /// # Errors
     ///
@@ -208,8 +208,8 @@ impl KmsPool {
         futures_util::future::join_all(warmed).await
     }
 
-    /// Has the credentials of `principal` renewed now, whether they are due or not, and waits for
-    /// that.
+    /// Refreshes the credentials of `principal` now, whether or not a refresh is due, and waits for
+    /// the result.
     ///
     /// # Errors
     ///
@@ -221,19 +221,20 @@ impl KmsPool {
         session.renew_now(self.shared.settings.clock.now()).await.map(drop)
     }
 
-    /// What the pool holds and has done so far.
+    /// Returns the pool's state and its counters.
     pub fn stats(&self) -> PoolStats {
         self.shared.counters.snapshot(self.shared.slots.len())
     }
 
-    /// What each slot is up to.
+    /// Returns the state of each slot.
     pub fn slots(&self) -> Vec<SlotStats> {
         let now = self.shared.settings.clock.now();
         self.shared.slots.iter().map(|(_, slot)| slot.stats(now)).collect()
     }
 
-    /// Drops every slot. Clients that somebody keeps and requests in flight go on; once there are
-    /// none of a slot any more, its connections close and its credentials are renewed no more.
+    /// Drops every slot. Clients that you hold, and requests in flight, continue; when the last
+    /// client of a slot is dropped, its connections close and its credentials are no longer
+    /// refreshed.
     pub fn clear(&self) {
         self.shared.slots.clear();
     }
@@ -369,7 +370,7 @@ impl KmsPool {
     }
 }
 
-/// Drops the slots that nobody has asked for, round after round, for as long as the pool lives.
+/// Drops idle slots, round after round, as long as the pool lives.
 async fn sweep(pool: Weak<Shared>, pause: Duration) {
     loop {
         tokio::time::sleep(pause).await;

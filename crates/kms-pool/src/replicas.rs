@@ -1,5 +1,5 @@
-//! Several regions that can do the same: the next one when one fails, or a second one when the
-//! first is slow.
+//! Several regions that can serve the same request: the next one after a failure, or a second one
+//! if the first is slow.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,13 +21,13 @@ use crate::stats::Counter;
 use crate::supplier::ClientSupplier;
 use crate::time::monotonic;
 
-/// The regions of a multi-Region key, any of which can answer.
+/// The regions of a multi-Region key, any of which can serve a request.
 ///
-/// A call goes to the first region. When that does not answer in time, cannot be reached, fails
-/// inside or has an open circuit, it goes to the next, and so on. What a region refuses is refused:
-/// no other is asked when access is denied or a ciphertext is damaged. A region is asked once: the
-/// attempts that a pool's clients make elsewhere are not multiplied by the number of regions.
-/// (Credentials that KMS refuses are renewed here too.)
+/// A call goes to the first region. If that region does not respond in time, is unreachable, fails
+/// internally or has an open circuit, the call goes to the next one, and so on. A refusal is final:
+/// no other region is called if access is denied or a ciphertext is damaged. Each region is called
+/// once, so the attempts of a pool's clients are not multiplied by the number of regions.
+/// (Credentials that KMS refuses are refreshed here too.)
 ///
 /// ```no_run
 /// # async fn example(pool: kms_pool::KmsPool, principal: kms_pool::Principal, blob: aws_sdk_kms::primitives::Blob)
@@ -217,7 +217,7 @@ impl Replicas {
                 Some(outcome) = running.next() => match outcome {
                     Ok(value) => return Ok(value),
                     Err(error) if fails_over(&error) => failed = Some(error),
-                    // Another region may be about to answer; nobody else is asked.
+                    // Another region may be about to respond; no further one is called.
                     Err(error) => refused = Some(error),
                 },
                 () = hedge => {
@@ -237,7 +237,7 @@ impl Replicas {
         F: Fn(Client, Arc<str>) -> Fut,
         Fut: Future<Output = Result<T, KmsError>>,
     {
-        // Measured even when it is given up because another was faster.
+        // Measured even if it is cancelled because another region was faster.
         let mut measured = Measured { replica, began: monotonic(), counts: true };
         let outcome = match self.supplier.client_for(&replica.region, Purpose::OneAttempt).await {
             Ok(client) => operation(client, Arc::clone(&replica.region)).await,

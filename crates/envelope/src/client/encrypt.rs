@@ -47,14 +47,15 @@ impl Envelope {
         Ok(message)
     }
 
-    /// Seals like [`encrypt`](Self::encrypt), and appends the message to a buffer of the caller's.
-    /// Where that has room, nothing is allocated for a data key that is cached (but by AWS-LC, in
-    /// C: the state of the message's key). After an error, or when it is given up, the buffer holds
-    /// what it did.
+    /// Encrypts like [`encrypt`](Self::encrypt), and appends the message to the caller's buffer.
+    ///
+    /// If the buffer has room and the data key is cached, nothing is allocated (except by AWS-LC,
+    /// in C: the state of the message's key). After an error, or if the call is cancelled, the
+    /// buffer has its previous content.
     ///
     /// # Errors
     ///
-    /// Those of [`encrypt`](Self::encrypt).
+    /// The errors of [`encrypt`](Self::encrypt).
     pub async fn encrypt_into(
         &self,
         plaintext: &[u8],

@@ -176,7 +176,7 @@ pub struct EncryptionMaterialsRequest<'a> {
     /// The plaintext's length in bytes, or a bound on it; `None` when it is not known. A cached
     /// data key is lent only against a known length.
     pub plaintext_length: Option<u64>,
-    /// Whether nobody waits for it: it is fetched ahead. Default: somebody does.
+    /// Whether no caller waits for it, because it is fetched ahead. Default: `false`.
     pub background: bool,
 }
 
@@ -230,7 +230,7 @@ pub struct DecryptionMaterialsRequest<'a> {
     pub required_context: &'a EncryptionContext,
     pub(crate) stored_context: &'a [u8],
     pub(crate) proof: Proof<'a>,
-    /// Whether nobody waits for it: it is fetched ahead. Default: somebody does.
+    /// Whether no caller waits for it, because it is fetched ahead. Default: `false`.
     pub background: bool,
 }
 

@@ -195,8 +195,8 @@ impl Principal {
     /// credentials file: when one of them changes the provider is asked again, also long before the
     /// credentials expire.
     ///
-    /// The files are looked at as often as [`KmsPoolBuilder::watch_files_every`] says. A provider
-    /// that reads a file only once sees no change, as the AWS SDK's for profiles: see
+    /// The files are checked every [`KmsPoolBuilder::watch_files_every`]. A provider that reads a
+    /// file only once sees no change, such as the AWS SDK's provider for profiles: see
     /// [`from_profile`](Self::from_profile).
     ///
     /// [`KmsPoolBuilder::watch_files_every`]: crate::KmsPoolBuilder::watch_files_every
@@ -205,10 +205,10 @@ impl Principal {
         Self { files: files.into_iter().map(Into::into).collect(), ..self }
     }
 
-    /// Says in which account the principal calls KMS. All principals of an account share the pool's
-    /// budget for each region, as they share the account's request quota. Default: the account that
-    /// comes with the credentials, which the AWS SDK's providers mostly know; else the principal
-    /// has a budget of its own.
+    /// Sets the account in which the principal calls KMS. All principals of an account share the
+    /// pool's budget for each region, as they share the account's request quota. Default: the
+    /// account id of the credentials, which most of the AWS SDK's providers know; otherwise the
+    /// principal has a separate budget.
     #[must_use]
     pub fn with_account(self, account: impl Into<Arc<str>>) -> Self {
         Self { account: Some(account.into()), ..self }

@@ -24,11 +24,11 @@ use super::sessions::Surroundings;
 use crate::connection::{ConnectionSettings, Connections, Proxies, TrustRoots};
 use crate::error::{BuildError, KmsErrorKind};
 
-/// An IAM role to call KMS under, with sessions from AWS STS.
+/// An IAM role to call KMS with, by sessions from AWS STS.
 ///
-/// Each principal made of it is an identity of its own, so that tenants that share a role but not
-/// their session tags never share a client. Sessions are renewed like all credentials of a pool,
-/// and the role's account is the account of the principal.
+/// Each principal that is made from a role is a separate identity, so tenants that share a role but
+/// have different session tags never share a client. Sessions are refreshed like all credentials of
+/// a pool, and the role's account is the account of the principal.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {

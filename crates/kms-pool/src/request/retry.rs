@@ -1,9 +1,9 @@
-//! The one place that decides on retries: the SDK's standard strategy, told by the pool what a
+//! Decides on retries: only the SDK's standard strategy retries, and the pool tells it what a
 //! failure means.
 //!
-//! The pool adds no loop of its own. What it knows and the SDK does not, that signing again may
-//! help, it says in an extension of the response; the strategy then tries again as it does for any
-//! other failure that it knows to pass, within the same number of attempts.
+//! The pool adds no retry loop. If signing again may help, which the SDK cannot know, the pool says
+//! so in an extension of the response. The strategy then retries as after any other transient
+//! failure, within the same number of attempts.
 
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ use aws_smithy_runtime_api::client::retries::classifiers::{
 };
 use aws_smithy_types::retry::{ErrorKind, RetryConfig};
 
-/// On a response: signed again, with other credentials or by a clock that has been set right, it
-/// may be taken.
+/// Marks a response whose request may succeed when it is signed again, with new credentials or with
+/// a corrected clock.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SignAgain;
 
-/// Has a request signed again when that may help.
+/// Lets a request be signed again if that may help.
 #[derive(Debug)]
 pub(crate) struct Retries {
     /// Whether there are other reasons to try again.

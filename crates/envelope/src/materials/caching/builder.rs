@@ -61,17 +61,17 @@ impl CachingBuilder {
         self
     }
 
-    /// How many messages are sealed under one data key. Default: 2^32. Allowed: 1 to 2^32.
+    /// How many messages are encrypted under one data key. Default: 2^32. Allowed: 1 to 2^32.
     #[must_use]
     pub fn max_messages(mut self, max_messages: u64) -> Self {
         self.policy.limits.max_messages = max_messages;
         self
     }
 
-    /// How many plaintext bytes are sealed under one data key. Default: 2^63 - 1. Allowed: 0 to
+    /// How many plaintext bytes are encrypted under one data key. Default: 2^63 - 1. Allowed: 0 to
     /// 2^63 - 1.
     ///
-    /// A longer message gets a data key of its own.
+    /// A longer message gets its own data key.
     #[must_use]
     pub fn max_bytes(mut self, max_bytes: u64) -> Self {
         self.policy.limits.max_bytes = max_bytes;
@@ -137,8 +137,7 @@ impl CachingBuilder {
         self
     }
 
-    /// The cache to use, which other managers may use, too. Default: one of its own, of 1,000
-    /// entries.
+    /// The cache to use, which other managers may share. Default: a new cache with 1,000 entries.
     #[must_use]
     pub fn cache(mut self, cache: &MaterialsCache) -> Self {
         self.cache = Some(cache.clone());
