@@ -376,8 +376,8 @@ impl Principal {
             Ok(Some(answer)) => answer,
             late => {
                 let what = match late {
-                    Ok(_) => "could not be asked".to_owned(),
-                    Err(_elapsed) => format!("did not answer within {limit:?}"),
+                    Ok(_) => "could not be called".to_owned(),
+                    Err(_elapsed) => format!("did not respond within {limit:?}"),
                 };
                 let outcome = Err(self.unavailable(&what, None));
                 Answer { rotation: asked, stamps: None, outcome }

@@ -58,7 +58,7 @@ impl KmsErrorKind {
                 "send fewer requests, or check max_in_flight and max_requests_per_second of the pool",
             ),
             Self::TimedOut => {
-                ("KMS did not answer in time", "try again, or raise the timeouts of the pool")
+                ("KMS did not respond in time", "try again, or raise the timeouts of the pool")
             }
             Self::Unavailable => (
                 "KMS could not be reached or failed internally",

@@ -286,7 +286,7 @@ async fn a_provider_that_hangs_or_panics_is_an_error() {
     let answers = [Answer::Silence, Answer::Panic, Answer::Keys(1, None)];
     let provider = Provider::shut(&answers);
     let session = session_with(&provider, Duration::from_millis(500));
-    for (second, what) in [(0, "did not answer within 500ms"), (1, "panicked")] {
+    for (second, what) in [(0, "did not respond within 500ms"), (1, "panicked")] {
         let callers = join_all((0..8).map(|_| session.credentials(at(second))));
         let (results, ()) = tokio::join!(callers, async { provider.let_through(1) });
         for error in results.into_iter().map(Result::unwrap_err) {
