@@ -86,7 +86,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     match operation {
         "seal" => run(&mut || done(envelope.try_encrypt(black_box(&plaintext), &context))),
         "seal-await" => {
-            run(&mut || done(finished(envelope.encrypt(black_box(&plaintext), &context))))
+            run(&mut || done(finished(envelope.encrypt(black_box(&plaintext), &context))));
         }
         "seal-prepared" => run(&mut || done(prepared.try_encrypt(black_box(&plaintext)))),
         "open" => run(&mut || done(envelope.try_decrypt(black_box(&message), &context))),

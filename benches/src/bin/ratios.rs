@@ -227,7 +227,7 @@ impl Client {
             }
             let wait = started.elapsed().as_secs_f64() * 1e9 / f64::from(CALLS);
             let no_wait = time(CALLS, || {
-                drop(black_box(self.envelope.try_encrypt(black_box(&plaintext), &self.context)))
+                drop(black_box(self.envelope.try_encrypt(black_box(&plaintext), &self.context)));
             });
             waits.push(wait);
             tries.push(no_wait);

@@ -263,7 +263,7 @@ impl Scale {
                             envelope
                                 .try_encrypt(black_box(&PLAINTEXT), &owned[pick(owned)].0)
                                 .expect("it is cached"),
-                        )
+                        );
                     }
                 })
                 .collect();

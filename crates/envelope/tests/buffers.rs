@@ -240,7 +240,7 @@ async fn a_batch_is_each_of_its_messages() {
             Ok(opened) => assert!(opened.plaintext() == plaintexts[at] && at != 2, "{at}"),
             Err(Error::EncryptionContextMismatch { .. }) => assert!(at >= plaintexts.len(), "{at}"),
             Err(error) => {
-                assert!(at == 2 && matches!(error, Error::Authentication), "{at}: {error}")
+                assert!(at == 2 && matches!(error, Error::Authentication), "{at}: {error}");
             }
         }
     }

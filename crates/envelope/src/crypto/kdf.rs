@@ -52,10 +52,10 @@ fn derive_into(
     match suite.key_derivation() {
         KeyDerivation::Identity => key.copy_from_slice(data_key),
         KeyDerivation::HkdfSha256 => {
-            expand(&Hkdf::<Sha256>::new(None, data_key), &[&id, message_id], key)
+            expand(&Hkdf::<Sha256>::new(None, data_key), &[&id, message_id], key);
         }
         KeyDerivation::HkdfSha384 => {
-            expand(&Hkdf::<Sha384>::new(None, data_key), &[&id, message_id], key)
+            expand(&Hkdf::<Sha384>::new(None, data_key), &[&id, message_id], key);
         }
         KeyDerivation::HkdfSha512 => {
             let hkdf = Hkdf::<Sha512>::new(Some(message_id), data_key);

@@ -15,26 +15,26 @@ pub(super) fn emit(event: &Event<'_>) {
             counter!("envelope_cache_misses_total", "operation" => operation, "reason" => reason.name()).increment(1);
         }
         EventKind::Coalesced => {
-            counter!("envelope_cache_coalesced_total", "operation" => operation).increment(1)
+            counter!("envelope_cache_coalesced_total", "operation" => operation).increment(1);
         }
         EventKind::Bypassed => {
-            counter!("envelope_cache_bypasses_total", "operation" => operation).increment(1)
+            counter!("envelope_cache_bypasses_total", "operation" => operation).increment(1);
         }
         EventKind::Refused { .. } => {
-            counter!("envelope_cache_refused_total", "operation" => operation).increment(1)
+            counter!("envelope_cache_refused_total", "operation" => operation).increment(1);
         }
         EventKind::Loaded { ahead, took } => loaded(operation, ahead, "ok", took.as_secs_f64()),
         EventKind::LoadFailed { ahead, took, cause } => {
-            loaded(operation, ahead, kind(cause), took.as_secs_f64())
+            loaded(operation, ahead, kind(cause), took.as_secs_f64());
         }
         EventKind::Promoted => {
-            counter!("envelope_cache_promotions_total", "operation" => operation).increment(1)
+            counter!("envelope_cache_promotions_total", "operation" => operation).increment(1);
         }
         EventKind::StaleServed => {
-            counter!("envelope_cache_stale_served_total", "operation" => operation).increment(1)
+            counter!("envelope_cache_stale_served_total", "operation" => operation).increment(1);
         }
         EventKind::Evicted => {
-            counter!("envelope_cache_evictions_total", "operation" => operation).increment(1)
+            counter!("envelope_cache_evictions_total", "operation" => operation).increment(1);
         }
         EventKind::Invalidated { entries } => {
             counter!("envelope_cache_invalidations_total", "operation" => operation)

@@ -29,7 +29,7 @@ pub(super) fn emit(event: &Event<'_>) {
             debug!(target: TARGET, operation, %context_keys, "waiting for a load that is under way");
         }
         EventKind::Bypassed => {
-            debug!(target: TARGET, operation, %context_keys, "may not be served from the cache")
+            debug!(target: TARGET, operation, %context_keys, "may not be served from the cache");
         }
         EventKind::Refused { cause, retry_after } => {
             debug!(target: TARGET, operation, %context_keys, %cause, ?retry_after, "refused by a remembered failure");
@@ -41,16 +41,16 @@ pub(super) fn emit(event: &Event<'_>) {
             warn!(target: TARGET, operation, %context_keys, ahead, ?took, %cause, "no data key came");
         }
         EventKind::Promoted => {
-            debug!(target: TARGET, operation, %context_keys, "the standby took over")
+            debug!(target: TARGET, operation, %context_keys, "the standby took over");
         }
         EventKind::StaleServed => {
             debug!(target: TARGET, operation, %context_keys, "served by a data key past its max_age");
         }
         EventKind::Evicted => {
-            debug!(target: TARGET, operation, %context_keys, "an entry made room for another")
+            debug!(target: TARGET, operation, %context_keys, "an entry made room for another");
         }
         EventKind::Invalidated { entries } => {
-            info!(target: TARGET, operation, entries, "entries were dropped")
+            info!(target: TARGET, operation, entries, "entries were dropped");
         }
         EventKind::ContextsNeverRepeat => warn!(
             target: TARGET,

@@ -233,7 +233,7 @@ impl Matrix {
                 let writer = Hand { client, streaming };
                 match (unwritten(client, case), answer) {
                     (None, Ok((bytes, _))) => {
-                        messages.push(Message { case, writer, bytes, is_changed: false })
+                        messages.push(Message { case, writer, bytes, is_changed: false });
                     }
                     (None, Err(error)) => panic!("{writer} does not seal {case}: {error}"),
                     // Two ways to read for each of the others.

@@ -162,7 +162,7 @@ impl Run {
                 self.begin(Half::Sealing, key, Some(bytes), at_place, true);
             }
             Operation::Decrypt { key, authentic } => {
-                self.begin(Half::Opening, key, None, false, authentic)
+                self.begin(Half::Opening, key, None, false, authentic);
             }
             Operation::Advance(time) => {
                 self.world.advance(time);

@@ -100,7 +100,7 @@ impl Requests {
             match self.decrypt(&key, request, ciphertext).await {
                 Ok(data_key) => return Ok(data_key.unwrapped_by(stored.shared())),
                 Err(failure) => {
-                    failures.push(failure.of(&key).with_name_in_messages(stored.shared()))
+                    failures.push(failure.of(&key).with_name_in_messages(stored.shared()));
                 }
             }
         }
