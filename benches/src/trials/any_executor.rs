@@ -1,4 +1,4 @@
-//! The quickstart's job under other executors than Tokio, and in a forked child.
+//! The quickstart's workload under executors other than Tokio, and in a forked child.
 #![expect(clippy::print_stdout, reason = "what a program reports to a person")]
 
 use std::{
@@ -25,14 +25,14 @@ use crate::{
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
-/// What a forked child may take to work or to say that it does not.
+/// The time limit for a forked child to succeed or to return an error.
 const AT_ONCE: Duration = Duration::from_millis(100);
 
 /// Runs the trial.
 ///
 /// # Errors
 ///
-/// When the server can't start, or the process can't fork.
+/// If the server cannot start, or the process cannot fork.
 pub fn run(quick: bool) -> Trial {
     let mut lines = Lines::default();
     let records = if quick { 1_000 } else { 100_000 };
@@ -66,7 +66,7 @@ pub fn run(quick: bool) -> Trial {
     Ok(lines.verdict())
 }
 
-/// What the quickstart does.
+/// The workload of the quickstart.
 async fn job(envelope: &Envelope, records: usize) -> Result<(), envelope::Error> {
     let context = tenant("42");
     let mut messages = Vec::with_capacity(records);
@@ -112,7 +112,7 @@ fn row(
     Ok(())
 }
 
-/// What a child does.
+/// An operation of a child.
 struct Use {
     name: &'static str,
     does: fn(Kms) -> Result<(), Box<dyn Error>>,
@@ -152,7 +152,7 @@ const USES: [Use; 5] = [
         name: "dropping everything",
         does: |kms| {
             let Kms { envelope, cache, server, .. } = kms;
-            // Its threads are the parent's, and its sockets.
+            // Its threads and sockets belong to the parent.
             std::mem::forget(server);
             drop((envelope, cache));
             Ok(())
@@ -160,7 +160,7 @@ const USES: [Use; 5] = [
     },
 ];
 
-/// Uses what a child has inherited, and drops nothing of it.
+/// Uses inherited objects in a child, and drops none of them.
 fn keep<T>(kms: Kms, job: impl FnOnce(&Kms) -> T) -> T {
     let done = job(&kms);
     std::mem::forget(kms);
@@ -172,19 +172,20 @@ fn encrypt(envelope: &Envelope, context: &EncryptionContext) -> Outcome<()> {
     Ok(())
 }
 
-/// Forks beside the pool's threads, and has each child use what the parent made. While `is_busy`,
-/// another thread of the parent uses it as well: a child may inherit any lock that is held.
+/// Forks while the pool's threads are running; each child uses the objects of the parent. With
+/// `is_busy`, another thread of the parent uses them as well, so a child may inherit any lock in
+/// the locked state.
 fn forked(forks: usize, is_busy: bool, lines: &mut Lines) -> Outcome<()> {
     for Use { name, does } in USES {
         let name = format!("{name}{}", if is_busy { ", busy parent" } else { "" });
         let (mut slowest, mut worked, mut lost, mut other) = (Duration::ZERO, 0, 0, String::new());
         for _ in 0..forks {
             let kms = start(|pool| pool)?;
-            // It stays, as the parent's runtime does.
+            // It is kept, like the parent's runtime.
             let parent = new_runtime()?;
             parent.block_on(kms.envelope.encrypt(b"x", &tenant("cached")))?;
             let busy = is_busy.then(|| Busy::start(&kms.envelope));
-            // The parent's stays as it is: only the child takes it.
+            // Only the child takes it; the parent keeps its own.
             let mut kms = Some(kms);
             let job = || kms.take().map_or(Ok(()), does).map(|()| String::new());
             let (took, ended) = in_a_child(job)?;
@@ -204,7 +205,7 @@ fn forked(forks: usize, is_busy: bool, lines: &mut Lines) -> Outcome<()> {
     Ok(())
 }
 
-/// A thread that encrypts for one new tenant after the other until this is dropped.
+/// A thread that encrypts for one new tenant after another until this is dropped.
 struct Busy {
     ended: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
@@ -217,7 +218,7 @@ impl Busy {
         let thread = thread::spawn(move || {
             let Ok(runtime) = new_runtime() else { return };
             while !is_over.load(Relaxed) {
-                // What comes of it is not measured here.
+                // The outcome is not measured here.
                 let _ = runtime.block_on(envelope.encrypt(b"x", &fresh()));
             }
         });

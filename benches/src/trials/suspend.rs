@@ -1,8 +1,8 @@
-//! Data keys' ages across an hour for which the machine slept.
+//! The age of data keys after the machine slept for an hour.
 //!
-//! A time namespace whose `CLOCK_BOOTTIME` is an hour ahead stands for the sleep. Only a process of
-//! one thread may enter one: a forked child is such a process, with the cache that its parent filled
-//! and none of the parent's threads.
+//! A time namespace whose `CLOCK_BOOTTIME` is an hour ahead simulates the sleep. Only a
+//! single-threaded process may enter one. A forked child is such a process: it has the cache that
+//! its parent filled, and none of the parent's threads.
 #![expect(clippy::print_stdout, reason = "what a program reports to a person")]
 
 use std::{
@@ -34,15 +34,15 @@ const SLEPT: u64 = 3_600;
 ///
 /// # Errors
 ///
-/// When the server can't start. Where the kernel refuses a time namespace, as it does to whoever is
-/// not root, the trial says so and fails: nothing else shows that suspension counts.
+/// If the server cannot start. If the kernel refuses a time namespace, as it does without root, the
+/// trial reports that and fails, because nothing else shows that suspended time counts.
 pub fn run(_quick: bool) -> Trial {
     let mut lines = Lines::default();
     let kms = start(|pool| pool)?;
     let (runtime, context) = (new_runtime()?, tenant("sleeper"));
     let message = runtime.block_on(kms.envelope.encrypt(b"x", &context))?;
     runtime.block_on(kms.envelope.decrypt(&message, &context))?;
-    // The child is a copy of this thread alone; a runtime that it held would have none.
+    // The child has only a copy of this thread, so a runtime would have no threads.
     drop(runtime);
     let holder = Holder::start()?;
     let look = |name: &str, namespace: Option<PathBuf>| {
@@ -90,7 +90,7 @@ fn enter(namespace: &Path) -> Outcome<()> {
     Ok(())
 }
 
-/// Seconds since the machine was started, those asleep included.
+/// Seconds since the machine was started, including suspended time.
 fn boot_time() -> Outcome<f64> {
     let uptime = fs::read_to_string("/proc/uptime")?;
     Ok(uptime.split_whitespace().next().unwrap_or_default().parse()?)
@@ -108,7 +108,7 @@ impl Holder {
         command.spawn().map(Self)
     }
 
-    /// The namespace, once somebody lives in it.
+    /// The namespace, once a process runs in it.
     fn namespace(&self) -> Outcome<PathBuf> {
         let id = self.0.id();
         let (began, children) = (Instant::now(), format!("/proc/{id}/task/{id}/children"));
@@ -119,7 +119,7 @@ impl Holder {
             }
             thread::sleep(Duration::from_millis(5));
         }
-        Err("unshare made no time namespace: the trial could not be run".into())
+        Err("unshare created no time namespace: the trial could not be run".into())
     }
 }
 
