@@ -52,7 +52,7 @@ impl Kms {
     ///
     /// # Errors
     ///
-    /// When the server can't start, or for what is set out of range.
+    /// If the server cannot start, or if a setting is out of range.
     pub async fn start_with(
         principal: impl FnOnce(&KmsLocal) -> Principal,
         set_pool: impl FnOnce(KmsPoolBuilder) -> KmsPoolBuilder,
@@ -82,12 +82,12 @@ impl Kms {
         client(&self.pool, &self.principal, &self.key, cache, set)
     }
 
-    /// The pool behind the client.
+    /// The pool of the client.
     pub fn pool(&self) -> &KmsPool {
         &self.pool
     }
 
-    /// Who the client is to KMS.
+    /// The client's principal.
     pub fn principal(&self) -> &Principal {
         &self.principal
     }
@@ -102,7 +102,7 @@ impl Kms {
         self.server.counters(REGION)
     }
 
-    /// Begins to count anew.
+    /// Resets the counters.
     pub fn reset_counters(&self) {
         self.server.reset_counters(REGION);
     }
@@ -134,8 +134,7 @@ fn client(
     Ok(Envelope::builder(manager).build()?)
 }
 
-/// A running server. It has threads of its own: what it does must not take the turn of what is
-/// measured.
+/// A running server. It has its own threads, so that it does not delay the measured tasks.
 #[derive(Debug)]
 pub struct Server {
     // It stops before its threads do.

@@ -1,8 +1,8 @@
 //! A steady load, and how long its operations take.
 //!
-//! The load is an open loop: each operation has its time, whatever became of those before it, and
-//! its latency counts from then. A pause therefore costs all who would have come during it, and not
-//! only the one that met it.
+//! The load is an open loop: each operation has its start time, independent of earlier ones, and
+//! its latency counts from then. A pause therefore delays all operations that should have started
+//! during it, and not only the one that was running.
 
 use std::{
     collections::HashMap,

@@ -37,7 +37,7 @@ pub const FRAME_LENGTHS: [Option<u32>; 3] = [Some(4096), Some(65_536), None];
 /// Threads that do the same at once, on one client.
 pub const THREADS: [usize; 2] = [1, 2];
 
-/// What is done.
+/// The measured operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     /// `try_encrypt`.
@@ -58,7 +58,7 @@ pub enum Operation {
 /// A row of the matrix.
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
-    /// What is done.
+    /// The measured operation.
     pub operation: Operation,
     /// The suite.
     pub suite: AlgorithmSuite,

@@ -12,51 +12,51 @@ use zeroize::Zeroize;
 const WINDOW: usize = 1 << 20;
 /// Of a freed block, the allocator overwrites this much with links of its own.
 const LINKS: usize = 16;
-/// The longest pattern that is looked for.
+/// The maximum length of a pattern.
 const LONGEST: usize = 64;
 
-/// The bytes of a secret, so disguised that a search for them does not find them here.
+/// The bytes of a secret, masked so that a search for them does not find them here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Masked(Box<[u8]>);
 
 impl Masked {
     const MASK: u8 = 0xA5;
 
-    /// Disguises a secret of 16 to 64 bytes.
+    /// Masks a secret of 16 to 64 bytes.
     ///
     /// # Panics
     ///
-    /// When it is of another length.
+    /// If the secret has another length.
     #[must_use]
     pub fn new(secret: &[u8]) -> Self {
         Self::from_bytes(secret.iter().map(|byte| byte ^ Self::MASK).collect())
     }
 
-    /// Takes bytes that are disguised already, as [`bytes`](Self::bytes) gives them.
+    /// Takes bytes that are already masked, as [`bytes`](Self::bytes) returns them.
     ///
     /// # Panics
     ///
-    /// When there are fewer than 16 or more than 64.
+    /// If there are fewer than 16 or more than 64 bytes.
     #[must_use]
     pub fn from_bytes(bytes: Box<[u8]>) -> Self {
         assert!((LINKS..=LONGEST).contains(&bytes.len()), "{} bytes", bytes.len());
         Self(bytes)
     }
 
-    /// The bytes in disguise.
+    /// The masked bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The secret itself. Wiping it is up to the caller.
+    /// The secret itself. The caller must wipe it.
     #[must_use]
     pub fn reveal(&self) -> Vec<u8> {
         self.0.iter().map(|byte| byte ^ Self::MASK).collect()
     }
 
-    /// The same bytes in each order in which a processor or a library may keep them: as they are,
-    /// from the last to the first, and so within each number of 4 and of 8 bytes.
+    /// The same bytes in each order in which a processor or a library may store them: as they are,
+    /// reversed, and reversed within each number of 4 or 8 bytes.
     #[must_use]
     pub fn in_each_order(&self) -> [Self; 4] {
         [1, self.0.len(), 4, 8].map(|number| {
@@ -130,18 +130,17 @@ impl Memory {
         self.count_all(std::slice::from_ref(key))
     }
 
-    /// How often any of these secrets stands there.
+    /// How many times any of these secrets occurs.
     ///
     /// # Errors
     ///
-    /// Those of [`count`](Self::count).
+    /// The errors of [`count`](Self::count).
     pub fn count_all(&mut self, secrets: &[Masked]) -> io::Result<usize> {
         let mut count = 0;
         for region in writable()? {
             let mut start = region.start;
             while start < region.end {
-                // The last bytes of a window are the first of the next, or a secret across both
-                // would be missed.
+                // Overlap the windows: otherwise a secret across two windows would be missed.
                 let length = (region.end - start).min(WINDOW + LONGEST - 1);
                 match self.read(start, length) {
                     Ok(()) => {}
@@ -158,11 +157,11 @@ impl Memory {
         Ok(count)
     }
 
-    /// How often `secret` begins in the window, which was read from `start`. What was read from the
-    /// window itself is no find.
+    /// How many times `secret` begins in the window, which was read from `start`. Occurrences in
+    /// the window buffer itself do not count.
     fn finds_in(&self, start: usize, length: usize, secret: &Masked) -> usize {
         let own = self.window.as_ptr().addr()..self.window.as_ptr().addr() + self.window.len();
-        // What begins after the window is the next one's.
+        // Occurrences that begin after the window belong to the next one.
         let bytes = &self.window[..length.min(WINDOW + secret.0.len() - 1)];
         let (mut found, mut from) = (0, 0);
         while let Some(next) = bytes[from..].iter().position(|byte| *byte == secret.first_byte()) {
@@ -237,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn orders_are_by_the_number_of_bytes() {
+    fn orders_depend_on_the_number_of_bytes() {
         let bytes: Vec<u8> = (0..16).collect();
         let [same, whole, by_four, by_eight] =
             Masked::new(&bytes).in_each_order().map(|it| it.reveal());

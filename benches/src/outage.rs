@@ -209,7 +209,7 @@ pub struct Cell {
     pub fault: Fault,
     /// What the cache holds.
     pub state: State,
-    /// What is called.
+    /// The call under test.
     pub operation: Operation,
 }
 
@@ -222,9 +222,9 @@ impl Cell {
 
     /// What a first and a second call have to come to.
     ///
-    /// A fresh data key needs no KMS. A refusal is told as what it is, whatever the cache held
-    /// before, and an outage, too, unless a data key past its age may bridge it. What failed once
-    /// is not asked again at once.
+    /// A fresh data key needs no KMS. A refusal is reported as a refusal, even if a data key was
+    /// cached before; so is an outage, unless a data key past its age may be used meanwhile. A
+    /// failed request is not repeated at once.
     #[must_use]
     pub fn expected(self) -> [Answer; 2] {
         match self.state {
@@ -391,8 +391,8 @@ fn impatient(pool: KmsPoolBuilder) -> KmsPoolBuilder {
         .max_attempts(1)
 }
 
-/// Hands out the session of the moment. It says that it has expired already, so the pool asks anew
-/// for each request.
+/// Returns the current session. The credentials claim to have expired already, so the pool calls
+/// the provider for each request.
 #[derive(Debug, Clone, Default)]
 struct Sessions(Arc<Mutex<Option<Credentials>>>);
 

@@ -46,7 +46,7 @@ impl PooledKms {
     ///
     /// # Errors
     ///
-    /// When the server can't start, or for what is set out of range.
+    /// If the server cannot start, or if a setting is out of range.
     pub async fn start(
         set: impl FnOnce(KmsPoolBuilder) -> KmsPoolBuilder,
     ) -> Result<Self, Box<dyn Error>> {
@@ -118,7 +118,7 @@ impl PooledKms {
 pub struct Pace {
     /// What the machine does when nothing waits, server and all, in requests a second.
     pub most: f64,
-    /// What is asked of it.
+    /// The load.
     pub per_second: f64,
 }
 

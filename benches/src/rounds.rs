@@ -92,7 +92,7 @@ fn throughput(span: Duration, calls: &[&Call]) -> f64 {
         let threads: Vec<_> = calls.iter().map(|call| scope.spawn(|| count(call))).collect();
         threads
             .into_iter()
-            .map(|thread| thread.join().expect("what is measured does not panic"))
+            .map(|thread| thread.join().expect("the measured code does not panic"))
             .sum()
     })
 }

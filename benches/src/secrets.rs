@@ -1,7 +1,7 @@
-//! What a message's keys and its wrapping key are made into, to be looked for in memory.
+//! Computes the data derived from a message's keys and its wrapping key, to search memory for it.
 //!
-//! Who computes a secret leaves copies of it. So a process of its own does it, which gets and gives
-//! secrets in disguise alone.
+//! Computing a secret leaves copies of it. A separate process therefore does it, and exchanges
+//! secrets only in masked form.
 
 use std::{
     env,
@@ -18,17 +18,17 @@ use sha2::Sha512;
 
 use crate::memory::Masked;
 
-/// The argument that a program starts itself with, to call [`derive`].
+/// The program starts itself with this argument, to call [`derive`].
 pub const ARGUMENT: &str = "--derive-secrets";
-/// How much of a secret is a find: half an AES-256 key, or one round key.
+/// The length of a piece that counts as found: half an AES-256 key, or one round key.
 const PIECE: usize = 16;
 
-/// One secret, in pieces of 16 bytes, in every order in which they may be kept.
+/// One secret, in pieces of 16 bytes, in every byte order in which it may be stored.
 #[derive(Debug)]
 pub struct Secret {
-    /// What it is.
+    /// The name of the secret.
     pub name: String,
-    /// Its pieces.
+    /// The pieces of the secret.
     pub pieces: Vec<Masked>,
 }
 
@@ -41,11 +41,11 @@ pub struct Deriver {
 }
 
 impl Deriver {
-    /// Starts the program anew, which must call [`derive`] when it is given [`ARGUMENT`].
+    /// Starts this program again, which must call [`derive`] when it gets [`ARGUMENT`].
     ///
     /// # Errors
     ///
-    /// When it can't be started.
+    /// If the process cannot be started.
     pub fn start() -> io::Result<Self> {
         let mut child = Command::new(env::current_exe()?)
             .arg(ARGUMENT)
@@ -60,12 +60,12 @@ impl Deriver {
         Ok(Self { child, questions, answers: BufReader::new(answers) })
     }
 
-    /// The secrets of a message of the default algorithm suite (0x0478, without its signature
+    /// The secrets of a message with the default algorithm suite (0x0478, without the signature of
     /// 0x0578) under this wrapping key and data key.
     ///
     /// # Errors
     ///
-    /// When the process has ended.
+    /// If the process has ended.
     pub fn secrets(
         &mut self,
         wrapping_key: &Masked,
@@ -90,22 +90,22 @@ impl Deriver {
 
 impl Drop for Deriver {
     fn drop(&mut self) {
-        // It has nothing to lose.
+        // The process has no state to lose.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Answers what [`Deriver::secrets`] asks, line by line, until nobody asks any more.
+/// Responds to the requests of [`Deriver::secrets`], line by line, until the input ends.
 ///
 /// # Errors
 ///
-/// When the input is not such a question, or can't be read, or the output can't be written.
+/// If the input is not such a request or cannot be read, or if the output cannot be written.
 pub fn derive(questions: impl BufRead, mut answers: impl Write) -> io::Result<()> {
     for question in questions.lines() {
         let words: Vec<_> = question?.split(' ').map(bytes).collect::<Result<_, _>>()?;
         let [wrapping_key, data_key, message_id] = &words[..] else {
-            return Err(io::Error::other("three words are needed"));
+            return Err(io::Error::other("expected three words"));
         };
         let reveal = |masked: &[u8]| Masked::from_bytes(masked.into()).reveal();
         for (name, secret) in secrets(&reveal(wrapping_key), &reveal(data_key), message_id)? {
@@ -118,7 +118,7 @@ pub fn derive(questions: impl BufRead, mut answers: impl Write) -> io::Result<()
     Ok(())
 }
 
-/// The secrets, by name (specification: `framework/algorithm-suites.md`; RFC 5869; RFC 2104).
+/// The secrets by name (specification: `framework/algorithm-suites.md`; RFC 5869; RFC 2104).
 fn secrets(
     wrapping_key: &[u8],
     data_key: &[u8],
@@ -129,7 +129,7 @@ fn secrets(
     let (prk, hkdf) = Hkdf::<Sha512>::extract(Some(message_id), data_key);
     let mut message_key = vec![0; 32];
     hkdf.expand_multi_info(&[&SUITE, b"DERIVEKEY"], &mut message_key).map_err(io::Error::other)?;
-    // As HMAC takes its key in, of which the rest of the block is no secret.
+    // As HMAC pads its key; the rest of the block is not secret.
     let padded = |pad: u8| prk.iter().map(|byte| byte ^ pad).collect::<Vec<_>>();
     assert!(prk.len() <= BLOCK, "a longer key would be hashed first");
     Ok(vec![
@@ -146,14 +146,14 @@ fn secrets(
     ])
 }
 
-/// The hash key of GCM: a block of zeros, encrypted.
+/// The hash key of GCM: an encrypted block of zeros.
 fn hash_key(key: &[u8]) -> io::Result<Vec<u8>> {
     let mut block = [0; 16].into();
     Aes256::new_from_slice(key).map_err(io::Error::other)?.encrypt_block(&mut block);
     Ok(block.to_vec())
 }
 
-/// The fifteen round keys of AES-256, of which the first two are the key (FIPS 197, section 5.2).
+/// The fifteen round keys of AES-256; the first two are the key itself (FIPS 197, section 5.2).
 fn round_keys(key: &[u8]) -> Vec<u8> {
     let mut words: Vec<[u8; 4]> =
         key.chunks_exact(4).map(|word| [word[0], word[1], word[2], word[3]]).collect();
@@ -178,12 +178,12 @@ fn round_keys(key: &[u8]) -> Vec<u8> {
 
 /// The S-box of AES (FIPS 197, section 5.1.1).
 fn substitute(byte: u8) -> u8 {
-    // To the power of 254: the inverse, and zero for zero.
+    // The power of 254 is the inverse, and zero for zero.
     let inverse = (0..253).fold(byte, |power, _| times(power, byte));
     (1..5).fold(inverse ^ 0x63, |sum, by| sum ^ inverse.rotate_left(by))
 }
 
-/// Multiplies in AES's field (FIPS 197, section 4.2).
+/// Multiplication in AES's field (FIPS 197, section 4.2).
 fn times(mut one: u8, mut other: u8) -> u8 {
     let mut product = 0;
     while other > 0 {
@@ -217,7 +217,7 @@ mod tests {
 
     /// FIPS 197, appendix A.3.
     #[test]
-    fn round_keys_are_those_of_the_standard() {
+    fn round_keys_match_the_standard() {
         let key =
             bytes("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4").unwrap();
         let keys = hex(&round_keys(&key));
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_is_answered_piece_by_piece() {
+    fn requests_are_answered_piece_by_piece() {
         let masked = hex(Masked::new(&[7; 32]).bytes());
         let question = format!("{masked} {masked} {}\n", hex(&[1; 32]));
         let mut answer = vec![];

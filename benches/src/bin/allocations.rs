@@ -22,7 +22,7 @@ const TIMES: u32 = 100;
 #[derive(Parser)]
 #[command(about = "Prints allocations per warm operation")]
 struct Args {
-    /// Also count what is allocated in C, under Valgrind: some twenty seconds for each operation
+    /// Also count allocations in C, under Valgrind: some twenty seconds for each operation
     #[arg(long)]
     with_c: bool,
 

@@ -50,7 +50,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let program = own.with_file_name("envelope");
     if !program.exists() {
         return Err(
-            format!("no {}: cargo build --release -p envelope-cli", program.display()).into()
+            format!("no {}: cargo build --release -p kms-envelope-cli", program.display()).into()
         );
     }
     let beside = own.parent().ok_or("a program is in a folder")?;

@@ -1,9 +1,9 @@
 //! Runs one hot path so many times, for `benches/instructions` to count its instructions. Prints
 //! nothing but the names.
 //!
-//! What is set up before takes the same instructions however often the path runs, so that it
-//! cancels out between two runs. One thread, a current-thread runtime, fixed keys: only message ids
-//! are random.
+//! The setup takes the same number of instructions however often the path runs, so that it cancels
+//! out between two runs. One thread, a current-thread runtime, fixed keys: only message ids are
+//! random.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
 use std::{error::Error, hint::black_box};

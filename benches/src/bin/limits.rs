@@ -31,7 +31,7 @@ const SEED: u64 = 9;
 /// The least part of a limit that must be usable.
 const USABLE: f64 = 0.95;
 /// A message longer than this part of `max_bytes` may leave more than a twentieth of it unused,
-/// whatever the cache does.
+/// with any cache.
 const USUAL_PART: u64 = 20;
 const KEYS_PER_ROUND: u64 = 2_000;
 const MOST_PER_ROUND: u64 = 2_000_000;

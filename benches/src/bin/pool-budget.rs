@@ -1,10 +1,10 @@
-//! What is left of a throttled KMS when five times as much is asked of it, with the pool's budget
-//! and without.
+//! The capacity that remains of a throttled KMS when it gets five times as many requests, with the
+//! pool's budget and without.
 //!
-//! An open loop: each operation is a task that begins at its time, whatever became of those before.
-//! The server lets a fixed number of requests a second through and throttles the others. Goodput is
-//! what is answered to callers while the load lasts. Both sides have a server of their own, one
-//! after the other.
+//! An open loop: each operation is a task that starts at its time, independent of earlier ones. The
+//! server accepts a fixed number of requests a second and throttles the others. Goodput is the
+//! number of successful responses while the load lasts. Each side has its own server, one after the
+//! other.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
 use std::{
@@ -31,7 +31,7 @@ use tokio::{
 
 /// What the server lets through, in a second.
 const CAPACITY: u32 = 200;
-/// What is asked of it, in a second.
+/// Operations per second.
 const OFFERED: u32 = 1_000;
 /// The least goodput, as a share of the capacity, and the most throttled answers, as a share of the
 /// requests sent.
@@ -40,7 +40,7 @@ const LINES: [f64; 2] = [0.9, 0.1];
 #[derive(Parser)]
 #[command(about = "Prints what a throttled KMS still answers, with the pool's budget and without")]
 struct Args {
-    /// 15 seconds in place of 60, for each side, judged by what is throttled alone
+    /// 15 seconds in place of 60, for each side, judged only by the number of throttled requests
     #[arg(long)]
     quick: bool,
 }
@@ -211,7 +211,7 @@ async fn offer<F: Future<Output = Result<Client, KmsError>> + Send + 'static>(
         });
         while tasks.try_join_next().is_some() {}
     }
-    // What is under way now still counts among the requests sent.
+    // Requests that are still in flight count as sent.
     while tasks.join_next().await.is_some() {}
     let counters = server.counters(REGION);
     let callers = std::mem::take(&mut *callers.lock().unwrap_or_else(PoisonError::into_inner));

@@ -3,7 +3,7 @@
 //! They come in waves. Each principal of a wave gets a client and sends a request over TLS, with
 //! credentials that expire, so that the pool has a task that watches them; all of a wave live at
 //! once, and then all are removed. When no principal has a slot in the region the pool closes its
-//! connections, so all sockets have to go each time. What is there after a few waves is the
+//! connections, so all sockets have to go each time. The state after a few waves is the
 //! baseline.
 //!
 //! The server runs on a thread of its own, so the tasks are the client's alone. The sockets and the

@@ -276,7 +276,7 @@ async fn decrypt_often(
     }
 }
 
-/// A pool whose attempts outlast what is slow.
+/// A pool whose attempt timeout is longer than the slow responses.
 fn patient(server: &KmsLocal) -> Result<KmsPool, Box<dyn Error>> {
     let pool = KmsPool::builder().trust_root_pem(server.ca_pem());
     Ok(REGIONS

@@ -2,7 +2,7 @@
 //!
 //! Getting and building alternate in short rounds, so that what else the machine does falls on all.
 //! Two threads ask for the same client, or for one each. Then what a first request costs: through
-//! the pool, where connections are open whoever asks, and through a client with an HTTP client of
+//! the pool, where connections are already open, and through a client with an HTTP client of
 //! its own, which has to connect.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 

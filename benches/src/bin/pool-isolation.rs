@@ -3,7 +3,7 @@
 //! Two principals share a pool, a region and its connections. Each asks for an operation that the
 //! other never asks for, and the server counts for each operation which access keys came with it. A
 //! single request signed with the other's key would show, also if two were exchanged for one
-//! another. Both are given other credentials by hand every few hundred requests, without a pause,
+//! another. Both are rotated to other credentials every few hundred requests, without a pause,
 //! and the old ones are revoked in the same moment: so there are requests on their way with either,
 //! and some that are refused and signed again.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
@@ -46,7 +46,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let wanted: u64 = if Args::parse().quick { 20_000 } else { 100_000 };
     let kms = PooledKms::start(|pool| pool).await?;
     let owners = [Does::DataKeys, Does::RandomNumbers].map(|does| Arc::new(Owner::new(&kms, does)));
-    println!("{wanted} requests by {TASKS} tasks, each for one principal and the other in turn");
+    println!("{wanted} requests by {TASKS} tasks, each for the two principals alternately");
     println!(
         "each principal gets other credentials every {ROTATE_EVERY} requests, and the old ones are revoked"
     );

@@ -1,4 +1,4 @@
-//! What those who send requests see of a credentials provider that hangs or fails.
+//! The effect of a credentials provider that hangs or fails on callers.
 //!
 //! Two principals of one pool, one whose provider will hang and one whose provider will fail, share
 //! a steady load of requests to a KMS over TLS. Their outage begins a second before the pool renews

@@ -1,4 +1,4 @@
-//! What rotations of the credentials cost those who send requests at a steady pace.
+//! The cost of credential rotations for callers that send requests at a steady pace.
 //!
 //! An open loop of requests to a KMS over TLS, each through the client that the pool gives at that
 //! moment, with no cache between. Two principals of one pool take turns of five seconds, two for
@@ -11,7 +11,7 @@
 //!
 //! The server has a thread of its own, in this process. Each turn begins with more requests at once
 //! than the load ever has under way, so that connections that a pause of the machine needs are
-//! there: what is opened later is counted.
+//! there: connections that are opened later are counted.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
 use std::{error::Error, process::ExitCode, time::Duration};

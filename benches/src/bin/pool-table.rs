@@ -126,7 +126,7 @@ impl Side {
     }
 }
 
-/// What is timed.
+/// The measured operation.
 struct Row {
     name: &'static str,
     /// How many operations.

@@ -1,10 +1,10 @@
-//! What rotations of the data key cost those who encrypt at a steady pace.
+//! The cost of data key rotations for callers that encrypt at a steady pace.
 //!
-//! An open loop at half of what one thread can do. Two clients of one KMS take turns, one segment
-//! each: the data key of the first stays, the one of the second rotates. So what the machine itself
-//! does falls on both. The server has a thread of its own, since KMS is elsewhere. Once more the
-//! same with the load as a task on one of the runtime's workers, which then also runs what is done
-//! in the background.
+//! An open loop at half of the capacity of one thread. Two clients of one KMS alternate, one
+//! segment each: the first one keeps its data key, the second one rotates it, so that disturbances
+//! of the machine affect both. The server has its own thread, because a real KMS is elsewhere. The
+//! same is then repeated with the load as a task on one of the runtime's workers, which then also
+//! runs the background work.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
 use std::{error::Error, hint::black_box, process::ExitCode, time::Duration};

@@ -27,7 +27,7 @@ use envelope::{
 
 /// How much faster than the work the cost may grow from one point to the next.
 const CLIFF: f64 = 1.5;
-/// What is sealed where the payload does not grow.
+/// The plaintext of the series in which the payload does not grow.
 const PLAINTEXT: [u8; 1024] = [7; 1024];
 
 #[derive(Parser)]

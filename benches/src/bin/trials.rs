@@ -1,4 +1,4 @@
-//! Trials of what services meet outside one healthy runtime, a clean network and tenants who behave.
+//! Trials of situations beyond a healthy runtime, a clean network and well-behaved tenants.
 
 use std::{error::Error, process::ExitCode};
 
@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 #[derive(Parser)]
 #[command(
-    about = "Tries the pool and the cache in real processes, on broken networks, beside hostile tenants"
+    about = "Tests the pool and the cache in real processes, on broken networks, next to hostile tenants"
 )]
 struct Program {
     #[command(subcommand)]
@@ -16,19 +16,19 @@ struct Program {
 
 #[derive(Subcommand)]
 enum Trial {
-    /// One pool for many runtimes, which end, or are kept and not driven
+    /// One pool for many runtimes that are dropped, or kept and not driven
     Runtimes(Settings),
-    /// The quickstart's job without Tokio, and in a forked child
+    /// The quickstart's workload without Tokio, and in a forked child
     AnyExecutor(Settings),
     /// The age of cached data keys after the machine slept for an hour (as root, on Linux)
     Suspend(Settings),
     /// A wall clock that jumps by two hours (needs Debian's package `faketime`)
     Clock(Settings),
-    /// One dead address of two, and connections that were forgotten on the way (as root, on Linux)
+    /// One unreachable address of two, and connections that a router dropped (as root, on Linux)
     DeadPath(Settings),
-    /// Garbage from strangers, and senders who hang up
+    /// Invalid messages from attackers, and senders who disconnect
     Hostile(Settings),
-    /// One tenant who is denied beside a thousand others
+    /// One denied tenant next to a thousand others
     Denied(Settings),
     #[command(name = clock::CLIENT, hide = true)]
     ClockClient { settings: Vec<String> },

@@ -1,12 +1,8 @@
-//! The quickstart's job under other executors than Tokio, and in a forked child.
+//! The quickstart's workload under executors other than Tokio, and in a forked child.
 #![expect(clippy::print_stdout, reason = "what a program reports to a person")]
 
 use std::{
     error::Error,
-    fs, io,
-    panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
-    process,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -16,11 +12,11 @@ use std::{
 };
 
 use envelope::{EncryptionContext, Envelope};
-use fork::{Fork, fork, waitpid_nohang};
 use futures_util::future::try_join_all;
 use kms_pool::KmsError;
 use tokio::time::Instant;
 
+use super::child::{Ended, in_a_child};
 use crate::{
     Lines,
     kms::{Kms, REGION},
@@ -29,16 +25,14 @@ use crate::{
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
-/// What a forked child may take to work or to say that it does not.
+/// The time limit for a forked child to succeed or to return an error.
 const AT_ONCE: Duration = Duration::from_millis(100);
-/// When a forked child counts as hanging.
-const HANGS: Duration = Duration::from_secs(15);
 
 /// Runs the trial.
 ///
 /// # Errors
 ///
-/// When the server can't start, or the process can't fork.
+/// If the server cannot start, or the process cannot fork.
 pub fn run(quick: bool) -> Trial {
     let mut lines = Lines::default();
     let records = if quick { 1_000 } else { 100_000 };
@@ -54,7 +48,17 @@ pub fn run(quick: bool) -> Trial {
         });
         smol::block_on(try_join_all(tasks)).map(drop)
     })?;
-    // THE BLOCKING API: its row belongs here.
+    row("Envelope::blocking", &mut lines, |kms| blocking_job(&kms.envelope, records))?;
+    row("8 threads of Envelope::blocking", &mut lines, |kms| {
+        let envelope = &kms.envelope;
+        thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| blocking_job(envelope, records / 8))).collect();
+            threads
+                .into_iter()
+                .try_for_each(|thread| thread.join().unwrap_or(Err(envelope::Error::Panicked)))
+        })
+    })?;
     println!("\nIn a forked child:\n");
     let forks = if quick { 3 } else { 20 };
     forked(forks, false, &mut lines)?;
@@ -62,7 +66,7 @@ pub fn run(quick: bool) -> Trial {
     Ok(lines.verdict())
 }
 
-/// What the quickstart does.
+/// The workload of the quickstart.
 async fn job(envelope: &Envelope, records: usize) -> Result<(), envelope::Error> {
     let context = tenant("42");
     let mut messages = Vec::with_capacity(records);
@@ -73,6 +77,16 @@ async fn job(envelope: &Envelope, records: usize) -> Result<(), envelope::Error>
         envelope.decrypt(message, &context).await?;
     }
     Ok(())
+}
+
+/// The same without async.
+fn blocking_job(envelope: &Envelope, records: usize) -> Result<(), envelope::Error> {
+    let (envelope, context) = (envelope.blocking(), tenant("42"));
+    let mut messages = Vec::with_capacity(records);
+    for record in 0..records {
+        messages.push(envelope.encrypt(format!("payment {record:08}").as_bytes(), &context)?);
+    }
+    messages.iter().try_for_each(|message| envelope.decrypt(message, &context).map(drop))
 }
 
 /// Does the job on a thread that has no runtime, with a pool that knows none.
@@ -86,19 +100,19 @@ fn row(
     let done = thread::scope(|scope| scope.spawn(|| job(&kms)).join());
     let took = began.elapsed();
     let outcome = match done {
-        Ok(Ok(())) => WORKS.to_owned(),
+        Ok(Ok(())) => "works".to_owned(),
         Ok(Err(error)) => error.to_string(),
         Err(_) => "panicked".to_owned(),
     };
     println!("{name:>32}  {:>9.1} ms  {outcome}", millis(took));
     let counters = kms.counters();
     let asked = (counters.requests("GenerateDataKey"), counters.requests("Decrypt"));
-    let works = outcome == WORKS && asked == (1, 1);
+    let works = outcome == "works" && asked == (1, 1);
     lines.at_least(format!("{name}: works"), f64::from(u8::from(works)), 1.0);
     Ok(())
 }
 
-/// What a child does.
+/// An operation of a child.
 struct Use {
     name: &'static str,
     does: fn(Kms) -> Result<(), Box<dyn Error>>,
@@ -138,7 +152,7 @@ const USES: [Use; 5] = [
         name: "dropping everything",
         does: |kms| {
             let Kms { envelope, cache, server, .. } = kms;
-            // Its threads are the parent's, and its sockets.
+            // Its threads and sockets belong to the parent.
             std::mem::forget(server);
             drop((envelope, cache));
             Ok(())
@@ -146,7 +160,7 @@ const USES: [Use; 5] = [
     },
 ];
 
-/// Uses what a child has inherited, and drops nothing of it.
+/// Uses inherited objects in a child, and drops none of them.
 fn keep<T>(kms: Kms, job: impl FnOnce(&Kms) -> T) -> T {
     let done = job(&kms);
     std::mem::forget(kms);
@@ -158,38 +172,40 @@ fn encrypt(envelope: &Envelope, context: &EncryptionContext) -> Outcome<()> {
     Ok(())
 }
 
-/// Forks beside the pool's threads, and has each child use what the parent made. While `is_busy`,
-/// another thread of the parent uses it as well: a child may inherit any lock that is held.
+/// Forks while the pool's threads are running; each child uses the objects of the parent. With
+/// `is_busy`, another thread of the parent uses them as well, so a child may inherit any lock in
+/// the locked state.
 fn forked(forks: usize, is_busy: bool, lines: &mut Lines) -> Outcome<()> {
-    let folder = tempfile::tempdir()?;
-    let report = folder.path().join("report");
     for Use { name, does } in USES {
         let name = format!("{name}{}", if is_busy { ", busy parent" } else { "" });
-        let (mut slowest, mut outcomes) = (Duration::ZERO, vec![]);
+        let (mut slowest, mut worked, mut lost, mut other) = (Duration::ZERO, 0, 0, String::new());
         for _ in 0..forks {
             let kms = start(|pool| pool)?;
-            // It stays, as the parent's runtime does.
+            // It is kept, like the parent's runtime.
             let parent = new_runtime()?;
             parent.block_on(kms.envelope.encrypt(b"x", &tenant("cached")))?;
             let busy = is_busy.then(|| Busy::start(&kms.envelope));
-            // The parent's stays as it is: only the child takes it.
+            // Only the child takes it; the parent keeps its own.
             let mut kms = Some(kms);
-            let (took, outcome) = in_a_child(&report, || kms.take().map_or(Ok(()), does))?;
+            let job = || kms.take().map_or(Ok(()), does).map(|()| String::new());
+            let (took, ended) = in_a_child(job)?;
             drop((busy, parent));
             slowest = slowest.max(took);
-            outcomes.push(outcome);
+            match ended {
+                Ended::Done(_) => worked += 1,
+                Ended::Failed(error) => other = error,
+                Ended::Lost(how) => (lost, other) = (lost + 1, format!("no answer: {how}")),
+            }
         }
-        let worked = outcomes.iter().filter(|it| *it == WORKS).count();
-        let other = outcomes.iter().find(|it| *it != WORKS).map_or("", String::as_str);
-        println!("{name:>46}  {:>9.1} ms  {worked} of {forks} work  {other}", millis(slowest));
-        lines.at_most(format!("forked: {name}, ms"), millis(slowest), millis(AT_ONCE));
-        let bad = outcomes.iter().filter(|it| it.starts_with(BAD)).count();
-        lines.at_most(format!("forked: {name}, hangs"), count(bad as u64), 0.0);
+        let slowest = millis(slowest);
+        println!("{name:>46}  {slowest:>9.1} ms  {worked} of {forks} work  {other}");
+        lines.at_most(format!("forked: {name}, ms"), slowest, millis(AT_ONCE));
+        lines.at_most(format!("forked: {name}, hangs"), count(lost), 0.0);
     }
     Ok(())
 }
 
-/// A thread that encrypts for one new tenant after the other until this is dropped.
+/// A thread that encrypts for one new tenant after another until this is dropped.
 struct Busy {
     ended: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
@@ -202,7 +218,7 @@ impl Busy {
         let thread = thread::spawn(move || {
             let Ok(runtime) = new_runtime() else { return };
             while !is_over.load(Relaxed) {
-                // What comes of it is not measured here.
+                // The outcome is not measured here.
                 let _ = runtime.block_on(envelope.encrypt(b"x", &fresh()));
             }
         });
@@ -215,51 +231,4 @@ impl Drop for Busy {
         self.ended.store(true, Relaxed);
         let _ = self.thread.take().map(thread::JoinHandle::join);
     }
-}
-
-const WORKS: &str = "works";
-/// How an outcome begins that is neither success nor an error.
-const BAD: &str = "no answer: ";
-
-/// Forks and runs `job` in the child alone; how long that took there, and how it ended.
-fn in_a_child(
-    report: &Path,
-    job: impl FnOnce() -> Result<(), Box<dyn Error>>,
-) -> Outcome<(Duration, String)> {
-    let forked = Instant::now();
-    match fork()? {
-        Fork::Child => {
-            let began = Instant::now();
-            let outcome = match catch_unwind(AssertUnwindSafe(job)) {
-                Ok(Ok(())) => WORKS.to_owned(),
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => format!("{BAD}it panicked"),
-            };
-            let micros = began.elapsed().as_micros();
-            let written = fs::write(report, format!("{micros} {outcome}"));
-            process::exit(i32::from(written.is_err()));
-        }
-        Fork::Parent(child) => {
-            while waitpid_nohang(child)?.is_none() {
-                if forked.elapsed() > HANGS {
-                    kill(child)?;
-                    return Ok((HANGS, format!("{BAD}it hangs")));
-                }
-                thread::sleep(Duration::from_millis(5));
-            }
-            let text = fs::read_to_string(report).unwrap_or_default();
-            let _ = fs::remove_file(report);
-            let (micros, outcome) =
-                text.split_once(' ').unwrap_or(("0", "no answer: it ended without a report"));
-            Ok((Duration::from_micros(micros.parse()?), outcome.to_owned()))
-        }
-    }
-}
-
-fn kill(child: i32) -> io::Result<()> {
-    process::Command::new("kill").args(["-KILL", &child.to_string()]).status()?;
-    while waitpid_nohang(child)?.is_none() {
-        thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
 }

@@ -1,7 +1,7 @@
-//! A wall clock that jumps under a client, by two hours either way.
+//! A wall clock that jumps under a client, by two hours in either direction.
 //!
-//! The client is a process of its own under libfaketime, and the server, this process, keeps the true
-//! time. Monotonic clocks go on as they were.
+//! The client is a separate process under libfaketime; the server, this process, keeps the true
+//! time. Monotonic clocks are not changed.
 #![expect(clippy::print_stdout, reason = "what a program reports to a person")]
 
 use std::{
@@ -33,16 +33,16 @@ use crate::{
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 const ROLE: &str = "arn:aws:iam::000000000000:role/payments";
-/// The subcommand that the program calls itself with, as the client.
+/// The program starts itself with this subcommand, as the client.
 pub const CLIENT: &str = "clock-client";
 
-/// What happens to the client's clock, or at the server.
+/// A change of the client's clock, or on the server.
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Set(&'static str),
-    /// The server ends every session.
+    /// The server ends all sessions.
     Expire,
-    /// STS fails, for this step alone.
+    /// STS fails during this step.
     StsFails,
 }
 
@@ -64,7 +64,7 @@ const STEPS: [(&str, Step); 11] = [
 ///
 /// # Errors
 ///
-/// When the server or the client can't start, or libfaketime is not installed.
+/// If the server or the client cannot start, or libfaketime is not installed.
 pub fn run(quick: bool) -> Trial {
     let length = Duration::from_secs(if quick { 1 } else { 5 });
     let server = KmsLocal::builder().region(REGION).sts();
@@ -73,7 +73,7 @@ pub fn run(quick: bool) -> Trial {
     let clock = folder.path().join("clock");
     set(&clock, "+0")?;
     let mut client = Client::start(&server, folder.path(), &clock)?;
-    // Until it has its first session.
+    // Wait until it has its first session.
     while server.counters(REGION).total() < 20 {
         if client.process.try_wait()?.is_some() {
             return Err("the client ended at once".into());
@@ -116,13 +116,13 @@ pub fn run(quick: bool) -> Trial {
 /// The client's process.
 struct Client {
     process: Child,
-    /// Operations that have failed so far.
+    /// The number of failed operations so far.
     failed: Arc<AtomicU64>,
-    /// Reads what it says; ends with the last line.
+    /// Reads the client's output; ends with the last line.
     reader: thread::JoinHandle<String>,
 }
 
-/// What the client says when an operation has failed.
+/// The client prints this after a failed operation.
 const FAILED: &str = "failed";
 
 impl Client {
@@ -156,9 +156,9 @@ impl Client {
         Ok(Self { process, failed, reader })
     }
 
-    /// Ends it; what it says of all its operations.
+    /// Ends the client; returns its summary of all operations.
     fn end(mut self) -> Outcome<String> {
-        // The end of its input is the end of its work.
+        // The client stops when its input ends.
         drop(self.process.stdin.take());
         self.process.wait()?;
         self.reader.join().map_err(|_| "the reader panicked".into())
@@ -169,7 +169,7 @@ fn refused(counters: &Counters) -> u64 {
     counters.total() - counters.operations.keys().map(|it| counters.succeeded(it)).sum::<u64>()
 }
 
-/// As a whole: the client reads it at any time.
+/// Replaces the file atomically, because the client may read it at any time.
 fn set(clock: &Path, time: &str) -> io::Result<()> {
     let next = clock.with_extension("next");
     fs::write(&next, time)?;
@@ -188,14 +188,14 @@ fn faketime() -> Outcome<PathBuf> {
     Ok(found.ok_or("the trial could not be run: install Debian's package `faketime`")?)
 }
 
-/// The client: one request after the other until its input ends. Prints how they fared.
+/// The client: sends one request after another until its input ends, and prints their outcomes.
 ///
 /// # Errors
 ///
-/// When a setting is not as [`run`] gives it.
+/// If the settings are not the ones that [`run`] passes.
 pub fn run_client(settings: &[String]) -> Outcome<()> {
     let [endpoint, sts, key, id, secret, authority] = settings else {
-        return Err("six settings are wanted".into());
+        return Err("expected six settings".into());
     };
     let authority = fs::read(authority)?;
     let base = Principal::new(Credentials::new(id, secret, None, None, "trial"));

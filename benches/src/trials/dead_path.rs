@@ -1,4 +1,4 @@
-//! Addresses that do not answer, and connections that were forgotten on the way.
+//! Addresses that do not respond, and connections that a router has dropped silently.
 #![expect(clippy::print_stdout, reason = "what a program reports to a person")]
 
 use std::{
@@ -24,20 +24,20 @@ use crate::{
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
-/// The subcommand that the program calls itself with, in namespaces of its own.
+/// The program starts itself with this subcommand, inside the new namespaces.
 pub const INSIDE: &str = "dead-path-inside";
-/// What a dead address may add: the stagger of RFC 8305, and 100 ms.
+/// The maximum delay from a dead address: the stagger of RFC 8305, and 100 ms.
 const ADDED: Duration = Duration::from_millis(350);
-/// How long an attempt has.
+/// The attempt timeout.
 const ATTEMPT: Duration = Duration::from_secs(2);
-/// What a normal request may take, its connection included.
+/// The maximum duration of a normal request, including its connection.
 const NORMAL: Duration = Duration::from_millis(250);
 
-/// Runs the trial in network and mount namespaces of its own, for which it has to be root.
+/// Runs the trial in separate network and mount namespaces, which requires root.
 ///
 /// # Errors
 ///
-/// When there is no `unshare`.
+/// If `unshare` is not installed.
 pub fn run(quick: bool) -> Trial {
     let mut inside = Command::new("unshare");
     inside.args(["--net", "--mount", "--"]).arg(env::current_exe()?).arg(INSIDE);
@@ -49,7 +49,7 @@ pub fn run(quick: bool) -> Trial {
 ///
 /// # Errors
 ///
-/// When the addresses can't be made dead: then nothing was tried.
+/// If the addresses cannot be made unreachable: the trial could then not be run.
 pub fn run_inside(quick: bool) -> Trial {
     prepare()?;
     let (runtime, mut lines) = (new_runtime()?, Lines::default());
@@ -59,7 +59,7 @@ pub fn run_inside(quick: bool) -> Trial {
     let rounds = if quick { 3 } else { 20 };
     name_addresses(&["127.0.0.1"])?;
     let normal = cold(&server, &runtime, "one address", rounds)?;
-    // Whoever connects is let in, and never hears a word.
+    // This listener accepts connections and never responds.
     let port = port_of(&server)?;
     let _mute = TcpListener::bind((MUTE, port))?;
     for (name, dead) in
@@ -74,13 +74,15 @@ pub fn run_inside(quick: bool) -> Trial {
         lines.at_most(format!("{name}: failed"), count(fared.failed), 0.0);
         lines.at_most(format!("{name}: added, ms"), millis(added), millis(ADDED));
     }
-    println!("\nAn attempt has {ATTEMPT:?}; requests after idle connections were forgotten:\n");
+    println!(
+        "\nThe attempt timeout is {ATTEMPT:?}; requests after idle connections were dropped:\n"
+    );
     println!("{:>36}  {HEAD}", "");
     for connections in [1, 4, 8, 64] {
         let singly = (connections > 1).then_some(1);
         for at_once in singly.into_iter().chain([connections]) {
             let (normal, fared) = forgotten(&server, &runtime, connections, at_once)?;
-            let name = format!("{connections} forgotten, {at_once} at once");
+            let name = format!("{connections} dropped, {at_once} at once");
             println!("{name:>36}  {fared}");
             let most = ATTEMPT + normal.max(NORMAL);
             lines.at_most(format!("{name}: failed"), count(fared.failed), 0.0);
@@ -103,10 +105,10 @@ fn port_of(server: &Server) -> Outcome<u16> {
     Ok(server.endpoint(REGION).rsplit(':').next().ok_or("no port")?.parse()?)
 }
 
-/// Gives this network namespace addresses whose packets disappear, and this mount namespace a
-/// resolver that reads `hosts` alone and names IPv6 and the dead network first.
+/// Adds addresses to this network namespace whose packets disappear. Sets up a resolver in this
+/// mount namespace that reads only `hosts`, and prefers IPv6 and the dead network.
 fn prepare() -> Outcome<()> {
-    // What goes to a network behind the loopback device comes back, belongs to nobody, and is gone.
+    // Packets to a network behind the loopback device return, match no host, and are dropped.
     for command in [
         "ip link set lo up",
         "ip address add 10.8.0.1/32 dev lo",
@@ -129,7 +131,7 @@ fn prepare() -> Outcome<()> {
     Ok(fs::write("/etc/gai.conf", order)?)
 }
 
-/// Has `localhost` stand for these addresses, in this order.
+/// Makes `localhost` resolve to these addresses, in this order.
 fn name_addresses(all: &[&str]) -> Outcome<()> {
     let lines: Vec<_> = all.iter().map(|address| format!("{address} localhost\n")).collect();
     fs::write("/etc/hosts", lines.concat())?;
@@ -142,7 +144,7 @@ fn name_addresses(all: &[&str]) -> Outcome<()> {
     Ok(())
 }
 
-/// What goes to a dead address must get no answer at all.
+/// Checks that a dead address does not respond at all.
 fn check_dead(address: &str, port: u16) -> Outcome<()> {
     let address = SocketAddr::new(address.parse()?, port);
     let connected = TcpStream::connect_timeout(&address, Duration::from_millis(100));
@@ -152,7 +154,7 @@ fn check_dead(address: &str, port: u16) -> Outcome<()> {
     Err(format!("the trial could not be run: {address} is not dead").into())
 }
 
-/// First requests of pools that have no connection.
+/// First requests of pools without connections.
 fn cold(server: &Server, runtime: &Runtime, name: &str, rounds: usize) -> Outcome<Fared> {
     let endpoint = server.endpoint(REGION).replace("127.0.0.1", "localhost");
     let mut fared = Fared::default();
@@ -171,8 +173,8 @@ async fn request(pool: &KmsPool, principal: &Principal) -> Result<(), KmsError> 
     Ok(())
 }
 
-/// Requests, so many at once, after as many idle connections were forgotten on their way; before
-/// that, how long the slowest of as many takes that has to connect.
+/// Concurrent requests after as many idle connections were dropped on the path. First measures the
+/// slowest of as many requests that must connect.
 fn forgotten(
     server: &Server,
     runtime: &Runtime,

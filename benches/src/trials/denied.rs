@@ -1,4 +1,4 @@
-//! One tenant is denied by a condition on the encryption context, beside a thousand others under the
+//! A condition on the encryption context denies one tenant, next to a thousand others under the
 //! same KMS key.
 #![expect(clippy::print_stdout, reason = "what a program reports to a person")]
 
@@ -25,7 +25,7 @@ const BACK_OFF: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 ///
-/// When the server can't start, or a tenant has no data key before anybody is denied.
+/// If the server cannot start, or a tenant has no data key before the denial.
 pub fn run(quick: bool) -> Trial {
     let others = if quick { 200 } else { 1_000 };
     let (runtime, mut lines) = (new_runtime()?, Lines::default());
@@ -37,28 +37,28 @@ pub fn run(quick: bool) -> Trial {
         let Counts { denials, requests, others_failed } = counts;
         lines.at_least(format!("{operation}: denials"), count(denials), count(DENIALS));
         lines.at_most(format!("{operation}: requests caused"), count(requests), 20.0);
-        lines.at_most(format!("{operation}: others' failures"), count(others_failed), 0.0);
+        lines.at_most(format!("{operation}: failures of other tenants"), count(others_failed), 0.0);
     }
     let tenants = Tenants::start(&runtime, others)?;
     let left = runtime.block_on(tenants.deny_all())?;
-    println!("everybody denied: {left} of {others} go on under a cached data key\n");
-    lines.at_most("everybody denied: still served", count(left), 0.0);
+    println!("all denied: {left} of {others} still use a cached data key\n");
+    lines.at_most("all denied: still served", count(left), 0.0);
     Ok(lines.verdict())
 }
 
-/// A client with many tenants whose data keys are cached, and one whose fate is bad.
+/// A client with many tenants whose data keys are cached, and one tenant that is denied.
 struct Tenants {
     kms: Kms,
     others: Vec<(EncryptionContext, Vec<u8>)>,
     one: EncryptionContext,
-    /// Messages of the one, each under a data key of its own, that were never opened here.
+    /// Messages of the denied tenant, each under its own data key, that were never decrypted here.
     messages: Vec<Vec<u8>>,
 }
 
 #[derive(Debug)]
 struct Counts {
     denials: u64,
-    /// Requests to KMS, the denied ones included.
+    /// Requests to KMS, including denied ones.
     requests: u64,
     others_failed: u64,
 }
@@ -90,7 +90,7 @@ impl Tenants {
         Ok(Self { kms, others: all, one, messages })
     }
 
-    /// Denies the one again and again while the others go on.
+    /// Denies the tenant again and again while the others continue.
     async fn deny_one(&self, opens: bool) -> Outcome<Counts> {
         self.kms.faults().deny_contexts([("tenant", "the one")]);
         self.kms.reset_counters();
@@ -110,7 +110,7 @@ impl Tenants {
         Ok(counts)
     }
 
-    /// How many of the others' operations fail, of one encrypt and one decrypt for each.
+    /// How many operations of the other tenants fail, with one encrypt and one decrypt for each.
     async fn others_fail(&self) -> u64 {
         let mut failed = 0;
         for (context, message) in &self.others {
@@ -120,12 +120,13 @@ impl Tenants {
         failed
     }
 
-    /// Denies everybody, which two new tenants hear; how many go on all the same.
+    /// Denies all tenants, and runs two operations of new tenants. Returns how many tenants still
+    /// work.
     async fn deny_all(&self) -> Outcome<u64> {
         self.kms.faults().deny_access(true);
         for name in ["new", "newer", "newest"] {
             if self.kms.envelope.encrypt(b"x", &tenant(name)).await.is_ok() {
-                return Err("KMS denies nobody".into());
+                return Err("KMS denied no request".into());
             }
             sleep(BACK_OFF + Duration::from_millis(20)).await;
         }
@@ -137,7 +138,7 @@ impl Tenants {
     }
 }
 
-/// Every request that has ended, however it did.
+/// The number of requests that have ended, with any outcome.
 fn requests(counters: &Counters) -> u64 {
     counters.requests("GenerateDataKey") + counters.requests("Decrypt")
 }

@@ -1,11 +1,11 @@
-//! Messages that look right and are not: what somebody can write who has seen one real message.
+//! Forged messages that look valid: what an attacker can write who has seen one real message.
 
 use fastrand::Rng;
 
-/// Bytes of a blob of kms-local that stand before what chance fills: version and key id.
+/// The bytes of a blob of kms-local before its random part: version and key id.
 const BLOB_HEAD: usize = 1 + 16;
 
-/// A message taken apart around its wrapped data keys (message format 2.0).
+/// The parts of a message around its wrapped data keys (message format 2.0).
 #[derive(Debug, Clone)]
 pub(super) struct Forger {
     head: Vec<u8>,
@@ -22,9 +22,9 @@ struct Wrapped {
 }
 
 impl Forger {
-    /// Takes a message apart that has one wrapped key.
+    /// Splits a message that has one wrapped key.
     pub(super) fn new(message: &[u8]) -> Self {
-        // Version, suite, message id, and the encryption context behind its length.
+        // Version, suite, message id, and the encryption context after its length.
         let start = 1 + 2 + 32 + 2 + length_at(message, 35);
         let mut at = start + 2;
         let mut field = || {
@@ -37,7 +37,7 @@ impl Forger {
         Self { head: message[..start].to_vec(), wrapped, tail: message[at..].to_vec() }
     }
 
-    /// The message with `keys` wrapped keys that name the real KMS key and unwrap under none.
+    /// The message with `keys` wrapped keys that name the real KMS key but cannot be unwrapped.
     pub(super) fn garbage(&self, keys: usize, random: &mut Rng) -> Vec<u8> {
         let all = (0..keys).map(|_| {
             let mut garbage = self.wrapped.clone();
@@ -47,8 +47,8 @@ impl Forger {
         self.with(&all.collect::<Vec<_>>())
     }
 
-    /// The message with its real wrapped key, with others behind it that no keyring knows, of so
-    /// many bytes together, and with a header that is not authentic.
+    /// The message with its real wrapped key, followed by unknown ones of this total size, and with
+    /// a header that is not authentic.
     pub(super) fn padded(&self, bytes: usize, random: &mut Rng) -> Vec<u8> {
         const LONGEST: usize = 60_000;
         let mut all = vec![self.wrapped.clone()];
@@ -86,7 +86,7 @@ fn length_at(message: &[u8], at: usize) -> usize {
 }
 
 fn push_length(message: &mut Vec<u8>, length: usize) {
-    let length = u16::try_from(length).expect("what is forged here fits its fields");
+    let length = u16::try_from(length).expect("forged values fit their fields");
     message.extend_from_slice(&length.to_be_bytes());
 }
 
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_forged_parses_and_has_the_keys_that_were_asked_for() {
+    async fn forged_messages_parse_and_have_the_requested_keys() {
         let envelope = crate::warm().await.unwrap();
         let context = crate::context().unwrap();
         let message = envelope.encrypt(b"x", &context).await.unwrap();

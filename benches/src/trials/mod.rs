@@ -1,8 +1,9 @@
-//! Trials of what services meet outside one healthy runtime, a clean network and tenants who behave.
+//! Trials of situations beyond a healthy runtime, a clean network and well-behaved tenants.
 //!
 //! Each module is one subcommand of the program `trials`.
 
 pub mod any_executor;
+mod child;
 pub mod clock;
 pub mod dead_path;
 pub mod denied;
@@ -32,18 +33,18 @@ use crate::{
     load::Durations,
 };
 
-/// What a trial ends with: what the program exits with, or why it could not be run.
+/// The result of a trial: the program's exit code, or why the trial could not be run.
 pub type Trial = Result<ExitCode, Box<dyn Error>>;
 
-/// An operation that takes longer counts as failed.
+/// Operations that take longer than this count as failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A runtime of one thread, which goes on only while somebody blocks on it.
+/// A runtime with one thread, which runs only inside `block_on`.
 fn new_runtime() -> Result<Runtime, std::io::Error> {
     runtime::Builder::new_current_thread().enable_all().build()
 }
 
-/// A KMS on threads of its own, and a client for it. What is built belongs to no runtime.
+/// A KMS on its own threads, and a client for it. Both are independent of the caller's runtime.
 fn start(set: impl FnOnce(KmsPoolBuilder) -> KmsPoolBuilder) -> Result<Kms, Box<dyn Error>> {
     let principal =
         |server: &kms_local::KmsLocal| kms_pool::Principal::new(server.issue_credentials());
@@ -51,7 +52,7 @@ fn start(set: impl FnOnce(KmsPoolBuilder) -> KmsPoolBuilder) -> Result<Kms, Box<
     futures_executor::block_on(kms)
 }
 
-/// An encryption context that nobody has used before.
+/// An encryption context that has not been used before.
 fn fresh() -> EncryptionContext {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     tenant(&format!("t{}", NEXT.fetch_add(1, Relaxed)))
@@ -62,7 +63,7 @@ fn tenant(name: &str) -> EncryptionContext {
     EncryptionContext::new([("tenant", name)]).expect("one short pair is allowed")
 }
 
-/// Encrypts and decrypts a record of a tenant that is new: two requests to KMS.
+/// Encrypts and decrypts a record of a new tenant: two requests to KMS.
 async fn round_trip(envelope: &Envelope) -> Result<(), envelope::Error> {
     let context = fresh();
     let message = envelope.encrypt(b"x", &context).await?;
@@ -78,7 +79,7 @@ fn count(number: u64) -> f64 {
     number as f64
 }
 
-/// How operations fared.
+/// The outcomes of operations.
 #[derive(Debug, Default)]
 struct Fared {
     took: Durations,
@@ -87,19 +88,19 @@ struct Fared {
 }
 
 impl Fared {
-    /// Does an operation and notes how it went. To be called within a Tokio runtime.
+    /// Runs an operation and records its outcome. Must be called within a Tokio runtime.
     async fn note<T, E: fmt::Display>(&mut self, operation: impl Future<Output = Result<T, E>>) {
         let began = Instant::now();
         let outcome = timeout(PATIENCE, operation).await;
         let failure = match outcome {
             Ok(Ok(_)) => None,
             Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some(format!("no answer within {PATIENCE:?}")),
+            Err(_) => Some(format!("no response within {PATIENCE:?}")),
         };
         self.add(began.elapsed(), failure);
     }
 
-    /// Adds an operation that took so long, and why it failed if it did.
+    /// Adds an operation with its duration, and the failure if it failed.
     fn add(&mut self, took: Duration, failure: Option<String>) {
         self.took.record(took);
         if failure.is_some() {
@@ -125,5 +126,5 @@ impl fmt::Display for Fared {
     }
 }
 
-/// The head of a table of [`Fared`].
+/// The header of a table of [`Fared`].
 const HEAD: &str = "   all failed  median ms     p99 ms longest ms";

@@ -1,5 +1,5 @@
-//! A relay for TCP that can forget its connections, as a NAT or a load balancer does: what is sent
-//! on those disappears, and nobody is told.
+//! A TCP relay that can silently drop its connections, like a NAT or a load balancer: data on them
+//! disappears, and neither side is notified.
 
 use std::{
     io,
@@ -19,7 +19,7 @@ use tokio::{
     runtime::{self, Runtime},
 };
 
-/// A running relay, on a thread of its own.
+/// A running relay, on its own thread.
 #[derive(Debug)]
 pub(super) struct Relay {
     port: u16,
@@ -27,7 +27,7 @@ pub(super) struct Relay {
     runtime: Option<Runtime>,
 }
 
-/// Of each connection whether it is forgotten.
+/// For each connection, whether it has been dropped.
 type Forgotten = Arc<Mutex<Vec<Arc<AtomicBool>>>>;
 
 impl Relay {
@@ -49,7 +49,7 @@ impl Relay {
         self.port
     }
 
-    /// Forgets every connection that there is; new ones work.
+    /// Silently drops all existing connections; new ones work.
     pub(super) fn forget(&self) {
         let mut forgotten = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
         forgotten.drain(..).for_each(|connection| connection.store(true, SeqCst));
@@ -70,7 +70,7 @@ async fn serve(listener: TcpListener, to: SocketAddr, all: Forgotten) {
         all.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&forgotten));
         tokio::spawn(async move {
             let Ok(far) = TcpStream::connect(to).await else { return };
-            // Small messages must not wait for one another.
+            // Small messages must not be delayed by Nagle's algorithm.
             let _ = (near.set_nodelay(true), far.set_nodelay(true));
             let ((from_near, to_near), (from_far, to_far)) = (near.into_split(), far.into_split());
             tokio::join!(pump(from_near, to_far, &forgotten), pump(from_far, to_near, &forgotten));
@@ -78,8 +78,8 @@ async fn serve(listener: TcpListener, to: SocketAddr, all: Forgotten) {
     }
 }
 
-/// Hands on what comes, until the connection is forgotten: then it takes everything, and the end as
-/// well, and says nothing.
+/// Forwards data until the connection is dropped. After that it reads everything, including the end
+/// of the stream, and forwards nothing.
 async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, forgotten: &AtomicBool) {
     let mut buffer = vec![0; 16 * 1024];
     loop {

@@ -1,8 +1,8 @@
-//! Data keys' ages across an hour for which the machine slept.
+//! The age of data keys after the machine slept for an hour.
 //!
-//! A time namespace whose `CLOCK_BOOTTIME` is an hour ahead stands for the sleep. Only a process of
-//! one thread may enter one: a forked child is such a process, with the cache that its parent filled
-//! and none of the parent's threads.
+//! A time namespace whose `CLOCK_BOOTTIME` is an hour ahead simulates the sleep. Only a
+//! single-threaded process may enter one. A forked child is such a process: it has the cache that
+//! its parent filled, and none of the parent's threads.
 #![expect(clippy::print_stdout, reason = "what a program reports to a person")]
 
 use std::{
@@ -10,18 +10,17 @@ use std::{
     fs::{self, File},
     io,
     os::fd::AsFd as _,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    process::{self, Child, Command},
+    process::{Child, Command, Stdio},
     thread,
     time::Duration,
 };
 
 use envelope::Envelope;
-use fork::{Fork, fork, waitpid};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::time::Instant;
 
+use super::child::{Ended, in_a_child};
 use crate::{
     Lines,
     trials::{Trial, new_runtime, start, tenant},
@@ -35,25 +34,29 @@ const SLEPT: u64 = 3_600;
 ///
 /// # Errors
 ///
-/// When the server can't start. Where the kernel refuses a time namespace, as it does to whoever is
-/// not root, the trial says so and fails: nothing else shows that suspension counts.
+/// If the server cannot start. If the kernel refuses a time namespace, as it does without root, the
+/// trial reports that and fails, because nothing else shows that suspended time counts.
 pub fn run(_quick: bool) -> Trial {
     let mut lines = Lines::default();
     let kms = start(|pool| pool)?;
     let (runtime, context) = (new_runtime()?, tenant("sleeper"));
     let message = runtime.block_on(kms.envelope.encrypt(b"x", &context))?;
     runtime.block_on(kms.envelope.decrypt(&message, &context))?;
-    // The child is a copy of this thread alone; a runtime that it held would have none.
+    // The child has only a copy of this thread, so a runtime would have no threads.
     drop(runtime);
     let holder = Holder::start()?;
-    let folder = tempfile::tempdir()?;
     let look = |name: &str, namespace: Option<PathBuf>| {
-        let seen = in_a_child(&folder.path().join("seen"), || {
+        let (_, ended) = in_a_child(|| {
             namespace.as_deref().map(enter).transpose()?;
-            Ok(attempt(&kms.envelope, &message))
-        });
-        println!("{name:>24}  {}", seen.as_deref().unwrap_or("could not be run"));
-        seen
+            Outcome::Ok(attempt(&kms.envelope, &message))
+        })?;
+        let seen = match ended {
+            Ended::Done(seen) => Ok(seen),
+            Ended::Failed(why) => Err(format!("the trial could not be run: {why}")),
+            Ended::Lost(how) => Err(format!("the child gave no answer: {how}")),
+        }?;
+        println!("{name:>24}  {seen}");
+        Outcome::Ok(seen)
     };
     let awake = look("without suspension", None)?;
     let slept = look("after an hour's sleep", Some(holder.namespace()?))?;
@@ -87,7 +90,7 @@ fn enter(namespace: &Path) -> Outcome<()> {
     Ok(())
 }
 
-/// Seconds since the machine was started, those asleep included.
+/// Seconds since the machine was started, including suspended time.
 fn boot_time() -> Outcome<f64> {
     let uptime = fs::read_to_string("/proc/uptime")?;
     Ok(uptime.split_whitespace().next().unwrap_or_default().parse()?)
@@ -99,11 +102,13 @@ struct Holder(Child);
 impl Holder {
     fn start() -> io::Result<Self> {
         let seconds = SLEPT.to_string();
-        let unshare = ["--time", "--boottime", &seconds, "--fork", "--kill-child", "sleep", "600"];
-        Command::new("unshare").args(unshare).spawn().map(Self)
+        let unshare = ["--time", "--boottime", &seconds, "--fork", "cat"];
+        let mut command = Command::new("unshare");
+        command.args(unshare).stdin(Stdio::piped()).stdout(Stdio::null());
+        command.spawn().map(Self)
     }
 
-    /// The namespace, once somebody lives in it.
+    /// The namespace, once a process runs in it.
     fn namespace(&self) -> Outcome<PathBuf> {
         let id = self.0.id();
         let (began, children) = (Instant::now(), format!("/proc/{id}/task/{id}/children"));
@@ -114,36 +119,14 @@ impl Holder {
             }
             thread::sleep(Duration::from_millis(5));
         }
-        Err("unshare made no time namespace: the trial could not be run".into())
+        Err("unshare created no time namespace: the trial could not be run".into())
     }
 }
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        // Its child ends with it.
-        let _ = self.0.kill();
+        // The end of its input is the end of `cat`, also when this process is killed.
+        drop(self.0.stdin.take());
         let _ = self.0.wait();
-    }
-}
-
-/// What `job` says in a forked child, which has one thread.
-fn in_a_child(report: &Path, job: impl FnOnce() -> Outcome<String>) -> Outcome<String> {
-    match fork()? {
-        Fork::Child => {
-            let said = match catch_unwind(AssertUnwindSafe(job)) {
-                Ok(Ok(seen)) => format!("+{seen}"),
-                Ok(Err(error)) => format!("-{error}"),
-                Err(_) => "-panicked".to_owned(),
-            };
-            process::exit(i32::from(fs::write(report, said).is_err()));
-        }
-        Fork::Parent(child) => {
-            waitpid(child)?;
-            let said = fs::read_to_string(report)?;
-            match said.split_at(1) {
-                ("+", seen) => Ok(seen.to_owned()),
-                (_, why) => Err(format!("the trial could not be run: {why}").into()),
-            }
-        }
     }
 }

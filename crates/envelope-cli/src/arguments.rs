@@ -1,4 +1,4 @@
-//! What the program is told on its command line. Never a secret: those who list processes read it.
+//! The program's command line. It never contains a secret, because every user can list processes.
 
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ Wrapping keys (SPEC):
   aws-kms-discovery[,account=ACCOUNT]...[,partition=PARTITION][,region=REGION]
           to decrypt only: the AWS KMS keys that the message names, each asked in its own region. With account=,
           which may be given more than once, only those of these accounts, in partition aws unless told otherwise;
-          without it, whoever lets you use a key of theirs can write what you decrypt. With region=, asks in that
+          without it, anyone who lets you use their key can write messages that you decrypt. With region=, asks in that
           region alone: its keys, and multi-Region keys of any region
   raw-aes,namespace=NS,name=NAME,key-file=PATH     the file has 16, 24 or 32 raw bytes
   raw-rsa,namespace=NS,name=NAME,padding=PADDING,key-file=PATH
@@ -91,8 +91,8 @@ pub(crate) struct Encrypt {
     #[arg(long = "encryption-context", value_name = "KEY=VALUE", value_parser = pair)]
     pub(crate) encryption_context: Vec<(String, String)>,
 
-    /// A key of the encryption context that is authenticated, but not stored: whoever decrypts must
-    /// supply its pair
+    /// A key of the encryption context that is authenticated, but not stored: its pair must be
+    /// supplied for decryption
     #[arg(long = "required-context", value_name = "KEY")]
     pub(crate) required_context: Vec<String>,
 
@@ -128,8 +128,8 @@ pub(crate) struct Decrypt {
     #[arg(long = "wrapping-key", value_name = "SPEC", required = true)]
     pub(crate) wrapping_keys: Vec<WrappingKey>,
 
-    /// A pair that the message must authenticate; may be given more than once. What is not given is
-    /// not checked
+    /// A pair that the message must authenticate; may be given more than once. Pairs that are not
+    /// given are not checked
     #[arg(long = "encryption-context", value_name = "KEY=VALUE", value_parser = pair)]
     pub(crate) encryption_context: Vec<(String, String)>,
 
@@ -190,8 +190,9 @@ pub(crate) struct Files {
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
 
-    /// How many threads seal or open what is large together, 1 to 256; each takes some megabytes,
-    /// and one more reads, one writes [default: half the cores, but at least 1 and at most 4]
+    /// How many threads encrypt or decrypt one large message together, 1 to 256; each takes some
+    /// megabytes, and one more reads, one writes [default: half the cores, but at least 1 and at
+    /// most 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) threads: Option<u16>,
 

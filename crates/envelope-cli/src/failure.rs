@@ -9,12 +9,12 @@ use std::{
 
 use envelope::Error;
 
-/// What is reported, and the exit status.
+/// The error message, and the exit status.
 #[derive(Debug)]
 pub(crate) struct Failure {
     text: String,
     status: u8,
-    /// Whether nothing is said: whoever read the output has gone.
+    /// Whether nothing is printed, because the reader of the output has gone.
     silent: bool,
 }
 
@@ -99,7 +99,7 @@ impl Failure {
     }
 }
 
-/// One line on standard error. Whoever reads it may have gone, and then it does not matter.
+/// Prints one line on standard error. If its reader has gone, that does not matter.
 pub(crate) fn say(text: &str) {
     let line: String =
         text.chars().map(|character| if is_plain(character) { character } else { ' ' }).collect();

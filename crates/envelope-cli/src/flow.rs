@@ -1,6 +1,5 @@
-//! From the input through a stream of the library to the output. What is large is read ahead and
-//! written behind, on threads of their own, so that reading, sealing or opening, and writing go on
-//! at once.
+//! Copies the input through a stream of the library to the output. Large inputs are read ahead and
+//! written behind, on separate threads, so that reading, the cipher and writing run concurrently.
 
 mod piece;
 mod sink;
@@ -73,7 +72,7 @@ pub(crate) fn copy<M: Machine>(
         match source.next() {
             News::Read(piece) => {
                 writer.write_all(piece.filled()).map_err(not_written)?;
-                // Whoever reads a pipe gets now what can be had now.
+                // The reader of a pipe gets all complete data now.
                 if !is_file {
                     writer.flush().map_err(not_written)?;
                 }

@@ -1,4 +1,4 @@
-//! What is read: a file or standard input.
+//! The input: a file or standard input.
 
 use std::{
     fs::{File, Metadata},
@@ -21,7 +21,7 @@ pub(crate) struct Input {
 }
 
 enum Source {
-    /// Without a buffer: what is read may be a plaintext, which must not lie around.
+    /// Without a buffer: the input may be a plaintext, which must not be left in memory.
     Plain(File),
     Buffered(BufReader<File>),
 }

@@ -1,4 +1,4 @@
-//! What is written: a file that appears when it is whole, or standard output.
+//! The output: a file that appears when it is complete, or standard output.
 
 use std::{
     fs::{self, File, Metadata, OpenOptions, Permissions},
@@ -51,8 +51,8 @@ enum Then {
 }
 
 impl Output {
-    /// Opens the output. What is not a regular file, as a pipe or a device, is written directly,
-    /// and so is a descriptor that is open already, as `/dev/stdout`.
+    /// Opens the output. Anything but a regular file, such as a pipe or a device, is written
+    /// directly, and so is a descriptor that is already open, such as `/dev/stdout`.
     ///
     /// `binary` output goes to a terminal only where that was asked for. It never takes the place
     /// of a file in `keys`.
@@ -172,7 +172,7 @@ impl Write for Output {
     }
 }
 
-/// Whatever was not finished is removed.
+/// An unfinished file is removed.
 impl Drop for Output {
     fn drop(&mut self) {
         let mut progress = progress();
@@ -182,8 +182,8 @@ impl Drop for Output {
     }
 }
 
-/// From now on, Ctrl-C and the signals that ask to end remove what is unfinished. Those that
-/// whoever started the program has it ignore, as `nohup` does, stay ignored.
+/// From now on, Ctrl-C and the signals that request an end remove unfinished files. Signals that
+/// the parent process has set to be ignored, as `nohup` does, stay ignored.
 pub(crate) fn remove_on_interrupt() -> Result<(), Failure> {
     let ignored = ignored_signals();
     let signals =
@@ -249,7 +249,7 @@ fn inherit(file: &File, replaced: &Metadata) -> io::Result<()> {
     file.set_permissions(Permissions::from_mode(mode))
 }
 
-/// Whether a path leads to this file, by whatever name.
+/// Whether a path leads to this file, under any name.
 fn is_file(path: &Path, file: &Metadata) -> bool {
     fs::metadata(path).is_ok_and(|other| (other.dev(), other.ino()) == (file.dev(), file.ino()))
 }

@@ -1,4 +1,4 @@
-//! The threads on which a cache loads data keys, whatever runtime its callers have.
+//! The threads on which a cache loads data keys, independent of its callers' runtimes.
 
 use std::{cell::Cell, fmt, future::Future, pin::Pin, time::Duration};
 #[cfg(feature = "tokio")]
@@ -16,11 +16,11 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::error::Error;
 
-/// Something to be done while nobody waits for it.
+/// Work that continues even if nobody waits for it.
 pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// How many threads there are, at the least and at the most; in between, as many as processors.
-/// Loads wait for most of their time; the others go on where a keyring computes for long.
+/// The minimum and maximum number of threads; in between, one per processor. Loads mostly wait;
+/// with several threads, a keyring that computes for long does not stop other loads.
 #[cfg(feature = "tokio")]
 const THREADS: (usize, usize) = (2, 16);
 
@@ -48,7 +48,7 @@ pub(crate) fn waiting<T>(wait: impl FnOnce() -> T) -> T {
 /// feature `tokio`, there are none.
 #[derive(Default)]
 pub(crate) struct Background {
-    /// The process whose threads they are; zero before they are started.
+    /// The process that started the threads; zero before the start.
     #[cfg(feature = "tokio")]
     process: AtomicU32,
     /// Tells the threads from those of other caches; zero before they are started.
@@ -60,7 +60,7 @@ pub(crate) struct Background {
 
 #[cfg(feature = "tokio")]
 impl Background {
-    /// Starts the threads, unless they run. Tells whether there are any.
+    /// Starts the threads, unless they are running. Returns whether there are any.
     ///
     /// # Errors
     ///
@@ -68,7 +68,7 @@ impl Background {
     /// [`Error::WaitsForItself`] on one of the threads, where it waits, and
     /// [`Error::ThreadsNotStarted`].
     pub(crate) fn start(&self) -> Result<bool, Error> {
-        // Before any lock: in a forked process, the thread that would unlock it may be missing.
+        // Before any lock: in a forked process, the thread that holds it may be missing.
         let process = process::id();
         match self.process.compare_exchange(0, process, SeqCst, SeqCst) {
             Err(other) if other != process => return Err(Error::Forked),
@@ -101,8 +101,8 @@ impl Background {
         Ok(true)
     }
 
-    /// Does something on the threads; drops it where they can't be started. What it writes by
-    /// `tracing` goes where the caller's does.
+    /// Runs a task on the threads, or drops it if they cannot be started. `tracing` events of the
+    /// task go to the caller's subscriber.
     pub(crate) fn spawn(&self, task: Task) {
         if self.start().is_err() {
             return;
@@ -114,13 +114,13 @@ impl Background {
         runtime.spawn(task);
     }
 
-    /// Waits so long, on the threads.
+    /// Sleeps, on the threads.
     pub(crate) async fn sleep(duration: Duration) {
         tokio::time::sleep(duration).await;
     }
 }
 
-/// Does not wait for the threads, and so may happen on any thread, theirs included.
+/// Does not wait for the threads, so the last clone may be dropped on any thread, even one of them.
 #[cfg(feature = "tokio")]
 impl Drop for Background {
     fn drop(&mut self) {
@@ -128,7 +128,7 @@ impl Drop for Background {
         if self.process.load(SeqCst) == process::id() {
             runtime.into_iter().for_each(Runtime::shutdown_background);
         } else {
-            // In a forked process, what would be told to end is not there.
+            // In a forked process, the threads to shut down do not exist.
             std::mem::forget(runtime);
         }
     }
@@ -137,18 +137,18 @@ impl Drop for Background {
 #[cfg(not(feature = "tokio"))]
 #[expect(clippy::unused_self, reason = "there are no threads without tokio")]
 impl Background {
-    /// There are no threads to start.
-    #[expect(clippy::unnecessary_wraps, reason = "it fails where there are threads")]
+    /// Does nothing: without the feature `tokio` there are no threads to start.
+    #[expect(clippy::unnecessary_wraps, reason = "it can fail with the feature tokio")]
     pub(crate) fn start(&self) -> Result<bool, Error> {
         Ok(false)
     }
 
-    /// Drops the task, since there are no threads.
+    /// Drops the task, because there are no threads.
     pub(crate) fn spawn(&self, task: Task) {
         drop(task);
     }
 
-    /// Waits for ever: there is nothing to wake up by.
+    /// Waits for ever, because there is no timer.
     pub(crate) async fn sleep(_duration: Duration) {
         std::future::pending::<()>().await;
     }

@@ -46,9 +46,10 @@ impl DataKey {
         Self { secret: SecretBox::new(bytes.into()), wrapping_key: None }
     }
 
-    /// Notes which wrapping key unwrapped it, by the name that messages have: for keyrings whose
-    /// messages may name several. A cache then knows that this wrapping key answers again, after
-    /// failures, and says nothing of the others.
+    /// Records the name of the wrapping key that unwrapped this data key, as it is in messages.
+    ///
+    /// For keyrings whose messages may name several wrapping keys. The cache then knows that this
+    /// wrapping key works again after failures, and draws no conclusion about the others.
     ///
     /// ```
     /// let key = envelope::DataKey::from_vec(vec![7; 32]).unwrapped_by("tenant-42");
@@ -60,8 +61,8 @@ impl DataKey {
         self
     }
 
-    /// The wrapping key that unwrapped it, where its keyring
-    /// [noted](Self::unwrapped_by) that.
+    /// The wrapping key that unwrapped this data key, if its keyring [recorded](Self::unwrapped_by)
+    /// it.
     #[must_use]
     pub fn wrapping_key(&self) -> Option<&str> {
         self.wrapping_key.as_deref()

@@ -34,7 +34,7 @@ pub enum Error {
         field: &'static str,
         /// Where the offending bytes start in the message.
         offset: u64,
-        /// What is wrong with it.
+        /// Why it is invalid.
         problem: &'static str,
     },
 
@@ -74,7 +74,7 @@ pub enum Error {
     /// An encryption context can't be built from these pairs.
     #[error("invalid encryption context: {problem}")]
     InvalidEncryptionContext {
-        /// What is wrong with it.
+        /// Why it is invalid.
         problem: &'static str,
     },
 
@@ -152,24 +152,24 @@ pub enum Error {
     #[error("the keyring or materials manager panicked: see the panic's own message")]
     Panicked,
 
-    /// The keyring was not asked for a data key, since too many others are being loaded. Nothing
-    /// is remembered of it: the next call tries again.
+    /// The data key was not loaded, because too many others are being loaded. This failure is not
+    /// remembered: the next call tries again.
     #[error(
-        "too many data keys are being loaded: refused after {} ms by `{setting}`; try again later, or raise `max_loads` if the key provider bears it",
+        "too many data keys are being loaded: refused after {} ms by `{setting}`; try again later, or raise `max_loads` if the key provider can handle more requests",
         waited.as_millis()
     )]
     Overloaded {
-        /// The setting of [`MaterialsCacheBuilder`](crate::materials::MaterialsCacheBuilder) that
-        /// was reached: `max_wait` or `max_waiting`.
+        /// The setting of [`MaterialsCacheBuilder`](crate::materials::MaterialsCacheBuilder) whose
+        /// limit was reached: `max_wait` or `max_waiting`.
         setting: &'static str,
-        /// How long it waited for its turn; zero if there was no room to wait.
+        /// How long the load waited; zero if there was no room to wait.
         waited: Duration,
     },
 
-    /// This process was forked off one that had started the cache's threads. They are missing here,
-    /// so that no data key can be loaded. What is cached still serves.
+    /// This process was forked from one that had started the cache's threads. They do not exist in
+    /// this process, so no data key can be loaded. Cached data keys still work.
     #[error(
-        "this process was forked off one that has the cache's threads: make a new client after the fork"
+        "this process was forked after the cache's threads had started: make a new client after the fork"
     )]
     Forked,
 
@@ -192,10 +192,10 @@ pub enum Error {
     /// A failure that is remembered: the keyring was not asked again.
     #[error("{cause} (remembered from an earlier request: asked again in {} ms)", retry_after.as_millis())]
     Remembered {
-        /// What it failed with when it was asked.
+        /// The failure of the earlier request.
         #[source]
         cause: Arc<Self>,
-        /// How long it goes on being refused.
+        /// How long requests are still refused.
         retry_after: Duration,
     },
 
@@ -219,7 +219,7 @@ pub enum Error {
     InvalidSetting {
         /// The setting's name.
         setting: &'static str,
-        /// What is wrong and what is allowed.
+        /// Why it is invalid, and which values are allowed.
         problem: String,
     },
 
@@ -274,7 +274,7 @@ impl Error {
         error.get_ref()?.downcast_ref()
     }
 
-    /// The same failure, for those who are refused with it.
+    /// The same failure, for callers that are refused because of it.
     pub(crate) fn remembered(self, retry_after: Duration) -> Self {
         Self::Remembered { cause: Arc::new(self), retry_after }
     }
@@ -317,34 +317,35 @@ pub struct KeyringError {
     cause: Arc<dyn std::error::Error + Send + Sync>,
 }
 
-/// What kind of failure a keyring's is. It decides what the cache makes of it.
+/// The kind of a keyring's failure. It decides how the cache handles it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KeyringErrorKind {
-    /// It was asked too often. May pass by itself.
+    /// The key provider throttled the request. May pass by itself.
     Throttled,
-    /// It was not asked: the caller's own budget of requests is used up. May pass by itself, and is
-    /// no outage: it neither begins nor ends the time in which
-    /// [`serve_stale_for`](crate::materials::CachingBuilder::serve_stale_for)
-    /// lets a data key serve past its age.
+    /// No request was sent: the caller's own budget of requests is used up.
+    ///
+    /// It may pass by itself, and is no outage: it neither starts nor ends the time in which
+    /// [`serve_stale_for`](crate::materials::CachingBuilder::serve_stale_for) lets a data key be
+    /// used past its age.
     OverBudget,
-    /// No answer came in time. May pass by itself.
+    /// The key provider did not respond in time. May pass by itself.
     TimedOut,
-    /// It was out of reach, or failed inside. May pass by itself.
+    /// The key provider was unreachable, or failed internally. May pass by itself.
     Unavailable,
-    /// This caller may not use the wrapping key, at least not with this encryption context. The data
-    /// key that was cached is dropped; others under the wrapping key, if another encryption context
-    /// is denied, too.
+    /// This caller may not use the wrapping key, at least not with this encryption context. The
+    /// cached data key is dropped. Others under the same wrapping key are dropped if other
+    /// encryption contexts are denied, too.
     Denied,
     /// Nobody may use the wrapping key: it is disabled, about to be deleted, or gone. Data keys
     /// that are cached under it are dropped.
     Unusable,
-    /// The caller's credentials have expired, were not accepted, or could not be had.
+    /// The caller's credentials have expired, were not accepted, or could not be loaded.
     Credentials,
     /// The wrapped data key does not unwrap: it is damaged, or bound to another encryption context.
     InvalidCiphertext,
-    /// The key provider broke its contract: it answered for another key than it was asked for, or
-    /// without what was asked. Nothing of the answer is used.
+    /// The key provider broke its contract: it responded for another key than the requested one, or
+    /// with an incomplete response. No part of the response is used.
     InvalidAnswer,
     /// Anything else.
     Other,
@@ -371,7 +372,7 @@ impl KeyringErrorKind {
         self.is_outage() || self == Self::OverBudget
     }
 
-    /// Whether the key provider seems to be out of order, or out of reach.
+    /// Whether the key provider seems to be failing or unreachable.
     pub(crate) fn is_outage(self) -> bool {
         matches!(self, Self::Throttled | Self::TimedOut | Self::Unavailable)
     }
@@ -466,8 +467,9 @@ impl KeyringError {
         self.or_a_related_one(failures, KeyringErrorKind::is_retryable)
     }
 
-    /// Whether the failures of one request tell of an outage, or that there is none; `None` where
-    /// they tell neither, since the caller's own budget kept the question from being asked.
+    /// Whether the failures of one request indicate an outage (`true`) or the absence of one
+    /// (`false`). `None` if they indicate neither, because the caller's own budget prevented the
+    /// request.
     pub(crate) fn tell_of_outage(failures: &[Self]) -> Option<bool> {
         let all = |is_so: fn(KeyringErrorKind) -> bool| {
             failures.iter().all(|failure| failure.or_a_related_one(failures, is_so))
@@ -478,7 +480,7 @@ impl KeyringError {
         all(KeyringErrorKind::is_outage).then_some(true)
     }
 
-    /// Whether this failure is of such a kind, or that of a related key for the same data key.
+    /// Whether this failure, or that of a related key for the same data key, is of such a kind.
     fn or_a_related_one(&self, failures: &[Self], is_so: fn(KeyringErrorKind) -> bool) -> bool {
         let is_related = |other: &Self| {
             other.name_in_messages() == self.name_in_messages()
@@ -580,7 +582,7 @@ mod tests {
     }
 
     #[test]
-    fn the_callers_own_budget_tells_nothing_of_an_outage() {
+    fn the_callers_own_budget_does_not_indicate_an_outage() {
         use KeyringErrorKind::{Credentials, OverBudget, TimedOut};
         let told = |kinds: &[KeyringErrorKind]| {
             let failures: Vec<_> = (1..)

@@ -1,9 +1,10 @@
 //! Envelope encryption in the AWS Encryption SDK message format, with cached data keys.
 //!
-//! Data is sealed locally with AES-256-GCM under a data key; the data key is wrapped by a *keyring*
-//! (AWS KMS, or an AES key of your own) and stored in the message. Data keys are cached within
-//! limits on age, messages and bytes, so that most operations never touch the network. Every AWS
-//! Encryption SDK client, in any language, opens what this one seals, and the reverse.
+//! Data is encrypted locally with AES-256-GCM under a data key. A *keyring* (AWS KMS, or your own
+//! AES key) wraps the data key, and the wrapped key is stored in the message. Data keys are cached
+//! within limits on age, messages and bytes, so that most operations need no network. Every AWS
+//! Encryption SDK client, in any language, can decrypt these messages, and this crate can decrypt
+//! theirs.
 //!
 //! # Example
 //!
@@ -21,21 +22,21 @@
 //! # Ok(()) }
 //! ```
 //!
-//! What is larger than memory goes through a [`stream`]. With AWS KMS, take
-//! [`keyring::AwsKmsKeyring`] instead; with limits of your own,
+//! For data that is larger than memory, use a [`stream`]. With AWS KMS, use
+//! [`keyring::AwsKmsKeyring`] instead. To set your own limits, use
 //! [`materials::CachingMaterialsManager`].
 //!
 //! # Features
 //!
-//! | feature | default | what it adds |
+//! | feature | default | adds |
 //! | --- | --- | --- |
 //! | `aws-kms` | yes | the AWS KMS keyrings, over `kms-pool` |
 //! | `aws-lc-rs` | yes | AES-GCM by AWS-LC instead of RustCrypto's portable implementation; signed suites; the raw RSA keyring |
-//! | `tokio` | yes | data keys are loaded and refreshed on threads of the cache's own; streams over tokio's `AsyncRead` and `AsyncWrite`; `aws-kms` brings it along |
-//! | `tracing` | yes | what happens in the cache, as events |
-//! | `metrics` | no | the same, for the `metrics` facade: see [`materials::MaterialsCache`] |
-//! | `serde` | no | the cache's statistics can be serialized |
-//! | `parallel` | no | `EnvelopeBuilder::threads`: several threads to a long message |
+//! | `tokio` | yes | loads and refreshes data keys on the cache's own threads; streams over tokio's `AsyncRead` and `AsyncWrite`; enabled by `aws-kms` |
+//! | `tracing` | yes | emits events for cache activity |
+//! | `metrics` | no | records metrics of the cache with the `metrics` facade: see [`materials::MaterialsCache`] |
+//! | `serde` | no | makes the cache's statistics serializable |
+//! | `parallel` | no | `EnvelopeBuilder::threads`: several threads for one long message |
 #![cfg_attr(not(feature = "aws-kms"), allow(rustdoc::broken_intra_doc_links))]
 
 mod background;

@@ -14,19 +14,19 @@ use std::{sync::LazyLock, time::Instant};
 #[cfg(target_os = "linux")]
 use rustix::time::{ClockId, clock_gettime};
 
-/// Where an [`Envelope`](crate::Envelope) takes its time from: the system, or a hand that a test
-/// moves.
+/// The source of time of an [`Envelope`](crate::Envelope): the system's clock, or a manual clock
+/// for tests.
 ///
-/// Ages are read from it: `max_age`, `serve_stale_for`, and how long failures are remembered.
+/// It measures ages: `max_age`, `serve_stale_for`, and how long failures are remembered.
 #[derive(Debug, Clone, Default)]
 pub struct Clock(Option<ManualClock>);
 
 impl Clock {
     /// The system's monotonic clock. The default.
     ///
-    /// On Linux it is `CLOCK_BOOTTIME`, which goes on while the machine is suspended, so that a
-    /// data key ages in that time, too. Elsewhere it is [`std::time::Instant`], and whether that
-    /// goes on is up to the system. Changes of the date do not move it.
+    /// On Linux this is `CLOCK_BOOTTIME`, which includes suspended time, so that data keys age
+    /// while the machine is suspended. Elsewhere it is [`std::time::Instant`], where it depends on
+    /// the system whether suspended time counts. Changes of the date have no effect.
     #[must_use]
     pub fn system() -> Self {
         Self(None)
@@ -57,16 +57,16 @@ impl Clock {
         }
     }
 
-    /// The same as [`now`](Self::now).
+    /// Same as [`now`](Self::now).
     pub(crate) fn moment(&self) -> Moment {
         self.now()
     }
 }
 
-/// A time by a [`Clock`]. Unlike [`std::time::Instant`], it counts the time that the machine was
-/// suspended, where the clock does.
+/// A time of a [`Clock`]. Unlike [`std::time::Instant`], it includes suspended time if its clock
+/// does.
 ///
-/// Moments of two clocks have nothing to do with each other.
+/// Moments of two clocks cannot be compared.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -86,7 +86,7 @@ impl Moment {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
-    /// The same as [`duration_since`](Self::duration_since).
+    /// Same as [`duration_since`](Self::duration_since).
     #[inline]
     pub(crate) fn since(self, earlier: Self) -> Duration {
         self.duration_since(earlier)
@@ -114,7 +114,7 @@ impl Add<Duration> for Moment {
     }
 }
 
-/// How long before this the other was, as by [`Moment::duration_since`].
+/// The time between two moments, like [`Moment::duration_since`].
 impl Sub for Moment {
     type Output = Duration;
 
@@ -123,7 +123,7 @@ impl Sub for Moment {
     }
 }
 
-/// The hand of a [`Clock::manual`].
+/// Moves a [`Clock::manual`].
 #[derive(Debug, Clone)]
 pub struct ManualClock {
     elapsed_nanos: Arc<AtomicU64>,
@@ -146,7 +146,7 @@ fn system_now() -> Moment {
 }
 
 #[cfg(not(target_os = "linux"))]
-#[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
+#[expect(clippy::disallowed_methods, reason = "the only place that reads the clock")]
 fn system_now() -> Moment {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     Moment(u64::try_from(START.elapsed().as_nanos()).unwrap_or(u64::MAX))
@@ -158,28 +158,28 @@ mod tests {
 
     use super::*;
 
-    /// Run by the test below, in a time namespace of its own.
+    /// Run by the test below, in a separate time namespace.
     #[test]
     #[ignore = "prints the time for the test below"]
     fn print_the_time() {
         println!("now={}", Clock::system().now().to_nanos());
     }
 
-    /// A namespace whose `CLOCK_BOOTTIME` is an hour ahead, and whose `CLOCK_MONOTONIC` is not, is
-    /// what a suspended hour looks like.
+    /// Simulates a suspended hour by a namespace whose `CLOCK_BOOTTIME`, but not its
+    /// `CLOCK_MONOTONIC`, is an hour ahead.
     #[test]
-    fn the_time_that_the_machine_was_suspended_counts() {
+    fn suspended_time_counts() {
         let mut command = Command::new("unshare");
         command.args(["--time", "--boottime", "3600", "--fork"]).arg(env::current_exe().unwrap());
         command.args(["--exact", "time::tests::print_the_time", "--ignored", "--nocapture"]);
         let before = Clock::system().now();
         let Ok(output) = command.output() else {
-            println!("skipped: there is no `unshare` here");
+            println!("skipped: `unshare` is not installed");
             return;
         };
         let output = String::from_utf8_lossy(&output.stdout).into_owned();
         let Some(there) = output.lines().find_map(|line| line.split_once("now=")) else {
-            println!("skipped: this process may not make a time namespace");
+            println!("skipped: not permitted to create a time namespace");
             return;
         };
         let there = Moment(there.1.parse().unwrap());

@@ -326,7 +326,7 @@ mod own_kms {
         );
     }
 
-    /// A client over a cache and over a pool with these settings, and the pool.
+    /// A client with a cache, over a pool with these settings, and the pool.
     fn bridging(
         kms: &Kms,
         clock: Clock,
@@ -349,16 +349,16 @@ mod own_kms {
         (Envelope::builder(manager.unwrap()).build().unwrap(), pool)
     }
 
-    /// The pool that holds a request back for its budget says nothing of KMS.
+    /// A request that the pool holds back because of its budget says nothing about KMS.
     #[tokio::test]
-    async fn a_budget_that_is_used_up_is_no_outage() {
+    async fn an_exhausted_budget_is_no_outage() {
         let kms = Kms::local().await;
         let (clock, hand) = Clock::manual();
         let (envelope, pool) =
             bridging(&kms, clock, |builder| builder.max_requests_per_second(1.0));
         envelope.encrypt(b"x", &context()).await.unwrap();
         let client = pool.client(REGION, &kms.principal).await.unwrap();
-        // They line up until there is no more room.
+        // They wait for the budget until there is no more room.
         let mut others: FuturesUnordered<_> =
             (0..60).map(|_| client.generate_random().number_of_bytes(8).send()).collect();
         while others.next().await.unwrap().is_ok() {}
@@ -378,7 +378,7 @@ mod own_kms {
         kms.local.as_ref().unwrap().faults(REGION).internal_errors(1.0);
         client.generate_random().number_of_bytes(8).send().await.unwrap_err();
         hand.advance(Duration::from_mins(1));
-        envelope.encrypt(b"x", &context()).await.expect("past its age in an outage");
+        envelope.encrypt(b"x", &context()).await.expect("usable past its age in an outage");
         assert_eq!(pool.stats().short_circuited, 1);
     }
 

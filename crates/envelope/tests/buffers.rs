@@ -49,7 +49,7 @@ async fn prepared() -> PreparedContext {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever buffer it goes to, it is the same.
+    /// The result does not depend on the buffer.
     #[test]
     fn every_way_opens_what_every_way_seals(
         frame_length in prop_oneof![Just(0u32), 1u32..100, Just(4096)], length in 0usize..1000, signed: bool,
@@ -71,7 +71,7 @@ proptest! {
         }
     }
 
-    /// Whatever is changed, no plaintext is left anywhere.
+    /// After any change of the message, no plaintext is left anywhere.
     #[test]
     fn what_fails_leaves_nothing_behind(
         frame_length in prop_oneof![Just(0u32), 16u32..100], length in 64usize..500, signed: bool, at: prop::sample::Index,
@@ -185,7 +185,8 @@ async fn long_messages_are_sealed_and_opened_in_turns() {
     assert_eq!(turns, [5, 5, 5]);
 }
 
-/// What is wrong shows in the last frame: what was opened until then is wiped in turns as well.
+/// The error is in the last frame: the plaintext that was decrypted before is wiped in several
+/// steps as well.
 #[tokio::test]
 async fn a_long_message_that_is_not_authentic_is_wiped_in_turns() {
     let prepared = prepared().await;

@@ -162,7 +162,7 @@ async fn a_failure_is_shared_remembered_and_then_tried_again() {
         assert_eq!((keyring.counts().0, error.keyring_errors().len()), (failures.into(), 1));
         hand.advance(*retry_after);
         let error = envelope.encrypt(b"x", &context).await.unwrap_err();
-        assert!(matches!(error, Error::DataKeyUnavailable(_)), "asked anew: {error:?}");
+        assert!(matches!(error, Error::DataKeyUnavailable(_)), "requested again: {error:?}");
     }
 }
 
@@ -220,7 +220,7 @@ async fn nobody_waits_for_a_successor_by_age_or_by_usage() {
         for message in 0..100 {
             envelope.try_encrypt(b"x", &context()).unwrap();
             if message == 60 {
-                // It was asked for when half of the messages were used.
+                // The next data key was requested when half of the messages were used.
                 eventually(|| cache.stats().encryption.loads > loads).await;
             }
         }
@@ -279,7 +279,7 @@ async fn without_a_ceiling_nothing_serves_past_its_age() {
     assert!(envelope.encrypt(b"x", &context()).await.is_err());
 }
 
-/// What was asked for before an invalidation serves those who asked, and nobody after.
+/// The value of a load from before an invalidation serves its own callers only.
 #[tokio::test]
 async fn nothing_from_before_an_invalidation_is_used_after() {
     let keyring = GatedKeyring::new(0);
@@ -523,8 +523,8 @@ async fn stats_tell_what_happened() {
     assert_eq!(keyring.generated.load(Ordering::SeqCst), 2);
 }
 
-/// Of those that hold nothing each operation asks anew; those without bound set nothing aside for
-/// it.
+/// Caches without capacity request a data key for each operation; caches without limits allocate
+/// nothing in advance for it.
 #[tokio::test]
 async fn any_capacity_is_allowed() {
     for capacity in [0, 1, usize::MAX / 1_000, usize::MAX - 1, usize::MAX] {
@@ -548,7 +548,7 @@ async fn any_capacity_is_allowed() {
     }
 }
 
-/// A manager of the new wrapping key is given the partition and the cache of the one before.
+/// A manager with the new wrapping key shares the partition and the cache of the previous manager.
 #[tokio::test]
 async fn after_a_rotation_nothing_is_encrypted_under_the_old_wrapping_key() {
     let cache = MaterialsCache::new(10);
@@ -570,16 +570,16 @@ async fn after_a_rotation_nothing_is_encrypted_under_the_old_wrapping_key() {
     assert!(matches!(after.try_encrypt(b"x", &context()), Err(Error::NotCached)));
     let message = after.encrypt(b"x", &context()).await.unwrap();
     assert!(names(&message, "new") && !names(&message, "old"));
-    // The order says who generates.
+    // The order determines which keyring generates.
     let swapped = shared(multi(aes("escrow", 3), aes("new", 2)));
     assert!(matches!(swapped.try_encrypt(b"x", &context()), Err(Error::NotCached)));
-    // Another manager of the same keys shares what is there.
+    // Another manager with the same keys shares the entries.
     shared(multi(aes("new", 2), aes("escrow", 3))).try_encrypt(b"x", &context()).unwrap();
 }
 
-/// 3,000 encryption contexts take turns in 1,000 entries.
+/// 3,000 encryption contexts alternate in 1,000 entries.
 #[tokio::test]
-async fn a_cache_that_is_too_small_warns_once_with_the_figures() {
+async fn a_cache_that_is_too_small_warns_once_with_numbers() {
     #[derive(Debug, Default)]
     struct Warnings(std::sync::Mutex<Vec<(u64, u64, usize, u64)>>);
 
@@ -605,7 +605,7 @@ async fn a_cache_that_is_too_small_warns_once_with_the_figures() {
             envelope.encrypt(b"x", context).await.unwrap();
         }
         let warned = warnings.0.lock().unwrap().len();
-        assert!(round >= 2 || warned == 0, "where there is room");
+        assert!(round >= 2 || warned == 0, "no warning while there is room");
     }
     let warnings = warnings.0.lock().unwrap();
     let [(1_000, operations, 1_000, max_bytes_held)] = warnings[..] else { panic!("{warnings:?}") };
@@ -613,7 +613,7 @@ async fn a_cache_that_is_too_small_warns_once_with_the_figures() {
 }
 
 #[tokio::test]
-async fn the_cache_of_a_client_can_be_reached() {
+async fn a_client_returns_its_cache() {
     let envelope = Envelope::new(support::keyring()).unwrap();
     envelope.encrypt(b"x", &context()).await.unwrap();
     let counts = envelope.cache().unwrap().stats().encryption;
@@ -632,9 +632,9 @@ async fn the_cache_of_a_client_can_be_reached() {
     assert!(Envelope::builder(plain).build().unwrap().cache().is_none());
 }
 
-/// On a hit the cache would skip what such a manager checks.
+/// On a hit, the cache would skip the checks of such a manager.
 #[test]
-fn a_required_context_under_a_cache_is_refused() {
+fn a_required_context_manager_below_a_cache_is_refused() {
     let source = DefaultMaterialsManager::new(support::keyring());
     let required = RequiredContextMaterialsManager::new(["tenant"], source).unwrap();
     let error = CachingMaterialsManager::builder(required).build().unwrap_err();
@@ -642,9 +642,9 @@ fn a_required_context_under_a_cache_is_refused() {
     assert!(error.to_string().contains("RequiredContextMaterialsManager::new"), "{error}");
 }
 
-/// A keyring that does not tell its wrapping keys can't be told from another one.
+/// A keyring without an identity cannot be distinguished from another one.
 #[test]
-fn a_partition_needs_a_source_that_tells_its_wrapping_keys() {
+fn a_partition_needs_a_source_with_an_identity() {
     let build = |set: fn(CachingBuilder) -> CachingBuilder| {
         let source = DefaultMaterialsManager::new(support::PaddedKeyring::default());
         set(CachingMaterialsManager::builder(source)).build()

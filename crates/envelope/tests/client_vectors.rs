@@ -168,8 +168,7 @@ impl Vector {
             // frame length.
             let before = if self.suite.commits_to_key() { 1 + 4 } else { 1 + 4 + 1 + 4 };
             let is_right: IsRight = match key["raw_rsa"]["padding"].as_str() {
-                // Which unwraps to something whatever it is given, so that nobody learns from its
-                // failures.
+                // It unwraps any input to some data key, so that failures reveal nothing.
                 Some("PKCS1") => |error| {
                     matches!(error, Error::DataKeyNotUnwrapped { .. } | Error::Authentication)
                 },

@@ -1,4 +1,4 @@
-//! A key policy that denies one encryption context, or all, against a real server.
+//! A key policy that denies one encryption context, or all of them, on a real server.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 const REGION: &str = "us-east-1";
 const SECOND: Duration = Duration::from_secs(1);
-/// How long what must happen may take on a busy machine.
+/// The time limit for expected events on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Scene {
@@ -43,7 +43,7 @@ impl Scene {
         Self { kms, pool, key, cache, hand }
     }
 
-    /// A client of a principal of its own, on the same cache.
+    /// A client with its own principal, on the same cache.
     fn client(&self) -> Envelope {
         let principal = Principal::new(self.kms.issue_credentials());
         let keyring = AwsKmsKeyring::new(self.pool.clone(), principal, self.key.parse().unwrap());
@@ -62,7 +62,7 @@ impl Scene {
         (stats.encryption.entries, stats.decryption.entries)
     }
 
-    /// Waits until what runs in the background has come to this.
+    /// Waits until the background work has reached this state.
     async fn until(&self, what: &str, is_so: impl Fn() -> bool) {
         let wait = async {
             while !is_so() {
@@ -88,9 +88,9 @@ async fn encrypt_all(envelope: &Envelope, contexts: &[EncryptionContext]) -> Vec
     messages
 }
 
-/// Ten denials, one back-off apart, beside a thousand others.
+/// Ten denials, one back-off apart, next to a thousand other contexts.
 #[tokio::test]
-async fn denials_of_one_context_cost_a_probe_each_and_drop_nobody_else() {
+async fn denials_of_one_context_cost_a_probe_each_and_drop_no_other_context() {
     let scene = Scene::new().await;
     let envelope = scene.client();
     let others: Vec<_> = (0..1_000).map(|number| context(&number.to_string())).collect();
@@ -100,13 +100,13 @@ async fn denials_of_one_context_cost_a_probe_each_and_drop_nobody_else() {
     }
     scene.kms.faults(REGION).deny_contexts([("tenant", "denied")]);
     let before = scene.requests();
-    // A probe that succeeds holds for a tenth of `max_age`: 6 seconds.
+    // A successful probe counts for a tenth of `max_age`: 6 seconds.
     for round in 1..=10 {
         let error = envelope.encrypt(b"x", &context("denied")).await.unwrap_err();
         assert_eq!(kind(&error), KeyringErrorKind::Denied);
         let probed = || scene.cache.stats().encryption.refreshes == 1 + (round - 1) / 6;
         scene.until("a probe", probed).await;
-        // Who asks at once is refused from memory.
+        // A call right after the denial is refused from memory.
         let error = envelope.encrypt(b"x", &context("denied")).await.unwrap_err();
         assert!(matches!(error, Error::Remembered { .. }), "{error}");
         scene.hand.advance(SECOND);
@@ -119,13 +119,13 @@ async fn denials_of_one_context_cost_a_probe_each_and_drop_nobody_else() {
         envelope.try_decrypt(message, context).unwrap();
     }
     assert_eq!(scene.requests() - before, 12);
-    // Nor is the wrapping key left alone for anybody else.
+    // The wrapping key is not backed off for other contexts.
     envelope.encrypt(b"x", &context("new")).await.unwrap();
 }
 
-/// A tenant who had a data key, and hears of the denial as it is refreshed.
+/// A tenant with a cached data key is denied when that key is refreshed.
 #[tokio::test]
-async fn a_denied_data_key_goes_alone() {
+async fn only_the_denied_data_key_is_dropped() {
     let scene = Scene::new().await;
     let envelope = scene.client();
     let contexts = ["denied", "a", "b"].map(context);
@@ -140,7 +140,7 @@ async fn a_denied_data_key_goes_alone() {
         .until("the refresh and its probe", || scene.cache.stats().encryption.refreshes == 2)
         .await;
     envelope.try_decrypt(&messages[0], &contexts[0]).unwrap();
-    scene.until("the same to decrypt", || scene.cache.stats().decryption.refreshes == 2).await;
+    scene.until("the same for decryption", || scene.cache.stats().decryption.refreshes == 2).await;
     assert_eq!(scene.held(), (2, 2));
     for (message, context) in messages.iter().zip(&contexts).skip(1) {
         envelope.try_encrypt(b"x", context).unwrap();
@@ -150,9 +150,9 @@ async fn a_denied_data_key_goes_alone() {
     assert!(matches!(envelope.try_decrypt(&messages[0], &contexts[0]), Err(Error::NotCached)));
 }
 
-/// A tenant with many contexts is denied for all of them. Others are probed, not its own.
+/// A tenant with many contexts is denied for all of them. Contexts of other tenants are probed.
 #[tokio::test]
-async fn a_tenant_with_many_contexts_drops_nobody_else() {
+async fn a_denied_tenant_with_many_contexts_drops_no_other_tenant() {
     let scene = Scene::new().await;
     let envelope = scene.client();
     let of = |tenant: &str, object: u32| {
@@ -174,7 +174,8 @@ async fn a_tenant_with_many_contexts_drops_nobody_else() {
     }
 }
 
-/// The policy changed for all: the first denial and its probes drop everything under the key.
+/// The policy changed for all contexts: the first denial and its probes drop all entries under the
+/// key.
 #[tokio::test]
 async fn a_revocation_for_all_drops_all() {
     let scene = Scene::new().await;
@@ -193,7 +194,7 @@ async fn a_revocation_for_all_drops_all() {
     assert_eq!(scene.requests() - before, 3);
 }
 
-/// Who lost the permission to decrypt is denied for every context, though encryption goes on.
+/// A principal without permission to decrypt is denied for every context, but may still encrypt.
 #[tokio::test]
 async fn a_denial_is_probed_by_the_same_operation() {
     let scene = Scene::new().await;
@@ -204,7 +205,7 @@ async fn a_denial_is_probed_by_the_same_operation() {
     scene.kms.faults(REGION).deny_contexts([("tenant", "a")]);
     scene.hand.advance(49 * SECOND);
     envelope.try_decrypt(&messages[0], &contexts[0]).unwrap();
-    // There is no other data key to decrypt with, so one to encrypt with is probed.
+    // There is no other entry for decryption, so one for encryption is probed.
     scene.until("a probe", || scene.cache.stats().encryption.refreshes == 1).await;
     envelope.try_encrypt(b"x", &contexts[1]).unwrap();
     scene.kms.faults(REGION).clear();
@@ -222,8 +223,8 @@ async fn a_denial_is_probed_by_the_same_operation() {
     assert_eq!(scene.kms.counters(REGION).requests("Decrypt") - before, 2);
 }
 
-/// Two principals in one cache: what is denied to the one says nothing of the other, and what the
-/// one is refused with is not remembered for the other.
+/// Two principals share a cache: a denial of one principal says nothing about the other, and its
+/// failures are not remembered for the other.
 #[tokio::test]
 async fn denials_and_failures_stay_in_their_partition() {
     let scene = Scene::new().await;
@@ -239,17 +240,17 @@ async fn denials_and_failures_stay_in_their_partition() {
         assert!(matches!(denied.try_encrypt(b"x", context), Err(Error::NotCached)));
     }
     scene.kms.faults(REGION).clear();
-    // Remembered for the entry of that partition alone.
+    // The failure is remembered only for the entry of that partition.
     let error = denied.encrypt(b"x", &context("new")).await.unwrap_err();
     assert!(matches!(error, Error::Remembered { .. }), "{error}");
     denied.encrypt(b"x", &context("newer")).await.unwrap();
     other.encrypt(b"x", &context("new")).await.unwrap();
 }
 
-/// KMS takes 0.9 s, and callers give up after half a second: what their requests bring is there for the next
-/// ones.
+/// KMS takes 0.9 s, and callers are cancelled after half a second: later callers find the data keys
+/// of their requests in the cache.
 #[tokio::test]
-async fn callers_who_leave_leave_proven_data_keys() {
+async fn cancelled_callers_leave_proven_data_keys() {
     let scene = Scene::new().await;
     let envelope = scene.client();
     let contexts: Vec<_> = (0..4).map(|number| context(&number.to_string())).collect();
@@ -260,7 +261,7 @@ async fn callers_who_leave_leave_proven_data_keys() {
         .zip(&contexts)
         .map(|(message, context)| timeout(SECOND / 2, envelope.decrypt(message, context)));
     assert!(join_all(first).await.iter().all(Result::is_err));
-    scene.until("what was asked for", || scene.held().1 == 4).await;
+    scene.until("the requested data keys", || scene.held().1 == 4).await;
     for (message, context) in messages.iter().zip(&contexts) {
         envelope.try_decrypt(message, context).unwrap();
     }

@@ -1,4 +1,4 @@
-//! Data keys are loaded whatever executor the callers have, and whatever becomes of it.
+//! Data keys are loaded under any executor, even if the caller's executor ends or stalls.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -28,7 +28,7 @@ use futures_util::future::{join_all, poll_immediate};
 use support::{GatedKeyring, caching, context, eventually, keyring};
 use tokio::runtime::{Builder, Runtime};
 
-/// A keyring that works inside of tokio's context alone.
+/// A keyring that works only inside a tokio runtime.
 #[derive(Debug)]
 struct NeedsTokio(RawAesKeyring, Arc<AtomicU64>);
 
@@ -81,7 +81,7 @@ fn callers_need_no_tokio() {
     let envelope = caching(NeedsTokio::new(), |builder| builder);
     let other = caching(NeedsTokio::new(), |builder| builder);
     block_on(async {
-        // Long enough to be encrypted in turns.
+        // The second is long enough that the call yields in between.
         for plaintext in [vec![7; 100], vec![7; 1_000_000]] {
             let message = envelope.encrypt(&plaintext, &context("a")).await.unwrap();
             let opened = other.decrypt(&message, &context("a")).await.unwrap();
@@ -93,12 +93,12 @@ fn callers_need_no_tokio() {
     });
 }
 
-/// What is not cached is loaded likewise.
+/// Data keys without a cache are loaded the same way.
 #[test]
-fn callers_need_no_tokio_where_nothing_is_cached() {
+fn callers_need_no_tokio_without_a_cache() {
     let envelope = caching(NeedsTokio::new(), |builder| builder);
     let mut message = vec![];
-    // Of unknown length.
+    // A message of unknown length is not cached.
     let encryptor = block_on(envelope.encryptor(&context("a"), None)).unwrap();
     std::io::copy(&mut encryptor.reader(&b"4111 1111"[..]), &mut message).unwrap();
     let mut source = &message[..];
@@ -157,9 +157,9 @@ fn programs_without_async_wait_on_their_thread() {
     );
 }
 
-/// It blocks a thread of the runtime, which can't be what loads need.
+/// It blocks a thread of the runtime, so loads must not need that thread.
 #[test]
-fn the_blocking_client_works_inside_of_a_task() {
+fn the_blocking_client_works_inside_a_task() {
     let envelope = caching(NeedsTokio::new(), |builder| builder);
     runtime().block_on(async {
         let message = envelope.blocking().encrypt(b"x", &context("a")).unwrap();
@@ -167,7 +167,7 @@ fn the_blocking_client_works_inside_of_a_task() {
     });
 }
 
-/// The runtime that began a load has ended; another caller waits for that load.
+/// The runtime that started a load has ended; another caller waits for that load.
 #[test]
 fn a_follower_gets_its_data_key_though_the_leaders_runtime_has_ended() {
     let keyring = NeedsTokio::new();
@@ -187,9 +187,9 @@ fn a_follower_gets_its_data_key_though_the_leaders_runtime_has_ended() {
     assert_eq!(asked.load(SeqCst), 1);
 }
 
-/// Their callers' runtime is there, but nobody drives it.
+/// The callers' runtime exists, but nothing drives it.
 #[test]
-fn loads_that_were_begun_on_an_idle_runtime_delay_nobody() {
+fn loads_started_on_an_idle_runtime_delay_no_caller() {
     let envelope = caching(NeedsTokio::new(), |builder| builder);
     let idle = runtime();
     let contexts: Vec<_> = (0..100).map(|number| context(&number.to_string())).collect();
@@ -208,9 +208,9 @@ fn loads_that_were_begun_on_an_idle_runtime_delay_nobody() {
     });
 }
 
-/// A refresh that an idle runtime began comes all the same, and so does the next one.
+/// A refresh that was started on an idle runtime still completes, and so does the next one.
 #[test]
-fn refreshes_need_no_runtime_of_the_callers() {
+fn refreshes_do_not_need_the_callers_runtime() {
     let (clock, hand) = Clock::manual();
     let cache = MaterialsCache::builder().clock(clock).build();
     let envelope =
@@ -226,9 +226,9 @@ fn refreshes_need_no_runtime_of_the_callers() {
     }
 }
 
-/// Inside of a task, and on a thread of the cache itself.
+/// Inside a task, and on a thread of the cache itself.
 #[test]
-fn the_last_one_may_be_dropped_anywhere() {
+fn the_last_clone_may_be_dropped_anywhere() {
     let runtime = runtime();
     let envelope = caching(NeedsTokio::new(), |builder| builder);
     runtime.block_on(async move {
@@ -243,13 +243,13 @@ fn the_last_one_may_be_dropped_anywhere() {
         assert!(poll_immediate(&mut leaving).await.is_none());
         eventually(|| keyring.counts().0 == 1).await;
     });
-    // The load is all that holds the cache now.
+    // Now only the load keeps the cache alive.
     drop(envelope);
     keyring.gate.add_permits(1);
     runtime.block_on(eventually(|| Arc::strong_count(&keyring.generated) == 1));
 }
 
-/// However many runtimes there are, one after the other and at once.
+/// One client serves many runtimes, one after another and at the same time.
 #[test]
 fn one_client_serves_many_runtimes() {
     let envelope = caching(NeedsTokio::new(), |builder| builder.max_messages(3));
@@ -266,9 +266,9 @@ fn one_client_serves_many_runtimes() {
     });
 }
 
-/// A caller's deadline holds behind a load that hangs.
+/// A caller's deadline applies even if a load hangs.
 #[test]
-fn deadlines_hold_behind_a_load_that_hangs() {
+fn deadlines_apply_while_a_load_hangs() {
     let keyring = GatedKeyring::new(0);
     let envelope = caching(keyring.clone(), |builder| builder);
     let (tell, told) = mpsc::channel();

@@ -1,4 +1,4 @@
-//! A client in a forked process. Alone in its process, which is forked.
+//! A client in a forked process. The only test of its binary, because it forks the process.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -10,8 +10,8 @@ use fork::Fork;
 use futures_executor::block_on;
 use support::{GatedKeyring, caching, context};
 
-/// What is cached serves there; what must be loaded fails at once, since the cache's threads are
-/// missing. A client that was made before, but had no threads yet, works.
+/// In the child, cached data keys still work; loads fail at once, because the cache's threads do
+/// not exist there. A client that was made before the fork, but had no threads yet, works.
 #[test]
 fn a_forked_process_gets_an_error_at_once() {
     let started = caching(GatedKeyring::open(), |builder| builder);

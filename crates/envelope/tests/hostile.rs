@@ -146,7 +146,7 @@ fn garbage(first: u8, numbers: [u32; 2]) -> Vec<u8> {
     [&[first][..], &numbers[0].to_be_bytes(), &numbers[1].to_be_bytes()].concat()
 }
 
-/// Whatever the messages name beside the wrapping key, and however often they name it.
+/// Messages may name any other keys beside the wrapping key, and name them any number of times.
 #[tokio::test]
 async fn throttled_messages_keep_nobody_elses_requests_away() {
     for (decoy, one_in, times) in
@@ -204,9 +204,9 @@ async fn whoever_is_refused_waits_no_longer_than_was_said() {
     }
 }
 
-/// Only the wrapping key that answered is known to answer again.
+/// A response of one wrapping key ends only the back-off of that key.
 #[tokio::test]
-async fn a_message_that_opens_by_one_key_forgives_no_other_that_it_names() {
+async fn decrypting_with_one_key_does_not_end_the_back_off_of_others() {
     let [failing, other] =
         ["failing", "other"].map(|name| Provider::new(name, KeyringErrorKind::Other));
     let both =
@@ -224,7 +224,7 @@ async fn a_message_that_opens_by_one_key_forgives_no_other_that_it_names() {
         assert!(matches!(error, Error::Remembered { .. }), "{error}");
     };
     refused("4").await;
-    // Authentic, forged, and one that names it without need.
+    // An authentic message, a forged one, and one that names the key needlessly.
     envelope.decrypt(&message, &context("a")).await.unwrap();
     refused("5").await;
     let keys: Vec<_> = [("failing", garbage(8, [1, 1])), ("other", 1_u64.to_be_bytes().to_vec())]
@@ -233,7 +233,7 @@ async fn a_message_that_opens_by_one_key_forgives_no_other_that_it_names() {
     let hostile = forged(&message, &keys);
     assert!(envelope.decrypt(&hostile, &context("a")).await.is_err());
     refused("6").await;
-    // It answers again, but to refuse: that is no news for the others.
+    // The key responds again, with a refusal: this changes nothing for other keys.
     failing.fail(None);
     let keys = [("failing", garbage(8, [2, 2])), ("other", garbage(8, [3, 3]))];
     assert!(envelope.decrypt(&forged(&message, &keys), &context("a")).await.is_err());
@@ -337,7 +337,7 @@ async fn nothing_serves_past_its_age_once_an_outage_is_over() {
     assert!(handle.encrypt(b"x").await.is_err());
 }
 
-/// Credentials that have expired are no outage, whatever else is one.
+/// Expired credentials are no outage.
 #[tokio::test]
 async fn only_outages_are_bridged() {
     let [one, other] = ["one", "other"].map(|name| Provider::new(name, KeyringErrorKind::Other));
@@ -358,9 +358,9 @@ async fn only_outages_are_bridged() {
     envelope.decrypt(&message, &context("a")).await.expect("now both are out of reach");
 }
 
-/// A pool that holds a request back for its own budget says nothing of KMS.
+/// A request that the pool holds back because of its own budget says nothing about KMS.
 #[tokio::test]
-async fn a_budget_that_is_used_up_begins_no_outage() {
+async fn an_exhausted_budget_starts_no_outage() {
     let provider = Provider::new("key", KeyringErrorKind::Other);
     let (clock, hand) = Clock::manual();
     let cache = MaterialsCache::builder().clock(clock).build();
@@ -373,10 +373,11 @@ async fn a_budget_that_is_used_up_begins_no_outage() {
     assert!(envelope.encrypt(b"x", &context("a")).await.unwrap_err().is_retryable());
     hand.advance(MINUTE);
     provider.fail(KeyringErrorKind::TimedOut);
-    envelope.encrypt(b"x", &context("a")).await.expect("past its age in an outage");
+    envelope.encrypt(b"x", &context("a")).await.expect("usable past its age in an outage");
 }
 
-/// Whoever invalidates has mended something, maybe: what was asked for before says nothing of it.
+/// An invalidation may follow a repair: failures of earlier requests say nothing about the time
+/// after it.
 #[tokio::test]
 async fn failures_asked_for_before_an_invalidation_are_not_remembered_after() {
     let keyring = GatedKeyring::new(0);
@@ -450,7 +451,7 @@ async fn a_scan_flushes_no_handle_that_is_hot() {
                     handle.encrypt(b"").await.unwrap();
                 }
             }
-            // Used twice, so that it contends with what is hot.
+            // Used twice, so that it competes with the hot entries.
             for _ in 0..2 {
                 envelope.encrypt(b"", &context(&format!("scan {number}"))).await.unwrap();
             }

@@ -1,4 +1,4 @@
-//! What the `metrics` facade hears. Alone in its process: its recorder is the one of all threads.
+//! The output on the `metrics` facade. The only test of its binary, because the recorder is global.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -7,9 +7,9 @@ use envelope::{keyring::KeyringErrorKind, materials::MaterialsCache};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use support::{GatedKeyring, caching, context};
 
-/// What the facade hears is what the statistics say.
+/// The metrics agree with the statistics.
 #[tokio::test]
-async fn metrics_say_what_the_statistics_say() {
+async fn metrics_agree_with_the_statistics() {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     recorder.install().unwrap();

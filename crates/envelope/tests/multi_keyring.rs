@@ -23,7 +23,7 @@ fn aes_with(name: &str, byte: u8) -> RawAesKeyring {
     RawAesKeyring::new("ns", name, &DataKey::from_vec(vec![byte; 32])).unwrap()
 }
 
-/// Fails whatever it is asked, under its name.
+/// Fails for every request, with its name.
 #[derive(Debug)]
 struct Failing(&'static str);
 

@@ -82,8 +82,8 @@ async fn streams_in_large_pieces_agree_with_one_piece() {
     }
 }
 
-/// Whatever is wrong with a frame, several threads say the same of it as one does, and release as
-/// much.
+/// For any error in a frame, several threads report the same error as one thread, and release the
+/// same plaintext.
 #[tokio::test]
 async fn failures_are_the_same_as_of_one_thread() {
     let (alone, together) = (envelope(1, SUITES[0], 4096), envelope(3, SUITES[0], 4096));

@@ -267,7 +267,7 @@ async fn failures_of_a_wrapping_key_are_everybodys() {
         assert!(error.is_retryable());
     }
     assert_eq!(keyring.counts().0, 1 + 3);
-    envelope.try_encrypt(b"x", &contexts[0]).expect("what is cached goes on");
+    envelope.try_encrypt(b"x", &contexts[0]).expect("cached data keys still work");
     // It works again: the first success ends it for all.
     keyring.fail(None);
     hand.advance(Duration::from_secs(1));
@@ -283,7 +283,7 @@ async fn failures_of_a_wrapping_key_are_everybodys() {
     assert!(matches!(error, Error::DataKeyNotUnwrapped { .. }), "{error:?}");
 }
 
-/// Those who wait their turn at the gate are told, too.
+/// Callers that wait at the gate get the error, too.
 #[tokio::test]
 async fn an_outage_costs_one_round_of_requests() {
     let keyring = GatedKeyring::new(0);
@@ -327,7 +327,7 @@ async fn nobody_waits_who_comes_now_and_then() {
             envelope
                 .try_decrypt(&message, &context("42"))
                 .unwrap_or_else(|_| panic!("{every} s, {use_number}"));
-            // What is begun after a refresh and ends tells that this has had its turn, too.
+            // Loads that start later and end show that the refresh has had its turn, too.
             for number in 0..LATER {
                 let other = context(&format!("{use_number} {number}"));
                 envelope.encrypt(b"x", &other).await.unwrap();

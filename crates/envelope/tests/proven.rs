@@ -19,7 +19,7 @@ async fn scene() -> (Envelope, MaterialsCache, GatedKeyring, Vec<u8>) {
     (envelope, cache, keyring, message)
 }
 
-/// The message with a header that is not authentic, under the same wrapped data key.
+/// The message with a header that is not authentic, and with the same wrapped data key.
 fn forged(message: &[u8]) -> Vec<u8> {
     let mut forged = message.to_vec();
     forged[header_length(message) - 1] ^= 1;
@@ -27,7 +27,7 @@ fn forged(message: &[u8]) -> Vec<u8> {
     forged
 }
 
-/// Waits until what runs in the background has come to this.
+/// Waits until the background work has reached this state.
 async fn until(is_so: impl Fn() -> bool) {
     let wait = async {
         while !is_so() {
@@ -38,7 +38,7 @@ async fn until(is_so: impl Fn() -> bool) {
 }
 
 #[tokio::test]
-async fn a_forged_message_whose_sender_hangs_up_leaves_nothing() {
+async fn a_forged_message_whose_sender_disconnects_leaves_no_entry() {
     let (envelope, cache, keyring, message) = scene().await;
     for (message, left) in [(forged(&message), 0), (message.clone(), 1)] {
         let (before, loads) = (keyring.counts().1, cache.stats().decryption.loads);
@@ -56,21 +56,21 @@ async fn a_forged_message_whose_sender_hangs_up_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_forged_message_leaves_nothing() {
+async fn a_forged_message_leaves_no_entry() {
     let (envelope, cache, keyring, message) = scene().await;
     keyring.gate.add_permits(2);
     let opened = envelope.decrypt(&forged(&message), &context("a")).await;
     assert!(matches!(opened, Err(Error::Authentication)), "{opened:?}");
     assert_eq!(cache.stats().decryption.entries, 0);
     envelope.decrypt(&message, &context("a")).await.unwrap();
-    // Once it is there, a forged message does it no harm.
+    // A forged message does not affect an existing entry.
     assert!(envelope.decrypt(&forged(&message), &context("a")).await.is_err());
     envelope.try_decrypt(&message, &context("a")).unwrap();
 }
 
-/// Whoever is first.
+/// Whether the forged or the authentic message comes first.
 #[tokio::test]
-async fn who_waits_for_the_load_of_a_forged_message_decrypts_and_keeps_the_data_key() {
+async fn a_waiter_on_the_load_of_a_forged_message_decrypts_and_keeps_the_key() {
     for forged_first in [true, false] {
         let (envelope, cache, keyring, message) = scene().await;
         let (context, forged) = (context("a"), forged(&message));
@@ -89,9 +89,9 @@ async fn who_waits_for_the_load_of_a_forged_message_decrypts_and_keeps_the_data_
     }
 }
 
-/// What is cached proves what takes its place, whichever message has it refreshed.
+/// The cached data key proves its replacement, whichever message triggers the refresh.
 #[tokio::test]
-async fn forged_messages_keep_no_data_key_from_being_refreshed() {
+async fn forged_messages_do_not_prevent_refreshes() {
     let keyring = GatedKeyring::open();
     let (clock, hand) = Clock::manual();
     let cache = MaterialsCache::builder().clock(clock).build();
@@ -105,9 +105,9 @@ async fn forged_messages_keep_no_data_key_from_being_refreshed() {
     until(|| envelope.try_decrypt(&message, &context("a")).is_ok()).await;
 }
 
-/// The cache stays within its bytes, and what has served stays there.
+/// The cache stays within its bytes, and keeps entries that have been used.
 #[tokio::test]
-async fn a_flood_of_forged_messages_drives_nothing_out() {
+async fn a_flood_of_forged_messages_evicts_no_used_entry() {
     let keyring = GatedKeyring::new(100);
     let cache = MaterialsCache::builder().capacity(100).max_bytes_held(400_000).build();
     let envelope = caching(keyring.clone(), |builder| builder.cache(&cache).max_messages(1));
@@ -136,7 +136,7 @@ async fn a_flood_of_forged_messages_drives_nothing_out() {
     }
 }
 
-/// Whoever may encrypt can make the wrapped data keys long.
+/// Anyone who may encrypt can make the wrapped data keys long.
 #[tokio::test]
 async fn authentic_messages_with_long_keys_stay_within_the_bytes() {
     let keyring = support::PaddedKeyring::default();
@@ -144,7 +144,7 @@ async fn authentic_messages_with_long_keys_stay_within_the_bytes() {
     let envelope = caching(keyring.clone(), |builder| builder.cache(&cache).max_messages(1));
     let mut kept = 0;
     for number in 0..100_usize {
-        // From hardly longer than usual to as long as a field may be.
+        // From the usual length to the maximum length of a field.
         keyring.pad(if number == 99 { 60_000 * 3 } else { number * 600 });
         let message = envelope.encrypt(b"x", &context("a")).await.unwrap();
         for _ in 0..2 {
@@ -163,7 +163,7 @@ async fn authentic_messages_with_long_keys_stay_within_the_bytes() {
     assert!(cache.stats().decryption.entries < 60);
 }
 
-/// The message with so many wrapped data keys more, none of which anybody can unwrap.
+/// The message with additional wrapped data keys that no keyring can unwrap.
 fn padded(message: &[u8], number: &[u8], count: u16, length: usize) -> Vec<u8> {
     let own = encrypted_data_keys(message);
     let start = own.as_ptr() as usize - message.as_ptr() as usize;

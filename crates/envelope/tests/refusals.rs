@@ -1,4 +1,4 @@
-//! What a refusal does to what is cached, and what it does not.
+//! The effects of a refusal on cached entries.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -11,8 +11,8 @@ use support::{GatedKeyring, caching, context, encrypted_data_keys, eventually};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// Credentials that ran out say nothing of the wrapping key: what is fresh goes on, but nothing
-/// serves past its age.
+/// Expired credentials say nothing about the wrapping key: fresh entries remain in use, but none
+/// past its age.
 #[cfg(feature = "tokio")]
 #[tokio::test]
 async fn a_failed_refresh_drops_what_is_fresh_only_if_the_key_was_refused() {
@@ -37,7 +37,7 @@ async fn a_failed_refresh_drops_what_is_fresh_only_if_the_key_was_refused() {
         keyring.fail(Some(kind));
         hand.advance(Duration::from_secs(49));
         envelope.try_encrypt(b"x", &context("a")).unwrap();
-        // A denial may be one context's: the other one is asked for, too.
+        // A denial may concern one context: the other one is requested, too.
         let asked = if kind == KeyringErrorKind::Denied { 2 } else { 1 };
         eventually(|| cache.stats().encryption.load_failures == asked).await;
         let held = || cache.stats().encryption.entries + cache.stats().decryption.entries;
@@ -80,7 +80,7 @@ async fn a_refusal_at_expiry_drops_all_under_the_key_and_is_remembered() {
             matches!(envelope.encrypt(b"x", &context("a")).await, Err(Error::Remembered { .. })),
             "{kind:?}"
         );
-        // What is denied is probed in the background before the rest goes.
+        // A denial is followed by probes in the background before the rest is dropped.
         let wait = async {
             while cache.stats().encryption.entries + cache.stats().decryption.entries > 0 {
                 tokio::task::yield_now().await;
@@ -115,8 +115,8 @@ async fn a_message_that_is_denied_drops_nobody_elses_data_keys() {
     envelope.try_encrypt(b"x", &context("a")).unwrap();
 }
 
-/// What is being loaded meanwhile is kept: another wrapping key, or the same one that is allowed
-/// again.
+/// Values that are being loaded meanwhile are kept: they have another wrapping key, or the same
+/// one, which is allowed again.
 #[tokio::test]
 async fn a_refusal_keeps_no_load_of_others_out_of_the_cache() {
     let (refused, slow) = (GatedKeyring::open(), GatedKeyring::new(0));

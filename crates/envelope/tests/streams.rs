@@ -301,7 +301,7 @@ fn the_last_frame_waits_for_the_signature() {
         assert!(released.is_empty() || released == b"aaaa", "{released:?}");
     }
     let (released, _) = open_changed(&envelope, &exchanged, 1);
-    assert_eq!(released, b"aaaa", "the mode releases what is before the last frame");
+    assert_eq!(released, b"aaaa", "the mode releases all frames before the last one");
 }
 
 #[cfg(feature = "aws-lc-rs")]
@@ -704,7 +704,7 @@ mod over_tokio {
         }
     }
 
-    /// Whoever stops waiting loses nothing that was there before.
+    /// A caller that stops waiting loses none of the existing data.
     #[tokio::test]
     async fn a_cancelled_read_or_write_can_be_taken_up_again() {
         let envelope = envelope(AlgorithmSuite::default(), 128);

@@ -214,7 +214,7 @@ fn required_context_is_authenticated_but_not_stored() {
     }
 }
 
-/// Asks for a suite without key derivation, whatever it is asked for.
+/// Requests a suite without key derivation, for every request.
 #[derive(Debug)]
 struct Disobedient(DefaultMaterialsManager);
 

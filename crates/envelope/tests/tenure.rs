@@ -45,8 +45,8 @@ impl Scene {
         Self { kms, principal, cache, envelope, context }
     }
 
-    /// From now on it is another's, whom KMS denies everything, so that only what is cached could
-    /// serve.
+    /// From now on it is another identity, which KMS denies everything, so that only cached data
+    /// keys could work.
     fn replace(&self) {
         self.principal.replace(self.kms.issue_credentials());
         self.kms.faults(REGION).deny_access(true);
@@ -111,14 +111,14 @@ async fn new_credentials_of_the_same_identity_keep_what_is_cached() {
 }
 
 #[tokio::test]
-async fn credentials_of_another_account_that_do_not_say_so_use_no_data_keys_of_the_last() {
+async fn credentials_of_an_unknown_account_use_no_earlier_data_keys() {
     let scene = Scene::set().await;
     let stranger =
         KmsLocal::builder().account("222222222222").region(REGION).start().await.unwrap();
     let message = scene.envelope.encrypt(b"x", &scene.context).await.unwrap();
     scene.envelope.decrypt(&message, &scene.context).await.unwrap();
     scene.principal.rotate(stranger.issue_credentials());
-    // Its KMS does not know them, so that only what is cached could serve.
+    // The KMS does not know these credentials, so only cached data keys could work.
     scene.envelope.encrypt(b"x", &scene.context).await.unwrap_err();
     scene.envelope.decrypt(&message, &scene.context).await.unwrap_err();
 }

@@ -1,4 +1,4 @@
-//! Whose data key is loaded next: one tenant's flood is no matter of the others'.
+//! Fair scheduling of loads: one tenant's flood does not delay other tenants.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -12,7 +12,7 @@ use envelope::{
 use futures_util::future::{join_all, poll_immediate};
 use support::{GatedKeyring, caching, context, eventually, keyring};
 
-/// So many messages that each have a data key of their own.
+/// This many messages, each with its own data key.
 async fn messages(tenant: &str, count: usize) -> Vec<Vec<u8>> {
     let sealer = Envelope::builder(DefaultMaterialsManager::new(keyring())).build().unwrap();
     let mut messages = vec![];
@@ -22,10 +22,10 @@ async fn messages(tenant: &str, count: usize) -> Vec<Vec<u8>> {
     messages
 }
 
-/// While a flood of messages of one tenant waits for its data keys, those of others are asked for
-/// at once.
+/// While a flood of one tenant's messages waits for data keys, the data keys of other tenants are
+/// requested at once.
 #[tokio::test]
-async fn a_flood_of_one_tenants_messages_delays_nobody_else() {
+async fn a_flood_of_one_tenant_delays_no_other_tenant() {
     let keyring = GatedKeyring::new(0);
     let envelope = caching(keyring.clone(), |builder| builder);
     let (flood, other) = (messages("flood", 100).await, messages("other", 1).await);
@@ -33,7 +33,7 @@ async fn a_flood_of_one_tenants_messages_delays_nobody_else() {
     let mut flood =
         pin!(join_all(flood.iter().map(|message| envelope.decrypt(message, &flooding))));
     assert!(poll_immediate(&mut flood).await.is_none());
-    // A quarter of `max_loads` is left.
+    // The flood leaves a quarter of `max_loads` free.
     eventually(|| keyring.counts().1 == 12).await;
     let mut decrypting = pin!(envelope.decrypt(&other[0], &quiet));
     assert!(poll_immediate(&mut decrypting).await.is_none());
@@ -47,8 +47,8 @@ async fn a_flood_of_one_tenants_messages_delays_nobody_else() {
     assert!(flood.await.iter().all(Result::is_ok));
 }
 
-/// The same where the flood is spread over many contexts: whoever comes is the next one but for
-/// those who are under way.
+/// The same if the flood is spread over many contexts: a load of another partition is next, after
+/// the running loads.
 #[tokio::test]
 async fn another_partition_is_the_next_one() {
     let keyring = GatedKeyring::new(0);
@@ -74,10 +74,10 @@ async fn another_partition_is_the_next_one() {
     assert!(flood.await.iter().all(Result::is_ok));
 }
 
-/// A message is open to whoever gets hold of it. One who supplies another context, and waits in a
-/// queue that he has filled himself, keeps nobody there.
+/// Anyone who obtains a message can try to decrypt it. A caller that supplies another context waits
+/// in a separate queue, and cannot delay the owner by filling it.
 #[tokio::test]
-async fn nobody_waits_in_anothers_queue() {
+async fn callers_with_different_contexts_wait_in_separate_queues() {
     let keyring = GatedKeyring::new(0);
     let envelope = caching(keyring.clone(), |builder| builder);
     let (flood, own) = (messages("own", 100).await, messages("own", 1).await);
@@ -94,9 +94,9 @@ async fn nobody_waits_in_anothers_queue() {
     assert!(replayed.await.iter().all(Result::is_ok));
 }
 
-/// What is loaded for one message alone takes its turn, too.
+/// Data keys for only one message are also scheduled by the gate.
 #[tokio::test]
-async fn what_is_not_cached_takes_its_turn() {
+async fn uncached_loads_pass_the_gate() {
     let keyring = GatedKeyring::new(0);
     let cache = MaterialsCache::builder().max_loads(2).build();
     let envelope = caching(keyring.clone(), |builder| builder.cache(&cache));
@@ -111,10 +111,10 @@ async fn what_is_not_cached_takes_its_turn() {
     assert_eq!(keyring.counts().0, 10);
 }
 
-/// What waits too long, or behind too many, is refused, and is no failure to be remembered.
+/// Loads that wait too long, or behind too many others, are refused; the failure is not remembered.
 #[cfg(feature = "tokio")]
 #[tokio::test]
-async fn nobody_waits_for_ever() {
+async fn waiting_for_a_load_is_limited() {
     let keyring = GatedKeyring::new(0);
     let cache = MaterialsCache::builder()
         .max_loads(1)
@@ -131,7 +131,7 @@ async fn nobody_waits_for_ever() {
     assert!(error.is_retryable() && error.to_string().contains("10 ms by `max_wait`"), "{error}");
     assert_eq!(cache.stats().encryption.refused, 1);
 
-    // Of one context, one load waits beside the one that is under way.
+    // One load of a context waits in addition to the running one.
     let messages = messages("waiting", 3).await;
     let mut decrypting =
         pin!(join_all(messages.iter().map(|message| envelope.decrypt(message, &waiting))));
@@ -148,7 +148,7 @@ async fn nobody_waits_for_ever() {
         .collect();
     assert!(settings.contains(&"max_waiting"), "{settings:?}");
     hanging.await.unwrap();
-    envelope.encrypt(b"x", &waiting).await.expect("nothing is remembered of it");
+    envelope.encrypt(b"x", &waiting).await.expect("the failure is not remembered");
 }
 
 /// Who comes when all others have left joins the load that has begun: callers in a hurry cause one

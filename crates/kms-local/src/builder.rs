@@ -83,8 +83,8 @@ impl Builder {
         self
     }
 
-    /// Keeps keys and aliases in a directory, which is made if need be, so that they survive a
-    /// restart. Default: they live in memory. What is in the directory is as secret as the keys.
+    /// Keeps keys and aliases in a directory, which is created if necessary, so that they survive a
+    /// restart. Default: in memory. The directory is as secret as the keys.
     pub fn data_dir(mut self, directory: impl Into<PathBuf>) -> Self {
         self.data_dir = Some(directory.into());
         self
@@ -102,10 +102,10 @@ impl Builder {
         self
     }
 
-    /// Puts the server a round trip of this length away from its clients: every byte, either way,
-    /// takes half of it, on each connection by itself and whatever else is under way. Default:
-    /// `Duration::ZERO`, no distance; more than two seconds counts as two seconds. Timers are exact
-    /// to a millisecond. The admin endpoint is always near.
+    /// Simulates a round trip of this length between the server and its clients: every byte, in
+    /// either direction, is delayed by half of it, on each connection independently. Default:
+    /// `Duration::ZERO`, no delay; more than two seconds counts as two seconds. Timers are exact to
+    /// a millisecond. The admin endpoint is not delayed.
     ///
     /// An answer on a connection that is open takes a round trip, TLS 1.3 another one. So does
     /// connecting, with one difference from a real distance: the kernel accepts a connection at
@@ -159,7 +159,7 @@ impl Builder {
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let kms = kms_local::KmsLocal::builder().sts().start().await?;
     /// assert!(kms.sts_endpoint().is_some_and(|url| url.starts_with("https://127.0.0.1:")));
-    /// // … whoever is under test assumes a role there …
+    /// // … the code under test assumes a role there …
     /// assert_eq!(kms.sts_counters().succeeded("AssumeRole"), 0);
     /// assert!(kms.role_sessions().is_empty());
     /// # Ok(())
@@ -190,7 +190,7 @@ impl Builder {
             Some(directory) => Some(Arc::new(Disk::open(directory, &self.account)?)),
             None => None,
         };
-        // It stops when dropped, so whatever fails from here on takes back what was begun.
+        // The server stops when it is dropped, so any failure from here on stops it.
         let mut kms = KmsLocal {
             regions: BTreeMap::new(),
             principals: Arc::new(Principals::new(&self.account)),

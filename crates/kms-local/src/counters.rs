@@ -24,7 +24,7 @@ use serde::Serialize;
 pub struct Counters {
     /// For each operation, how many requests ended in each outcome. An outcome is `ok`, the type of
     /// an error, `ConnectionReset`, or `Abandoned` when the caller went away or the server stopped.
-    /// What is no operation counts as `Unknown`.
+    /// Unknown operations count as `Unknown`.
     pub operations: BTreeMap<String, BTreeMap<String, u64>>,
     /// Requests that have arrived and are not answered yet.
     pub in_flight: u64,
@@ -65,7 +65,7 @@ impl Counters {
             .unwrap_or_default()
     }
 
-    /// How many requests have ended, whatever they were for and however they did.
+    /// How many requests have ended, for any operation and with any outcome.
     pub fn total(&self) -> u64 {
         self.operations.values().flat_map(BTreeMap::values).sum()
     }
@@ -144,7 +144,7 @@ impl Tally {
         }
     }
 
-    /// Forgets everything but what is in flight and what is open.
+    /// Resets all counters except requests in flight and open connections.
     pub(crate) fn reset(&self) {
         let mut counts = self.counts();
         let (in_flight, open_connections) = (counts.in_flight, counts.open_connections);

@@ -1,9 +1,9 @@
 //! Distance: a delay line on each connection, as if the client were a round trip away.
 //!
-//! Every byte, either way, is delivered half a round trip after it came. What waits stands in a
-//! queue, so many bytes may be under way at once and the throughput is that of the socket. The
-//! kernel accepts a connection at once, whatever we do, so the round trip of connecting is added on
-//! our side: what a client sends within the first one counts as sent at its end.
+//! Every byte, in either direction, is delivered half a round trip after it arrived. Waiting bytes
+//! are kept in a queue, so many of them may be in flight at once, and the throughput is that of the
+//! socket. The kernel always accepts a connection at once, so the round trip of connecting is added
+//! here: bytes that a client sends within the first round trip count as sent at its end.
 
 use std::{
     io,
@@ -77,7 +77,7 @@ impl DelayLine {
     ///
     /// # Errors
     ///
-    /// The socket's. Whoever speaks through the line finds it broken then.
+    /// The errors of the socket. The line is then broken for its users.
     pub(crate) async fn carry(self, socket: &mut TcpStream) -> io::Result<()> {
         let Self { near, accepted, round_trip } = self;
         let half = round_trip / 2;
@@ -95,8 +95,8 @@ impl DelayLine {
     }
 }
 
-/// Passes on what is read, `delay` later, to the end and with the end. What is read before
-/// `earliest` counts as read then.
+/// Forwards the bytes that are read, `delay` later, including the end of the stream. Bytes that are
+/// read before `earliest` count as read at that time.
 async fn pass(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,

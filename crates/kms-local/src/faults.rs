@@ -54,7 +54,7 @@ pub struct FaultPlan {
     /// Whether requests that are signed right get `AccessDeniedException`, as if the key policy had
     /// been changed.
     pub access_denied: bool,
-    /// Whether answers that name a key (`KeyId`) name another one that does not exist.
+    /// Whether responses with a `KeyId` contain the id of another key, which does not exist.
     pub wrong_key_id: bool,
     /// How many milliseconds the server's clock is ahead of the true time, or behind it when this
     /// is negative. Signatures and sessions are checked by that clock, and the `Date` header of
@@ -122,8 +122,8 @@ impl Faults {
         *self.shared.plan.borrow()
     }
 
-    /// Sets all faults at once and starts drawing anew from the plan's seed. A share outside 0 to 1
-    /// counts as the nearest that is inside.
+    /// Sets all faults at once, and restarts the random generator from the plan's seed. A share
+    /// outside 0 to 1 counts as the nearest value inside.
     pub fn set(&self, plan: FaultPlan) {
         *self.dice() = Dice::new(plan.seed);
         self.shared.plan.send_replace(plan);
@@ -219,9 +219,9 @@ impl Faults {
         self.change(|plan| plan.access_denied = deny);
     }
 
-    /// Answers signed requests whose encryption context holds any of these pairs with
-    /// `AccessDeniedException`, as a key policy does with a condition on `kms:EncryptionContext`.
-    /// Replaces the pairs set before; none, or [`clear`](Self::clear), ends it.
+    /// Denies signed requests whose encryption context contains any of these pairs, with
+    /// `AccessDeniedException`, like a key policy with a condition on `kms:EncryptionContext`.
+    /// Replaces the pairs that were set before; an empty list, or [`clear`](Self::clear), ends it.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -253,8 +253,8 @@ impl Faults {
         self.shared.denied_contexts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has answers that name a key (`KeyId`) name another one, which does not exist, until
-    /// `wrong_key_ids(false)` or [`clear`](Self::clear). Nothing else of the answer changes.
+    /// Replaces the `KeyId` in responses by the id of another key, which does not exist, until
+    /// `wrong_key_ids(false)` or [`clear`](Self::clear). The rest of the response does not change.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -269,7 +269,7 @@ impl Faults {
         self.change(|plan| plan.wrong_key_id = wrong);
     }
 
-    /// Starts drawing anew from `seed`. The default seed is 0.
+    /// Restarts the random generator from `seed`. The default seed is 0.
     pub fn seed(&self, seed: u64) {
         self.change(|plan| plan.seed = seed);
         let mut dice = self.dice();

@@ -1,5 +1,6 @@
-//! An in-process AWS KMS for examples and tests. **Never for production**: keys lie in memory or in
-//! a file in the clear, and whoever reaches the port of the admin endpoint is an administrator.
+//! An in-process AWS KMS for examples and tests. **Never for production**: keys are stored in
+//! memory or in a file in the clear, and anyone who reaches the port of the admin endpoint is an
+//! administrator.
 //!
 //! It is faithful where clients depend on it: the AWS JSON 1.1 protocol over TLS and kept-alive
 //! connections, verified signatures (Signature Version 4), expiring sessions, key states, aliases,

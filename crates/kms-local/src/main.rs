@@ -69,7 +69,7 @@ struct Options {
     #[arg(long)]
     http: bool,
 
-    /// File to write the certificate authority to, as PEM; it is made anew at each start
+    /// File to write the certificate authority to, as PEM; a new one is created at each start
     #[arg(long, value_name = "PATH", conflicts_with = "http")]
     ca_file: Option<PathBuf>,
 
@@ -185,7 +185,7 @@ fn grant_access(kms: &KmsLocal, out: &mut impl io::Write) -> Result<(), Box<dyn 
     Ok(())
 }
 
-/// Whoever reads `path` sees the old file or the new one, never half of one.
+/// A reader of `path` sees the old file or the new one, never a part of one.
 fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.tmp", process::id()));

@@ -44,9 +44,9 @@ impl KmsLocal {
         })
     }
 
-    /// The ARNs of the multi-Region key that an alias stands for in each of these regions. What is
-    /// missing is made: the primary in the first region, the replicas in the others, and the alias
-    /// in all of them. Blocks for the disk when there is a data directory.
+    /// The ARNs of the multi-Region key of an alias in each of these regions. Missing ones are
+    /// created: the primary in the first region, the replicas in the others, and the alias in all
+    /// of them. Blocks for the disk if there is a data directory.
     ///
     /// # Errors
     ///

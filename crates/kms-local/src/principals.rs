@@ -23,7 +23,7 @@ const FEW: usize = 1024;
 
 /// Every access key that the server knows.
 pub(crate) struct Principals {
-    /// Whose the access keys are that it makes.
+    /// The account of the access keys that it creates.
     account: String,
     known: RwLock<Known>,
 }
@@ -48,7 +48,7 @@ pub(crate) struct Principal {
 }
 
 impl Principals {
-    /// Knows nobody yet. What it makes are access keys of `account`, twelve digits.
+    /// Without principals. Access keys are created for `account`, twelve digits.
     pub(crate) fn new(account: impl Into<String>) -> Self {
         Self { account: account.into(), known: RwLock::default() }
     }
@@ -197,7 +197,7 @@ impl Principal {
         if !matches {
             return Err(Refusal::UnrecognizedClient);
         }
-        // What was ended by hand stays so, whatever a clock that is wrong may say.
+        // A session that was ended explicitly stays ended, even if a clock is wrong.
         match self.expires {
             _ if self.ended.is_some() => Err(Refusal::ExpiredToken),
             Some(expires) if expires <= now => Err(Refusal::ExpiredToken),

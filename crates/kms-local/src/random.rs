@@ -20,13 +20,13 @@ pub(crate) fn secret(length: usize) -> Zeroizing<Vec<u8>> {
     bytes
 }
 
-/// An access key id with `prefix`, as AWS makes them: it encodes the account, twelve digits, and is
-/// random beyond that.
+/// An access key id with `prefix`, in the format of AWS: it encodes the account, twelve digits, and
+/// is otherwise random.
 pub(crate) fn access_key_id(prefix: &str, account: &str) -> String {
     let account: u64 = account.parse().unwrap_or_default();
     let mut bits = [0; 2];
     fill(&mut bits);
-    // A bit that is set, 40 bits for the account, and 9 random ones: ten characters of five bits.
+    // A set bit, 40 bits of the account and 9 random bits: ten characters of five bits.
     let first_bits =
         1 << 49 | (account & ((1 << 40) - 1)) << 9 | u64::from(u16::from_be_bytes(bits) & 0x1FF);
     let first = (0..10)

@@ -150,7 +150,7 @@ impl Region {
     }
 }
 
-/// The same answer with the `KeyId` of another key, where it has one.
+/// The response with the `KeyId` of another key, if it contains a `KeyId`.
 fn misnamed(answer: &[u8]) -> Result<Vec<u8>, Refusal> {
     let internal = |error: serde_json::Error| Refusal::Internal(error.to_string());
     if answer.is_empty() {

@@ -79,8 +79,8 @@ impl KmsLocal {
         &self.started(region).endpoint
     }
 
-    /// The certificate authority that clients have to trust, as PEM. Made anew at each start; empty
-    /// when the server speaks plain HTTP.
+    /// The certificate authority that clients have to trust, as PEM. Created at each start; empty
+    /// if the server speaks plain HTTP.
     pub fn ca_pem(&self) -> &str {
         &self.ca_pem
     }
@@ -268,8 +268,8 @@ impl KmsLocal {
         self.started(region).region.tally.reset();
     }
 
-    /// Stops: no new connections, answers to what is under way for up to five seconds, and then the
-    /// end. Requests that a fault delays are cut off.
+    /// Stops the server: it accepts no new connections, responds to requests in flight for up to
+    /// five seconds, and then ends. Requests that a fault delays are cut off.
     pub async fn shutdown(mut self) {
         self.stop.send_replace(true);
         let finished = async { while self.tasks.join_next().await.is_some() {} };

@@ -27,10 +27,10 @@ const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const DATE: &str = "x-amz-date";
 const SESSION_TOKEN: &str = "x-amz-security-token";
 
-/// Whom a request has to be meant for.
+/// The service that a request must be signed for.
 pub(crate) struct Service<'a> {
     pub(crate) name: &'static str,
-    /// Nothing for whatever region the caller names.
+    /// `None` accepts any region that the caller names.
     pub(crate) region: Option<&'a str>,
 }
 

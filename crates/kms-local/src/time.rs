@@ -16,7 +16,7 @@ pub(crate) fn monotonic() -> Instant {
     Instant::now()
 }
 
-/// The clock that Tokio's timers go by: for what is due later.
+/// The clock of Tokio's timers.
 pub(crate) fn timer() -> tokio::time::Instant {
     tokio::time::Instant::now()
 }
@@ -74,7 +74,7 @@ pub(crate) fn format_iso8601(time: SystemTime) -> String {
     )
 }
 
-/// Writes the form of the `Date` header; `None` for what is no date of four digits.
+/// Formats a `Date` header; `None` if the date cannot be formatted.
 pub(crate) fn format_http_date(time: SystemTime) -> Option<String> {
     let format = format_description!(
         "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"

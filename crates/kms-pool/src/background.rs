@@ -1,9 +1,9 @@
-//! The pool's own runtime, for everything that must go on whether or not a caller drives it.
+//! The pool's own runtime, for work that must continue even if no caller drives it.
 //!
-//! A future of a caller is driven by the caller's executor, which may end, or stand still while its
-//! thread does something else. Connections, renewals of credentials, watchers and timers that lived
-//! there would end or stand still with it. They live here, on threads of the pool; callers wait for
-//! a task, which any executor can do.
+//! A caller's future runs on the caller's executor, which may end, or stall while its thread does
+//! something else. Connections, credential refreshes, watchers and timers on that executor would
+//! end or stall with it. They therefore run on the pool's threads. Callers wait for a task, which
+//! works under any executor.
 
 use std::fmt;
 use std::pin::Pin;
@@ -22,13 +22,14 @@ use tokio::time::Instant;
 use crate::error::{KmsError, KmsErrorKind};
 use crate::time::monotonic;
 
-/// A runtime that starts when it is first needed, and ends with the last clone.
+/// A runtime that starts on first use and ends when the last clone is dropped.
 #[derive(Clone)]
 pub(crate) struct Background(Arc<Shared>);
 
 struct Shared {
     workers: usize,
-    /// The process that started the runtime; 0 before that. A forked child has none of its threads.
+    /// The process that started the runtime; 0 before the start. A forked child has none of its
+    /// threads.
     process: AtomicU32,
     handle: OnceLock<Handle>,
     state: Mutex<State>,
@@ -38,29 +39,28 @@ enum State {
     Idle,
     Running {
         runtime: Arc<Owned>,
-        /// Dropped to say that the runtime is about to end.
+        /// Dropped to signal that the runtime is about to end.
         _end: watch::Sender<()>,
         end: watch::Receiver<()>,
     },
     Ended,
 }
 
-/// The runtime itself. It ends when the last one who holds it lets go.
+/// The runtime itself. It ends when the last reference is dropped.
 struct Owned {
     runtime: Option<Runtime>,
     process: u32,
 }
 
-/// Keeps the runtime from ending for a moment longer.
+/// Keeps the runtime alive for a thread that itself drives a future of the runtime.
 ///
-/// A thread that drives a future of the runtime by itself needs one: the timers of a runtime that
-/// has ended panic.
+/// Without a lease the runtime could end first, and the timers of an ended runtime panic.
 pub(crate) struct Lease {
     _runtime: Arc<Owned>,
     end: watch::Receiver<()>,
 }
 
-/// Refers to a runtime without keeping it: what lives on a runtime must not.
+/// Refers to the runtime without keeping it alive, for tasks that run on the runtime itself.
 #[derive(Clone)]
 pub(crate) struct WeakBackground(Weak<Shared>);
 
@@ -78,23 +78,23 @@ impl Background {
         WeakBackground(Arc::downgrade(&self.0))
     }
 
-    /// Whether this process is the one that uses the runtime, rather than a forked child of it.
+    /// Checks that this process started the runtime, or that it has not started yet.
     ///
     /// # Errors
     ///
-    /// [`KmsErrorKind::AfterFork`]. In a child, any lock may be held for ever by a thread that the
-    /// child does not have, so this is looked at before anything else.
+    /// [`KmsErrorKind::AfterFork`] in a forked child. There, a thread that the child does not have
+    /// may hold any lock for ever, so callers check this before anything else.
     pub(crate) fn check_process(&self) -> Result<(), KmsError> {
         if self.0.is_of_this_process() { Ok(()) } else { Err(KmsError::after_fork()) }
     }
 
-    /// The runtime, which starts if need be.
+    /// The runtime, started if necessary.
     ///
     /// # Errors
     ///
-    /// Those of [`check_process`](Self::check_process); [`KmsErrorKind::InvalidRequest`] if it was
-    /// shut down before it started, and [`KmsErrorKind::Unavailable`] if its threads cannot be
-    /// started.
+    /// The errors of [`check_process`](Self::check_process); [`KmsErrorKind::InvalidRequest`] if
+    /// the runtime was shut down before it started, and [`KmsErrorKind::Unavailable`] if its
+    /// threads cannot be started.
     pub(crate) fn handle(&self) -> Result<&Handle, KmsError> {
         self.check_process()?;
         if let Some(handle) = self.0.handle.get() {
@@ -122,7 +122,8 @@ impl Background {
         self.0.handle.get().ok_or_else(KmsError::shut_down)
     }
 
-    /// Keeps the runtime for a thread that drives a future of it; `None` if it does not run.
+    /// Keeps the runtime alive for a thread that drives a future of it; `None` if it is not
+    /// running.
     pub(crate) fn lease(&self) -> Option<Lease> {
         match &*self.0.state() {
             State::Running { runtime, end, .. } => {
@@ -132,11 +133,11 @@ impl Background {
         }
     }
 
-    /// Runs a future on the runtime. It is given up when the returned one is dropped.
+    /// Runs a future on the runtime. Dropping the returned [`Task`] cancels the future.
     ///
     /// # Errors
     ///
-    /// Those of [`handle`](Self::handle).
+    /// The errors of [`handle`](Self::handle).
     pub(crate) fn run<F>(&self, future: F) -> Result<Task<F::Output>, KmsError>
     where
         F: Future<Output: Send> + Send + 'static,
@@ -145,18 +146,18 @@ impl Background {
         Ok(Task { join, background: self.downgrade() })
     }
 
-    /// Waits, on any executor.
+    /// Sleeps; works on any executor.
     pub(crate) fn sleep(
         &self,
         duration: Duration,
     ) -> impl Future<Output = ()> + Send + Sync + use<> {
         let now = monotonic();
-        // A duration past the end of the clock is as good as for ever.
+        // If the sum overflows, a year is as good as for ever.
         let until = now.checked_add(duration).unwrap_or(now + Duration::from_hours(24 * 365));
         Timer { until, background: self.clone(), task: None }
     }
 
-    /// The output of `future`, if it is there within `limit`.
+    /// The output of `future`, or `None` if it is not ready within `limit`.
     pub(crate) async fn timeout<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
         let (future, limit) = (std::pin::pin!(future), std::pin::pin!(self.sleep(limit)));
         match select(future, limit).await {
@@ -165,7 +166,7 @@ impl Background {
         }
     }
 
-    /// Ends the runtime and what is still on it, as soon as nobody has a lease. Does not wait, and
+    /// Ends the runtime and its remaining tasks as soon as no lease is left. Does not wait, and
     /// cannot be undone.
     pub(crate) fn shut_down(&self) {
         if self.check_process().is_ok() {
@@ -178,7 +179,7 @@ impl Background {
 impl Lease {
     /// Waits until the runtime is about to end.
     pub(crate) async fn end(&mut self) {
-        // Nothing is ever sent.
+        // No value is ever sent: this returns when the sender is dropped.
         let _ = self.end.changed().await;
     }
 }
@@ -196,7 +197,7 @@ impl Shared {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // It is replaced as a whole.
+        // The value is only ever replaced as a whole, so a panic leaves it consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -205,16 +206,16 @@ impl Drop for Owned {
     fn drop(&mut self) {
         let Some(runtime) = self.runtime.take() else { return };
         if self.process == std::process::id() {
-            // Unlike a drop, this may happen inside a task, also one of its own.
+            // Unlike a drop, this is allowed inside a task, even one of this runtime.
             runtime.shutdown_background();
         } else {
-            // Its threads are the parent's: there is nothing to end, and nobody to wake.
+            // The threads exist only in the parent: there is nothing to end or to wake.
             std::mem::forget(runtime);
         }
     }
 }
 
-/// A future that runs on the runtime, until this is dropped.
+/// A future that runs on the runtime until this handle is dropped.
 #[derive(Debug)]
 pub(crate) struct Task<T> {
     join: JoinHandle<T>,
@@ -222,7 +223,7 @@ pub(crate) struct Task<T> {
 }
 
 impl<T> Future for Task<T> {
-    /// An error if it panicked, or the runtime has ended before it.
+    /// An error if the future panicked, or if the runtime ended before it.
     type Output = Result<T, KmsError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -239,7 +240,7 @@ impl<T> Future for Task<T> {
 
 impl<T> Drop for Task<T> {
     fn drop(&mut self) {
-        // Where the runtime is gone, so is the task.
+        // When the runtime is gone, so is the task.
         if !self.join.is_finished()
             && self.background.upgrade().is_some_and(|it| it.0.is_of_this_process())
         {
@@ -248,9 +249,9 @@ impl<T> Drop for Task<T> {
     }
 }
 
-/// Waits by a task on the runtime, which begins when it is first polled.
+/// Waits by a task on the runtime, which starts when this future is first polled.
 ///
-/// A timer of Tokio could be polled anywhere too, but it panics where its runtime has ended.
+/// A Tokio timer could also be polled anywhere, but it panics once its runtime has ended.
 struct Timer {
     until: Instant,
     background: Background,
@@ -265,7 +266,7 @@ impl Future for Timer {
         if self.task.is_none() {
             match self.background.run(async move { tokio::time::sleep_until(until).await }) {
                 Ok(task) => self.task = Some(task),
-                // Whatever comes after the wait says why it cannot go on.
+                // The runtime has ended: the operation after the wait reports the error.
                 Err(_) => return Poll::Ready(()),
             }
         }
@@ -306,7 +307,7 @@ mod tests {
     const LONG: Duration = Duration::from_hours(1);
 
     #[test]
-    fn what_waits_on_a_runtime_that_ends_ends_too() {
+    fn waits_on_a_runtime_end_with_it() {
         let background = Background::with_workers(1);
         let mut sleep = Box::pin(background.sleep(LONG));
         assert!(sleep.as_mut().now_or_never().is_none());
@@ -319,21 +320,21 @@ mod tests {
     }
 
     #[test]
-    fn a_runtime_that_was_ended_before_it_began_does_not_begin() {
+    fn a_runtime_that_was_shut_down_before_its_start_does_not_start() {
         let background = Background::with_workers(1);
         background.shut_down();
         assert!(background.handle().is_err());
     }
 
     #[test]
-    fn a_lease_keeps_the_runtime_and_is_told_of_its_end() {
+    fn a_lease_keeps_the_runtime_and_learns_of_its_end() {
         let background = Background::with_workers(1);
         let handle = background.handle().unwrap().clone();
         let mut lease = background.lease().unwrap();
         assert!(lease.end().now_or_never().is_none());
         drop(background);
         block_on(lease.end());
-        // Its timers work until the lease ends.
+        // The runtime's timers work until the lease ends.
         handle.block_on(async { tokio::time::sleep(Duration::from_millis(1)).await });
         drop(lease);
         let ended = block_on(handle.spawn(async {})).unwrap_err();
@@ -341,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_ends_with_who_waits_for_it_and_a_panic_is_an_error() {
+    fn a_dropped_task_is_cancelled_and_a_panic_is_an_error() {
         let background = Background::with_workers(1);
         let (sender, ended) = mpsc::channel::<()>();
         let task = background.run(async move {
@@ -355,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_ends_what_takes_longer() {
+    fn a_timeout_ends_a_slow_future() {
         let background = Background::with_workers(1);
         let limit = Duration::from_millis(1);
         assert!(block_on(background.timeout(limit, std::future::pending::<()>())).is_none());

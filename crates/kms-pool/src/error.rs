@@ -94,7 +94,7 @@ impl KmsError {
         Self::local(KmsErrorKind::InvalidRequest, "the pool has been shut down", None)
     }
 
-    /// The refusal in a forked child, which has none of the pool's threads.
+    /// The error in a forked child process, which has none of the pool's threads.
     pub(crate) fn after_fork() -> Self {
         Self::local(KmsErrorKind::AfterFork, "", None)
     }
@@ -104,18 +104,18 @@ impl KmsError {
         self.details.kind
     }
 
-    /// Whether the same call may succeed later with nothing changed: KMS is busy or out of reach,
-    /// or the pool's budget is used up for now.
+    /// Whether the same call may succeed later without changes: KMS is busy or unreachable, or the
+    /// pool's budget is used up for now.
     ///
-    /// The SDK has retried by then. This says whether to queue the work or to give it up.
+    /// The SDK has already retried. Use this to decide whether to queue the work or to drop it.
     pub fn is_retryable(&self) -> bool {
         use KmsErrorKind::{OverBudget, Throttled, TimedOut, Unavailable};
         matches!(self.kind(), Throttled | OverBudget | TimedOut | Unavailable)
     }
 
-    /// Whether the pool held the request back, because it could not start in time within the budget
-    /// of its account ([`OverBudget`](KmsErrorKind::OverBudget)), or because the circuit of its
-    /// region is open ([`Unavailable`](KmsErrorKind::Unavailable)). KMS was not asked then.
+    /// Whether the pool did not send the request to KMS, because it could not start in time within
+    /// its account's budget ([`OverBudget`](KmsErrorKind::OverBudget)), or because the circuit of
+    /// its region is open ([`Unavailable`](KmsErrorKind::Unavailable)).
     pub fn is_held_back(&self) -> bool {
         self.details.is_own
     }

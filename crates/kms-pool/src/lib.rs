@@ -1,27 +1,27 @@
-//! AWS KMS clients for a whole process: one for each region and principal, built once, kept warm.
+//! AWS KMS clients for a whole process: one per region and principal, built once, kept warm.
 //!
-//! An `aws_sdk_kms::Client` is cheap to clone and expensive to lose: a new one brings a new
-//! connection pool, so its first request pays for DNS, TCP and TLS, and a crowd of tasks that each
-//! build their own pays all of that over and over. Credentials make it worse, because those of a
-//! client usually come with its construction, and they rotate every hour or so.
+//! An `aws_sdk_kms::Client` is cheap to clone but expensive to build: a new client has a new
+//! connection pool, so its first request pays for DNS, TCP and TLS. If each task builds its own
+//! client, each task pays that price. Credentials make it worse: a client usually gets them when it
+//! is built, and they rotate every hour or so.
 //!
-//! A [`KmsPool`] gives each pair of region and [`Principal`] a slot, with a client that is built
-//! once. Below it, the credentials of the principal follow one another in *generations*: each
-//! attempt of a request is signed with the one of the moment. A new generation is an atomic swap.
-//! It costs no client, no connection and no failed request, and reaches clients that somebody has
-//! kept for days.
+//! A [`KmsPool`] keeps one client for each pair of region and [`Principal`]. The principal's
+//! credentials change from one *generation* to the next below the client: each attempt of a request
+//! is signed with the current generation. A new generation is an atomic swap. It costs no client,
+//! no connection and no failed request, and also reaches clients that you have held for days.
 //!
-//! - Credentials are renewed ahead of their end by a task for each principal. Nobody waits for a
-//!   provider as long as the old ones are good. What KMS refuses for its credentials is signed
-//!   again after one renewal for all.
-//! - Principals never share a client, whatever their keys look like. All clients for a region share
+//! - A background task per principal refreshes credentials before they expire. No caller waits for
+//!   a provider while the current credentials are valid. Requests that KMS refuses because of their
+//!   credentials share one refresh and are then signed again.
+//! - Principals never share a client, even if their keys look alike. All clients for a region share
 //!   its connections: requests are signed one by one.
-//! - Each account has a budget for each region, which learns from what KMS throttles; each slot has
-//!   a circuit, which spares a region that is out of order; [`Replicas`] turn to another one.
-//! - [`KmsError`] sorts what KMS, the network and the providers report by what one can do about it.
-//! - Nothing secret shows in `Debug`, `Display`, logs, metrics or statistics, and no HTTP response
-//!   is kept.
-//!
+//! - Each account has a budget per region, which adapts when KMS throttles. Each client has a
+//!   circuit breaker, which stops requests to a region that is failing; [`Replicas`] then use
+//!   another region.
+//! - [`KmsError`] classifies errors of KMS, the network and the providers by what you can do about
+//!   them.
+//! - No secrets appear in `Debug`, `Display`, logs, metrics or statistics, and no HTTP response is
+//!   kept.
 //! # Example
 //!
 //! ```no_run
@@ -35,8 +35,8 @@
 //! // For each unit of work, from any task:
 //! async fn random(pool: &KmsPool, principal: &Principal) -> Result<Vec<u8>, KmsError> {
 //!     let client = pool.client("eu-central-1", principal).await?;
-//!     let answer = client.generate_random().number_of_bytes(32).send().await?;
-//!     Ok(answer.plaintext.unwrap_or_default().into_inner())
+//!     let response = client.generate_random().number_of_bytes(32).send().await?;
+//!     Ok(response.plaintext.unwrap_or_default().into_inner())
 //! }
 //! random(&pool, &principal).await?;
 //! # Ok(())
@@ -45,57 +45,58 @@
 //!
 //! # Where credentials come from
 //!
-//! From any `ProvideCredentials` of the AWS SDK ([`Principal::new`]), the SDK's default chain
-//! ([`Principal::from_default_chain`]), a role that another principal assumes, for each tenant and
-//! region with its own session tags ([`Role`]), a web identity token or a profile that changes on
-//! disk ([`Role::with_web_identity`], [`Principal::from_profile`]), or from your own hands
-//! ([`Principal::rotate`]). When somebody else takes a principal's place ([`Principal::replace`])
-//! its [`tenure`](Principal::tenure) tells caches so.
+//! Credentials come from any `ProvideCredentials` of the AWS SDK ([`Principal::new`]), from the
+//! SDK's default chain ([`Principal::from_default_chain`]), from a role that another principal
+//! assumes, with its own session tags per tenant and region ([`Role`]), from a web identity token
+//! or a profile that changes on disk ([`Role::with_web_identity`], [`Principal::from_profile`]), or
+//! from your own code ([`Principal::rotate`]). [`Principal::replace`] switches a principal to
+//! another identity; caches detect the change by its [`tenure`](Principal::tenure).
 //!
 //! # Threads
 //!
-//! A pool has a small Tokio runtime of its own: two threads named `kms-pool`, which start when the
-//! first client is asked for. Connections, attempts, renewals of credentials, watchers and timers
-//! run there. So callers need no Tokio runtime: a pool and its clients work under any executor, and
-//! in a `static` that many runtimes use, also one after another. A caller's runtime that ends or
-//! stands still holds up no other caller.
+//! A pool has its own small Tokio runtime: two threads named `kms-pool`, which start when you get
+//! the first client. Connections, attempts, credential refreshes, watchers and timers run there.
+//! You need no Tokio runtime: a pool and its clients work under any executor, and in a `static`
+//! that many runtimes use, at once or one after another. A runtime of yours that ends or stalls
+//! does not delay callers on other runtimes.
 //!
-//! Credentials providers run on further threads of that runtime, one at a time for each principal.
-//! A provider may block its thread: it delays only callers that need its answer, up to
-//! [`provider_timeout`](KmsPoolBuilder::provider_timeout). It is not asked again until it returns.
+//! Credentials providers run on further threads of that runtime, one call at a time per principal.
+//! A provider may block its thread: it delays only callers that wait for its credentials, up to
+//! [`provider_timeout`](KmsPoolBuilder::provider_timeout). The pool does not call it again until it
+//! returns.
 //!
-//! The threads end after [`KmsPool::shutdown`], and when the pool and its clients have been dropped,
-//! on any thread. [`Replicas`] that hedge have one more thread.
+//! The threads end after [`KmsPool::shutdown`], or when the pool and its clients have been dropped,
+//! on any thread. [`Replicas`] with hedging use one more thread.
 //!
 //! # After a fork
 //!
-//! A forked child has none of these threads. In the child, a pool that was used before the fork
-//! fails at once with [`KmsErrorKind::AfterFork`]: build a new pool there. A pool that was built
-//! before the fork and not used works in the child.
+//! A forked child process has none of these threads. In the child, a pool that was used before the
+//! fork fails at once with [`KmsErrorKind::AfterFork`]: build a new pool there. A pool that was
+//! built but not used before the fork works in the child.
 //!
 //! # Clocks
 //!
 //! | what | clock |
 //! | --- | --- |
-//! | timeouts, pauses between attempts, budgets, circuits, idle clients | monotonic; it stands still while the machine is suspended |
-//! | pauses between renewals, and how long a failed one is told | monotonic |
+//! | timeouts, pauses between attempts, budgets, circuits, idle clients | monotonic; suspended time does not count |
+//! | pauses between credential refreshes, and how long a failed refresh is remembered | monotonic |
 //! | dates of requests | the region's date |
-//! | expiry of credentials, and the renewal before it | the pool's date |
+//! | expiry of credentials, and the refresh before it | the pool's date |
 //! | changes of files | the file system's times |
 //!
-//! Dates are read off the wall clock once, when the pool is built, and then counted with a clock
-//! that nobody can set. On Linux it goes on while the machine is suspended. A wall clock that is set
-//! later changes nothing. When KMS refuses a request whose date is more than four minutes off, the
-//! region's date is set to the `Date` header of that answer, and the request is signed again. Once
-//! KMS has accepted a request of the new date, it becomes the pool's date as well. Only answers over
-//! TLS count: for an `http://` endpoint a wrong clock is not corrected.
+//! The pool reads the wall clock once, when it is built. From then on it measures elapsed time with
+//! a clock that cannot be set; on Linux this clock includes suspended time. Later changes of the
+//! wall clock have no effect. When KMS refuses a request because its date is more than four minutes
+//! off, the pool sets the region's date from the `Date` header of that response and signs the
+//! request again. Once KMS has accepted a request with the new date, it becomes the pool's date as
+//! well. Only responses over TLS count: with an `http://` endpoint a wrong clock is not corrected.
 //!
 //! # Defaults
 //!
 //! | setting | default | range |
 //! | --- | --- | --- |
 //! | [`connect_timeout`](KmsPoolBuilder::connect_timeout), TCP, proxy and TLS together | 2 s | 1 ms – 5 min |
-//! | [`attempt_timeout`](KmsPoolBuilder::attempt_timeout), from the request's turn to the end of its answer | 3 s | 1 ms – 5 min |
+//! | [`attempt_timeout`](KmsPoolBuilder::attempt_timeout), from the start of the request, after any wait for the budget, to the end of its response | 3 s | 1 ms – 5 min |
 //! | [`operation_timeout`](KmsPoolBuilder::operation_timeout), with all attempts and waits | 10 s | 1 ms – 5 min |
 //! | [`provider_timeout`](KmsPoolBuilder::provider_timeout) | 5 s | 1 ms – 5 min |
 //! | [`max_attempts`](KmsPoolBuilder::max_attempts) | 3 | 1 – 10 |
@@ -111,35 +112,36 @@
 //! | [`connection_idle_timeout`](KmsPoolBuilder::connection_idle_timeout) | 90 s | 10 ms – 1 h |
 //! | TLS | rustls over aws-lc-rs, X25519MLKEM768 preferred; the platform's certificate authorities | custom ones by [`trust_root_pem`](KmsPoolBuilder::trust_root_pem) |
 //!
-//! The timeouts fit into one another: KMS answers in some 10 ms, across an ocean in some 200 ms, so
-//! 2 s are many round trips even for a handshake with a lost packet, a second attempt after 3 s
-//! still has its full time, and 10 s leave room for the third with the pauses between them. Of
-//! several timeouts the first to pass counts.
+//! The timeouts fit together. KMS responds in about 10 ms, or about 200 ms across an ocean. A
+//! connect timeout of 2 s therefore allows many round trips, even for a handshake with a lost
+//! packet. After a first attempt of 3 s, a second one still has its full time, and 10 s leave room
+//! for a third with the pauses between them. The timeout that expires first applies.
 //!
-//! Nothing is read from the environment but by [`Principal::from_default_chain`] and
-//! [`KmsPoolBuilder::with_environment`].
+//! Only [`Principal::from_default_chain`] and [`KmsPoolBuilder::with_environment`] read environment
+//! variables.
 //!
 //! # Retries
 //!
-//! One place decides on them, the AWS SDK's standard strategy, with at most
-//! [`max_attempts`](KmsPoolBuilder::max_attempts) attempts of an operation and a quota for each
-//! region. The pool adds no loop of its own: it tells the strategy when signing again may help,
-//! because the credentials have been renewed or the clock was wrong, which it does once each for an
-//! operation. What the pool itself refuses, for want of budget or because a circuit is open, is not
-//! tried again. [`Replicas`] ask each region once.
+//! Only the AWS SDK's standard strategy retries, with at most
+//! [`max_attempts`](KmsPoolBuilder::max_attempts) attempts per operation and a quota per region.
+//! The pool adds no retry loop. It tells the strategy to retry when signing again may help, because
+//! the credentials have been refreshed or the clock was wrong, at most once each per operation.
+//! Requests that the pool itself refuses, because the budget is used up or a circuit is open, are
+//! not retried. [`Replicas`] call each region once.
 //!
-//! # Sight
+//! # Observability
 //!
-//! [`KmsPool::stats`] counts; [`KmsPool::slots`] tells of each slot its credentials' generation and
-//! time left, its circuit and its budget's rate. Each attempt is a `tracing` span at `DEBUG`, named
-//! `kms_request`, with the fields `operation`, `region`, `attempt`, `request_id`, `outcome` (`ok`,
-//! `refused`, `credentials_refused`, `throttled`, `failed`, `timed_out`, `disconnected`,
-//! `given_up`) and `milliseconds`. Rotations are events at `DEBUG`; providers that fail, circuits
-//! that open and dates learnt from KMS are events at `WARN`. All are of the target `kms_pool`. The
-//! SDK logs much more under its own targets (`aws_*`, `hyper`), access key ids at `DEBUG` and whole
-//! requests at `TRACE`: `kms_pool=debug,warn` leaves that out.
+//! [`KmsPool::stats`] returns counters. [`KmsPool::slots`] returns, for each client, its credential
+//! generation and remaining lifetime, the state of its circuit and the rate of its budget. Each
+//! attempt is a `tracing` span at `DEBUG`, named `kms_request`, with the fields `operation`,
+//! `region`, `attempt`, `request_id`, `outcome` (`ok`, `refused`, `credentials_refused`,
+//! `throttled`, `failed`, `timed_out`, `disconnected`, `given_up`) and `milliseconds`. Credential
+//! rotations are events at `DEBUG`. Failing providers, circuits that open and corrected dates are
+//! events at `WARN`. All have the target `kms_pool`. The SDK logs much more under its own targets
+//! (`aws_*`, `hyper`): access key ids at `DEBUG`, and whole requests at `TRACE`. The filter
+//! `kms_pool=debug,warn` excludes them.
 //!
-//! With the feature `metrics`, the installed recorder of the `metrics` facade gets:
+//! With the feature `metrics`, the pool records these metrics with the installed recorder:
 //!
 //! | name | kind | labels |
 //! | --- | --- | --- |

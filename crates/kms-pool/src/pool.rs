@@ -49,13 +49,13 @@ struct Shared {
 /// What a pool was built with.
 pub(crate) struct Settings {
     pub(crate) common: config::Builder,
-    /// What everything that goes on by itself runs on.
+    /// The runtime for background tasks.
     pub(crate) background: Background,
     pub(crate) clock: Clock,
     /// Endpoints of single regions, before the one of `common`.
     pub(crate) endpoints: HashMap<String, String>,
     pub(crate) connections: Connections,
-    /// What credentials are asked for over.
+    /// The HTTP client for credentials providers.
     pub(crate) credentials_http: SharedHttpClient,
     pub(crate) renewals: Renewals,
     pub(crate) budget: BudgetSettings,
@@ -96,31 +96,32 @@ impl KmsPool {
         Self { shared: Arc::new(shared) }
     }
 
-    /// The client for `region` that signs as `principal`.
+    /// Returns the client for `region` that signs as `principal`.
     ///
-    /// When the client is there, which is nearly always, this costs a lookup and allocates nothing.
-    /// It may be kept: new credentials reach it with each attempt. The first time, the principal's
-    /// provider is asked, once for all callers who wait, and a failure goes to each of them.
+    /// If the client exists, which is nearly always the case, this costs a lookup and allocates
+    /// nothing. You can keep the client: each attempt uses the current credentials. The first call
+    /// waits for the principal's provider; concurrent callers share that load, and all of them get
+    /// its error if it fails.
     ///
-    /// Credentials are renewed in the background, [`refresh_lead`](KmsPoolBuilder::refresh_lead)
-    /// before they expire and when KMS refuses them. No request waits for that as long as the old
-    /// ones are good: if the provider fails or hangs they serve until they expire, and it is asked
-    /// again after 1, 2, 4, … up to 30 s. Refusals cause up to five renewals in a row, and then one
-    /// each 10 s. What the provider hands out is used even if it looks expired, since it may be
-    /// this machine's clock that is wrong: KMS decides.
+    /// Credentials are refreshed in the background, [`refresh_lead`](KmsPoolBuilder::refresh_lead)
+    /// before they expire and when KMS refuses them. No request waits for that while the current
+    /// ones are valid. If the provider fails or hangs, they are used until they expire, and the
+    /// provider is called again after 1, 2, 4, … up to 30 s. Refusals cause up to five refreshes in
+    /// a row, and then one every 10 s. Credentials that the provider returns are used even if they
+    /// look expired, because this machine's clock may be wrong: KMS decides.
     ///
-    /// This works under any executor, as does the client: the pool has threads of its own for
-    /// timers, connections and renewals.
+    /// This works under any executor, and so does the client: the pool has its own threads for
+    /// timers, connections and credential refreshes.
     ///
     /// # Errors
     ///
-    /// [`InvalidRequest`](KmsErrorKind::InvalidRequest) if `region` is not the name of a region or
+    /// [`InvalidRequest`](KmsErrorKind::InvalidRequest) if `region` is not a valid region name or
     /// the pool has been [shut down](Self::shutdown),
     /// [`CredentialsUnavailable`](KmsErrorKind::CredentialsUnavailable) if the provider fails,
     /// panics or takes longer than [`provider_timeout`](KmsPoolBuilder::provider_timeout),
     /// [`AfterFork`](KmsErrorKind::AfterFork) in a child that was forked after the pool was first
-    /// used, and [`Unavailable`](KmsErrorKind::Unavailable) if the pool's threads cannot be started.
-    /// No request is sent to KMS.
+    /// used, and [`Unavailable`](KmsErrorKind::Unavailable) if the pool's threads cannot be
+    /// started. No request is sent to KMS.
     ///
     /// # Examples
     ///
@@ -138,12 +139,12 @@ impl KmsPool {
         self.client_for(region, principal, Purpose::Foreground).await
     }
 
-    /// The client for requests of a certain purpose; [`client`](Self::client) gives the one for the
-    /// foreground. They share all else.
+    /// Returns the client for requests with a certain purpose; [`client`](Self::client) returns the
+    /// one for the foreground. These clients share everything else.
     ///
     /// # Errors
     ///
-    /// Those of [`client`](Self::client).
+    /// The errors of [`client`](Self::client).
     ///
     /// ```no_run
     /// # async fn example(pool: kms_pool::KmsPool, principal: kms_pool::Principal) -> Result<(), kms_pool::KmsError> {
@@ -169,22 +170,21 @@ impl KmsPool {
         Ok(self.new_slot(region, principal).await?.client(purpose).clone())
     }
 
-    /// Clients of this pool that sign as `principal`, for whatever takes a
+    /// Clients of this pool that sign as `principal`, for code that takes a
     /// [`ClientSupplier`](crate::ClientSupplier).
     pub fn clients(&self, principal: &Principal) -> PooledClients {
         PooledClients::new(self.clone(), principal.clone())
     }
 
-    /// Makes the clients of these regions and connects them, so that the first requests find it
-    /// done. Regions do not wait for one another.
+    /// Builds the clients of these regions and connects them, so that first requests do not have
+    /// to. Regions are connected concurrently.
     ///
-    /// A connection is opened by a request for `/ping`, which AWS's endpoints answer by themselves:
-    /// it costs nothing, and needs no permission.
+    /// A connection is opened by a request for `/ping`, to which AWS's endpoints respond without
+    /// credentials: it costs nothing, and needs no permission.
     ///
     /// # Errors
     ///
-    /// For each region, in their order, why it has no client, or no connection. What failed is
-    /// tried anew by whoever needs it.
+    /// For each region, in order, why it has no client or no connection. Later requests try again.
     ///
     /// ```no_run
     /// # async fn example(pool: kms_pool::KmsPool, principal: kms_pool::Principal) {
@@ -208,8 +208,8 @@ impl KmsPool {
         futures_util::future::join_all(warmed).await
     }
 
-    /// Has the credentials of `principal` renewed now, whether they are due or not, and waits for
-    /// that.
+    /// Refreshes the credentials of `principal` now, whether or not a refresh is due, and waits for
+    /// the result.
     ///
     /// # Errors
     ///
@@ -221,19 +221,20 @@ impl KmsPool {
         session.renew_now(self.shared.settings.clock.now()).await.map(drop)
     }
 
-    /// What the pool holds and has done so far.
+    /// Returns the pool's state and its counters.
     pub fn stats(&self) -> PoolStats {
         self.shared.counters.snapshot(self.shared.slots.len())
     }
 
-    /// What each slot is up to.
+    /// Returns the state of each slot.
     pub fn slots(&self) -> Vec<SlotStats> {
         let now = self.shared.settings.clock.now();
         self.shared.slots.iter().map(|(_, slot)| slot.stats(now)).collect()
     }
 
-    /// Drops every slot. Clients that somebody keeps and requests in flight go on; once there are
-    /// none of a slot any more, its connections close and its credentials are renewed no more.
+    /// Drops every slot. Clients that you hold, and requests in flight, continue; when the last
+    /// client of a slot is dropped, its connections close and its credentials are no longer
+    /// refreshed.
     pub fn clear(&self) {
         self.shared.slots.clear();
     }
@@ -244,9 +245,9 @@ impl KmsPool {
         self.shared.slots.retain(|key, _| key.principal != principal.id());
     }
 
-    /// Ends the pool: it supplies no more clients, those it has supplied begin no more operations,
-    /// credentials are renewed no more. Waits up to `patience` for the operations under way, with
-    /// their retries. Whether none was left.
+    /// Shuts the pool down: it returns no more clients, existing clients start no more operations,
+    /// and credentials are no longer refreshed. Waits up to `patience` for running operations,
+    /// including their retries. Returns whether all of them have ended.
     ///
     /// In a child that was forked after the pool was first used, none is left, and nothing waits.
     ///
@@ -300,7 +301,7 @@ impl KmsPool {
         // Without credentials there is no slot: the next caller gets to ask the provider again.
         session.credentials(shared.settings.clock.now()).await?;
         let key = SlotKey { region: region.into(), principal: principal.id() };
-        // Whoever had the place before had another account's budget.
+        // The previous slot had the budget of another account.
         shared.slots.remove_if(&key, |slot| slot.lane().tenure != principal.tenure());
         let slot = shared.slots.get_or_insert_with(&key, || {
             self.check_open()?;
@@ -317,8 +318,8 @@ impl KmsPool {
 
     fn build_slot(&self, region: &str, session: Arc<Session>) -> Slot {
         let (shared, settings) = (&self.shared, &self.shared.settings);
-        // Before the account is looked at: if another comes in between, the next caller has the
-        // slot built anew.
+        // Before the account is read: if it changes in between, the next caller builds the slot
+        // again.
         let tenure = session.principal.tenure();
         let mut parts = self.parts();
         let owner = BudgetOwner::of(&session);
@@ -351,7 +352,7 @@ impl KmsPool {
         Slot::new(common, lane)
     }
 
-    /// Whether the pool supplies clients: in this process, and not after its end.
+    /// Whether the pool supplies clients: it was not used before a fork, and is not shut down.
     fn check_open(&self) -> Result<(), KmsError> {
         self.shared.settings.background.check_process()?;
         if self.shared.closed.load(Relaxed) {
@@ -377,7 +378,7 @@ impl KmsPool {
     }
 }
 
-/// Drops the slots that nobody has asked for, round after round, for as long as the pool lives.
+/// Drops idle slots, round after round, as long as the pool lives.
 async fn sweep(pool: Weak<Shared>, pause: Duration) {
     loop {
         tokio::time::sleep(pause).await;
@@ -397,7 +398,7 @@ async fn sweep(pool: Weak<Shared>, pause: Duration) {
 
 impl Shared {
     fn parts(&self) -> MutexGuard<'_, Parts> {
-        // Maps of weak references: whatever a panic left of them serves.
+        // Maps of weak references, which a panic cannot leave in a harmful state.
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -406,7 +407,7 @@ impl Drop for Shared {
     fn drop(&mut self) {
         let janitor = self.parts.get_mut().unwrap_or_else(PoisonError::into_inner).janitor.take();
         if self.settings.background.check_process().is_err() {
-            // As with a lane's, its connections are the parent's.
+            // Its connections belong to the parent, as those of a lane do.
             std::mem::forget(self.settings.credentials_http.clone());
         } else if let Some(janitor) = janitor {
             janitor.abort();

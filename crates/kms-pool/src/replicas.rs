@@ -1,5 +1,5 @@
-//! Several regions that can do the same: the next one when one fails, or a second one when the
-//! first is slow.
+//! Several regions that can serve the same request: the next one after a failure, or a second one
+//! if the first is slow.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,13 +21,13 @@ use crate::stats::Counter;
 use crate::supplier::ClientSupplier;
 use crate::time::monotonic;
 
-/// The regions of a multi-Region key, any of which can answer.
+/// The regions of a multi-Region key, any of which can serve a request.
 ///
-/// A call goes to the first region. When that does not answer in time, cannot be reached, fails
-/// inside or has an open circuit, it goes to the next, and so on. What a region refuses is refused:
-/// no other is asked when access is denied or a ciphertext is damaged. A region is asked once: the
-/// attempts that a pool's clients make elsewhere are not multiplied by the number of regions.
-/// (Credentials that KMS refuses are renewed here too.)
+/// A call goes to the first region. If that region does not respond in time, is unreachable, fails
+/// internally or has an open circuit, the call goes to the next one, and so on. A refusal is final:
+/// no other region is called if access is denied or a ciphertext is damaged. Each region is called
+/// once, so the attempts of a pool's clients are not multiplied by the number of regions.
+/// (Credentials that KMS refuses are refreshed here too.)
 ///
 /// ```no_run
 /// # async fn example(pool: kms_pool::KmsPool, principal: kms_pool::Principal, blob: aws_sdk_kms::primitives::Blob)
@@ -54,7 +54,7 @@ pub struct Replicas {
     fastest_first: bool,
     hedge_after: Option<Duration>,
     counts: Arc<Counts>,
-    /// Suppliers need have no timers, and callers no runtime.
+    /// The pool's timers, so that callers need no runtime.
     timers: Background,
 }
 
@@ -76,16 +76,16 @@ struct Counts {
 
 struct Replica {
     region: Arc<str>,
-    /// How long calls took of late, in microseconds; 0 when that is not known.
+    /// The recent latency of calls, in microseconds; 0 if it is unknown.
     latency: AtomicU64,
-    /// Whether the last call that says something of it failed.
+    /// Whether the last call that counts failed.
     failed: AtomicBool,
     /// When it was last measured, in milliseconds since `epoch`.
     measured: AtomicU64,
     epoch: Instant,
 }
 
-/// A latency that was measured longer ago counts as unknown, and is measured anew.
+/// An older measurement counts as unknown, and the latency is measured again.
 const FORGET_AFTER: Duration = Duration::from_mins(5);
 
 impl Replicas {
@@ -134,25 +134,25 @@ impl Replicas {
         })
     }
 
-    /// Tries the fastest region first, based on recent latency. Default: the order in which they
-    /// were given.
+    /// Tries the fastest region first, based on recent latency. Default: the order in which the
+    /// regions were given.
     ///
-    /// A region counts by a moving average of its calls, those that were given up included; one
-    /// whose last call timed out or failed, so that another region was asked, comes last. A call
-    /// that is refused changes nothing: it says something of the request, and nothing of the
-    /// region. A region that has not been measured for five minutes is measured by the next call.
+    /// Latency is a moving average over the calls to a region, including cancelled ones. A region
+    /// whose last call timed out or failed, so that another region was called, comes last. A
+    /// refused call changes nothing, because it concerns the request and not the region. A region
+    /// without a measurement in the last five minutes is measured by the next call.
     #[must_use]
     pub fn fastest_first(mut self) -> Self {
         self.fastest_first = true;
         self
     }
 
-    /// Asks a second region too when the first has not answered after this time; the first good
-    /// answer counts, and what is still under way then is given up. Default: never.
+    /// Calls a second region if the first one has not responded after this time. Default: never.
     ///
-    /// Set it to what nearly all answers take: each hedge is one more KMS request. What is given up
-    /// because another region was faster counts as a failure for the circuit of its region: one
-    /// that only ever loses is left alone for a while.
+    /// The first successful response is used, and the other call is cancelled. Set this to the
+    /// duration of nearly all calls, because each hedge is one more KMS request. A call that is
+    /// cancelled because another region was faster counts as a failure for the circuit of its
+    /// region: a region that always loses gets no calls for a while.
     #[must_use]
     pub fn hedge_after(mut self, delay: Duration) -> Self {
         self.hedge_after = Some(delay);
@@ -217,7 +217,7 @@ impl Replicas {
                 Some(outcome) = running.next() => match outcome {
                     Ok(value) => return Ok(value),
                     Err(error) if fails_over(&error) => failed = Some(error),
-                    // Another region may be about to answer; nobody else is asked.
+                    // Another region may be about to respond; no further one is called.
                     Err(error) => refused = Some(error),
                 },
                 () = hedge => {
@@ -237,14 +237,14 @@ impl Replicas {
         F: Fn(Client, Arc<str>) -> Fut,
         Fut: Future<Output = Result<T, KmsError>>,
     {
-        // Measured even when it is given up because another was faster.
+        // Measured even if it is cancelled because another region was faster.
         let mut measured = Measured { replica, began: monotonic(), counts: true };
         let outcome = match self.supplier.client_for(&replica.region, Purpose::OneAttempt).await {
             Ok(client) => operation(client, Arc::clone(&replica.region)).await,
             Err(error) => Err(error),
         };
         match &outcome {
-            // A refusal is about the request, not about the region, however fast it came.
+            // A refusal concerns the request, not the region, however fast it came.
             Err(error) if !fails_over(error) => measured.counts = false,
             outcome => replica.failed.store(outcome.is_err(), Relaxed),
         }
@@ -265,7 +265,7 @@ impl Replicas {
 struct Measured<'a> {
     replica: &'a Replica,
     began: Instant,
-    /// Whether it says something of the region.
+    /// Whether the call counts for the region.
     counts: bool,
 }
 
@@ -278,7 +278,7 @@ impl Drop for Measured<'_> {
 }
 
 impl Replica {
-    /// What it ranks by: whether it failed, and its latency of late; unknown is zero.
+    /// The rank: whether the last call failed, and the recent latency; zero if unknown.
     fn rank(&self, now: Instant) -> (bool, u64) {
         if self.is_forgotten(now) {
             (false, 0)

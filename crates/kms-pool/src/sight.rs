@@ -1,5 +1,5 @@
-//! What a pool lets be seen: `tracing` spans and events, and metrics. See [crate
-//! documentation](crate#sight).
+//! Observability of a pool: `tracing` spans and events, and metrics. See the [crate
+//! documentation](crate#observability).
 
 use std::error::Error;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crate::request::Outcome;
 use crate::stats::Counters;
 use crate::time::monotonic;
 
-/// What all spans and events are filed under.
+/// The target of all spans and events.
 const TARGET: &str = "kms_pool";
 
-/// The span of one attempt; its end fills in what is known only then.
+/// The span of one attempt; the fields that are not known yet are filled in at its end.
 pub(crate) fn request(operation: &'static str, region: &str, attempt: u32) -> Span {
     tracing::debug_span!(
         target: TARGET,
@@ -31,7 +31,7 @@ pub(crate) fn request(operation: &'static str, region: &str, attempt: u32) -> Sp
     )
 }
 
-/// Fills in the present span, and counts.
+/// Fills in the current span, and counts.
 fn ended(
     operation: &'static str,
     region: &Arc<str>,
@@ -59,8 +59,8 @@ fn ended(
     let _ = (operation, region);
 }
 
-/// A request that was sent: counted as in flight until it has ended, or is dropped because it was
-/// given up.
+/// A request that was sent: counted as in flight until it ends, or is dropped because it was
+/// cancelled.
 pub(crate) struct InFlight {
     counters: Arc<Counters>,
     operation: &'static str,
@@ -112,7 +112,7 @@ pub(crate) fn renewal_failed(principal: &Principal, error: &KmsError) {
 }
 
 pub(crate) fn date_learnt(region: &str) {
-    tracing::warn!(target: TARGET, region, "KMS refused the date of a request: its date is used from now on");
+    tracing::warn!(target: TARGET, region, "KMS refused the date of a request: using the date of KMS from now on");
 }
 
 pub(crate) fn circuit_opened(region: &Arc<str>) {
@@ -142,7 +142,7 @@ pub(crate) fn connection_opened() {
 }
 
 pub(crate) fn reconnected() {
-    tracing::debug!(target: TARGET, "an old connection failed, and a new one is opened");
+    tracing::debug!(target: TARGET, "a reused connection failed: opening a new one");
 }
 
 pub(crate) fn connection_closed() {

@@ -22,18 +22,17 @@ pub(crate) struct Slot {
     clients: [OnceLock<Client>; 3],
 }
 
-/// What a client is for.
+/// The purpose of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Purpose {
-    /// Requests that somebody waits for.
+    /// Requests with waiting callers.
     Foreground,
-    /// Requests that nobody waits for, such as what is fetched ahead: they take turns that others
-    /// leave of the [rate](crate::KmsPoolBuilder::max_requests_per_second), and at most half of
-    /// what may be in flight.
+    /// Requests without waiting callers, such as refreshes ahead: they use only the part of the
+    /// [rate](crate::KmsPoolBuilder::max_requests_per_second) that other requests leave, and at
+    /// most half of the requests in flight.
     Background,
-    /// Requests that are not tried again in this region, because another region will be asked
-    /// instead.
+    /// Requests that are not retried in this region, because another region is called instead.
     OneAttempt,
 }
 

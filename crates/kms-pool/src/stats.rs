@@ -18,13 +18,13 @@ pub struct PoolStats {
     pub builds: u64,
     /// Calls answered at once, with a client that was there already.
     pub hits: u64,
-    /// Times a credentials provider was asked, for a first client or to renew credentials.
+    /// Calls of credentials providers, for a first client or to refresh credentials.
     pub refreshes: u64,
     /// Times a credentials provider failed, panicked or ran out of time.
     pub failures: u64,
     /// Times the credentials of a principal were replaced by others.
     pub rotations: u64,
-    /// Requests sent and not yet answered.
+    /// Requests sent and without a response so far.
     pub in_flight: u64,
     /// Attempts beyond the first of an operation.
     pub retries: u64,
@@ -36,9 +36,10 @@ pub struct PoolStats {
     pub short_circuited: u64,
     /// Times that a circuit opened.
     pub circuits_opened: u64,
-    /// Slots dropped because nobody asked for them for a while.
+    /// Slots that were dropped because they were not used for a while.
     pub idle_evictions: u64,
-    /// Connections open now: to KMS, and to STS and the like where credentials come from there.
+    /// Connections that are open now: to KMS, and to the services that credentials come from, such
+    /// as STS.
     pub connections: u64,
     /// Connections opened so far, each with its TLS handshake.
     pub connections_opened: u64,
@@ -54,16 +55,17 @@ pub struct SlotStats {
     pub region: Arc<str>,
     /// The principal's label, if it has one.
     pub principal: Option<Arc<str>>,
-    /// Which credentials are in use, counted from 1.
+    /// The number of the credential generation in use, counted from 1.
     pub generation: u64,
-    /// How long they have been.
+    /// How long this generation has been in use.
     pub generation_age: Duration,
-    /// How long they are good for; `None` for credentials without an end, zero for those past it.
+    /// The remaining lifetime of the credentials; `None` if they do not expire, zero if they have
+    /// expired.
     pub credentials_left: Option<Duration>,
-    /// Whether requests are sent.
+    /// The state of the slot's circuit.
     pub circuit: CircuitState,
-    /// Requests a second that the account's budget allows for the region, learnt or set; `None` for
-    /// any number.
+    /// Requests per second that the account's budget allows in the region, learnt or set; `None` if
+    /// unlimited.
     pub requests_per_second: Option<f64>,
 }
 
@@ -115,8 +117,8 @@ impl Counters {
     }
 }
 
-/// A count that orders nothing else, hence relaxed. On a cache line of its own: many threads add to
-/// each.
+/// A count that orders nothing else, hence relaxed. On its own cache line, because many threads add
+/// to each.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct Counter(AtomicU64);

@@ -1,4 +1,4 @@
-//! Who supplies the KMS client of a region.
+//! Supplies the KMS client of a region.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -12,14 +12,14 @@ use crate::error::{KmsError, KmsErrorKind};
 use crate::pool::{KmsPool, check_region};
 use crate::slot::Purpose;
 
-/// A client on its way.
+/// A future that returns a client.
 pub type ClientFuture<'a> = Pin<Box<dyn Future<Output = Result<Client, KmsError>> + Send + 'a>>;
 
 /// Supplies a KMS client for a region: the *client supplier* of the AWS Encryption SDK.
 ///
-/// What uses KMS keys of many regions takes one of these rather than a client, and asks it whenever
-/// it comes across a region. Who implements it decides which regions may be reached, and as whom.
-/// [`PooledClients`] does it over a [`KmsPool`].
+/// Code that uses KMS keys of many regions takes a supplier instead of a client, and calls it for
+/// each region that it needs. The implementation decides which regions may be used, and with which
+/// principal. [`PooledClients`] implements it over a [`KmsPool`].
 ///
 /// ```
 /// use kms_pool::{ClientFuture, ClientSupplier};
@@ -36,26 +36,26 @@ pub type ClientFuture<'a> = Pin<Box<dyn Future<Output = Result<Client, KmsError>
 /// }
 /// ```
 pub trait ClientSupplier: fmt::Debug + Send + Sync {
-    /// The client of `region`, which may come out of a foreign message.
+    /// Returns the client of `region`, which may come from an untrusted message.
     ///
     /// # Errors
     ///
-    /// [`KmsErrorKind::InvalidRequest`] for a region that is none, or that is not to be reached,
-    /// and whatever keeps the client from being had. No request is sent to KMS.
+    /// [`KmsErrorKind::InvalidRequest`] for an invalid region, or one that is not allowed, and any
+    /// error that prevents building the client. No request is sent to KMS.
     fn client<'a>(&'a self, region: &'a str) -> ClientFuture<'a>;
 
-    /// The same for requests of a certain purpose. Default: one client for all of them.
+    /// Returns the client for requests with a certain purpose. Default: one client for all of them.
     ///
     /// # Errors
     ///
-    /// Those of [`client`](Self::client).
+    /// The errors of [`client`](Self::client).
     fn client_for<'a>(&'a self, region: &'a str, purpose: Purpose) -> ClientFuture<'a> {
         let _ = purpose;
         self.client(region)
     }
 
-    /// Grows when the clients are those of another identity than before: see
-    /// [`Principal::tenure`](crate::Principal::tenure). Default: it never does.
+    /// Grows when the clients belong to another identity than before: see
+    /// [`Principal::tenure`](crate::Principal::tenure). Default: it never grows.
     fn tenure(&self) -> u64 {
         0
     }
@@ -75,7 +75,7 @@ impl<S: ClientSupplier + ?Sized> ClientSupplier for Arc<S> {
     }
 }
 
-/// Clients of a pool, one principal for every region unless a region has one of its own.
+/// Clients of a pool, with one principal for all regions, or a separate one for some regions.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {

@@ -10,33 +10,33 @@ use tokio::time::Instant;
 /// One reading of both clocks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Now {
-    /// For the expiry of credentials and the dates of requests, and nothing else.
+    /// For the expiry of credentials and the dates of requests only.
     pub(crate) date: SystemTime,
     /// For waits, pauses and ages.
     pub(crate) instant: Instant,
 }
 
-/// The monotonic clock, for everything that lasts. It stands still while the machine is suspended.
+/// The monotonic clock, for all durations. It does not count suspended time.
 pub(crate) fn monotonic() -> Instant {
     Instant::now()
 }
 
-/// The clock that file times are of, which is the wall clock with all of its jumps.
+/// The clock of file times: the wall clock, including its jumps.
 pub(crate) fn of_files() -> SystemTime {
     wall()
 }
 
-#[allow(clippy::disallowed_methods, reason = "the one reading of the wall clock")]
+#[allow(clippy::disallowed_methods, reason = "the only place that reads the wall clock")]
 fn wall() -> SystemTime {
     SystemTime::now()
 }
 
-/// The date, as AWS counts it.
+/// The date for AWS requests.
 ///
-/// It is read off the wall clock once, when the pool is built, and from then on counted with a
-/// clock that nobody can set: a wall clock that jumps later changes nothing. When KMS refuses a
-/// request because of its date, the clock of the region [learns](Self::learn) the server's. Clones
-/// are the same clock.
+/// It is read from the wall clock once, when the pool is built, and from then on counted with a
+/// clock that cannot be set, so later jumps of the wall clock have no effect. When KMS refuses a
+/// request because of its date, the region's clock [learns](Self::learn) the server's date. Clones
+/// share one clock.
 #[derive(Clone, Debug)]
 pub(crate) struct Clock {
     /// The date at the zero of [`uptime`], in nanoseconds since the Unix epoch.
@@ -44,19 +44,19 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// A clock that shows the same as the wall clock at this moment.
+    /// A clock that shows the wall clock's current date.
     pub(crate) fn of_this_machine() -> Self {
         let clock = Self { zero: Arc::default() };
         clock.learn(wall());
         clock
     }
 
-    /// Another clock that shows the same, until one of them learns.
+    /// A separate clock that shows the same date, until one of the two learns another.
     pub(crate) fn copy(&self) -> Self {
         Self { zero: Arc::new(AtomicI64::new(self.zero.load(Relaxed))) }
     }
 
-    /// From now on it shows `date`, and counts from there.
+    /// Sets the clock to `date`, from which it continues.
     pub(crate) fn learn(&self, date: SystemTime) {
         let since_epoch = date.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.zero.store(nanos(since_epoch).saturating_sub(nanos(uptime())), Relaxed);
@@ -78,8 +78,8 @@ impl TimeSource for Clock {
     }
 }
 
-/// How long the machine has been suspended since some moment before the program's start, where the
-/// platform tells.
+/// How long the machine has been suspended since some moment before the program's start, if the
+/// platform reports it.
 pub(crate) fn suspended() -> Duration {
     #[cfg(target_os = "linux")]
     {
@@ -91,13 +91,13 @@ pub(crate) fn suspended() -> Duration {
     Duration::ZERO
 }
 
-/// Enough until the year 2262.
+/// Sufficient until the year 2262.
 fn nanos(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// Time since some moment before the program's start. It includes the time that the machine was
-/// suspended, where the platform has a clock that counts it.
+/// Time since some moment before the program's start. It includes suspended time if the platform
+/// has a clock that counts it.
 #[cfg(target_os = "linux")]
 fn uptime() -> Duration {
     use rustix::time::{ClockId, clock_gettime};
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_goes_on_from_what_it_learnt_and_its_clones_with_it() {
+    fn a_clock_continues_from_the_date_that_it_learnt_and_so_do_its_clones() {
         let clock = Clock::of_this_machine();
         let clone = clock.clone();
         let other = clock.copy();

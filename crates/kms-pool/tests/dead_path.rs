@@ -1,4 +1,4 @@
-//! Paths that die: connections that a NAT forgot, addresses that nobody answers at.
+//! Dead network paths: connections that a NAT dropped, and addresses that do not respond.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -16,16 +16,16 @@ use support::{REGION, builder, random, server};
 
 mod support;
 
-/// What becomes of a connection from before a cut.
+/// The state of an old connection after a cut.
 #[derive(Clone, Copy)]
 enum Cut {
-    /// It stays open, and nothing passes through it any more, as through a NAT that forgot it.
+    /// It stays open, but no data passes through it any more, as if a NAT had dropped it.
     Forgets,
-    /// It is reset when something is sent on it.
+    /// It is reset when data is sent on it.
     Resets,
 }
 
-/// Forwards connections to a server. New connections are served after a cut too.
+/// Forwards connections to a server. New connections work even after a cut.
 struct Path {
     address: SocketAddr,
     cuts: watch::Sender<u32>,
@@ -93,9 +93,9 @@ async fn client(kms: &KmsLocal, pool: &KmsPool) -> Client {
     pool.client(REGION, &Principal::new(kms.issue_credentials())).await.unwrap()
 }
 
-/// Opens so many connections, by as many requests at once, and leaves them idle.
+/// Opens this many connections with concurrent requests, and leaves them idle.
 async fn open(client: &Client, pool: &KmsPool, kms: &KmsLocal, connections: u64) {
-    // The others need only resume its TLS session.
+    // The other connections only resume its TLS session.
     random(client).await.unwrap();
     kms.faults(REGION).hang(true);
     let requests = (0..connections).map(|_| random(client));
@@ -111,11 +111,11 @@ async fn open(client: &Client, pool: &KmsPool, kms: &KmsLocal, connections: u64)
 }
 
 #[tokio::test]
-async fn idle_connections_that_were_forgotten_fail_no_request() {
+async fn dropped_idle_connections_fail_no_request() {
     let trials = [1, 4, 8, 64].map(|idle| async move {
         let kms = server().await;
         let path = Path::to(address(&kms), Cut::Forgets).await;
-        // The first failure, and the retry after it, are not what `max_attempts` counts.
+        // `max_attempts` counts neither the first failure nor the retry after it.
         let pool = path.pool(builder(&kms).max_attempts(1));
         let client = client(&kms, &pool).await;
         open(&client, &pool, &kms, idle).await;
@@ -130,7 +130,7 @@ async fn idle_connections_that_were_forgotten_fail_no_request() {
 }
 
 #[tokio::test]
-async fn forgotten_connections_say_nothing_of_the_region() {
+async fn dropped_connections_say_nothing_about_the_region() {
     let kms = server().await;
     let path = Path::to(address(&kms), Cut::Forgets).await;
     let pool = path.pool(builder(&kms).circuit_opens_after(1));
@@ -143,7 +143,7 @@ async fn forgotten_connections_say_nothing_of_the_region() {
     let stats = pool.stats();
     assert_eq!((stats.retries, stats.circuits_opened), (64, 0), "{stats:?}");
 
-    // But a region that does not answer over a new connection either is out of order.
+    // But a region that does not respond over a new connection either is failing.
     kms.faults(REGION).hang(true);
     let error = random(&client).await.unwrap_err();
     assert_eq!(error.kind(), KmsErrorKind::TimedOut);
@@ -152,7 +152,7 @@ async fn forgotten_connections_say_nothing_of_the_region() {
 }
 
 #[tokio::test]
-async fn many_failures_over_old_connections_while_others_are_answered_count_as_one() {
+async fn many_failures_on_reused_connections_beside_responses_count_as_one() {
     let kms = server().await;
     let path = Path::to(address(&kms), Cut::Forgets).await;
     let pool = path.pool(builder(&kms).max_attempts(2).circuit_opens_after(2));
@@ -162,7 +162,7 @@ async fn many_failures_over_old_connections_while_others_are_answered_count_as_o
     path.cut();
     let stale = join_all((0..8).map(|_| random(&client)));
     let others = async {
-        // The first opens a connection, and the second is answered over it too.
+        // The first request opens a connection, and the second one reuses it.
         while pool.stats().in_flight < 8 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -189,7 +189,7 @@ async fn idle_connections_that_are_reset_fail_no_request() {
 }
 
 #[tokio::test]
-async fn connections_that_nobody_uses_close() {
+async fn idle_connections_close() {
     let kms = server().await;
     let pool = builder(&kms).connection_idle_timeout(Duration::from_millis(50)).build().unwrap();
     let client = client(&kms, &pool).await;
@@ -203,7 +203,7 @@ async fn connections_that_nobody_uses_close() {
     random(&client).await.unwrap();
 }
 
-/// An address where nobody answers, though somebody listens: the queue of connections is full.
+/// A listening address that never responds, because its queue of connections is full.
 struct Dead {
     _listener: TcpListener,
     _queued: Vec<TcpStream>,
@@ -240,7 +240,7 @@ async fn one_dead_address_of_two_fails_no_request() {
         let stats = pool.stats();
         assert_eq!((stats.connections_opened, stats.connections_failed), (1, 0), "{stats:?}");
 
-        // Where nobody answers at all, that is a timeout.
+        // If no address responds, the request times out.
         let pool = builder(&kms)
             .endpoint_url_for(REGION, format!("https://localhost:{port}"))
             .resolve("localhost", [dead])

@@ -1,5 +1,5 @@
-//! A child that was forked from a process that uses a pool. It has no harness: the child must not
-//! run one.
+//! A child that was forked from a process that uses a pool. Without a test harness, because the
+//! child must not run one.
 
 #![allow(clippy::print_stdout, reason = "it reports like a test")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -17,8 +17,8 @@ fn main() {
     let servers =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
     let kms = servers.block_on(support::server());
-    println!("a forked child gets an error, or what it builds itself");
-    assert_eq!(parent::run(&kms), ExitCode::SUCCESS, "see what the child says above");
+    println!("a forked child gets an error, or uses its own pool");
+    assert_eq!(parent::run(&kms), ExitCode::SUCCESS, "see the child's output above");
     println!("ok");
 }
 
@@ -64,7 +64,7 @@ mod parent {
                     block_on(random(&client)).map_err(|error| error.kind()),
                     block_on(used.refresh(&principal)).map_err(|error| error.kind()),
                     block_on(used.warm_up(&principal, [REGION])).remove(0).map_err(|it| it.kind()),
-                    // What was not used before the fork works after it.
+                    // A pool that was not used before the fork works after it.
                     block_on(ask(&unused)).map_err(|error| error.kind()),
                 ];
                 // The parent's request is under way for ever here.

@@ -16,7 +16,7 @@ use support::{REGION, builder, random, server};
 
 mod support;
 
-/// Keeps what is logged.
+/// Collects the log.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 

@@ -127,7 +127,7 @@ async fn a_wrong_clock_is_corrected() {
 }
 
 #[tokio::test]
-async fn a_date_is_learnt_by_one_refusal_and_holds_for_all() {
+async fn a_date_is_learnt_from_one_refusal_and_used_by_all_requests() {
     let kms = server().await;
     let pool = builder(&kms).build().unwrap();
     let principal = Principal::new(kms.issue_session(Duration::from_hours(1)));
@@ -139,13 +139,13 @@ async fn a_date_is_learnt_by_one_refusal_and_holds_for_all() {
         random(&client).await.unwrap();
         join_all((0..32).map(|_| random(&client))).await.into_iter().for_each(Result::unwrap);
         assert_eq!(kms.counters(REGION).total(), before + 1 + 1 + 32);
-        // The next clock that credentials are compared with is the server's.
+        // From now on, the expiry of credentials is compared with the server's date.
         assert!(expected.contains(&left()), "{} s left", left());
     }
     let refreshes = pool.stats().refreshes;
     kms.faults(REGION).clock_behind(Duration::from_hours(2));
     join_all((0..32).map(|_| random(&client))).await.into_iter().for_each(Result::unwrap);
-    assert_eq!(pool.stats().refreshes, refreshes, "no provider is asked for what a date explains");
+    assert_eq!(pool.stats().refreshes, refreshes, "a wrong date causes no refresh");
 }
 
 /// Nobody who is refused can end the credentials of others by the date of the refusal.
@@ -180,7 +180,7 @@ async fn a_region_with_a_wrong_clock_misleads_no_other() {
 }
 
 #[tokio::test]
-async fn a_single_attempt_is_signed_again_for_the_date_and_for_the_credentials() {
+async fn a_single_attempt_is_signed_again_for_date_and_credentials() {
     let kms = server().await;
     let pool = builder(&kms).max_attempts(1).build().unwrap();
     let principal = Principal::new(Sessions(Arc::clone(&kms)));
@@ -193,11 +193,11 @@ async fn a_single_attempt_is_signed_again_for_the_date_and_for_the_credentials()
 }
 
 #[tokio::test]
-async fn a_denial_is_final_even_by_a_server_with_another_date() {
+async fn a_denial_is_final_even_if_the_servers_date_differs() {
     let kms = server().await;
     let pool = builder(&kms).max_attempts(3).build().unwrap();
     let client = pool.client(REGION, &Principal::new(kms.issue_credentials())).await.unwrap();
-    // Near enough to be accepted.
+    // Close enough to be accepted.
     kms.faults(REGION).clock_ahead(Duration::from_secs(270));
     kms.faults(REGION).deny_access(true);
     assert_eq!(random(&client).await.unwrap_err().kind(), KmsErrorKind::AccessDenied);

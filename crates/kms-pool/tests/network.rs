@@ -30,7 +30,8 @@ async fn the_key_exchange_is_post_quantum() {
     assert_eq!(groups.into_iter().collect::<Vec<_>>(), [("X25519MLKEM768".to_owned(), 1)]);
 }
 
-/// A proxy that knows `CONNECT` alone, and notes what it was asked. Names are this machine's.
+/// A proxy that supports only `CONNECT`, and records its requests. Resolves all names to this
+/// machine.
 struct Proxy {
     address: SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
@@ -45,7 +46,7 @@ impl Proxy {
         Self::with(None).await
     }
 
-    /// A proxy that is spoken to by TLS, and its certificate.
+    /// A proxy that is reached over TLS, and its certificate.
     async fn with_tls() -> (Self, String) {
         let signed = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
         let key = PrivateKeyDer::try_from(signed.signing_key.serialize_der()).unwrap();
@@ -94,7 +95,7 @@ impl Proxy {
         Self { address, asked }
     }
 
-    /// The targets of the tunnels that were asked for.
+    /// The targets of the requested tunnels.
     fn targets(&self) -> Vec<String> {
         let asked = self.asked.lock().unwrap();
         asked.iter().map(|request| request.split(' ').nth(1).unwrap().to_owned()).collect()
@@ -123,7 +124,7 @@ async fn a_proxy_is_tunnelled_through() {
 }
 
 #[tokio::test]
-async fn a_proxy_may_want_tls_itself() {
+async fn a_proxy_may_be_reached_over_tls() {
     let kms = server().await;
     let (proxy, certificate) = Proxy::with_tls().await;
     let pool = builder(&kms).trust_root_pem(certificate);
@@ -134,7 +135,7 @@ async fn a_proxy_may_want_tls_itself() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_opens_no_tunnel_is_named_in_the_error_without_its_password() {
+async fn an_error_shows_the_proxy_without_its_password() {
     let kms = server().await;
     let proxy = Proxy::start().await;
     let url = format!("http://user:secret@{}", proxy.address);
@@ -148,7 +149,7 @@ async fn a_proxy_that_opens_no_tunnel_is_named_in_the_error_without_its_password
 }
 
 #[tokio::test]
-async fn a_role_reaches_sts_as_the_pool_reaches_kms() {
+async fn a_role_reaches_sts_with_the_pools_settings() {
     let kms = KmsLocal::builder().region(REGION).sts().start().await.unwrap();
     let sts = kms.sts_endpoint().unwrap();
     let proxy = Proxy::start().await;
@@ -165,14 +166,14 @@ async fn a_role_reaches_sts_as_the_pool_reaches_kms() {
         [host_and_port(sts).replace("127.0.0.1", "localhost"), host_and_port(kms.endpoint(REGION))];
     assert_eq!(proxy.targets(), targets);
 
-    // A role with roots of its own keeps them, and goes its own way.
+    // A role with its own roots does not use the pool's proxy.
     let tenant = role().trust_root_pem(kms.ca_pem()).assumed_by(&base).unwrap();
     pool.client(REGION, &tenant).await.unwrap();
     assert_eq!(proxy.targets(), targets);
 }
 
 #[tokio::test]
-async fn a_profile_reaches_sts_as_the_pool_reaches_kms() {
+async fn a_profile_reaches_sts_with_the_pools_settings() {
     let kms = server().await;
     let proxy = Proxy::start().await;
     let pool = builder(&kms).proxy(&format!("http://{}", proxy.address)).unwrap();
@@ -184,7 +185,7 @@ async fn a_profile_reaches_sts_as_the_pool_reaches_kms() {
          region = no-such-region-1\n[base]\naws_access_key_id = id\naws_secret_access_key = secret\n"
     )
     .unwrap();
-    // There is no such host, so that nobody is asked in truth.
+    // The host does not exist, so no real service is called.
     let principal = Principal::from_profile(file.path(), "default");
     pool.client(REGION, &principal).await.unwrap_err();
     let targets = proxy.targets();

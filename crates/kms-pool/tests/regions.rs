@@ -31,17 +31,17 @@ async fn ask(replicas: &Replicas) -> Result<Arc<str>, KmsError> {
     replicas.call(|client, region| async move { random(&client).await.map(|()| region) }).await
 }
 
-/// How it is brought about, and how often the region is asked.
+/// How the outage is caused, and how many requests the region gets.
 type Outage<'a> = (&'a dyn Fn(&Faults), u64);
 
 #[tokio::test]
-async fn another_region_stands_in_for_one_that_is_out_of_order_without_retries_there() {
+async fn another_region_replaces_a_failing_one_without_retries_there() {
     let kms = server().await;
     let (pool, principal) = (hasty(&kms), Principal::new(kms.issue_credentials()));
     let replicas = replicas(&pool, &principal);
     assert_eq!(&*ask(&replicas).await.unwrap(), REGION);
     let faults = kms.faults(REGION);
-    // What fails on a connection from before is sent once more over a new one.
+    // A failure on a reused connection is retried once over a new one.
     let outages: [Outage<'_>; 3] = [
         (&|it| it.hang(true), 2),
         (&|it| it.internal_errors(1.0), 1),
@@ -251,7 +251,7 @@ async fn a_refused_request_leaves_the_fastest_region_first() {
         (builder(&kms).build().unwrap(), Principal::new(kms.issue_credentials()));
     let replicas = replicas(&pool, &principal).fastest_first();
     kms.faults(OTHER).latency(Duration::from_millis(200));
-    // Each is measured once.
+    // Each region is measured once.
     assert_eq!(&*ask(&replicas).await.unwrap(), REGION);
     assert_eq!(&*ask(&replicas).await.unwrap(), OTHER);
     kms.faults(REGION).deny_access(true);
@@ -260,7 +260,7 @@ async fn a_refused_request_leaves_the_fastest_region_first() {
     for _ in 0..4 {
         assert_eq!(&*ask(&replicas).await.unwrap(), REGION);
     }
-    // What fails over still counts.
+    // A call that fails over still counts.
     kms.faults(REGION).internal_errors(1.0);
     ask(&replicas).await.unwrap();
     kms.faults(REGION).clear();
@@ -268,7 +268,7 @@ async fn a_refused_request_leaves_the_fastest_region_first() {
 }
 
 #[tokio::test]
-async fn a_region_is_not_the_fastest_because_it_refuses_fast() {
+async fn a_region_does_not_become_the_fastest_by_refusing_fast() {
     let kms = server().await;
     let (pool, principal) =
         (builder(&kms).build().unwrap(), Principal::new(kms.issue_credentials()));
@@ -277,7 +277,7 @@ async fn a_region_is_not_the_fastest_because_it_refuses_fast() {
     for _ in 0..3 {
         ask(&replicas).await.unwrap_err();
     }
-    assert_eq!(kms.counters(REGION).total(), 3, "it is as unknown as it was");
+    assert_eq!(kms.counters(REGION).total(), 3, "the region is still not measured");
     kms.faults(REGION).clear();
     kms.faults(REGION).latency(Duration::from_millis(200));
     assert_eq!(&*ask(&replicas).await.unwrap(), REGION);
@@ -287,10 +287,10 @@ async fn a_region_is_not_the_fastest_because_it_refuses_fast() {
 }
 
 #[tokio::test]
-async fn what_the_budget_holds_back_is_told_from_an_outage() {
+async fn an_exhausted_budget_is_distinguished_from_an_outage() {
     let kms = server().await;
     let keys = kms.issue_credentials();
-    // One request a second: those that find no room in the next seconds are refused at once.
+    // One request a second: requests without room in the next seconds are refused.
     let pool = builder(&kms).max_requests_per_second(1.0).build().unwrap();
     let client = pool.client(REGION, &Principal::new(keys.clone())).await.unwrap();
     let mut requests: FuturesUnordered<_> = (0..60).map(|_| random(&client)).collect();

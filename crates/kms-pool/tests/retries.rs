@@ -1,4 +1,4 @@
-//! The quota of retries. In a program of its own, since it keeps the processor busy.
+//! The retry quota. In a separate binary, because it keeps the processor busy.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -11,7 +11,7 @@ use support::{REGION, builder, random, server};
 mod support;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_principal_that_fails_uses_up_its_own_retries_and_nobody_elses() {
+async fn a_failing_principal_uses_up_only_its_own_retries() {
     let kms = server().await;
     let pool = builder(&kms).max_attempts(3).circuit_opens_after(0).build().unwrap();
     let [failing, other] = [(); 2].map(|()| kms.issue_credentials());
@@ -24,7 +24,7 @@ async fn a_principal_that_fails_uses_up_its_own_retries_and_nobody_elses() {
     let sent = |keys: &Credentials| {
         kms.counters(REGION).access_keys.get(keys.access_key_id()).copied().unwrap_or_default()
     };
-    // It has five hundred retries, and these would be twice as many.
+    // The quota is five hundred retries, and these requests would need twice as many.
     join_all((0..500).map(|_| random(&failing_client))).await;
     let before = sent(&failing);
     random(&failing_client).await.unwrap_err();

@@ -1,4 +1,4 @@
-//! Callers whose runtime ends, stands still, or is no Tokio runtime at all.
+//! Callers whose runtime ends, stalls, or is not a Tokio runtime.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -20,7 +20,7 @@ use support::{OTHER, REGION, Sessions, builder, random, server};
 
 mod support;
 
-/// A server on threads of its own, which nothing here holds up.
+/// A server on its own threads, which the test cannot stall.
 fn server_apart() -> (Runtime, Arc<KmsLocal>) {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let kms = runtime.block_on(server());
@@ -35,7 +35,7 @@ async fn ask(pool: &KmsPool, principal: &Principal) {
     random(&pool.client(REGION, principal).await.unwrap()).await.unwrap();
 }
 
-/// Keys for those who are let through, counting who asked.
+/// Returns keys after the gate is passed, and counts the calls.
 #[derive(Clone, Debug)]
 struct Gated(Arc<(KmsLocal, Semaphore, AtomicU64)>);
 
@@ -54,7 +54,7 @@ impl ProvideCredentials for Gated {
 }
 
 #[test]
-fn runtimes_that_follow_one_another_share_a_connection_and_try_nothing_again() {
+fn consecutive_runtimes_share_a_connection_without_retries() {
     let (_server, kms) = server_apart();
     let pool = builder(&kms).max_attempts(3).build().unwrap();
     let principal = Principal::new(Sessions(Arc::clone(&kms)));
@@ -67,7 +67,7 @@ fn runtimes_that_follow_one_another_share_a_connection_and_try_nothing_again() {
 }
 
 #[test]
-fn runtimes_beside_one_another_do_not_disturb_each_other() {
+fn concurrent_runtimes_do_not_disturb_each_other() {
     let (_server, kms) = server_apart();
     let pool = builder(&kms).max_attempts(3).build().unwrap();
     let principal = Principal::new(Sessions(Arc::clone(&kms)));
@@ -82,13 +82,13 @@ fn runtimes_beside_one_another_do_not_disturb_each_other() {
 }
 
 #[test]
-fn a_runtime_that_nobody_drives_holds_up_nobody() {
+fn an_idle_runtime_delays_no_other_caller() {
     let (_server, kms) = server_apart();
     let pool = builder(&kms).max_in_flight(1).build().unwrap();
     let principal = Principal::new(kms.issue_credentials());
     let kept = runtime();
     kept.block_on(ask(&pool, &principal));
-    // It is polled until it is sent, or waits for its turn, and then not any more.
+    // Each request is polled until it is sent or waits, and then not any more.
     let client = kept.block_on(pool.client(REGION, &principal)).unwrap();
     let mut request = Box::pin(random(&client));
     kept.block_on(async { assert!(request.as_mut().now_or_never().is_none()) });
@@ -101,7 +101,7 @@ fn a_runtime_that_nobody_drives_holds_up_nobody() {
 }
 
 #[test]
-fn what_watches_goes_on_after_the_runtime_of_its_first_caller() {
+fn the_watcher_continues_after_its_first_callers_runtime_has_ended() {
     let (_server, kms) = server_apart();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("credentials");
@@ -131,7 +131,7 @@ fn what_watches_goes_on_after_the_runtime_of_its_first_caller() {
 }
 
 #[test]
-fn a_renewal_outlives_the_runtime_of_those_who_wait_for_it() {
+fn a_refresh_outlives_the_runtime_of_its_waiters() {
     let (server, kms) = server_apart();
     let pool = builder(&kms).build().unwrap();
     drop(kms);
@@ -166,7 +166,7 @@ fn no_caller_needs_tokio() {
             warmed.unwrap();
         }
         let client = pool.client(REGION, &principal).await.unwrap();
-        // It waits between two attempts.
+        // The client pauses between two attempts.
         kms.faults(REGION).internal_errors(1.0);
         assert_eq!(random(&client).await.unwrap_err().kind(), KmsErrorKind::Unavailable);
         kms.faults(REGION).clear();
@@ -187,7 +187,7 @@ fn no_caller_needs_tokio() {
 }
 
 #[test]
-fn time_outs_pass_under_any_executor() {
+fn timeouts_work_under_any_executor() {
     let (_server, kms) = server_apart();
     let principal = Principal::new(kms.issue_credentials());
     kms.faults(REGION).hang(true);
@@ -204,7 +204,7 @@ fn time_outs_pass_under_any_executor() {
 }
 
 #[test]
-fn a_provider_that_blocks_its_thread_delays_no_other_and_no_end() {
+fn a_provider_that_blocks_its_thread_delays_no_other_and_no_shutdown() {
     #[derive(Debug)]
     struct Blocking(std::sync::Mutex<std::sync::mpsc::Receiver<()>>, Arc<AtomicU64>);
 
@@ -235,7 +235,7 @@ fn a_provider_that_blocks_its_thread_delays_no_other_and_no_end() {
             let error = pool.client(REGION, principal).await.unwrap_err();
             assert_eq!(error.kind(), KmsErrorKind::CredentialsUnavailable);
         }
-        assert_eq!(asked.load(SeqCst), 8, "none is asked again before it has answered");
+        assert_eq!(asked.load(SeqCst), 8, "no provider is called again before it has returned");
         ask(&pool, &Principal::new(Sessions(Arc::clone(&kms)))).await;
         assert!(pool.shutdown(Duration::from_secs(10)).await);
     });
@@ -243,8 +243,8 @@ fn a_provider_that_blocks_its_thread_delays_no_other_and_no_end() {
 }
 
 #[test]
-fn the_default_chain_is_set_up_by_whoever_asks_first() {
-    // Nothing is looked up here, and there is no runtime to do it.
+fn the_default_chain_is_set_up_on_first_use() {
+    // This reads nothing yet: there is no runtime here.
     let principal = Principal::from_default_chain().now_or_never().unwrap();
     assert_eq!(principal.label(), None);
 }

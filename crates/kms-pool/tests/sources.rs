@@ -152,7 +152,7 @@ async fn tenants_share_a_role_and_no_client_and_bear_their_tags() {
 }
 
 #[tokio::test]
-async fn the_roles_of_one_base_ask_its_provider_once_and_again_when_sts_refuses_its_answer() {
+async fn roles_share_the_load_of_their_base_and_reload_when_sts_refuses() {
     #[derive(Debug)]
     struct Counted(Arc<KmsLocal>, Arc<AtomicU64>);
 
@@ -278,7 +278,7 @@ async fn an_account_that_changes_while_no_slot_is_there_is_another_identity() {
 }
 
 #[tokio::test]
-async fn a_session_that_is_renewed_keeps_its_tenure_and_credentials_of_others_do_not() {
+async fn a_refreshed_session_keeps_its_tenure_unlike_other_credentials() {
     let kms = server().await;
     let pool = builder(&kms).build().unwrap();
     let principal = Principal::new(Sessions(Arc::clone(&kms)));
@@ -287,7 +287,7 @@ async fn a_session_that_is_renewed_keeps_its_tenure_and_credentials_of_others_do
         pool.refresh(&principal).await.unwrap();
     }
     assert_eq!((pool.stats().rotations, principal.tenure()), (3, 0));
-    // None of them says of which account they are.
+    // None of these credentials has an account id.
     let stranger = KmsLocal::builder().account("222222222222").start().await.unwrap();
     let unknown = |id: &str| Credentials::new(id, "secret", None, None, "test");
     let others = [stranger.issue_credentials(), unknown("one"), unknown("other")];
@@ -301,7 +301,7 @@ async fn a_session_that_is_renewed_keeps_its_tenure_and_credentials_of_others_do
 }
 
 #[tokio::test]
-async fn a_provider_that_turns_to_another_account_takes_another_tenure() {
+async fn credentials_of_another_account_start_another_tenure() {
     let kms = server().await;
     let stranger = KmsLocal::builder().account("222222222222").start().await.unwrap();
     let pool = builder(&kms).build().unwrap();
@@ -345,7 +345,7 @@ async fn a_region_that_knows_no_credentials_renews_none() {
     assert_eq!(pool.stats().refreshes, 1);
 }
 
-/// One after the other, from the last.
+/// Returns these credentials one after another, starting with the last.
 #[derive(Debug)]
 struct Each(Mutex<Vec<Credentials>>);
 

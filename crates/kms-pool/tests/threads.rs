@@ -1,8 +1,8 @@
-//! When the threads of a pool end. One test, since it looks at all threads of the process.
+//! When the threads of a pool end. A single test, because it counts all threads of the process.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![allow(clippy::print_stderr, reason = "it says what it waits for, should it wait for ever")]
+#![allow(clippy::print_stderr, reason = "prints what it waits for, in case it hangs")]
 
 use std::fs;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use support::{REGION, Sessions, builder, random, server};
 
 mod support;
 
-/// Threads of pools.
+/// The number of threads of pools.
 fn threads() -> usize {
     let names = fs::read_dir("/proc/self/task").unwrap().flatten();
     let names = names.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
@@ -29,7 +29,7 @@ fn threads() -> usize {
 }
 
 fn wait_until_ended(how: &str) {
-    // The test's own time limit is the deadline.
+    // The test runner's time limit is the deadline.
     eprintln!("waiting for the threads to end: {how}");
     while threads() > 0 {
         thread::yield_now();
@@ -48,7 +48,7 @@ fn used(kms: &Arc<KmsLocal>) -> (KmsPool, Client) {
     (pool, client)
 }
 
-/// Holds a pool, and blocks its thread until it is told to go on.
+/// Holds a pool, and blocks its thread until it is released.
 #[derive(Debug)]
 struct Holder {
     _pool: KmsPool,
@@ -68,7 +68,7 @@ impl ProvideCredentials for Holder {
 }
 
 #[test]
-fn threads_end_with_the_last_who_needs_them_wherever_that_is() {
+fn threads_end_with_the_last_user_on_any_thread() {
     let panics = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&panics);
     let before = std::panic::take_hook();
@@ -80,7 +80,7 @@ fn threads_end_with_the_last_who_needs_them_wherever_that_is() {
     let kms = servers.block_on(server());
 
     drop(builder(&kms).build().unwrap());
-    assert_eq!(threads(), 0, "a pool that nobody uses has none");
+    assert_eq!(threads(), 0, "an unused pool has no threads");
 
     let (pool, client) = used(&kms);
     drop(pool);
@@ -103,7 +103,7 @@ fn threads_end_with_the_last_who_needs_them_wherever_that_is() {
     block_on(random(&client)).unwrap_err();
     drop((pool, client));
 
-    // A request that its caller gives up together with all else.
+    // A request whose caller drops it together with the pool and the client.
     let (pool, client) = used(&kms);
     kms.faults(REGION).hang(true);
     let in_flight = kms.counters(REGION).in_flight;
@@ -113,10 +113,10 @@ fn threads_end_with_the_last_who_needs_them_wherever_that_is() {
     }
     drop(pool);
     request.abort();
-    wait_until_ended("with a request that was given up");
+    wait_until_ended("with a cancelled request");
     kms.faults(REGION).clear();
 
-    // The provider holds the pool, and what is last dropped is the provider's future.
+    // The provider holds the pool, and the provider's future is dropped last.
     let asked = Arc::new(AtomicU64::new(0));
     let (release, go_on) = mpsc::channel();
     let pool = builder(&kms).provider_timeout(Duration::from_millis(500)).build().unwrap();
@@ -130,7 +130,7 @@ fn threads_end_with_the_last_who_needs_them_wherever_that_is() {
     }
     waiting.abort();
     release.send(()).unwrap();
-    wait_until_ended("on a thread of its own");
+    wait_until_ended("on a separate thread");
 
     assert_eq!(panics.load(SeqCst), 0);
 }

@@ -1,5 +1,5 @@
-//! What operations leave in memory of the secrets that they make: derived keys, and what AES and
-//! HMAC make of keys.
+//! Searches memory for secrets that operations leave behind: derived keys, and the data that AES
+//! and HMAC expand from keys.
 
 use std::{
     error::Error,
@@ -17,7 +17,7 @@ use envelope::{DataKey, Envelope, keyring::RawAesKeyring, materials::DefaultMate
 
 use crate::{Spy, Watched};
 
-/// What is done with the secrets.
+/// The operation that uses the secrets.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Operation {
     Encrypt,
@@ -37,7 +37,7 @@ impl Operation {
     }
 }
 
-/// How often pieces of one secret were found.
+/// How many pieces of one secret were found.
 #[derive(Debug)]
 pub(crate) struct Leftover {
     pub(crate) secret: String,
@@ -45,17 +45,17 @@ pub(crate) struct Leftover {
     pub(crate) gone: usize,
 }
 
-/// Of whom secrets are to be computed.
+/// The inputs for computing the secrets of an operation.
 struct Subject {
     wrapping_key: Masked,
     data_key: Masked,
     message_id: Vec<u8>,
 }
 
-/// A failure that goes from thread to thread.
+/// An error that can be sent between threads.
 type Failure = Box<dyn Error + Send + Sync>;
 
-/// Does the operation, and looks for its secrets in the middle and at the end.
+/// Runs the operation, and searches for its secrets in the middle and at the end.
 pub(crate) fn follow(
     memory: &mut Memory,
     deriver: &mut Deriver,
@@ -63,8 +63,8 @@ pub(crate) fn follow(
 ) -> Result<Vec<Leftover>, Failure> {
     let (tell, told) = mpsc::channel::<Subject>();
     let (go_on, may_go_on) = mpsc::channel::<()>();
-    // On a thread of its own, which waits while its stack is looked at: nothing overwrites what lies
-    // there.
+    // On a separate thread, which waits while its stack is searched, so that nothing is
+    // overwritten.
     thread::scope(|scope| {
         let running = scope.spawn(move || {
             let pause = |subject| {
@@ -76,13 +76,13 @@ pub(crate) fn follow(
             let _ = may_go_on.recv();
             Ok::<_, Failure>(())
         });
-        // Nothing is told when it fails.
+        // The operation has failed without a message.
         let Ok(subject) = told.recv() else {
             drop(go_on);
             return Err(running.join().map_or_else(
                 |_| "it panicked".into(),
                 |it| match it {
-                    Ok(()) => "nothing was told".into(),
+                    Ok(()) => "the operation sent no subject".into(),
                     Err(failure) => failure,
                 },
             ));
@@ -91,7 +91,7 @@ pub(crate) fn follow(
         let secrets = deriver.secrets(&wrapping_key, &data_key, &message_id)?;
         let in_use = count(memory, &secrets)?;
         go_on.send(())?;
-        // Until it has ended, and waits with its stack in place.
+        // Wait until it has ended; its thread then keeps its stack.
         let _ = told.recv();
         let gone = count(memory, &secrets)?;
         drop(go_on);
@@ -108,8 +108,8 @@ fn count(memory: &mut Memory, secrets: &[Secret]) -> Result<Vec<usize>, Failure>
     Ok(counts.collect::<Result<_, _>>()?)
 }
 
-/// How often a copy is found that a function leaves on its stack when it returns: what the search
-/// for leftovers has to find.
+/// The number of copies found on the stack of a function that has returned: proves that the search
+/// detects leftovers.
 pub(crate) fn planted(memory: &mut Memory) -> Result<usize, Failure> {
     let key = DataKey::generate(32)?;
     let masked = Masked::new(key.expose_secret());
@@ -136,7 +136,7 @@ fn leave(key: &DataKey) {
     black_box(&copy);
 }
 
-/// Runs it so far down the stack that nothing which is called afterwards comes there.
+/// Runs it so deep in the stack that later calls do not overwrite its frame.
 #[inline(never)]
 fn deep_down<T>(run: &dyn Fn() -> T) -> T {
     #[expect(clippy::large_stack_arrays, reason = "to be far down the stack is what it is for")]
@@ -147,7 +147,8 @@ fn deep_down<T>(run: &dyn Fn() -> T) -> T {
     result
 }
 
-/// Does the operation; calls `pause` when its keys are in use, and leaves nothing alive.
+/// Runs the operation; calls `pause` while its keys are in use, and drops everything before it
+/// returns.
 fn run(operation: Operation, pause: &dyn Fn(Subject)) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let wrapping_key = DataKey::generate(32)?;
@@ -161,7 +162,8 @@ fn run(operation: Operation, pause: &dyn Fn(Subject)) -> Result<(), Failure> {
     let subject = |message: &[u8]| Subject {
         wrapping_key: masked.clone(),
         data_key: spy.first().1,
-        // After the version and the suite (specification: `data-format/message-header.md`).
+        // The id follows the version and the suite (specification:
+        // `data-format/message-header.md`).
         message_id: message[3..35].to_vec(),
     };
     runtime.block_on(async {

@@ -1,13 +1,13 @@
-//! What cached data keys take in memory, and what is left of them when they go. Linux alone: it
-//! reads `/proc/self`.
+//! The memory that cached data keys take, and the copies that are left after they were dropped.
+//! Linux only: it reads `/proc/self`.
 //!
-//! First it looks for what operations make of keys: derived keys, what HMAC and AES make of keys,
-//! wrapping keys. A build with `--no-default-features` has RustCrypto's AES-GCM in place of
+//! First it searches for data derived from keys: derived keys, the state of HMAC and AES, and
+//! wrapping keys. A build with `--no-default-features` uses RustCrypto's AES-GCM instead of
 //! AWS-LC's.
 //!
-//! Then, of each way to leave the cache, one data key goes: it is looked for at its address, and in all
-//! memory that the process can write to, before and after. Messages are sealed and opened under it,
-//! so that what that leaves behind counts.
+//! Then, for each way in which an entry is dropped, it drops one data key. It searches for the key
+//! at its address, and in all writable memory of the process, before and after. Messages are
+//! encrypted and decrypted under it, so that copies from their operations count.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
 mod leftovers;
@@ -43,13 +43,13 @@ const PATIENCE: u32 = 1_000;
 
 #[derive(Parser)]
 #[command(
-    about = "Measures what cached data keys take in memory, and looks for what is left when they go"
+    about = "Measures the memory of cached data keys, and searches for copies after they were dropped"
 )]
 struct Args {
     /// A tenth of the hundred thousand entries
     #[arg(long)]
     quick: bool,
-    /// Computes secrets for the process that started this one
+    /// Computes secrets for the parent process
     #[arg(long, hide = true)]
     derive_secrets: bool,
 }
@@ -109,7 +109,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     Ok(if nothing_left { wiped } else { ExitCode::FAILURE })
 }
 
-/// Looks for what operations leave, and tells whether it is nothing.
+/// Searches for data that operations leave behind. Returns whether there is none.
 fn look_for_leftovers(memory: &mut Memory) -> Result<bool, Box<dyn Error>> {
     let backend = if cfg!(feature = "aws-lc-rs") { "AWS-LC" } else { "RustCrypto" };
     println!("AES-GCM of {backend}; pieces of 16 bytes, in four orders");
@@ -138,7 +138,7 @@ fn look_for_leftovers(memory: &mut Memory) -> Result<bool, Box<dyn Error>> {
     println!();
     let holds = (planted, unplanted, on_stack) == (4, 0, 1) && seen > 0 && left == 0;
     let figures = format!(
-        "AES-GCM of {backend}: {} of 5 planted copies found; {seen} pieces found of secrets in use, {left} when they were gone",
+        "AES-GCM of {backend}: {} of 5 planted copies found; {seen} pieces found of secrets in use, {left} after they were dropped",
         planted + on_stack,
     );
     verdict(holds, figures);
@@ -206,7 +206,7 @@ async fn follow(memory: &mut Memory, half: Half, way: Way) -> Result<Trace, Box<
                 number += 1;
                 let other = tenant(number)?;
                 let message = subject.sealer.encrypt(b"x", &other).await?;
-                // What is used once only makes room for itself.
+                // An entry that is used only once displaces no others.
                 for _ in 0..3 {
                     subject.serve(half, &message, &other).await?;
                 }
@@ -235,7 +235,7 @@ struct Filled {
     /// How many were held after half as many more.
     resident: usize,
     bytes_each: u64,
-    /// Whoever freed it would lend its memory to the next.
+    /// Kept alive, because its freed memory would be reused for the next subject.
     _kept: Subject,
 }
 

@@ -1,4 +1,4 @@
-//! What new tenants wait while strangers send garbage.
+//! How long new tenants wait while attackers send invalid messages.
 #![expect(clippy::print_stdout, reason = "what a program reports to a person")]
 
 use std::{
@@ -23,18 +23,20 @@ use crate::{
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
-/// How long KMS takes.
+/// The latency of KMS.
 const LATENCY: Duration = Duration::from_millis(20);
-/// Wrapped keys of a garbage message; each costs a request.
+/// Wrapped keys of an invalid message; each costs a request.
 const KEYS: usize = 16;
-/// From one new tenant who behaves to the next.
+/// The interval between two new well-behaved tenants.
 const PACE: Duration = Duration::from_millis(50);
-/// How many contexts the garbage is spread over.
+/// The number of contexts of the invalid messages.
 const CONTEXTS: usize = 200;
 
 pub(super) fn run(runtime: &Runtime, quick: bool, lines: &mut Lines) -> Outcome<()> {
     let length = Duration::from_secs(if quick { 5 } else { 20 });
-    println!("Garbage with {KEYS} wrapped keys each; KMS takes {LATENCY:?}. New tenants:\n");
+    println!(
+        "Invalid messages with {KEYS} wrapped keys each; KMS takes {LATENCY:?}. New tenants:\n"
+    );
     println!("{:>52}  {HEAD}", "");
     let quiet = flood(runtime, Spread::OneContext, 0, length)?;
     for spread in [Spread::OneContext, Spread::ManyContexts] {
@@ -54,12 +56,12 @@ pub(super) fn run(runtime: &Runtime, quick: bool, lines: &mut Lines) -> Outcome<
     Ok(())
 }
 
-/// Where the garbage claims to belong.
+/// The contexts that the attackers supply.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Spread {
-    /// All of it under one supplied context, of the same partition as the tenants who behave.
+    /// A single supplied context, in the same partition as the well-behaved tenants.
     OneContext,
-    /// Spread over many supplied contexts, of a partition of its own.
+    /// Many supplied contexts, in a separate partition.
     ManyContexts,
 }
 
@@ -72,8 +74,8 @@ impl Spread {
     }
 }
 
-/// What new tenants meet while garbage comes at this rate: at their first encrypt, and at the first
-/// decrypt of others.
+/// The latency of new tenants while invalid messages come at this rate: of their first encrypt, and
+/// of their first decrypt.
 fn flood(
     runtime: &Runtime,
     spread: Spread,
@@ -81,7 +83,7 @@ fn flood(
     length: Duration,
 ) -> Outcome<[(&'static str, Fared); 2]> {
     let kms = start(|pool| pool)?;
-    // The same cache, hence the same gate, in a partition of its own.
+    // The same cache, and therefore the same gate, in a separate partition.
     let stranger = match spread {
         Spread::OneContext => kms.envelope.clone(),
         Spread::ManyContexts => kms.client(&kms.cache, |builder| builder)?,
@@ -99,7 +101,7 @@ fn flood(
         };
         let garbage = async {
             if let Some(garbage) = garbage {
-                // Those still under way at the end are not waited for.
+                // Messages that are still in flight at the end are not waited for.
                 drop(garbage.await);
             }
         };
@@ -133,7 +135,7 @@ async fn send_garbage(
     load::crowd(Duration::from_secs(1) / rate, length, operation).await
 }
 
-/// A first encrypt of a new tenant each [`PACE`], however many are under way.
+/// A first encrypt of a new tenant each [`PACE`], however many are still running.
 async fn encrypts(envelope: &Envelope, tenants: f64) -> Fared {
     let (mut ticks, mut tasks, mut done) = (interval(PACE), vec![], 0.0);
     while done < tenants {

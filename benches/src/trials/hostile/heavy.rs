@@ -1,4 +1,4 @@
-//! What stays in the cache of messages that bring much more than a wrapped key.
+//! What stays in the cache after messages with much more than one wrapped key.
 #![expect(clippy::print_stdout, reason = "what a program reports to a person")]
 
 use std::{error::Error, time::Duration};
@@ -34,13 +34,14 @@ pub(super) fn run(runtime: &Runtime, quick: bool, lines: &mut Lines) -> Outcome<
     authentic(runtime, if quick { 60 } else { 1_000 }, lines)
 }
 
-/// How much garbage each forged message brings, in bytes.
+/// The padding of each forged message, in bytes.
 const PADDING: usize = 180_000;
-/// What the cache may hold in all, in bytes.
+/// The cache's limit in bytes.
 const BOUND: u64 = 16 << 20;
 const SERVED: usize = 200;
 
-/// Forged messages that unwrap, from senders who hang up at once: what they leave in the cache.
+/// Forged messages that can be unwrapped, from senders who disconnect at once: their effect on the
+/// cache.
 fn hang_up(runtime: &Runtime, messages_sent: usize, lines: &mut Lines) -> Outcome<()> {
     const AT_ONCE: usize = 32;
     let kms = start(|pool| pool)?;
@@ -62,7 +63,7 @@ fn hang_up(runtime: &Runtime, messages_sent: usize, lines: &mut Lines) -> Outcom
                 }
             });
             join_all(senders.collect::<Vec<_>>()).await;
-            // At most one batch of requests is under way.
+            // At most one batch of requests is in flight.
             until(Duration::from_millis(100), || kms.counters().in_flight == 0).await;
             if sent % (AT_ONCE * 16) == 0 {
                 lost += lost_of(&envelope, &served);
@@ -71,29 +72,29 @@ fn hang_up(runtime: &Runtime, messages_sent: usize, lines: &mut Lines) -> Outcom
         lost += lost_of(&envelope, &served);
         let grown = resident()?.saturating_sub(before);
         println!(
-            "\n{messages_sent} forged messages of {PADDING} bytes whose senders hung up, in {:?}: {} \
+            "\n{messages_sent} forged messages of {PADDING} bytes whose senders disconnected, in {:?}: {} \
              Decrypts; {} entries for decryption; the process grew by {} MB\n",
             began.elapsed(),
             kms.counters().requests("Decrypt"),
             cache.stats().decryption.entries,
             grown >> 20
         );
-        lines.at_most("hang up: growth of the process, x the bound", count(grown) / count(BOUND), 1.5);
+        lines.at_most("disconnect: growth of the process, x the bound", count(grown) / count(BOUND), 1.5);
         Outcome::Ok(lost)
     })?;
     let entries = cache.stats().decryption.entries as u64;
     lines.at_most(
-        "hang up: entries, 200 of them of real tenants",
+        "disconnect: entries, 200 of them of real tenants",
         count(entries),
         count(SERVED as u64),
     );
     let held = count(cache.stats().decryption.bytes) / count(BOUND);
-    lines.at_most("hang up: bytes held, x the cache's bound", held, 1.0);
-    lines.at_most("hang up: served entries lost", count(lost), 0.0);
+    lines.at_most("disconnect: bytes held, x the cache's bound", held, 1.0);
+    lines.at_most("disconnect: served entries lost", count(lost), 0.0);
     Ok(())
 }
 
-/// Authentic messages, each under a data key of its own and with almost a megabyte of wrapped keys.
+/// Authentic messages, each under its own data key and with almost a megabyte of wrapped keys.
 fn authentic(runtime: &Runtime, number: usize, lines: &mut Lines) -> Outcome<()> {
     let kms = start(|pool| pool)?;
     let cache = bounded();
@@ -104,11 +105,11 @@ fn authentic(runtime: &Runtime, number: usize, lines: &mut Lines) -> Outcome<()>
         for _ in 0..number {
             let context = fresh();
             let message = heavy.encrypt(b"x", &context).await?;
-            // Each twice, as what is used again.
+            // Each twice, like entries that are used again.
             for _ in 0..2 {
                 envelope.decrypt(&message, &context).await?;
             }
-            // The tenants go on meanwhile.
+            // The tenants continue meanwhile.
             lost_of(&envelope, &served);
         }
         Outcome::Ok((lost_of(&envelope, &served), resident()?.saturating_sub(before)))
@@ -126,18 +127,19 @@ fn authentic(runtime: &Runtime, number: usize, lines: &mut Lines) -> Outcome<()>
     Ok(())
 }
 
-/// Wrapped keys that a heavy message brings beside the real one, and the length of each.
+/// The number of additional wrapped keys of a heavy message.
 const HEAVY: usize = 15;
+/// The length of each additional wrapped key.
 const LONGEST: usize = 60_000;
 
-/// Somebody who may encrypt, and whose messages bring as much as is allowed.
+/// A sender who may encrypt, and whose messages are as large as allowed.
 fn heavy_sender(kms: &Kms) -> Outcome<Envelope> {
     let real = AwsKmsKeyring::new(kms.pool().clone(), kms.principal().clone(), kms.key().parse()?);
     let keyring = MultiKeyring::builder().generator(real).child(Padding).build()?;
     Ok(Envelope::builder(DefaultMaterialsManager::new(keyring)).build()?)
 }
 
-/// A keyring that wraps nothing, at length.
+/// A keyring that adds wrapped keys as padding.
 #[derive(Debug)]
 struct Padding;
 
@@ -175,17 +177,17 @@ async fn serve(kms: &Kms, envelope: &Envelope) -> Outcome<Vec<(EncryptionContext
     for (context, message) in &served {
         envelope.decrypt(message, context).await?;
     }
-    // A second time, as what is used again.
+    // A second time, like entries that are used again.
     lost_of(envelope, &served);
     Ok(served)
 }
 
-/// A cache with a bound of [`BOUND`] bytes.
+/// A cache with a limit of [`BOUND`] bytes.
 fn bounded() -> MaterialsCache {
     MaterialsCache::builder().capacity(1_000).max_bytes_held(BOUND).build()
 }
 
-/// How many of the tenants have to ask KMS again.
+/// How many of the tenants need another KMS request.
 fn lost_of(envelope: &Envelope, served: &[(EncryptionContext, Vec<u8>)]) -> u64 {
     let hits = |(context, message): &&(EncryptionContext, Vec<u8>)| {
         envelope.try_decrypt(message, context).is_ok()

@@ -1,5 +1,5 @@
-//! Strangers who send garbage, senders who hang up, and senders of heavy messages, beside tenants who
-//! behave.
+//! Attackers who send invalid messages, senders who disconnect, and senders of heavy messages, next
+//! to well-behaved tenants.
 
 mod flood;
 mod heavy;
@@ -19,7 +19,7 @@ use crate::{
 ///
 /// # Errors
 ///
-/// When the server can't start, or a message that is to be forged can't be made.
+/// If the server cannot start, or a message to forge cannot be created.
 pub fn run(quick: bool) -> Trial {
     let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let mut lines = Lines::default();
@@ -28,7 +28,7 @@ pub fn run(quick: bool) -> Trial {
     Ok(lines.verdict())
 }
 
-/// Messages of new tenants that this client has not seen, with their contexts.
+/// Messages of new tenants that this client has not decrypted yet, with their contexts.
 async fn messages(
     kms: &Kms,
     number: usize,

@@ -1,4 +1,5 @@
-//! What goes on by itself after the runtime that began it has ended, or while nobody drives that.
+//! Background work after the runtime that started it has ended, or while nothing drives that
+//! runtime.
 #![expect(clippy::print_stdout, reason = "what a program reports to a person")]
 
 use std::{error::Error, fmt, fs, io, path::Path, thread, time::Duration};
@@ -21,12 +22,12 @@ use crate::{
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
-/// How long anything may take that was to go on by itself.
+/// The time limit for background work.
 const BOUND: Duration = Duration::from_secs(1);
 const SHORT: Duration = Duration::from_millis(50);
 const PRINCIPALS: usize = 51;
 
-/// What became of the first runtime.
+/// The state of the first runtime.
 #[derive(Debug, Clone, Copy)]
 enum First {
     Ended,
@@ -34,7 +35,7 @@ enum First {
 }
 
 impl First {
-    /// The runtime, if it stays.
+    /// The runtime, if it is kept.
     fn part(self, runtime: Runtime) -> Option<Runtime> {
         matches!(self, Self::Idle).then_some(runtime)
     }
@@ -62,7 +63,7 @@ pub(super) fn run(quick: bool, lines: &mut Lines) -> Outcome<()> {
     last_clone(lines)
 }
 
-/// Callers who wait for a load that a runtime began which then goes no further.
+/// Callers who wait for a load that was started on a runtime that no longer runs.
 fn followers(first: First, rounds: usize, lines: &mut Lines) -> Outcome<()> {
     let kms = start(|pool| pool)?;
     let mut fared = Fared::default();
@@ -98,7 +99,7 @@ fn encrypt(
     async move { note_error(envelope.encrypt(b"x", &context)).await }
 }
 
-/// New tenants after as many loads were abandoned as may run at once.
+/// New tenants after as many abandoned loads as may run at once.
 fn abandoned(first: First, lines: &mut Lines) -> Outcome<()> {
     let kms = start(|pool| pool)?;
     let leader = new_runtime()?;
@@ -125,7 +126,7 @@ fn report(name: &str, fared: &Fared, kms: &Kms, lines: &mut Lines) {
     lines.at_most(format!("{name}: longest, ms"), millis(fared.took.longest()), millis(BOUND));
 }
 
-/// How soon a credentials file's change reaches KMS.
+/// How soon a changed credentials file is used for KMS requests.
 fn watcher(first: First, lines: &mut Lines) -> Outcome<()> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("credentials");
@@ -143,7 +144,7 @@ fn watcher(first: First, lines: &mut Lines) -> Outcome<()> {
     let (leader, mut fared) = (new_runtime()?, Fared::default());
     leader.block_on(fared.note(round_trip(&kms.envelope)));
     let kept = first.part(leader);
-    // Past the grain of file times.
+    // Longer than the resolution of file times.
     thread::sleep(SHORT);
     let next = kms.server.issue_credentials();
     write_profile(&file, &next)?;
@@ -168,7 +169,7 @@ fn write_profile(file: &Path, credentials: &Credentials) -> io::Result<()> {
     )
 }
 
-/// How many clients that nobody uses are still there after ten times their idle time.
+/// How many unused clients are left after ten times their idle time.
 fn janitor(first: First, lines: &mut Lines) -> Outcome<()> {
     let kms = start(|pool| pool.idle_timeout(SHORT))?;
     let principals: Vec<_> =
@@ -188,7 +189,7 @@ fn janitor(first: First, lines: &mut Lines) -> Outcome<()> {
     Ok(())
 }
 
-/// Whether data keys go on being replaced ahead of their end after a refresh was cut off.
+/// Whether data keys are still refreshed ahead after a refresh was interrupted.
 fn refresh(first: First, lines: &mut Lines) -> Outcome<()> {
     const MAX_AGE: Duration = Duration::from_secs(1);
     let principal = |server: &KmsLocal| Principal::new(server.issue_credentials());
@@ -203,7 +204,7 @@ fn refresh(first: First, lines: &mut Lines) -> Outcome<()> {
     let context = tenant("refreshed");
     leader.block_on(kms.envelope.encrypt(b"x", &context))?;
     thread::sleep(MAX_AGE.mul_f64(0.85));
-    // Begins a refresh, and does not wait for it.
+    // Starts a refresh, and does not wait for it.
     leader.block_on(kms.envelope.encrypt(b"x", &context))?;
     let kept = first.part(leader);
     let (second, mut fared) = (new_runtime()?, Fared::default());
@@ -215,10 +216,10 @@ fn refresh(first: First, lines: &mut Lines) -> Outcome<()> {
         });
     }
     let after = kms.cache.stats().encryption;
-    let name = format!("{first}: data keys replaced ahead");
+    let name = format!("{first}: data keys refreshed ahead");
     report(&name, &fared, &kms, lines);
     lines.at_most(
-        format!("{first}: callers who waited at a data key's end"),
+        format!("{first}: callers who waited for the next data key"),
         count(after.misses - before.misses),
         0.0,
     );

@@ -1,4 +1,4 @@
-//! Loads that are spread over many runtimes, beside the same load on one.
+//! Loads that are spread over many runtimes, compared with the same loads on one runtime.
 #![expect(clippy::print_stdout, reason = "what a program reports to a person")]
 
 use std::{error::Error, io, thread, time::Duration};
@@ -11,7 +11,7 @@ use crate::{
     trials::{Fared, HEAD, count, millis, new_runtime, round_trip, start},
 };
 
-/// How long KMS takes.
+/// The latency of KMS.
 const LATENCY: Duration = Duration::from_millis(5);
 const THREADS: usize = 8;
 const RUNTIMES_A_THREAD: usize = 40;
@@ -48,7 +48,7 @@ pub(super) fn run(quick: bool, lines: &mut Lines) -> Outcome<()> {
     )
 }
 
-/// Has the same load done on one runtime and on many, and holds the second to the first.
+/// Runs the same workload on one runtime and on many, and compares the two.
 fn compare(
     name: &str,
     lines: &mut Lines,
@@ -90,7 +90,7 @@ fn one_after_the_other(kms: &Kms, runtimes: usize) -> io::Result<Fared> {
     Ok(fared)
 }
 
-/// As many tasks as [`at_once`] has threads, on one runtime that may use as many.
+/// As many tasks as [`at_once`] has threads, on one runtime with as many worker threads.
 fn on_one_at_once(kms: &Kms, operations: usize) -> io::Result<Fared> {
     let runtime =
         runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
@@ -125,7 +125,7 @@ fn at_once(kms: &Kms, runtimes: usize) -> io::Result<Fared> {
     })
 }
 
-/// The first runtime has opened a connection and stays; nobody drives it.
+/// The first runtime has opened a connection and is kept, but nothing drives it.
 fn beside_an_idle_one(kms: &Kms, operations: usize) -> io::Result<Fared> {
     let first = new_runtime()?;
     let mut fared = Fared::default();
@@ -136,7 +136,7 @@ fn beside_an_idle_one(kms: &Kms, operations: usize) -> io::Result<Fared> {
     Ok(fared)
 }
 
-/// As many runtimes as threads would keep; each is driven for one operation at a time.
+/// One runtime per thread; each is driven for one operation at a time.
 fn in_turn(kms: &Kms, operations: usize) -> io::Result<Fared> {
     let runtimes: Vec<Runtime> = (0..THREADS).map(|_| new_runtime()).collect::<Result<_, _>>()?;
     let mut fared = Fared::default();

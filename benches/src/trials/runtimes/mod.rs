@@ -1,4 +1,4 @@
-//! One pool and one envelope for many runtimes: those that end, and those that nobody drives.
+//! One pool and one envelope for many runtimes: some end, and some are not driven.
 
 mod background;
 mod loads;
@@ -9,7 +9,7 @@ use crate::{Lines, trials::Trial};
 ///
 /// # Errors
 ///
-/// When the server or a runtime can't start.
+/// If the server or a runtime cannot start.
 pub fn run(quick: bool) -> Trial {
     let mut lines = Lines::default();
     loads::run(quick, &mut lines)?;

@@ -38,9 +38,9 @@ impl Sink {
         Self::Here(file)
     }
 
-    /// Starts to write. A failure is told to `told` at once, to whoever writes here on the next
-    /// call. With `synced`, the disk is kept busy meanwhile, or else it would begin only when the
-    /// file is synced in the end.
+    /// Starts to write. A failure is sent to `told` at once, and reported by the next write. With
+    /// `synced`, the disk is kept busy meanwhile; otherwise it would only start when the file is
+    /// synced at the end.
     pub(super) fn behind(file: Arc<File>, synced: bool, told: Sender<News>) -> io::Result<Self> {
         let (full, filled) = mpsc::channel();
         let (spent, empty) = mpsc::channel();

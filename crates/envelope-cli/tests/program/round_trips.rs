@@ -1,4 +1,4 @@
-//! What is encrypted, decrypts again.
+//! Files that were encrypted can be decrypted again.
 
 use std::{
     fs,
@@ -304,7 +304,7 @@ async fn under_keys_of_aws_kms_that_the_message_names() {
     place.fails(&decrypt, &sealed, "none of the message's encrypted data keys");
 }
 
-/// Whoever writes to a pipe slowly is sealed, and opened, frame by frame.
+/// Slow input from a pipe is encrypted, and decrypted, frame by frame.
 #[test]
 fn a_frame_does_not_wait_for_more_than_the_next_byte() {
     let place = Place::new();

@@ -15,7 +15,7 @@ use crate::{
 pub struct Counts {
     /// Entries held now, expired ones that nobody asked for since included.
     pub entries: usize,
-    /// About how many bytes they take, keys included.
+    /// The approximate size of the entries in bytes, including their keys.
     pub bytes: u64,
     /// Operations served from an entry without waiting.
     pub hits: u64,
@@ -28,8 +28,7 @@ pub struct Counts {
     pub misses_evicted: u64,
     /// Those whose entry had been invalidated, or dropped since its wrapping key was refused.
     pub misses_invalidated: u64,
-    /// Those that found none while encryption contexts hardly ever repeat: caching is of no use to
-    /// them.
+    /// Misses while encryption contexts hardly ever repeat: caching does not help them.
     pub misses_never_repeats: u64,
     /// Those that found one past its age.
     pub misses_age: u64,
@@ -150,7 +149,7 @@ impl Counters {
         }
     }
 
-    /// Operations that found an entry, or did not.
+    /// Operations that found an entry, plus operations that did not.
     pub(super) fn operations(&self) -> u64 {
         let misses = self.misses.iter().map(|count| count.load(Relaxed));
         self.hits.total() + misses.sum::<u64>()

@@ -1,12 +1,12 @@
-//! Whether a cache is too small for the encryption contexts that come: its entries make room for
-//! others, and are asked for again.
+//! Detects that a cache is too small for the encryption contexts in use: evicted entries are
+//! requested again.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-/// Of how many operations one must ask for an entry that was evicted, for a warning.
+/// Warns if at least one in this many operations requests an evicted entry.
 const ONE_IN: u64 = 10;
 
-/// Watches, over windows of misses whose entries had been evicted, how many operations there were.
+/// Counts misses of evicted entries, and the operations in the same window.
 #[derive(Debug)]
 pub(super) struct Crowding {
     window: u64,
@@ -16,8 +16,8 @@ pub(super) struct Crowding {
 }
 
 impl Crowding {
-    /// Judges after as many such misses as the cache holds entries: after 1,000 at the least, and
-    /// 10,000 at the most.
+    /// A window ends after as many such misses as the capacity, but at least 1,000 and at most
+    /// 10,000.
     pub(super) fn new(capacity: usize) -> Self {
         Self {
             window: (capacity as u64).clamp(1_000, 10_000),
@@ -27,9 +27,8 @@ impl Crowding {
         }
     }
 
-    /// Notes a miss whose entry had been evicted, when there have been so many operations. If this
-    /// is the moment to warn, tells how many such misses there were of late, of how many
-    /// operations.
+    /// Records a miss whose entry had been evicted; `operations` is the total so far. Returns the
+    /// numbers of misses and operations in this window if a warning is due.
     pub(super) fn evicted(&self, operations: impl FnOnce() -> u64) -> Option<(u64, u64)> {
         if !(self.evicted.fetch_add(1, Relaxed) + 1).is_multiple_of(self.window) {
             return None;
@@ -46,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn warns_once_when_evicted_entries_come_back_often() {
+    fn warns_once_when_evicted_entries_are_often_requested_again() {
         let crowding = Crowding::new(100);
         let warnings = |operations: u64| -> Vec<_> {
             (0..1_000).filter_map(|_| crowding.evicted(|| operations)).collect()

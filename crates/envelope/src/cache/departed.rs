@@ -1,4 +1,4 @@
-//! What left the cache of late, and why: so that a miss can say more than that there was nothing.
+//! Remembers which entries were dropped recently, and why, to give misses a reason.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -22,8 +22,8 @@ pub(super) enum Cause {
 }
 
 impl Departed {
-    /// Remembers about four times as many as `capacity`: of a cache that is too small, more than it
-    /// holds must leave before one comes back.
+    /// Remembers about four times `capacity` keys: if a cache is too small, more entries than it
+    /// holds are evicted before one of them is requested again.
     pub(super) fn new(capacity: usize) -> Self {
         let places = capacity.saturating_mul(4).clamp(16, 1 << 20).next_power_of_two();
         Self {

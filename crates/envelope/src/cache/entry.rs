@@ -14,8 +14,8 @@ use super::{
 };
 use crate::time::Moment;
 
-/// A cached value: shared by those who use it, dropped (and wiped, where it is secret) with the
-/// last.
+/// A cached value. Its users share it; it is dropped (and wiped, if it is secret) with the last
+/// one.
 #[derive(Debug)]
 pub(crate) struct Entry<V> {
     value: Arc<V>,
@@ -24,15 +24,15 @@ pub(crate) struct Entry<V> {
     low_age: Duration,
     load_time: Duration,
     usage: Usage,
-    /// How often values had been invalidated when it was asked for.
+    /// The number of invalidations when the value was requested.
     asked_after: u64,
     kept: AtomicBool,
 }
 
 impl<V> Entry<V> {
-    /// A new entry, of a value that was asked for at `asked`, after so many invalidations, and came
-    /// at `landed`. Age counts from the first: the last moment at which the caller was certainly
-    /// authorized.
+    /// A new entry, whose value was requested at `asked` (with the number of invalidations at that
+    /// time) and arrived at `landed`. Its age counts from the request: the last moment at which the
+    /// caller was certainly authorized.
     pub(crate) fn new(
         value: Arc<V>,
         (asked, asked_after): (Moment, u64),
@@ -95,17 +95,17 @@ impl<V> Entry<V> {
         self.usage.used().0 >= limits.max_messages
     }
 
-    /// When the value was asked for, and after how many invalidations.
+    /// When the value was requested, and the number of invalidations at that time.
     pub(crate) fn asked(&self) -> (Moment, u64) {
         (self.asked, self.asked_after)
     }
 
-    /// Notes that the cache keeps it.
+    /// Records that the cache keeps this entry.
     pub(crate) fn keep(&self) {
         self.kept.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the cache keeps it, or did.
+    /// Whether the cache keeps this entry, or has kept it.
     pub(crate) fn is_kept(&self) -> bool {
         self.kept.load(Ordering::Relaxed)
     }

@@ -86,8 +86,8 @@ impl<K: Clone + Eq + Hash> Failures<K> {
         }
     }
 
-    /// What failed has answered meanwhile: its next failure is the first in a row. It is refused as
-    /// long as was said.
+    /// Records that the key provider has responded meanwhile: its next failure starts a new streak.
+    /// The current refusal still lasts as long as announced.
     pub(crate) fn end_streak(&self, key: &K) {
         if let Some(failure) = self.failures.peek(key) {
             self.failures.insert(key.clone(), Failure { streak: Streak::default(), ..failure });
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_ends_a_streak_and_not_the_refusal() {
+    fn a_response_ends_the_streak_but_not_the_refusal() {
         let (failures, now) = (Failures::new(10), Clock::system().moment());
         let note = |now| {
             let mut seen = Streak::default();

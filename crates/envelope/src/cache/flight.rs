@@ -1,12 +1,12 @@
-//! Single flight: those who miss the same entry together wait for one load and share how it ends.
+//! Single flight: callers that miss the same entry at the same time share one load and its outcome.
 //!
-//! Where a cache has threads of its own, loads run there, and all who wait do so on a channel. A
-//! load that has not begun goes with the last who waits for it; one that has begun goes on.
+//! If the cache has its own threads, loads run there, and all callers wait on a channel. A load
+//! that has not started is dropped with its last waiter; a load that has started runs to its end.
 //!
-//! Where it has none, a load is driven by whoever waits for it, so a cancelled caller hands over to
-//! the next by construction; when the last one is gone the load is dropped.
+//! Without threads, the waiters drive the load. If one of them is cancelled, another one continues;
+//! when the last one is gone, the load is dropped.
 //!
-//! A failure is shared by all who waited for it. A load must not panic, or its waiters would.
+//! All waiters share a failure. A load must not panic, because the panic would reach its waiters.
 
 use std::{
     collections::HashMap,
@@ -26,7 +26,7 @@ use super::{
     sync::{Mutex, MutexGuard},
 };
 
-/// What is waited for.
+/// The future that callers of a load wait for.
 pub(crate) type Load<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// A load that any number of callers wait for.
@@ -36,14 +36,14 @@ pub(crate) type Flight<T> = Shared<Load<T>>;
 pub(crate) enum Boarding<T, H> {
     /// The value came in the meantime.
     Landed(H),
-    /// Wait for the load that another one began.
+    /// Wait for the load that another caller started.
     Join(Flight<T>),
-    /// Wait for the load that this caller began.
+    /// Wait for the load that this caller started.
     Begin(Flight<T>),
 }
 
-/// Which load one joins: of the same key, for the same supplied context. Whoever sends messages
-/// could otherwise have others wait in a queue that he has filled.
+/// Callers share a load only if they have the same key and supplied the same context. Otherwise a
+/// sender of messages could make other callers wait in a queue that the sender has filled.
 pub(crate) type FlightKey = (OwnedKey, u64);
 
 /// The loads under way, by key.
@@ -59,7 +59,7 @@ struct UnderWay<T: Clone> {
 struct Listed<T: Clone> {
     number: u64,
     flight: WeakShared<Load<T>>,
-    /// Keeps the flight there when all who waited for it have gone.
+    /// Keeps the load on the list when all its waiters are gone.
     held: Option<Flight<T>>,
 }
 
@@ -69,11 +69,12 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         Self { under_way: Arc::new(Mutex::new(UnderWay { flights: HashMap::new(), started: 0 })) }
     }
 
-    /// Joins the load under way for `key`, or begins the one that `load` makes, which ends with the
-    /// [`Landing`] that it gets. `load` must not drop that: it is called under the lock.
+    /// Joins the load in progress for `key`, or starts a new one. `load` creates it from a
+    /// [`Landing`], which must be dropped when the load ends. `load` itself must not drop it,
+    /// because it is called under the lock.
     ///
-    /// `find` looks once more for the value, while no load can begin or end: a load puts its value
-    /// where `find` sees it before it ends, so no two loads run where one would do.
+    /// `find` looks for the value once more, while no load can start or end. A load stores its
+    /// value where `find` sees it before it ends, so a value is never loaded twice without need.
     pub(crate) fn board<H>(
         &self,
         key: &FlightKey,
@@ -123,7 +124,8 @@ pub(crate) struct Landing<T: Clone> {
 }
 
 impl<T: Clone> Landing<T> {
-    /// Keeps the flight on the list when all who wait for it go. Not for one that they drive.
+    /// Keeps the load on the list when all its waiters are gone. Only for loads that do not depend
+    /// on their waiters.
     pub(crate) fn hold(&self) {
         let mut under_way = lock(&self.under_way);
         if let Some(listed) =
@@ -169,7 +171,7 @@ mod tests {
         (key.to_owned(), 0)
     }
 
-    /// Waits for the load under way, or for this one, which those who wait drive.
+    /// Waits for the load in progress, or for this new one, which its waiters drive.
     fn wait<T, L>(flights: &Flights<T>, key: &FlightKey, load: impl FnOnce() -> L) -> Flight<T>
     where
         T: Clone + Send + Sync + 'static,
@@ -257,9 +259,10 @@ mod tests {
         assert_eq!(wait(&flights, &key(b"b"), || async { 7 }).await, 7);
     }
 
-    /// What runs elsewhere is found by those who come when all others have gone.
+    /// A load that runs on other threads is found by later callers when all previous waiters are
+    /// gone.
     #[tokio::test]
-    async fn what_is_held_goes_on_without_those_who_waited() {
+    async fn a_held_load_continues_without_waiters() {
         let flights = Flights::new();
         let (send, receive) = oneshot::channel::<u8>();
         let mut landing = None;
@@ -268,7 +271,7 @@ mod tests {
             Box::pin(async { receive.await.unwrap() })
         };
         let Boarding::Begin(first) = flights.board(&key(b"a"), || None::<()>, load) else {
-            panic!("it is the first")
+            panic!("this is the first load")
         };
         let landing = landing.unwrap();
         landing.hold();

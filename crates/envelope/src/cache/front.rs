@@ -49,7 +49,7 @@ impl<V> Front<V> {
     }
 }
 
-/// Nothing of what is there.
+/// Shows nothing of its content.
 impl<V> fmt::Debug for Front<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Front").finish_non_exhaustive()
@@ -69,8 +69,8 @@ mod tests {
         time::Clock,
     };
 
-    /// What is at the front serves and counts as what is looked up does, and is gone when the store
-    /// drops it.
+    /// An entry at the front serves and counts like one that is looked up. It is gone when the
+    /// store drops it.
     #[test]
     fn what_was_dropped_is_found_no_more_and_what_came_after_is() {
         let (now, policy) = (Clock::system().moment(), policy(Duration::from_secs(10), 100, 100));

@@ -31,9 +31,9 @@ pub(crate) struct Limits {
 
 /// What has been sealed, or is about to be, under one data key.
 ///
-/// Where threads contend for the totals, each takes a lease of some messages and bytes out of them,
-/// and reserves from that. What is leased counts as used, so no limit is ever exceeded; when little
-/// is left, the leases are recalled, so nothing stays unused.
+/// If threads contend for the totals, each takes a lease of some messages and bytes out of them,
+/// and reserves from that lease. Leases count as used, so no limit is ever exceeded; when little is
+/// left, the leases are recalled, so nothing stays unused.
 #[derive(Debug, Default)]
 pub(crate) struct Usage {
     messages: AtomicU64,
@@ -51,8 +51,8 @@ struct Lease {
 }
 
 impl Usage {
-    /// Reserves one message of `bytes` bytes, before it is sealed. Never lets either total exceed
-    /// its limit, whatever runs at the same time; a reservation that fails leaves both totals as
+    /// Reserves one message of `bytes` bytes, before it is encrypted. Never lets either total
+    /// exceed its limit, even with concurrent calls; a reservation that fails leaves both totals as
     /// they were.
     #[inline]
     pub(crate) fn reserve(&self, limits: &Limits, bytes: u64) -> bool {
@@ -67,10 +67,10 @@ impl Usage {
         (self.messages.load(Relaxed), self.bytes.load(Relaxed))
     }
 
-    /// Reserves, and fills the lease, as far as all leases together take no more than a part of
-    /// what is left.
+    /// Reserves, and fills the lease, as long as all leases together take no more than a part of
+    /// the rest.
     fn renew(&self, lease: &Lease, limits: &Limits, bytes: u64) -> bool {
-        // What is on its way into a lease could not be recalled.
+        // An amount that is just moving into a lease could not be recalled.
         let Ok(_no_recall) = self.recall.try_lock() else { return self.take(limits, 1, bytes) };
         let leases = self.leases.get().map_or(1, |leases| leases.len()) as u64;
         let (messages_used, bytes_used) = self.used();

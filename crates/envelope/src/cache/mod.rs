@@ -57,20 +57,20 @@ use crate::{
     time::Moment,
 };
 
-/// How many bytes a place at the front may take: it is held there after it has left the cache.
+/// The maximum size of an entry in the front, which keeps it alive after its eviction.
 const LARGEST_AT_THE_FRONT: u64 = 16 << 10;
 
 /// Among how many entries one is picked, at the most: so many that one tenant can hardly own all of
 /// them, and few enough to look at in milliseconds.
 const PICKED_AMONG: usize = 10_000;
 
-/// Whether a hit that was looked up brings what it found to the front: one in 32, by chance, since
-/// keys that come in turns would each have its own number of every 32.
+/// Whether a hit that was looked up moves its entry to the front: one in 32, at random, because
+/// keys in a fixed order would each always have the same numbers of every 32.
 fn goes_to_the_front() -> bool {
     cfg!(any(test, fuzzing)) || fastrand::u8(..) < 8
 }
 
-/// How a load ends.
+/// The outcome of a load.
 type Outcome<V> = Result<Arc<Entry<V>>, Error>;
 
 /// Entries, the loads under way for those that are missing, and counts of what happened.
@@ -78,7 +78,7 @@ type Outcome<V> = Result<Arc<Entry<V>>, Error>;
 pub(crate) struct Cache<V> {
     slots: Store<V>,
     front: Front<V>,
-    /// They end with nothing where what ran them has ended before.
+    /// `None` if the task that ran the load ended before it.
     flights: Flights<Option<Outcome<V>>>,
     gate: Gate,
     failures: Failures<Fingerprint>,
@@ -89,7 +89,7 @@ pub(crate) struct Cache<V> {
 }
 
 impl<V: Send + Sync + 'static> Cache<V> {
-    /// An empty cache within these bounds.
+    /// An empty cache with these bounds.
     pub(crate) fn new(
         bounds: impl Into<Bounds>,
         gate: Gate,
@@ -210,7 +210,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
         let key = key.to_owned();
         let settings = source.settings();
         let (policy, bytes) = (settings.policy(), source.bytes());
-        // Before any lock: in a forked process, the thread that would unlock it may be missing.
+        // Before any lock: in a forked process, the thread that holds it may be missing.
         settings.loads_in_background()?;
         let find = || {
             let found = self.look(&key.borrow(), settings.now(), policy, bytes);
@@ -221,7 +221,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
             })
         };
         let flight_key = (key.clone(), self.gate.number(source.share().context));
-        // Not for those who only look.
+        // Not for calls that only look up.
         let mut missed = !source.is_use();
         loop {
             let mut vacant = Vacant::Absent;
@@ -271,10 +271,10 @@ impl<V: Send + Sync + 'static> Cache<V> {
             if let Some(task) = task {
                 settings.run(task);
             }
-            // Whoever ran it has ended: it is begun again.
+            // The task that ran the load has ended: start again.
             let Some(outcome) = flight.await else { continue };
             match outcome {
-                // Whoever began the load uses what it brought, however long that took.
+                // The caller that started the load uses its value, however long the load took.
                 Ok(entry) => {
                     let usable = started || entry.is_fresh(settings.now(), policy.limits.max_age);
                     if usable && entry.reserve(&policy.limits, bytes) {
@@ -282,7 +282,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
                         return Ok(Arc::clone(entry.value()));
                     }
                 }
-                // It has not waited as long itself.
+                // Another caller's wait was too long; this one has not waited as long.
                 Err(Error::Overloaded { .. }) if !started => {}
                 Err(error) => {
                     return find()
@@ -326,7 +326,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
             };
             let flight_key = (key.clone(), cache.gate.number(task_source.share().context));
             let boarding = cache.flights.board(&flight_key, || None::<()>, load);
-            // Its failure was noted.
+            // The load itself has recorded any failure.
             match (boarding, task) {
                 (_, Some(task)) => task.await,
                 (Boarding::Begin(flight) | Boarding::Join(flight), None) => drop(flight.await),
@@ -350,14 +350,14 @@ impl<V: Send + Sync + 'static> Cache<V> {
         self.put(&(*key).to_owned(), &entry, source);
     }
 
-    /// Whether a value is the right one under `key`: as the source can tell, or since it is the one
-    /// that is there, however old.
+    /// Whether a value is the right one under `key`: the source can tell, or it matches the entry
+    /// that is there, however old that is.
     fn is_proven<S: Source<Value = V>>(&self, key: &OwnedKey, value: &Arc<V>, source: &S) -> bool {
         let known = || self.peek(&key.borrow());
         source.proves(value) || known().is_some_and(|it| source.replacing(&it).proves(value))
     }
 
-    /// Keeps a value that a load brought, but could not prove, once somebody who waited for it can.
+    /// Keeps a value that its load could not prove, once one of the waiters can prove it.
     fn keep_if_proven<S: Source<Value = V>>(
         &self,
         key: &OwnedKey,
@@ -370,13 +370,13 @@ impl<V: Send + Sync + 'static> Cache<V> {
         }
     }
 
-    /// The value under `key`, if it is there: nothing is reserved, and nobody is told.
+    /// The value under `key`, if it exists. Reserves nothing and emits no event.
     pub(crate) fn peek(&self, key: &Key<'_>) -> Option<Arc<V>> {
         self.slots.find(key)?.current()
     }
 
-    /// The entry that ranks lowest, by chance where several do, of those that are found first and
-    /// have a rank; one that can be refreshed now, where there is a choice. May look at each entry.
+    /// The entry with the lowest rank among the first ones that have a rank. Prefers entries that
+    /// can be refreshed now; ties are broken at random. May look at every entry.
     pub(crate) fn pick(
         &self,
         now: Moment,
@@ -408,8 +408,8 @@ impl<V: Send + Sync + 'static> Cache<V> {
         entries
     }
 
-    /// Drops the entries that `doomed` picks, and nothing else: what is being loaded may come,
-    /// since whoever supplies it is asked at this moment.
+    /// Drops the entries that `doomed` picks, and nothing else. Values that are being loaded may
+    /// still arrive, because their source is asked at this moment.
     pub(crate) fn drop_refused(&self, doomed: impl Fn(&OwnedKey, &V) -> bool) {
         let _nothing_moves = self.invalidations.read().unwrap_or_else(PoisonError::into_inner);
         self.drop_where(doomed);
@@ -511,14 +511,14 @@ impl<V: Send + Sync + 'static> Cache<V> {
         self.forgive(key, entry, source);
         let (settings, now) = (source.settings(), source.settings().now());
         entry.keep();
-        // Beside the current value there may be the next one.
+        // There may be a next value beside the current one.
         let values = source.weight(entry.value()) * if S::IN_PLACE { 1 } else { 2 };
         let bytes = Store::<V>::bytes_with(key, values);
         if !self.slots.has_room_for(bytes) {
             self.sight.evicted(&key.borrow());
             return;
         }
-        // A slot may be evicted in between; not for ever.
+        // The slot may be evicted in between, so try again, but not for ever.
         (0..3).any(|_| {
             let slot = self.slots.slot(key, bytes, now);
             slot.put(entry, now, settings.policy(), S::IN_PLACE)
@@ -526,8 +526,8 @@ impl<V: Send + Sync + 'static> Cache<V> {
         source.loaded(entry.value(), asked);
     }
 
-    /// A value came that is not known to be the right one. If it was to take the place of one that
-    /// is there, it is not asked for again at once.
+    /// Handles a value that is not known to be the right one. If it was to replace an existing
+    /// value, it is not requested again at once.
     fn note_unproven<S: Source<Value = V>>(
         &self,
         key: &OwnedKey,
@@ -544,7 +544,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
         }
     }
 
-    /// Forgets the failures of what answered.
+    /// Forgets the failures of the key providers that have responded.
     fn forgive<S: Source<Value = V>>(&self, key: &OwnedKey, entry: &Entry<V>, source: &S) {
         self.failures.forget(&self.fingerprints.of(key));
         let backoffs = source.settings().backoffs();
@@ -575,7 +575,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
         let (now, policy, chance) = (settings.now(), settings.policy(), settings.chance());
         let (failures, may_pass) = (error.keyring_errors(), error.is_retryable());
         let slot = self.slots.find(&key.borrow());
-        // What is kept was proven, or we made it ourselves: a bad message can't have brought it here.
+        // Kept values were proven, or generated here: never the result of a bad message.
         let had = slot.as_ref().is_some_and(|slot| slot.holds(|_| true));
         if let Some(slot) = slot {
             slot.note_failure(now, policy, chance, KeyringError::tell_of_outage(failures));
@@ -612,7 +612,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
         }
     }
 
-    /// Tells of a failure for which the keyring was not asked.
+    /// Emits the event for a failure without a request to the keyring.
     fn refused(&self, key: &OwnedKey, error: Error) -> Error {
         let refused = match &error {
             Error::Remembered { cause, retry_after } => Some((&**cause, *retry_after)),

@@ -1,4 +1,4 @@
-//! Which failures are served from memory, and what is remembered of wrapping keys.
+//! Decides which failures are served from memory, and remembers failures of wrapping keys.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -55,7 +55,7 @@ pub(super) fn note_wrapping_keys(
         };
         let unusable = all(&|it| it.kind() == KeyringErrorKind::Unusable);
         if !unusable && !all(&|it| it.may_pass_among(failures)) {
-            // It answers, if only to refuse. Others may have failed before anybody was asked.
+            // A refusal is a response. Other failures may have happened before any request.
             if failures.iter().filter(of_key).any(|it| is_refusing_answer(it.kind())) {
                 backoffs.end_streak(&key.into());
             }
@@ -64,7 +64,7 @@ pub(super) fn note_wrapping_keys(
         if backoffs.find(key, asked).is_some() && backed_off(source, asked).is_none() {
             continue;
         }
-        // Nothing but this: another caller's error may name what is not for everybody.
+        // Only this: another caller's error may contain names that are not for everybody.
         let passing = failures.iter().filter(of_key).find(|it| it.is_retryable());
         let error = Error::DataKeyUnavailable(passing.unwrap_or(failure).clone());
         backoffs.note(&key.into(), &error, asked, now, |streak| {
@@ -77,7 +77,7 @@ pub(super) fn note_wrapping_keys(
     }
 }
 
-/// A key in 128 bits: what is remembered of those that fail must not be as long as they like.
+/// A key in 128 bits: the memory for failing keys must not grow with their length.
 pub(super) type Fingerprint = (u64, u64);
 
 /// Makes fingerprints that nobody can foresee.
@@ -90,7 +90,7 @@ impl Fingerprints {
     }
 }
 
-/// Whether a failure is the wrapping key's own answer.
+/// Whether a failure is a refusal by the wrapping key's provider itself.
 fn is_refusing_answer(kind: KeyringErrorKind) -> bool {
     matches!(kind, KeyringErrorKind::Denied | KeyringErrorKind::InvalidCiphertext)
 }

@@ -1,4 +1,4 @@
-//! Whether encryption contexts come again at all: a cache is of no use to those that never do.
+//! Detects whether encryption contexts repeat at all: a cache does not help contexts that never do.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 

@@ -223,7 +223,7 @@ fn single_flight() {
         let kms = future::spawn(Arc::clone(&world).answer());
         future::block_on(async {
             join_all(tasks).await;
-            // What is done in the background never begins more of it.
+            // Background tasks never start further ones.
             let background = std::mem::take(&mut *lock(&world.background));
             join_all(background).await;
             world.closed.store(true, Relaxed);
@@ -274,7 +274,7 @@ fn dropping() {
     });
 }
 
-/// What the cache needs, and what is known about what it did.
+/// The environment of the cache, and a record of its actions.
 struct World {
     now: Moment,
     policy: Policy,
@@ -318,8 +318,8 @@ struct Loading {
     undisturbed_since: Option<usize>,
 }
 
-/// What is cached: the load that it came of, how many invalidations had begun when it was asked
-/// for, and how often it has served.
+/// The cached value: its load, the number of invalidations when it was requested, and how often it
+/// has served.
 struct Value {
     number: usize,
     asked_after: usize,
@@ -436,7 +436,7 @@ impl World {
                 let waiting = asked.len();
                 (waiting > 0).then(|| asked.swap_remove(thread_rng().gen_range(0..waiting)))
             };
-            // Whoever asked may have gone.
+            // The caller may have gone.
             next.map(|next| next.send(()));
             future::yield_now().await;
         }
@@ -525,7 +525,7 @@ impl Source for Loader {
         vec![]
     }
 
-    /// What was cached has been dropped.
+    /// All cached values have been dropped.
     fn failed(&self, error: &Error, _had: bool) {
         let doomed = lock(&self.world.doomed).remove(&failed_load(error));
         lock(&self.world.refused).extend(doomed.into_iter().flatten());
@@ -569,7 +569,7 @@ impl<'a> Landing<'a> {
             others.len() + 1,
             world.gate_width
         );
-        // A load from before an invalidation does not keep those after it from loading anew.
+        // A load from before an invalidation does not prevent new loads after it.
         let undisturbed = Some(world.begun.load(Relaxed));
         let mut of_key = others
             .iter()

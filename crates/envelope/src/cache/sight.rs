@@ -105,7 +105,7 @@ impl Sight {
         self.tell(key, EventKind::Missed(reason));
     }
 
-    /// An entry is asked for that had made room for another.
+    /// Records a miss of an entry that had been evicted.
     fn came_back(&self, key: &Key<'_>) {
         if let Some((evicted, operations)) = self.crowding.evicted(|| self.counters.operations()) {
             let Bounds { entries: capacity, bytes: max_bytes_held } = self.bounds;

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::time::Moment;
 
-/// Holds a current and a standby value. Both change by one swap, so whoever finds the current one
-/// spent finds its successor at the same time.
+/// Holds a current and a standby value. Both change by one swap, so a caller that finds the current
+/// one spent finds its successor at the same time.
 pub(crate) struct Slot<V> {
     state: ArcSwap<State<V>>,
     /// When the slot was last used, to a thirty-second of the age: so that few uses write.
@@ -30,7 +30,7 @@ pub(crate) struct Slot<V> {
     refresh: Mutex<Refresh>,
 }
 
-/// What is in a slot. Never changed, only replaced.
+/// The content of a slot. Never changed, only replaced.
 enum State<V> {
     Live {
         current: Option<Arc<Entry<V>>>,
@@ -40,7 +40,7 @@ enum State<V> {
     Retired,
 }
 
-/// What is known about refreshing.
+/// The state of refreshing.
 #[derive(Debug, Default)]
 struct Refresh {
     under_way: bool,
@@ -212,7 +212,7 @@ impl<V> Slot<V> {
         }
     }
 
-    /// Its current value.
+    /// The current value.
     pub(crate) fn current(&self) -> Option<Arc<V>> {
         match &**self.state.load() {
             State::Live { current: Some(current), .. } => Some(Arc::clone(current.value())),
@@ -220,7 +220,7 @@ impl<V> Slot<V> {
         }
     }
 
-    /// Whether a refresh could begin.
+    /// Whether a refresh may start.
     pub(crate) fn may_refresh(&self, now: Moment) -> bool {
         let refresh = self.lock();
         !refresh.under_way && now >= refresh.not_before
@@ -255,8 +255,8 @@ impl<V> Slot<V> {
         self.lock().under_way = false;
     }
 
-    /// A load failed, so the next refresh waits. In an `outage`, which may pass, values past their
-    /// age may serve; `None` where the failure tells nothing of one.
+    /// Records that a load failed, so that the next refresh waits. In an `outage` that may pass,
+    /// values past their age may be served; `None` if the failure says nothing about an outage.
     pub(crate) fn note_failure(
         &self,
         now: Moment,
@@ -350,7 +350,7 @@ mod tests {
         slot.put(&entry(2, now), now, &policy, false);
         assert_eq!(take(&slot, now, &policy, 60), Ok((2, false)));
         assert_eq!(take(&slot, now, &policy, 38), Ok((1, false)));
-        // Hardly anything is left, so the next one takes over, with what is left of it.
+        // Hardly anything is left, so the next value takes over, with its remaining limits.
         assert_eq!(take(&slot, now, &policy, 38), Ok((2, true)));
         assert_eq!(take(&slot, now, &policy, 3), Err(Vacant::Bytes));
         assert_eq!(take(&slot, now, &policy, 2), Ok((2, false)));
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_that_tells_nothing_of_an_outage_neither_begins_nor_ends_one() {
+    fn a_failure_that_is_not_about_an_outage_neither_begins_nor_ends_one() {
         let now = Clock::system().moment();
         let policy = Policy { stale: 5 * SECOND, ..policy(10 * SECOND, 100, 100) };
         let slot = Slot::empty(now);
@@ -456,8 +456,8 @@ mod tests {
         assert_eq!(take(&slot, now, &policy, 1), Err(Vacant::Absent));
     }
 
-    /// Threads drain values while another one puts standbys in: no value serves more often than its
-    /// limit, and whoever finds nothing finds so only when there was nothing.
+    /// Threads drain values while another one adds standby values: no value serves more often than
+    /// its limit, and a caller finds nothing only if there was nothing.
     #[test]
     fn threads_together_spend_each_value_exactly() {
         const VALUES: u8 = 200;

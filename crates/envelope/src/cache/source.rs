@@ -1,4 +1,4 @@
-//! What a cache needs of those who use it: where values come from, and the world around it.
+//! The interface between a cache and its users: the source of values, and the environment.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -20,38 +20,38 @@ pub(crate) trait Settings: Send + Sync {
     /// The wrapping keys that failed several times in a row, by name.
     fn backoffs(&self) -> &Failures<Arc<str>>;
 
-    /// Whether loads run in the background, rather than by those who wait for them.
+    /// Whether loads run in the background, instead of being driven by their waiters.
     ///
     /// # Errors
     ///
-    /// What keeps loads from running at all.
+    /// Why loads cannot run at all.
     fn loads_in_background(&self) -> Result<bool, Error>;
 
-    /// Runs a load in the background, where [`loads_in_background`](Self::loads_in_background) says
-    /// so.
+    /// Runs a load in the background, if [`loads_in_background`](Self::loads_in_background)
+    /// returned true.
     fn run(&self, load: Task);
 
     /// Does something in the background, or drops it where there is none.
     fn spawn(&self, task: Task);
 
-    /// Waits so long, in the background; for ever where there is none.
+    /// Sleeps in the background; for ever if there is none.
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send + 'static;
 }
 
-/// Whose share of the loads one is.
+/// How a load is scheduled among the others.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Share<'a> {
     /// The encryption context that the caller supplied.
     pub(crate) context: &'a [u8],
     /// How many requests to the key provider the load may take.
     pub(crate) requests: usize,
-    /// How many bytes it holds while it waits.
+    /// How many bytes the load holds while it waits.
     pub(crate) bytes: usize,
 }
 
 /// Where values come from, for one operation. Made only where a value must be loaded.
 pub(crate) trait Source: Clone + Send + Sync + 'static {
-    /// What is loaded.
+    /// The loaded value.
     type Value: Send + Sync + 'static;
 
     /// Whether a new value takes the place of the current one at once, rather than when that is
@@ -69,7 +69,7 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
         true
     }
 
-    /// What it takes its turns by.
+    /// How this load is scheduled.
     fn share(&self) -> Share<'_>;
 
     /// The wrapping keys of which any one may be asked, by the names in
@@ -83,32 +83,32 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Arc<Self::Value>, Error>> + Send + 'static;
 
     /// Whether a value is the right one, as far as this operation can tell. Only such values are
-    /// kept. Default: each one is.
+    /// kept. Default: always.
     fn proves(&self, value: &Arc<Self::Value>) -> bool {
         let _ = value;
         true
     }
 
-    /// The source of what takes the place of `value`, which was proven.
+    /// A source for the replacement of `value`, which was proven.
     fn replacing(&self, value: &Arc<Self::Value>) -> Self {
         let _ = value;
         self.clone()
     }
 
-    /// The wrapping key that a value is known to have come of, by the name in
-    /// [`KeyringError`](crate::error::KeyringError). Where only one may be asked, it need not be
-    /// told.
+    /// The name of the wrapping key that is known to have supplied a value, as in
+    /// [`KeyringError`](crate::error::KeyringError). Not needed if there is only one wrapping key.
     fn answered(&self, value: &Self::Value) -> Option<Arc<str>> {
         let _ = value;
         None
     }
 
-    /// How many bytes a value takes beside its key.
+    /// The size of a value in bytes, without its key.
     fn weight(&self, value: &Self::Value) -> usize {
         size_of_val(value)
     }
 
-    /// A load failed. `had` tells that the value was kept before, or was to be made.
+    /// Called after a failed load. `had` is true if the value had been kept before, or was to be
+    /// generated.
     fn failed(&self, error: &Error, had: bool);
 
     /// A value that was asked for at `asked` is about to be kept. Nothing is invalidated meanwhile.

@@ -106,7 +106,7 @@ pub(crate) struct Place<V> {
     slot: Slot<V>,
     /// How many slots had been made when it was last noted that this one is in use.
     touched: AtomicU64,
-    /// About how many bytes it takes. Changed only while nobody else can see it in a store.
+    /// The approximate size in bytes. Changed only while nobody else can see the slot in a store.
     bytes: AtomicU64,
 }
 
@@ -116,7 +116,7 @@ impl<V> Place<V> {
         Self { key, slot: Slot::empty(now), touched, bytes }
     }
 
-    /// About how many bytes it takes.
+    /// The approximate size in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Relaxed)
     }
@@ -141,25 +141,25 @@ impl<V> Deref for Place<V> {
 const SHARD: usize = 512;
 /// The binary logarithm of the most shards.
 const MOST_SHARDS: u32 = 6;
-/// Which part of a store is for what is used often.
+/// The share of a store that is reserved for frequently used entries.
 const HOT: f64 = 0.97;
 
-/// How much a store holds by default, in bytes: at the least, and for each entry.
+/// The default limit of a store in bytes: the minimum, and the number per entry.
 const BYTES: (u64, u64) = (16 << 20, 4 << 10);
-/// About how many bytes an entry takes beside its key and its values.
+/// The approximate size of an entry in bytes, without its key and its values.
 const OVERHEAD: u64 = 512;
-/// An entry that takes a larger part of its shard than this is not kept: it would keep too many
-/// others out.
+/// An entry larger than one over this part of its shard is not kept, because it would displace too
+/// many others.
 const LARGEST_PART: u64 = 8;
 
-/// How much a store holds.
+/// The bounds of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bounds {
     pub(crate) entries: usize,
     pub(crate) bytes: u64,
 }
 
-/// So many entries, and as many bytes as those usually take.
+/// This many entries, and the default number of bytes for them.
 impl From<usize> for Bounds {
     fn from(entries: usize) -> Self {
         let (least, each) = BYTES;
@@ -167,22 +167,22 @@ impl From<usize> for Bounds {
     }
 }
 
-/// A bounded set of slots. What leaves it is emptied at once, whoever still holds it.
+/// A bounded set of slots. An evicted slot is emptied at once, even if it is still in use.
 #[derive(Debug)]
 pub(crate) struct Store<V> {
     slots: Cache<OwnedKey, Arc<Place<V>>, Weights, DefaultHashBuilder, Evictions>,
     /// How many slots were put in so far.
     made: AtomicU64,
-    /// About how many bytes they take.
+    /// The approximate size of all slots in bytes.
     bytes: Arc<AtomicU64>,
-    /// How many bytes one may take.
+    /// The maximum size of one slot in bytes.
     largest: u64,
 }
 
 impl<V> Store<V> {
-    /// A store of so many slots, and up to a quarter more: a large one has shards, over which keys
-    /// are spread by chance, and so many should surely find room. Of slots that take more than
-    /// their part of the bytes, it holds fewer.
+    /// A store for this many slots, and up to a quarter more: a large store has shards, to which
+    /// keys are assigned at random, and all the slots must find room with near certainty. If slots
+    /// exceed their share of the bytes, it holds fewer.
     pub(super) fn new(bounds: impl Into<Bounds>, sight: Arc<Sight>) -> Self {
         let Bounds { entries: capacity, bytes } = bounds.into();
         let shards: usize = 1 << (capacity / SHARD).checked_ilog2().unwrap_or(0).min(MOST_SHARDS);
@@ -197,7 +197,7 @@ impl<V> Store<V> {
             .shards(shards)
             .estimated_items_capacity(room)
             .weight_capacity(weight_capacity)
-            // Where there is room for one alone, it may be a hot one.
+            // If there is room for only one slot, it may be a hot one.
             .hot_allocation(if room == 1 { 1.0 } else { HOT })
             .build()
             .expect("both capacities are there");
@@ -209,7 +209,7 @@ impl<V> Store<V> {
         Self { slots, made: AtomicU64::new(0), bytes: held, largest }
     }
 
-    /// About how many bytes a slot takes with values of so many bytes.
+    /// The approximate size in bytes of a slot whose values take `values` bytes.
     pub(crate) fn bytes_with(key: &OwnedKey, values: usize) -> u64 {
         let Key {
             partition,
@@ -223,7 +223,7 @@ impl<V> Store<V> {
         OVERHEAD + size_of::<Place<V>>() as u64 + (key + values) as u64
     }
 
-    /// Whether a slot of so many bytes is kept.
+    /// Whether a slot of this size is kept.
     pub(crate) fn has_room_for(&self, bytes: u64) -> bool {
         bytes <= self.largest
     }
@@ -234,7 +234,7 @@ impl<V> Store<V> {
         self.slots.get(key)
     }
 
-    /// The slot under `key`, made if there is none, for so many bytes.
+    /// The slot under `key`, created with this size if it does not exist.
     pub(crate) fn slot(&self, key: &OwnedKey, bytes: u64, now: Moment) -> Arc<Place<V>> {
         turn();
         let make = || {
@@ -249,9 +249,9 @@ impl<V> Store<V> {
         place
     }
 
-    /// Makes room for more bytes in the slot under `key`.
+    /// Grows the slot under `key` to this size.
     fn grow(&self, key: &OwnedKey, bytes: u64) {
-        // In here nobody else sees the slot.
+        // Nobody else can see the slot inside this closure.
         let grown = self.slots.entry(key, None, |_, place| {
             let before = place.bytes.fetch_max(bytes, Relaxed);
             self.bytes.fetch_add(bytes.saturating_sub(before), Relaxed);
@@ -264,18 +264,18 @@ impl<V> Store<V> {
         }
     }
 
-    /// A slot was taken out.
+    /// Records that a slot was removed.
     fn left(&self, place: &Place<V>) {
         self.bytes.fetch_sub(place.bytes(), Relaxed);
     }
 
-    /// About how many bytes the slots take.
+    /// The approximate size of all slots in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Relaxed)
     }
 
-    /// Puts a slot that was retired back at its place, with what is there now. Not to be called by
-    /// two at once.
+    /// Puts a retired slot back in its place, with its current content. Must not be called
+    /// concurrently.
     pub(crate) fn put_back(&self, place: &Arc<Place<V>>) {
         // Taken out first: a slot that another one replaces counts as evicted, and is retired.
         let there = self
@@ -320,7 +320,7 @@ impl<V> Store<V> {
         let removed = self.slots.remove_if(key, |slot| {
             let goes = unwanted(slot);
             if goes {
-                // Before it can't be found any more: whoever clears meanwhile must not miss it.
+                // Before it becomes unreachable: a concurrent clear must not miss it.
                 slot.retire();
                 self.left(slot);
             }
@@ -351,8 +351,7 @@ impl<V> Store<V> {
     }
 }
 
-/// What a slot counts for: its bytes, but at least an entry's part of them. So neither bound is
-/// exceeded.
+/// The weight of a slot: its bytes, but at least the share of one entry. This enforces both bounds.
 #[derive(Debug, Clone)]
 struct Weights {
     part: u64,
@@ -448,7 +447,7 @@ mod tests {
         }
     }
 
-    /// What takes more than its part leaves less room, and what takes too much none.
+    /// Large entries reduce the number of entries, and too large ones are not kept.
     #[test]
     fn the_bound_on_bytes_holds() {
         for (entries, bytes) in [(50, 10_000), (1_000_000, 10_000), (2_000, 400_000)] {
@@ -475,9 +474,9 @@ mod tests {
         }
     }
 
-    /// Large entries that are used once drive out none that are used often.
+    /// Large entries that are used once do not displace small ones that are used often.
     #[test]
-    fn large_ones_used_once_leave_small_ones_that_are_used() {
+    fn large_entries_used_once_do_not_displace_small_used_ones() {
         for entries in [1_000, 10_000] {
             let (store, now) = (store(entries).0, now());
             let small = |number: u32| key("p", &number.to_be_bytes(), b"").to_owned();
@@ -496,7 +495,8 @@ mod tests {
         }
     }
 
-    /// Whoever holds a place looks it up no more; that it is in use must keep it all the same.
+    /// Callers that hold a place do not look it up any more; its use must keep it in the store all
+    /// the same.
     #[test]
     fn what_is_touched_stays_while_others_come_and_go() {
         let ((store, _), now) = (store(50), Clock::system().moment());
@@ -525,7 +525,7 @@ mod tests {
         for other in &others {
             store.touch(&touched);
             store.put_back(other);
-            // So that it contends with what is hot.
+            // So that it competes with the hot entries.
             (0..2).for_each(|_| drop(store.find(&other.key())));
         }
         assert!(!touched.is_retired());
@@ -547,7 +547,7 @@ mod tests {
         }
     }
 
-    /// Whoever finds a slot gone may rely on it that those who hold it can't use it any more.
+    /// A caller that finds a slot gone can rely on it: holders of the slot cannot use it any more.
     #[test]
     fn what_leaves_is_emptied_before_it_is_gone() {
         let (now, policy) = (Clock::system().moment(), policy(Duration::from_secs(10), 100, 100));

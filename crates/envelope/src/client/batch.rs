@@ -109,8 +109,8 @@ impl Drop for Opened {
     }
 }
 
-/// Cuts what is worked on into what is done at once: several messages of `slice` bytes in all, or a
-/// single one.
+/// Splits the work into parts that run without a pause: several messages of `slice` bytes in all,
+/// or one message.
 fn groups<T: AsRef<[u8]>>(messages: &[T], slice: usize) -> impl Iterator<Item = Range<usize>> {
     let mut start = 0;
     std::iter::from_fn(move || {

@@ -22,17 +22,17 @@ use crate::{
     stream::{DecryptionMode, Decryptor, Encryptor, UnverifiedHeader},
 };
 
-/// An [`Envelope`] whose methods wait on the caller's thread: from [`Envelope::blocking`]. Cheap to
-/// clone.
+/// An [`Envelope`] whose methods block the calling thread. Created by [`Envelope::blocking`].
 ///
-/// Each method does what the method of [`Envelope`] of the same name does, and fails likewise. What
-/// has a name that begins with `try_`, and [`read_header`](Envelope::read_header), never wait for a
-/// data key, and so are there only once.
+/// Cloning is cheap. Each method does the same as the method of [`Envelope`] with the same name,
+/// and returns the same errors. The `try_` methods and [`read_header`](Envelope::read_header) never
+/// wait for a data key: use them on the [async client](Self::envelope).
 ///
-/// Data keys are loaded on threads of the cache, so that no runtime is needed. (Without the feature
-/// `tokio`, and where nothing is cached, it is the keyring that must need none.)
+/// Data keys are loaded on threads of the cache, so no runtime is needed. (Without the feature
+/// `tokio`, and without a cache, the keyring runs on the calling thread: it must not need a
+/// runtime.)
 ///
-/// # Inside of async code
+/// # In async code
 ///
 /// It works there, too, but while it waits, the thread runs no other task of the executor: use the
 /// async methods there. On a thread of its own cache, as in a keyring, it fails with
@@ -43,7 +43,7 @@ pub struct BlockingEnvelope {
 }
 
 impl Envelope {
-    /// This client, for programs without async.
+    /// Returns this client for programs without async.
     ///
     /// ```
     /// use envelope::{DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring};
@@ -68,7 +68,7 @@ impl BlockingEnvelope {
     ///
     /// # Errors
     ///
-    /// Those of [`Envelope::encrypt`].
+    /// The errors of [`Envelope::encrypt`].
     pub fn encrypt(&self, plaintext: &[u8], context: &EncryptionContext) -> Result<Vec<u8>, Error> {
         match self.envelope.try_encrypt(plaintext, context) {
             Err(Error::NotCached) => block_on(self.envelope.encrypt(plaintext, context)),
@@ -80,7 +80,7 @@ impl BlockingEnvelope {
     ///
     /// # Errors
     ///
-    /// Those of [`Envelope::encrypt`].
+    /// The errors of [`Envelope::encrypt`].
     pub fn encrypt_into(
         &self,
         plaintext: &[u8],
@@ -99,7 +99,7 @@ impl BlockingEnvelope {
     ///
     /// # Errors
     ///
-    /// Those of [`Envelope::encrypt`].
+    /// The errors of [`Envelope::encrypt`].
     pub fn encrypt_batch<P: AsRef<[u8]> + Sync>(
         &self,
         plaintexts: &[P],
@@ -112,7 +112,7 @@ impl BlockingEnvelope {
     ///
     /// # Errors
     ///
-    /// Those of [`Envelope::decrypt`].
+    /// The errors of [`Envelope::decrypt`].
     pub fn decrypt(&self, message: &[u8], context: &EncryptionContext) -> Result<Decrypted, Error> {
         match self.envelope.try_decrypt(message, context) {
             Err(Error::NotCached) => block_on(self.envelope.decrypt(message, context)),
@@ -124,7 +124,7 @@ impl BlockingEnvelope {
     ///
     /// # Errors
     ///
-    /// Those of [`Envelope::decrypt`].
+    /// The errors of [`Envelope::decrypt`].
     pub fn decrypt_into<'p>(
         &self,
         message: &[u8],
@@ -134,11 +134,11 @@ impl BlockingEnvelope {
         block_on(self.envelope.decrypt_into(message, context, plaintext))
     }
 
-    /// Decrypts one whole message where it is, like [`Envelope::decrypt_in_place`].
+    /// Decrypts one whole message in place, like [`Envelope::decrypt_in_place`].
     ///
     /// # Errors
     ///
-    /// Those of [`Envelope::decrypt`].
+    /// The errors of [`Envelope::decrypt`].
     pub fn decrypt_in_place<'m>(
         &self,
         message: &'m mut [u8],
@@ -156,13 +156,14 @@ impl BlockingEnvelope {
         block_on(self.envelope.decrypt_batch(messages, context))
     }
 
-    /// Starts a message that is encrypted as a stream, like [`Envelope::encryptor`]. Read or write
-    /// it by the standard library's [`Read`](std::io::Read) and [`Write`](std::io::Write), see
-    /// [`stream`](crate::stream).
+    /// Starts a message that is encrypted as a stream, like [`Envelope::encryptor`].
+    ///
+    /// Use it with the standard library's [`Read`](std::io::Read) and [`Write`](std::io::Write);
+    /// see [`stream`](crate::stream).
     ///
     /// # Errors
     ///
-    /// Those of [`Envelope::encryptor`].
+    /// The errors of [`Envelope::encryptor`].
     pub fn encryptor(
         &self,
         context: &EncryptionContext,
@@ -176,7 +177,7 @@ impl BlockingEnvelope {
     ///
     /// # Errors
     ///
-    /// Those of [`Envelope::decryptor`].
+    /// The errors of [`Envelope::decryptor`].
     pub fn decryptor(
         &self,
         header: &UnverifiedHeader,
@@ -190,7 +191,7 @@ impl BlockingEnvelope {
     ///
     /// # Errors
     ///
-    /// Those of [`Envelope::prepare`].
+    /// The errors of [`Envelope::prepare`].
     pub fn prepare(&self, context: &EncryptionContext) -> Result<BlockingPreparedContext, Error> {
         Ok(self.envelope.prepare(context)?.blocking())
     }
@@ -203,25 +204,26 @@ impl BlockingEnvelope {
         block_on(self.envelope.warm(contexts))
     }
 
-    /// Whether each context of the last [`warm`](Self::warm) has a usable data key, like
+    /// Checks that each context of the last [`warm`](Self::warm) has a usable data key, like
     /// [`Envelope::ready`].
     ///
     /// # Errors
     ///
-    /// Those of [`Envelope::ready`].
+    /// The errors of [`Envelope::ready`].
     pub fn ready(&self) -> Result<(), Error> {
         block_on(self.envelope.ready())
     }
 
-    /// The client itself, whose `try_` methods never wait.
+    /// The async client, whose `try_` methods never wait.
     #[must_use]
     pub fn envelope(&self) -> &Envelope {
         &self.envelope
     }
 }
 
-/// A [`PreparedContext`] whose methods wait on the caller's thread: from
-/// [`BlockingEnvelope::prepare`] or [`PreparedContext::blocking`]. Cheap to clone.
+/// A [`PreparedContext`] whose methods block the calling thread. Cheap to clone.
+///
+/// Created by [`BlockingEnvelope::prepare`] or [`PreparedContext::blocking`].
 ///
 /// ```
 /// # use envelope::{DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring};
@@ -237,7 +239,7 @@ pub struct BlockingPreparedContext {
 }
 
 impl PreparedContext {
-    /// This context, for programs without async.
+    /// Returns this context for programs without async.
     #[must_use]
     pub fn blocking(&self) -> BlockingPreparedContext {
         BlockingPreparedContext { prepared: self.clone() }
@@ -249,7 +251,7 @@ impl BlockingPreparedContext {
     ///
     /// # Errors
     ///
-    /// Those of [`Envelope::encrypt`].
+    /// The errors of [`Envelope::encrypt`].
     pub fn encrypt(&self, plaintext: &[u8]) -> Result<Vec<u8>, Error> {
         match self.prepared.try_encrypt(plaintext) {
             Err(Error::NotCached) => block_on(self.prepared.encrypt(plaintext)),
@@ -261,7 +263,7 @@ impl BlockingPreparedContext {
     ///
     /// # Errors
     ///
-    /// Those of [`Envelope::encrypt`].
+    /// The errors of [`Envelope::encrypt`].
     pub fn encrypt_into(&self, plaintext: &[u8], message: &mut Vec<u8>) -> Result<(), Error> {
         match self.prepared.try_encrypt_into(plaintext, message) {
             Err(Error::NotCached) => block_on(self.prepared.encrypt_into(plaintext, message)),
@@ -273,7 +275,7 @@ impl BlockingPreparedContext {
     ///
     /// # Errors
     ///
-    /// Those of [`Envelope::decrypt`].
+    /// The errors of [`Envelope::decrypt`].
     pub fn decrypt(&self, message: &[u8]) -> Result<Decrypted, Error> {
         match self.prepared.try_decrypt(message) {
             Err(Error::NotCached) => block_on(self.prepared.decrypt(message)),
@@ -285,7 +287,7 @@ impl BlockingPreparedContext {
     ///
     /// # Errors
     ///
-    /// Those of [`Envelope::decrypt`].
+    /// The errors of [`Envelope::decrypt`].
     pub fn decrypt_into<'p>(
         &self,
         message: &[u8],
@@ -294,11 +296,11 @@ impl BlockingPreparedContext {
         block_on(self.prepared.decrypt_into(message, plaintext))
     }
 
-    /// Decrypts one whole message where it is, like [`PreparedContext::decrypt_in_place`].
+    /// Decrypts one whole message in place, like [`PreparedContext::decrypt_in_place`].
     ///
     /// # Errors
     ///
-    /// Those of [`Envelope::decrypt`].
+    /// The errors of [`Envelope::decrypt`].
     pub fn decrypt_in_place<'m>(
         &self,
         message: &'m mut [u8],
@@ -306,7 +308,7 @@ impl BlockingPreparedContext {
         block_on(self.prepared.decrypt_in_place(message))
     }
 
-    /// The context itself, whose `try_` methods never wait.
+    /// The async context, whose `try_` methods never wait.
     #[must_use]
     pub fn prepared(&self) -> &PreparedContext {
         &self.prepared
@@ -328,7 +330,7 @@ impl Wake for Parked {
     }
 }
 
-/// Waits on this thread.
+/// Drives a future on this thread, which is parked in between.
 fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     let parked = Arc::new(Parked { thread: thread::current(), is_woken: AtomicBool::new(false) });

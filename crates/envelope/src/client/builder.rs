@@ -100,7 +100,7 @@ impl EnvelopeBuilder {
     /// and the caller's thread waits for them.
     ///
     /// For programs that wait for one file. A server whose cores are busy anyway gains nothing, and
-    /// what is async works on 256 KiB for each of the threads before it lets other tasks run.
+    /// async calls process 256 KiB for each of the threads before it lets other tasks run.
     /// Called on a thread of another pool of rayon's, that thread may do other work of its pool
     /// while it waits: hold no lock there.
     ///

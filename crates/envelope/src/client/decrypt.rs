@@ -14,17 +14,18 @@ use crate::{
 };
 
 impl Envelope {
-    /// Opens one whole message.
+    /// Decrypts one whole message.
     ///
-    /// The message must authenticate every pair of `context`: either store it, or have been sealed
-    /// with it as required context. It may store more, see [`Decrypted::encryption_context`]. Of a
-    /// signed message nothing is returned before its signature is verified.
+    /// The message must authenticate every pair of `context`: either store it, or have been
+    /// encrypted with it as required context. It may store more pairs: see
+    /// [`Decrypted::encryption_context`]. A signed message is returned only after its signature has
+    /// been verified.
     ///
     /// # Errors
     ///
     /// [`Error::EncryptionContextMismatch`], [`Error::RequiredContextMissing`],
     /// [`Error::CommitmentPolicy`], [`Error::DataKeyNotUnwrapped`], [`Error::Authentication`], or
-    /// what is wrong with the message's form.
+    /// an error of the message format.
     pub async fn decrypt(
         &self,
         message: &[u8],
@@ -35,14 +36,15 @@ impl Envelope {
         Ok(decrypted(opener, plaintext))
     }
 
-    /// Opens like [`decrypt`](Self::decrypt), and appends the plaintext to a buffer of the
-    /// caller's. Where that has room for the message's length, nothing is allocated for a data key
-    /// that is cached. After an error, or when it is given up, the buffer holds what it did; what
-    /// was decrypted until then is wiped.
+    /// Decrypts like [`decrypt`](Self::decrypt), and appends the plaintext to the caller's buffer.
+    ///
+    /// If the buffer has room for the message's length and the data key is cached, nothing is
+    /// allocated. After an error, or if the call is cancelled, the buffer has its previous content,
+    /// and the plaintext is wiped.
     ///
     /// # Errors
     ///
-    /// Those of [`decrypt`](Self::decrypt).
+    /// The errors of [`decrypt`](Self::decrypt).
     pub async fn decrypt_into<'p>(
         &self,
         message: &[u8],
@@ -54,14 +56,15 @@ impl Envelope {
         Ok(decrypted(opener, &mut plaintext[start..]))
     }
 
-    /// Opens like [`decrypt`](Self::decrypt), where the message is: its plaintext takes its place,
-    /// and what is left of the message is of no use. Until its header is verified, nothing is
-    /// changed; after any later error, or when it is given up, what was decrypted until then is
-    /// wiped: keep a copy of what you may want to try again.
+    /// Decrypts like [`decrypt`](Self::decrypt), but in place.
+    ///
+    /// The plaintext replaces the message, and the rest of the buffer is unspecified. Until the
+    /// header is verified, nothing is changed. After a later error, or if the call is cancelled,
+    /// the plaintext is wiped: keep a copy of messages that you may want to decrypt again.
     ///
     /// # Errors
     ///
-    /// Those of [`decrypt`](Self::decrypt).
+    /// The errors of [`decrypt`](Self::decrypt).
     pub async fn decrypt_in_place<'m>(
         &self,
         message: &'m mut [u8],

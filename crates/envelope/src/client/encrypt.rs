@@ -16,20 +16,19 @@ use crate::{
 };
 
 impl Envelope {
-    /// Seals `plaintext`, bound to `context`, into one message. Waits only where no data key is
+    /// Encrypts `plaintext`, bound to `context`, into one message. Waits only if no data key is
     /// cached.
     ///
-    /// Works under any executor, with the feature `tokio`. This method is cancel-safe: use
-    /// `tokio::time::timeout`, or the like, to set a deadline. For programs without async there is
+    /// With the feature `tokio`, it works under any executor. This method is cancel-safe: use for
+    /// example `tokio::time::timeout` to set a deadline. For programs without async, see
     /// [`blocking`](Self::blocking).
     ///
     /// # Errors
     ///
-    /// [`Error::DataKeyUnavailable`] when the keyring can't supply a data key,
-    /// [`Error::Overloaded`] when too many others are being loaded, [`Error::Forked`],
-    /// [`Error::ThreadsNotStarted`],
-    /// [`Error::InvalidEncryptionContext`] for a key that starts with `aws-crypto-`,
-    /// [`Error::RequiredContextMissing`], [`Error::PlaintextTooLong`],
+    /// [`Error::DataKeyUnavailable`] if the keyring cannot supply a data key, [`Error::Overloaded`]
+    /// if too many other data keys are being loaded, [`Error::Forked`] in a child process,
+    /// [`Error::ThreadsNotStarted`], [`Error::InvalidEncryptionContext`] for a key that starts with
+    /// `aws-crypto-`, [`Error::RequiredContextMissing`], [`Error::PlaintextTooLong`],
     /// [`Error::TooManyEncryptedDataKeys`], [`Error::Random`].
     pub async fn encrypt(
         &self,
@@ -48,14 +47,15 @@ impl Envelope {
         Ok(message)
     }
 
-    /// Seals like [`encrypt`](Self::encrypt), and appends the message to a buffer of the caller's.
-    /// Where that has room, nothing is allocated for a data key that is cached (but by AWS-LC, in
-    /// C: the state of the message's key). After an error, or when it is given up, the buffer holds
-    /// what it did.
+    /// Encrypts like [`encrypt`](Self::encrypt), and appends the message to the caller's buffer.
+    ///
+    /// If the buffer has room and the data key is cached, nothing is allocated (except by AWS-LC,
+    /// in C: the state of the message's key). After an error, or if the call is cancelled, the
+    /// buffer has its previous content.
     ///
     /// # Errors
     ///
-    /// Those of [`encrypt`](Self::encrypt).
+    /// The errors of [`encrypt`](Self::encrypt).
     pub async fn encrypt_into(
         &self,
         plaintext: &[u8],

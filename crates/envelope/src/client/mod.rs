@@ -33,7 +33,7 @@ use crate::{
     suite::{AlgorithmSuite, CommitmentPolicy},
 };
 
-/// Seals and opens messages in the AWS Encryption SDK format. Cheap to clone; share one per
+/// Encrypts and decrypts messages in the AWS Encryption SDK format. Cheap to clone; share one per
 /// process.
 ///
 /// ```
@@ -52,12 +52,13 @@ use crate::{
 ///
 /// # Long messages
 ///
-/// What is async seals and opens 256 KiB at a time, which takes some 0.1 ms, and lets other tasks
-/// run in between, so that no executor is held up however long the message. (A frame of less than 1
-/// KiB counts as that much. A body that is [not framed](EnvelopeBuilder::framed) is one piece, and
-/// so is a frame.) A message that turns out not to be authentic is wiped the same way; one that is
-/// given up, on the spot, in some 0.1 ms for each megabyte. To leave an executor's threads
-/// altogether, seal what you own on a thread that may block:
+/// Async calls process 256 KiB at a time, which takes about 0.1 ms, and let other tasks run in
+/// between, so that a long message does not block the executor. (A frame of less than 1 KiB counts
+/// as 1 KiB. A frame is processed in one piece, and so is a body that is [not
+/// framed](EnvelopeBuilder::framed).) The plaintext of a message that turns out not to be authentic
+/// is wiped the same way. If a call is cancelled, it is wiped at once, in about 0.1 ms per
+/// megabyte. To keep the work off the executor's threads altogether, encrypt owned data on a thread
+/// that may block:
 ///
 /// ```
 /// # #[cfg(feature = "tokio")]
@@ -84,12 +85,12 @@ pub struct Envelope {
 }
 
 impl Envelope {
-    /// A client that caches the data keys of `keyring` within the defaults of
-    /// [`CachingMaterialsManager`]. See [`cache`](Self::cache) for what is in it.
+    /// Creates a client that caches the data keys of `keyring`, with the default limits of
+    /// [`CachingMaterialsManager`]. [`cache`](Self::cache) returns its cache.
     ///
     /// # Errors
     ///
-    /// [`Error::Random`] when the system's random number generator fails.
+    /// [`Error::Random`] if the system's random number generator fails.
     pub fn new(keyring: impl Keyring + 'static) -> Result<Self, Error> {
         let source = DefaultMaterialsManager::new(keyring);
         Self::builder(CachingMaterialsManager::builder(source).build()?).build()
@@ -101,7 +102,7 @@ impl Envelope {
         EnvelopeBuilder::new(Arc::new(manager))
     }
 
-    /// The cache of its data keys; `None` where its materials manager keeps none.
+    /// The cache of this client's data keys; `None` if its materials manager has no cache.
     ///
     /// ```
     /// # use envelope::{DataKey, Envelope, keyring::RawAesKeyring};
@@ -116,16 +117,16 @@ impl Envelope {
         self.manager.cache()
     }
 
-    /// Starts a message that is sealed as a stream, bound to `context`, see
-    /// [`stream`](crate::stream). Waits only where no data key is cached.
+    /// Starts a message that is encrypted as a stream, bound to `context`: see
+    /// [`stream`](crate::stream). Waits only if no data key is cached.
     ///
-    /// `plaintext_bound` is how many bytes the plaintext has, at the most: so many are reserved
-    /// under a cached data key, and one more is an error. With `None`, the message gets a data key
-    /// of its own.
+    /// `plaintext_bound` is the maximum length of the plaintext in bytes: this many bytes are
+    /// reserved under a cached data key, and a longer plaintext is an error. With `None`, the
+    /// message gets its own data key.
     ///
     /// # Errors
     ///
-    /// Those of [`encrypt`](Self::encrypt).
+    /// The errors of [`encrypt`](Self::encrypt).
     pub async fn encryptor(
         &self,
         context: &EncryptionContext,
@@ -140,7 +141,7 @@ impl Envelope {
     ///
     /// # Errors
     ///
-    /// Those of `source`, and with [`Error`] inside, what is wrong with the header's form.
+    /// The errors of `source`, and with [`Error`] inside, errors of the header's format.
     pub fn read_header(&self, source: &mut impl io::Read) -> io::Result<UnverifiedHeader> {
         UnverifiedHeader::read(source, self.max_encrypted_data_keys)
     }

@@ -10,7 +10,7 @@ use crate::{
 impl Envelope {
     /// Binds `context` once for many messages: sealing through the handle looks up no cache entry,
     /// shares nothing that is written to with other threads, and checks the context no more. (That
-    /// saves some 0.2 µs, so what is async does not do it for messages over 256 KiB; and opening
+    /// saves some 0.2 µs, so async calls do not do it for messages over 256 KiB; and opening
     /// looks up the data key that the message names, as ever.)
     ///
     /// Makes no request; follow it by [`warm`](Self::warm), so that the first message does not wait
@@ -40,8 +40,8 @@ impl Envelope {
 
 /// An [`Envelope`] bound to one encryption context: from [`Envelope::prepare`]. Cheap to clone.
 ///
-/// It stays good whatever becomes of the cache: after its entry was evicted or invalidated, the
-/// next [`encrypt`](Self::encrypt) fetches another data key.
+/// It stays valid if its entry is evicted or invalidated: the next [`encrypt`](Self::encrypt) then
+/// fetches another data key.
 #[derive(Clone)]
 pub struct PreparedContext {
     envelope: Envelope,
@@ -73,7 +73,7 @@ impl PreparedContext {
     ///
     /// Those of [`Envelope::encrypt`].
     pub async fn encrypt_into(&self, plaintext: &[u8], message: &mut Vec<u8>) -> Result<(), Error> {
-        // What is lent can't be kept while others have their turn.
+        // Lent materials cannot be kept while other tasks run.
         if self.envelope.is_one_slice(plaintext)
             && let Some(sealed) = self.seal(plaintext, message)
         {

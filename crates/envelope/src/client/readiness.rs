@@ -35,18 +35,19 @@ impl Warmed {
 }
 
 impl Envelope {
-    /// Fetches a data key for each of these contexts that has none, so that nobody waits for it
-    /// later; gives one result for each, in their order. No more requests run at once than the
-    /// cache's [`max_loads`](crate::materials::MaterialsCacheBuilder::max_loads), and one failure
-    /// does not stop the others.
+    /// Fetches a data key for each of these contexts that has none, so that no caller waits for it
+    /// later.
     ///
-    /// From now on these are the contexts that [`ready`](Self::ready) looks at. No more of them
-    /// than the cache's capacity can stay. It takes as long as `max_loads` at once need: 10,000
-    /// contexts, 16 at once, 20 ms each, make 12 seconds.
+    /// Returns one result per context, in order. At most
+    /// [`max_loads`](crate::materials::MaterialsCacheBuilder::max_loads) requests run at once, and
+    /// one failure does not stop the others: 10,000 contexts, 16 at once, 20 ms each, take 12
+    /// seconds. At most as many contexts as the cache's capacity stay cached.
+    /// [`ready`](Self::ready) checks these contexts from now on.
     ///
-    /// It is for sealing; messages that others sealed, or that were sealed before, wait once to be
-    /// opened. What is sealed from now on opens at once with
-    /// [`prime_decrypt`](crate::materials::CachingBuilder::prime_decrypt).
+    /// This warms encryption. The first decryption of messages of other processes, or of older
+    /// messages, still waits. With
+    /// [`prime_decrypt`](crate::materials::CachingBuilder::prime_decrypt), messages that are
+    /// encrypted from now on decrypt at once.
     ///
     /// ```
     /// # use envelope::{DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring};
@@ -71,13 +72,14 @@ impl Envelope {
         self.warm_all(&contexts).await
     }
 
-    /// Whether each context of the last [`warm`](Self::warm) has a usable data key, for a health
-    /// check. Asks for those that are missing; a failure that is remembered is not asked for again,
-    /// so that it may be called often. `Ok` where nothing was warmed.
+    /// Checks that each context of the last [`warm`](Self::warm) has a usable data key, for a
+    /// health check.
     ///
-    /// A data key that nobody uses expires, and is then fetched anew by this: called every few
-    /// seconds, it costs one request for each idle context and `max_age`. It counts neither hits
-    /// nor misses.
+    /// Fetches missing data keys. A remembered failure is not requested again, so this may be
+    /// called often. `Ok` if nothing was warmed.
+    ///
+    /// An unused data key expires, and this then fetches it again: called every few seconds, it
+    /// costs one request per idle context and `max_age`. It counts neither hits nor misses.
     ///
     /// For readiness, not for liveness: when KMS is out of reach, all processes say so together. A
     /// data key that is served past its age, in an outage that is bridged, counts as usable, and

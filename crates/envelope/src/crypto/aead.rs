@@ -94,13 +94,13 @@ mod rust_crypto {
 
     /// An AES-GCM key of RustCrypto, wiped on drop.
     ///
-    /// It is made on the stack and then moved, and round keys are copied there when it is used. So
-    /// each function that touches it does so in a part that is not inlined, and wipes that part's
-    /// stack afterwards.
+    /// The key is created on the stack and then moved, and its use copies round keys to the stack.
+    /// Each function that touches it therefore does so in a function that is not inlined, and wipes
+    /// that function's stack afterwards.
     pub(crate) struct Key(Box<Cipher>);
 
-    /// More stack than any of it uses in a release build, in frames of 2,000 bytes: `residency` in
-    /// `benches` finds nothing left with 10 KiB.
+    /// More stack than any of these functions uses in a release build, in frames of 2,000 bytes:
+    /// `residency` in `benches` finds no copies left with 10 KiB.
     const FRAMES: u32 = 8;
 
     enum Cipher {

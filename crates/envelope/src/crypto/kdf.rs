@@ -1,9 +1,9 @@
 //! Key derivation (specification: `framework/transitive-requirements.md#hkdf-encryption-key` and
 //! `#hkdf-commit-key`; RFC 5869).
 //!
-//! Neither the pseudorandom key nor the message's key leaves this module: what is given out is
-//! ready to seal and open with. HKDF, like all that returns arrays, leaves copies of them on the
-//! stack, so the stack is wiped before anything else runs.
+//! Neither the pseudorandom key nor the message's key leaves this module: it returns only objects
+//! that are ready to encrypt and decrypt. HKDF, like every function that returns arrays, leaves
+//! copies of them on the stack, so the stack is wiped before any other code runs.
 
 use hkdf::{GenericHkdf, Hkdf, HmacImpl};
 use sha2::{Sha256, Sha384, Sha512};
@@ -12,12 +12,12 @@ use zeroize::Zeroizing;
 use super::{aead, stack};
 use crate::suite::{AlgorithmSuite, KeyDerivation};
 
-/// More stack than derivation uses in a release build, which is 3.1 kB, in frames of 2,000 bytes.
+/// More stack than the derivation uses in a release build (3.1 kB), in frames of 2,000 bytes.
 const FRAMES: u32 = 2;
 
 /// What one message is sealed with, derived from the data key and the message id.
 pub(crate) struct MessageKeys {
-    /// Makes the header's tag, and seals and opens the body.
+    /// Computes the header's tag, and encrypts and decrypts the body.
     pub(crate) cipher: aead::Key,
     /// Public: stands in the header and binds the message to this one data key. Only for suites
     /// that commit.
@@ -31,7 +31,7 @@ pub(crate) fn derive(suite: AlgorithmSuite, data_key: &[u8], message_id: &[u8]) 
     keys
 }
 
-/// Not inlined: its stack must be below that of whoever wipes it.
+/// Not inlined, so that its stack is below that of the caller, which wipes it.
 #[inline(never)]
 fn derive_on_stack(suite: AlgorithmSuite, data_key: &[u8], message_id: &[u8]) -> MessageKeys {
     let mut key = Zeroizing::new([0; 32]);
@@ -41,7 +41,7 @@ fn derive_on_stack(suite: AlgorithmSuite, data_key: &[u8], message_id: &[u8]) ->
     MessageKeys { cipher, commit_key }
 }
 
-/// Writes the encryption key to `key`, and gives the commitment key.
+/// Writes the encryption key to `key`, and returns the commitment key.
 fn derive_into(
     key: &mut [u8],
     suite: AlgorithmSuite,

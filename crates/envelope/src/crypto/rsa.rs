@@ -29,11 +29,11 @@ use crate::{data_key::DataKey, error::Error};
 pub enum RsaPadding {
     /// PKCS #1 v1.5 (RFC 8017, section 7.2). Only for messages and peers that have nothing else.
     ///
-    /// Whoever can submit messages and learn, by an answer or its time, whether a wrapped data key
-    /// decrypted, can decrypt other wrapped data keys with enough attempts (Bleichenbacher, 1998).
-    /// A keyring answers every failure alike, but a wrapped key that does decrypt leads on to
-    /// another failure, later and in other words. Don't show strangers why a message did not open,
-    /// and limit how often they may try.
+    /// An attacker who can submit messages and learn, by a response or its time, whether a wrapped
+    /// data key decrypted, can decrypt other wrapped data keys with enough attempts
+    /// (Bleichenbacher, 1998). A keyring answers every failure alike, but a wrapped key that does
+    /// decrypt leads on to another failure, later and in other words. Don't show strangers why a
+    /// message did not open, and limit how often they may try.
     Pkcs1,
     /// OAEP with SHA-1 and MGF1 with SHA-1 (RFC 8017, section 7.1).
     OaepSha1Mgf1,
@@ -196,7 +196,7 @@ impl fmt::Debug for RsaPrivateKey {
     }
 }
 
-/// A PEM text's label and content. Says of a text that is not PEM what is wrong, but quotes none of
+/// A PEM text's label and content. The error for an invalid text says why, but quotes nothing of
 /// it.
 fn decode_pem(pem: &str) -> Result<(&str, Zeroizing<Vec<u8>>), String> {
     let not_pem = |cause: pem_rfc7468::Error| format!("not one PEM text: {cause}");

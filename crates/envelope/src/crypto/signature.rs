@@ -68,7 +68,7 @@ mod backend {
         }
     }
 
-    /// Hashes what is written, to sign it at the end.
+    /// Hashes the written bytes, to sign them at the end.
     pub(crate) struct Signer(Context);
 
     impl Signer {
@@ -124,7 +124,7 @@ mod backend {
         }
     }
 
-    /// Hashes what is read, to verify its signature at the end.
+    /// Hashes the read bytes, to verify their signature at the end.
     pub(crate) struct Verifier(Context);
 
     impl Verifier {

@@ -78,7 +78,7 @@ impl<'a> UnverifiedHeader<'a> {
 }
 
 impl UnverifiedHeader<'_> {
-    /// The header as it was received, with its authentication: to be read again.
+    /// The header as it was received, with its authentication, to be parsed again.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = self.body.to_vec();
         write_authentication(self.suite, self.iv, *self.tag, &mut bytes);

@@ -1,7 +1,7 @@
 //! A guide for users: how to choose settings, what things cost, and what to do when something
 //! fails.
 //!
-//! | page | what it answers |
+//! | page | question |
 //! | --- | --- |
 //! | [`getting_started`] | How do I encrypt and decrypt, with and without AWS? |
 //! | [`contexts_and_limits`] | Which encryption contexts, partitions and limits do I choose? |

@@ -60,33 +60,35 @@ pub trait Keyring: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// What each attempt failed with; empty when no encrypted data key is this keyring's.
+    /// The failure of each attempt; empty if no encrypted data key belongs to this keyring.
     fn unwrap<'a>(
         &'a self,
         request: KeyringRequest<'a>,
         encrypted_data_keys: &'a [EncryptedDataKey],
     ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>>;
 
-    /// The wrapping key that [`generate`](Self::generate) would ask for this, as its errors name
-    /// it. Where one is named, requests to it back off together when it fails. Default: `None`, for
-    /// keyrings that ask nobody.
+    /// The wrapping key that [`generate`](Self::generate) would use for this request, as its errors
+    /// name it. Requests to a named wrapping key back off together when it fails. Default: `None`,
+    /// for keyrings that send no requests.
     fn wrapping_key(&self, request: KeyringRequest<'_>) -> Option<Arc<str>> {
         let _ = request;
         None
     }
 
-    /// Which wrapping keys it uses, and how: the same for two keyrings only if either may serve
-    /// data keys that the other obtained. It is part of what cached data keys are found by, so that
-    /// a keyring of another wrapping key does not get those of the one before. Nothing secret.
-    /// Default: `None`, not known, and [`CachingBuilder::partition_id`] can't be set.
+    /// Identifies the wrapping keys that this keyring uses, and how it uses them.
+    ///
+    /// Two keyrings may have the same identity only if each may use data keys that the other one
+    /// obtained. The identity is part of the cache key, so that a keyring with another wrapping key
+    /// does not get data keys of the previous one. It must not contain secrets. Default: `None`,
+    /// which means unknown; [`CachingBuilder::partition_id`] can then not be set.
     ///
     /// [`CachingBuilder::partition_id`]: crate::materials::CachingBuilder::partition_id
     fn identity(&self) -> Option<String> {
         None
     }
 
-    /// Grows when another identity asks the provider than before. What was cached under the
-    /// permissions of the one before is dropped then. Default: it never does.
+    /// Grows when another identity than before sends the requests. Entries that were cached under
+    /// the permissions of the previous one are then dropped. Default: it never grows.
     fn tenure(&self) -> u64 {
         0
     }
@@ -100,7 +102,8 @@ pub struct KeyringRequest<'a> {
     pub suite: AlgorithmSuite,
     /// The encryption context that the wrapping authenticates.
     pub encryption_context: &'a EncryptionContext,
-    /// Whether nobody waits for it: the next data key is fetched ahead. Default: somebody does.
+    /// Whether no caller waits for it, because the next data key is fetched ahead. Default:
+    /// `false`.
     pub background: bool,
 }
 

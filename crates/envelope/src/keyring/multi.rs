@@ -20,7 +20,7 @@ use crate::{data_key::DataKey, error::Error};
 /// A multi-keyring with a generator can't be another one's child: the specification has it
 /// generate, or fail.
 ///
-/// Whoever can use any one of the keyrings can open the message: it is as safe as the weakest of
+/// Anyone who can use one of the keyrings can decrypt the message: it is as safe as the weakest of
 /// them.
 ///
 /// ```

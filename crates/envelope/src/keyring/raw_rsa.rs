@@ -147,7 +147,7 @@ impl RawRsaKeyring {
             )));
         };
         // A key of another length must fail like bad padding, and here: later it would fail in
-        // other words, and tell whoever made it up that its padding was right.
+        // other words, and tell an attacker that its padding was right.
         let length = request.suite.data_key_length();
         let data_key = private_key
             .decrypt(self.padding, &wrapped.ciphertext)

@@ -20,7 +20,7 @@ pub trait MaterialsManager: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// Whatever keeps the manager from supplying them.
+    /// Any error that prevents supplying them.
     fn encryption_materials<'a>(
         &'a self,
         request: EncryptionMaterialsRequest<'a>,
@@ -30,7 +30,7 @@ pub trait MaterialsManager: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// Whatever keeps the manager from supplying them.
+    /// Any error that prevents supplying them.
     fn decryption_materials<'a>(
         &'a self,
         request: DecryptionMaterialsRequest<'a>,
@@ -40,7 +40,7 @@ pub trait MaterialsManager: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// Whatever keeps the manager from ever supplying them.
+    /// Any error that permanently prevents supplying them.
     fn try_encryption_materials(
         &self,
         request: EncryptionMaterialsRequest<'_>,
@@ -53,7 +53,7 @@ pub trait MaterialsManager: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// Whatever keeps the manager from ever supplying them.
+    /// Any error that permanently prevents supplying them.
     fn try_decryption_materials(
         &self,
         request: DecryptionMaterialsRequest<'_>,
@@ -99,18 +99,18 @@ pub trait MaterialsManager: fmt::Debug + Send + Sync {
         None
     }
 
-    /// The cache that materials are kept in. Default: none.
+    /// The cache that keeps the materials. Default: none.
     fn cache(&self) -> Option<&MaterialsCache> {
         None
     }
 
-    /// Which wrapping keys materials come of, as
-    /// [`Keyring::identity`](crate::keyring::Keyring::identity). Default: not known.
+    /// Identifies the wrapping keys of the materials, like
+    /// [`Keyring::identity`](crate::keyring::Keyring::identity). Default: unknown.
     fn identity(&self) -> Option<String> {
         None
     }
 
-    /// Whether it must see every request, so that a cache over it would skip what it checks.
+    /// Whether it must see every request, because a cache over it would skip its checks.
     /// [`CachingBuilder::build`](super::CachingBuilder::build) refuses such a source. Default:
     /// `false`.
     fn sees_every_request(&self) -> bool {
@@ -128,7 +128,7 @@ pub trait MaterialsManager: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// Whatever keeps the manager from ever supplying materials.
+    /// Any error that permanently prevents supplying materials.
     fn prepare(
         &self,
         request: EncryptionMaterialsRequest<'_>,
@@ -142,7 +142,7 @@ pub trait MaterialsManager: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// Whatever keeps the manager from supplying materials.
+    /// Any error that prevents supplying materials.
     fn warm<'a>(&'a self, request: EncryptionMaterialsRequest<'a>) -> WarmFuture<'a> {
         let _ = request;
         Box::pin(async { Ok(()) })
@@ -176,7 +176,7 @@ pub struct EncryptionMaterialsRequest<'a> {
     /// The plaintext's length in bytes, or a bound on it; `None` when it is not known. A cached
     /// data key is lent only against a known length.
     pub plaintext_length: Option<u64>,
-    /// Whether nobody waits for it: it is fetched ahead. Default: somebody does.
+    /// Whether no caller waits for it, because it is fetched ahead. Default: `false`.
     pub background: bool,
 }
 
@@ -230,16 +230,16 @@ pub struct DecryptionMaterialsRequest<'a> {
     pub required_context: &'a EncryptionContext,
     pub(crate) stored_context: &'a [u8],
     pub(crate) proof: Proof<'a>,
-    /// Whether nobody waits for it: it is fetched ahead. Default: somebody does.
+    /// Whether no caller waits for it, because it is fetched ahead. Default: `false`.
     pub background: bool,
 }
 
-/// What shows that decryption materials are the right ones.
+/// Shows that decryption materials are the right ones.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Proof<'a> {
     /// The message's header, as it was received, is authentic under them.
     Header(&'a UnverifiedHeader<'a>),
-    /// They have the data key of these, which were proven.
+    /// They contain the same data key as these materials, which were proven.
     Known(&'a Arc<DecryptionMaterials>),
 }
 
@@ -253,9 +253,10 @@ impl DecryptionMaterialsRequest<'_> {
     pub fn encryption_context(&self) -> Result<EncryptionContext, Error> {
         EncryptionContext::from_serialized(self.stored_context, 0)?.with(self.required_context)
     }
-    /// Whether the message's header is authentic under these materials. A forged message gets real
-    /// materials, too, since they are supplied before anything can be verified: a manager that
-    /// keeps materials must keep none for which this is `false`.
+    /// Whether the message's header is authentic under these materials.
+    ///
+    /// Materials are supplied before the message can be verified, so a forged message gets real
+    /// materials, too. A manager that keeps materials must not keep any for which this is `false`.
     #[must_use]
     pub fn is_authentic_under(&self, materials: &DecryptionMaterials) -> bool {
         match self.proof {

@@ -142,7 +142,7 @@ impl EncryptionMaterials {
         self.count
     }
 
-    /// About how many bytes these take in memory.
+    /// The approximate size in memory, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         let contexts = [&self.encryption_context, &self.required_context, &self.stored_context];
         let contexts = contexts.map(|context| context.as_serialized().len());
@@ -240,7 +240,7 @@ impl DecryptionMaterials {
         &self.data_key
     }
 
-    /// About how many bytes these take in memory.
+    /// The approximate size in memory, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         let contexts = [&self.encryption_context, &self.required_context];
         size_of::<Self>()

@@ -25,14 +25,15 @@ pub(crate) trait Slices {
     /// wipes all that is left.
     fn wipe_slice(&mut self) -> bool;
 
-    /// Does what is left, at once.
+    /// Finishes the rest at once.
     fn finish(&mut self) -> Result<(), Error> {
         while !self.next_slice()? {}
         Ok(())
     }
 }
 
-/// What is being appended to a buffer. Taken back on drop and wiped, unless it is to be kept.
+/// Bytes that are being appended to a buffer. On drop they are removed and wiped, unless they were
+/// kept.
 struct Unfinished<'a> {
     buffer: &'a mut Vec<u8>,
     start: usize,

@@ -33,7 +33,7 @@ use crate::{
 ///
 /// # Errors
 ///
-/// What is wrong with the header's form.
+/// Errors of the header's format.
 pub(crate) fn read_header(
     message: &[u8],
     max_encrypted_data_keys: usize,
@@ -48,7 +48,7 @@ pub(crate) fn is_authentic(header: &UnverifiedHeader<'_>, materials: &Decryption
     materials.suite() == header.suite && verified(header, materials).is_ok()
 }
 
-/// Verifies the commitment, then the header's tag over the bytes as they were received. Gives the
+/// Verifies the commitment, then the header's tag over the bytes as they were received. Returns the
 /// key of the message.
 fn verified(
     header: &UnverifiedHeader<'_>,
@@ -77,7 +77,7 @@ pub(crate) struct Opener {
     content_type: ContentType,
     /// The sequence number that the next frame must have.
     sequence_number: u32,
-    /// What is left to be done about the signature, where there is one.
+    /// The remaining steps for the signature, if there is one.
     signature: Option<(Verifier, Arc<VerificationKey>)>,
     /// Whether the frames opened in a run so far were all as they should be.
     runs: bool,

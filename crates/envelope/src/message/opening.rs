@@ -50,7 +50,7 @@ impl<'a> Opening<'a> {
 impl Slices for Opening<'_> {
     /// # Errors
     ///
-    /// [`Error::Authentication`], or what is wrong with the body's form.
+    /// [`Error::Authentication`], or an error of the body's format.
     fn next_slice(&mut self) -> Result<bool, Error> {
         let mut left = SLICE;
         while left > 0 {
@@ -113,7 +113,7 @@ impl<'a, 'm> OpeningInPlace<'a, 'm> {
 impl Slices for OpeningInPlace<'_, '_> {
     /// # Errors
     ///
-    /// [`Error::Authentication`], or what is wrong with the body's form.
+    /// [`Error::Authentication`], or an error of the body's format.
     fn next_slice(&mut self) -> Result<bool, Error> {
         let mut left = SLICE;
         while left > 0 {

@@ -102,7 +102,7 @@ impl<M: Deref<Target = EncryptionMaterials>> Sealer<M> {
             commit_key: keys.commit_key.as_ref(),
         };
         body.write(out)?;
-        // What is authenticated but not stored stands behind the body only while the tag is made.
+        // Authenticated data that is not stored follows the body only while the tag is computed.
         let end = out.len();
         out.extend_from_slice(materials.required_context().as_serialized());
         let tag = cipher.seal(super::HEADER_IV, &out[start..], &mut []);

@@ -75,7 +75,7 @@ impl Operation {
     }
 }
 
-/// What happened.
+/// A cache event.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum EventKind<'a> {
@@ -83,57 +83,58 @@ pub enum EventKind<'a> {
     Hit,
     /// An operation found no usable data key, and had to wait for one.
     Missed(MissReason),
-    /// An operation waits for a load that another one began.
+    /// An operation waits for a load that another one started.
     Coalesced,
-    /// An operation may not use the cache, and got a data key of its own.
+    /// An operation may not use the cache, and got its own data key.
     Bypassed,
-    /// An operation was refused without asking the keyring: by a failure that is remembered, or by
-    /// [`Error::Overloaded`].
+    /// An operation was refused without a request to the keyring, because of a remembered failure
+    /// or [`Error::Overloaded`].
     Refused {
         /// The failure.
         cause: &'a Error,
-        /// How long this goes on; zero where that is not known.
+        /// How long operations are refused; zero if that is not known.
         retry_after: Duration,
     },
-    /// A data key came.
+    /// A data key was loaded.
     Loaded {
-        /// Whether it came ahead of need, in the background.
+        /// Whether it was a refresh ahead, in the background.
         ahead: bool,
-        /// How long it took.
+        /// How long the load took.
         took: Duration,
     },
-    /// A data key did not come.
+    /// A data key could not be loaded.
     LoadFailed {
-        /// Whether it was asked for ahead of need, in the background.
+        /// Whether it was a refresh ahead, in the background.
         ahead: bool,
-        /// How long it took.
+        /// How long the load took.
         took: Duration,
-        /// Why.
+        /// The failure.
         cause: &'a Error,
     },
-    /// The standby took the place of a data key that was spent.
+    /// The standby data key replaced a spent one.
     Promoted,
-    /// An operation was served by a data key past its age, since its provider is out of reach.
+    /// An operation used a data key past its age, because its provider is unavailable.
     StaleServed,
-    /// An entry made room for another.
+    /// An entry was evicted.
     Evicted,
-    /// Entries were dropped: by [`invalidate`](crate::materials::MaterialsCache::invalidate) and
-    /// its like, or since their wrapping key was refused.
+    /// Entries were dropped: by [`invalidate`](crate::materials::MaterialsCache::invalidate) or a
+    /// similar method, or because their wrapping key was refused.
     Invalidated {
-        /// How many.
+        /// The number of entries.
         entries: u64,
     },
-    /// Nearly every operation comes with an encryption context that was never seen before, so that
-    /// caching does nothing. Told once for each cache and operation.
+    /// Nearly every operation has a new encryption context, so that caching does not help. Emitted
+    /// once for each cache and operation.
     ContextsNeverRepeat,
-    /// The cache is too small for its encryption contexts, or for decryption its data keys: more
-    /// than one operation in ten asks for an entry that had made room for another, and so asks the
-    /// key provider. Raise
-    /// [`capacity`](crate::materials::MaterialsCacheBuilder::capacity), or
-    /// [`max_bytes_held`](crate::materials::MaterialsCacheBuilder::max_bytes_held) where entries
-    /// are large. Told once for each cache and operation.
+    /// The cache is too small for the encryption contexts in use (for decryption: the data keys in
+    /// use).
+    ///
+    /// More than one operation in ten requests an entry that was evicted, which costs a request to
+    /// the key provider. Raise [`capacity`](crate::materials::MaterialsCacheBuilder::capacity), or
+    /// [`max_bytes_held`](crate::materials::MaterialsCacheBuilder::max_bytes_held) if entries are
+    /// large. Emitted once for each cache and operation.
     CacheTooSmall {
-        /// How many operations asked for an entry that had been evicted.
+        /// How many operations requested an evicted entry.
         evicted: u64,
         /// How many operations there were in the same time.
         operations: u64,
@@ -204,7 +205,7 @@ pub(crate) fn traced<F: Future>(
     load
 }
 
-/// A task that belongs to what its maker does, where there is `tracing`.
+/// Runs a task in the caller's span and subscriber, if there is `tracing`.
 pub(crate) fn in_current_span(
     task: impl Future<Output = ()> + Send + 'static,
 ) -> Pin<Box<dyn Future<Output = ()> + Send>> {

@@ -67,7 +67,7 @@ pub(super) fn emit(event: &Event<'_>) {
             operations,
             capacity,
             max_bytes_held,
-            "the cache is too small: many data keys are asked for again because they were evicted; raise \
+            "the cache is too small: many data keys are requested again after their eviction; raise \
              `MaterialsCacheBuilder::capacity`, or `max_bytes_held` where entries are large"
         ),
     }

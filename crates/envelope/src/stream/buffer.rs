@@ -31,8 +31,8 @@ impl Buffer {
         }
     }
 
-    /// The bytes from the first one not taken, to append to; what is appended counts as released.
-    /// At most `additional` bytes may be appended.
+    /// The bytes from the first one not taken, to append to; appended bytes count as released. At
+    /// most `additional` bytes may be appended.
     pub(super) fn appending(&mut self, additional: usize) -> &mut Vec<u8> {
         self.reserve(additional);
         &mut self.bytes

@@ -155,7 +155,7 @@ impl Decryptor {
             let step = self.step(&received);
             self.received = received;
             match step {
-                // What is missing was taken and no more, so all of it belonged to the piece.
+                // Exactly the missing bytes were taken, so all of them belonged to the piece.
                 Ok(_) => self.received.clear(),
                 Err(Error::Truncated { missing, .. }) => self.missing = missing,
                 Err(error) => return Err(error),

@@ -33,14 +33,14 @@ impl UnverifiedHeader {
     /// # let envelope = Envelope::new(RawAesKeyring::new("example", "key", &DataKey::generate(32)?)?)?;
     /// # let message = envelope.encrypt(b"", &EncryptionContext::new([("tenant", "42")])?).await?;
     /// let header = UnverifiedHeader::read(&mut &message[..], 16)?;
-    /// assert_eq!(header.encryption_context().get("tenant"), Some("42")); // says whoever sent the message
+    /// assert_eq!(header.encryption_context().get("tenant"), Some("42")); // as claimed by the sender
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
     ///
-    /// Those of `source`, and with [`Error`] inside, what is wrong with the header's form. What was
-    /// read by then is lost: a source that has nothing to read yet must wait rather than fail.
+    /// The errors of `source`, and with [`Error`] inside, errors of the header's format. Data that
+    /// was read by then is lost: a source that has nothing to read yet must wait rather than fail.
     pub fn read(source: &mut impl io::Read, max_encrypted_data_keys: usize) -> io::Result<Self> {
         let mut needs = Needs { max_encrypted_data_keys, keys: None };
         let bytes = read_exactly(source, |bytes, at_end| needs.missing(bytes, at_end))?;
@@ -180,7 +180,7 @@ pub(super) fn read_exactly(
         if missing_now == 0 {
             return Ok(bytes);
         }
-        // Grows as bytes arrive, whatever length is claimed.
+        // Grows as bytes arrive, independent of the claimed length.
         if source.by_ref().take(missing_now as u64).read_to_end(&mut bytes)? == 0 {
             missing(&bytes, true)?;
             return Err(io::ErrorKind::UnexpectedEof.into());

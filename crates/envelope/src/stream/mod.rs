@@ -3,24 +3,24 @@
 //! A message starts with a data key, so both directions have one step that may wait for a keyring,
 //! and then go as fast as their input: [`Envelope::encryptor`] gives an [`Encryptor`], and
 //! [`Envelope::decryptor`] a [`Decryptor`] for a header that [`Envelope::read_header`] read. Each
-//! then works behind a [`Reader`] (what is read from it went through) or a [`Writer`] (what is
-//! written to it goes through). These implement the traits of [`std::io`] over a source or sink
-//! that does, and those of `tokio::io` likewise (feature `tokio`).
+//! then works behind a [`Reader`], which processes the bytes that you read, or a [`Writer`], which
+//! processes the bytes that you write. These implement the traits of [`std::io`] over a source or
+//! sink that does, and those of `tokio::io` likewise (feature `tokio`).
 //!
-//! # What is guaranteed
+//! # Guarantees
 //!
 //! - No byte of a frame is released before the frame's tag is verified, and the last frame not
 //!   before everything is: that the message ends there, its signature, and that nothing follows it.
 //!   Who reads to the end has read an authentic message, whole.
-//! - Whatever was cut, changed, exchanged, repeated or appended is an error, and after an error
-//!   nothing more is released. What was released until then is authentic, but only the beginning:
-//!   don't act on it.
+//! - Cut, changed, exchanged, repeated or appended data is an error, and after an error nothing
+//!   more is released. The data that was released before is authentic, but only the beginning of
+//!   the plaintext: do not act on it.
 //! - Memory stays at a small multiple of the frame length, plus some 100 KiB, or 1 MiB for each of
 //!   [several threads](crate::EnvelopeBuilder). A message whose body is in one piece is one frame,
 //!   and so held in memory.
 //! - Lengths that a message claims cost memory only as its bytes arrive.
-//! - Whoever is cancelled or fails between two calls leaves nothing behind: plaintext in buffers is
-//!   wiped on drop.
+//! - A call that is cancelled or fails leaves no plaintext behind: plaintext in buffers is wiped on
+//!   drop.
 //!
 //! The errors are [`io::Error`](std::io::Error)s, with this library's own inside:
 //! [`Error::in_io`](crate::Error::in_io).

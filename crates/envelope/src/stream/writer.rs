@@ -9,14 +9,14 @@ use std::{
 
 use super::Machine;
 
-/// Takes what is written to it, and writes to a sink what a machine makes of it: the message, or
-/// its plaintext.
+/// Processes the bytes that you write, and writes the result to a sink: the message, or its
+/// plaintext.
 ///
 /// It must be finished: by [`finish`](Self::finish), or over `tokio::io` by
-/// [`finish_async`](Self::finish_async) or `shutdown`. One that is dropped leaves a message cut
-/// short, which no one opens; or when opening, a plaintext that was never checked to be whole. So
-/// drop it, and don't finish or shut it down, when what is sealed could not be read to its end.
-/// Flushing writes the frames that are complete.
+/// [`finish_async`](Self::finish_async) or `shutdown`. If it is dropped, the message is cut short,
+/// and nobody can decrypt it; on decryption, the plaintext was never checked to be complete. If the
+/// input could not be read to its end, drop the writer, and do not finish or shut it down. Flushing
+/// writes the frames that are complete.
 pub struct Writer<M, W> {
     machine: M,
     sink: W,
@@ -65,12 +65,12 @@ impl<M: Machine, W> Writer<M, W> {
 }
 
 impl<M: Machine, W: io::Write> Writer<M, W> {
-    /// Ends the message, or checks that it has ended, and writes what is left. Gives the sink,
+    /// Ends the message, or checks that it has ended, and writes the rest. Returns the sink,
     /// flushed.
     ///
     /// # Errors
     ///
-    /// Those of the sink, and with [`Error`](crate::Error) inside, what is wrong with the message.
+    /// The errors of the sink, and with [`Error`](crate::Error) inside, errors of the message.
     pub fn finish(mut self) -> io::Result<W> {
         self.end()?;
         io::Write::flush(&mut self)?;
@@ -103,12 +103,12 @@ impl<M: Machine, W: io::Write> io::Write for Writer<M, W> {
 
 #[cfg(feature = "tokio")]
 impl<M: Machine + Unpin, W: tokio::io::AsyncWrite + Unpin> Writer<M, W> {
-    /// Ends the message, or checks that it has ended, and writes what is left. Gives the sink,
+    /// Ends the message, or checks that it has ended, and writes the rest. Returns the sink,
     /// flushed but not shut down.
     ///
     /// # Errors
     ///
-    /// Those of the sink, and with [`Error`](crate::Error) inside, what is wrong with the message.
+    /// The errors of the sink, and with [`Error`](crate::Error) inside, errors of the message.
     pub async fn finish_async(mut self) -> io::Result<W> {
         self.end()?;
         tokio::io::AsyncWriteExt::flush(&mut self).await?;
@@ -142,7 +142,7 @@ impl<M: Machine + Unpin, W: tokio::io::AsyncWrite + Unpin> tokio::io::AsyncWrite
         Pin::new(&mut self.sink).poll_flush(cx)
     }
 
-    /// Ends the message, or checks that it has ended, writes what is left, and shuts the sink down.
+    /// Ends the message, or checks that it has ended, writes the rest, and shuts the sink down.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.end()?;
         ready!(self.poll_drain(cx))?;

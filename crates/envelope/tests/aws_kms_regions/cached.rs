@@ -113,8 +113,8 @@ async fn a_region_without_the_key_drops_nothing_while_another_does_not_answer() 
     .await;
 }
 
-/// Messages name another key than the one that refuses: what is remembered of it must be found by
-/// their name.
+/// Messages name another key than the one that refuses: the refusal must be found by the key name
+/// in the messages.
 #[tokio::test]
 async fn what_a_replica_refuses_for_one_message_it_is_not_asked_for_the_next() {
     let kms = Kms::start().await;

@@ -1,4 +1,4 @@
-//! What KMS is asked for, whatever it answers.
+//! The requests to KMS, independent of its responses.
 
 use envelope::{
     DataKey, Error,
@@ -37,9 +37,9 @@ fn arn(key: &str) -> KmsKeyArn {
     key.parse().unwrap()
 }
 
-/// Whatever stands between us and KMS: what was wrapped under another key is not used.
+/// Something between this process and KMS may return a data key under another key: it is not used.
 #[tokio::test]
-async fn an_answer_for_another_key_than_was_asked_for_is_refused() {
+async fn a_response_for_another_key_is_refused() {
     let kms = Kms::start().await;
     let primary = kms.local.create_multi_region_key(VIRGINIA, &[IRELAND]);
     let single = kms.sealed_in(VIRGINIA).await;
@@ -63,7 +63,10 @@ async fn an_answer_for_another_key_than_was_asked_for_is_refused() {
         for outcome in outcomes {
             let error = outcome.unwrap_err();
             assert_eq!(error.keyring_errors()[0].kind(), KeyringErrorKind::InvalidAnswer);
-            assert!(error.to_string().contains("it answered for the key arn:aws:kms:"), "{error}");
+            assert!(
+                error.to_string().contains("KMS responded for the key arn:aws:kms:"),
+                "{error}"
+            );
             assert!(!error.is_retryable());
         }
     }

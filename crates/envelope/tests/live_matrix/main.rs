@@ -66,7 +66,7 @@ impl fmt::Display for Hand {
     }
 }
 
-/// What is sealed, and how.
+/// The plaintext and the options of an encryption.
 #[derive(Clone)]
 struct Case<'a> {
     keys: &'a Keys,
@@ -285,7 +285,7 @@ impl Matrix {
                     ("by suite", message.case.suite.to_string()),
                     ("by keyring", message.case.keys.name.clone()),
                     (
-                        "by what is due",
+                        "by expected result",
                         if message.is_changed { "is refused" } else { "opens" }.to_owned(),
                     ),
                 ];

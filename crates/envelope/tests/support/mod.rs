@@ -38,12 +38,12 @@ pub(crate) fn caching(
     Envelope::builder(set(builder).build().unwrap()).build().unwrap()
 }
 
-/// What comes of it, without a runtime.
+/// The output of a future, without a runtime.
 pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
     futures_executor::block_on(future)
 }
 
-/// Waits until it holds: what a cache's threads do comes by itself.
+/// Waits until the condition holds, for work on the cache's threads.
 pub(crate) async fn eventually(until: impl Fn() -> bool) {
     let came = async {
         while !until() {
@@ -51,7 +51,7 @@ pub(crate) async fn eventually(until: impl Fn() -> bool) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_mins(1), came).await.expect("it never came");
+    tokio::time::timeout(Duration::from_mins(1), came).await.expect("the condition never held");
 }
 
 /// An encryption context with one pair.
@@ -167,8 +167,8 @@ pub(crate) fn header_length(message: &[u8]) -> usize {
     (keys.as_ptr() as usize - message.as_ptr() as usize) + keys.len() + 1 + 4 + 32 + 16
 }
 
-/// A raw AES keyring that wraps each data key several times over: once to be unwrapped, and else
-/// for the length.
+/// A raw AES keyring that wraps each data key several times: once for unwrapping, and the rest as
+/// padding.
 #[derive(Debug, Clone)]
 pub(crate) struct PaddedKeyring {
     inner: Arc<RawAesKeyring>,
@@ -182,7 +182,7 @@ impl Default for PaddedKeyring {
 }
 
 impl PaddedKeyring {
-    /// How many bytes are added from now on.
+    /// Adds this many bytes from now on.
     pub(crate) fn pad(&self, bytes: usize) {
         self.padding.store(bytes as u64, Ordering::SeqCst);
     }

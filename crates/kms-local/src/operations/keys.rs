@@ -304,7 +304,7 @@ fn replace(
     })
 }
 
-/// What is known about the key with this home, which may lie in another region than `place`.
+/// The state of the key with this home, which may be in another region than `place`.
 pub(super) fn metadata(place: &Place, home: &Home, key: &Key, now: SystemTime) -> KeyMetadata {
     let (key_state, deletion_date, pending_deletion_window_in_days) = match key.state {
         KeyState::Enabled => ("Enabled", None, None),

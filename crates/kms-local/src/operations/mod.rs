@@ -92,7 +92,7 @@ const fn changing(name: &'static str, run: Run) -> Operation {
     Operation { name, changes: true, run }
 }
 
-/// The encryption context of a request, where it has one.
+/// The encryption context of a request, if it has one.
 pub(crate) fn context_of(body: &[u8]) -> Option<EncryptionContext> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]

@@ -90,7 +90,7 @@ impl Disk {
             }
             other => StartError::Storage(other.into()),
         })?;
-        // The names of new files have to be as durable as what is in them.
+        // The names of new files have to be as durable as their content.
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(io_error)?;
 
         let found = claim(&database, account)?;

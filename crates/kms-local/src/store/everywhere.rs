@@ -65,7 +65,7 @@ impl Deref for Place {
 }
 
 impl KeyStore {
-    /// Whether there is such a key, in whatever state.
+    /// Whether there is such a key, in any state.
     pub(crate) fn holds(&self, id: KeyId, now: SystemTime) -> bool {
         self.read().keys.get(&id).is_some_and(|key| !key.is_gone(now))
     }

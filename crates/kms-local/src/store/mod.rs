@@ -20,7 +20,7 @@ use crate::{
     random,
 };
 
-/// A master key and what is known about it. Changing one replaces it in the store.
+/// A master key and its state. Changing one replaces it in the store.
 #[derive(Clone)]
 pub(crate) struct Key {
     pub(crate) id: KeyId,

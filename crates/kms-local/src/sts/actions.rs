@@ -64,7 +64,7 @@ impl Caller {
         &self.account
     }
 
-    /// Whoever holds a long-lived access key.
+    /// The holder of a long-lived access key.
     pub(super) fn user(account: &str, access_key_id: &str) -> Self {
         Self {
             arn: format!("arn:aws:iam::{account}:user/{access_key_id}"),
@@ -122,7 +122,7 @@ fn assume_role_with_web_identity(
     Ok(known.map(|(name, value)| text(name, value)).concat() + &made)
 }
 
-/// Makes a session for the role that is asked for, whoever asks.
+/// Creates a session for the requested role, for any caller.
 fn make_session(
     sts: &Sts,
     query: &Query,

@@ -116,7 +116,7 @@ impl Sts {
         mut stop: watch::Receiver<bool>,
     ) -> Result<Response<Body>, Reset> {
         let (head, body) = request.into_parts();
-        // What is asked stands in the body, so it is read before anything is counted.
+        // The action is in the body, so the body is read before anything is counted.
         let body = read(body).await;
         let query = body.as_ref().map_or_else(|_| Query::default(), |body| Query::parse(body));
         let action = Action::named(&query);

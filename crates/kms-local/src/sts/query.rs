@@ -14,7 +14,7 @@ pub(super) struct Query {
 }
 
 impl Query {
-    /// Reads a form. What is no UTF-8 is replaced; of two with one name the last is kept.
+    /// Reads a form. Invalid UTF-8 is replaced; of two fields with one name the last is kept.
     pub(super) fn parse(body: &[u8]) -> Self {
         let pairs = form_urlencoded::parse(body);
         Self { parameters: pairs.map(|pair| (pair.0.into_owned(), pair.1.into_owned())).collect() }

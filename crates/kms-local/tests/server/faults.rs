@@ -135,7 +135,7 @@ async fn a_share_of_requests_is_slow() {
     kms.faults(REGION).slow(0.0, Duration::from_hours(1));
     client.list_keys().send().await.unwrap();
 
-    // Those that the seed has draw the hour, whatever their order; the others are answered.
+    // The requests that the seed picks get the hour's delay, in any order; the others succeed.
     let (slow_share, slow_latency) = (0.5, Duration::from_hours(1));
     until(|| kms.counters(REGION).in_flight == 0).await;
     kms.faults(REGION).set(FaultPlan { slow_share, slow_latency, seed: 3, ..FaultPlan::default() });
@@ -165,7 +165,7 @@ async fn access_is_denied_to_whoever_signs_right() {
         code(allowed.decrypt().ciphertext_blob(data_key).send().await),
         "AccessDeniedException"
     );
-    // Whoever KMS doesn't know is told so first.
+    // An unknown principal gets that error first.
     let expired = client(&kms, REGION, kms.issue_session(Duration::ZERO));
     assert_eq!(code(expired.list_keys().send().await), "ExpiredTokenException");
     kms.faults(REGION).deny_access(false);
@@ -192,7 +192,7 @@ async fn access_is_denied_for_one_encryption_context() {
 }
 
 #[tokio::test]
-async fn answers_name_another_key() {
+async fn responses_contain_the_id_of_another_key() {
     let Setup { kms, client, key } = setup().await;
     let generate = async || {
         let answer = client.generate_data_key().key_id(&key).number_of_bytes(32).send().await;
@@ -203,7 +203,7 @@ async fn answers_name_another_key() {
     let named = generate().await;
     assert_ne!(named, key);
     assert_eq!(code(client.describe_key().key_id(&named).send().await), "NotFoundException");
-    // What names no key goes on.
+    // Responses without a key id do not change.
     client.generate_random().number_of_bytes(8).send().await.unwrap();
     client.enable_key().key_id(&key).send().await.unwrap();
     kms.faults(REGION).clear();

@@ -1,5 +1,5 @@
-//! The server as its clients meet it: over real sockets, through `aws-sdk-kms` where it can ask the
-//! question, and by hand-made requests where it cannot.
+//! Tests the server from its clients' side: over real sockets, through `aws-sdk-kms` where
+//! possible, and otherwise with raw requests.
 
 #[cfg(test)]
 mod aliases;

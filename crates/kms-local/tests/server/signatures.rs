@@ -211,7 +211,7 @@ async fn what_is_revoked_is_refused_from_now_on() {
     assert_eq!(connection.send(request(&session).signed()).await.code(), "ExpiredTokenException");
     assert_eq!(connection.send(request(&other).signed()).await.status, 200);
 
-    // No clock brings back what was ended by hand.
+    // No clock restores a session that was ended explicitly.
     kms.faults(REGION).clock_behind(30 * MINUTE);
     let earlier = RawRequest { time: kms_time() - 30 * MINUTE, ..request(&session) };
     assert_eq!(connection.send(earlier.signed()).await.code(), "ExpiredTokenException");

@@ -78,7 +78,7 @@ pub(crate) fn code<T: Debug, E: ProvideErrorMetadata + Debug>(result: Result<T, 
     error.code().unwrap_or_else(|| panic!("not a refusal: {error:?}")).to_owned()
 }
 
-/// A request by hand, so that each part of it can be wrong.
+/// A raw request, so that each part of it can be wrong.
 pub(crate) struct RawRequest {
     pub(crate) credentials: Credentials,
     pub(crate) region: String,

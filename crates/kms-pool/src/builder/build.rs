@@ -1,4 +1,4 @@
-//! Makes a pool of its settings.
+//! Builds a pool from its settings.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::pool::{KmsPool, Settings};
 use crate::stats::Counters;
 use crate::time::Clock;
 
-/// Threads that drive what goes on in a pool: much waiting, little work.
+/// Worker threads of a pool's runtime. Its tasks mostly wait for the network.
 const WORKERS: usize = 2;
 
 impl KmsPoolBuilder {
@@ -36,19 +36,19 @@ impl KmsPoolBuilder {
         let mut common = config::Builder::new()
             .behavior_version(BehaviorVersion::v2026_01_12())
             .sleep_impl(background.clone())
-            // The clock of each region learns the date of KMS. The SDK would correct it once more.
+            // The clock of each region already follows KMS's date; the SDK would correct it twice.
             .disable_clock_skew_correction(true)
-            // The attempt timeout is not here: it must not run while a request waits for its turn.
+            // No attempt timeout here: it must not run while a request waits for the budget.
             .timeout_config(
                 TimeoutConfig::builder()
                     .connect_timeout(connect_timeout)
                     .operation_timeout(self.operation_timeout)
                     .build(),
             )
-            // Sessions renew credentials; a cache below them would only make requests wait once
+            // Sessions refresh credentials. The SDK's cache would only make requests wait once
             // more.
             .identity_cache(IdentityCache::no_cache())
-            // Bodies are a few KiB and the attempt timeout bounds them: nothing to watch over.
+            // Not needed: bodies are a few KiB, and the attempt timeout bounds them.
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .use_fips(self.fips)
             .use_dual_stack(self.dual_stack);

@@ -1,4 +1,4 @@
-//! Whether the settings of a pool can be used.
+//! Validates the settings of a pool.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -25,11 +25,11 @@ const CONNECTION_IDLE_TIMEOUTS: RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_hours(1);
 
 impl KmsPoolBuilder {
-    /// Whether each setting can be used.
+    /// Validates each setting.
     ///
     /// # Errors
     ///
-    /// What is wrong with the first that cannot.
+    /// Returns the error of the first invalid setting.
     pub(super) fn check(&self) -> Result<(), BuildError> {
         in_range("connect_timeout", &self.connections.connect_timeout, &TIMEOUTS)?;
         let idle = &self.connections.idle_timeout;
@@ -62,7 +62,7 @@ impl KmsPoolBuilder {
             .or(self.endpoint.as_ref().map(|_| "all regions"))
             && named
         {
-            let reason = "cannot be combined with `use_fips` or `use_dual_stack`: name the endpoint that is both";
+            let reason = "cannot be combined with `use_fips` or `use_dual_stack`: set the URL of an endpoint that has both";
             return Err(BuildError::Endpoint { region: region.to_owned(), reason });
         }
         for (region, url) in &self.endpoints {
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_durations_have_ranges() {
+    fn numbers_and_durations_out_of_range_are_errors() {
         let zero = Duration::ZERO;
         let long = Duration::from_hours(2);
         for (setting, builder) in [
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_http_stays_on_this_machine() {
+    fn plain_http_is_allowed_for_localhost_only() {
         for url in [
             "https://127.0.0.1:8443",
             "https://kms.eu-west-1.amazonaws.com/",
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_has_a_name_or_is_chosen_by_kind() {
+    fn endpoint_urls_and_endpoint_kinds_exclude_each_other() {
         for builder in [builder().use_fips(true), builder().use_dual_stack(true)] {
             let error = builder.endpoint_url("https://localhost").build().unwrap_err();
             assert!(
@@ -184,13 +184,13 @@ mod tests {
     }
 
     #[test]
-    fn a_region_is_named_like_one() {
+    fn an_invalid_region_name_is_an_error() {
         let error = builder().endpoint_url_for("EU West", "https://localhost").build();
         assert!(matches!(error, Err(BuildError::Region { region, .. }) if region == "EU West"));
     }
 
     #[test]
-    fn trust_roots_are_read_at_once() {
+    fn invalid_trust_roots_fail_the_build() {
         let truncated = &ROOT[..ROOT.len() / 2];
         let no_certificate: &[u8] =
             b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn an_application_name_fits_a_user_agent() {
+    fn an_invalid_application_name_is_an_error() {
         assert!(matches!(builder().app_name("two words").build(), Err(BuildError::AppName)));
         assert!(builder().app_name("billing").build().is_ok());
     }

@@ -1,22 +1,25 @@
-//! What a pool takes over from the environment.
+//! Reads settings of a pool from environment variables.
 
 use super::KmsPoolBuilder;
 use crate::connection::Proxies;
 use crate::error::BuildError;
 
 impl KmsPoolBuilder {
-    /// Takes over what the AWS SDKs and the AWS CLI read from the environment: the endpoint from
-    /// `AWS_ENDPOINT_URL_KMS` or else `AWS_ENDPOINT_URL` (neither when
-    /// `AWS_IGNORE_CONFIGURED_ENDPOINT_URLS` is `true`), and the certificate authorities to believe
-    /// instead of the platform's from the PEM file `AWS_CA_BUNDLE`; and the [proxy](Self::proxy)
-    /// from `HTTPS_PROXY` or else `ALL_PROXY`, unless `NO_PROXY` lists the host.
+    /// Applies the environment variables that the AWS SDKs and the AWS CLI also read.
     ///
-    /// The variables of the proxy mean what they mean to curl: each is read in lower case first,
-    /// and an empty one counts as not set. `NO_PROXY` is `*` for all hosts, or a list of names,
-    /// which include their subdomains, IP addresses and networks such as `10.0.0.0/8`. An entry
-    /// may name a port, as in `kms.internal:8443`, and is for that port alone then.
+    /// - `AWS_ENDPOINT_URL_KMS`, or else `AWS_ENDPOINT_URL`: the endpoint. Both are ignored if
+    ///   `AWS_IGNORE_CONFIGURED_ENDPOINT_URLS` is `true`.
+    /// - `AWS_CA_BUNDLE`: a PEM file with certificate authorities to trust instead of the
+    ///   platform's.
+    /// - `HTTPS_PROXY`, or else `ALL_PROXY`: the [proxy](Self::proxy), unless `NO_PROXY` lists the
+    ///   host.
     ///
-    /// Nothing is read from the environment without this call.
+    /// The proxy variables have the same meaning as for curl: the lower-case name takes precedence,
+    /// and an empty variable counts as unset. `NO_PROXY` is `*` for all hosts, or a list of host
+    /// names (which include their subdomains), IP addresses and networks such as `10.0.0.0/8`. An
+    /// entry with a port, such as `kms.internal:8443`, applies to that port only.
+    ///
+    /// The pool reads no environment variables unless you call this method.
     ///
     /// ```
     /// # fn example() -> Result<(), kms_pool::BuildError> {
@@ -27,8 +30,8 @@ impl KmsPoolBuilder {
     ///
     /// # Errors
     ///
-    /// [`BuildError::CaBundle`] if the file that `AWS_CA_BUNDLE` names cannot be read, and
-    /// [`BuildError::Proxy`] if a variable is set to what is not the URL of a proxy.
+    /// [`BuildError::CaBundle`] if the file in `AWS_CA_BUNDLE` cannot be read, and
+    /// [`BuildError::Proxy`] if a proxy variable is not a valid proxy URL.
     pub fn with_environment(self) -> Result<Self, BuildError> {
         self.with_variables(|name| std::env::var(name).ok())
     }
@@ -65,7 +68,7 @@ mod tests {
     const ROOT: &[u8] = include_bytes!("../../tests/data/root.pem");
 
     #[test]
-    fn the_environment_gives_endpoint_and_roots() {
+    fn the_environment_sets_endpoint_and_roots() {
         let with = |variables: &'static [(&'static str, &'static str)]| {
             let variable = |name: &str| {
                 variables.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())

@@ -1,4 +1,4 @@
-//! The settings of a pool: each with its unit, default, range and an example.
+//! The settings of a pool, each with its unit, default, range and an example.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -78,11 +78,11 @@ impl KmsPoolBuilder {
         }
     }
 
-    /// The endpoint of every region that has none of its own. Default: AWS's endpoint of the
-    /// region.
+    /// Sets the endpoint of every region without an [`endpoint_url_for`](Self::endpoint_url_for).
+    /// Default: the AWS endpoint of the region.
     ///
-    /// Must be `https://`, since plaintext data keys travel over it; `http://` is allowed for
-    /// `localhost`, `127.0.0.1` and `[::1]` alone.
+    /// Must be `https://`, because plaintext data keys travel over it; `http://` is allowed only
+    /// for `localhost`, `127.0.0.1` and `[::1]`.
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -93,8 +93,9 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// The endpoint of one region, before that of [`endpoint_url`](Self::endpoint_url) and under
-    /// the same rules. Repeatable; the last call for a region wins.
+    /// Sets the endpoint of one region. It takes precedence over
+    /// [`endpoint_url`](Self::endpoint_url) and follows the same rules. Repeatable; the last call
+    /// for a region wins.
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -105,8 +106,8 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// A certificate authority to believe *instead of* the platform's, in PEM; a bundle is fine.
-    /// Repeatable. Default: the platform's authorities.
+    /// Adds certificate authorities in PEM format, one or several, that are trusted *instead of*
+    /// the platform's. Repeatable. Default: the platform's authorities.
     ///
     /// ```no_run
     /// # fn example(builder: kms_pool::KmsPoolBuilder) -> std::io::Result<()> {
@@ -119,8 +120,8 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// Believes the platform's certificate authorities in addition to custom ones. They are
-    /// believed anyway when there are no custom ones.
+    /// Trusts the platform's certificate authorities in addition to custom ones. Without custom
+    /// ones, they are always trusted.
     ///
     /// ```no_run
     /// # fn example(builder: kms_pool::KmsPoolBuilder) -> std::io::Result<()> {
@@ -133,13 +134,14 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// How long it may take to connect: TCP, a proxy's tunnel and the TLS handshake together.
-    /// Default 2 s; 1 ms to 5 min.
+    /// How long connecting may take: TCP, a proxy's tunnel and the TLS handshake together. Default
+    /// 2 s; 1 ms to 5 min.
     ///
-    /// If a host has several addresses, they are tried as RFC 8305 ("Happy Eyeballs") says: IPv6
-    /// and IPv4 by turns, each 250 ms after the one before it, or at once when that one has failed.
+    /// If a host has several addresses, they are tried according to RFC 8305 ("Happy Eyeballs"):
+    /// IPv6 and IPv4 alternate, and each attempt starts 250 ms after the previous one, or at once
+    /// when that one fails.
     ///
-    /// It is the pool's: a client's own configuration cannot override it.
+    /// This setting belongs to the pool: a client's own configuration cannot override it.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -151,18 +153,19 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// How long a connection that nobody uses stays open. Default 90 s; 10 ms to 1 h.
+    /// How long an idle connection stays open. Default 90 s; 10 ms to 1 h.
     ///
-    /// Load balancers and NAT gateways forget idle connections, those of AWS after 350 s, mostly
-    /// without telling either side. Idle connections are therefore probed by TCP keepalive, first
-    /// after 30 s.
+    /// Load balancers and NAT gateways drop idle connections (those of AWS after 350 s), usually
+    /// without notifying either side. The pool therefore probes idle connections by TCP keepalive,
+    /// first after 30 s.
     ///
-    /// When a request fails on a connection that was open before it, by a timeout or a reset, all
-    /// idle connections of the region are closed, and the request is sent once more over a new one,
-    /// at once. This happens once in an operation, and [`max_attempts`](Self::max_attempts) does not
-    /// count it. Only what becomes of the second try counts for the
-    /// [circuit](Self::circuit_opens_after). A timeout is left to the other retries if KMS answered
-    /// other requests over old connections meanwhile: it is slow then, and not the connection dead.
+    /// When a request on a reused connection fails by a timeout or a reset, the pool closes all
+    /// idle connections of the region and sends the request again at once over a new connection. It
+    /// does so once per operation, in addition to [`max_attempts`](Self::max_attempts). Only the
+    /// outcome of the second try counts for the [circuit](Self::circuit_opens_after). After a
+    /// timeout the pool does this only if no other request on a reused connection got a response in
+    /// the meantime: otherwise KMS is slow and the connection is not dead, so the timeout is left
+    /// to the SDK's retries.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -174,17 +177,17 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// Takes these addresses for a host name, instead of asking the system's resolver.
+    /// Resolves a host name to these addresses instead of using the system's resolver.
     #[doc(hidden)]
     pub fn resolve(mut self, host: &str, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
         self.connections.hosts.set(host, addresses.into_iter().collect());
         self
     }
 
-    /// How long one attempt may take, connecting included. Default 3 s; 1 ms to 5 min.
+    /// How long one attempt may take, including connecting. Default 3 s; 1 ms to 5 min.
     ///
-    /// The second try of an attempt whose [idle connection](Self::connection_idle_timeout) was dead
-    /// may take as long again.
+    /// If a reused connection was dead, the second try over a new connection may take as long
+    /// again: see [`connection_idle_timeout`](Self::connection_idle_timeout).
     ///
     /// ```
     /// # use std::time::Duration;
@@ -196,8 +199,8 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// How long a KMS operation may take with all its attempts and the pauses between them.
-    /// Default 10 s; 1 ms to 5 min. Of several timeouts the first to pass counts.
+    /// How long a KMS operation may take, including all attempts and the pauses between them.
+    /// Default 10 s; 1 ms to 5 min. The timeout that expires first applies.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -209,15 +212,14 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// How often the SDK tries an operation, the first time included, in its standard retry mode.
-    /// Default 3; 1 to 10. This is the one place that decides on retries; the pool adds none of its
-    /// own but the one for a connection that died while it was
-    /// [idle](Self::connection_idle_timeout). A quota bounds the retries of each principal in a
-    /// region, so that they end by themselves when KMS is down. A principal whose requests fail
-    /// uses up its own quota, and nobody else's.
+    /// How many times the SDK tries an operation, including the first attempt, in its standard
+    /// retry mode. Default 3; 1 to 10. Only the SDK retries; the pool adds one exception, for a
+    /// connection that died while it was [idle](Self::connection_idle_timeout). A retry quota per
+    /// principal and region stops retries when KMS is down. A principal whose requests fail uses up
+    /// only its own quota.
     ///
-    /// What KMS refused for its credentials is signed again once they have been renewed, even with
-    /// 1.
+    /// A request that KMS refuses because of its credentials is signed again after they have been
+    /// refreshed, even if this is 1.
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -228,9 +230,9 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// How many clients the pool keeps. Beyond that those little used of late make room; callers
-    /// who hold one keep it. Default 1000; 1 to 1,000,000. Rounded up by less than the number of
-    /// CPUs × 8.
+    /// How many clients the pool keeps. Beyond that it evicts the least recently used ones; callers
+    /// that hold an evicted client can still use it. Default 1000; 1 to 1,000,000. The actual limit
+    /// may be higher by less than 8 × the number of CPUs.
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -241,10 +243,11 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// How long a slot that nobody uses is kept; with the last slot of a region go its connections.
-    /// Default 10 min; 10 ms to 24 h. Late by up to a quarter of it.
+    /// How long the pool keeps an unused client. Default 10 min; 10 ms to 24 h. Eviction can be
+    /// late by up to a quarter of this time. The last client of a region takes the region's
+    /// connections with it.
     ///
-    /// Single connections that nobody uses close earlier: see
+    /// Individual idle connections close earlier: see
     /// [`connection_idle_timeout`](Self::connection_idle_timeout).
     ///
     /// ```
@@ -257,8 +260,8 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// How long before their expiry credentials are renewed. Default 5 min; 0 to 1 h. Credentials
-    /// that live less than twice as long are renewed at half their life.
+    /// How long before their expiry credentials are refreshed. Default 5 min; 0 to 1 h. Credentials
+    /// that live less than twice as long are refreshed halfway through their lifetime.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -270,8 +273,9 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// By how much earlier than that at most, drawn anew for each set of credentials, so that a
-    /// fleet that started together does not renew together. Default 1 min; 0 to 1 h.
+    /// The maximum random time by which a refresh starts before
+    /// [`refresh_lead`](Self::refresh_lead), so that a fleet that started together does not refresh
+    /// together. Drawn for each credential generation. Default 1 min; 0 to 1 h.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -283,9 +287,8 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// How long a principal's credentials provider may take. Default 5 s; 1 ms to 5 min. It is the
-    /// provider's own time: requests only wait for it when there are no credentials that are still
-    /// good.
+    /// How long a call of a principal's credentials provider may take. Default 5 s; 1 ms to 5 min.
+    /// Requests wait for the provider only if there are no valid credentials.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -297,7 +300,7 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// How often the files of a principal are looked at: see
+    /// How often the files of a principal are checked for changes: see
     /// [`Principal::with_files`](crate::Principal::with_files). Default 5 s; 10 ms to 1 h.
     ///
     /// ```
@@ -310,11 +313,11 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// How many requests of one account may be under way in one region at once; the others wait
-    /// their turn, in order. Default 256; 1 to 100,000. What waits too long for its operation to
-    /// end in time fails with [`OverBudget`](crate::KmsErrorKind::OverBudget).
+    /// How many requests of one account may be in flight in one region at once; further requests
+    /// wait in a queue. Default 256; 1 to 100,000. A request that waits too long to finish within
+    /// its operation timeout fails with [`OverBudget`](crate::KmsErrorKind::OverBudget).
     ///
-    /// Regions have separate limits, so that a slow one does not hold up another.
+    /// Each region has a separate limit, so a slow region does not delay another.
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -325,16 +328,16 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// How many requests of one account are sent to one region in a second at most. Default: any
-    /// number, until KMS throttles; then nine tenths of what it accepted in the last second, and
-    /// more again until it throttles: by a hundredth of that in the first second, and twice as much
-    /// in each further one. 1 to 1,000,000.
+    /// The maximum number of requests per second of one account to one region. 1 to 1,000,000.
+    /// Default: unlimited until KMS throttles. The limit then drops to nine tenths of the requests
+    /// that KMS accepted in the last second. It grows until KMS throttles again: by a hundredth of
+    /// that number in the first second, and by twice as much in each further second.
     ///
-    /// A request that could not start in time fails at once with
-    /// [`OverBudget`](crate::KmsErrorKind::OverBudget), and says in
-    /// [`retry_after`](crate::KmsError::retry_after) when it could. In time is so that a whole
-    /// attempt still fits into the operation timeout, or at half of it where that is later: by
-    /// default within 7 s.
+    /// A request that cannot start in time fails at once with
+    /// [`OverBudget`](crate::KmsErrorKind::OverBudget);
+    /// [`retry_after`](crate::KmsError::retry_after) says when to try again. "In time" means that a
+    /// whole attempt still fits into the operation timeout, or by half of the operation timeout if
+    /// that is later. With the default timeouts that is within 7 s.
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -345,8 +348,8 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// The most of the budget that `Decrypt` and `ReEncrypt` may take. Default 1, all of it; 0.01
-    /// to 1. With 0.7, 0.3 are left for what encrypts, however much is to be decrypted.
+    /// The maximum share of the budget for `Decrypt` and `ReEncrypt`. Default 1, all of it; 0.01 to
+    /// 1. With 0.7, a share of 0.3 remains for encryption, however many messages are decrypted.
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -357,7 +360,7 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// The most of the budget that all other operations may take. Default 1, all of it; 0.01 to 1.
+    /// The maximum share of the budget for all other operations. Default 1, all of it; 0.01 to 1.
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -368,10 +371,11 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// After how many failures in a row (time-outs, broken connections, internal errors) the
-    /// circuit of a slot opens. Default 10; 0 means never. While it is open requests fail at once
-    /// with [`Unavailable`](crate::KmsErrorKind::Unavailable); after 500 ms one is sent to see, and
-    /// after it failed one more after twice that time, up to 10 s.
+    /// How many consecutive failures (timeouts, broken connections, internal errors) open the
+    /// circuit of a client. Default 10; 0 disables the circuit. While the circuit is open, requests
+    /// fail at once with [`Unavailable`](crate::KmsErrorKind::Unavailable). After 500 ms one
+    /// request is sent as a probe. Each probe that fails doubles the time until the next one, up to
+    /// 10 s.
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -383,8 +387,8 @@ impl KmsPoolBuilder {
     }
 
     /// Uses the endpoints that are validated under FIPS 140, such as
-    /// `kms-fips.us-east-1.amazonaws.com`. Default: off. It says nothing about this side's
-    /// cryptography.
+    /// `kms-fips.us-east-1.amazonaws.com`. Default: off. This does not change the cryptography in
+    /// your process.
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -395,8 +399,8 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// Uses the endpoints that are reached over IPv6 too, such as `kms.us-east-1.api.aws`. Default:
-    /// off.
+    /// Uses the endpoints that are also reachable over IPv6, such as `kms.us-east-1.api.aws`.
+    /// Default: off.
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -407,18 +411,18 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// Reaches KMS through this HTTP proxy, by `CONNECT`, so that TLS ends at KMS and not in the
-    /// proxy. Default: none. [`with_environment`](Self::with_environment) takes those of the
+    /// Connects to KMS through this HTTP proxy with `CONNECT`, so that TLS ends at KMS and not at
+    /// the proxy. Default: none. [`with_environment`](Self::with_environment) uses the proxy of the
     /// environment.
     ///
-    /// The URL is `http://` or `https://`, the latter for TLS to the proxy itself, with the pool's
-    /// certificate authorities. As for curl, a URL without a scheme is `http://`, the port is 1080
-    /// by default, or 443 for `https://`, and a percent-encoded `user:password@` before the host is
-    /// sent to the proxy by "Basic" authentication. Endpoints with plain `http://` are reached
-    /// without the proxy, as they are on this machine.
+    /// The URL is `http://` or `https://`. With `https://`, the connection to the proxy itself also
+    /// uses TLS, with the pool's certificate authorities. As with curl, a URL without a scheme is
+    /// `http://`, the default port is 1080, or 443 for `https://`, and a percent-encoded
+    /// `user:password@` before the host is sent to the proxy by "Basic" authentication. Plain
+    /// `http://` endpoints are on this machine and bypass the proxy.
     ///
-    /// STS and SSO are reached through the same proxy where a principal is made of a profile, the
-    /// default chain or a [`Role`](crate::Role) without a proxy of its own.
+    /// A principal from a profile, from the default chain, or from a [`Role`](crate::Role) without
+    /// its own proxy also reaches STS and SSO through this proxy.
     ///
     /// ```
     /// # fn example() -> Result<(), kms_pool::BuildError> {
@@ -429,13 +433,13 @@ impl KmsPoolBuilder {
     ///
     /// # Errors
     ///
-    /// [`BuildError::Proxy`] if that is not the URL of a proxy.
+    /// [`BuildError::Proxy`] if `url` is not a valid proxy URL.
     pub fn proxy(mut self, url: &str) -> Result<Self, BuildError> {
         self.connections.proxies = Proxies::all(url)?;
         Ok(self)
     }
 
-    /// A name for the `User-Agent` header, by which AWS `CloudTrail` tells applications apart.
+    /// Sets a name for the `User-Agent` header, by which AWS `CloudTrail` tells applications apart.
     /// Default: none.
     ///
     /// ```
@@ -450,7 +454,7 @@ impl KmsPoolBuilder {
 
 impl fmt::Debug for KmsPoolBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Endpoints and roots stay out: they are long, and a URL may hold a password.
+        // Without endpoints and roots: they are long, and a URL may contain a password.
         f.debug_struct("KmsPoolBuilder")
             .field("connect_timeout", &self.connections.connect_timeout)
             .field("connection_idle_timeout", &self.connections.idle_timeout)

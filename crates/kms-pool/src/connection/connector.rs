@@ -1,4 +1,4 @@
-//! Makes one connection: TCP, a proxy's tunnel, TLS.
+//! Opens one connection: TCP, a proxy's tunnel, TLS.
 
 use std::error::Error;
 use std::fmt;
@@ -30,7 +30,7 @@ use crate::sight;
 use crate::stats::Counters;
 use crate::time;
 
-/// Makes connections, within the connect timeout and counted.
+/// Opens connections within the connect timeout, and counts them.
 #[derive(Clone)]
 pub(super) struct Connector(pub(super) Arc<Parts>);
 
@@ -42,7 +42,7 @@ pub(super) struct Parts {
     pub(super) counters: Arc<Counters>,
 }
 
-/// Why there is no connection.
+/// Why no connection could be opened.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
     #[error("no connection to {to} within {within:?}, the connect timeout")]
@@ -55,7 +55,7 @@ pub(super) enum ConnectError {
     },
 }
 
-/// Whether it was a timeout that kept a request from getting a connection.
+/// Whether a request failed because connecting timed out.
 pub(super) fn is_timeout(error: &(dyn Error + 'static)) -> bool {
     std::iter::successors(Some(error), |&it| it.source())
         .any(|it| matches!(it.downcast_ref(), Some(ConnectError::TimedOut { .. })))
@@ -89,11 +89,13 @@ impl Service<Uri> for Connector {
 }
 
 impl Parts {
-    /// A stream to a server, and whether HTTP/2 is spoken on it.
+    /// Opens a stream to a server; the flag is true if the server speaks HTTP/2.
     async fn connect(&self, url: &Uri) -> Result<(Stream, bool), BoxError> {
         let is_https = url.scheme_str() == Some("https");
         if !is_https && !is_here(host(url)) {
-            return Err("plain http:// is for this machine and the metadata services alone".into());
+            return Err(
+                "plain http:// is allowed only for this machine and the metadata services".into()
+            );
         }
         let proxy = self.proxies.of(url);
         let first = proxy.map_or(url, |proxy| &proxy.url);
@@ -112,7 +114,7 @@ impl Parts {
         self.hosts.connect(host(first), port(first), finish).await
     }
 
-    /// Asks a proxy for a tunnel, on a connection to it.
+    /// Asks a proxy for a tunnel, on an open connection to the proxy.
     async fn tunnel(&self, proxy: &Proxy, url: &Uri, stream: Stream) -> Result<Stream, BoxError> {
         let stream = if proxy.url.scheme_str() == Some("https") {
             Box::new(handshake(&self.tls.proxy, &proxy.url, stream).await?)
@@ -129,7 +131,8 @@ impl Parts {
                 let error: BoxError = Box::new(error);
                 let reason = std::iter::successors(Some(&*error as &dyn Error), |&it| it.source());
                 let reason = reason.last().map(ToString::to_string).unwrap_or_default();
-                Err(format!("no tunnel through the proxy {}: {reason}", proxy.url).into())
+                Err(format!("could not open a tunnel through the proxy {}: {reason}", proxy.url)
+                    .into())
             }
         }
     }
@@ -155,8 +158,9 @@ fn port(url: &Uri) -> u16 {
     url.port_u16().unwrap_or(default)
 }
 
-/// Whether a host is this machine, or a metadata service that only this machine reaches: those of
-/// EC2, ECS and EKS have link-local addresses, and `fd00:ec2::/32`.
+/// Whether a host is this machine or a metadata service that only this machine can reach: the
+/// metadata services of EC2, ECS and EKS have link-local addresses, or addresses in
+/// `fd00:ec2::/32`.
 fn is_here(host: &str) -> bool {
     match host.parse() {
         Ok(IpAddr::V4(address)) => address.is_loopback() || address.is_link_local(),
@@ -167,7 +171,7 @@ fn is_here(host: &str) -> bool {
     }
 }
 
-/// A connection that is there already, for what wants to make one.
+/// A connector that returns a connection that is already open.
 struct Made(Option<Stream>);
 
 impl Service<Uri> for Made {
@@ -184,14 +188,14 @@ impl Service<Uri> for Made {
     }
 }
 
-/// TCP, or TLS over it, or TLS in a tunnel over that.
+/// TCP, TLS over TCP, or TLS inside a tunnel over either.
 type Stream = Box<dyn Duplex>;
 
 trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
-/// An open connection. It is counted as one until it is dropped.
+/// An open connection. It counts as open until it is dropped.
 pub(super) struct Transport {
     stream: TokioIo<Stream>,
     is_h2: bool,
@@ -285,7 +289,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_http_is_for_this_machine() {
+    fn plain_http_is_allowed_for_this_machine_only() {
         for here in [
             "localhost",
             "127.0.0.1",

@@ -1,9 +1,10 @@
-//! Connections: the HTTPS client behind all KMS clients of a pool for a region, and the one of its
-//! credentials providers.
+//! Connections: the HTTPS client behind all KMS clients of a pool for a region, and the HTTPS
+//! client of its credentials providers.
 //!
-//! What is idle may be dead without a sign: a NAT or load balancer forgets a connection, and says
-//! so to nobody. So a request that fails on a connection that is older than itself says little of
-//! the server. All idle connections are closed then, and the request may be tried again at once.
+//! An idle connection may die without a sign: a NAT gateway or load balancer drops it and notifies
+//! neither side. When a request fails on a *reused* connection, which was open before the request,
+//! the failure therefore says little about the server. The pool then closes all idle connections,
+//! and may try the request again at once.
 
 use std::error::Error;
 use std::pin::pin;
@@ -38,15 +39,15 @@ mod race;
 mod sdk;
 mod tls;
 
-/// How connections are made and kept.
+/// How connections are opened and kept.
 #[derive(Clone)]
 pub(crate) struct ConnectionSettings {
     pub(crate) roots: TrustRoots,
     pub(crate) proxies: Proxies,
     pub(crate) hosts: Hosts,
-    /// For TCP, a proxy's tunnel and TLS together.
+    /// Limit for TCP, a proxy's tunnel and TLS together.
     pub(crate) connect_timeout: Duration,
-    /// What nobody uses is closed after this time.
+    /// An idle connection closes after this time.
     pub(crate) idle_timeout: Duration,
 }
 
@@ -62,7 +63,7 @@ impl Default for ConnectionSettings {
     }
 }
 
-/// What makes HTTPS clients with the same settings.
+/// Builds HTTPS clients with the same settings.
 #[derive(Clone)]
 pub(crate) struct Connections {
     connector: Connector,
@@ -87,8 +88,8 @@ impl Connections {
         Ok(Self { connector: Connector(Arc::new(parts)), idle_timeout: settings.idle_timeout })
     }
 
-    /// An HTTPS client without a connection yet. Its connections close when it is dropped and its
-    /// requests have ended.
+    /// Builds an HTTPS client that has no connections yet. Its connections close when it is dropped
+    /// and its requests have ended.
     pub(crate) fn client(&self) -> HttpsClient {
         let first = self.generation(time::suspended());
         HttpsClient {
@@ -98,7 +99,7 @@ impl Connections {
         }
     }
 
-    /// The same as a client of the AWS SDK.
+    /// Builds the same as a client of the AWS SDK.
     pub(crate) fn shared_client(&self) -> SharedHttpClient {
         SharedHttpClient::new(SdkClient(Arc::new(self.client())))
     }
@@ -118,55 +119,57 @@ impl Connections {
 }
 
 const MAX_IDLE: usize = 1024;
-/// On a connection with HTTP/2 all requests depend on one path.
+/// HTTP/2 is pinged at this interval, because all requests of an HTTP/2 connection share one path.
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// So much longer a suspension of the machine is noticed.
+/// Suspensions of the machine longer than this are noticed.
 const NAP: Duration = Duration::from_secs(10);
 
-/// A request that is given up after this time, without an answer to it or others, casts doubt on the
-/// other idle connections.
+/// If a caller drops a request after this time, and neither it nor another request on a reused
+/// connection got a response, the other idle connections may be dead too.
 const SILENCE: Duration = Duration::from_millis(500);
 
-/// So many failures at once are forgiven at most.
+/// Maximum of [`HttpsClient::credit`].
 const MAX_CREDIT: u32 = 1024;
 
-/// Connections that are idle at the same time, and are closed together.
+/// Connections that are closed together once they are idle.
 struct Generation {
     hyper: Client<Connector, SdkBody>,
-    /// How long the machine had been suspended when this began.
+    /// How long the machine had been suspended when this generation began.
     suspended: Duration,
-    /// When an answer last came over a connection that had been open before its request.
+    /// When a response last arrived over a reused connection.
     answered: Mutex<Option<Instant>>,
 }
 
-/// An HTTPS client and all of its connections.
+/// An HTTPS client with all its connections.
 pub(crate) struct HttpsClient {
     connections: Connections,
     current: ArcSwap<Generation>,
-    /// How many failures on connections from before may be forgiven: one for each answer.
+    /// How many failures on reused connections may still be retried at once; each response adds
+    /// one.
     credit: AtomicU32,
 }
 
-/// What a failure on a connection from before means.
+/// What a failure on a reused connection means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stale {
-    /// The connection may have died unnoticed: the request is worth another try at once.
+    /// The connection may have died unnoticed: try the request again at once.
     TryAgain,
-    /// The server may be at fault: it answers others over old connections, or has answered too few.
+    /// The server may be at fault: it responds to other requests on reused connections, or there
+    /// have been too few responses since the last failures.
     Failure,
-    /// The same, but another failure that was just like it has been told.
+    /// Like `Failure`, but another failure of the same generation has already been reported.
     FailureAgain,
 }
 
 impl HttpsClient {
-    /// Sends a request, on an idle connection if there is one. Needs a Tokio runtime, on which
-    /// connections live.
+    /// Sends a request, on an idle connection if there is one. Must run on a Tokio runtime, because
+    /// connections are tasks.
     ///
     /// # Errors
     ///
-    /// If what was built is no HTTP request.
+    /// If `request` is not a valid HTTP request.
     pub(crate) fn send(&self, request: HttpRequest) -> Result<Exchange<'_>, ConnectorError> {
         let request = request.try_into_http1x();
         let mut request = request.map_err(|error| ConnectorError::user(error.into()))?;
@@ -177,7 +180,7 @@ impl HttpsClient {
         Ok(Exchange { answer, connection, began, over, client: self, has_ended: false })
     }
 
-    /// The connections to use. After a suspension those from before it are not among them: nobody
+    /// The connections to use. Connections from before a suspension are not reused, because nobody
     /// knows how long they were idle.
     fn generation(&self, suspended: Duration) -> Arc<Generation> {
         let current = self.current.load_full();
@@ -188,8 +191,8 @@ impl HttpsClient {
         self.current.load_full()
     }
 
-    /// Closes all connections that are idle, and those in use when they are done; unless that has
-    /// happened since. Requests under way end in peace.
+    /// Closes all idle connections now, and the ones in use when their requests end. Does nothing
+    /// if that has already happened to `old`. Running requests are not disturbed.
     fn replace(&self, old: &Arc<Generation>, suspended: Duration) -> bool {
         let fresh = Arc::new(self.connections.generation(suspended));
         let was = self.current.compare_and_swap(old, fresh);
@@ -197,24 +200,24 @@ impl HttpsClient {
     }
 }
 
-/// A request on its way.
+/// A request in flight.
 pub(crate) struct Exchange<'a> {
     answer: ResponseFuture,
     connection: CaptureConnection,
     began: Instant,
     over: Arc<Generation>,
     client: &'a HttpsClient,
-    /// Whether it has been answered, or has failed.
+    /// Whether the response has arrived or the request has failed.
     has_ended: bool,
 }
 
 impl Exchange<'_> {
-    /// Waits for the head of the answer. Not to be asked again once it has come.
+    /// Waits for the head of the response. Must not be called again after it has returned.
     pub(crate) async fn head(&mut self) -> Result<HttpResponse, ConnectorError> {
         let answer = (&mut self.answer).await.map_err(failure)?;
         self.has_ended = true;
         let more = |credit: u32| (credit < MAX_CREDIT).then_some(credit + 1);
-        // Where it is full already, that is no error.
+        // An error means that the credit is at its maximum.
         let _ = self.client.credit.fetch_update(Relaxed, Relaxed, more);
         if self.is_on_reused() {
             *self.over.answered() = Some(time::monotonic());
@@ -223,8 +226,8 @@ impl Exchange<'_> {
         HttpResponse::try_from(answer).map_err(|error| ConnectorError::other(error.into(), None))
     }
 
-    /// Notes that it has failed. If that was on a connection that had been open before, all idle
-    /// ones are closed, and the result says what the failure means.
+    /// Records that the request has failed. If it used a reused connection, all idle connections
+    /// are closed, and the result says what the failure means.
     pub(crate) fn failed(&mut self, error: &ConnectorError) -> Option<Stale> {
         self.has_ended = true;
         if !self.is_on_reused() {
@@ -239,12 +242,12 @@ impl Exchange<'_> {
         Some(if is_first { Stale::Failure } else { Stale::FailureAgain })
     }
 
-    /// Whether an old connection has brought another answer since.
+    /// Whether a response has arrived over a reused connection since this request began.
     fn is_path_alive(&self) -> bool {
         self.over.answered().is_some_and(|answered| answered > self.began)
     }
 
-    /// Whether it went over a connection that was open before it.
+    /// Whether the request used a connection that was open before it.
     fn is_on_reused(&self) -> bool {
         let mut extras = http::Extensions::new();
         if let Some(connected) = &*self.connection.connection_metadata() {
@@ -253,8 +256,8 @@ impl Exchange<'_> {
         extras.get::<Opened>().is_some_and(|opened| opened.0 < self.began)
     }
 
-    /// The same as [`head`](Self::head), with limits of its own on the time until there is a
-    /// connection and the time after that.
+    /// Like [`head`](Self::head), with separate limits on the time to connect and on the time after
+    /// that.
     async fn head_within(
         &mut self,
         connect: Option<Duration>,
@@ -277,8 +280,8 @@ impl Exchange<'_> {
 }
 
 impl Drop for Exchange<'_> {
-    /// Callers may have less patience than an attempt. Their next requests must not wait in vain for
-    /// the other connections that died with this one.
+    /// Detects dead connections even if callers cancel before the attempt times out. Otherwise
+    /// their next requests would wait in vain on other connections that died with this one.
     fn drop(&mut self) {
         if !self.has_ended
             && time::monotonic() - self.began >= SILENCE
@@ -292,7 +295,7 @@ impl Drop for Exchange<'_> {
 
 impl Generation {
     fn answered(&self) -> MutexGuard<'_, Option<Instant>> {
-        // A single value: a panic leaves nothing half done.
+        // A single value: a panic cannot leave it inconsistent.
         self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -304,10 +307,10 @@ async fn within<T>(
     let Some(limit) = limit else { return Ok(work.await) };
     timeout(limit, work)
         .await
-        .map_err(|_| ConnectorError::timeout(format!("no answer within {limit:?}").into()))
+        .map_err(|_| ConnectorError::timeout(format!("no response within {limit:?}").into()))
 }
 
-/// What a failure means to the SDK: whether it was a timeout, or the connection.
+/// Converts a failure into the SDK's error: a timeout, a broken connection, or another error.
 fn failure(error: legacy::Error) -> ConnectorError {
     if connector::is_timeout(&error) {
         return ConnectorError::timeout(error.into());
@@ -320,7 +323,7 @@ fn failure(error: legacy::Error) -> ConnectorError {
     match hyper {
         Some(it) if it.is_timeout() => ConnectorError::timeout(error.into()),
         Some(it) if it.is_user() => ConnectorError::user(error.into()),
-        // The rest is a connection that broke, or a server that does not speak HTTP.
+        // Other errors: a broken connection, or a server that does not speak HTTP.
         Some(it) if it.is_parse() => ConnectorError::other(error.into(), None),
         _ => ConnectorError::io(error.into()),
     }
@@ -403,12 +406,12 @@ mod tests {
         assert!(second.is_on_reused());
         drop(second);
         drop(first);
-        // Nobody has a use for it now.
+        // The connection closes once its request has ended.
         assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
     }
 
     #[tokio::test]
-    async fn who_asks_may_set_shorter_limits() {
+    async fn a_request_may_set_shorter_limits() {
         let https = https();
         let (listener, url) = server().await;
         let short = Some(Duration::from_millis(20));
@@ -417,14 +420,14 @@ mod tests {
         assert!(error.is_timeout(), "{error:?}");
         let mut exchange = https.send(request(&url)).unwrap();
         let serve = async { answer(&mut listener.accept().await.unwrap().0).await };
-        // The first of the two connections is the one that was given up.
+        // The first of the two connections belongs to the cancelled request.
         let _given_up = listener.accept().await.unwrap();
         let (head, ()) = tokio::join!(exchange.head_within(None, None), serve);
         assert_eq!(head.unwrap().status().as_u16(), 200);
     }
 
     #[tokio::test]
-    async fn what_a_failure_means_depends_on_what_others_were_answered() {
+    async fn the_meaning_of_a_failure_depends_on_responses_to_other_requests() {
         let https = https();
         let (listener, url) = server().await;
         let mut first = https.send(request(&url)).unwrap();
@@ -441,11 +444,11 @@ mod tests {
 
         let mut second = https.send(request(&url)).unwrap();
         second.head_within(None, Some(Duration::from_millis(1))).await.unwrap_err();
-        // Another was answered meanwhile, over a connection as old: the server is slow.
+        // Another request on a reused connection got a response meanwhile: the server is slow.
         *second.over.answered() = Some(time::monotonic() + Duration::from_millis(1));
         assert_eq!(second.failed(&timed_out), Some(Stale::Failure));
         assert_eq!(second.failed(&timed_out), Some(Stale::FailureAgain));
-        // But a reset is that connection's own, as long as there is credit.
+        // A reset concerns only that connection, as long as there is credit.
         assert_eq!(second.failed(&broken), Some(Stale::TryAgain));
         assert_eq!(second.failed(&broken), Some(Stale::FailureAgain));
         *second.over.answered() = None;
@@ -455,7 +458,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_silence_that_a_caller_does_not_wait_out_ends_the_other_idle_connections() {
+    async fn a_cancelled_request_without_response_closes_the_idle_connections() {
         for (waited, others_are_answered, ends) in
             [(Duration::ZERO, false, false), (SILENCE, true, false), (SILENCE, false, true)]
         {
@@ -472,7 +475,7 @@ mod tests {
             let before = https.current.load_full();
 
             let mut second = https.send(request(&url)).unwrap();
-            // Until it has a connection.
+            // Waits until the request has a connection.
             let connected = second.head_within(None, Some(Duration::ZERO)).await;
             assert!(connected.unwrap_err().is_timeout());
             if others_are_answered {
@@ -487,7 +490,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connections_from_before_a_suspension_are_not_used() {
+    async fn connections_from_before_a_suspension_are_not_reused() {
         let https = https();
         let suspended = time::suspended();
         let before = https.generation(suspended);

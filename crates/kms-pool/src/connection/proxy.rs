@@ -1,7 +1,7 @@
-//! Which requests go through which proxy, as curl decides it.
+//! Decides which proxy a request goes through, by the same rules as curl.
 //!
-//! Only `https://` goes through a proxy. What is asked by plain `http://` is on this machine, or
-//! the metadata service of EC2, ECS or EKS, which no proxy reaches.
+//! Only `https://` goes through a proxy. Plain `http://` is used only for this machine and for the
+//! metadata services of EC2, ECS and EKS, which no proxy can reach.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,19 +11,19 @@ use hyper_util::client::proxy::matcher::Matcher;
 
 use crate::error::BuildError;
 
-/// The proxy, and the hosts that are reached without it.
+/// The proxy, and the hosts that bypass it.
 #[derive(Clone, Default)]
 pub(crate) struct Proxies {
     proxy: Option<Proxy>,
     direct: Vec<Direct>,
 }
 
-/// A proxy that opens tunnels by `CONNECT`.
+/// A proxy that opens tunnels with `CONNECT`.
 #[derive(Clone)]
 pub(super) struct Proxy {
-    /// Without the credentials that it may have come with.
+    /// Without the credentials of the configured URL.
     pub(super) url: Uri,
-    /// The value of `Proxy-Authorization`.
+    /// The value of the `Proxy-Authorization` header.
     pub(super) authorization: Option<HeaderValue>,
 }
 
@@ -31,37 +31,37 @@ pub(super) struct Proxy {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Direct {
     hosts: Hosts,
-    /// `None` for every port.
+    /// `None` matches every port.
     port: Option<u16>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Hosts {
     All,
-    /// The addresses that begin with the same so many bits.
+    /// All addresses that share this many leading bits with the address.
     Network(IpAddr, u32),
-    /// A domain with all its subdomains.
+    /// A domain and all its subdomains.
     Domain(String),
 }
 
 impl Proxies {
-    /// One proxy for everything.
+    /// One proxy for all hosts.
     ///
     /// # Errors
     ///
-    /// [`BuildError::Proxy`] if that is not the URL of a proxy.
+    /// [`BuildError::Proxy`] if `url` is not a valid proxy URL.
     pub(crate) fn all(url: &str) -> Result<Self, BuildError> {
         let proxy = Proxy::parse(url).ok_or(BuildError::Proxy)?;
         Ok(Self { proxy: Some(proxy), direct: vec![] })
     }
 
-    /// What the environment's variables say. One that is empty is one that is not set; lower case
-    /// goes before upper case.
+    /// The proxy of the environment variables. An empty variable counts as unset; the lower-case
+    /// name takes precedence.
     ///
     /// # Errors
     ///
-    /// [`BuildError::Proxy`] if a variable is not the URL of a proxy. Going on without it would
-    /// send requests on a way that was not meant for them.
+    /// [`BuildError::Proxy`] if a variable is not a valid proxy URL. Ignoring it would send
+    /// requests over a route that was not intended.
     pub(crate) fn from_variables(
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, BuildError> {
@@ -81,7 +81,7 @@ impl Proxies {
         self.proxy.is_none()
     }
 
-    /// The proxy that a request goes through, if there is one.
+    /// The proxy for a request to `url`, if any.
     pub(super) fn of(&self, url: &Uri) -> Option<&Proxy> {
         if url.scheme_str() != Some("https") {
             return None;
@@ -99,7 +99,7 @@ impl Proxy {
         let proxy = matcher.intercept(&Uri::from_static("https://any"))?;
         let url = proxy.uri().clone();
         let default = match url.scheme_str()? {
-            // curl's.
+            // The default of curl.
             "http" => 1080,
             "https" => 443,
             _ => return None,
@@ -118,7 +118,7 @@ impl Proxy {
 impl Direct {
     fn parse(entry: &str) -> Self {
         let (host, port) = match entry.rsplit_once(':') {
-            // A colon in an address without brackets is the address's own.
+            // In an address without brackets, a colon is part of the address.
             Some((host, port)) if host.ends_with(']') || !host.contains(':') => {
                 match port.parse() {
                     Ok(port) => (host, Some(port)),
@@ -169,7 +169,7 @@ fn unbracketed(host: &str) -> &str {
     host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
-/// The first bits of an address.
+/// The leading `bits` of an address.
 fn prefix(address: IpAddr, bits: u32) -> u128 {
     let (address, length): (u128, u32) = match address {
         IpAddr::V4(address) => (u128::from(address.to_bits()), 32),
@@ -178,7 +178,7 @@ fn prefix(address: IpAddr, bits: u32) -> u128 {
     address.checked_shr(length.saturating_sub(bits)).unwrap_or(0)
 }
 
-/// Where the proxy is, without the credentials for it.
+/// Shows the proxy's address without its credentials.
 impl fmt::Debug for Proxies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Proxies")
@@ -206,7 +206,7 @@ mod tests {
     const KMS: &str = "https://kms.eu-west-1.amazonaws.com/";
 
     #[test]
-    fn the_variables_mean_what_they_mean_to_curl() {
+    fn the_variables_have_the_same_meaning_as_for_curl() {
         let p = "http://p:3128/";
         for (variables, expected) in [
             (&[][..], "direct"),
@@ -215,12 +215,12 @@ mod tests {
             (&[("ALL_PROXY", "http://p:3128")], p),
             (&[("all_proxy", "http://p:3128")], p),
             (&[("HTTP_PROXY", "http://p:3128"), ("http_proxy", "http://p:3128")], "direct"),
-            // An empty one is not set.
+            // An empty variable counts as unset.
             (&[("HTTPS_PROXY", ""), ("https_proxy", "http://p:3128")], p),
             (&[("https_proxy", ""), ("HTTPS_PROXY", "http://p:3128")], p),
             (&[("https_proxy", ""), ("ALL_PROXY", "http://p:3128")], p),
             (&[("HTTPS_PROXY", "")], "direct"),
-            // Lower case goes first, and the special one before the general one.
+            // Lower case takes precedence, and so does the specific variable.
             (&[("https_proxy", "http://p:3128"), ("HTTPS_PROXY", "http://other:1")], p),
             (&[("HTTPS_PROXY", "http://p:3128"), ("all_proxy", "http://other:1")], p),
             (&[("https_proxy", "http://p:3128"), ("no_proxy", ""), ("NO_PROXY", "*")], "direct"),
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_is_named_as_for_curl() {
+    fn proxy_urls_have_the_same_syntax_as_for_curl() {
         for (url, expected) in [
             ("http://p:3128", Some("http://p:3128/")),
             ("https://p:3129/", Some("https://p:3129/")),
@@ -258,11 +258,11 @@ mod tests {
     }
 
     #[test]
-    fn credentials_in_the_url_become_a_header_and_nothing_else() {
+    fn credentials_in_the_url_appear_only_in_the_header() {
         for (url, expected) in [
             ("http://user:secret@p:3128", Some("Basic dXNlcjpzZWNyZXQ=")),
             ("https://user:secret@p", Some("Basic dXNlcjpzZWNyZXQ=")),
-            // Percent-encoded, as it must be: `us@er` and `se:cret`.
+            // Percent-encoded `us@er` and `se:cret`.
             ("http://us%40er:se%3Acret@p", Some("Basic dXNAZXI6c2U6Y3JldA==")),
             ("http://user@p", Some("Basic dXNlcjo=")),
             ("http://p", None),
@@ -276,13 +276,13 @@ mod tests {
     }
 
     #[test]
-    fn no_proxy_means_what_it_means_to_curl() {
+    fn no_proxy_has_the_same_meaning_as_for_curl() {
         for (no_proxy, url, is_direct) in [
             ("*", KMS, true),
             ("*", "https://10.0.0.1", true),
             ("*", "https://[::1]:8443", true),
             ("", KMS, false),
-            // A name stands for its subdomains too, with or without a dot before it.
+            // A name includes its subdomains, with or without a leading dot.
             ("amazonaws.com", KMS, true),
             (".amazonaws.com", KMS, true),
             (".amazonaws.com", "https://amazonaws.com", true),
@@ -293,11 +293,11 @@ mod tests {
             ("aws.com", KMS, false),
             ("eu-west-1", KMS, false),
             ("x.kms.eu-west-1.amazonaws.com", KMS, false),
-            // Commas and spaces separate.
+            // Commas and spaces separate entries.
             ("a.example, amazonaws.com", KMS, true),
             ("a.example amazonaws.com", KMS, true),
             (",,a.example,,amazonaws.com,", KMS, true),
-            // A port is that port alone, and without one every port.
+            // An entry with a port matches only that port; without one, every port.
             ("kms.example:8443", "https://kms.example:8443", true),
             ("kms.example:8443", "https://kms.example", false),
             ("kms.example:443", "https://kms.example", true),
@@ -324,7 +324,7 @@ mod tests {
             ("fd00::/8", "https://[fd12:3456::1]", true),
             ("fd00::/8", "https://[fe80::1]", false),
             ("::/0", "https://[2001:db8::1]", true),
-            // A name is no address, and no end of one.
+            // A name does not match an address or the end of one.
             ("1", "https://10.0.0.1", false),
             ("0.0.1", "https://10.0.0.1", false),
         ] {
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_http_is_of_this_machine_and_goes_through_no_proxy() {
+    fn plain_http_bypasses_the_proxy() {
         let proxies = Proxies::all("http://p:3128").unwrap();
         for url in
             ["http://169.254.169.254/latest", "http://localhost:4566", "http://[fd00:ec2::254]"]

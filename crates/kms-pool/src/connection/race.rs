@@ -1,4 +1,4 @@
-//! Finds the addresses of a host, and uses the first of them that answers.
+//! Resolves the addresses of a host, and uses the first one that connects.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,28 +15,29 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-/// How long an address may make no progress before the next one is tried as well: the "Connection
+/// If an address makes no progress for this time, the next one is tried as well: the "Connection
 /// Attempt Delay" that RFC 8305, section 5, recommends.
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// An idle connection is probed after this time, and after each such interval: far more often than
-/// the 350 s after which load balancers of AWS and NAT gateways forget it.
+/// TCP keepalive probes an idle connection after this time, and then at this interval: much more
+/// often than the 350 s after which load balancers of AWS and NAT gateways drop it.
 const PROBE_AFTER: Duration = Duration::from_secs(30);
 const PROBE_EVERY: Duration = Duration::from_secs(10);
 
-/// The addresses of hosts.
+/// Resolves and remembers the addresses of hosts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Hosts {
-    /// Those that were set, instead of what the system's resolver says.
+    /// Addresses that were set, instead of the system resolver's.
     set: HashMap<String, Vec<IpAddr>>,
     known: Arc<Mutex<Known>>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
-    /// The address that answered last.
+    /// The address that last connected.
     good: HashMap<String, IpAddr>,
-    /// A lookup cannot be cancelled and holds a thread, so all who ask for a host share one.
+    /// Lookups in progress. A lookup cannot be cancelled and holds a thread, so all callers that
+    /// resolve the same host share one.
     lookups: HashMap<String, Lookup>,
 }
 
@@ -47,16 +48,16 @@ impl Hosts {
         self.set.insert(host.to_ascii_lowercase(), addresses);
     }
 
-    /// Connects to a host, and does what `finish` says with the connection: a handshake, say. The
-    /// first address with which all of that is done wins.
+    /// Connects to a host, and runs `finish` on the connection, for example a TLS handshake. The
+    /// first address for which both succeed wins.
     ///
-    /// The addresses are tried in the order of RFC 8305, but the one that answered last comes
-    /// first. The next one is tried after [`STAGGER`] without progress of those before it, or at
-    /// once when one of them has failed.
+    /// The address that last succeeded is tried first, and then the others in the order of RFC
+    /// 8305. The next address is tried after [`STAGGER`] without progress of the previous ones, or
+    /// at once when one of them fails.
     ///
     /// # Errors
     ///
-    /// Why the host has no address, or why the last of them did not answer.
+    /// Why the host has no address, or why the last address failed.
     pub(super) async fn connect<T, F>(
         &self,
         host: &str,
@@ -69,7 +70,7 @@ impl Hosts {
         let host = host.to_ascii_lowercase();
         let mut addresses = self.resolve(&host).await?;
         if let Some(good) = self.known().good.get(&host) {
-            // Stable: the others keep their order.
+            // A stable sort: the other addresses keep their order.
             addresses.sort_by_key(|address| address != good);
         }
         let mut next = interleaved(addresses).into_iter();
@@ -131,11 +132,11 @@ impl Hosts {
         found.map_err(Into::into)
     }
 
-    /// Looks a host up in a task, which goes on when nobody waits for it any more.
+    /// Resolves a host in a task, which continues even if all callers are cancelled.
     fn look_up(self, host: String) -> Lookup {
         let task = tokio::spawn(async move {
             let found = tokio::net::lookup_host((host.as_str(), 0)).await;
-            // What comes after this is looked up again.
+            // Later callers start a new lookup.
             self.known().lookups.remove(&host);
             found.map(|found| found.map(|it| it.ip()).collect()).map_err(Arc::new)
         });
@@ -151,7 +152,7 @@ impl Hosts {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        // Single insertions and removals: a panic leaves nothing half done.
+        // Single insertions and removals: a panic cannot leave them inconsistent.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -164,8 +165,8 @@ async fn open(address: SocketAddr) -> io::Result<TcpStream> {
     socket.connect(address).await
 }
 
-/// The families take turns, beginning with the first address's: RFC 8305, section 4, with a "First
-/// Address Family Count" of 1. Within a family the order stays.
+/// The address families alternate, beginning with the family of the first address: RFC 8305,
+/// section 4, with a "First Address Family Count" of 1. Within a family the order is kept.
 fn interleaved(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
     let total = addresses.len();
     let is_first_v6 = addresses.first().is_some_and(IpAddr::is_ipv6);
@@ -201,7 +202,7 @@ mod tests {
         assert_eq!(order(&["1.1.1.1", "1.1.1.2", "::1"]), ["1.1.1.1", "::1", "1.1.1.2"]);
     }
 
-    #[allow(clippy::unused_async, reason = "the race wants a future")]
+    #[allow(clippy::unused_async, reason = "the race expects a future")]
     async fn done(stream: TcpStream) -> Result<TcpStream, BoxError> {
         Ok(stream)
     }
@@ -211,7 +212,7 @@ mod tests {
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = server.local_addr().unwrap().port();
         let mut hosts = Hosts::default();
-        // Nobody listens on these.
+        // Nothing listens on these addresses.
         let refusing = (2..20).map(|last| IpAddr::from([127, 0, 0, last]));
         let good = IpAddr::from([127, 0, 0, 1]);
         hosts.set("Some.example", refusing.clone().chain([good]).collect());
@@ -228,7 +229,7 @@ mod tests {
         let refused = refused.downcast::<io::Error>().unwrap();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         hosts.connect("empty.example", port, done).await.unwrap_err();
-        // Waiting for each of the 36 would take 9 s of the paused clock.
+        // Waiting for each of the 36 addresses would take 9 s of the paused clock.
         assert!(begun.elapsed() < STAGGER * 4, "{:?}", begun.elapsed());
         assert_eq!(hosts.known().good.get("some.example"), Some(&good));
     }
@@ -258,7 +259,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_lookup_serves_all_who_ask_at_once() {
+    async fn concurrent_lookups_of_a_host_are_shared() {
         let hosts = Hosts::default();
         let both = tokio::join!(hosts.resolve("localhost"), async {
             let lookup = hosts.known().lookups.get("localhost").cloned();
@@ -267,7 +268,7 @@ mod tests {
         });
         assert_eq!(both.0.unwrap(), both.1.1.unwrap());
         assert!(both.1.0 && hosts.known().lookups.is_empty());
-        // A given-up one is not kept either.
+        // A cancelled lookup is not kept either.
         assert!(hosts.resolve("no such host").now_or_never().is_none());
         let lookup = hosts.known().lookups.get("no such host").cloned().unwrap();
         lookup.await.unwrap_err();

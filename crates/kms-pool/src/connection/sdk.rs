@@ -1,4 +1,4 @@
-//! The HTTPS client as the AWS SDK knows one, for what asks for credentials.
+//! Adapts the HTTPS client to the AWS SDK, for requests of credentials providers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 
 use super::HttpsClient;
 
-/// An [`HttpsClient`] as the AWS SDK knows one, for what asks for credentials.
+/// An [`HttpsClient`] as an HTTP client of the AWS SDK, for requests of credentials providers.
 pub(super) struct SdkClient(pub(super) Arc<HttpsClient>);
 
 impl HttpClient for SdkClient {
@@ -34,7 +34,7 @@ impl HttpClient for SdkClient {
     }
 }
 
-/// What is said of the client in the `User-Agent` header.
+/// Describes the client in the `User-Agent` header.
 pub(crate) fn metadata() -> ConnectorMetadata {
     ConnectorMetadata::new("hyper", Some("1.x".into()))
 }
@@ -47,8 +47,8 @@ impl fmt::Debug for SdkClient {
 
 struct SdkConnector {
     client: Arc<HttpsClient>,
-    /// Limits of whoever asks, such as those that tell fast whether this machine is an EC2
-    /// instance. The connect timeout of the connections holds anyway.
+    /// The SDK's limits for this request, such as the short ones that detect fast whether this
+    /// machine is an EC2 instance. The connect timeout of the connections applies anyway.
     connect: Option<Duration>,
     read: Option<Duration>,
 }
@@ -60,7 +60,7 @@ impl HttpConnector for SdkConnector {
         HttpConnectorFuture::new(async move {
             let mut exchange = client.send(request)?;
             let answer = exchange.head_within(connect, read).await;
-            // The SDK tries again, by other connections than those from before.
+            // This closes the idle connections, so the SDK's retry uses a new one.
             answer.inspect_err(|error| {
                 exchange.failed(error);
             })

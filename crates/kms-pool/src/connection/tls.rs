@@ -1,5 +1,5 @@
-//! Trust roots, and what TLS is agreed on: rustls over AWS-LC, with the hybrid post-quantum key
-//! exchange first.
+//! Trust roots and TLS settings: rustls over AWS-LC, preferring the hybrid post-quantum key
+//! exchange.
 
 use std::sync::{Arc, LazyLock};
 
@@ -9,7 +9,7 @@ use rustls::{CipherSuite, ClientConfig, RootCertStore};
 
 use crate::error::BuildError;
 
-/// Those of the AWS SDK: AES-GCM first, and no CBC.
+/// The cipher suites of the AWS SDK: AES-GCM first, and no CBC.
 const SUITES: [CipherSuite; 7] = [
     CipherSuite::TLS13_AES_256_GCM_SHA384,
     CipherSuite::TLS13_AES_128_GCM_SHA256,
@@ -20,7 +20,7 @@ const SUITES: [CipherSuite; 7] = [
     CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
 ];
 
-/// The certificate authorities whose servers a pool believes.
+/// The certificate authorities that a pool trusts.
 #[derive(Clone, Default)]
 pub(crate) struct TrustRoots {
     pub(crate) platform: bool,
@@ -28,14 +28,14 @@ pub(crate) struct TrustRoots {
 }
 
 impl TrustRoots {
-    /// Whether nothing was set, so that the platform's roots are believed.
+    /// Whether no custom roots were set, so that the platform's roots are trusted.
     pub(crate) fn is_default(&self) -> bool {
         !self.platform && self.pems.is_empty()
     }
 
-    /// The platform's roots unless custom ones replace them.
+    /// The platform's roots, unless custom ones replace them.
     fn store(&self) -> Result<RootCertStore, BuildError> {
-        // Reading them takes milliseconds, on some platforms hundreds.
+        // Reading them takes milliseconds, or hundreds of them on some platforms.
         static PLATFORM: LazyLock<RootCertStore> = LazyLock::new(|| {
             let mut roots = RootCertStore::empty();
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -60,7 +60,7 @@ impl TrustRoots {
         Ok(store)
     }
 
-    /// How TLS is spoken with these roots, to servers and to proxies.
+    /// The TLS configurations with these roots, for servers and for proxies.
     ///
     /// # Errors
     ///
@@ -84,8 +84,8 @@ impl TrustRoots {
     }
 }
 
-/// TLS to a server, which may choose HTTP/2; and to a proxy, which is asked for a tunnel by
-/// HTTP/1.1.
+/// The TLS configuration for servers, which may choose HTTP/2, and the one for proxies, which are
+/// asked for a tunnel with HTTP/1.1.
 #[derive(Clone)]
 pub(super) struct Tls {
     pub(super) server: Arc<ClientConfig>,

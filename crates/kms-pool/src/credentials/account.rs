@@ -1,9 +1,9 @@
-//! Whose credentials are, as far as they show it.
+//! Determines the identity that credentials belong to, as far as they show it.
 
 use aws_credential_types::Credentials;
 use aws_credential_types::attributes::AccountId;
 
-/// Whose some credentials are.
+/// The identity that credentials belong to, as far as it is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Owner {
     account: Option<AccountId>,
@@ -11,16 +11,16 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    /// The owner of `credentials`: the account that came with them, or else the one in their access
-    /// key id.
+    /// The owner of `credentials`: their account id if they have one, or else the account that is
+    /// encoded in their access key id.
     pub(super) fn of(credentials: &Credentials) -> Self {
         let access_key_id = credentials.access_key_id();
         let account = credentials.account_id().cloned().or_else(|| account_in(access_key_id));
         Self { account, access_key_id: access_key_id.into() }
     }
 
-    /// Whether these may be another identity's credentials than `last`: they are of another
-    /// account, or the accounts are not both known and the access keys differ.
+    /// Whether these credentials may belong to another identity than `last`: the accounts differ,
+    /// or at least one is unknown and the access key ids differ.
     pub(super) fn is_other_than(&self, last: &Self) -> bool {
         match (&self.account, &last.account) {
             (Some(account), Some(last)) => account != last,
@@ -28,7 +28,7 @@ impl Owner {
         }
     }
 
-    /// What is known of this owner, with what `last` knew of the same access key.
+    /// Adds the account that `last` had for the same access key id.
     pub(super) fn with_what_was_known(mut self, last: &Self) -> Self {
         if self.access_key_id == last.access_key_id {
             self.account = self.account.or_else(|| last.account.clone());
@@ -37,15 +37,15 @@ impl Owner {
     }
 }
 
-/// The account in an access key id.
+/// The account that is encoded in an access key id.
 ///
-/// AWS writes it there: for `AKIA` (long-lived) and `ASIA` (temporary) the 16 characters after the
-/// prefix are base32 (RFC 4648) for 80 bits, of which the first is set, and the next 40 are the
-/// account. Ids from before 2019 begin with a bit that is not set, and tell nothing. AWS documents
-/// only that the id tells the account (`sts:GetAccessKeyInfo`, which needs no secret); how was
-/// found out by Aidan Steele, "AWS Access Key ID formats" (awsteele.com, 2020-09-26), and Tal
-/// Be'ery, "A short note on AWS KEY ID" (medium.com/@TalBeerySec, 2023), whose examples are in the
-/// tests below.
+/// After the prefix `AKIA` (long-lived) or `ASIA` (temporary), the remaining 16 characters are
+/// base32 (RFC 4648) for 80 bits. The first bit is set, and the next 40 are the account. In ids
+/// from before 2019 the first bit is not set, and they do not contain the account. AWS documents
+/// only that the account can be derived from the id (`sts:GetAccessKeyInfo`, which needs no
+/// secret). The encoding was published by Aidan Steele, "AWS Access Key ID formats" (awsteele.com,
+/// 2020-09-26), and Tal Be'ery, "A short note on AWS KEY ID" (medium.com/@TalBeerySec, 2023). The
+/// tests below use their examples.
 fn account_in(access_key_id: &str) -> Option<AccountId> {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
     const ACCOUNTS: u64 = 1_000_000_000_000;
@@ -57,7 +57,7 @@ fn account_in(access_key_id: &str) -> Option<AccountId> {
     let mut first_bits = 0_u64;
     for (at, character) in encoded.bytes().enumerate() {
         let digit = ALPHABET.iter().position(|it| *it == character)?;
-        // Ten characters are fifty bits; no more are needed.
+        // The first ten characters, fifty bits, contain the account.
         if at < 10 {
             first_bits = first_bits << 5 | digit as u64;
         }
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_access_key_id_tells_the_account() {
+    fn an_access_key_id_contains_the_account() {
         for (id, account) in [
             ("ASIAY34FZKBOKMUTVV7A", "609629065308"),
             ("ASIAQNZGKIQY56JQ7WML", "029608264753"),
@@ -80,7 +80,7 @@ mod tests {
         ] {
             assert_eq!(account_in(id).map(|it| it.as_str().to_owned()).as_deref(), Some(account));
         }
-        // The example of AWS's documentation is of the old kind; the others are none.
+        // The example of AWS's documentation has the old format; the others are invalid.
         for id in [
             "AKIAIOSFODNN7EXAMPLE",
             "",
@@ -90,7 +90,7 @@ mod tests {
             "ASIAQNZGKIQY56JQ7WML2",
             "ASIAQNZGKIQY56JQ7WM1",
             "asiaqnzgkiqy56jq7wml",
-            // More than twelve digits.
+            // An account of more than twelve digits.
             "ASIA7777777777777777",
         ] {
             assert_eq!(account_in(id), None, "{id}");
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_anothers_unless_they_show_that_they_are_not() {
+    fn credentials_have_another_owner_unless_they_show_the_same() {
         let owner = |id: &str, account: Option<&str>| {
             let keys = Credentials::builder().access_key_id(id).secret_access_key("secret");
             let mut keys = keys.provider_name("test");
@@ -114,7 +114,7 @@ mod tests {
             (owner(here, None), owner("x", known), false),
             (owner(here, None), owner(elsewhere, None), true),
             (owner("x", known), owner("x", Some("029608264753")), true),
-            // One is not, or both.
+            // One account is unknown, or both are.
             (owner(here, None), owner("x", None), true),
             (owner("x", None), owner(here, None), true),
             (owner("x", None), owner("y", None), true),

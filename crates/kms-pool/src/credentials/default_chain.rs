@@ -12,8 +12,8 @@ use tokio::sync::OnceCell;
 use super::principal::Provider;
 use super::sessions::Surroundings;
 
-/// The chain, set up when it is first asked: to look for a region may take the network, and with it
-/// a runtime.
+/// The chain, set up on its first use: finding the region may need the network, and therefore a
+/// runtime.
 #[derive(Debug, Default)]
 pub(super) struct DefaultChain(Arc<OnceCell<DefaultCredentialsChain>>);
 
@@ -23,7 +23,7 @@ impl Provider for DefaultChain {
             if self.0.get().is_none() {
                 let chain = Arc::clone(&self.0);
                 let http = by.http().clone();
-                // It may take longer than a provider may. What it has found serves the next time.
+                // This may exceed the provider timeout. The next call then uses its result.
                 let set_up = async move {
                     chain.get_or_init(|| set_up(http)).await;
                 };

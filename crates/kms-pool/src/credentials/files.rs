@@ -1,4 +1,4 @@
-//! What is known of a principal's files without reading them.
+//! Detects changes of a principal's files without reading them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,10 +6,11 @@ use std::time::{Duration, SystemTime};
 
 use crate::time;
 
-/// File times may be so much behind the clock, and two changes so close together have the same.
+/// File times may lag behind the clock by this much, and two changes within it may have the same
+/// time.
 const CLOCK_STEP: Duration = Duration::from_millis(20);
 
-/// How files look.
+/// The metadata of a principal's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stamps(Vec<Option<Stamp>>);
 
@@ -17,13 +18,14 @@ pub(super) struct Stamps(Vec<Option<Stamp>>);
 struct Stamp {
     length: u64,
     modified: Option<SystemTime>,
-    /// Whether it was modified a moment ago, so that it may be modified again and look the same.
-    /// Later it is not, and looks different: it counts as changed once more.
+    /// Whether the file was modified a moment ago, so that another change might leave the metadata
+    /// the same. Later this flag is false, the stamps differ, and the file counts as changed once
+    /// more.
     is_new: bool,
 }
 
 impl Stamps {
-    /// Of these files. May block for as long as the disk takes.
+    /// Reads the metadata of `files`. May block for as long as the disk takes.
     pub(super) fn of(files: &[PathBuf]) -> Self {
         let now = time::of_files();
         Self(files.iter().map(|file| stamp(file, now)).collect())
@@ -31,7 +33,7 @@ impl Stamps {
 }
 
 fn stamp(file: &Path, now: SystemTime) -> Option<Stamp> {
-    // Follows links: those who mount secrets swap a link.
+    // Follows links: mounted secrets are usually replaced by swapping a link.
     let found = fs::metadata(file).ok()?;
     let modified = found.modified().ok();
     let is_new = modified.is_some_and(|modified| modified + CLOCK_STEP >= now);
@@ -43,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_was_just_written_counts_as_changed_once_more() {
+    fn a_recently_written_file_counts_as_changed_once_more() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let modified = file.as_file().metadata().unwrap().modified().unwrap();
         let at = |millis| stamp(file.path(), modified + Duration::from_millis(millis));

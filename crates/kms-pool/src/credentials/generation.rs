@@ -13,7 +13,7 @@ use crate::time::Now;
 pub(crate) struct Generation {
     /// Counts the generations of a session, from 1.
     pub(crate) number: u64,
-    /// Which rotation by hand it stems from: see [`Identity`](super::principal::Identity).
+    /// The number of the rotation that it belongs to: see [`Identity`](super::principal::Identity).
     pub(crate) rotation: u64,
     pub(crate) credentials: Credentials,
     pub(crate) since: Instant,
@@ -60,7 +60,7 @@ impl Generation {
         self.refresh_at
     }
 
-    /// Whether it serves as it is.
+    /// Whether it can be used without a refresh.
     pub(crate) fn is_fresh(&self, now: SystemTime) -> bool {
         !self.is_due(now) && !self.is_refused()
     }
@@ -78,7 +78,7 @@ impl Generation {
     }
 
     pub(crate) fn accept(&self) {
-        // Nearly always it is so already, and nothing is written that other threads read.
+        // Usually false already: skip the write, which would slow down other threads.
         if self.is_refused() {
             self.refused.store(false, Relaxed);
         }

@@ -29,8 +29,8 @@ use crate::error::{KmsError, KmsErrorKind};
 ///
 /// Each [`Principal::new`] is a new identity, even over the same provider or the same keys; a clone
 /// is the same identity. Make a principal once, keep it, and pass it to
-/// [`KmsPool::client`](crate::KmsPool::client): a principal made anew for each call would get a
-/// client of its own each time. Identity never derives from the bytes of a key or token.
+/// [`KmsPool::client`](crate::KmsPool::client): a new principal for each call would get a new
+/// client each time. Identity never derives from the bytes of a key or token.
 ///
 /// # Examples
 ///
@@ -54,8 +54,7 @@ pub struct Principal {
 /// What all clones of a principal share.
 struct Identity {
     id: u64,
-    /// Counts what changed by hand: rotations and replacements. A generation of credentials belongs
-    /// to one.
+    /// Counts rotations and replacements. A generation of credentials belongs to one of them.
     rotation: AtomicU64,
     /// Counts the identities that have followed one another here.
     tenure: AtomicU64,
@@ -64,19 +63,20 @@ struct Identity {
 
 struct Source {
     provider: Arc<dyn Provider>,
-    /// Whoever asks the provider holds it. A provider that blocks its thread for ever blocks one.
+    /// Held while the provider is called on a separate thread. A provider that blocks its thread
+    /// for ever blocks only one thread.
     thread: Arc<Semaphore>,
-    /// Whose the last credentials were.
+    /// The owner of the last credentials.
     owner: Option<Owner>,
-    /// Credentials that were given by hand go before the provider's until they expire.
+    /// Credentials that were set by `rotate` take precedence over the provider's until they expire.
     by_hand: Option<Credentials>,
 }
 
-/// What a provider answered.
+/// The response of a provider.
 pub(super) struct Answer {
     /// The rotation that the credentials belong to.
     pub(super) rotation: u64,
-    /// How the principal's files looked before.
+    /// The metadata of the principal's files before the call.
     pub(super) stamps: Option<Stamps>,
     pub(super) outcome: Result<Credentials, KmsError>,
 }
@@ -91,8 +91,8 @@ impl Source {
         }
     }
 
-    /// Notes whose credentials come into use, and tells whether they may be another's than the
-    /// last.
+    /// Records the owner of credentials that come into use. Returns whether it may be another
+    /// identity than the last one.
     fn note_owner(&mut self, credentials: &Credentials) -> bool {
         let owner = Owner::of(credentials);
         let Some(last) = self.owner.take() else {
@@ -105,7 +105,7 @@ impl Source {
     }
 }
 
-/// Supplies credentials, and asks for them by the means of the pool that wants them.
+/// Supplies credentials, with the HTTP client and settings of the pool that needs them.
 pub(super) trait Provider: fmt::Debug + Send + Sync {
     fn credentials<'a>(&'a self, by: &'a Surroundings) -> future::ProvideCredentials<'a>;
 
@@ -115,7 +115,7 @@ pub(super) trait Provider: fmt::Debug + Send + Sync {
     }
 }
 
-/// A caller's provider, which has its own way to the network.
+/// A provider of the caller, with its own access to the network.
 #[derive(Debug)]
 struct Given<P>(P);
 
@@ -126,15 +126,14 @@ impl<P: ProvideCredentials> Provider for Given<P> {
 }
 
 impl Principal {
-    /// A new identity whose credentials come from `provider`.
+    /// Creates a new identity whose credentials come from `provider`.
     ///
-    /// A pool asks the provider once for all regions, and again shortly before the credentials
-    /// expire; it keeps the answer in between, so the provider needs no cache of its own.
+    /// A pool calls the provider once for all regions, and again shortly before the credentials
+    /// expire. It keeps the credentials in between, so the provider needs no cache.
     ///
-    /// The provider is polled on a thread of the pool that is for this alone, within the pool's own
-    /// Tokio runtime: it may use Tokio, and it may block its thread without holding up anything
-    /// else. It is dropped unfinished after
-    /// [`provider_timeout`](crate::KmsPoolBuilder::provider_timeout).
+    /// The provider is polled on a separate thread of the pool, inside the pool's Tokio runtime. It
+    /// may use Tokio, and it may block its thread without delaying anything else. After
+    /// [`provider_timeout`](crate::KmsPoolBuilder::provider_timeout) its future is dropped.
     pub fn new(provider: impl ProvideCredentials + 'static) -> Self {
         Self::of(Given(provider))
     }
@@ -151,29 +150,31 @@ impl Principal {
         Self { identity: Arc::new(identity), label: None, files: Arc::default(), account: None }
     }
 
-    /// A new identity from the default chain of the AWS SDKs: environment variables, the shared
-    /// configuration files (SSO, assumed roles and `credential_process` included), web identity
-    /// token, ECS or EKS container, EC2 instance metadata; the first that has credentials wins.
+    /// Creates a new identity from the default chain of the AWS SDKs.
     ///
-    /// The chain reaches STS and SSO as the pool reaches KMS: with its trust roots, proxy and
-    /// connect timeout. The metadata services are reached without a proxy. If several pools use the
-    /// principal, the settings are those of the first that asks. The chain reads the region that it
-    /// needs for STS from the same places. It says nothing about the regions of KMS.
+    /// The chain tries environment variables, the shared configuration files (including SSO,
+    /// assumed roles and `credential_process`), a web identity token, the ECS or EKS container, and
+    /// EC2 instance metadata. The first one that has credentials wins.
     ///
-    /// Nothing is read yet: the chain is set up when credentials are first asked for, and missing
-    /// ones show in the first [`KmsPool::client`](crate::KmsPool::client). Where no region is
-    /// configured the chain then asks the EC2 metadata service for one, which takes a few seconds
-    /// to give up elsewhere: set `AWS_REGION`.
+    /// The chain reaches STS and SSO with the pool's trust roots, proxy and connect timeout. It
+    /// reaches the metadata services without a proxy. If several pools use the principal, the
+    /// settings of the first one apply. The chain reads the region for STS from the same sources;
+    /// the regions for KMS are independent of it.
+    ///
+    /// This reads nothing yet: the chain is set up when credentials are first needed, and missing
+    /// credentials are reported by the first [`KmsPool::client`](crate::KmsPool::client). If no
+    /// region is configured, the chain asks the EC2 metadata service for one, which takes a few
+    /// seconds to fail elsewhere: set `AWS_REGION`.
     #[expect(clippy::unused_async, reason = "it is part of the signature that callers know")]
     pub async fn from_default_chain() -> Self {
         Self::of(DefaultChain::default())
     }
 
-    /// A new identity from a profile of a credentials file in the format of the AWS CLI. The file
-    /// is read each time credentials are due, and when it changes.
+    /// Creates a new identity from a profile of a credentials file in the format of the AWS CLI.
+    /// The file is read each time credentials are due, and when it changes.
     ///
-    /// A profile that names a role has to name the region of STS as well. STS is reached as
-    /// [`from_default_chain`](Self::from_default_chain) says.
+    /// A profile that names a role must also name the region of STS. The pool reaches STS as
+    /// described for [`from_default_chain`](Self::from_default_chain).
     ///
     /// ```
     /// let principal = kms_pool::Principal::from_profile("/etc/payments/credentials", "default");
@@ -194,8 +195,8 @@ impl Principal {
     /// credentials file: when one of them changes the provider is asked again, also long before the
     /// credentials expire.
     ///
-    /// The files are looked at as often as [`KmsPoolBuilder::watch_files_every`] says. A provider
-    /// that reads a file only once sees no change, as the AWS SDK's for profiles: see
+    /// The files are checked every [`KmsPoolBuilder::watch_files_every`]. A provider that reads a
+    /// file only once sees no change, such as the AWS SDK's provider for profiles: see
     /// [`from_profile`](Self::from_profile).
     ///
     /// [`KmsPoolBuilder::watch_files_every`]: crate::KmsPoolBuilder::watch_files_every
@@ -204,10 +205,10 @@ impl Principal {
         Self { files: files.into_iter().map(Into::into).collect(), ..self }
     }
 
-    /// Says in which account the principal calls KMS. All principals of an account share the pool's
-    /// budget for each region, as they share the account's request quota. Default: the account that
-    /// comes with the credentials, which the AWS SDK's providers mostly know; else the principal
-    /// has a budget of its own.
+    /// Sets the account in which the principal calls KMS. All principals of an account share the
+    /// pool's budget for each region, as they share the account's request quota. Default: the
+    /// account id of the credentials, which most of the AWS SDK's providers know; otherwise the
+    /// principal has a separate budget.
     #[must_use]
     pub fn with_account(self, account: impl Into<Arc<str>>) -> Self {
         Self { account: Some(account.into()), ..self }
@@ -218,13 +219,13 @@ impl Principal {
         self.label.as_deref()
     }
 
-    /// Gives the *same* identity other credentials, from the next request on, in each pool that it
-    /// is used with.
+    /// Sets new credentials for the *same* identity. Each pool that uses this principal signs with
+    /// them from the next request on.
     ///
-    /// No connection is closed, and requests under way end with what they were signed with. The
-    /// credentials go before the provider's until they expire, and for good if they have no expiry.
-    /// Credentials of another account, or that do not show theirs, are another identity all the
-    /// same: see [`tenure`](Self::tenure).
+    /// No connection is closed, and requests in flight keep their signature. These credentials take
+    /// precedence over the provider's until they expire; without an expiry, they always do.
+    /// Credentials of another account, or without a known account, still count as another identity:
+    /// see [`tenure`](Self::tenure).
     ///
     /// ```
     /// # use aws_credential_types::Credentials;
@@ -238,19 +239,19 @@ impl Principal {
         let is_other = source.note_owner(&credentials);
         source.by_hand = Some(credentials);
         self.identity.rotation.fetch_add(1, Release);
-        // The tenure last: whoever reads the new one signs with nothing older.
+        // The tenure last: after reading the new tenure, a caller never signs with old credentials.
         if is_other {
             self.note_other_identity();
         }
     }
 
-    /// Puts *another* identity in this one's place: whoever holds this principal acts as the new
-    /// one from the next request on.
+    /// Replaces this identity with *another* one. Everything that uses this principal signs as the
+    /// new identity from the next request on.
     ///
-    /// [`tenure`](Self::tenure) grows by one, by which caches learn that what they hold was
-    /// obtained under somebody else's permissions: `envelope` uses no data key of an earlier tenure
-    /// again. The same happens by itself when a provider hands out credentials of another account
-    /// than before, or such as do not show that they are of the same.
+    /// [`tenure`](Self::tenure) grows by one. Caches detect by it that their entries were obtained
+    /// with another identity's permissions: `envelope` never uses a data key of an earlier tenure
+    /// again. The same happens automatically when a provider returns credentials of another
+    /// account, or credentials that do not show that the account is the same.
     ///
     /// ```
     /// # use aws_credential_types::Credentials;
@@ -264,20 +265,20 @@ impl Principal {
         let mut source = self.source();
         *source = Source::new(Given(provider));
         self.identity.rotation.fetch_add(1, Release);
-        // The tenure last: whoever reads the new one signs with nothing older.
+        // The tenure last: after reading the new one, a caller never signs with old credentials.
         self.note_other_identity();
     }
 
-    /// How often another identity has taken this one's place.
+    /// Counts how often another identity has replaced this one.
     ///
-    /// It grows with [`replace`](Self::replace), and when credentials come into use, from the
-    /// provider or by [`rotate`](Self::rotate), that may be another account's than the last. The
-    /// account is the one that the provider names (`account_id` of the credentials), or else the
-    /// one that AWS encodes in access key ids that begin with `AKIA` or `ASIA`, so the renewal of a
-    /// session keeps its tenure. Where either account is not known, as with access keys from before
-    /// 2019 and with emulators of AWS that make ids up, another access key id counts as another
-    /// identity: caches then fetch their data keys again after a renewal. Name the account in the
-    /// provider's credentials to avoid that.
+    /// It grows with [`replace`](Self::replace), and when credentials come into use (from the
+    /// provider or [`rotate`](Self::rotate)) that may belong to another account than the last ones.
+    /// The account is the `account_id` of the credentials, or else the account that AWS encodes in
+    /// access key ids that begin with `AKIA` or `ASIA`, so a refreshed session keeps its tenure. If
+    /// either account is unknown, as with access keys from before 2019 and with emulators of AWS
+    /// that invent ids, another access key id counts as another identity: caches then fetch their
+    /// data keys again after each refresh. To avoid that, set the account id in the provider's
+    /// credentials.
     pub fn tenure(&self) -> u64 {
         self.identity.tenure.load(Acquire)
     }
@@ -287,7 +288,8 @@ impl Principal {
         self.label().unwrap_or("unnamed")
     }
 
-    /// Notes whose credentials come into use. Another owner than before is another identity.
+    /// Records the owner of credentials that come into use. Another owner counts as another
+    /// identity.
     pub(super) fn note_owner(&self, credentials: &Credentials) {
         if self.source().note_owner(credentials) {
             self.note_other_identity();
@@ -316,14 +318,15 @@ impl Principal {
         self.account.as_deref()
     }
 
-    /// The rotation at this moment, and the credentials given by hand that are still good.
+    /// The current rotation, and the credentials set by `rotate` if they are still valid.
     pub(super) fn by_hand(&self, date: SystemTime) -> (u64, Option<Credentials>) {
         let source = self.source();
         let good = |it: &&Credentials| it.expiry().is_none_or(|end| date < end);
         (self.rotation(), source.by_hand.as_ref().filter(good).cloned())
     }
 
-    /// What was given by hand, or else what the provider answers; with the rotation it belongs to.
+    /// Returns the credentials set by `rotate`, or else calls the provider; with the rotation that
+    /// the credentials belong to.
     async fn ask(
         &self,
         date: SystemTime,
@@ -344,8 +347,8 @@ impl Principal {
         (rotation, outcome)
     }
 
-    /// The same within `limit`, on a thread of its own if the provider may block that. Has to be
-    /// called on a runtime.
+    /// Like `ask`, within `limit`, and on a separate thread if the provider may block its thread.
+    /// Must be called on a runtime.
     pub(super) async fn ask_within(
         &self,
         limit: Duration,
@@ -360,12 +363,12 @@ impl Principal {
                 (source.provider.may_block(), Arc::clone(&source.thread))
             };
             if !may_block {
-                // A task ends with its runtime by itself.
+                // A task of the runtime ends with it, so it needs no lease.
                 drop(lease);
                 let (rotation, outcome) = self.ask(date, by).await;
                 return Some(Answer { rotation, stamps: None, outcome });
             }
-            // It waits for a provider that still blocks its thread since it was last asked.
+            // Waits while an earlier call of the provider still blocks its thread.
             let permit = thread.acquire_owned().await;
             self.ask_aside(date, by.clone(), permit, lease).await
         };
@@ -373,8 +376,8 @@ impl Principal {
             Ok(Some(answer)) => answer,
             late => {
                 let what = match late {
-                    Ok(_) => "could not be asked".to_owned(),
-                    Err(_elapsed) => format!("did not answer within {limit:?}"),
+                    Ok(_) => "could not be called".to_owned(),
+                    Err(_elapsed) => format!("did not respond within {limit:?}"),
                 };
                 let outcome = Err(self.unavailable(&what, None));
                 Answer { rotation: asked, stamps: None, outcome }
@@ -382,7 +385,7 @@ impl Principal {
         }
     }
 
-    /// Asks on a thread that the provider may block.
+    /// Calls the provider on a separate thread, which it may block.
     async fn ask_aside<P: Send + 'static>(
         &self,
         date: SystemTime,
@@ -390,13 +393,13 @@ impl Principal {
         permit: P,
         mut lease: Lease,
     ) -> Option<Answer> {
-        // Dropped with this future, which ends the provider's where that can be ended.
+        // Dropped with this future, which cancels the provider at its next `.await`.
         let (_given_up, is_given_up) = oneshot::channel::<()>();
         let principal = self.clone();
         let ask = move || {
             let _permit = permit;
             let stamps = Stamps::of(principal.files());
-            // The ends first: then the provider is not polled any more.
+            // Check the ends first: afterwards the provider must not be polled.
             let end = std::pin::pin!(lease.end());
             let end = select(is_given_up, end);
             let ask = std::pin::pin!(principal.ask(date, &by));

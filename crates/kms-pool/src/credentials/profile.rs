@@ -26,7 +26,7 @@ impl Provider for ProfileFile {
             let files = EnvConfigFiles::builder()
                 .with_file(EnvConfigFileKind::Credentials, &self.file)
                 .build();
-            // A profile may name a role, for which the STS of its region is asked.
+            // A profile may name a role, which is assumed at the STS of its region.
             let region = ProfileFileRegionProvider::builder()
                 .configure(&config)
                 .profile_files(files.clone())

@@ -24,11 +24,11 @@ use super::sessions::Surroundings;
 use crate::connection::{ConnectionSettings, Connections, Proxies, TrustRoots};
 use crate::error::{BuildError, KmsErrorKind};
 
-/// An IAM role to call KMS under, with sessions from AWS STS.
+/// An IAM role to call KMS with, by sessions from AWS STS.
 ///
-/// Each principal made of it is an identity of its own, so that tenants that share a role but not
-/// their session tags never share a client. Sessions are renewed like all credentials of a pool,
-/// and the role's account is the account of the principal.
+/// Each principal that is made from a role is a separate identity, so tenants that share a role but
+/// have different session tags never share a client. Sessions are refreshed like all credentials of
+/// a pool, and the role's account is the account of the principal.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -134,11 +134,12 @@ impl Role {
         self
     }
 
-    /// A certificate authority to believe instead of those of the pool, in PEM. Repeatable.
+    /// Adds certificate authorities for STS in PEM format, trusted instead of the pool's.
+    /// Repeatable.
     ///
-    /// A role with certificate authorities or a proxy of its own uses nothing of the pool's
-    /// settings for STS. One that has neither reaches STS as the pool reaches KMS: with the pool's
-    /// certificate authorities, proxy and connect timeout.
+    /// A role with its own certificate authorities or its own proxy uses none of the pool's
+    /// settings for STS. Any other role reaches STS with the pool's certificate authorities, proxy
+    /// and connect timeout.
     ///
     /// ```no_run
     /// # fn example(role: kms_pool::Role) -> std::io::Result<()> {
@@ -151,8 +152,9 @@ impl Role {
         self
     }
 
-    /// Reaches STS through this proxy, as [`KmsPoolBuilder::proxy`] says. Default: the pool's; none
-    /// if the role has [certificate authorities](Self::trust_root_pem) of its own.
+    /// Reaches STS through this proxy; the URL has the syntax of [`KmsPoolBuilder::proxy`].
+    /// Default: the pool's proxy, or none if the role has its own [certificate
+    /// authorities](Self::trust_root_pem).
     ///
     /// ```
     /// # fn example(role: kms_pool::Role) -> Result<(), kms_pool::BuildError> {
@@ -163,7 +165,7 @@ impl Role {
     ///
     /// # Errors
     ///
-    /// [`BuildError::Proxy`] if that is not the URL of a proxy.
+    /// [`BuildError::Proxy`] if `url` is not a valid proxy URL.
     ///
     /// [`KmsPoolBuilder::proxy`]: crate::KmsPoolBuilder::proxy
     pub fn proxy(mut self, url: &str) -> Result<Self, BuildError> {
@@ -171,16 +173,16 @@ impl Role {
         Ok(self)
     }
 
-    /// A new identity: the role, assumed by `base`. What rotates or replaces `base` reaches the
-    /// next session.
+    /// Creates a new identity: the role, assumed by `base`. If you rotate or replace `base`, the
+    /// next session of the role uses the change.
     ///
-    /// In a pool, all roles that a principal assumes share its credentials: its provider is asked
+    /// In a pool, all roles that a principal assumes share its credentials: its provider is called
     /// once for all of them.
     ///
     /// # Errors
     ///
-    /// A [`BuildError`] for a region, endpoint or certificate authority that cannot be used. What
-    /// STS has against the role shows in the first [`KmsPool::client`](crate::KmsPool::client).
+    /// A [`BuildError`] for an invalid region, endpoint or certificate authority. If STS refuses
+    /// the role, the first [`KmsPool::client`](crate::KmsPool::client) reports it.
     pub fn assumed_by(self, base: &Principal) -> Result<Principal, BuildError> {
         self.principal(Source::Base(base.clone()))
     }
@@ -243,7 +245,7 @@ impl Role {
     }
 }
 
-/// Says no more than what is public: an external id is not.
+/// Shows only public fields: an external id is not public.
 impl fmt::Debug for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Role")
@@ -256,13 +258,13 @@ impl fmt::Debug for Role {
 /// The provider of a role's sessions.
 struct Assumed {
     config: config::Builder,
-    /// What STS is reached with, if not with what KMS is.
+    /// The role's own connections to STS, if it does not use the pool's.
     own: Option<Connections>,
     role: Role,
     source: Source,
 }
 
-/// Who assumes a role.
+/// The identity that assumes a role.
 #[derive(Debug)]
 enum Source {
     Base(Principal),
@@ -271,8 +273,8 @@ enum Source {
 }
 
 impl Assumed {
-    /// Of a client for one session: there is one an hour or so, and between two of them no
-    /// connection would last.
+    /// The configuration of an STS client for one session. Sessions last about an hour, and no
+    /// connection would stay open between two of them.
     fn config(&self, by: &Surroundings) -> config::Builder {
         let own = self.own.as_ref().map(Connections::shared_client);
         let http = own.unwrap_or_else(|| by.http().clone());
@@ -314,7 +316,8 @@ impl Assumed {
 }
 
 impl Assumed {
-    /// A session by the credentials of `base`. If STS refuses those, they are renewed once.
+    /// Requests a session with the credentials of `base`. If STS refuses them, they are refreshed
+    /// once.
     async fn assume(
         &self,
         base: &Arc<Session>,
@@ -325,7 +328,7 @@ impl Assumed {
         let tag = |(key, value): &(String, String)| Tag::builder().key(key).value(value).build();
         let tags: Result<Vec<_>, _> = role.tags.iter().map(tag).collect();
         let tags = tags.map_err(CredentialsError::invalid_configuration)?;
-        // What it is signed with, unless that is replaced in between.
+        // The request is signed with these, unless they are replaced in between.
         let signer = base.credentials(base.clock.now()).await;
         let signer = Fingerprint::of(&signer.map_err(CredentialsError::provider_error)?);
         let provider = SessionCredentials(Arc::clone(base));
@@ -381,8 +384,8 @@ impl Provider for Assumed {
     }
 
     fn may_block(&self) -> bool {
-        // Only a file may. Roles that each held a thread while they wait for their base's provider
-        // would leave it none.
+        // Only reading a token file may block. If each role held a thread while it waits for its
+        // base's provider, no thread would be left for that provider.
         matches!(self.source, Source::TokenFile(_))
     }
 }
@@ -396,13 +399,13 @@ impl fmt::Debug for Assumed {
     }
 }
 
-/// Whether STS refused the credentials that a request was signed with.
+/// Whether STS refused the credentials that signed the request.
 fn is_of_credentials<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
     let kind = error.code().and_then(KmsErrorKind::of_code);
     matches!(kind, Some(KmsErrorKind::CredentialsExpired | KmsErrorKind::CredentialsRejected))
 }
 
-/// May block its thread.
+/// Reads a token file. May block its thread.
 fn read(file: &Path) -> Result<String, CredentialsError> {
     let token = std::fs::read_to_string(file).map_err(CredentialsError::invalid_configuration)?;
     Ok(token.trim().to_owned())

@@ -1,4 +1,4 @@
-//! The sessions of a pool, and what they have in common.
+//! The sessions of a pool, and the parts that they share.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,15 +12,16 @@ use crate::background::WeakBackground;
 use crate::stats::Counters;
 use crate::time::Clock;
 
-/// The sessions of a pool, one for each principal in use. They live as long as what uses them, and
-/// are found here meanwhile.
+/// The sessions of a pool, one for each principal in use. A session lives as long as its users keep
+/// it; this map only finds it.
 pub(crate) struct Sessions {
     pub(super) renewals: Renewals,
-    /// What our own providers ask over.
+    /// The HTTP client of this crate's own providers.
     pub(super) http: SharedHttpClient,
     pub(super) counters: Arc<Counters>,
-    /// The runtime of the pool. A load keeps its session, so a session must not keep the runtime:
-    /// with the pool and its clients ends the runtime, with it the load.
+    /// The runtime of the pool. A load keeps its session alive, so a session must not keep the
+    /// runtime alive: the runtime ends with the pool and its clients, and the load ends with the
+    /// runtime.
     pub(super) background: WeakBackground,
     pub(super) clock: Clock,
     by_principal: Mutex<HashMap<u64, Weak<Session>>>,
@@ -37,7 +38,7 @@ impl Sessions {
         Self { renewals, http, counters, background, clock, by_principal: Mutex::default() }
     }
 
-    /// The session of a principal, made if there is none.
+    /// The session of a principal, created if necessary.
     pub(crate) fn of(self: &Arc<Self>, principal: &Principal) -> Arc<Session> {
         let mut known = self.lock();
         if let Some(session) = known.get(&principal.id()).and_then(Weak::upgrade) {
@@ -48,7 +49,7 @@ impl Sessions {
         session
     }
 
-    /// Ends all watchers for good.
+    /// Stops all watchers for good.
     pub(crate) fn stop(&self) {
         let sessions: Vec<_> = self.lock().values().filter_map(Weak::upgrade).collect();
         for session in sessions {
@@ -61,17 +62,17 @@ impl Sessions {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Weak<Session>>> {
-        // Of weak references: what a panic left of them serves.
+        // A map of weak references, which a panic cannot leave in a harmful state.
         self.by_principal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What a provider is given by the session that asks it.
+/// What a session passes to its provider.
 #[derive(Clone)]
 pub(super) struct Surroundings {
     sessions: Arc<Sessions>,
-    /// The session of the principal that a role is assumed by. The role's keeps it, so that all
-    /// roles of one base ask its provider once.
+    /// The session of the principal that assumes the role. The role's session keeps it alive, so
+    /// that all roles with the same base share one load of its credentials.
     base: Arc<OnceLock<Arc<Session>>>,
 }
 
@@ -88,7 +89,7 @@ impl Surroundings {
         &self.sessions.clock
     }
 
-    /// The session of the principal that this one acts by.
+    /// The session of the principal on whose behalf this one acts.
     pub(super) fn base(&self, principal: &Principal) -> &Arc<Session> {
         self.base.get_or_init(|| self.sessions.of(principal))
     }

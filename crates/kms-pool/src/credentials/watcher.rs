@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::files::Stamps;
 use super::session::Session;
 
-/// No single sleep is longer, so that the time is noticed that the machine was suspended.
+/// The maximum length of one sleep, so that the watcher notices suspensions of the machine.
 const MAX_SLEEP: Duration = Duration::from_mins(1);
 
 /// Renews when credentials are due and when a file of the principal has changed, for as long as the
@@ -18,9 +18,9 @@ pub(super) async fn watch(session: Weak<Session>) {
         let Some(next_look) = next_look else { return };
         tokio::time::sleep(next_look.min(MAX_SLEEP)).await;
         let Some(session) = session.upgrade() else { return };
-        // Until the provider has answered, the files look other than before its last answer.
+        // The files count as changed until the provider has responded again.
         if have_files_changed(&session).await || session.is_due(session.clock.now()) {
-            // A failure is counted where it happens.
+            // The load itself records a failure.
             let _ = session.renew_now(session.clock.now()).await;
         }
     }

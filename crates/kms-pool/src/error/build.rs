@@ -23,7 +23,7 @@ pub enum BuildError {
     Endpoint {
         /// The region, or `all regions`.
         region: String,
-        /// What is wrong with the URL. The URL itself stays out, lest it hold a password.
+        /// Why the URL is invalid. The URL itself is not shown, because it may contain a password.
         reason: &'static str,
     },
     /// A custom certificate authority that cannot be read.
@@ -31,7 +31,7 @@ pub enum BuildError {
     TrustRoot {
         /// Which one, in the order of the calls.
         index: usize,
-        /// What is wrong with it.
+        /// Why it is invalid.
         reason: &'static str,
     },
     /// The file that `AWS_CA_BUNDLE` names cannot be read.
@@ -48,7 +48,7 @@ pub enum BuildError {
     Region {
         /// What was given.
         region: String,
-        /// What is wrong with it.
+        /// Why it is invalid.
         problem: &'static str,
     },
     /// A role with settings that do not go with how it is assumed.
@@ -57,8 +57,7 @@ pub enum BuildError {
         /// What does not go with what.
         reason: &'static str,
     },
-    /// A proxy that is not `http://host:port` or `https://host:port`. The error does not show the
-    /// URL, which may hold a password.
+    /// The proxy URL is invalid. The error does not show the URL, which may contain a password.
     #[error("invalid proxy URL: expected http://host:port or https://host:port")]
     Proxy,
     /// An application name with characters that a user agent may not have.

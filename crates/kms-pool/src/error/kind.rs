@@ -6,13 +6,13 @@
 pub enum KmsErrorKind {
     /// KMS throttled the request, and the SDK's retries were used up.
     Throttled,
-    /// The pool did not send the request: it could not start in time within the budget of its
-    /// account and region. It says nothing about KMS.
+    /// The pool did not send the request, because it could not start in time within the budget of
+    /// its account and region. KMS itself may be healthy.
     OverBudget,
     /// No answer within the connect, attempt or operation timeout.
     TimedOut,
-    /// KMS could not be reached, broke the connection off, or failed internally; or it did all the
-    /// time of late, so that it was not asked.
+    /// KMS could not be reached, broke the connection, or failed internally; or its last requests
+    /// all failed, so that no request was sent.
     Unavailable,
     /// The principal may not do this with this key.
     AccessDenied,
@@ -35,7 +35,7 @@ pub enum KmsErrorKind {
     CredentialsUnavailable,
     /// The process was forked after the pool was first used, and this is the child.
     ///
-    /// A child has none of the threads that the pool runs on. Build a pool after the fork.
+    /// A child has none of the pool's threads. Build a new pool after the fork.
     AfterFork,
     /// The request itself is wrong, and always will be.
     InvalidRequest,
@@ -54,11 +54,11 @@ impl KmsErrorKind {
                 ("KMS throttled the request", "send fewer requests or ask AWS for a higher quota")
             }
             Self::OverBudget => (
-                "the pool held the request back",
-                "send fewer requests, or see max_in_flight and max_requests_per_second of the pool",
+                "the pool did not send the request: the budget is used up",
+                "send fewer requests, or check max_in_flight and max_requests_per_second of the pool",
             ),
             Self::TimedOut => {
-                ("KMS did not answer in time", "try again, or raise the timeouts of the pool")
+                ("KMS did not respond in time", "try again, or raise the timeouts of the pool")
             }
             Self::Unavailable => (
                 "KMS could not be reached or failed internally",
@@ -91,7 +91,7 @@ impl KmsErrorKind {
                 "check the access key, its secret and the clock",
             ),
             Self::CredentialsUnavailable => (
-                "no AWS credentials could be had",
+                "could not load AWS credentials",
                 "check the credentials provider of the principal",
             ),
             Self::AfterFork => (
@@ -101,21 +101,20 @@ impl KmsErrorKind {
             Self::InvalidRequest => {
                 ("the request is not valid", "correct it: sending it again cannot help")
             }
-            Self::LimitExceeded => (
-                "a KMS quota is used up",
-                "free what is no longer needed or ask AWS for a higher quota",
-            ),
+            Self::LimitExceeded => {
+                ("a KMS quota is used up", "delete unused resources or ask AWS for a higher quota")
+            }
             Self::Other => ("the KMS request failed", "see the cause of this error"),
         }
     }
 
-    /// The same of what the pool held back.
+    /// Like [`in_words`](Self::in_words), for requests that the pool did not send.
     pub(super) fn in_words_held_back(self) -> (&'static str, &'static str) {
         match self {
             Self::OverBudget => self.in_words(),
             _ => (
-                "the pool held the request back",
-                "try again later: one request at a time sees whether the region is back",
+                "the pool did not send the request: the circuit is open",
+                "try again later: the pool probes the region with one request at a time",
             ),
         }
     }

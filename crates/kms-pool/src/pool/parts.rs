@@ -1,4 +1,4 @@
-//! What the slots of a pool have in common.
+//! The parts that the slots of a pool share.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -11,7 +11,8 @@ use crate::credentials::Session;
 use crate::request::{Budget, BudgetSettings};
 use crate::time::{self, Clock};
 
-/// What slots have in common. It lives as long as a slot that uses it, and is found here meanwhile.
+/// The parts that slots share. A part lives as long as the slots that use it; these maps only find
+/// it.
 #[derive(Default)]
 pub(super) struct Parts {
     https: HashMap<Box<str>, Weak<HttpsClient>>,
@@ -20,14 +21,14 @@ pub(super) struct Parts {
     pub(super) janitor: Option<AbortHandle>,
 }
 
-/// Whose budget: requests count against the caller's account.
+/// The owner of a budget: requests count against the caller's account.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) enum BudgetOwner {
-    /// As the principal was told.
+    /// An account that was set on the principal.
     Account(Box<str>),
-    /// As a provider says, who may say anything: it gets no share of what others were told. Where
-    /// it says nothing, the account in the access key id is not taken for it: a tenant who makes
-    /// one up would share the budget of whom it names.
+    /// An account that a provider returned. A provider may return any account, so this shares no
+    /// budget with [`Account`](Self::Account). Without one, the account in the access key id is not
+    /// used: a tenant that invents an id would share the budget of the account in it.
     SaidAccount(Box<str>),
     Principal(u64),
 }
@@ -48,12 +49,13 @@ impl Parts {
         })
     }
 
-    /// Regions learn the date each for itself: one whose clock is wrong misleads no other.
+    /// The clock of a region. Each region learns the date separately, so that a region with a wrong
+    /// clock misleads no other.
     pub(super) fn clock(&mut self, region: &str, clock: &Clock) -> Clock {
         self.clocks.entry(region.into()).or_insert_with(|| clock.copy()).clone()
     }
 
-    /// Ends what goes on by itself. Clients that somebody keeps keep their sessions.
+    /// Stops the background tasks. Clients that callers hold keep their sessions.
     pub(super) fn stop(&mut self) {
         if let Some(janitor) = self.janitor.take() {
             janitor.abort();

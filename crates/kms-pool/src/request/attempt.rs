@@ -1,4 +1,4 @@
-//! One attempt of a request, from its turn in the budget to what is learnt of its end.
+//! One attempt of a request, from waiting for the budget to the conclusions from its outcome.
 
 use std::error::Error;
 use std::fmt;
@@ -39,19 +39,20 @@ use crate::time::{self, Clock};
 /// More than any answer of KMS.
 const LONGEST_ANSWER: usize = 256 * 1024;
 
-/// AWS takes signatures that are up to five minutes old. From four on, the date may be what it
-/// refused.
+/// AWS accepts signatures that are up to five minutes old. From four minutes on, the date may be
+/// the reason for a refusal.
 const SKEW: Duration = Duration::from_mins(4);
 
 /// What the requests of one slot go through.
 pub(crate) struct Lane {
     pub(crate) region: Arc<str>,
     pub(crate) session: Arc<Session>,
-    /// What its requests run on.
+    /// The runtime that its requests run on.
     pub(crate) background: Background,
-    /// The region's, for the dates of requests. The session's is for the expiry of credentials.
+    /// The region's clock, for the dates of requests. The session's clock is for the expiry of
+    /// credentials.
     pub(crate) clock: Clock,
-    /// Whether the clock has learnt a date with which no request was accepted yet.
+    /// Whether the clock has learnt a date with which no request has been accepted yet.
     pub(crate) has_learnt: AtomicBool,
     pub(crate) https: Arc<HttpsClient>,
     pub(crate) budget: Arc<Budget>,
@@ -114,7 +115,7 @@ impl HttpConnector for LaneConnector {
         let lane = Arc::clone(&client.lane);
         let span = sight::request(operation, &lane.region, attempt);
         let attempt = async move { client.lane.attempt(&client, request, operation).await };
-        // Here, not when the future is first polled, so that the subscriber is the caller's.
+        // Spawned here and not on the first poll, to get the caller's subscriber.
         match lane.background.run(attempt.instrument(span).with_current_subscriber()) {
             Ok(attempt) => HttpConnectorFuture::new(async move {
                 attempt.await.unwrap_or_else(|error| Err(own_error(error)))
@@ -127,7 +128,8 @@ impl HttpConnector for LaneConnector {
 impl Drop for Lane {
     fn drop(&mut self) {
         if self.background.check_process().is_err() {
-            // Its connections are the parent's: to close them is to wake threads that are not here.
+            // Its connections are the parent's: closing them would wake threads that do not exist
+            // here.
             std::mem::forget(Arc::clone(&self.https));
         }
     }
@@ -219,7 +221,7 @@ impl Lane {
         }
 
         let (mut response, body) = answer.map_err(|error| self.told(error))?;
-        // A stream, though it is all there: what is in memory the SDK prints when it traces.
+        // A stream, although the body is complete: the SDK logs in-memory bodies at `TRACE`.
         *response.body_mut() = SdkBody::from_body_1_x(Full::new(body));
         match outcome {
             Outcome::CredentialsRefused | Outcome::CredentialsExpired => {
@@ -240,8 +242,8 @@ impl Lane {
         Ok(response)
     }
 
-    /// Uses the date that was learnt here for the expiry of credentials too, now that the server
-    /// has taken a request with it.
+    /// Uses the learnt date for the expiry of credentials too, once the server has accepted a
+    /// request with it.
     fn believe_date(&self, signature: &Signature) {
         let is_of_this_date =
             || signature.date.is_some_and(|date| apart(date, self.clock.date()) <= SKEW);
@@ -251,9 +253,9 @@ impl Lane {
         }
     }
 
-    /// The answer to a request, and if there is none because of a connection from before, what that
-    /// means. The first such failure of an operation is made good here, over a new connection: the
-    /// request keeps its signature and its turn, and only the second try counts.
+    /// The response to a request. If it failed because of a reused connection, also what that
+    /// failure means. The first such failure of an operation is retried here over a new connection:
+    /// the request keeps its signature and its place in the budget, and only the second try counts.
     async fn answer(
         &self,
         request: HttpRequest,
@@ -280,7 +282,8 @@ impl Lane {
         };
         let answer = timeout(self.attempt_timeout, whole_answer(&mut exchange)).await;
         let answer = answer.unwrap_or_else(|_| {
-            let text = format!("no answer within {:?}, the attempt timeout", self.attempt_timeout);
+            let text =
+                format!("no response within {:?}, the attempt timeout", self.attempt_timeout);
             Err(ConnectorError::timeout(text.into()))
         });
         let stale = answer.as_ref().err().and_then(|error| exchange.failed(error));
@@ -296,7 +299,7 @@ impl Lane {
         signature: Signature,
     ) -> bool {
         if let Some(date) = signature.is_dated_wrong_by(refused) {
-            // Another request may have learnt it while this one was under way.
+            // Another request may have learnt the date while this one was in flight.
             if apart(date, self.clock.date()) > SKEW {
                 self.clock.learn(date);
                 self.has_learnt.store(true, Relaxed);
@@ -324,7 +327,7 @@ impl Lane {
         )
     }
 
-    /// The same failure, but that it says where, and what is at its bottom.
+    /// The same failure, with the region and the message of its innermost cause.
     fn told(&self, error: ConnectorError) -> ConnectorError {
         let bottom = std::iter::successors(Some(&error as &dyn Error), |&it| it.source())
             .last()
@@ -347,11 +350,11 @@ impl Lane {
     }
 }
 
-/// Who signed a request and when, by what it shows of that.
+/// The signer and the date of a request, as far as its headers show them.
 struct Signature {
     signer: Fingerprint,
     date: Option<SystemTime>,
-    /// Whether the answer can only be that of the server whose certificate was checked.
+    /// Whether the response can only come from the server whose certificate was checked.
     is_over_tls: bool,
 }
 
@@ -368,10 +371,11 @@ impl Signature {
         }
     }
 
-    /// The server's date, if that is so far from the signature's that the server refuses it.
+    /// The server's date, if it differs so much from the signature's that the server refuses the
+    /// request.
     ///
-    /// A date is believed only from a server that has proved who it is: whoever could set it would
-    /// choose when what we sign is good.
+    /// Only the date of an authenticated server is used: somebody who could set it could choose
+    /// when our signatures are valid.
     fn is_dated_wrong_by(&self, refused: &HttpResponse) -> Option<SystemTime> {
         let is_cached = refused.headers().get("age").is_some();
         let date = refused.headers().get("date").filter(|_| self.is_over_tls && !is_cached)?;
@@ -381,7 +385,7 @@ impl Signature {
     }
 }
 
-/// Reads the date of a signature, such as `20261127T231502Z`.
+/// Parses the date of a signature, such as `20261127T231502Z`.
 fn signing_date(text: &str) -> Option<SystemTime> {
     let part = |range| text.get(range);
     let (year, month, day) = (part(0..4)?, part(4..6)?, part(6..8)?);
@@ -394,7 +398,7 @@ fn apart(one: SystemTime, other: SystemTime) -> Duration {
     one.duration_since(other).unwrap_or_else(|later| later.duration())
 }
 
-/// An answer whose body has been read.
+/// A response whose body has been read.
 type Answer = Result<(HttpResponse, Bytes), ConnectorError>;
 
 async fn whole_answer(exchange: &mut Exchange<'_>) -> Answer {
@@ -407,12 +411,12 @@ async fn whole_answer(exchange: &mut Exchange<'_>) -> Answer {
     Ok((response, body.to_bytes()))
 }
 
-/// A refusal of the pool itself.
+/// A refusal by the pool itself.
 fn refusal(kind: KmsErrorKind, message: &str, retry_after: Duration) -> ConnectorError {
     own_error(KmsError::refused(kind, message, retry_after))
 }
 
-/// An error of the pool itself. The SDK does not try it again.
+/// An error of the pool itself. The SDK does not retry it.
 fn own_error(error: KmsError) -> ConnectorError {
     ConnectorError::other(Box::new(error), None)
 }
@@ -422,7 +426,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_date_of_a_signature_is_read() {
+    fn the_date_of_a_signature_is_parsed() {
         let date = SystemTime::UNIX_EPOCH + Duration::from_mins(24_015_636);
         assert_eq!(signing_date("20150830T123600Z"), Some(date));
         for text in ["", "20150830", "20150830T1236", "2015083\u{e9}T123600Z", "20151330T123600Z"] {
@@ -431,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_is_learnt_from_a_server_that_has_proved_who_it_is_and_from_no_other() {
+    fn a_date_is_learnt_only_from_an_authenticated_server() {
         let refused = |date: &'static str| {
             let mut response = HttpResponse::new(400.try_into().unwrap(), SdkBody::empty());
             response.headers_mut().insert("date", date);

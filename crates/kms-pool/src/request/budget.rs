@@ -1,17 +1,16 @@
 //! The budget: how many requests an account sends to a region at once, and in a second.
 //!
-//! The rate is learnt. As long as KMS throttles nothing there is none, but for the one that was
-//! set. When KMS throttles, the rate drops to nine tenths of what KMS accepted in the last second,
-//! and grows again until KMS throttles: by a hundredth of that in the first second, and in each
-//! further one by twice as much as before. So it stays a while where it was good, and soon leaves
-//! where it fell too low.
+//! The rate is learnt. Until KMS throttles, only the configured rate applies. When KMS throttles,
+//! the rate drops to nine tenths of the requests that KMS accepted in the last second. It grows
+//! again until KMS throttles: by a hundredth of that in the first second, and by twice as much in
+//! each further second. It therefore stays near a good rate for a while, and soon leaves a rate
+//! that is too low.
 //!
-//! A request knows at once when its turn will be, by how many wait before it, and whether that is
-//! too late. That is why this is not one of the rate limiters that exist, such as `governor`, which
-//! can only say when to ask again. It waits in line, and takes no turn before it is its: so who
-//! gives up leaves no gap, and a lower rate holds for those who wait already. Each class has a line
-//! of its own, and the first of both go by turns: many that want to decrypt do not hold up one that
-//! wants to encrypt.
+//! A request knows at once when it can start, from the number of requests before it, and whether
+//! that is too late. Existing rate limiters, such as `governor`, can only say when to ask again. A
+//! request waits in a queue and takes its turn only when it starts: a cancelled request therefore
+//! leaves no gap, and a lower rate also applies to requests that already wait. Each class has its
+//! own queue, and the two queues alternate: many waiting decryptions do not delay one encryption.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -59,7 +58,7 @@ pub(crate) struct Budget {
     in_flight: Arc<Semaphore>,
     by_class: [Arc<Semaphore>; 2],
     background: Arc<Semaphore>,
-    /// Whoever holds it is the first: of all, and of each class.
+    /// Its holder is the first of all waiters, and of each class.
     first: [Arc<Semaphore>; 3],
     rate: Mutex<Rate>,
 }
@@ -167,7 +166,7 @@ impl Budget {
         Ok(Permit { _held: held, entered: monotonic() })
     }
 
-    /// KMS took the request, whatever it answered.
+    /// KMS accepted the request, with any response.
     pub(crate) fn accepted(&self, now: Instant) {
         self.rate().accept(now, self.settings.max_per_second);
     }
@@ -353,7 +352,7 @@ impl Rate {
         if now.saturating_duration_since(decreased_at) > FORGET_AFTER {
             (self.limit, self.decreased_at) = (most, None);
         } else if let Some(limit) = &mut self.limit {
-            // It grows only where it limits: nobody knows what lies beyond what is sent.
+            // It grows only while it limits: the capacity beyond the sent requests is unknown.
             let limits =
                 self.limited_at.is_some_and(|at| now.saturating_duration_since(at) < SECOND);
             let passed = now.saturating_duration_since(self.grown_at).min(SECOND);
@@ -695,7 +694,7 @@ mod tests {
             assert!((grown / about - 1.0).abs() < 0.1, "{seconds}: {grown} and not {about}");
         }
 
-        // When it has fallen again, it begins anew.
+        // When it has dropped again, it starts over.
         let permit = enter(&budget, LONG).await.unwrap();
         budget.throttled(&permit, monotonic());
         let (fallen, begun) = (budget.limit().unwrap(), monotonic());

@@ -1,4 +1,4 @@
-//! The circuit breaker: a region that does not answer is not asked by everybody.
+//! The circuit breaker: stops requests to a region that does not respond.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,19 +16,19 @@ pub(crate) struct CircuitSettings {
     pub(crate) pause: Duration,
 }
 
-/// It never stays open longer without a probe.
+/// The maximum pause before the next probe.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// Whether a slot sends requests.
+/// Whether a client sends requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CircuitState {
-    /// It does.
+    /// Requests are sent.
     Closed,
-    /// It does not: the last requests all failed by time-outs, broken connections or internal
+    /// No requests are sent: the last ones all failed by timeouts, broken connections or internal
     /// errors.
     Open,
-    /// It sends a single one, to see whether the others may follow.
+    /// A single request is sent as a probe, to see whether others may follow.
     HalfOpen,
 }
 
@@ -45,14 +45,14 @@ enum State {
     Probing { pause: Duration },
 }
 
-/// Leave to send one request. What became of it has to be said; without a word, nothing has been
-/// learnt, unless it was in a race.
+/// Permission to send one request. Its outcome must be reported; without a report it changes
+/// nothing, unless it was in a race.
 pub(crate) struct Pass {
     circuit: Arc<Circuit>,
     probe: Option<Duration>,
     /// Whether it has been settled.
     is_spent: bool,
-    /// Whether it is in a race with another region, so that to be given up is to have lost.
+    /// Whether it races against another region, so that being cancelled means having lost.
     races: bool,
 }
 
@@ -69,12 +69,12 @@ impl Circuit {
         }
     }
 
-    /// Whether it is of any use to wait for leave to send a request. What nobody waits for is no
-    /// probe.
+    /// Whether waiting for permission to send a request makes sense. A background request is never
+    /// a probe.
     ///
     /// # Errors
     ///
-    /// How long until it is worth asking again.
+    /// How long to wait before asking again.
     pub(crate) fn check(&self, now: Instant, is_background: bool) -> Result<(), Duration> {
         match *self.lock() {
             State::Closed { .. } => Ok(()),
@@ -103,7 +103,7 @@ impl Circuit {
                 Some(pause)
             }
             State::Closed { .. } => None,
-            // Somebody was faster, between the two looks.
+            // Another request became the probe in between.
             State::Probing { pause } => return Err(pause),
         };
         Ok(Pass { circuit: Arc::clone(self), probe, is_spent: false, races: false })
@@ -115,13 +115,13 @@ impl Circuit {
 }
 
 impl Pass {
-    /// From now on it is sent, while another region may be asked as well: if it is given up it has
+    /// From now on another region may be called as well: if this request is cancelled, it has
     /// failed.
     pub(crate) fn race(&mut self) {
         self.races = true;
     }
 
-    /// The server answered, whatever it said. Whether that closed the circuit.
+    /// The server has responded, with success or an error. Returns whether that closed the circuit.
     pub(crate) fn answered(mut self) -> bool {
         self.is_spent = true;
         let was = std::mem::replace(&mut *self.circuit.lock(), State::Closed { failures: 0 });
@@ -133,7 +133,7 @@ impl Pass {
         self.fail(now)
     }
 
-    /// It failed by something that says nothing of the server, or nothing new.
+    /// The request failed for a reason that says nothing, or nothing new, about the server.
     pub(crate) fn learnt_nothing(mut self) {
         self.races = false;
     }
@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(circuit.enter(later, false).err(), Some(PAUSE * 2));
         circuit.enter(later + PAUSE * 2, false).ok().unwrap().answered();
         assert_eq!(circuit.state(), CircuitState::Closed);
-        assert!(!fail(&circuit, later) && !fail(&circuit, later), "it counts anew");
+        assert!(!fail(&circuit, later) && !fail(&circuit, later), "it counts from zero");
     }
 
     #[tokio::test(start_paused = true)]
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_says_nothing_changes_nothing() {
+    async fn inconclusive_failures_change_nothing() {
         let (circuit, now) = (circuit(1), Instant::now());
         let mut pass = circuit.enter(now, false).ok().unwrap();
         pass.race();

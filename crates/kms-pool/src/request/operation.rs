@@ -1,4 +1,4 @@
-//! What is known of a request's operation, and how it reaches the attempt.
+//! Properties of a request's operation, and how they reach the attempt.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -34,7 +34,7 @@ pub(super) struct Operation {
     /// happens once.
     corrected: Arc<AtomicBool>,
     renewed: Arc<AtomicBool>,
-    /// Whether a connection from before has failed it. That is forgiven once.
+    /// Whether a reused connection has failed this operation. One such failure is retried.
     reconnected: Arc<AtomicBool>,
     _counted: Arc<Counted>,
 }
@@ -71,7 +71,7 @@ impl Operation {
         !self.renewed.swap(true, Relaxed)
     }
 
-    /// Takes the one try over a new connection that an operation has besides its attempts.
+    /// Takes the one try over a new connection that an operation has in addition to its attempts.
     pub(super) fn take_reconnection(&self) -> bool {
         !self.reconnected.swap(true, Relaxed)
     }
@@ -120,7 +120,7 @@ impl Intercept for NoteAttempt {
     }
 }
 
-/// What is sent only for the connection that it leaves behind: its path, and how it is named.
+/// A request that is sent only to open a connection: its path, and its name.
 pub(crate) const PING: &str = "/ping";
 pub(super) const WARM_UP: &str = "WarmUp";
 

@@ -5,7 +5,7 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 
 use crate::error::KmsErrorKind;
 
-/// What became of an attempt, as far as it matters to those who come after it.
+/// The outcome of an attempt, as far as it matters for later attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Outcome {
     /// It was done.

@@ -1,9 +1,9 @@
-//! The one place that decides on retries: the SDK's standard strategy, told by the pool what a
+//! Decides on retries: only the SDK's standard strategy retries, and the pool tells it what a
 //! failure means.
 //!
-//! The pool adds no loop of its own. What it knows and the SDK does not, that signing again may
-//! help, it says in an extension of the response; the strategy then tries again as it does for any
-//! other failure that it knows to pass, within the same number of attempts.
+//! The pool adds no retry loop. If signing again may help, which the SDK cannot know, the pool says
+//! so in an extension of the response. The strategy then retries as after any other transient
+//! failure, within the same number of attempts.
 
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ use aws_smithy_runtime_api::client::retries::classifiers::{
 };
 use aws_smithy_types::retry::{ErrorKind, RetryConfig};
 
-/// On a response: signed again, with other credentials or by a clock that has been set right, it
-/// may be taken.
+/// Marks a response whose request may succeed when it is signed again, with new credentials or with
+/// a corrected clock.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SignAgain;
 
-/// Has a request signed again when that may help.
+/// Lets a request be signed again if that may help.
 #[derive(Debug)]
 pub(crate) struct Retries {
     /// Whether there are other reasons to try again.
@@ -32,8 +32,8 @@ impl Retries {
         Self { others: attempts > 1 }
     }
 
-    /// What goes with it. With a single attempt there are two more to sign again, since the date
-    /// and the credentials may both have been wrong.
+    /// The retry configuration. Even with a single attempt there are two more to sign again,
+    /// because both the date and the credentials may have been wrong.
     pub(crate) fn config(attempts: u32) -> RetryConfig {
         let attempts = if attempts == 1 { 3 } else { attempts };
         RetryConfig::standard().with_max_attempts(attempts)
@@ -62,10 +62,10 @@ impl ClassifyRetry for Retries {
     }
 }
 
-/// What bounds the retries of one slot, which is one principal in one region: when KMS is down they
-/// end by themselves, and nobody uses up the retries of another.
+/// The quota for the retries of one slot, which is one principal in one region. It ends retries
+/// when KMS is down, and no principal can use up another one's.
 ///
-/// It is wide enough for a thousand requests at once whose credentials have to be renewed.
+/// It is large enough for a thousand concurrent requests whose credentials must be refreshed.
 pub(crate) fn retry_quota() -> RetryPartition {
     let bucket =
         TokenBucket::builder().capacity(5_000).retry_cost(5).timeout_retry_cost(10).build();

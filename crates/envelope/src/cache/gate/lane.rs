@@ -1,33 +1,33 @@
-//! Who goes next: the order in which loads pass a gate. Pure: no lock, no clock, no task.
+//! The order in which loads pass a gate. Pure logic: no lock, no clock, no task.
 //!
-//! Partitions take turns, and within each the encryption contexts that callers supplied. A turn is
-//! charged by its cost: the one goes next that was charged least (start-time fair queueing, Goyal
-//! et al. 1996). Whoever comes back after a pause begins where the others are, so that nothing can
-//! be saved up.
+//! Scheduling is fair between partitions, and within a partition between the encryption contexts
+//! that callers supplied. Each load is charged by its cost, and the next load is taken from the
+//! queue with the lowest total cost (start-time fair queueing, Goyal et al. 1996). A queue that
+//! becomes active again after a pause starts at the current total, so it cannot save up credit.
 
 use std::collections::{HashMap, VecDeque};
 
-/// Who goes first.
+/// Foreground loads are scheduled first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Priority {
-    /// Somebody waits for it.
+    /// A caller waits for the load.
     Foreground,
-    /// Nobody waits for it yet.
+    /// No caller waits for the load yet.
     Background,
 }
 
-/// What a load is, as far as its turn depends on that.
+/// The properties of a load that determine its position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Visit {
     pub(super) partition: u64,
     /// The encryption context that the caller supplied.
     pub(super) context: u64,
     pub(super) priority: Priority,
-    /// Whether it is known that what is loaded will be of use.
+    /// Whether the loaded value is known to be useful.
     pub(super) proven: bool,
-    /// How many requests it may take.
+    /// How many requests the load may take.
     pub(super) cost: u64,
-    /// As how many it counts while it waits.
+    /// How many waiting loads it counts as, by its size.
     pub(super) room: usize,
 }
 
@@ -41,34 +41,34 @@ fn queue(priority: Priority, proven: bool) -> usize {
     usize::from(priority == Priority::Background) * 2 + usize::from(!proven)
 }
 
-/// How many may pass at once, and wait.
+/// How many loads may run at once, and how many may wait.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Widths {
     pub(super) all: usize,
-    /// Of those that are not proven: in all, of one partition, of one context.
+    /// Limits on running loads that are not proven: in all, per partition, per context.
     unproven: [usize; 3],
-    /// How many of one context may wait, and how many in all.
+    /// How many loads of one context may wait, and how many in all.
     waiting: [usize; 2],
 }
 
 impl Widths {
-    /// A quarter is left by the unproven of one context, an eighth by those of one partition, a
-    /// sixteenth by all of them.
+    /// Unproven loads leave room for others: those of one context leave a quarter, those of one
+    /// partition an eighth, and all of them together a sixteenth.
     pub(super) fn new(all: usize, waiting: usize) -> Self {
         let unproven = [16, 8, 4].map(|share| (all - all / share).max(1));
         Self { all, unproven, waiting: [waiting, waiting.saturating_mul(CONTEXTS)] }
     }
 }
 
-/// How many contexts may have as many waiting as one may.
+/// So many contexts can fill their waiting room at the same time.
 const CONTEXTS: usize = 16;
 
-/// Those who wait, and those who have passed.
+/// The waiting loads, and counts of the running ones.
 #[derive(Debug)]
 pub(super) struct Lane<T> {
     widths: Widths,
     partitions: HashMap<u64, Partition<T>>,
-    /// What was charged to the partition that went last, before its turn.
+    /// The total cost of the last scheduled partition, before it was charged.
     charged: u64,
     running: usize,
     unproven: usize,
@@ -88,7 +88,7 @@ struct Partition<T> {
 
 #[derive(Debug)]
 struct Context<T> {
-    /// By priority, then proven before unproven.
+    /// Ordered by priority, and then proven before unproven.
     queues: [VecDeque<(u64, T, Visit)>; 4],
     cost: u64,
     running: usize,
@@ -105,11 +105,11 @@ struct Waiting {
 /// What became of one that came.
 #[derive(Debug)]
 pub(super) enum Admission<T> {
-    /// It waits, under this number.
+    /// The load waits, under this number.
     Waits(u64),
-    /// The same, and another one has to go for it, since too many wait.
+    /// The load waits, and another waiter must be rejected instead, because too many wait.
     Replaces(u64, T),
-    /// It has to go, since too many wait.
+    /// The load must be rejected, because too many wait.
     Full(T),
 }
 
@@ -119,7 +119,7 @@ impl<T> Lane<T> {
         Self { widths, partitions, charged: 0, running: 0, unproven: 0, waiting: 0, came: 0 }
     }
 
-    /// One comes, and waits until [`next`](Self::next) lets it pass.
+    /// Adds a load, which waits until [`next`](Self::next) returns it.
     pub(super) fn come(&mut self, visit: Visit, waiter: T) -> Admission<T> {
         let [of_context, in_all] = self.widths.waiting;
         let own = self.context(&visit).map_or(0, Context::waiting);
@@ -161,7 +161,7 @@ impl<T> Lane<T> {
         }
     }
 
-    /// Lets the next one pass, if there is room for one.
+    /// Returns the next load to run, if there is room for one.
     pub(super) fn next(&mut self) -> Option<(Visit, T)> {
         if self.running >= self.widths.all {
             return None;
@@ -187,7 +187,7 @@ impl<T> Lane<T> {
         Some((visit, waiter))
     }
 
-    /// One that had passed is done.
+    /// Records that a running load has ended.
     pub(super) fn leave(&mut self, visit: &Visit) {
         let unproven = usize::from(!visit.proven);
         self.running -= 1;
@@ -203,7 +203,7 @@ impl<T> Lane<T> {
         self.forget(visit.partition, visit.context);
     }
 
-    /// One that waited under this number has gone, unless it has passed already.
+    /// Removes the waiting load with this number, unless it is already running.
     pub(super) fn give_up(&mut self, visit: &Visit, number: u64) -> Option<T> {
         let partition = self.partitions.get_mut(&visit.partition)?;
         let queue = &mut partition.contexts.get_mut(&visit.context)?.queues[visit.queue()];
@@ -215,7 +215,7 @@ impl<T> Lane<T> {
         Some(waiter)
     }
 
-    /// The partition, context and queue whose turn it is.
+    /// The partition, context and queue of the next load.
     fn choose(&self, priority: Priority) -> Option<(u64, u64, usize)> {
         let [in_all, of_partition, of_context] = self.widths.unproven;
         let eligible = |partition: &Partition<T>, context: &Context<T>| {
@@ -233,7 +233,7 @@ impl<T> Lane<T> {
         let of_each = waiting.filter_map(|(number, partition)| {
             let contexts = partition.contexts.iter().filter_map(|(number, context)| {
                 let queue = eligible(partition, context)?;
-                // Among equals the one that came first.
+                // Ties go to the load that came first.
                 let (came, ..) = context.queues[queue].front()?;
                 Some(((context.cost, *came), *number, queue))
             });
@@ -257,16 +257,16 @@ impl<T> Lane<T> {
         Some(((*number, *context), Waiting { of_context, of_partition: partition.waiting }))
     }
 
-    /// Takes out the last one that waits there.
+    /// Removes the last waiting load of a context.
     fn take_last(&mut self, partition: u64, context: u64) -> Option<T> {
         let queues = &self.partitions.get(&partition)?.contexts.get(&context)?.queues;
-        // Background first, and what is not proven.
+        // Background before foreground, and unproven before proven loads.
         let (number, _, visit) = queues.iter().rev().find_map(VecDeque::back)?;
         let (number, visit) = (*number, *visit);
         self.give_up(&visit, number)
     }
 
-    /// What nobody waits in or runs under leaves nothing behind.
+    /// Removes contexts and partitions without waiting or running loads.
     fn forget(&mut self, number: u64, context: u64) {
         let Some(partition) = self.partitions.get_mut(&number) else { return };
         if partition.contexts.get(&context).is_some_and(Context::is_idle) {
@@ -280,7 +280,7 @@ impl<T> Lane<T> {
         }
     }
 
-    /// Whether nothing is left of anybody.
+    /// Whether there are no loads and no partitions left.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.partitions.is_empty() && self.running + self.unproven + self.waiting == 0
@@ -325,16 +325,16 @@ mod tests {
         }
     }
 
-    /// A flood from one context, one from many contexts of one partition: who comes after them goes
-    /// next, as soon as anybody is done.
+    /// One context floods the gate, and then many contexts of one partition do: a later load of
+    /// another one is next as soon as a running load ends.
     #[test]
-    fn who_comes_after_a_flood_goes_next() {
+    fn a_load_after_a_flood_is_next() {
         for contexts in [1, 50] {
             let mut lane = Lane::new(Widths::new(4, 1_000));
             (0..500).for_each(|number| _ = come(&mut lane, visit(1, number % contexts, true, 1)));
             let first: Vec<_> = std::iter::from_fn(|| lane.next()).collect();
             assert_eq!(first.len(), 4);
-            // A few turns later, so that it is no matter of who was first.
+            // After a few turns, so that the order of arrival does not matter.
             let mut running = vec![];
             for (done, _) in &first {
                 lane.leave(done);
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn what_costs_more_has_fewer_turns() {
+    fn expensive_loads_run_less_often() {
         let mut lane = Lane::new(Widths::new(1, 1_000));
         for _ in 0..170 {
             come(&mut lane, visit(1, 1, true, 16));
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gate_for_few_lets_somebody_pass() {
+    fn a_narrow_gate_lets_a_load_pass() {
         for width in 1..40 {
             let mut lane = Lane::new(Widths::new(width, 1_000));
             come(&mut lane, visit(1, 1, false, 1));
@@ -385,9 +385,9 @@ mod tests {
         }
     }
 
-    /// One context can't take all the room to wait in.
+    /// One context cannot take all the waiting room.
     #[test]
-    fn a_full_lane_has_room_for_those_of_whom_few_wait() {
+    fn a_full_lane_admits_contexts_with_few_waiters() {
         let mut lane = Lane::new(Widths::new(1, 10));
         for number in 0..1_000 {
             let _ = lane.come(visit(1, number % 16, true, 1), number);
@@ -401,9 +401,9 @@ mod tests {
         assert_eq!(lane.waiting, 160);
     }
 
-    /// Those who wait hold their messages' headers.
+    /// Waiting loads hold the headers of their messages.
     #[test]
-    fn what_holds_much_counts_as_several() {
+    fn large_waiting_loads_count_as_several() {
         let mut lane = Lane::new(Widths::new(1, 10));
         for _ in 0..2 {
             come(&mut lane, Visit { room: 6, ..visit(1, 1, true, 1) });
@@ -461,11 +461,11 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes, goes and gives up: no cap is exceeded, foreground goes first, nobody is
-        /// let pass who has gone, no room stays empty that somebody may take, all who wait pass in
-        /// the end, and nothing is left then.
+        /// For any sequence of loads that come, end and are cancelled: no limit is exceeded,
+        /// foreground loads run first, cancelled loads never run, no room stays empty while a load
+        /// may use it, all waiting loads run eventually, and no state is left at the end.
         #[test]
-        fn caps_hold_and_all_pass_in_the_end(steps in steps(), width in 1..20usize) {
+        fn limits_hold_and_all_loads_run_in_the_end(steps in steps(), width in 1..20usize) {
             let widths = Widths::new(width, 8);
             let mut lane = Lane::new(widths);
             let (mut waiting, mut running): (Vec<(u64, u64, Visit)>, Vec<Visit>) = (vec![], vec![]);
@@ -529,7 +529,7 @@ mod tests {
             prop_assert!(waiting.is_empty() && running.is_empty() && lane.is_empty());
         }
 
-        /// However the others come, one that waits passes after its share of turns.
+        /// Regardless of the other loads, a waiting load runs after its fair share of turns.
         #[test]
         fn nobody_starves(others in prop::collection::vec((0..3u64, 0..4u64, 1..17u64), 1..200)) {
             let mut lane = Lane::new(Widths::new(1, 1_000));
@@ -546,7 +546,7 @@ mod tests {
                 come(&mut lane, visit(partition, context, true, cost));
                 next != last
             });
-            // Each of three partitions may be charged as much as the dearest load first.
+            // Each of the three partitions may first run a load of the maximum cost.
             prop_assert!(turns.count() <= 3 * 16 + 3);
         }
     }

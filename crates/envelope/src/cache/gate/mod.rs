@@ -1,5 +1,4 @@
-//! A bound on how many loads run at once: those that somebody waits for first, then those ahead of
-//! need.
+//! Limits how many loads run at once: first loads that a caller waits for, then refreshes ahead.
 
 mod lane;
 
@@ -20,18 +19,18 @@ use self::lane::{Admission, Lane, Visit, Widths};
 use super::sync::{Mutex, MutexGuard};
 use crate::error::Error;
 
-/// How many may pass, how many may wait, and how long.
+/// How many loads may run, how many may wait, and how long.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
-    /// How many loads at once.
+    /// How many loads run at once.
     pub(crate) width: usize,
-    /// How many loads of one context wait.
+    /// How many loads of one context may wait.
     pub(crate) waiting: usize,
-    /// How long each waits.
+    /// How long each load may wait.
     pub(crate) wait: Duration,
 }
 
-/// Lets so many through at a time. Where more want to, they take [turns](lane).
+/// Lets a limited number of loads run at once, and schedules the others [fairly](lane).
 #[derive(Debug, Clone)]
 pub(crate) struct Gate(Arc<Inner>);
 
@@ -39,29 +38,29 @@ pub(crate) struct Gate(Arc<Inner>);
 struct Inner {
     lane: Mutex<Lane<oneshot::Sender<Turn>>>,
     bounds: Bounds,
-    /// Nobody can foresee whose numbers are the same.
+    /// Keyed at random, so that nobody can predict which contexts share a number.
     numbers: RandomState,
 }
 
-/// What comes of waiting: the pass, or that it must be waited for no more.
+/// The result of waiting: the pass, or the error for a load that may not run.
 type Turn = Result<Pass, Error>;
 
-/// Who wants to load, and what for.
+/// A load that wants to pass the gate.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Visitor<'a> {
     pub(crate) partition: &'a str,
-    /// The encryption context that the caller supplied: who sends messages can't choose it.
+    /// The encryption context that the caller supplied. A sender of messages cannot choose it.
     pub(crate) context: &'a [u8],
     pub(crate) priority: Priority,
-    /// Whether what is loaded is known to be of use. What is not leaves some room for others.
+    /// Whether the loaded value is known to be useful. Unproven loads leave some room for others.
     pub(crate) proven: bool,
-    /// How many requests to the key provider it may take.
+    /// How many requests to the key provider the load may take.
     pub(crate) requests: usize,
-    /// How many bytes it holds while it waits.
+    /// How many bytes the load holds while it waits.
     pub(crate) bytes: usize,
 }
 
-/// The right to run. When it is dropped, the next one goes.
+/// The right to run. Dropping it lets the next load run.
 #[derive(Debug)]
 pub(crate) struct Pass {
     gate: Gate,
@@ -69,7 +68,7 @@ pub(crate) struct Pass {
 }
 
 impl Gate {
-    /// A gate of this width, at which any number wait for any time.
+    /// A gate of this width, with unlimited waiting.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn new(width: usize) -> Self {
         Self::bounded(Bounds { width, waiting: usize::MAX, wait: Duration::MAX })
@@ -81,22 +80,22 @@ impl Gate {
         Self(Arc::new(Inner { lane, bounds, numbers: RandomState::new() }))
     }
 
-    /// How long each waits.
+    /// How long each load may wait.
     pub(crate) fn max_wait(&self) -> Duration {
         self.0.bounds.wait
     }
 
-    /// The number by which an encryption context takes turns.
+    /// The number that identifies an encryption context in the lane.
     pub(crate) fn number(&self, context: &[u8]) -> u64 {
         self.0.numbers.hash_one(context)
     }
 
-    /// Waits until there is room, or until `deadline`, which comes after
+    /// Waits until there is room, or until `deadline`, which fires after
     /// [`max_wait`](Self::max_wait).
     ///
     /// # Errors
     ///
-    /// [`Error::Overloaded`].
+    /// [`Error::Overloaded`] if too many loads wait, or if the deadline passes first.
     pub(crate) fn enter<D: Future<Output = ()>>(
         &self,
         visitor: Visitor<'_>,
@@ -128,7 +127,7 @@ impl Gate {
                 return turn;
             }
             let pass = match select(turn, pin!(deadline)).await {
-                // Senders are dropped with the gate alone, which is held here.
+                // A sender is dropped only with the gate, which this future keeps alive.
                 Either::Left((turn, _)) => turn.unwrap_or_else(|_| Err(full()))?,
                 Either::Right(((), _)) => {
                     return Err(Error::Overloaded { setting: "max_wait", waited: gate.max_wait() });
@@ -139,10 +138,10 @@ impl Gate {
         }
     }
 
-    /// Lets all pass for whom there is room.
+    /// Lets loads pass while there is room.
     fn call(&self) {
         loop {
-            // Not under the lock: a pass that comes back takes it.
+            // Send without the lock: a returned pass takes it when it is dropped.
             let next = self.lock().next();
             let Some((visit, waiter)) = next else { return };
             let _ = waiter.send(Ok(Pass { gate: self.clone(), visit }));
@@ -154,12 +153,12 @@ impl Gate {
     }
 }
 
-/// Of how many bytes each counts as one that waits.
+/// A waiting load counts as one more for each of these many bytes that it holds.
 const BYTES_AS_ONE: usize = 4096;
-/// So that no sum of costs overflows.
+/// Limits each cost so that sums cannot overflow.
 const MAX_COST: u64 = 1 << 16;
 
-/// A place to wait at, which is given up when it is dropped.
+/// A place in the waiting room. Dropping it gives the place up.
 struct Place<'a> {
     gate: &'a Gate,
     visit: Visit,
@@ -177,8 +176,8 @@ fn full() -> Error {
     Error::Overloaded { setting: "max_waiting", waited: Duration::ZERO }
 }
 
-/// Lets a caller whose deadline has passed go before anything is begun for them: time-outs look at
-/// what they wait for first, and at the clock after it.
+/// Lets a caller whose deadline has passed be dropped before its load starts: a timeout polls its
+/// future first, and then the clock.
 async fn yield_once() {
     let mut yielded = false;
     poll_fn(|context| {
@@ -218,7 +217,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_more_than_its_width_and_foreground_first() {
+    async fn limits_the_width_and_runs_foreground_first() {
         let gate = gate(2, 10);
         let one = enter(&gate, Priority::Foreground).await;
         let _two = enter(&gate, Priority::Background).await;
@@ -235,7 +234,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_begun_for_one_who_gives_up_when_called() {
+    async fn no_load_starts_for_a_caller_that_is_cancelled_when_its_turn_comes() {
         let gate = gate(1, 10);
         let pass = enter(&gate, Priority::Foreground).await;
         let mut begun = false;
@@ -245,14 +244,14 @@ mod tests {
         });
         assert!(poll_immediate(&mut late).await.is_none());
         drop(pass);
-        // As a time-out does: it looks once more, and then goes.
+        // Like a timeout: it polls once more, and is then dropped.
         assert!(poll_immediate(&mut late).await.is_none());
         drop(late);
         assert!(!begun && gate.lock().is_empty());
     }
 
     #[tokio::test]
-    async fn whoever_gives_up_takes_no_room() {
+    async fn cancelled_waiters_take_no_room() {
         let gate = gate(1, 10);
         let pass = enter(&gate, Priority::Foreground).await;
         let mut gone = Box::pin(enter(&gate, Priority::Foreground));
@@ -261,14 +260,14 @@ mod tests {
         assert!(poll_immediate(&mut called).await.is_none());
         drop(gone);
         drop(pass);
-        // Was called, and gives up before it looks.
+        // Its turn has come, but it is dropped before it is polled.
         drop(called);
         assert!(enter(&gate, Priority::Background).now_or_never().is_some());
         assert!(gate.lock().is_empty());
     }
 
     #[tokio::test]
-    async fn nobody_waits_past_the_deadline_or_behind_too_many() {
+    async fn waiting_is_limited_in_time_and_number() {
         let gate = gate(1, 1);
         let pass = enter(&gate, Priority::Foreground).await;
         let visitor = Visitor {
@@ -288,7 +287,7 @@ mod tests {
         assert!(poll_immediate(&mut waiting).await.is_none());
         let refused = gate.enter(visitor, pending()).await;
         assert!(matches!(refused, Err(Error::Overloaded { setting: "max_waiting", .. })));
-        // The others have room.
+        // Other contexts still have room.
         let other = Visitor { context: b"other", ..visitor };
         let mut other = Box::pin(gate.enter(other, pending()));
         assert!(poll_immediate(&mut other).await.is_none());

@@ -1,7 +1,7 @@
 //! What a cache of data keys is to do, as plain as can be: sets of values, and rules about which of
 //! them may serve.
 //!
-//! Written from what is promised to users, not from how the cache is built. Where the promise
+//! Written from the promises to users, not from how the cache is built. Where the promise
 //! leaves a choice (which of several good values serves, when exactly a successor is fetched), the
 //! model takes what it sees, and checks that it was allowed to happen, or not to. Long, since a
 //! model is of use only where it can be read as a whole.
@@ -26,7 +26,8 @@ pub(super) struct Request {
     pub(super) key: usize,
     /// What it reserves; nothing for opening.
     pub(super) bytes: Option<u64>,
-    /// Whether it can tell that a value is the right one: not by a message that is not authentic.
+    /// Whether it can prove that a value is the right one: false for a message that is not
+    /// authentic.
     pub(super) authentic: bool,
     pub(super) policy: Arc<Policy>,
 }
@@ -83,7 +84,7 @@ pub(super) struct Model {
     /// Whether loads go on when all who waited for them have gone.
     pub(super) outlive: bool,
     entries: [[Entry; KEYS]; 2],
-    /// What is remembered of each wrapping key.
+    /// The failures that are remembered for a wrapping key.
     wrapping_keys: [Option<Memory>; WRAPPING_KEYS],
     /// The loads that somebody waits for.
     loads: HashMap<Number, Load>,
@@ -94,7 +95,7 @@ pub(super) struct Model {
     pub(super) places: bool,
 }
 
-/// What is known of one key.
+/// The state of one key.
 #[derive(Debug, Default)]
 struct Entry {
     /// The values that may be there. The last one surely is.
@@ -128,7 +129,7 @@ struct Load {
     holders: usize,
     /// Whether it goes on without them.
     held: bool,
-    /// What it brought was kept.
+    /// Whether the loaded value was kept.
     kept: bool,
     end: Option<End>,
 }
@@ -168,7 +169,7 @@ impl Model {
             return None;
         }
         self.miss(request);
-        assert_eq!(seen.refreshes, 0, "a refresh of what is not there");
+        assert_eq!(seen.refreshes, 0, "a refresh of a missing entry");
         if let Some((cause, left)) = self.remembered(request) {
             assert_eq!((seen.end, seen.loads), (Some(End::Remembered(cause, left)), 0));
             return None;
@@ -194,7 +195,7 @@ impl Model {
         }
         self.leave(ticket);
         match end {
-            // Whoever began a load uses what it brought, however long that took.
+            // The caller that started a load uses its value, however long the load took.
             End::Value(value)
                 if (started || self.is_fresh(request, value)) && self.fits(request, value) =>
             {
@@ -215,7 +216,7 @@ impl Model {
         }
     }
 
-    /// What the first one who waited for it could not prove, another one may.
+    /// A value that the first waiter could not prove may be proven by another waiter.
     fn keep_if_proven(&mut self, request: &Request, ticket: &Ticket, value: Number) {
         let usable = ticket.started || self.is_fresh(request, value);
         let there = !self.entry(request).kept.is_empty();
@@ -231,10 +232,10 @@ impl Model {
         }
     }
 
-    /// What a load brought is kept.
+    /// Keeps the value of a load.
     fn keep(&mut self, number: Number, request: &Request) {
         self.entry(request).keep(number, request.half);
-        self.loads.get_mut(&number).expect("somebody waits for it").kept = true;
+        self.loads.get_mut(&number).expect("the load has a waiter").kept = true;
     }
 
     /// An operation gave up.
@@ -251,7 +252,7 @@ impl Model {
         let entry = self.entry(request);
         entry.refreshing.push(entry.removals);
         let removals = entry.removals;
-        // What is there was proven, and so proves what takes its place.
+        // The existing value was proven, and therefore proves its replacement.
         let request = Request { authentic: true, ..request.clone() };
         Refresh { request, ticket: None, removals }
     }
@@ -305,7 +306,7 @@ impl Model {
                 if undisturbed {
                     self.wrapping_keys[wrapping_key(request.key)] = None;
                     self.entry(&request).memory = None;
-                    // It is the right one, too, if it is the one that is there.
+                    // A value that equals the existing one is also right.
                     if request.authentic || !self.entry(&request).kept.is_empty() {
                         self.keep(number, &request);
                     } else {
@@ -316,7 +317,7 @@ impl Model {
                 End::Value(number)
             }
             failed => {
-                // What was asked for before an invalidation says nothing of what is after.
+                // A load from before an invalidation says nothing about the time after it.
                 if undisturbed {
                     self.fail(number, &request, asked, failed);
                 }
@@ -333,7 +334,7 @@ impl Model {
     fn fail(&mut self, number: Number, request: &Request, asked: Duration, answer: Answer) {
         let (now, key, policy) = (self.now, request.key, &request.policy);
         let entry = self.entry(request);
-        // What was never of use may be a message whose sender wants this to be heard.
+        // Without a kept value, the message's sender may want to cause this failure.
         let ours = request.half == Half::Sealing || !entry.kept.is_empty();
         entry.no_refresh_after_failure(now, policy);
         entry.outage = answer == Answer::Throttled;
@@ -343,8 +344,8 @@ impl Model {
         if matches!(answer, Answer::Disabled | Answer::Denied) {
             self.entry(request).remove();
         }
-        // What nobody may use any more is dropped wherever it is. What is denied may be one
-        // context's alone.
+        // A key that nobody may use any more is dropped from every entry. A denial may concern only
+        // one context.
         if answer == Answer::Disabled && ours {
             let entries = self.entries.iter_mut().flat_map(|half| half.iter_mut().enumerate());
             let under = entries.filter(|(other, _)| wrapping_key(*other) == wrapping_key(key));
@@ -366,7 +367,7 @@ impl Model {
         } else if answer == Answer::Disabled {
             *memory = Some(Memory::after(*memory, number, asked, now, |_| policy.refuse_for));
         } else {
-            // It answers, whatever it says, but what others are refused with is not over.
+            // Any response ends the streak, but not the refusal that other callers get.
             *memory = memory.map(|memory| Memory { failures: 0, waves: 0, ..memory });
         }
     }
@@ -562,7 +563,7 @@ impl Entry {
         self.removals += 1;
     }
 
-    /// A load did not bring what can be kept.
+    /// The load did not return a value that can be kept.
     fn no_refresh_after_failure(&mut self, now: Duration, policy: &Policy) {
         self.outage = false;
         self.failures_since_kept += 1;

@@ -22,7 +22,7 @@ fn wrapping_key(key: usize) -> usize {
     key % WRAPPING_KEYS
 }
 
-/// What is done to the cache, or to the world around it.
+/// An operation on the cache, or on the world around it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operation {
     /// Seals so many bytes, in percent of what one data key may seal. `at_place` looks its entry up
@@ -32,7 +32,7 @@ pub(crate) enum Operation {
         percent: u64,
         at_place: bool,
     },
-    /// Opens a message, which may turn out not to be authentic.
+    /// Decrypts a message, which may turn out not to be authentic.
     Decrypt {
         key: usize,
         authentic: bool,
@@ -207,7 +207,7 @@ impl Run {
         }
     }
 
-    /// Does what a client does: takes what is there, or else waits for it.
+    /// Acts like a client: takes an existing value, or waits for a load.
     fn begin(
         &mut self,
         half: Half,
@@ -322,7 +322,7 @@ mod tests {
             encrypt_at_place(1),
         ];
         run([encrypt_at_place(1)].into_iter().chain(outage).chain(well));
-        // Who may not open a message that never was of use is not heard on what is sealed.
+        // A refusal for a message without a kept value does not affect entries for encryption.
         for answer in [Answer::Denied, Answer::Disabled] {
             for authentic in [true, false] {
                 let decrypt = Decrypt { key: 0, authentic };
@@ -331,11 +331,11 @@ mod tests {
                 run([decrypt, advance(8), decrypt, Kms(answer), RunTasks, decrypt]);
             }
         }
-        // Who waits for the load of a message that is not authentic keeps what it brings.
+        // A waiter can keep the value of a load that a forged message started.
         let [forged, authentic] = [false, true].map(|authentic| Decrypt { key: 0, authentic });
         let load = [Operation::Slow(true), forged, authentic, Operation::Answer(0)];
         run(load.into_iter().chain([authentic, InvalidateAll, forged, authentic, authentic]));
-        // A wrapping key that answers, whatever it says, has not failed several times in a row.
+        // A wrapping key that responds, even with an error, ends a streak of failures.
         let throttled = [Kms(Answer::Throttled), encrypt(1), advance(2)];
         let answered =
             [Kms(Answer::Damaged), encrypt(1), advance(2), Kms(Answer::Throttled), encrypt(1)];

@@ -1,5 +1,5 @@
-//! The cache, and what it needs of the world: a clock that is moved by hand, a KMS that answers as
-//! it is told, and a background that runs when it is told.
+//! The cache, and its environment: a manual clock, a scripted KMS, and background tasks that run on
+//! command.
 
 use std::{
     future::{self, Future},
@@ -31,8 +31,7 @@ use crate::{
     time::{Clock, ManualClock, Moment},
 };
 
-/// Something that is driven by hand, and tells how it ended; a task in the background ends with
-/// nothing to tell.
+/// A future that the test drives, and that records its outcome; a background task ends without one.
 pub(super) type Waiting = Pin<Box<dyn Future<Output = Option<End>>>>;
 
 pub(super) struct World {
@@ -60,7 +59,7 @@ struct State {
     held: Vec<Task>,
 }
 
-/// What is cached.
+/// The cached value.
 pub(super) struct Value {
     number: Number,
     key: usize,
@@ -71,7 +70,7 @@ pub(super) struct Value {
 struct Loader<const OPENING: bool> {
     world: Arc<World>,
     request: Request,
-    /// Whether it is a refresh, whose load goes with it.
+    /// Whether this is a refresh, which is cancelled together with its load.
     ahead: bool,
 }
 
@@ -187,7 +186,7 @@ impl World {
         }
     }
 
-    /// Drives what goes on though nobody waits for it, and tells whether any of it ended.
+    /// Drives the loads that continue without waiters. Returns whether any of them ended.
     pub(super) fn drive_held(&self) -> bool {
         let mut held = std::mem::take(&mut self.state().held);
         let before = held.len();
@@ -274,7 +273,7 @@ impl<const OPENING: bool> Source for Loader<OPENING> {
         Self { request, ..self.clone() }
     }
 
-    /// As the caching materials manager does, but for the probe after a denial.
+    /// Like the caching materials manager, but without the probe after a denial.
     fn failed(&self, error: &Error, had: bool) {
         for failure in error.keyring_errors() {
             if had && failure.kind() == KeyringErrorKind::Unusable {

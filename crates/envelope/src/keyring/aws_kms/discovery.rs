@@ -20,13 +20,13 @@ use crate::{
 
 const NAME: &str = "AWS KMS discovery keyring";
 
-/// Opens what any KMS key sealed that this principal may use, in whatever region: it asks the key
-/// that the message names, in that key's region. It seals nothing (specification:
+/// Decrypts messages of any KMS key that this principal may use, in any region: it calls the key
+/// that the message names, in that key's region. It does not encrypt (specification:
 /// `framework/aws-kms/aws-kms-discovery-keyring.md`).
 ///
 /// Messages decide whom it asks, so give it a [filter](Self::with_filter), and clients that are
-/// [limited](kms_pool::PooledClients::limited_to) to the regions you use. Without a filter, whoever
-/// owns a KMS key and lets this principal use it can write messages that open here. One message
+/// [limited](kms_pool::PooledClients::limited_to) to the regions you use. Without a filter, anyone
+/// who owns a KMS key and lets this principal use it can write messages that open here. One message
 /// costs at most as many requests as the client permits encrypted data keys
 /// (`EnvelopeBuilder::max_encrypted_data_keys`), one after the other.
 ///

@@ -11,10 +11,10 @@ const LONGEST: usize = 2_048;
 
 /// The ARN of a KMS key (specification: `framework/aws-kms/aws-kms-key-arn.md`).
 ///
-/// An alias is refused: KMS answers with the key's ARN, which is what stands in the message, so a
-/// keyring that knows only an alias could seal but never open. So is what is longer than 2,048
-/// bytes, or has a character that is not printable ASCII: no ARN of AWS is like that, and messages
-/// name ARNs that end up in logs.
+/// An alias is refused: KMS responds with the key's ARN, which is stored in the message, so a
+/// keyring that knows only an alias could encrypt but never decrypt. An ARN that is longer than
+/// 2,048 bytes, or has a character that is not printable ASCII, is refused as well: AWS has no such
+/// ARNs, and ARNs of messages are logged.
 ///
 /// ```
 /// use envelope::keyring::KmsKeyArn;

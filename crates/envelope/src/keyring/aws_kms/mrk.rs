@@ -12,8 +12,8 @@ use crate::{
     },
 };
 
-/// An [`AwsKmsKeyring`](super::AwsKmsKeyring) that also opens what a related multi-Region key
-/// sealed, in whatever region: it always asks its own key, in its own key's region (specification:
+/// An [`AwsKmsKeyring`](super::AwsKmsKeyring) that also decrypts messages of related multi-Region
+/// keys in any region: it always calls its own key, in its own key's region (specification:
 /// `framework/aws-kms/aws-kms-mrk-keyring.md`).
 ///
 /// Related keys have one ARN but for the region, and one key material. Under a key that is not

@@ -26,8 +26,8 @@ const NAME: &str = "AWS KMS MRK discovery keyring";
 /// `framework/aws-kms/aws-kms-mrk-discovery-keyring.md`).
 ///
 /// Messages decide which keys it asks, so give it a [filter](Self::with_filter): without one,
-/// whoever owns a KMS key and lets this principal use it can write messages that open here. One
-/// message costs at most as many requests as the client permits encrypted data keys
+/// anyone who owns a KMS key and lets this principal use it can write messages that decrypt here.
+/// One message costs at most as many requests as the client permits encrypted data keys
 /// (`EnvelopeBuilder::max_encrypted_data_keys`), one after the other.
 ///
 /// Opens in Ireland what the account's multi-Region keys sealed anywhere, and its other keys in

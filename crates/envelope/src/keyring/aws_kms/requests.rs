@@ -256,17 +256,17 @@ fn decrypted(answer: DecryptOutput, key: &KmsKeyArn, length: usize) -> Result<Da
     Ok(data_key)
 }
 
-/// Whether AWS KMS answered for the key that it was asked for. We ask for keys by their ARN alone,
-/// so the answer names that very ARN: a related multi-Region key is another key, too.
+/// Checks that AWS KMS responded for the requested key. Requests name keys by their ARN only, so
+/// the response contains the same ARN: even a related multi-Region key counts as another key.
 fn check_key(asked: &KmsKeyArn, answered: Option<&str>) -> Result<(), Failure> {
-    // Only what is a key ARN is repeated: it has no control characters, and an end.
+    // Only a valid key ARN is repeated: it has no control characters and a limited length.
     let other = match answered.map(str::parse::<KmsKeyArn>) {
         Some(Ok(key)) if key == *asked => return Ok(()),
         Some(Ok(key)) => format!("the key {key}"),
         _ => "something that is not a key ARN".to_owned(),
     };
     let problem = format!(
-        "it answered for {other}, and was asked for {asked}: check the endpoint and what stands before it"
+        "KMS responded for {other} instead of {asked}: check the endpoint and any proxy before it"
     );
     Err(Failure::Contract(problem))
 }
@@ -274,11 +274,12 @@ fn check_key(asked: &KmsKeyArn, answered: Option<&str>) -> Result<(), Failure> {
 /// The plaintext data key in an answer, moved into a secret before it is looked at.
 fn plaintext(blob: Option<Blob>, length: usize) -> Result<DataKey, Failure> {
     let key = blob.map(|blob| DataKey::from_vec(blob.into_inner()));
-    key.filter(|key| key.len() == length)
-        .ok_or_else(|| Failure::Contract("no plaintext of the length asked for".to_owned()))
+    key.filter(|key| key.len() == length).ok_or_else(|| {
+        Failure::Contract("the response has no plaintext of the requested length".to_owned())
+    })
 }
 
-/// A data key as AWS KMS wrapped it, which must be under the key that it was asked for.
+/// A data key as AWS KMS wrapped it; it must be wrapped under the requested key.
 fn encrypted_data_key(
     asked: &KmsKeyArn,
     answered: Option<&str>,
@@ -324,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_data_key_is_wrapped_under_the_key_that_was_asked_for_or_not_at_all() {
+    fn a_data_key_wrapped_under_another_key_is_an_error() {
         let arn = "arn:aws:kms:us-east-1:1:key/mrk-a";
         let asked: KmsKeyArn = arn.parse().unwrap();
         let wrapped = |key_id: Option<&str>, ciphertext: Option<&str>| {

@@ -48,61 +48,69 @@ impl CachingBuilder {
         Self { source, cache: None, partition: None, policy, prime_decrypt: false }
     }
 
-    /// How long a data key is used after it was asked for. Default: 5 minutes. Allowed: over zero.
+    /// How long a data key is used, counted from its request. Default: 5 minutes. Allowed: over
+    /// zero.
     ///
-    /// Ages are read from the cache's [`Clock`](crate::Clock), which on Linux counts the time that
-    /// the machine is suspended.
+    /// Ages are read from the cache's [`Clock`](crate::Clock), which on Linux counts suspended
+    /// time.
     ///
-    /// This also bounds how long a key goes on being used after KMS would have refused it.
+    /// This also limits how long a data key is used after KMS would have refused it.
     #[must_use]
     pub fn max_age(mut self, max_age: Duration) -> Self {
         self.policy.limits.max_age = max_age;
         self
     }
 
-    /// How many messages are sealed under one data key. Default: 2^32. Allowed: 1 to 2^32.
+    /// How many messages are encrypted under one data key. Default: 2^32. Allowed: 1 to 2^32.
     #[must_use]
     pub fn max_messages(mut self, max_messages: u64) -> Self {
         self.policy.limits.max_messages = max_messages;
         self
     }
 
-    /// How many plaintext bytes are sealed under one data key. Default: 2^63 - 1. Allowed: 0 to
+    /// How many plaintext bytes are encrypted under one data key. Default: 2^63 - 1. Allowed: 0 to
     /// 2^63 - 1.
     ///
-    /// A longer message gets a data key of its own.
+    /// A longer message gets its own data key.
     #[must_use]
     pub fn max_bytes(mut self, max_bytes: u64) -> Self {
         self.policy.limits.max_bytes = max_bytes;
         self
     }
 
-    /// Whether the successor of a data key in use is fetched in the background before that one is
-    /// spent: past seven to eight tenths of its age (by chance, so that a fleet does not ask in
-    /// step), half of its messages or bytes, when at this pace it would be spent within four times
-    /// as long as a request takes, or when it would be too old at the use after the next, if that
-    /// is as long in coming as the last one was. Default: `true`.
+    /// Whether the next data key is fetched in the background before the current one is spent.
+    /// Default: `true`.
     ///
-    /// With `false`, or without the feature `tokio`, the operation that finds a data key spent waits
-    /// for the next one.
+    /// A refresh starts when one of these conditions holds:
+    ///
+    /// - The data key has passed 70 to 80 % of its age. The exact point is random, so that a fleet
+    ///   does not refresh at the same time.
+    /// - Half of its messages or bytes are used.
+    /// - At the current rate, it would be spent within four times the duration of a request.
+    /// - It would be too old at the use after the next one, if the pause before that use is as long
+    ///   as the last pause was.
+    ///
+    /// With `false`, or without the feature `tokio`, an operation that finds its data key spent
+    /// waits for the next one.
     #[must_use]
     pub fn refresh_ahead(mut self, ahead: bool) -> Self {
         self.policy.refresh_ahead = ahead;
         self
     }
 
-    /// How long a data key serves past its `max_age` while KMS is out of reach: when asking for a
-    /// new one failed by throttling, a time-out, a connection or an internal error, and not by a
-    /// refusal. Default: zero. Allowed: any.
+    /// How long a data key is used past its `max_age` while KMS is unavailable.
     ///
-    /// `max_messages` and `max_bytes` go on binding. It makes the bound on revocation longer.
-    /// Credentials that expired or could not be had are no outage, nor is what the pool's own budget
-    /// held back ([`OverBudget`](crate::keyring::KeyringErrorKind::OverBudget)).
+    /// KMS counts as unavailable when a request for a new data key failed by throttling, a timeout,
+    /// a connection error or an internal error, but not by a refusal. Default: zero. Allowed: any.
     ///
-    /// Until the first request has failed, all who ask past `max_age` wait for it, unless a refresh
-    /// ahead of that learned of the outage: set `KmsPoolBuilder::operation_timeout` below what your
-    /// callers bear. With the feature `tokio`, a request goes on when they have gone, so that those
-    /// who come later know.
+    /// `max_messages` and `max_bytes` still apply. Revocation takes longer to take effect. Expired
+    /// or unavailable credentials do not count as an outage, nor does the pool's own budget
+    /// ([`OverBudget`](crate::keyring::KeyringErrorKind::OverBudget)).
+    ///
+    /// Until the first request has failed, all callers past `max_age` wait for it, unless a refresh
+    /// ahead has detected the outage before. Set `KmsPoolBuilder::operation_timeout` below your
+    /// callers' deadline. With the feature `tokio`, the request continues after its callers are
+    /// cancelled, so that later callers benefit from its outcome.
     #[must_use]
     pub fn serve_stale_for(mut self, ceiling: Duration) -> Self {
         self.policy.stale = ceiling;
@@ -110,27 +118,26 @@ impl CachingBuilder {
     }
 
     /// How long a failure that does not pass by itself is remembered: access denied, a disabled or
-    /// missing key, a wrapped key that does not unwrap. Whoever asks again in that time gets
-    /// [`Error::Remembered`] at once: for the same entry, or, where nobody may use the wrapping
-    /// key, for any under it. Default: 1 second. Allowed: any; zero remembers none.
+    /// missing key, a wrapped key that does not unwrap. Calls in that time get
+    /// [`Error::Remembered`] at once: for the same entry, or, if nobody may use the wrapping key,
+    /// for any entry under it. Default: 1 second. Allowed: any; zero remembers none.
     #[must_use]
     pub fn remember_failures_for(mut self, duration: Duration) -> Self {
         self.policy.refuse_for = duration;
         self
     }
 
-    /// The longest wait between requests for one entry that fail in a way that may pass, as by
-    /// throttling: 50 to 100 milliseconds after the first failure, twice as long after each further
-    /// one. Whoever asks in between gets [`Error::Remembered`] at once. Default: 5 seconds.
-    /// Allowed: any; zero asks each time.
+    /// The maximum pause between requests for one entry after transient failures, such as
+    /// throttling: 50 to 100 milliseconds after the first failure, and twice as long after each
+    /// further one. Calls in between get [`Error::Remembered`] at once. Default: 5 seconds.
+    /// Allowed: any; with zero, each call sends a request.
     #[must_use]
     pub fn longest_backoff(mut self, duration: Duration) -> Self {
         self.policy.longest_backoff = duration;
         self
     }
 
-    /// The cache to use, which other managers may use, too. Default: one of its own, of 1,000
-    /// entries.
+    /// The cache to use, which other managers may share. Default: a new cache with 1,000 entries.
     #[must_use]
     pub fn cache(mut self, cache: &MaterialsCache) -> Self {
         self.cache = Some(cache.clone());
@@ -138,27 +145,27 @@ impl CachingBuilder {
     }
 
     /// Managers on the same cache share entries if, and only if, their partition ids are equal and
-    /// their sources use the same wrapping keys in the same order, see
-    /// [`Keyring::identity`](crate::keyring::Keyring::identity). So a manager of a new wrapping key
-    /// does not go on encrypting under the old one. Default: a random one, so that nothing is
-    /// shared.
+    /// their sources use the same wrapping keys in the same order: see
+    /// [`Keyring::identity`](crate::keyring::Keyring::identity). A manager with a new wrapping key
+    /// therefore never encrypts under the old one. Default: a random id, so that nothing is shared.
     ///
-    /// Share a partition only between managers whose principals may do the same, and whose limits
-    /// are equal: an entry is used whoever loaded it.
+    /// Share a partition only between managers whose principals have the same permissions and whose
+    /// limits are equal: every manager uses the entries that any of them loaded.
     #[must_use]
     pub fn partition_id(mut self, partition_id: &str) -> Self {
         self.partition = Some(partition_id.into());
         self
     }
 
-    /// Whether a data key that was made to seal also opens what it sealed, without asking KMS to
-    /// unwrap it. Default: `false`.
+    /// Whether a data key that was generated for encryption also decrypts the messages of this
+    /// process, without a request to KMS. Default: `false`.
     ///
-    /// Saves the `Decrypt` of those who open what they sealed themselves. It also saves the
-    /// question whether they may: who is allowed `kms:GenerateDataKey`, but not `kms:Decrypt`, can
-    /// open what this process sealed for as long as its data key is cached. While that is in use,
-    /// KMS is asked at seven to eight tenths of its age, and then refuses, which drops what is
-    /// cached under that KMS key for sealing as well: do not prime for who may not decrypt.
+    /// This saves the `Decrypt` requests of processes that decrypt their own messages. It also
+    /// skips the permission check: a principal that is allowed `kms:GenerateDataKey`, but not
+    /// `kms:Decrypt`, can decrypt the messages of this process as long as their data key is cached.
+    /// While that data key is in use, KMS is asked at 70 to 80 % of its age, and then refuses,
+    /// which also drops the entries for encryption under that KMS key: do not use this for
+    /// principals that may not decrypt.
     ///
     /// ```
     /// # use envelope::{DataKey, keyring::RawAesKeyring, materials::{CachingMaterialsManager, DefaultMaterialsManager}};
@@ -173,15 +180,18 @@ impl CachingBuilder {
         self
     }
 
-    /// The manager.
+    /// Builds the manager.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] for a limit out of its range, for a
-    /// [`partition_id`](Self::partition_id) where the source does not tell which wrapping keys it
-    /// uses, and for a source that must see every request, such as a
-    /// [`RequiredContextMaterialsManager`](crate::materials::RequiredContextMaterialsManager): the
-    /// cache would skip what it checks, so put it over the cache.
+    /// [`Error::InvalidSetting`] for
+    ///
+    /// - a limit out of its range,
+    /// - a [`partition_id`](Self::partition_id) if the identity of the source's wrapping keys is
+    ///   unknown,
+    /// - a source that must see every request, such as a
+    ///   [`RequiredContextMaterialsManager`](crate::materials::RequiredContextMaterialsManager):
+    ///   the cache would skip its checks, so build it over the cache.
     pub fn build(self) -> Result<CachingMaterialsManager, Error> {
         let Limits { max_age, max_messages, max_bytes } = self.policy.limits;
         if max_age.is_zero() {
@@ -205,7 +215,7 @@ impl CachingBuilder {
         if self.source.sees_every_request() {
             return Err(Error::invalid_setting(
                 "source",
-                "what is cached would skip the checks of RequiredContextMaterialsManager: build the \
+                "cached materials would skip the checks of RequiredContextMaterialsManager: build the \
                  CachingMaterialsManager first, and give it to RequiredContextMaterialsManager::new",
             ));
         }
@@ -214,7 +224,7 @@ impl CachingBuilder {
                 let identity = self.source.identity().ok_or_else(|| {
                     Error::invalid_setting(
                         "partition_id",
-                        "the keyring or materials manager does not tell which wrapping keys it uses: \
+                        "the wrapping keys of the keyring or materials manager are unknown: \
                          implement `identity`, or leave `partition_id` out",
                     )
                 })?;
@@ -236,7 +246,7 @@ impl CachingBuilder {
     }
 }
 
-/// The part of a cache that is for this id, and for sources of this identity alone.
+/// The cache partition for this id and for sources with this identity.
 fn partition(id: &str, identity: &str) -> String {
     let digest = u128::from_be_bytes(*Sha256::digest(identity).first_chunk().expect("of 32 bytes"));
     format!("{id}/{digest:032x}")

@@ -21,13 +21,13 @@ const MAX_LOADS: usize = 16;
 const MAX_WAITING: usize = 1_000;
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
-/// Where materials are kept, by one manager or several. Cloning is cheap and shares the entries.
+/// Keeps materials for one or several managers. Cloning is cheap and shares the entries.
 ///
-/// A data key in it is wiped when its entry is evicted, replaced or cleared and the last operation
-/// under it has ended. An entry takes about 1.5 KB, with one wrapped key and a short encryption
-/// context; `cargo run --release -p benches --bin residency` measures it. One that expires is not
-/// used any more, but stays until it is asked for again, evicted or dropped: see
-/// [`remove_older_than`](Self::remove_older_than).
+/// A cached data key is wiped when its entry has been evicted, replaced or cleared and the last
+/// operation under it has ended. An entry takes about 1.5 KB with one wrapped key and a short
+/// encryption context; `cargo run --release -p benches --bin residency` measures it. An expired
+/// entry is not used any more, but stays in memory until it is requested again, evicted or dropped:
+/// see [`remove_older_than`](Self::remove_older_than).
 ///
 /// # Threads
 ///
@@ -40,23 +40,29 @@ const MAX_WAIT: Duration = Duration::from_secs(10);
 /// matter to a load. A load that has begun goes on when its callers go; one that waits for its turn
 /// goes with them.
 ///
-/// Threads do not survive a `fork`. In a process that was forked off one that had started them,
-/// whatever needs a load fails with [`Error::Forked`](crate::Error::Forked): make clients after the
-/// fork, or do not use them before. What was cached still serves there, and each process counts its
-/// own messages and bytes, so that both together may exceed a data key's limits.
+/// The threads start with the first load, and end when the last user of the cache is dropped, on
+/// any thread. Callers can therefore use any executor, or none, and the end of their runtime does
+/// not affect a load. A load that has started continues when its callers are cancelled; one that
+/// still waits is cancelled with them.
 ///
-/// Without the feature, a load is driven by those who wait for it, and goes with the last.
+/// Threads do not survive a `fork`. If the parent had started them, loads in the child fail with
+/// [`Error::Forked`](crate::Error::Forked): make clients after the fork, or do not use them before.
+/// Cached data keys still work in the child. Each process counts its own messages and bytes, so
+/// that both together may exceed a data key's limits.
 ///
-/// # What can be seen of it
+/// Without the feature, the waiting callers drive a load, and it is cancelled with the last of
+/// them.
 ///
-/// [`stats`](Self::stats) has the counts so far, an [`Observer`] is told of each thing as it
-/// happens, and with the feature `tracing` (a default one) the same are events under the target
-/// `envelope::cache`, and each load a span `load_data_key`: with the keys of encryption contexts,
-/// never their values. With the feature `metrics`, the `metrics` facade gets:
+/// # Observability
+///
+/// [`stats`](Self::stats) returns the counts so far. An [`Observer`] receives each event as it
+/// happens. With the feature `tracing` (a default one), the same events are emitted under the
+/// target `envelope::cache`, and each load is a span `load_data_key`. They contain the keys of
+/// encryption contexts, never their values. With the feature `metrics`, the `metrics` facade gets:
 ///
 /// | metric | labels beside `operation` (`encryption`, `decryption`) |
 /// | --- | --- |
-/// | `envelope_cache_hits_total`; told at other events, at [`stats`](Self::stats), and else up to 1,024 a thread late | |
+/// | `envelope_cache_hits_total`; updated with other events and by [`stats`](Self::stats), otherwise late by up to 1,024 hits per thread | |
 /// | `envelope_cache_misses_total` | `reason`: `absent`, `evicted`, `invalidated`, `never_repeats`, `age`, `messages`, `bytes` |
 /// | `envelope_cache_loads_total` | `ahead`: `true`, `false`; `outcome`: `ok`, or the [kind](crate::keyring::KeyringErrorKind) of failure |
 /// | `envelope_cache_load_seconds`, a histogram | `outcome` |
@@ -69,7 +75,7 @@ struct Halves {
     encryption: Arc<Cache<EncryptionMaterials>>,
     decryption: Arc<Cache<DecryptionMaterials>>,
     clock: Clock,
-    /// Where loads run.
+    /// The threads that run loads.
     background: Background,
 }
 
@@ -136,7 +142,7 @@ impl MaterialsCache {
         self.0.decryption.invalidate(|key, _| key.borrow().partition == partition);
     }
 
-    /// Drops the entries under a wrapping key that was just refused: all, or those of one
+    /// Drops the entries under a wrapping key that was just refused: all entries, or those of one
     /// partition.
     pub(super) fn drop_refused(&self, wrapping_key: &str, partition: Option<&str>) {
         let here = |key: &OwnedKey| partition.is_none_or(|it| it == key.borrow().partition);
@@ -242,33 +248,38 @@ pub struct MaterialsCacheBuilder {
 }
 
 impl MaterialsCacheBuilder {
-    /// How many entries are held for encryption, and as many for decryption; of over 1,023, up to a
-    /// quarter more, since they are spread over shards by chance. An entry is one encryption
-    /// context, or for decryption one data key. Default: 1,000. Allowed: any. Zero holds none, and
-    /// remembers no failure but those of wrapping keys; `usize::MAX` is no bound.
+    /// The maximum number of entries for encryption, and separately for decryption. Default: 1,000.
+    /// Allowed: any.
     ///
-    /// Memory is taken as entries come. Set aside are up to 128 bytes for each, and 16 MiB at the
-    /// most, which give misses their reason.
+    /// An entry is one encryption context, or for decryption one data key. With over 1,023, the
+    /// cache may hold up to a quarter more, because entries are assigned to shards at random. Zero
+    /// disables the cache; only failures of wrapping keys are then remembered. `usize::MAX` means
+    /// no limit.
     ///
-    /// A cache that is too small asks KMS again and again for the same data keys. It warns of that
-    /// once, see [`EventKind::CacheTooSmall`](crate::observer::EventKind::CacheTooSmall).
+    /// Memory is allocated as entries are added. In addition, up to 128 bytes per entry, and at
+    /// most 16 MiB, are allocated in advance to determine the reasons of misses.
     ///
-    /// A scan of contexts that are used once does not flush those that are used often.
+    /// A cache that is too small requests the same data keys from KMS again and again. It warns
+    /// once: see [`EventKind::CacheTooSmall`](crate::observer::EventKind::CacheTooSmall).
+    ///
+    /// Contexts that are used only once do not displace frequently used ones.
     #[must_use]
     pub fn capacity(mut self, capacity: usize) -> Self {
         self.capacity = capacity;
         self
     }
 
-    /// How many bytes the entries for encryption may take, and as many those for decryption: keys
-    /// and values, as [`CacheCounts::bytes`] estimates them. Default: 4 KiB for each entry of
-    /// [`capacity`](Self::capacity), and 16 MiB at the least. Allowed: any; zero holds none.
+    /// The maximum size of the entries for encryption in bytes, and separately for decryption.
     ///
-    /// An entry counts as its part of these bytes (`max_bytes_held / capacity`) or as what it
-    /// takes, if that is more: neither bound is exceeded, and large entries leave room for fewer.
-    /// One that takes more than an eighth of the bytes, or of its shard's in a cache of over 1,023
-    /// entries, is used once and not held. That is rare: an entry takes about 1.5 KB, but whoever
-    /// may encrypt can write messages whose encrypted data keys take 3 MB.
+    /// Counts keys and values, as [`CacheCounts::bytes`] estimates them. Default: 4 KiB for each
+    /// entry of [`capacity`](Self::capacity), but at least 16 MiB. Allowed: any; zero disables the
+    /// cache.
+    ///
+    /// An entry counts as its share of these bytes (`max_bytes_held / capacity`), or as its size if
+    /// that is larger. This enforces both limits: with large entries, fewer fit. An entry larger
+    /// than an eighth of the bytes (of its shard's bytes in a cache of over 1,023 entries) is used
+    /// once and not kept. That is rare: an entry takes about 1.5 KB, but anyone who may encrypt can
+    /// write messages whose encrypted data keys take 3 MB.
     ///
     /// ```
     /// # use envelope::materials::MaterialsCache;
@@ -281,30 +292,29 @@ impl MaterialsCacheBuilder {
         self
     }
 
-    /// How many data keys are loaded at once for encryption, and as many for decryption. Default:
-    /// 16. Allowed: over zero; zero is taken for one.
+    /// How many data keys are loaded at once for encryption, and separately for decryption.
+    /// Default: 16. Allowed: over zero; zero counts as one.
     ///
-    /// Where more are wanted, those that somebody waits for go first. Among those, partitions take
-    /// turns, and within a partition the encryption contexts that callers supplied: one tenant's
-    /// flood does not delay the others, as long as you supply a context that names the tenant.
-    /// (What a message says of itself does not count.) A load is charged to its context by the
-    /// number of its wrapped keys.
+    /// When more loads are needed, those with waiting callers run before refreshes. Scheduling is
+    /// fair between partitions, and within a partition between the encryption contexts that callers
+    /// supplied: one tenant's flood does not delay other tenants, if you supply a context that
+    /// names the tenant. (The context in the message itself does not count.) A load is charged to
+    /// its context by its number of wrapped keys.
     ///
-    /// A message may turn out to be forged. So loads for decryption, where none has served before,
-    /// leave some room: those of one context a quarter, those of one partition an eighth, and all
-    /// together a sixteenth of `max_loads`, rounded down.
+    /// A message may turn out to be forged. Loads for decryption whose data key has not been used
+    /// before therefore leave some of `max_loads` free: the loads of one context a quarter, those
+    /// of one partition an eighth, and all together a sixteenth, rounded down.
     #[must_use]
     pub fn max_loads(mut self, max_loads: usize) -> Self {
         self.max_loads = max_loads.max(1);
         self
     }
 
-    /// How long a load waits for its turn when [`max_loads`](Self::max_loads) are under way. After
-    /// that its callers get [`Error::Overloaded`](crate::Error::Overloaded). Default: 10 seconds.
-    /// Allowed: any; zero waits not at all.
+    /// How long a load waits while [`max_loads`](Self::max_loads) others are running. Its callers
+    /// then get [`Error::Overloaded`](crate::Error::Overloaded). Default: 10 seconds. Allowed: any;
+    /// with zero, loads do not wait.
     ///
-    /// It takes the feature `tokio`. The time is monotonic, and does not count while the machine is
-    /// suspended.
+    /// Requires the feature `tokio`. The time is monotonic, and does not include suspended time.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -318,12 +328,13 @@ impl MaterialsCacheBuilder {
         self
     }
 
-    /// How many loads of one encryption context wait for their turn; sixteen times as many do in
-    /// all, for encryption and for decryption each. Those that find no room get
-    /// [`Error::Overloaded`](crate::Error::Overloaded) at once; where all room is taken, the
-    /// context with the most gives way. One that holds more than 4 KiB, as a message with many or
-    /// long wrapped keys does, counts as several. Default: 1,000. Allowed: over zero; zero is taken
-    /// for one.
+    /// How many loads of one encryption context may wait. The limit on all waiting loads is sixteen
+    /// times as high, for encryption and decryption each.
+    ///
+    /// A load without room fails at once with [`Error::Overloaded`](crate::Error::Overloaded). When
+    /// all room is taken, the context with the most waiting loads gives up one. A load that holds
+    /// more than 4 KiB, such as that of a message with many or long wrapped keys, counts as
+    /// several. Default: 1,000. Allowed: over zero; zero counts as one.
     #[must_use]
     pub fn max_waiting(mut self, max_waiting: usize) -> Self {
         self.max_waiting = max_waiting.max(1);
@@ -337,7 +348,7 @@ impl MaterialsCacheBuilder {
         self
     }
 
-    /// Who is told of all that happens, as it happens. Default: nobody.
+    /// Receives each event as it happens. Default: no observer.
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observer = Some(observer);

@@ -45,54 +45,54 @@ use crate::{
 
 /// Keeps data keys for reuse within limits on age, messages and bytes.
 ///
-/// - A message's share of the limits is reserved before it is sealed, so no limit is ever exceeded,
-///   however many tasks seal at once.
-/// - While a data key is in use, its successor is fetched in the background before it is spent, and
-///   takes its place by one swap: whoever seals or opens does not wait for it. That takes the
-///   feature `tokio`.
-/// - Those who miss the same entry together wait for one request and share its result, or its
-///   failure. A failure is remembered for a while, see [`Error::Remembered`]. Where three requests
-///   in a row fail under one wrapping key in a way that may pass, or where one is told that nobody
-///   may use it, all others under it are refused for a while, too.
-/// - When a data key that is cached, or that is to be made, meets the answer that nobody may use
-///   its wrapping key ([`Unusable`]), everything that is cached under that key is dropped. When
-///   access is [`Denied`], that may be about its encryption context alone: its entry is dropped,
-///   and an entry of another context in the same partition is refreshed in the background, as a
-///   probe. If that is denied, too, a second one is; and if that is denied, or there is none, the
-///   rest of the partition under that key is dropped. Once a probe has succeeded, further denials
-///   cause none for a tenth of `max_age`, or for `longest_backoff` if that is more.
-/// - A message longer than `max_bytes`, of unknown length, or of a suite without key derivation
-///   gets a data key of its own, uncached.
+/// - A message's share of the limits is reserved before it is encrypted, so no limit is ever
+///   exceeded, however many tasks encrypt at once.
+/// - While a data key is in use, the next one is fetched in the background before the current one
+///   is spent. It replaces the current one by an atomic swap, so no operation waits for it. This
+///   requires the feature `tokio`.
+/// - Callers that miss the same entry at the same time share one request and its result, or its
+///   failure. A failure is remembered for a while: see [`Error::Remembered`]. After three
+///   consecutive transient failures under one wrapping key, or one response that nobody may use the
+///   key, all other requests under it are refused for a while, too.
+/// - If KMS responds that nobody may use a wrapping key ([`Unusable`]), for a data key that is
+///   cached or is to be generated, all entries under that wrapping key are dropped.
+/// - If KMS denies access ([`Denied`]), that may concern only the encryption context of the
+///   request. Its entry is dropped, and an entry of another context in the same partition is
+///   refreshed in the background, as a probe. If the probe is denied, a second one follows; if that
+///   is denied too, or there is no entry to probe, the rest of the partition under that wrapping
+///   key is dropped. After a successful probe, further denials start no probe for a tenth of
+///   `max_age`, or for `longest_backoff` if that is longer.
+/// - A message that is longer than `max_bytes`, of unknown length, or of a suite without key
+///   derivation gets its own data key, which is not cached.
 ///
-/// | setting | default | what it bounds |
+/// | setting | default | what it limits |
 /// | --- | --- | --- |
-/// | [`max_age`](CachingBuilder::max_age) | 5 minutes | how long a data key is used after it was asked for |
-/// | [`max_messages`](CachingBuilder::max_messages) | 2^32 | messages sealed under one data key |
-/// | [`max_bytes`](CachingBuilder::max_bytes) | 2^63 - 1 | plaintext bytes sealed under one data key |
-/// | [`serve_stale_for`](CachingBuilder::serve_stale_for) | zero | how long past `max_age` while KMS is out of reach |
-/// | [`remember_failures_for`](CachingBuilder::remember_failures_for) | 1 second | how long what can't work is refused at once |
-/// | [`longest_backoff`](CachingBuilder::longest_backoff) | 5 seconds | the same for what may work again |
-/// | [`prime_decrypt`](CachingBuilder::prime_decrypt) | no | whether what was just sealed opens without asking KMS |
-/// | [`cache`](CachingBuilder::cache) | 1,000 entries | data keys held for encryption, and as many for decryption |
+/// | [`max_age`](CachingBuilder::max_age) | 5 minutes | how long a data key is used after its request |
+/// | [`max_messages`](CachingBuilder::max_messages) | 2^32 | messages encrypted under one data key |
+/// | [`max_bytes`](CachingBuilder::max_bytes) | 2^63 - 1 | plaintext bytes encrypted under one data key |
+/// | [`serve_stale_for`](CachingBuilder::serve_stale_for) | zero | how long past `max_age` a data key is used while KMS is unavailable |
+/// | [`remember_failures_for`](CachingBuilder::remember_failures_for) | 1 second | how long requests are refused at once after a permanent failure |
+/// | [`longest_backoff`](CachingBuilder::longest_backoff) | 5 seconds | the same after a transient failure |
+/// | [`prime_decrypt`](CachingBuilder::prime_decrypt) | no | whether this process decrypts its own messages without a request to KMS |
+/// | [`cache`](CachingBuilder::cache) | 1,000 entries | entries for encryption, and separately for decryption |
 ///
-/// The limits on messages and bytes count what is sealed; opening is bounded by age alone.
+/// The limits on messages and bytes apply to encryption; decryption is limited by age only.
 ///
 /// # Revocation
 ///
-/// A key that KMS no longer allows is used on for as long as it is cached and nobody asked KMS
-/// again:
+/// After KMS has stopped allowing a key, its cached data keys are used until KMS is asked again:
 ///
 /// | | at most |
 /// | --- | --- |
-/// | sealing and opening, by default | `max_age` after the data key was asked for |
-/// | while the entry is in use all the time, with `refresh_ahead` | seven to eight tenths of that, plus the time that KMS takes to refuse |
-/// | opening, with `prime_decrypt` | the same, from when the data key was asked for to seal |
-/// | with `serve_stale_for`, while KMS is out of reach | `max_age` and that much more |
-/// | other entries under a key, after one was refused because nobody may use it | not at all, but for operations under way |
-/// | other entries of the partition, after one was denied | the time of two more requests, in the background; where a probe gets no answer, or one succeeded just before, as above |
-/// | after [`MaterialsCache::invalidate_key`], [`invalidate`](MaterialsCache::invalidate) or [`clear`](MaterialsCache::clear) has returned | not at all, but for operations under way |
+/// | encryption and decryption, by default | `max_age` after the data key's request |
+/// | while the entry is in use all the time, with `refresh_ahead` | 70 to 80 % of that, plus the time that KMS takes to refuse |
+/// | decryption, with `prime_decrypt` | the same, counted from the request of the data key for encryption |
+/// | with `serve_stale_for`, while KMS is unavailable | `max_age` plus `serve_stale_for` |
+/// | other entries under a key, after one was refused because nobody may use it | not at all, except in running operations |
+/// | other entries of the partition, after one was denied | the time of two more requests, in the background; as above if a probe gets no response, or if one has just succeeded |
+/// | after [`MaterialsCache::invalidate_key`], [`invalidate`](MaterialsCache::invalidate) or [`clear`](MaterialsCache::clear) has returned | not at all, except in running operations |
 ///
-/// Without the feature `tokio` there is no background, and a denial drops the rest at once.
+/// Without the feature `tokio` there are no background probes, and a denial drops the rest at once.
 ///
 /// [`Unusable`]: crate::keyring::KeyringErrorKind::Unusable
 /// [`Denied`]: crate::keyring::KeyringErrorKind::Denied
@@ -128,9 +128,10 @@ struct Inner {
 }
 
 impl CachingMaterialsManager {
-    /// A manager that asks `source` for what it does not hold. A
-    /// [`RequiredContextMaterialsManager`] belongs over it, not under it: what is cached is not
-    /// checked again, and [`build`](CachingBuilder::build) refuses it.
+    /// Builds a manager that requests data keys from `source`. A
+    /// [`RequiredContextMaterialsManager`] must be built over this manager, not below it, because
+    /// cached materials are not checked again; [`build`](CachingBuilder::build) refuses it as a
+    /// source.
     ///
     /// [`RequiredContextMaterialsManager`]: super::RequiredContextMaterialsManager
     pub fn builder(source: impl MaterialsManager + 'static) -> CachingBuilder {
@@ -201,7 +202,7 @@ impl CachingMaterialsManager {
         self.drop_what_others_obtained();
         let (key, half) = (self.decryption_key(request), self.0.cache.decryption());
         let taken = half.find(&key, self.now(), self.policy(), None, borrow).ok()?;
-        // This message may be a forged one, so that its header proves nothing.
+        // This message may be forged, so its header proves nothing.
         if let Some(known) = taken.wants_refresh.then(|| half.peek(&key)).flatten() {
             let source = DecryptionSource::new(self.clone(), request);
             half.refresh(&key, &source.replacing(&known));
@@ -219,8 +220,8 @@ impl CachingMaterialsManager {
 }
 
 impl CachingMaterialsManager {
-    /// Drops the partition when another identity has taken the place of the one that obtained what
-    /// is in it. Afterwards nothing is used that was obtained, or asked for, before.
+    /// Drops the partition when another identity has replaced the one that obtained its entries.
+    /// After that, nothing is used that was obtained, or requested, before.
     fn drop_what_others_obtained(&self) {
         let inner = &*self.0;
         let tenure = inner.source.tenure();

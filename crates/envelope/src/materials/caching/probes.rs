@@ -1,4 +1,4 @@
-//! What becomes of the entries under a wrapping key that was refused.
+//! Decides which entries to drop after a wrapping key was refused.
 
 use std::{
     collections::HashMap,
@@ -19,11 +19,12 @@ use crate::{
     time::Moment,
 };
 
-/// How many encryption contexts must be denied in a row before a wrapping key counts as denied.
+/// After this many consecutive denials for different encryption contexts, the wrapping key counts
+/// as denied.
 const DENIED_CONTEXTS: usize = 3;
 
-/// The wrapping keys that are being probed, and those that were shown to work a short time ago; each
-/// for what it was denied for.
+/// The wrapping keys that are being probed, and those whose probe has recently succeeded, by
+/// operation.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Probes(Arc<Mutex<HashMap<Probed, State>>>);
 
@@ -32,14 +33,14 @@ type Probed = (String, Operation);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     UnderWay,
-    /// It works. It is not probed again before then.
+    /// The wrapping key works, and is not probed again before this time.
     Works {
         until: Moment,
     },
 }
 
-/// The one probe of a wrapping key: it refreshes entries of other encryption contexts than those
-/// that were denied. Ends with its drop.
+/// A running probe of a wrapping key: it refreshes entries of encryption contexts that have not
+/// been denied. It ends when it is dropped.
 #[derive(Debug)]
 pub(super) struct Probe {
     probes: Probes,
@@ -49,7 +50,7 @@ pub(super) struct Probe {
 }
 
 impl Probes {
-    /// A probe, unless there is one of that key, or it was shown to work a short time ago.
+    /// Starts a probe, unless one of that key is running or has recently succeeded.
     fn begin(&self, probed: Probed, now: Moment) -> Option<Arc<Probe>> {
         let mut states = self.lock();
         states.retain(|_, state| match state {
@@ -74,7 +75,7 @@ impl Probes {
 }
 
 impl Probe {
-    /// The contexts that were denied so far, with one more.
+    /// The contexts that were denied so far, plus this one.
     fn denied(&self, context: &EncryptionContext) -> Vec<EncryptionContext> {
         let mut denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
         denied.push(context.without_reserved());
@@ -95,13 +96,13 @@ impl Drop for Probe {
 }
 
 impl CachingMaterialsManager {
-    /// A load for this operation and encryption context failed. What came of a wrapping key that
-    /// may not be used any more must go, once that was heard of a data key that we had or asked to
-    /// be made. (What is said of a message that is not known yet may be what its sender wants to be
-    /// heard.) Not while a related key gave no answer: that one may be as good as ever.
+    /// Handles a failed load. Data keys under a refused wrapping key must be dropped, but only if
+    /// the load was for a data key that we had cached or wanted to generate: a new message may have
+    /// been sent to cause this failure. They are kept if a related key has not responded, because
+    /// that key may still be valid.
     ///
-    /// A denial may be about the encryption context alone. So others are asked for, and only if
-    /// they are denied, too, the rest of the partition goes.
+    /// A denial may concern only the encryption context. Other contexts are therefore probed first,
+    /// and the rest of the partition is dropped only if they are denied, too.
     pub(super) fn refused(
         &self,
         error: &Error,
@@ -134,8 +135,8 @@ impl CachingMaterialsManager {
         }
     }
 
-    /// The refresh of an entry succeeded: if it was a probe, the wrapping key works. Then denials
-    /// are the fate of their own encryption contexts for a while.
+    /// Handles a successful refresh. If it was a probe, the wrapping key works: for a while,
+    /// further denials then concern only their own encryption contexts.
     pub(super) fn probe_succeeded(&self, probe: Option<&Probe>) {
         if let Some(probe) = probe {
             let policy = self.policy();
@@ -144,7 +145,7 @@ impl CachingMaterialsManager {
         }
     }
 
-    /// Asks for the encryption context that has least in common with those that were denied.
+    /// Probes the encryption context that has the least in common with the denied ones.
     fn probe(
         &self,
         failure: &KeyringError,
@@ -152,7 +153,7 @@ impl CachingMaterialsManager {
         denied: &[EncryptionContext],
         probe: &Arc<Probe>,
     ) {
-        // Without `tokio` nothing runs in the background.
+        // Without `tokio` there are no background tasks.
         if denied.len() >= DENIED_CONTEXTS || cfg!(not(feature = "tokio")) {
             return self.drop_denied(failure);
         }
@@ -185,7 +186,7 @@ impl CachingMaterialsManager {
             cache.decryption().refresh(&place.key(), &source);
             Some(())
         };
-        // Who may still do the one may no longer do the other.
+        // The principal may still be allowed one operation, but no longer the other.
         let probed = match operation {
             Operation::Encryption => probe_encryption().or_else(probe_decryption),
             Operation::Decryption => probe_decryption().or_else(probe_encryption),
@@ -200,7 +201,7 @@ impl CachingMaterialsManager {
     }
 }
 
-/// The names of a wrapping key that failed: as it was asked, and as messages have it.
+/// The names of a wrapping key that failed: as in the request, and as in messages.
 fn names(failure: &KeyringError) -> impl Iterator<Item = &str> {
     let (asked, named) = (failure.wrapping_key(), failure.name_in_messages());
     [Some(asked), (named != asked).then_some(named)].into_iter().flatten()
@@ -214,7 +215,7 @@ mod tests {
     use crate::time::Clock;
 
     #[test]
-    fn a_key_is_probed_once_at_a_time_and_not_soon_after_it_worked() {
+    fn a_key_has_one_probe_at_a_time_and_none_soon_after_success() {
         let (probes, now) = (Probes::default(), Clock::system().moment());
         let begin = |key: &str, operation, now| probes.begin((key.to_owned(), operation), now);
         let (encryption, decryption) = (Operation::Encryption, Operation::Decryption);

@@ -46,7 +46,7 @@ impl EncryptionSource {
         Self { manager, suite: request.suite, context, required, bytes, probe: None }
     }
 
-    /// The source of the entry that `probe` is about.
+    /// The source for the entry that `probe` refreshes.
     pub(super) fn probing(
         manager: CachingMaterialsManager,
         key: &Key<'_>,
@@ -62,7 +62,7 @@ impl EncryptionSource {
         })
     }
 
-    /// Asks for materials that are not kept, for a message of this length.
+    /// Requests materials that are not kept, for a message of this length.
     pub(super) async fn load_of(
         self,
         plaintext_length: Option<u64>,
@@ -158,7 +158,7 @@ pub(super) struct DecryptionSource {
     probe: Option<Arc<Probe>>,
 }
 
-/// A [`Proof`] that is independent of what it was made from.
+/// A [`Proof`] that owns its data.
 #[derive(Clone)]
 enum Evidence {
     Header(Arc<[u8]>),
@@ -186,7 +186,7 @@ impl DecryptionSource {
         }
     }
 
-    /// The source of the entry that `probe` is about.
+    /// The source for the entry that `probe` refreshes.
     pub(super) fn probing(
         manager: CachingMaterialsManager,
         key: &Key<'_>,
@@ -205,7 +205,7 @@ impl DecryptionSource {
         })
     }
 
-    /// The received header, where that is what proves a value.
+    /// The received header, if that proves a value.
     fn header(&self) -> Option<UnverifiedHeader<'_>> {
         match &self.evidence {
             Evidence::Header(bytes) => {
@@ -216,7 +216,7 @@ impl DecryptionSource {
         }
     }
 
-    /// What is asked for; `header` is from [`header`](Self::header).
+    /// The request; `header` is the result of [`header`](Self::header).
     fn request<'a>(
         &'a self,
         header: Option<&'a UnverifiedHeader<'a>>,
@@ -262,7 +262,7 @@ impl Source for DecryptionSource {
 
     fn share(&self) -> Share<'_> {
         let requests = EncryptedDataKeys::from_checked(&self.keys).count();
-        // In the key and here; the header has both once more.
+        // Held in the key and in this source, and once more in the header.
         let bytes = 3 * (self.keys.len() + self.stored.len());
         Share { context: self.supplied.as_serialized(), requests, bytes }
     }

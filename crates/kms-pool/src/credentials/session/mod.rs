@@ -1,4 +1,4 @@
-//! A principal's session: the credentials in use, and the renewal under way, if any.
+//! A principal's session: the credentials in use, and the load in progress, if any.
 
 mod renewal;
 #[cfg(test)]
@@ -27,28 +27,29 @@ use crate::error::KmsError;
 use crate::sight;
 use crate::time::{Clock, Now};
 
-/// How a pool renews credentials.
+/// How a pool refreshes credentials.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Renewals {
-    /// How long before their end.
+    /// How long before their expiry a refresh is due.
     pub(crate) lead: Duration,
-    /// By how much earlier at most, drawn at random each time.
+    /// The maximum random time by which a refresh is due earlier.
     pub(crate) jitter: Duration,
-    /// How long a provider may take.
+    /// How long a call of the provider may take.
     pub(crate) provider_timeout: Duration,
-    /// How often the files of a principal are looked at.
+    /// How often a principal's files are checked.
     pub(crate) files_every: Duration,
 }
 
 /// The credentials of one principal in one pool.
 ///
-/// What is fresh is one atomic load away. All else goes through [`Renewal::step`], which decides
-/// under a short lock who asks the provider; nobody holds the lock while waiting. The provider is
-/// asked by a task on the pool's runtime, so neither its time nor its end depends on a request.
+/// Fresh credentials are one atomic load away. All other cases go through [`Renewal::step`], which
+/// decides under a short lock who calls the provider; the lock is never held while waiting. A task
+/// on the pool's runtime calls the provider, so its duration and outcome do not depend on any
+/// request.
 pub(crate) struct Session {
     pub(crate) principal: Principal,
     pub(crate) clock: Clock,
-    /// The pool's.
+    /// The sessions of the pool.
     sessions: Arc<Sessions>,
     surroundings: Surroundings,
     current: ArcSwapOption<Generation>,
@@ -57,13 +58,14 @@ pub(crate) struct Session {
     state: Mutex<State>,
 }
 
-/// One asking of the provider, from the question to the generation in place.
+/// One load: a call of the provider, until its result is installed as a generation.
 #[derive(Clone)]
 struct Load {
     outcome: Shared<BoxFuture<'static, Result<Arc<Generation>, KmsError>>>,
-    /// None if it could not begin.
+    /// `None` if the load could not start.
     task: Option<AbortHandle>,
-    /// Whose provider is asked: an answer from before a rotation is not used after it.
+    /// The rotation for which the provider is called: a result from before a rotation is not used
+    /// after it.
     rotation: u64,
 }
 
@@ -72,7 +74,7 @@ struct State {
     renewal: Renewal,
     load: Option<Load>,
     generations: u64,
-    /// The files of the principal, as they were before its provider last answered.
+    /// The metadata of the principal's files before the provider's last response.
     stamps: Option<Stamps>,
     watcher: Option<AbortHandle>,
     is_stopped: bool,
@@ -91,14 +93,14 @@ impl Session {
         }
     }
 
-    /// The credentials to sign with. Waits for the provider only when there are none that are good.
+    /// The credentials to sign with. Waits for the provider only if there are no valid credentials.
     ///
     /// # Errors
     ///
     /// [`KmsErrorKind::CredentialsUnavailable`](crate::KmsErrorKind::CredentialsUnavailable), and
     /// [`KmsErrorKind::AfterFork`](crate::KmsErrorKind::AfterFork) in a forked child.
     pub(crate) async fn credentials(self: &Arc<Self>, now: Now) -> Result<Credentials, KmsError> {
-        // Before any lock: in a child it may be held for ever.
+        // Before any lock: in a child, a lock may be held for ever.
         self.sessions
             .background
             .upgrade()
@@ -111,7 +113,7 @@ impl Session {
         Ok(self.generation(now).await?.credentials.clone())
     }
 
-    /// The generation to use, by the longer way.
+    /// The generation to use: the slow path.
     async fn generation(self: &Arc<Self>, now: Now) -> Result<Arc<Generation>, KmsError> {
         loop {
             let (load, fallback) = match self.next_step(now) {
@@ -121,8 +123,8 @@ impl Session {
             };
             let outcome = load.outcome.await;
             if load.rotation != self.principal.rotation() {
-                // Somebody was put in the place meanwhile: neither what came nor what was is
-                // theirs.
+                // The identity was replaced meanwhile: neither the loaded nor the previous
+                // credentials are valid.
                 continue;
             }
             return match (outcome, fallback) {
@@ -132,7 +134,7 @@ impl Session {
         }
     }
 
-    /// KMS has accepted credentials, in any region.
+    /// Records that KMS has accepted credentials, in any region.
     pub(crate) fn accepted(&self, fingerprint: Fingerprint) {
         if let Some(current) = &*self.current.load()
             && current.is_of(fingerprint)
@@ -152,7 +154,7 @@ impl Session {
             .is_some_and(|current| self.accepted.load(Relaxed) == current.number)
     }
 
-    /// Ends the watcher for good.
+    /// Stops the watcher for good.
     pub(crate) fn stop(&self) {
         let mut state = self.lock();
         state.is_stopped = true;
@@ -161,13 +163,14 @@ impl Session {
         }
     }
 
-    /// The generation in use, if there is one.
+    /// The generation in use, if any.
     pub(crate) fn current(&self) -> Option<Arc<Generation>> {
         self.current.load_full()
     }
 
-    /// Says that KMS refused the credentials of a request, and waits for the renewal that follows.
-    /// Whether there are others now, so that the request is worth signing again.
+    /// Records that KMS refused the credentials of a request, and waits for the refresh that
+    /// follows. Returns whether there are new credentials, so that the request should be signed
+    /// again.
     pub(crate) async fn refused(self: &Arc<Self>, fingerprint: Fingerprint, now: Now) -> bool {
         let load = {
             let mut state = self.lock();
@@ -190,7 +193,7 @@ impl Session {
         load.outcome.await.is_ok_and(|generation| !generation.is_of(fingerprint))
     }
 
-    /// Asks the provider now, unless somebody is asking already.
+    /// Calls the provider now, or joins the load in progress.
     pub(crate) async fn renew_now(self: &Arc<Self>, now: Now) -> Result<Arc<Generation>, KmsError> {
         let load = {
             let mut state = self.lock();
@@ -199,7 +202,7 @@ impl Session {
         load.outcome.await
     }
 
-    /// When the watcher has to look again; `None` when there is nothing to watch.
+    /// When the watcher must check again; `None` if there is nothing to watch.
     pub(super) fn next_look(&self, now: Now) -> Option<Duration> {
         let state = self.lock();
         let due = self.current.load().as_ref().and_then(|current| current.refresh_at());
@@ -212,22 +215,22 @@ impl Session {
         due.into_iter().chain(files).min()
     }
 
-    /// Whether a renewal is due and may be tried.
+    /// Whether a refresh is due and may start.
     pub(super) fn is_due(&self, now: Now) -> bool {
         self.lock().renewal.pause(now).is_zero()
             && self.current.load().as_ref().is_some_and(|current| current.is_due(now.date))
     }
 
-    /// Whether the files look other than before the provider last answered.
+    /// Whether the files have changed since before the provider's last response.
     pub(super) fn have_changed(&self, stamps: &Stamps) -> bool {
         *self.lock().stamps.get_or_insert_with(|| stamps.clone()) != *stamps
     }
 
-    /// Decides between the current credentials, a renewal under way, and a new one.
+    /// Decides between the current credentials, the load in progress, and a new load.
     fn next_step(self: &Arc<Self>, now: Now) -> Next {
         let mut state = self.lock();
         self.take_rotation(&mut state, now);
-        // Loaded under the lock: a renewal that has ended in the meantime is not asked for again.
+        // Loaded under the lock: if a load has just ended, no other one starts.
         let current = self.current.load_full().filter(|current| self.is_of_this_rotation(current));
         let running = self.running(&state);
         match (state.renewal.step(current.as_deref(), running.is_some(), now), current) {
@@ -246,7 +249,7 @@ impl Session {
         }
     }
 
-    /// Puts in place what the principal was given by `rotate`, if that is new.
+    /// Installs the credentials that `rotate` set, if they are new.
     fn take_rotation(self: &Arc<Self>, state: &mut State, now: Now) {
         let (rotation, by_hand) = self.principal.by_hand(now.date);
         let known =
@@ -260,11 +263,11 @@ impl Session {
         running.unwrap_or_else(|| self.begin_load(state, now))
     }
 
-    /// Begins to ask the provider, on a task of its own.
+    /// Starts a load, in a separate task.
     fn begin_load(self: &Arc<Self>, state: &mut State, now: Now) -> Load {
         state.renewal.began(now);
         let rotation = self.principal.rotation();
-        // Neither the span nor the subscriber of the caller that happens to need it: it is for all.
+        // Without the span and subscriber of this caller: the load is shared by all callers.
         let renew = Arc::clone(self).renew(now);
         let spawned = match self.sessions.background.upgrade() {
             Some(background) => background.handle().map(|handle| handle.spawn(renew)),
@@ -283,9 +286,9 @@ impl Session {
         load
     }
 
-    /// The load under way, if there is one whose answer is of use.
+    /// The load in progress, if its result can still be used.
     fn running(&self, state: &State) -> Option<Load> {
-        // Not by the outcome: nobody may have waited for that.
+        // Not by its outcome: the shared future may never have been polled.
         let is_of_use = |load: &&Load| {
             load.task.as_ref().is_some_and(|task| !task.is_finished())
                 && load.rotation == self.principal.rotation()
@@ -293,7 +296,7 @@ impl Session {
         state.load.as_ref().filter(is_of_use).cloned()
     }
 
-    /// Asks the provider, and puts a new generation in place if the credentials have changed.
+    /// Calls the provider, and installs a new generation if the credentials have changed.
     async fn renew(self: Arc<Self>, now: Now) -> Result<Arc<Generation>, KmsError> {
         self.sessions.counters.refreshes.increment();
         loop {
@@ -308,7 +311,7 @@ impl Session {
             };
             let mut state = self.lock();
             if answer.rotation != self.principal.rotation() {
-                // Another rotation came in between: what was answered is not its answer.
+                // Another rotation happened meanwhile: this response belongs to the previous one.
                 continue;
             }
             let credentials = match answer.outcome {
@@ -334,8 +337,8 @@ impl Session {
         }
     }
 
-    /// Makes these the credentials in use. Requests that were signed with the last ones end in
-    /// peace.
+    /// Installs these credentials as the ones in use. Requests that were signed with the last ones
+    /// are not affected.
     fn install(
         self: &Arc<Self>,
         state: &mut State,
@@ -352,7 +355,7 @@ impl Session {
         if last.is_some() {
             self.sessions.counters.rotations.increment();
         }
-        // After the swap: a caller that reads the new tenure signs with nothing older.
+        // After the swap: a caller that reads the new tenure never signs with old credentials.
         self.principal.note_owner(&generation.credentials);
         sight::rotated(&self.principal, generation.number);
         self.ensure_watcher(state);
@@ -383,12 +386,12 @@ impl Session {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Each change under the lock is a few assignments that do not panic.
+        // Changes under the lock are a few assignments, which do not panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Supplies the SDK with the session's credentials of the moment, for each attempt anew.
+/// Supplies the SDK with the session's current credentials, for each attempt separately.
 pub(crate) struct SessionCredentials(pub(crate) Arc<Session>);
 
 impl ProvideCredentials for SessionCredentials {
@@ -418,7 +421,7 @@ enum Next {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // Without the runtime there is no watcher either; in a forked child there never was.
+        // Without the runtime there is no watcher; a forked child never has one.
         let here = self.sessions.background.upgrade().is_some_and(|it| it.check_process().is_ok());
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let Some(watcher) = state.watcher.take().filter(|_| here) {

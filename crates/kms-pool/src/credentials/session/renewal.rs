@@ -1,7 +1,7 @@
-//! When a principal's provider is asked: the rules alone, without tasks, locks and clocks.
+//! Decides when a principal's provider is called: only the rules, without tasks, locks and clocks.
 //!
-//! Pauses are measured with the monotonic clock, so that nobody who sets the date can lengthen one.
-//! Only the expiry of credentials is a date.
+//! Pauses are measured with the monotonic clock, so that changes of the wall clock cannot lengthen
+//! them. Only the expiry of credentials is a date.
 
 use std::time::Duration;
 
@@ -11,46 +11,46 @@ use crate::credentials::generation::Generation;
 use crate::error::KmsError;
 use crate::time::Now;
 
-/// When the provider fails, or has nothing new, it is asked again after this at the earliest; each
-/// time in a row twice as long, up to [`MAX_PAUSE`].
+/// The minimum pause after the provider has failed or returned nothing new. It doubles each time in
+/// a row, up to [`MAX_PAUSE`].
 const MIN_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
-/// Where there are no good credentials, a failure is told for so long before the provider is asked
-/// again.
+/// Without valid credentials, a failure is repeated to callers for this time before the provider is
+/// called again.
 const TELL_FAILURE_FOR: Duration = Duration::from_millis(100);
-/// So many renewals may follow one another because KMS refused credentials; then one for each
-/// [`REFUSAL_EVERY`].
+/// The maximum number of refreshes in a row that refusals by KMS may cause; after that, one is
+/// allowed each [`REFUSAL_EVERY`].
 pub(super) const REFUSALS: u32 = 5;
 const REFUSAL_EVERY: Duration = Duration::from_secs(10);
 
-/// What is remembered of earlier renewals.
+/// State that is remembered of earlier refreshes.
 pub(super) struct Renewal {
-    /// How the last one failed, and until when that is told to those who come.
+    /// The last failure, and until when callers get it.
     failed: Option<(KmsError, Instant)>,
-    /// Renewals that refusals by KMS may still cause.
+    /// How many refreshes may still be caused by refusals.
     refusals_left: u32,
-    /// Since when their number has grown back; `None` before the first.
+    /// Since when `refusals_left` grows back; `None` before the first refusal.
     refusals_since: Option<Instant>,
-    /// Renewals in a row that brought nothing new.
+    /// Consecutive refreshes that brought nothing new.
     fruitless: u32,
-    /// Whether the last one was answered.
+    /// Whether the last call of the provider succeeded.
     answered: bool,
-    /// Until then good credentials are used as they are.
+    /// Until then, valid credentials are used without another refresh.
     not_before: Option<Instant>,
 }
 
-/// What a caller does who needs credentials.
+/// What a caller that needs credentials does.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// Sign with the current ones.
+    /// Sign with the current credentials.
     Use,
-    /// Sign with the current ones, and have the provider asked meanwhile.
+    /// Sign with the current credentials, and start a load in the background.
     UseAndAsk,
-    /// Wait for the provider, which is asked now unless it is being asked already.
+    /// Wait for the load in progress, or start one.
     Await,
-    /// The same, but sign with the current ones if it has none.
+    /// Like `Await`, but sign with the current credentials if the load fails.
     AwaitOrUse,
-    /// Give up: the provider has just failed.
+    /// Fail: the provider has just failed.
     Fail(KmsError),
 }
 
@@ -68,15 +68,15 @@ impl Default for Renewal {
 }
 
 impl Renewal {
-    /// What to do with the `current` credentials, if there are any, while the provider is being
-    /// asked or not.
+    /// Decides what to do with the `current` credentials, if any, depending on whether a load is in
+    /// progress.
     pub(super) fn step(&self, current: Option<&Generation>, is_asking: bool, now: Now) -> Step {
         if current.is_some_and(|current| current.is_fresh(now.date)) {
             return Step::Use;
         }
         let waits = !self.pause(now).is_zero();
-        // What was handed out just now is used even if it looks expired: it may be this machine's
-        // clock.
+        // Credentials that were returned just now are used even if they look expired: this
+        // machine's clock may be wrong.
         let just_now = waits && self.answered && !is_asking;
         match current.filter(|current| just_now || !current.is_expired(now.date)) {
             Some(good) if is_asking && good.is_refused() => Step::AwaitOrUse,
@@ -91,36 +91,36 @@ impl Renewal {
         }
     }
 
-    /// How long good credentials are still used as they are.
+    /// How long valid credentials are still used without another refresh.
     pub(super) fn pause(&self, now: Now) -> Duration {
         self.not_before.map_or(Duration::ZERO, |at| at.saturating_duration_since(now.instant))
     }
 
-    /// The provider is asked.
+    /// Records the start of a load.
     pub(super) fn began(&mut self, now: Now) {
         self.not_before = Some(now.instant + MIN_PAUSE);
     }
 
-    /// It answered with other credentials.
+    /// Records that the load returned new credentials.
     pub(super) fn brought(&mut self, new: &Generation, now: Now) {
         self.failed = None;
         self.answered = true;
         if new.is_expired(now.date) {
-            // By this clock. If it is wrong, the next ones will look the same.
+            // Expired by this clock. If the clock is wrong, the next ones look expired too.
             return self.pause_longer(now);
         }
         self.fruitless = 0;
         self.not_before = Some(now.instant + MIN_PAUSE);
     }
 
-    /// It answered with those that are in use already.
+    /// Records that the load returned the credentials that are already in use.
     pub(super) fn brought_nothing(&mut self, now: Now) {
         self.failed = None;
         self.answered = true;
         self.pause_longer(now);
     }
 
-    /// It did not answer.
+    /// Records that the load failed.
     pub(super) fn failed(&mut self, error: &KmsError, now: Now) {
         self.failed = Some((error.clone(), now.instant + TELL_FAILURE_FOR));
         self.answered = false;
@@ -132,9 +132,9 @@ impl Renewal {
         self.not_before = Some(now.instant + pause_after(self.fruitless));
     }
 
-    /// Whether a refusal by KMS may cause a renewal. Whoever can have requests refused, in a region
-    /// where nothing else works, must not be able to keep the provider busy and everybody else
-    /// waiting.
+    /// Whether a refusal by KMS may cause a refresh. This is limited: somebody who can get requests
+    /// refused, in a region where nothing else works, must not be able to keep the provider busy
+    /// and all other callers waiting.
     pub(super) fn take_refusal(&mut self, now: Now) -> bool {
         if self.fruitless > 0 && !self.pause(now).is_zero() {
             return false;

@@ -1,4 +1,4 @@
-//! The rules of a session, by scripted providers and times that are passed in.
+//! Tests the rules of a session with scripted providers and times that are passed in.
 
 use std::sync::LazyLock;
 use std::sync::atomic::Ordering::SeqCst;
@@ -19,34 +19,34 @@ use crate::time::monotonic;
 
 const LEAD: u64 = 60;
 
-/// A date that these tests pass in. It lies in a future that the watchers, who read the clock,
-/// don't live to see.
+/// A date for these tests. It is so far in the future that the watchers, which read the real clock,
+/// never reach it.
 fn date(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_hours(24 * 365 * 200) + Duration::from_secs(seconds)
 }
 
-/// What both clocks show when this time has passed.
+/// The reading of both clocks after this many seconds.
 fn at(seconds: u64) -> Now {
     dated(date(seconds), seconds)
 }
 
-/// Another date, after so many seconds.
+/// The reading of the clocks with another date, after this many seconds.
 fn dated(date: SystemTime, seconds: u64) -> Now {
     static START: LazyLock<tokio::time::Instant> = LazyLock::new(monotonic);
     Now { date, instant: *START + Duration::from_secs(seconds) }
 }
 
-/// What the provider does when it is asked, in turn; then it repeats the last.
+/// What the provider does on each call; the last action repeats.
 #[derive(Clone, Copy, Debug)]
 enum Answer {
-    /// Keys of this number, good until that second.
+    /// Returns keys with this number, valid until that second.
     Keys(u64, Option<u64>),
     Failure,
     Panic,
     Silence,
 }
 
-/// A provider that answers by a script, once the gate lets it.
+/// A provider that follows a script, and waits for the gate.
 #[derive(Debug)]
 struct Scripted {
     answers: Mutex<Vec<Answer>>,
@@ -78,7 +78,7 @@ impl Provider {
         self.0.asked.load(SeqCst)
     }
 
-    /// From now on it repeats this.
+    /// From now on, repeats this action.
     fn offer(&self, answer: Answer) {
         *self.0.answers.lock().unwrap() = vec![answer];
     }
@@ -86,7 +86,7 @@ impl Provider {
     async fn answer(&self) -> provider::Result {
         let turn = usize::try_from(self.0.asked.fetch_add(1, SeqCst)).expect("few turns");
         self.0.gate.acquire().await.expect("never closed").forget();
-        // Even an open gate lets others run in between.
+        // Other tasks get to run even if the gate is open.
         tokio::task::yield_now().await;
         let answer = {
             let answers = self.0.answers.lock().unwrap();
@@ -144,7 +144,7 @@ async fn number(session: &Arc<Session>, seconds: u64) -> u64 {
     number_of(&session.credentials(at(seconds)).await.unwrap())
 }
 
-/// Waits for the asking under way, if there is one.
+/// Waits for the load in progress, if any.
 async fn settle(session: &Arc<Session>) {
     let load = session.lock().load.clone();
     if let Some(load) = load {
@@ -152,7 +152,7 @@ async fn settle(session: &Arc<Session>) {
     }
 }
 
-/// Waits for it as nobody does who does not need it: without looking at what comes of it.
+/// Waits until the load has ended, without polling its outcome.
 async fn settle_unseen(session: &Arc<Session>) {
     let task = session.lock().load.as_ref().and_then(|load| load.task.clone());
     while task.as_ref().is_some_and(|task| !task.is_finished()) {
@@ -165,7 +165,7 @@ fn generations(session: &Session) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn many_callers_ask_once() {
+async fn concurrent_callers_share_one_load() {
     for _ in 0..20 {
         let provider = Provider::open(&[Answer::Keys(1, None)]);
         let session = session(&provider);
@@ -181,7 +181,7 @@ async fn many_callers_ask_once() {
 }
 
 #[tokio::test]
-async fn a_failure_goes_to_all_who_wait_and_to_nobody_else() {
+async fn a_failure_is_returned_to_waiting_callers_only() {
     let provider = Provider::shut(&[Answer::Failure, Answer::Keys(1, None)]);
     let session = session(&provider);
     let callers = join_all((0..64).map(|_| session.credentials(at(0))));
@@ -190,15 +190,15 @@ async fn a_failure_goes_to_all_who_wait_and_to_nobody_else() {
         assert_eq!(result.unwrap_err().kind(), KmsErrorKind::CredentialsUnavailable);
     }
     assert_eq!(provider.asked(), 1);
-    // Those who come at once are told the same, so that a provider that is down is not asked by
-    // each.
+    // Callers that come right after get the same error, so that not every caller calls a provider
+    // that is down.
     assert!(session.credentials(at(0)).now_or_never().unwrap().is_err());
     assert!(session.credentials(at(1)).await.is_ok());
     assert_eq!(provider.asked(), 2);
 }
 
 #[tokio::test]
-async fn a_renewal_that_nobody_waited_for_is_over_when_it_ends() {
+async fn a_load_without_waiters_still_ends() {
     let answers = [
         Answer::Keys(1, Some(1000)),
         Answer::Keys(2, None),
@@ -211,13 +211,13 @@ async fn a_renewal_that_nobody_waited_for_is_over_when_it_ends() {
     assert_eq!(number(&session, 950).now_or_never(), Some(1));
     settle_unseen(&session).await;
     let two = Fingerprint::of(&session.credentials(at(951)).await.unwrap());
-    assert!(session.refused(two, at(960)).await, "the provider is asked anew");
+    assert!(session.refused(two, at(960)).await, "the provider is called again");
     assert_eq!(session.renew_now(at(961)).await.unwrap().number, 4);
     assert_eq!(provider.asked(), 4);
 }
 
 #[tokio::test]
-async fn a_failure_that_nobody_waited_for_is_not_told_much_later() {
+async fn an_old_failure_without_waiters_is_not_returned_later() {
     let provider =
         Provider::open(&[Answer::Keys(1, Some(1000)), Answer::Failure, Answer::Keys(3, None)]);
     let session = session(&provider);
@@ -228,7 +228,7 @@ async fn a_failure_that_nobody_waited_for_is_not_told_much_later() {
 }
 
 #[tokio::test]
-async fn who_waited_does_not_sign_as_the_one_before() {
+async fn a_waiter_does_not_sign_as_the_replaced_identity() {
     let alice = Provider::shut(&[Answer::Keys(1, None), Answer::Failure]);
     let session = session(&alice);
     alice.let_through(1);
@@ -243,7 +243,7 @@ async fn who_waited_does_not_sign_as_the_one_before() {
 }
 
 #[tokio::test]
-async fn who_comes_after_a_replacement_does_not_wait_for_the_provider_before() {
+async fn after_a_replacement_callers_do_not_wait_for_the_old_provider() {
     let (alice, bob) =
         (Provider::shut(&[Answer::Keys(1, None)]), Provider::open(&[Answer::Keys(2, None)]));
     let session = session(&alice);
@@ -253,7 +253,7 @@ async fn who_comes_after_a_replacement_does_not_wait_for_the_provider_before() {
 }
 
 #[tokio::test]
-async fn refusals_cause_few_renewals() {
+async fn refusals_cause_few_refreshes() {
     let answers: Vec<_> = (1..100).map(|number| Answer::Keys(number, None)).collect();
     let provider = Provider::open(&answers);
     let session = session(&provider);
@@ -269,7 +269,7 @@ async fn refusals_cause_few_renewals() {
 }
 
 #[tokio::test]
-async fn the_asking_goes_on_when_all_who_wait_give_up() {
+async fn a_load_continues_when_all_waiters_are_cancelled() {
     let provider = Provider::shut(&[Answer::Keys(1, None)]);
     let session = session(&provider);
     let mut first = Box::pin(session.credentials(at(0)));
@@ -282,11 +282,11 @@ async fn the_asking_goes_on_when_all_who_wait_give_up() {
 }
 
 #[tokio::test]
-async fn silence_and_panic_are_errors_that_wedge_nobody() {
+async fn a_provider_that_hangs_or_panics_is_an_error() {
     let answers = [Answer::Silence, Answer::Panic, Answer::Keys(1, None)];
     let provider = Provider::shut(&answers);
     let session = session_with(&provider, Duration::from_millis(500));
-    for (second, what) in [(0, "did not answer within 500ms"), (1, "panicked")] {
+    for (second, what) in [(0, "did not respond within 500ms"), (1, "panicked")] {
         let callers = join_all((0..8).map(|_| session.credentials(at(second))));
         let (results, ()) = tokio::join!(callers, async { provider.let_through(1) });
         for error in results.into_iter().map(Result::unwrap_err) {
@@ -300,7 +300,7 @@ async fn silence_and_panic_are_errors_that_wedge_nobody() {
 }
 
 #[tokio::test]
-async fn nobody_waits_for_a_renewal_while_the_old_credentials_are_good() {
+async fn callers_do_not_wait_while_the_credentials_are_valid() {
     let answers = [Answer::Keys(1, Some(1000)), Answer::Keys(2, Some(2000))];
     let provider = Provider::shut(&answers);
     let session = session(&provider);
@@ -309,7 +309,7 @@ async fn nobody_waits_for_a_renewal_while_the_old_credentials_are_good() {
     assert_eq!(
         number(&session, 940).now_or_never(),
         Some(1),
-        "who finds it due does not wait either"
+        "the caller that starts the refresh does not wait either"
     );
     assert_eq!(number(&session, 999).now_or_never(), Some(1));
     provider.let_through(1);
@@ -319,7 +319,7 @@ async fn nobody_waits_for_a_renewal_while_the_old_credentials_are_good() {
 }
 
 #[tokio::test]
-async fn expired_credentials_make_all_wait() {
+async fn all_callers_wait_when_the_credentials_have_expired() {
     let answers = [Answer::Keys(1, Some(100)), Answer::Keys(2, Some(2000))];
     let provider = Provider::shut(&answers);
     let session = session(&provider);
@@ -332,7 +332,7 @@ async fn expired_credentials_make_all_wait() {
 }
 
 #[tokio::test]
-async fn a_provider_with_nothing_new_is_asked_ever_less_often() {
+async fn a_provider_with_nothing_new_is_called_less_and_less_often() {
     let provider = Provider::open(&[Answer::Keys(1, Some(1000))]);
     let session = session(&provider);
     let mut asked_at = vec![];
@@ -344,14 +344,14 @@ async fn a_provider_with_nothing_new_is_asked_ever_less_often() {
             asked_at.push(second);
         }
     }
-    // At first, at half of what is left then (less than twice the lead), and after 1, 2, 4, …
-    // seconds.
+    // The first call is at half of the remaining lifetime (which is less than twice the lead), and
+    // the next ones after 1, 2, 4, … seconds.
     assert_eq!(asked_at, [900, 950, 951, 953, 957, 965, 981]);
     assert_eq!(generations(&session), 1);
 }
 
 #[tokio::test]
-async fn what_kms_refuses_is_renewed_once_for_all_and_signed_again() {
+async fn refused_credentials_are_refreshed_once_and_requests_signed_again() {
     let provider = Provider::shut(&[Answer::Keys(1, None), Answer::Keys(2, None)]);
     let session = session(&provider);
     provider.let_through(1);
@@ -359,7 +359,7 @@ async fn what_kms_refuses_is_renewed_once_for_all_and_signed_again() {
     let requests = join_all((0..64).map(|_| session.refused(refused, at(0))));
     let newcomer = async {
         tokio::task::yield_now().await;
-        // It waits for the renewal rather than sign with what is known to be refused.
+        // Waits for the refresh, because KMS has refused the current credentials.
         let credentials = session.credentials(at(0));
         provider.let_through(1);
         number_of(&credentials.await.unwrap())
@@ -373,13 +373,13 @@ async fn what_kms_refuses_is_renewed_once_for_all_and_signed_again() {
 }
 
 #[tokio::test]
-async fn credentials_that_stay_refused_are_not_signed_again_and_asked_for_now_and_then() {
+async fn credentials_that_stay_refused_are_not_retried_and_rarely_refreshed() {
     let provider = Provider::open(&[Answer::Keys(1, None)]);
     let session = session(&provider);
     let refused = Fingerprint::of(&session.credentials(at(0)).await.unwrap());
     for _ in 0..10 {
         assert!(!session.refused(refused, at(0)).await);
-        assert_eq!(number(&session, 0).now_or_never(), Some(1), "they serve: KMS decides");
+        assert_eq!(number(&session, 0).now_or_never(), Some(1), "they are still used: KMS decides");
     }
     assert_eq!(provider.asked(), 2);
     provider.offer(Answer::Keys(2, None));
@@ -388,7 +388,7 @@ async fn credentials_that_stay_refused_are_not_signed_again_and_asked_for_now_an
 }
 
 #[tokio::test]
-async fn a_rotation_by_hand_counts_at_once_until_its_end() {
+async fn rotated_credentials_are_used_at_once_until_they_expire() {
     let provider = Provider::open(&[Answer::Keys(1, None)]);
     let session = session(&provider);
     assert_eq!(number(&session, 0).await, 1);
@@ -396,12 +396,12 @@ async fn a_rotation_by_hand_counts_at_once_until_its_end() {
     assert_eq!(number(&session, 0).now_or_never(), Some(2));
     assert_eq!(number(&session, 99).now_or_never(), Some(2));
     settle(&session).await;
-    assert_eq!(provider.asked(), 1, "it is asked for what was not given by hand");
+    assert_eq!(provider.asked(), 1, "called only after the rotated credentials expired");
     assert_eq!(number(&session, 100).await, 1);
 }
 
 #[tokio::test]
-async fn an_answer_from_before_a_replacement_is_not_used() {
+async fn credentials_loaded_before_a_replacement_are_not_used() {
     let (alice, bob) =
         (Provider::shut(&[Answer::Keys(1, None)]), Provider::open(&[Answer::Keys(2, None)]));
     let session = session(&alice);
@@ -413,7 +413,7 @@ async fn an_answer_from_before_a_replacement_is_not_used() {
     session.principal.replace(bob.clone());
     alice.let_through(1);
     assert_eq!(first.await, 2);
-    assert_eq!(generations(&session), 1, "the first answer was thrown away");
+    assert_eq!(generations(&session), 1, "the first response was discarded");
     session.principal.replace(alice.clone());
     alice.let_through(1);
     assert_eq!(number(&session, 0).await, 1);
@@ -439,7 +439,7 @@ async fn credentials_of_another_account_are_another_identity() {
 }
 
 #[tokio::test]
-async fn a_date_that_jumps_ahead_and_back_blocks_no_renewal() {
+async fn a_date_that_jumps_ahead_and_back_blocks_no_refresh() {
     let provider =
         Provider::open(&[Answer::Keys(1, Some(1000)), Answer::Failure, Answer::Keys(3, None)]);
     let session = session(&provider);
@@ -447,14 +447,14 @@ async fn a_date_that_jumps_ahead_and_back_blocks_no_renewal() {
     // Two hours ahead, for five seconds.
     let ahead = dated(date(7200), 10);
     assert!(session.credentials(ahead).await.is_err());
-    assert_eq!(number(&session, 15).await, 1, "they are good after all");
-    // The failure of then is neither told nor waited for.
+    assert_eq!(number(&session, 15).await, 1, "they are valid after all");
+    // The earlier failure is neither returned nor waited for.
     let of_three = session.credentials(at(1001)).await.unwrap();
     assert_eq!((number_of(&of_three), provider.asked()), (3, 3));
 }
 
 #[tokio::test]
-async fn a_date_that_jumps_back_leaves_the_number_of_renewals_that_refusals_cause() {
+async fn a_date_that_jumps_back_does_not_change_the_limit_on_refusals() {
     let answers: Vec<_> = (1..100).map(|number| Answer::Keys(number, None)).collect();
     let provider = Provider::open(&answers);
     let session = session(&provider);
@@ -466,32 +466,32 @@ async fn a_date_that_jumps_back_leaves_the_number_of_renewals_that_refusals_caus
         assert!(refuse(dated(date(7200), u64::from(second))).await);
     }
     assert!(!refuse(dated(date(9), 9)).await);
-    assert!(refuse(dated(date(10), 10)).await, "one for each ten seconds, whatever the date");
+    assert!(refuse(dated(date(10), 10)).await, "one every ten seconds, independent of the date");
 }
 
 #[tokio::test]
-async fn credentials_that_always_look_expired_serve_and_are_renewed_ever_less_often() {
+async fn credentials_that_always_look_expired_are_used_and_refreshed_less_often() {
     let answers: Vec<_> = (1..100).map(|number| Answer::Keys(number, Some(100))).collect();
     let provider = Provider::open(&answers);
     let session = session(&provider);
     for second in 0..60 {
-        // As seen by a clock that is far ahead.
+        // With a clock that is far ahead.
         session.credentials(dated(date(1_000_000 + second), second)).await.unwrap();
         settle(&session).await;
     }
-    // After 1, 2, 4, 8, 16, … seconds.
+    // Refreshed after 1, 2, 4, 8, 16, … seconds.
     assert_eq!(provider.asked(), 6);
 }
 
 #[tokio::test]
-async fn credentials_that_are_accepted_after_all_serve_without_a_lock_again() {
+async fn credentials_that_are_accepted_after_all_need_no_lock_again() {
     let provider = Provider::open(&[Answer::Keys(1, None)]);
     let session = session(&provider);
     let signer = Fingerprint::of(&session.credentials(at(0)).await.unwrap());
     assert!(!session.refused(signer, at(0)).await);
     assert!(session.current().unwrap().is_refused());
     session.accepted(Fingerprint::of(&keys(2, None)));
-    assert!(session.current().unwrap().is_refused(), "those were others");
+    assert!(session.current().unwrap().is_refused(), "other credentials were accepted");
     session.accepted(signer);
     assert!(!session.current().unwrap().is_refused() && session.is_accepted());
 }
@@ -515,7 +515,7 @@ async fn the_watcher_ends_with_the_session() {
 #[derive(Clone, Debug)]
 struct Step {
     wait: u64,
-    /// The lifetime of the keys that the provider has to offer, if it works.
+    /// The lifetime of the keys that the provider returns, if it works.
     offer: Option<u64>,
 }
 
@@ -526,10 +526,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 1..40)
 }
 
-/// The rules in their plainest form, for callers one after the other.
+/// The rules in their simplest form, for one caller at a time.
 #[derive(Default)]
 struct Model {
-    /// Number, when due, and end of what is in use.
+    /// The current credentials: number, time of refresh, and expiry.
     held: Option<(u64, u64, u64)>,
     not_before: u64,
     fruitless: u32,
@@ -538,14 +538,14 @@ struct Model {
 }
 
 impl Model {
-    /// Whether the provider is asked, and what the caller gets.
+    /// Whether the provider is called, and what the caller gets.
     fn call(&mut self, now: u64, offer: Option<(u64, u64)>) -> (bool, Option<u64>) {
         let held = self.held;
         let waits = now < self.not_before;
         let good = held.filter(|(_, _, end)| now < *end || (waits && self.answered));
         let due = held.is_none_or(|(_, due, _)| due <= now);
         if good.is_none() && self.failed_at == Some(now) {
-            // Told for a moment, which is less than a second.
+            // The failure is repeated, but for less than a second.
             return (false, None);
         }
         let asks = due && (good.is_none() || !waits);
@@ -584,7 +584,7 @@ proptest! {
             let mut now = 0;
             for (serial, step) in (1..).zip(steps) {
                 now += step.wait;
-                // Lives of an even number of seconds, so that half of one is a whole number.
+                // Even lifetimes, so that half a lifetime is a whole number of seconds.
                 let offer = step.offer.map(|lifetime| (serial, now + lifetime * 2));
                 provider.offer(offer.map_or(Answer::Failure, |(number, end)| Answer::Keys(number, Some(end))));
                 let before = provider.asked();

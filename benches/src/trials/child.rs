@@ -1,0 +1,79 @@
+//! Forked children: copies of this process with one thread, and without an `exec`.
+
+use std::{
+    error::Error,
+    fs, io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::{self, Command},
+    thread,
+    time::Duration,
+};
+
+use fork::{Fork, fork, waitpid_nohang};
+use tokio::time::Instant;
+
+/// When a child counts as hanging.
+const HANGS: Duration = Duration::from_secs(15);
+
+/// What became of a job in a child.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// It was done, and gave this.
+    Done(String),
+    /// It gave an error.
+    Failed(String),
+    /// It gave nothing: the child panicked, hung or ended.
+    Lost(&'static str),
+}
+
+/// Forks and does `job` in the child alone; how long that took there, and how it ended.
+pub(super) fn in_a_child<E: ToString>(
+    job: impl FnOnce() -> Result<String, E>,
+) -> Result<(Duration, Ended), Box<dyn Error>> {
+    let report = tempfile::NamedTempFile::new()?;
+    match fork()? {
+        Fork::Child => {
+            let began = Instant::now();
+            let (mark, said) = match catch_unwind(AssertUnwindSafe(job)) {
+                Ok(Ok(said)) => ("done", said),
+                Ok(Err(error)) => ("failed", error.to_string()),
+                Err(_) => ("panicked", String::new()),
+            };
+            let micros = began.elapsed().as_micros();
+            let written = fs::write(report.path(), format!("{mark} {micros} {said}"));
+            // Without unwinding: nothing of the parent's is dropped here.
+            process::exit(i32::from(written.is_err()));
+        }
+        Fork::Parent(child) => {
+            if !has_ended(child)? {
+                return Ok((HANGS, Ended::Lost("it hangs")));
+            }
+            let text = fs::read_to_string(report.path())?;
+            let mut words = text.splitn(3, ' ');
+            let mut word = || words.next().unwrap_or_default();
+            let (mark, micros, said) = (word(), word(), word().to_owned());
+            let took = Duration::from_micros(micros.parse().unwrap_or(0));
+            let ended = match mark {
+                "done" => Ended::Done(said),
+                "failed" => Ended::Failed(said),
+                "panicked" => Ended::Lost("it panicked"),
+                _ => Ended::Lost("it ended without a report"),
+            };
+            Ok((took, ended))
+        }
+    }
+}
+
+/// Waits for a child. Whether it ended by itself; one that hangs is killed.
+fn has_ended(child: i32) -> io::Result<bool> {
+    let began = Instant::now();
+    let mut hangs = false;
+    while waitpid_nohang(child)?.is_none() {
+        if !hangs && began.elapsed() > HANGS {
+            hangs = true;
+            Command::new("kill").args(["-KILL", &child.to_string()]).status()?;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(!hangs)
+}
