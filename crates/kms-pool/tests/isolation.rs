@@ -157,4 +157,9 @@ async fn who_takes_the_place_of_another_signs_at_once_and_is_told_apart() {
     assert_eq!(kms.counters(REGION).access_keys[bob.access_key_id()], 1);
     assert_eq!(principal.tenure(), 1);
     assert_eq!(principal.clone().with_label("x").tenure(), 1);
+    // Whose account the requests count against is found out again, once.
+    for _ in 0..2 {
+        pool.client(REGION, &principal).await.unwrap();
+        assert_eq!(pool.stats().builds, 2);
+    }
 }
