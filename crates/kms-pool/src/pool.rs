@@ -251,7 +251,7 @@ impl KmsPool {
     ///
     /// In that case the pool's threads end as well. Otherwise they end with the client of the last
     /// operation, or when you call this again. In a child that was forked after the pool was first
-    /// used, this does nothing and returns `true` at once.
+    /// used, this returns `true` at once.
     ///
     /// ```no_run
     /// # async fn example(pool: kms_pool::KmsPool) {
