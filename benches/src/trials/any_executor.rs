@@ -79,7 +79,7 @@ async fn job(envelope: &Envelope, records: usize) -> Result<(), envelope::Error>
     Ok(())
 }
 
-/// The same without async.
+/// The same workload without async.
 fn blocking_job(envelope: &Envelope, records: usize) -> Result<(), envelope::Error> {
     let (envelope, context) = (envelope.blocking(), tenant("42"));
     let mut messages = Vec::with_capacity(records);
@@ -89,7 +89,7 @@ fn blocking_job(envelope: &Envelope, records: usize) -> Result<(), envelope::Err
     messages.iter().try_for_each(|message| envelope.decrypt(message, &context).map(drop))
 }
 
-/// Does the job on a thread that has no runtime, with a pool that knows none.
+/// Runs the workload on a thread without a runtime, with a pool that was built without one.
 fn row(
     name: &str,
     lines: &mut Lines,
@@ -194,7 +194,7 @@ fn forked(forks: usize, is_busy: bool, lines: &mut Lines) -> Outcome<()> {
             match ended {
                 Ended::Done(_) => worked += 1,
                 Ended::Failed(error) => other = error,
-                Ended::Lost(how) => (lost, other) = (lost + 1, format!("no answer: {how}")),
+                Ended::Lost(how) => (lost, other) = (lost + 1, format!("no response: {how}")),
             }
         }
         let slowest = millis(slowest);

@@ -12,21 +12,21 @@ use std::{
 use fork::{Fork, fork, waitpid_nohang};
 use tokio::time::Instant;
 
-/// When a child counts as hanging.
+/// After this time, a child counts as hanging.
 const HANGS: Duration = Duration::from_secs(15);
 
-/// What became of a job in a child.
+/// The outcome of a job in a child.
 #[derive(Debug)]
 pub(super) enum Ended {
-    /// It was done, and gave this.
+    /// The job succeeded, with this result.
     Done(String),
-    /// It gave an error.
+    /// The job returned this error.
     Failed(String),
-    /// It gave nothing: the child panicked, hung or ended.
+    /// The job returned nothing: the child panicked, hung or ended.
     Lost(&'static str),
 }
 
-/// Forks and does `job` in the child alone; how long that took there, and how it ended.
+/// Forks, and runs `job` only in the child. Returns how long that took there, and its outcome.
 pub(super) fn in_a_child<E: ToString>(
     job: impl FnOnce() -> Result<String, E>,
 ) -> Result<(Duration, Ended), Box<dyn Error>> {
@@ -41,7 +41,7 @@ pub(super) fn in_a_child<E: ToString>(
             };
             let micros = began.elapsed().as_micros();
             let written = fs::write(report.path(), format!("{mark} {micros} {said}"));
-            // Without unwinding: nothing of the parent's is dropped here.
+            // Without unwinding, so that nothing that belongs to the parent is dropped here.
             process::exit(i32::from(written.is_err()));
         }
         Fork::Parent(child) => {
@@ -64,7 +64,7 @@ pub(super) fn in_a_child<E: ToString>(
     }
 }
 
-/// Waits for a child. Whether it ended by itself; one that hangs is killed.
+/// Waits for a child, and kills it if it hangs. Returns whether it ended by itself.
 fn has_ended(child: i32) -> io::Result<bool> {
     let began = Instant::now();
     let mut hangs = false;

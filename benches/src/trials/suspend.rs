@@ -53,7 +53,7 @@ pub fn run(_quick: bool) -> Trial {
         let seen = match ended {
             Ended::Done(seen) => Ok(seen),
             Ended::Failed(why) => Err(format!("the trial could not be run: {why}")),
-            Ended::Lost(how) => Err(format!("the child gave no answer: {how}")),
+            Ended::Lost(how) => Err(format!("the child sent no report: {how}")),
         }?;
         println!("{name:>24}  {seen}");
         Outcome::Ok(seen)
@@ -125,7 +125,7 @@ impl Holder {
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        // The end of its input is the end of `cat`, also when this process is killed.
+        // `cat` ends with its input, even if this process is killed.
         drop(self.0.stdin.take());
         let _ = self.0.wait();
     }

@@ -25,14 +25,14 @@ pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 const THREADS: (usize, usize) = (2, 16);
 
 thread_local! {
-    /// Whether this thread waits for what it polls, and does nothing else meanwhile.
+    /// Whether this thread is blocked until the future that it polls is ready.
     static WAITS: Cell<bool> = const { Cell::new(false) };
-    /// The number of the threads that this one is among; zero for none.
+    /// The number of the set of threads that this thread belongs to; zero for none.
     #[cfg(feature = "tokio")]
     static AMONG: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Does something in which this thread waits, and does nothing else meanwhile.
+/// Runs `wait`, during which this thread is blocked.
 pub(crate) fn waiting<T>(wait: impl FnOnce() -> T) -> T {
     struct Restore(bool);
     impl Drop for Restore {
@@ -44,14 +44,14 @@ pub(crate) fn waiting<T>(wait: impl FnOnce() -> T) -> T {
     wait()
 }
 
-/// Threads that are started when they are first needed, and end when this is dropped. Without the
-/// feature `tokio`, there are none.
+/// Threads that start on first use and end when this is dropped. Without the feature `tokio` there
+/// are none.
 #[derive(Default)]
 pub(crate) struct Background {
     /// The process that started the threads; zero before the start.
     #[cfg(feature = "tokio")]
     process: AtomicU32,
-    /// Tells the threads from those of other caches; zero before they are started.
+    /// Identifies the threads among those of other caches; zero before the start.
     #[cfg(feature = "tokio")]
     number: AtomicU64,
     #[cfg(feature = "tokio")]
@@ -64,8 +64,8 @@ impl Background {
     ///
     /// # Errors
     ///
-    /// [`Error::Forked`] in a process that was forked off the one that has the threads,
-    /// [`Error::WaitsForItself`] on one of the threads, where it waits, and
+    /// [`Error::Forked`] in a process that was forked from the one that has the threads,
+    /// [`Error::WaitsForItself`] if one of the threads is blocked in this call, and
     /// [`Error::ThreadsNotStarted`].
     pub(crate) fn start(&self) -> Result<bool, Error> {
         // Before any lock: in a forked process, the thread that holds it may be missing.
@@ -94,7 +94,7 @@ impl Background {
                 self.process.store(0, SeqCst);
                 Error::ThreadsNotStarted(Arc::new(cause))
             })?;
-            // Another start may have failed in between.
+            // Another call may have failed to start them in between.
             self.process.store(process, SeqCst);
             *runtime = Some(started);
         }

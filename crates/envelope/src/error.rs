@@ -174,13 +174,13 @@ pub enum Error {
     Forked,
 
     /// A [`BlockingEnvelope`](crate::BlockingEnvelope) needed a data key on a thread of its own
-    /// cache, as in a keyring: it would wait there for what that thread has to load.
+    /// cache, for example in a keyring: it would wait for a load that needs this thread.
     #[error(
         "a BlockingEnvelope would wait for its own cache on a thread of that cache: use the async methods there"
     )]
     WaitsForItself,
 
-    /// The threads on which data keys are loaded could not be started.
+    /// The threads that load data keys could not be started.
     #[error("could not start the cache's threads")]
     ThreadsNotStarted(#[source] Arc<io::Error>),
 

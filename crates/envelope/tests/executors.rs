@@ -283,7 +283,7 @@ fn deadlines_apply_while_a_load_hangs() {
     assert!(told.recv_timeout(Duration::from_mins(1)).unwrap());
 }
 
-/// A keyring that encrypts with a client over the very cache that asks it.
+/// A keyring that encrypts with a client over the same cache that calls the keyring.
 #[cfg(feature = "tokio")]
 #[derive(Debug, Clone, Default)]
 struct WaitsInItself {
@@ -317,10 +317,10 @@ impl Keyring for WaitsInItself {
     }
 }
 
-/// Where a thread of the cache would wait for itself, there is an error instead.
+/// If a thread of the cache would wait for itself, the call fails.
 #[cfg(feature = "tokio")]
 #[test]
-fn a_keyring_can_not_wait_for_the_cache_that_asks_it() {
+fn a_keyring_cannot_wait_for_the_cache_that_calls_it() {
     let waiting = WaitsInItself::default();
     let client = caching(waiting.clone(), |builder| builder);
     waiting.client.set(client.clone()).unwrap();
@@ -328,7 +328,7 @@ fn a_keyring_can_not_wait_for_the_cache_that_asks_it() {
     let failures = waiting.failures.lock().unwrap();
     assert!(matches!(failures[..], [Error::WaitsForItself]), "{failures:?}");
     drop(failures);
-    // Another cache's threads are others.
+    // Another cache has other threads.
     let other = WaitsInItself::default();
     other.client.set(caching(keyring(), |builder| builder)).unwrap();
     let client = caching(other.clone(), |builder| builder);

@@ -151,11 +151,11 @@ async fn waiting_for_a_load_is_limited() {
     envelope.encrypt(b"x", &waiting).await.expect("the failure is not remembered");
 }
 
-/// Who comes when all others have left joins the load that has begun: callers in a hurry cause one
-/// request, and not one each.
+/// A load that has started is joined by later callers even if all earlier ones were cancelled:
+/// impatient callers share one request.
 #[cfg(feature = "tokio")]
 #[tokio::test]
-async fn a_load_that_has_begun_is_joined_when_all_have_left() {
+async fn a_started_load_is_joined_after_all_its_waiters_were_cancelled() {
     let keyring = GatedKeyring::new(0);
     let envelope = caching(keyring.clone(), |builder| builder);
     let context = context("a");

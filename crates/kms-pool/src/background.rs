@@ -101,7 +101,7 @@ impl Background {
             return Ok(handle);
         }
         let process = std::process::id();
-        // Before the lock: a child that is forked while it is held must not wait for it.
+        // Before the lock: a child that is forked while the lock is held must not wait for it.
         let _ = self.0.process.compare_exchange(0, process, Relaxed, Relaxed);
         let mut state = self.0.state();
         if let State::Idle = *state {

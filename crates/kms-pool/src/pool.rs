@@ -249,10 +249,9 @@ impl KmsPool {
     /// and credentials are no longer refreshed. Waits up to `patience` for running operations,
     /// including their retries. Returns whether all of them have ended.
     ///
-    /// In a child that was forked after the pool was first used, none is left, and nothing waits.
-    ///
-    /// When none was left, the pool's threads end as well. Otherwise they end with the last
-    /// operation's client, or when this is called again.
+    /// In that case the pool's threads end as well. Otherwise they end with the client of the last
+    /// operation, or when you call this again. In a child that was forked after the pool was first
+    /// used, this returns `true` at once.
     ///
     /// ```no_run
     /// # async fn example(pool: kms_pool::KmsPool) {
@@ -263,7 +262,7 @@ impl KmsPool {
         self.shared.closed.store(true, Relaxed);
         let background = &self.shared.settings.background;
         if background.check_process().is_err() {
-            // What was under way is the parent's, as are the locks that it may have held.
+            // Running operations belong to the parent, and so do the locks that they may hold.
             return true;
         }
         self.clear();
@@ -272,7 +271,7 @@ impl KmsPool {
         let drained = async {
             while self.shared.counters.operations.value() > 0 {
                 background.sleep(Duration::from_millis(5)).await;
-                // Without the runtime, a sleep is over at once, and patience has to end it.
+                // Without the runtime, the sleep returns at once: `patience` ends the loop.
                 tokio::task::yield_now().await;
             }
         };

@@ -53,8 +53,8 @@ mod parent {
             Fork::Parent(child) => {
                 let status = fork::waitpid(child).expect("its end");
                 let is_well = fork::WIFEXITED(status) && fork::WEXITSTATUS(status) == 0;
-                // What the child did has not hurt the parent.
-                block_on(under_way).expect("an answer");
+                // The child has not affected the parent.
+                block_on(under_way).expect("a response");
                 assert_eq!(used.stats().connections_opened, 1);
                 if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
             }
@@ -67,7 +67,7 @@ mod parent {
                     // A pool that was not used before the fork works after it.
                     block_on(ask(&unused)).map_err(|error| error.kind()),
                 ];
-                // The parent's request is under way for ever here.
+                // In the child, the parent's request never ends.
                 thread::spawn(|| {
                     thread::sleep(Duration::from_secs(10));
                     println!("child: the pool did not shut down");

@@ -60,8 +60,8 @@ use crate::{
 /// The maximum size of an entry in the front, which keeps it alive after its eviction.
 const LARGEST_AT_THE_FRONT: u64 = 16 << 10;
 
-/// Among how many entries one is picked, at the most: so many that one tenant can hardly own all of
-/// them, and few enough to look at in milliseconds.
+/// The maximum number of entries that are compared to pick one: so many that one tenant can hardly
+/// own all of them, and few enough to compare in milliseconds.
 const PICKED_AMONG: usize = 10_000;
 
 /// Whether a hit that was looked up moves its entry to the front: one in 32, at random, because

@@ -34,9 +34,9 @@ use crate::{
 ///
 /// # In async code
 ///
-/// It works there, too, but while it waits, the thread runs no other task of the executor: use the
-/// async methods there. On a thread of its own cache, as in a keyring, it fails with
-/// [`Error::WaitsForItself`] where it would have to load a data key.
+/// These methods also work inside async code, but they block the executor's thread: use the async
+/// methods there. On a thread of its own cache, for example in a keyring, a method that needs to
+/// load a data key fails with [`Error::WaitsForItself`].
 #[derive(Debug, Clone)]
 pub struct BlockingEnvelope {
     envelope: Envelope,
@@ -315,11 +315,11 @@ impl BlockingPreparedContext {
     }
 }
 
-/// Wakes a thread.
+/// Wakes a parked thread.
 struct Parked {
     thread: Thread,
-    /// Whether it was woken. The thread's own token does not tell: what is polled may have taken
-    /// it, as scoped threads and channels do when they park.
+    /// Whether it was woken. The thread's own token is not enough: the polled future may have
+    /// consumed it, as scoped threads and channels do when they park.
     is_woken: AtomicBool,
 }
 
@@ -354,10 +354,10 @@ mod tests {
 
     use super::*;
 
-    /// What is polled may park the thread itself, as scoped threads and channels do, and so take
+    /// The polled future may park the thread itself, as scoped threads and channels do, and consume
     /// the token of a wake-up.
     #[test]
-    fn a_wake_up_is_not_lost_where_what_is_polled_parks() {
+    fn a_wake_up_is_not_lost_if_the_future_parks_the_thread() {
         let (done, is_done) = mpsc::channel();
         thread::spawn(move || {
             let mut polled = false;
@@ -371,6 +371,6 @@ mod tests {
             }));
             let _ = done.send(());
         });
-        assert!(is_done.recv_timeout(Duration::from_secs(10)).is_ok(), "it waits for ever");
+        assert!(is_done.recv_timeout(Duration::from_secs(10)).is_ok(), "the wake-up was lost");
     }
 }

@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn another_machine_is_asked_nothing_in_the_clear() {
+    async fn plain_http_requests_to_other_machines_are_not_sent() {
         let (listener, url) = server().await;
         let mut settings = ConnectionSettings::default();
         settings.hosts.set("kms.example", vec![listener.local_addr().unwrap().ip()]);
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn requests_under_way_survive_the_end_of_idle_connections() {
+    async fn running_requests_survive_the_close_of_idle_connections() {
         let https = https();
         let (listener, url) = server().await;
         let mut first = https.send(request(&url)).unwrap();

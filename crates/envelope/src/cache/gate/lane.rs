@@ -95,14 +95,14 @@ struct Context<T> {
     unproven: usize,
 }
 
-/// How many wait.
+/// How many loads wait.
 #[derive(Debug, Clone, Copy)]
 struct Waiting {
     of_context: usize,
     of_partition: usize,
 }
 
-/// What became of one that came.
+/// The result of adding a load.
 #[derive(Debug)]
 pub(super) enum Admission<T> {
     /// The load waits, under this number.
@@ -128,7 +128,7 @@ impl<T> Lane<T> {
         }
         let mut replaced = None;
         if self.waiting >= in_all {
-            // Where most wait, one more or less makes the least difference.
+            // Take the place from the longest queue, where it makes the least difference.
             let of_partition = self.partitions.get(&visit.partition).map_or(0, |it| it.waiting);
             let longest = self.longest().filter(|(_, waiting)| {
                 waiting.of_context > own + 1 || waiting.of_partition > of_partition + 1
@@ -247,7 +247,7 @@ impl<T> Lane<T> {
         self.partitions.get(&visit.partition)?.contexts.get(&visit.context)
     }
 
-    /// The context with the most who wait, in the partition with the most.
+    /// The context with the most waiting loads, in the partition with the most.
     fn longest(&self) -> Option<((u64, u64), Waiting)> {
         let longest = self.partitions.iter().max_by_key(|(_, partition)| partition.waiting);
         let (number, partition) = longest?;
@@ -414,9 +414,10 @@ mod tests {
         assert_eq!(lane.waiting, 7);
     }
 
-    /// Nor can one partition, by contexts of which each has one that waits.
+    /// One partition cannot take all the waiting room either, with many contexts that each have one
+    /// load.
     #[test]
-    fn a_lane_full_of_many_contexts_has_room_for_other_partitions() {
+    fn a_lane_full_of_many_contexts_admits_other_partitions() {
         let mut lane = Lane::new(Widths::new(1, 10));
         for number in 0..160 {
             come(&mut lane, visit(1, number, true, 1));
@@ -426,7 +427,7 @@ mod tests {
             let admission = lane.come(visit(2, context, true, 1), 0);
             assert!(matches!(admission, Admission::Replaces(..)), "{context}: {admission:?}");
         }
-        // Neither drives the other out further.
+        // Neither partition displaces the other any further.
         for partition in [1, 2] {
             lane.come(visit(partition, 1_000, true, 1), 0);
             let admission = lane.come(visit(partition, 2_000, true, 1), 0);

@@ -32,13 +32,9 @@ const MAX_WAIT: Duration = Duration::from_secs(10);
 /// # Threads
 ///
 /// With the feature `tokio` (a default one), data keys are loaded and refreshed on threads of the
-/// cache, named `envelope-cache`: one for each processor, at least two and at most 16. They have a
-/// tokio runtime of their own. A keyring or [`Observer`] of yours runs on them: it should not block
-/// for long, and can't wait there for a [`BlockingEnvelope`](crate::BlockingEnvelope) over this cache. They
-/// are started at the first load, and end when the last that uses the cache is dropped, wherever
-/// that happens. So callers may use any executor, or none, and what becomes of their runtime is no
-/// matter to a load. A load that has begun goes on when its callers go; one that waits for its turn
-/// goes with them.
+/// cache, named `envelope-cache`: one per processor, but at least two and at most 16. They have
+/// their own tokio runtime. Your keyring or [`Observer`] runs on them: it should not block for
+/// long, and cannot wait there for a [`BlockingEnvelope`](crate::BlockingEnvelope) over this cache.
 ///
 /// The threads start with the first load, and end when the last user of the cache is dropped, on
 /// any thread. Callers can therefore use any executor, or none, and the end of their runtime does
@@ -196,7 +192,8 @@ impl MaterialsCache {
     }
 }
 
-/// Whether one of these is wrapped by the key of this name, or of one that begins with it.
+/// Whether one of these is wrapped by the key with this name, or by a key whose name begins with
+/// it.
 pub(super) fn is_under(keys: EncryptedDataKeys<'_>, wrapping_key: &str) -> bool {
     keys.iter().any(|key| is_named(&key, wrapping_key))
 }
@@ -208,8 +205,8 @@ fn is_named(key: &EncryptedDataKey, wrapping_key: &str) -> bool {
     is_named(wrapping_key) || qualified.is_some_and(is_named)
 }
 
-/// Whether one of these is wrapped by the key that a failure names. For AWS KMS that is the whole
-/// ARN: a message may name what is only the beginning of other keys' ARNs.
+/// Whether one of these is wrapped by the key that a failure names. For AWS KMS, the whole ARN must
+/// match: a message may contain a prefix of the ARNs of other keys.
 pub(super) fn is_wrapped_by(keys: EncryptedDataKeys<'_>, wrapping_key: &str) -> bool {
     keys.iter().any(|key| match &*key.key_provider_id {
         "aws-kms" => key.key_provider_information == wrapping_key.as_bytes(),
@@ -438,7 +435,7 @@ mod tests {
     use crate::format::encrypted_data_key::serialize;
 
     #[test]
-    fn a_failure_concerns_the_key_that_it_names_and_no_longer_name() {
+    fn a_failure_concerns_only_the_key_with_the_same_arn() {
         let wrapped = |id: &str, name: &str| {
             let (key_provider_id, key_provider_information) = (id.to_owned(), name.into());
             let ciphertext = vec![1];
@@ -451,7 +448,7 @@ mod tests {
         assert!(is_wrapped_by(of_aws, arn) && is_under(of_aws, arn));
         let beginning = &arn[..arn.len() - 1];
         assert!(!is_wrapped_by(of_aws, beginning) && is_under(of_aws, beginning));
-        // Others may say more than the name there, as raw keyrings do.
+        // Other providers may append data to the name, as raw keyrings do.
         let raw = wrapped("namespace", "name, and an IV");
         let raw = EncryptedDataKeys::from_checked(&raw);
         assert!(is_wrapped_by(raw, "name") && is_wrapped_by(raw, "namespace/name"));
