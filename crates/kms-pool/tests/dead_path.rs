@@ -10,6 +10,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use kms_local::KmsLocal;
 use kms_pool::{KmsErrorKind, KmsPool, KmsPoolBuilder, Principal, Replicas};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 
@@ -24,6 +25,8 @@ enum Cut {
     Forgets,
     /// It is reset when data is sent on it.
     Resets,
+    /// The next response breaks off after a few bytes.
+    BreaksOff,
 }
 
 /// Forwards connections to a server. New connections work even after a cut.
@@ -86,6 +89,14 @@ async fn forward(
         Cut::Resets => {
             client.readable().await.unwrap();
             client.set_zero_linger().unwrap();
+        }
+        Cut::BreaksOff => {
+            let (mut from_client, mut to_client) = client.split();
+            let (mut from_server, mut to_server) = server.split();
+            let answer = async {
+                tokio::io::copy(&mut (&mut from_server).take(20), &mut to_client).await.unwrap();
+            };
+            tokio::join!(tokio::io::copy(&mut from_client, &mut to_server), answer).0.unwrap();
         }
     }
 }
@@ -193,13 +204,13 @@ async fn idle_connections_that_are_reset_fail_no_request() {
     assert_eq!(pool.stats().circuits_opened, 0);
 }
 
-/// A server closes an idle connection just when a request is sent over it.
+/// A server closes an idle connection just when a request is sent over it, or worse.
 #[tokio::test]
 async fn no_other_region_is_asked_because_of_idle_connections() {
-    let kms = server().await;
-    for kind in [Cut::Resets, Cut::Forgets] {
+    let trials = [Cut::Resets, Cut::Forgets, Cut::BreaksOff].map(|kind| async move {
+        let kms = server().await;
         let path = Path::to(address(&kms), kind).await;
-        let pool = path.pool(builder(&kms).attempt_timeout(Duration::from_secs(1)));
+        let pool = path.pool(builder(&kms).circuit_opens_after(1));
         let principal = Principal::new(kms.issue_credentials());
         let client = pool.client(REGION, &principal).await.unwrap();
         open(&client, &pool, &kms, 8).await;
@@ -212,7 +223,8 @@ async fn no_other_region_is_asked_because_of_idle_connections() {
             assert_eq!(&*region.unwrap(), REGION);
         }
         assert_eq!(pool.stats().circuits_opened, 0);
-    }
+    });
+    join_all(trials).await;
 }
 
 #[tokio::test]

@@ -259,6 +259,32 @@ async fn a_role_works_though_this_machines_clock_is_wrong() {
 }
 
 #[tokio::test]
+async fn the_end_of_a_pool_disturbs_no_refresh_in_another_one() {
+    let kms = server_with_sts().await;
+    let [first, second] = [(); 2].map(|()| builder(&kms).build().unwrap());
+    let service = Principal::new(Sessions(Arc::clone(&kms)));
+    let principal = Role::new("arn:aws:iam::111122223333:role/payments", REGION)
+        .endpoint_url(kms.sts_endpoint().unwrap())
+        .assumed_by(&service)
+        .unwrap();
+    for pool in [&first, &second] {
+        random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap();
+    }
+    kms.sts_faults().hang(true);
+    let under_way = async {
+        while kms.sts_counters().in_flight < 1 {
+            tokio::task::yield_now().await;
+        }
+        assert!(first.shutdown(Duration::from_secs(10)).await);
+        drop(first);
+        kms.sts_faults().clear();
+    };
+    tokio::join!(second.refresh(&principal), under_way).0.unwrap();
+    random(&second.client(REGION, &principal).await.unwrap()).await.unwrap();
+    assert_eq!(second.stats().failures, 0);
+}
+
+#[tokio::test]
 async fn each_region_can_have_a_role_of_its_own() {
     let kms = server_with_sts().await;
     let pool = builder(&kms).build().unwrap();
