@@ -491,6 +491,34 @@ async fn partitions_share_entries_if_and_only_if_their_ids_are_equal() {
     assert!(own_2.try_encrypt(b"x", &context()).is_err());
 }
 
+/// Of two managers that share their entries, each keeps to its own limits, whoever loaded.
+#[tokio::test]
+async fn managers_with_different_limits_share_entries_and_keep_to_their_own() {
+    const SECOND: Duration = Duration::from_secs(1);
+    let (clock, hand) = Clock::manual();
+    let cache = MaterialsCache::builder().clock(clock).build();
+    let keyring = GatedKeyring::open();
+    let shared =
+        |builder: CachingBuilder| builder.cache(&cache).partition_id("both").refresh_ahead(false);
+    let strict =
+        caching(keyring.clone(), |builder| shared(builder).max_age(SECOND).max_messages(10));
+    let lax = caching(keyring.clone(), |builder| shared(builder).max_age(3600 * SECOND));
+    let mut used: HashMap<Vec<u8>, u64> = HashMap::new();
+    for turn in 0..100 {
+        let is_strict = turn % 3 == 0;
+        let by = if is_strict { &strict } else { &lax };
+        let message = by.encrypt(b"x", &context()).await.unwrap();
+        let used = used.entry(encrypted_data_keys(&message).to_vec()).or_default();
+        *used += 1;
+        assert!(!is_strict || *used <= 10, "message {used} of a data key");
+    }
+    let message = lax.encrypt(b"x", &context()).await.unwrap();
+    hand.advance(2 * SECOND);
+    assert!(matches!(strict.try_encrypt(b"x", &context()), Err(Error::NotCached)));
+    let fresh = strict.encrypt(b"x", &context()).await.unwrap();
+    assert_ne!(encrypted_data_keys(&fresh), encrypted_data_keys(&message));
+}
+
 #[tokio::test]
 async fn contexts_never_share_a_data_key() {
     let keyring = GatedKeyring::open();

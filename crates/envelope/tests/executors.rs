@@ -208,6 +208,34 @@ fn loads_started_on_an_idle_runtime_delay_no_caller() {
     });
 }
 
+/// The callers' runtime is well, but they have begun to wait for something else.
+#[cfg(feature = "tokio")]
+#[tokio::test]
+async fn callers_that_do_not_go_on_delay_no_other_caller() {
+    let keyring = GatedKeyring::new(0);
+    let envelope = caching(keyring.clone(), |builder| builder);
+    let sealer = caching(support::keyring(), |builder| builder);
+    let contexts: Vec<_> = (0..40).map(|number| context(&number.to_string())).collect();
+    let mut messages = vec![];
+    for context in contexts.iter().chain([&context("new")]) {
+        messages.push(sealer.encrypt(b"x", context).await.unwrap());
+    }
+    let (mut sealing, mut opening) = (vec![], vec![]);
+    for (message, context) in messages.iter().zip(&contexts) {
+        sealing.push(Box::pin(envelope.encrypt(b"x", context)));
+        opening.push(Box::pin(envelope.decrypt(message, context)));
+    }
+    for (sealing, opening) in sealing.iter_mut().zip(&mut opening) {
+        assert!(poll_immediate(sealing).await.is_none());
+        assert!(poll_immediate(opening).await.is_none());
+    }
+    keyring.gate.add_permits(1_000);
+    envelope.encrypt(b"x", &context("new")).await.unwrap();
+    envelope.decrypt(&messages[40], &context("new")).await.unwrap();
+    assert!(join_all(sealing).await.iter().all(Result::is_ok));
+    assert!(join_all(opening).await.iter().all(Result::is_ok));
+}
+
 /// A refresh that was started on an idle runtime still completes, and so does the next one.
 #[test]
 fn refreshes_do_not_need_the_callers_runtime() {

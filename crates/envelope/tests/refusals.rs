@@ -115,6 +115,31 @@ async fn a_message_that_is_denied_drops_nobody_elses_data_keys() {
     envelope.try_encrypt(b"x", &context("a")).unwrap();
 }
 
+/// After a denial the other entries are probed. A probe that gets no answer proves nothing.
+#[cfg(feature = "tokio")]
+#[tokio::test]
+async fn an_outage_during_the_probe_after_a_denial_drops_nothing() {
+    for outage in [KeyringErrorKind::Unavailable, KeyringErrorKind::Throttled] {
+        let keyring = GatedKeyring::new(4);
+        let cache = MaterialsCache::new(10);
+        let envelope = caching(keyring.clone(), |builder| builder.cache(&cache));
+        let contexts = ["a", "b", "c"].map(context);
+        for context in &contexts {
+            envelope.encrypt(b"x", context).await.unwrap();
+        }
+        keyring.fail(Some(KeyringErrorKind::Denied));
+        assert!(envelope.encrypt(b"x", &context("denied")).await.is_err());
+        // The probe waits for its answer.
+        eventually(|| keyring.counts().0 == 5).await;
+        keyring.fail(Some(outage));
+        keyring.gate.add_permits(1);
+        eventually(|| cache.stats().encryption.load_failures == 2).await;
+        for context in &contexts {
+            envelope.try_encrypt(b"x", context).unwrap();
+        }
+    }
+}
+
 /// Values that are being loaded meanwhile are kept: they have another wrapping key, or the same
 /// one, which is allowed again.
 #[tokio::test]

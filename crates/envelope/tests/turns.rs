@@ -171,3 +171,28 @@ async fn a_started_load_is_joined_after_all_its_waiters_were_cancelled() {
     encrypting.await.unwrap();
     assert_eq!(keyring.counts().0, 1);
 }
+
+/// Callers that give up while their loads still wait for a turn, and come back, get all data keys
+/// in the end, each with one request.
+#[cfg(feature = "tokio")]
+#[tokio::test]
+async fn callers_in_a_hurry_are_served_in_the_end() {
+    let keyring = GatedKeyring::new(0);
+    let cache = MaterialsCache::builder().max_loads(1).build();
+    let envelope = caching(keyring.clone(), |builder| builder.cache(&cache));
+    let contexts: Vec<_> = (0..10).map(|number| context(&number.to_string())).collect();
+    for round in 1..=10 {
+        let hurried = join_all(contexts.iter().map(|it| envelope.encrypt(b"x", it)));
+        let mut hurried = Box::pin(hurried);
+        assert!(poll_immediate(&mut hurried).await.is_none());
+        eventually(|| keyring.counts().0 == round).await;
+        // They give up here; the load that runs goes on.
+        drop(hurried);
+        keyring.gate.add_permits(1);
+        eventually(|| cache.stats().encryption.entries as u64 == round).await;
+    }
+    for context in &contexts {
+        envelope.try_encrypt(b"x", context).unwrap();
+    }
+    assert_eq!(keyring.counts().0, 10);
+}

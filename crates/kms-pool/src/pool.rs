@@ -223,11 +223,15 @@ impl KmsPool {
 
     /// Returns the pool's state and its counters.
     pub fn stats(&self) -> PoolStats {
-        self.shared.counters.snapshot(self.shared.slots.len())
+        let slots = if self.is_inherited() { 0 } else { self.shared.slots.len() };
+        self.shared.counters.snapshot(slots)
     }
 
     /// Returns the state of each slot.
     pub fn slots(&self) -> Vec<SlotStats> {
+        if self.is_inherited() {
+            return vec![];
+        }
         let now = self.shared.settings.clock.now();
         self.shared.slots.iter().map(|(_, slot)| slot.stats(now)).collect()
     }
@@ -236,13 +240,17 @@ impl KmsPool {
     /// client of a slot is dropped, its connections close and its credentials are no longer
     /// refreshed.
     pub fn clear(&self) {
-        self.shared.slots.clear();
+        if !self.is_inherited() {
+            self.shared.slots.clear();
+        }
     }
 
     /// Drops the slots of one principal in all regions, as [`clear`](Self::clear) does. Connections
     /// to a region stay open as long as another principal has a slot there.
     pub fn remove(&self, principal: &Principal) {
-        self.shared.slots.retain(|key, _| key.principal != principal.id());
+        if !self.is_inherited() {
+            self.shared.slots.retain(|key, _| key.principal != principal.id());
+        }
     }
 
     /// Shuts the pool down: it returns no more clients, existing clients start no more operations,
@@ -280,6 +288,12 @@ impl KmsPool {
             background.shut_down();
         }
         is_drained
+    }
+
+    /// Whether this is a child that was forked after the pool was first used. None of the slots is
+    /// usable there, and a thread that the child does not have may hold a lock of them for ever.
+    fn is_inherited(&self) -> bool {
+        self.shared.settings.background.check_process().is_err()
     }
 
     async fn slot(&self, region: &str, principal: &Principal) -> Result<Arc<Slot>, KmsError> {

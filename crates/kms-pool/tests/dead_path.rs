@@ -6,13 +6,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use aws_sdk_kms::Client;
+use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use kms_local::KmsLocal;
-use kms_pool::{KmsErrorKind, KmsPool, KmsPoolBuilder, Principal};
+use kms_pool::{KmsErrorKind, KmsPool, KmsPoolBuilder, Principal, Replicas};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 
-use support::{REGION, builder, random, server};
+use support::{OTHER, REGION, builder, random, server};
 
 mod support;
 
@@ -23,6 +25,8 @@ enum Cut {
     Forgets,
     /// It is reset when data is sent on it.
     Resets,
+    /// The next response breaks off after a few bytes.
+    BreaksOff,
 }
 
 /// Forwards connections to a server. New connections work even after a cut.
@@ -33,7 +37,11 @@ struct Path {
 
 impl Path {
     async fn to(server: SocketAddr, kind: Cut) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::between("127.0.0.1:0".parse().unwrap(), server, kind).await
+    }
+
+    async fn between(address: SocketAddr, server: SocketAddr, kind: Cut) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let cuts = watch::Sender::new(0);
         let cut = cuts.subscribe();
@@ -81,6 +89,14 @@ async fn forward(
         Cut::Resets => {
             client.readable().await.unwrap();
             client.set_zero_linger().unwrap();
+        }
+        Cut::BreaksOff => {
+            let (mut from_client, mut to_client) = client.split();
+            let (mut from_server, mut to_server) = server.split();
+            let answer = async {
+                tokio::io::copy(&mut (&mut from_server).take(20), &mut to_client).await.unwrap();
+            };
+            tokio::join!(tokio::io::copy(&mut from_client, &mut to_server), answer).0.unwrap();
         }
     }
 }
@@ -188,6 +204,29 @@ async fn idle_connections_that_are_reset_fail_no_request() {
     assert_eq!(pool.stats().circuits_opened, 0);
 }
 
+/// A server closes an idle connection just when a request is sent over it, or worse.
+#[tokio::test]
+async fn no_other_region_is_asked_because_of_idle_connections() {
+    let trials = [Cut::Resets, Cut::Forgets, Cut::BreaksOff].map(|kind| async move {
+        let kms = server().await;
+        let path = Path::to(address(&kms), kind).await;
+        let pool = path.pool(builder(&kms).circuit_opens_after(1));
+        let principal = Principal::new(kms.issue_credentials());
+        let client = pool.client(REGION, &principal).await.unwrap();
+        open(&client, &pool, &kms, 8).await;
+        path.cut();
+        let replicas = Replicas::new(pool.clients(&principal), [REGION, OTHER]).unwrap();
+        let asked = (0..8).map(|_| {
+            replicas.call(|client, region| async move { random(&client).await.map(|()| region) })
+        });
+        for region in join_all(asked).await {
+            assert_eq!(&*region.unwrap(), REGION);
+        }
+        assert_eq!(pool.stats().circuits_opened, 0);
+    });
+    join_all(trials).await;
+}
+
 #[tokio::test]
 async fn idle_connections_close() {
     let kms = server().await;
@@ -251,4 +290,49 @@ async fn one_dead_address_of_two_fails_no_request() {
         assert_eq!(error.kind(), KmsErrorKind::TimedOut, "{error}");
         assert_eq!(pool.stats().connections_failed, 1);
     }
+}
+
+/// An address that accepts connections and then says nothing in the TLS handshake.
+#[tokio::test]
+async fn one_mute_address_of_two_fails_no_request_and_is_not_tried_first_again() {
+    let kms = server().await;
+    let port = address(&kms).port();
+    let mute = SocketAddr::from(([127, 0, 0, 2], port));
+    let listener = TcpListener::bind(mute).await.unwrap();
+    let pool = builder(&kms)
+        .endpoint_url_for(REGION, format!("https://localhost:{port}"))
+        .resolve("localhost", [mute.ip(), address(&kms).ip()])
+        .build()
+        .unwrap();
+    open(&client(&kms, &pool).await, &pool, &kms, 4).await;
+    assert_eq!(pool.stats().connections_failed, 0);
+    listener.accept().await.unwrap();
+    assert!(listener.accept().now_or_never().is_none(), "only the first connection tried it");
+}
+
+/// Each address takes longer than the time after which the next one is tried as well.
+#[tokio::test]
+async fn slow_addresses_are_not_given_up_and_losers_are_closed() {
+    let kms = KmsLocal::builder().region(REGION).round_trip_time(Duration::from_millis(400));
+    let kms = kms.start().await.unwrap();
+    let server = address(&kms);
+    let other = SocketAddr::from(([127, 0, 0, 2], server.port()));
+    let _path = Path::between(other, server, Cut::Forgets).await;
+    let pool = builder(&kms)
+        .endpoint_url_for(REGION, format!("https://localhost:{}", server.port()))
+        .resolve("localhost", [other.ip(), server.ip()])
+        .build()
+        .unwrap();
+    let client = client(&kms, &pool).await;
+    let answers = join_all((0..16).map(|_| random(&client))).await;
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    let (stats, counted) = (pool.stats(), kms.counters(REGION));
+    assert_eq!(stats.connections_failed, 0, "{stats:?}");
+    assert!((17..=32).contains(&counted.connections), "{}", counted.connections);
+    let losers_closed = async {
+        while kms.counters(REGION).open_connections > pool.stats().connections {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), losers_closed).await.unwrap();
 }

@@ -19,6 +19,8 @@ fn main() {
     let kms = servers.block_on(support::server());
     println!("a forked child gets an error, or uses its own pool");
     assert_eq!(parent::run(&kms), ExitCode::SUCCESS, "see the child's output above");
+    println!("children of a busy process get an error, too");
+    parent::run_while_busy(&kms);
     println!("ok");
 }
 
@@ -27,9 +29,11 @@ mod parent {
     use std::pin::pin;
     use std::process::ExitCode;
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
     use std::thread;
     use std::time::Duration;
 
+    use aws_sdk_kms::Client;
     use fork::Fork;
     use futures_executor::block_on;
     use futures_util::future::poll_immediate;
@@ -37,6 +41,26 @@ mod parent {
     use kms_pool::{KmsError, KmsErrorKind, KmsPool, Principal};
 
     use crate::support::{REGION, builder, random};
+
+    const CONNECTIONS: u64 = 16;
+
+    /// Uses this many connections at the same time.
+    fn open(client: &Client, kms: &KmsLocal) {
+        kms.faults(REGION).hang(true);
+        let requests: Vec<_> = (0..CONNECTIONS)
+            .map(|_| {
+                let client = client.clone();
+                thread::spawn(move || block_on(random(&client)))
+            })
+            .collect();
+        while kms.counters(REGION).in_flight < CONNECTIONS {
+            thread::yield_now();
+        }
+        kms.faults(REGION).clear();
+        for request in requests {
+            request.join().expect("a thread").expect("an answer");
+        }
+    }
 
     pub(crate) fn run(kms: &Arc<KmsLocal>) -> ExitCode {
         let principal = Principal::new(kms.issue_credentials());
@@ -46,7 +70,7 @@ mod parent {
             random(&pool.client(REGION, &principal).await?).await
         };
         let client = block_on(used.client(REGION, &principal)).expect("credentials");
-        block_on(random(&client)).expect("an answer");
+        open(&client, kms);
         let mut under_way = pin!(random(&client));
         assert!(block_on(poll_immediate(&mut under_way)).is_none());
         match fork::fork().expect("a child") {
@@ -84,5 +108,54 @@ mod parent {
                 std::process::exit(i32::from(!is_well))
             }
         }
+    }
+
+    /// Other threads use the pool and hold its locks while children are forked.
+    pub(crate) fn run_while_busy(kms: &Arc<KmsLocal>) {
+        let pool = builder(kms).build().expect("settings");
+        let principal = Principal::new(kms.issue_credentials());
+        let client = block_on(pool.client(REGION, &principal)).expect("credentials");
+        block_on(random(&client)).expect("an answer");
+        let is_over = AtomicBool::new(false);
+        let ends = thread::scope(|scope| {
+            for _ in 0..4 {
+                let (pool, kms, is_over) = (&pool, kms, &is_over);
+                scope.spawn(move || {
+                    while !is_over.load(Relaxed) {
+                        let new = Principal::new(kms.issue_credentials());
+                        let client = block_on(pool.client(REGION, &new)).expect("credentials");
+                        block_on(random(&client)).expect("an answer");
+                        pool.remove(&new);
+                    }
+                });
+            }
+            let ends: Vec<_> = (0..50)
+                .map(|_| match fork::fork().expect("a child") {
+                    Fork::Parent(child) => fork::waitpid(child).expect("its end"),
+                    Fork::Child => {
+                        thread::spawn(|| {
+                            thread::sleep(Duration::from_secs(10));
+                            std::process::exit(2)
+                        });
+                        let kinds = [
+                            block_on(pool.client(REGION, &principal)).map(drop),
+                            block_on(random(&client)),
+                            block_on(pool.refresh(&principal)),
+                        ];
+                        let kinds = kinds.map(|it| it.map_err(|error| error.kind()));
+                        let is_well = kinds == [Err(KmsErrorKind::AfterFork); 3];
+                        // No slot is left here, and none of these waits for the parent's threads.
+                        let is_empty = pool.stats().slots == 0 && pool.slots().is_empty();
+                        pool.remove(&principal);
+                        pool.clear();
+                        drop((pool.clone(), client.clone(), principal.clone()));
+                        std::process::exit(i32::from(!(is_well && is_empty)))
+                    }
+                })
+                .collect();
+            is_over.store(true, Relaxed);
+            ends
+        });
+        assert_eq!(ends, [0; 50], "exit statuses of the children");
     }
 }

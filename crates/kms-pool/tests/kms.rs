@@ -12,9 +12,9 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, future};
 use aws_sdk_kms::Client;
 use aws_sdk_kms::primitives::Blob;
-use futures_util::future::join_all;
+use futures_util::future::{join_all, poll_immediate};
 use kms_local::KmsLocal;
-use kms_pool::{KmsError, KmsErrorKind, KmsPool, Principal};
+use kms_pool::{KmsError, KmsErrorKind, KmsPool, Principal, Purpose};
 
 use support::{OTHER, REGION, Sessions, builder, random, server};
 
@@ -202,6 +202,93 @@ async fn a_denial_is_final_even_if_the_servers_date_differs() {
     kms.faults(REGION).deny_access(true);
     assert_eq!(random(&client).await.unwrap_err().kind(), KmsErrorKind::AccessDenied);
     assert_eq!(kms.counters(REGION).total(), 1);
+}
+
+/// All clients follow a date that then turns out to be wrong.
+#[tokio::test]
+async fn a_clock_that_is_set_right_again_fails_no_request() {
+    let kms = server().await;
+    let pool = builder(&kms).build().unwrap();
+    let principal = Principal::new(kms.issue_credentials());
+    let mut clients = vec![];
+    for region in [REGION, OTHER] {
+        kms.faults(region).clock_ahead(Duration::from_hours(2));
+        for purpose in [Purpose::Foreground, Purpose::Background, Purpose::OneAttempt] {
+            let client = pool.client_for(region, &principal, purpose).await.unwrap();
+            random(&client).await.unwrap();
+            clients.push(client);
+        }
+    }
+    for behind in [0, 2] {
+        for region in [REGION, OTHER] {
+            kms.faults(region).clock_behind(Duration::from_hours(behind));
+        }
+        let requests = clients.iter().flat_map(|client| (0..16).map(move |_| random(client)));
+        join_all(requests).await.into_iter().for_each(Result::unwrap);
+        let before = kms.counters(REGION).total();
+        random(&clients[0]).await.unwrap();
+        assert_eq!(kms.counters(REGION).total(), before + 1, "the date was not learnt");
+    }
+    assert_eq!(pool.stats().refreshes, 1, "a wrong date is no fault of the credentials");
+}
+
+#[tokio::test]
+async fn expired_credentials_are_refreshed_within_one_attempt_though_this_clock_is_wrong() {
+    let kms = server().await;
+    kms.faults(REGION).clock_ahead(Duration::from_mins(30));
+    let pool = builder(&kms).max_attempts(1).build().unwrap();
+    let principal = Principal::new(Sessions(Arc::clone(&kms)));
+    for purpose in [Purpose::Foreground, Purpose::OneAttempt] {
+        let client = pool.client_for(REGION, &principal, purpose).await.unwrap();
+        random(&client).await.unwrap();
+        let before = (kms.counters(REGION).total(), pool.stats().refreshes);
+        kms.expire_sessions();
+        random(&client).await.unwrap();
+        let after = (kms.counters(REGION).total(), pool.stats().refreshes);
+        assert_eq!(after, (before.0 + 2, before.1 + 1));
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_date_in_a_response_that_is_no_refusal_is_not_learnt() {
+    let kms = server().await;
+    let pool = builder(&kms).build().unwrap();
+    let principal = Principal::new(kms.issue_credentials());
+    let client = pool.client(REGION, &principal).await.unwrap();
+    kms.faults(REGION).clock_ahead(Duration::from_hours(1));
+    pool.warm_up(&principal, [REGION]).await.remove(0).unwrap();
+    kms.faults(REGION).clear();
+    // Close enough to be accepted.
+    kms.faults(REGION).clock_ahead(Duration::from_secs(270));
+    random(&client).await.unwrap();
+    kms.faults(REGION).internal_errors(1.0);
+    random(&client).await.unwrap_err();
+    kms.faults(REGION).clear();
+    // If that date had been learnt, this one would differ from it too much.
+    kms.faults(REGION).clock_behind(Duration::from_mins(1));
+    kms.reset_counters(REGION);
+    join_all((0..32).map(|_| random(&client))).await.into_iter().for_each(Result::unwrap);
+    assert_eq!(kms.counters(REGION).total(), 32, "nothing was refused");
+}
+
+/// A caller begins a request and then waits for something else first.
+#[tokio::test]
+async fn callers_that_do_not_go_on_keep_nobody_else_waiting() {
+    let kms = server().await;
+    let pool = builder(&kms).max_in_flight(2).build().unwrap();
+    let client = pool.client(REGION, &Principal::new(kms.issue_credentials())).await.unwrap();
+    kms.faults(REGION).hang(true);
+    let mut left: Vec<_> = (0..32).map(|_| Box::pin(random(&client))).collect();
+    for request in &mut left {
+        assert!(poll_immediate(request).await.is_none());
+    }
+    while kms.counters(REGION).in_flight < 2 {
+        tokio::task::yield_now().await;
+    }
+    kms.faults(REGION).clear();
+    random(&client).await.unwrap();
+    join_all(left).await.into_iter().for_each(Result::unwrap);
+    assert_eq!(kms.counters(REGION).max_in_flight, 2);
 }
 
 #[tokio::test]

@@ -6,12 +6,12 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, future};
-use kms_local::KmsLocal;
+use kms_local::{Faults, KmsLocal};
 use kms_pool::{BuildError, ClientSupplier as _, KmsErrorKind, Principal, Role};
 
 use support::{OTHER, REGION, Sessions, builder, random, server};
@@ -122,6 +122,41 @@ async fn a_profile_that_changes_on_disk_is_read_again() {
     assert_eq!([&first, &second].map(|keys| counted[keys.access_key_id()]), [1, 1]);
 }
 
+/// Kubernetes swaps a link to the directory of a mounted secret.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_swapped_file_of_the_same_length_and_time_is_read_again() {
+    let kms = server().await;
+    let folder = tempfile::tempdir().unwrap();
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_hours(24);
+    let keys = ["first", "second"].map(|version| {
+        let keys = kms.issue_credentials();
+        fs::create_dir(folder.path().join(version)).unwrap();
+        let file = folder.path().join(version).join("credentials");
+        write_profile(&file, &keys);
+        fs::File::options().write(true).open(file).unwrap().set_modified(long_ago).unwrap();
+        keys
+    });
+    let link = folder.path().join("current");
+    std::os::unix::fs::symlink("first", &link).unwrap();
+    let pool = builder(&kms).watch_files_every(Duration::from_millis(10)).build().unwrap();
+    let principal = Principal::from_profile(link.join("credentials"), "payments");
+    let client = pool.client(REGION, &principal).await.unwrap();
+    random(&client).await.unwrap();
+    let next = folder.path().join("next");
+    std::os::unix::fs::symlink("second", &next).unwrap();
+    fs::rename(next, &link).unwrap();
+    let swapped = async {
+        while pool.stats().rotations == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), swapped).await.expect("the new file is read");
+    random(&client).await.unwrap();
+    let counted = kms.counters(REGION).access_keys;
+    assert_eq!(keys.map(|keys| counted[keys.access_key_id()]), [1, 1]);
+}
+
 fn role(kms: &KmsLocal) -> Role {
     let arn = "arn:aws:iam::111122223333:role/payments";
     Role::new(arn, REGION).endpoint_url(kms.sts_endpoint().unwrap()).trust_root_pem(kms.ca_pem())
@@ -181,6 +216,72 @@ async fn roles_share_the_load_of_their_base_and_reload_when_sts_refuses() {
         pool.refresh(tenant).await.unwrap();
     }
     assert_eq!(asked.load(SeqCst), 2);
+}
+
+#[tokio::test]
+async fn all_roles_of_a_chain_share_the_session_of_the_role_before() {
+    let kms = server_with_sts().await;
+    let pool = builder(&kms).build().unwrap();
+    let service = Principal::new(kms.issue_session(Duration::from_hours(1)));
+    let middle = role(&kms).session_name("middle").assumed_by(&service).unwrap();
+    let tenants: Vec<_> =
+        (0..20).map(|_| role(&kms).session_name("tenant").assumed_by(&middle).unwrap()).collect();
+    let clients = tenants.iter().map(|tenant| pool.client(REGION, tenant));
+    for client in futures_util::future::join_all(clients).await {
+        random(&client.unwrap()).await.unwrap();
+    }
+    let sessions = kms.role_sessions();
+    let of = |name| sessions.iter().filter(|session| session.session_name == name).count();
+    assert_eq!((of("middle"), of("tenant")), (1, 20));
+    // Each of the 20 roles, the one before them, and the service.
+    assert_eq!(pool.stats().refreshes, 22);
+}
+
+#[tokio::test]
+async fn a_role_works_though_this_machines_clock_is_wrong() {
+    for set in [Faults::clock_ahead, Faults::clock_behind] {
+        let kms = server_with_sts().await;
+        for faults in [kms.sts_faults(), kms.faults(REGION)] {
+            set(&faults, Duration::from_mins(30));
+        }
+        let pool = builder(&kms).max_attempts(1).build().unwrap();
+        let service = Principal::new(kms.issue_credentials());
+        let tenant = role(&kms).assumed_by(&service).unwrap();
+        let client = pool.client(REGION, &tenant).await.unwrap();
+        random(&client).await.unwrap();
+        // From now on the date is known.
+        let before = kms.sts_counters().total();
+        pool.refresh(&tenant).await.unwrap();
+        random(&client).await.unwrap();
+        assert_eq!(kms.sts_counters().total(), before + 1);
+        assert_eq!(pool.stats().refreshes, 3, "the service's once, and the role's twice");
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_a_pool_disturbs_no_refresh_in_another_one() {
+    let kms = server_with_sts().await;
+    let [first, second] = [(); 2].map(|()| builder(&kms).build().unwrap());
+    let service = Principal::new(Sessions(Arc::clone(&kms)));
+    let principal = Role::new("arn:aws:iam::111122223333:role/payments", REGION)
+        .endpoint_url(kms.sts_endpoint().unwrap())
+        .assumed_by(&service)
+        .unwrap();
+    for pool in [&first, &second] {
+        random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap();
+    }
+    kms.sts_faults().hang(true);
+    let under_way = async {
+        while kms.sts_counters().in_flight < 1 {
+            tokio::task::yield_now().await;
+        }
+        assert!(first.shutdown(Duration::from_secs(10)).await);
+        drop(first);
+        kms.sts_faults().clear();
+    };
+    tokio::join!(second.refresh(&principal), under_way).0.unwrap();
+    random(&second.client(REGION, &principal).await.unwrap()).await.unwrap();
+    assert_eq!(second.stats().failures, 0);
 }
 
 #[tokio::test]

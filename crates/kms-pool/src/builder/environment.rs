@@ -15,9 +15,10 @@ impl KmsPoolBuilder {
     ///   host.
     ///
     /// The proxy variables have the same meaning as for curl: the lower-case name takes precedence,
-    /// and an empty variable counts as unset. `NO_PROXY` is `*` for all hosts, or a list of host
-    /// names (which include their subdomains), IP addresses and networks such as `10.0.0.0/8`. An
-    /// entry with a port, such as `kms.internal:8443`, applies to that port only.
+    /// and an empty variable counts as unset. `NO_PROXY` is just `*` for all hosts, or a list of
+    /// host names (which include their subdomains), IP addresses and networks such as `10.0.0.0/8`.
+    /// Unlike for curl, an entry can have a port, such as `kms.internal:8443`, and then applies to
+    /// that port only.
     ///
     /// The pool reads no environment variables unless you call this method.
     ///

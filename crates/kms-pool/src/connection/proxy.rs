@@ -72,8 +72,11 @@ impl Proxies {
             return Ok(Self::default());
         };
         let direct = first(&["no_proxy", "NO_PROXY"]).unwrap_or_default();
+        // As for curl, an asterisk beside anything else matches no host.
+        let is_all = direct == "*";
         let entries = direct.split(|c: char| c == ',' || c.is_whitespace());
-        let direct = entries.filter(|entry| !entry.is_empty()).map(Direct::parse).collect();
+        let entries = entries.filter(|entry| !entry.is_empty() && (is_all || *entry != "*"));
+        let direct = entries.map(Direct::parse).collect();
         Ok(Self { direct, ..Self::all(&url)? })
     }
 
@@ -282,6 +285,11 @@ mod tests {
             ("*", "https://10.0.0.1", true),
             ("*", "https://[::1]:8443", true),
             ("", KMS, false),
+            // Only an asterisk alone means all hosts, and a name has no other wildcards.
+            ("a.example,*", KMS, false),
+            ("* a.example", KMS, false),
+            (" * ", KMS, false),
+            ("*.amazonaws.com", KMS, false),
             // A name includes its subdomains, with or without a leading dot.
             ("amazonaws.com", KMS, true),
             (".amazonaws.com", KMS, true),

@@ -18,10 +18,38 @@ pub(super) struct Stamps(Vec<Option<Stamp>>);
 struct Stamp {
     length: u64,
     modified: Option<SystemTime>,
+    /// Tells a file from another one in its place that has the same length and time.
+    place: Place,
     /// Whether the file was modified a moment ago, so that another change might leave the metadata
     /// the same. Later this flag is false, the stamps differ, and the file counts as changed once
     /// more.
     is_new: bool,
+}
+
+/// Where a file is stored, and when its metadata last changed, which no program can set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Place {
+    device: u64,
+    number: u64,
+    changed: (i64, i64),
+}
+
+impl Place {
+    #[cfg(unix)]
+    fn of(found: &fs::Metadata) -> Self {
+        use std::os::unix::fs::MetadataExt as _;
+        Self {
+            device: found.dev(),
+            number: found.ino(),
+            changed: (found.ctime(), found.ctime_nsec()),
+        }
+    }
+
+    /// Unknown on this platform.
+    #[cfg(not(unix))]
+    fn of(_: &fs::Metadata) -> Self {
+        Self::default()
+    }
 }
 
 impl Stamps {
@@ -37,7 +65,7 @@ fn stamp(file: &Path, now: SystemTime) -> Option<Stamp> {
     let found = fs::metadata(file).ok()?;
     let modified = found.modified().ok();
     let is_new = modified.is_some_and(|modified| modified + CLOCK_STEP >= now);
-    Some(Stamp { length: found.len(), modified, is_new })
+    Some(Stamp { length: found.len(), modified, place: Place::of(&found), is_new })
 }
 
 #[cfg(test)]

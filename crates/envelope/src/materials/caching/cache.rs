@@ -43,8 +43,10 @@ const MAX_WAIT: Duration = Duration::from_secs(10);
 ///
 /// Threads do not survive a `fork`. If the parent had started them, loads in the child fail with
 /// [`Error::Forked`](crate::Error::Forked): make clients after the fork, or do not use them before.
-/// Cached data keys still work in the child. Each process counts its own messages and bytes, so
-/// that both together may exceed a data key's limits.
+/// Cached data keys still work in the child, if no other thread was using the cache during the
+/// fork: otherwise that thread may have held a lock, and operations of the child may wait for it
+/// for ever. Each process counts its own messages and bytes, so that both together may exceed a
+/// data key's limits.
 ///
 /// Without the feature, the waiting callers drive a load, and it is cancelled with the last of
 /// them.
