@@ -34,9 +34,9 @@ use crate::{
 ///
 /// # In async code
 ///
-/// It works there, too, but while it waits, the thread runs no other task of the executor: use the
-/// async methods there. On a thread of its own cache, as in a keyring, it fails with
-/// [`Error::WaitsForItself`] where it would have to load a data key.
+/// Use the async methods there: while a blocking method waits, its thread runs no other task of the
+/// executor. On a thread of its own cache, as in a keyring, a call that has to load a data key
+/// fails with [`Error::WaitsForItself`].
 #[derive(Debug, Clone)]
 pub struct BlockingEnvelope {
     envelope: Envelope,
@@ -53,8 +53,8 @@ impl Envelope {
     ///
     /// let context = EncryptionContext::new([("tenant", "42")])?;
     /// let message = envelope.encrypt(b"4111 1111 1111 1111", &context)?;
-    /// let opened = envelope.decrypt(&message, &context)?;
-    /// assert_eq!(opened.plaintext(), b"4111 1111 1111 1111");
+    /// let decrypted = envelope.decrypt(&message, &context)?;
+    /// assert_eq!(decrypted.plaintext(), b"4111 1111 1111 1111");
     /// # Ok::<(), envelope::Error>(())
     /// ```
     #[must_use]
@@ -318,7 +318,7 @@ impl BlockingPreparedContext {
 /// Wakes a thread.
 struct Parked {
     thread: Thread,
-    /// Whether it was woken. The thread's own token does not tell: what is polled may have taken
+    /// Whether it was woken. The thread's own token does not tell: the polled future may have taken
     /// it, as scoped threads and channels do when they park.
     is_woken: AtomicBool,
 }
@@ -354,7 +354,7 @@ mod tests {
 
     use super::*;
 
-    /// What is polled may park the thread itself, as scoped threads and channels do, and so take
+    /// The polled future may park the thread itself, as scoped threads and channels do, and so take
     /// the token of a wake-up.
     #[test]
     fn a_wake_up_is_not_lost_where_what_is_polled_parks() {

@@ -209,7 +209,7 @@ fn is_named(key: &EncryptedDataKey, wrapping_key: &str) -> bool {
 }
 
 /// Whether one of these is wrapped by the key that a failure names. For AWS KMS that is the whole
-/// ARN: a message may name what is only the beginning of other keys' ARNs.
+/// ARN: a message may name a string that is only the beginning of other keys' ARNs.
 pub(super) fn is_wrapped_by(keys: EncryptedDataKeys<'_>, wrapping_key: &str) -> bool {
     keys.iter().any(|key| match &*key.key_provider_id {
         "aws-kms" => key.key_provider_information == wrapping_key.as_bytes(),
