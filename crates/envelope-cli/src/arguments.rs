@@ -83,7 +83,8 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 #[command(after_help = ENCRYPT, after_long_help = format!("{ENCRYPT}\n\n{WRAPPING_KEYS}"))]
 pub(crate) struct Encrypt {
-    /// What wraps the data key; the first one generates it, any one of them opens the message
+    /// Key that wraps the data key, repeatable; the first one generates the data key, and any one
+    /// of them can decrypt the message
     #[arg(long = "wrapping-key", value_name = "SPEC", required = true)]
     pub(crate) wrapping_keys: Vec<WrappingKey>,
 
@@ -124,7 +125,7 @@ pub(crate) struct Encrypt {
 #[derive(Debug, Args)]
 #[command(after_help = DECRYPT, after_long_help = format!("{DECRYPT}\n\n{WRAPPING_KEYS}"))]
 pub(crate) struct Decrypt {
-    /// What may unwrap the data key; each one that the message names is tried
+    /// Key that may unwrap the data key, repeatable; each one that the message names is tried
     #[arg(long = "wrapping-key", value_name = "SPEC", required = true)]
     pub(crate) wrapping_keys: Vec<WrappingKey>,
 
@@ -170,11 +171,11 @@ pub(crate) struct Inspect {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "AWS KMS")]
 pub(crate) struct Kms {
-    /// Where AWS KMS is, in place of the region's public endpoint
+    /// URL of AWS KMS [default: the region's public endpoint]
     #[arg(long, value_name = "URL")]
     pub(crate) endpoint_url: Option<String>,
 
-    /// Certificate authorities to believe, in place of the system's
+    /// PEM file of trusted certificate authorities [default: the system's]
     #[arg(long, value_name = "PEM")]
     pub(crate) ca_file: Option<PathBuf>,
 }
@@ -182,11 +183,11 @@ pub(crate) struct Kms {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Input and output")]
 pub(crate) struct Files {
-    /// What to read; - is standard input
+    /// File to read; - is standard input
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     pub(crate) input: PathBuf,
 
-    /// What to write; - is standard output. May be the input
+    /// File to write; - is standard output. It may be the input file
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
 

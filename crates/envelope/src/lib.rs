@@ -17,8 +17,8 @@
 //!
 //! let context = EncryptionContext::new([("tenant", "42")])?;
 //! let message = envelope.encrypt(b"4111 1111 1111 1111", &context).await?;
-//! let opened = envelope.decrypt(&message, &context).await?;
-//! assert_eq!(opened.plaintext(), b"4111 1111 1111 1111");
+//! let decrypted = envelope.decrypt(&message, &context).await?;
+//! assert_eq!(decrypted.plaintext(), b"4111 1111 1111 1111");
 //! # Ok(()) }
 //! ```
 //!

@@ -30,7 +30,7 @@ use crate::{
 const DEFAULT_REGION: &str = "us-east-1";
 const DEFAULT_ACCOUNT: &str = "000000000000";
 
-/// Says what to start. Made by [`KmsLocal::builder`].
+/// Builds a [`KmsLocal`]. Created by [`KmsLocal::builder`].
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -170,16 +170,20 @@ impl Builder {
         self
     }
 
-    /// Starts the server on the current Tokio runtime. It stops when the value is dropped.
+    /// Starts the server on the current Tokio runtime. It stops when the value is dropped, or when
+    /// that runtime is.
+    ///
+    /// Each `#[tokio::test]` has its own runtime. To share a server between tests, start it on a
+    /// multi-thread runtime that you keep beside it.
     ///
     /// # Errors
     ///
-    /// [`StartError`] says what could not be had: a name, a port, the data directory, a
-    /// certificate.
+    /// [`StartError`] if a region or the account is invalid, or if a port, the data directory or a
+    /// certificate is not available.
     ///
     /// # Panics
     ///
-    /// Outside a Tokio runtime with I/O and time.
+    /// When called outside a Tokio runtime with I/O and time enabled.
     pub async fn start(mut self) -> Result<KmsLocal, StartError> {
         if self.regions.is_empty() {
             self = self.region(DEFAULT_REGION);

@@ -28,7 +28,7 @@ use crate::{
 /// How long a graceful stop waits for answers that are under way.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// A running KMS, one listener per region. Stops when dropped.
+/// A running KMS, one listener per region. Stops when it, or its Tokio runtime, is dropped.
 ///
 /// Methods that take a region panic for one that was not started: a test names the regions that it
 /// starts, so this is a mistake in the test.
@@ -51,7 +51,7 @@ pub(crate) struct Started {
 }
 
 impl KmsLocal {
-    /// Starts to say what to start.
+    /// Returns a builder, to choose regions and other settings.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -79,7 +79,7 @@ impl KmsLocal {
         &self.started(region).endpoint
     }
 
-    /// The certificate authority that clients have to trust, as PEM. Created at each start; empty
+    /// The certificate authority that clients must trust, as PEM. Created at each start; empty
     /// if the server speaks plain HTTP.
     pub fn ca_pem(&self) -> &str {
         &self.ca_pem
@@ -90,7 +90,7 @@ impl KmsLocal {
         self.admin_endpoint.as_deref()
     }
 
-    /// Makes an access key, good in every region until the server stops.
+    /// Creates an access key that is valid in every region until the server stops.
     pub fn issue_credentials(&self) -> Credentials {
         self.principals.issue()
     }

@@ -53,8 +53,8 @@ impl Envelope {
     ///
     /// let context = EncryptionContext::new([("tenant", "42")])?;
     /// let message = envelope.encrypt(b"4111 1111 1111 1111", &context)?;
-    /// let opened = envelope.decrypt(&message, &context)?;
-    /// assert_eq!(opened.plaintext(), b"4111 1111 1111 1111");
+    /// let decrypted = envelope.decrypt(&message, &context)?;
+    /// assert_eq!(decrypted.plaintext(), b"4111 1111 1111 1111");
     /// # Ok::<(), envelope::Error>(())
     /// ```
     #[must_use]

@@ -42,7 +42,7 @@ impl EnvelopeBuilder {
         }
     }
 
-    /// Which messages are written and opened, by whether they commit to their data key. Default:
+    /// Whether messages must commit to their data key, to be encrypted or decrypted. Default:
     /// [`CommitmentPolicy::RequireEncryptRequireDecrypt`].
     #[must_use]
     pub fn commitment_policy(mut self, policy: CommitmentPolicy) -> Self {
@@ -50,7 +50,7 @@ impl EnvelopeBuilder {
         self
     }
 
-    /// The suite that messages are sealed with. Default: `0x0478`, or `0x0178` where the policy
+    /// The suite that messages are encrypted with. Default: `0x0478`, or `0x0178` where the policy
     /// forbids commitment. Signed suites need the feature `aws-lc-rs`.
     #[must_use]
     pub fn suite(mut self, suite: AlgorithmSuite) -> Self {
@@ -84,8 +84,8 @@ impl EnvelopeBuilder {
         self
     }
 
-    /// How many wrapped data keys a message may have, sealed or opened. Default: 16. Allowed: 1 to
-    /// 65,535.
+    /// How many encrypted data keys a message may have, in encryption and decryption. Default: 16.
+    /// Allowed: 1 to 65,535.
     ///
     /// A hostile message could otherwise make one decryption cost thousands of KMS requests.
     #[must_use]
@@ -94,10 +94,11 @@ impl EnvelopeBuilder {
         self
     }
 
-    /// How many threads seal and open a long message together, frame by frame: from 128 KiB on, in
-    /// one piece or as a stream. (`decrypt_in_place` works on the caller's alone.) Default: 1, the
-    /// caller's alone. Allowed: 1 to 256. More than one are threads of this client and its clones,
-    /// and the caller's thread waits for them.
+    /// How many threads encrypt or decrypt one long message together, frame by frame. Default: 1,
+    /// the caller's thread. Allowed: 1 to 256.
+    ///
+    /// Applies to messages and streams from 128 KiB on, but not to `decrypt_in_place`. Several
+    /// threads belong to this client and its clones, and the caller's thread waits for them.
     ///
     /// For programs that wait for one file. A server whose cores are busy anyway gains nothing, and
     /// async calls process 256 KiB for each of the threads before it lets other tasks run.
@@ -117,7 +118,7 @@ impl EnvelopeBuilder {
         self
     }
 
-    /// The client.
+    /// Builds the client.
     ///
     /// # Errors
     ///

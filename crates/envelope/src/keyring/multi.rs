@@ -8,14 +8,17 @@ use super::{
 };
 use crate::{data_key::DataKey, error::Error};
 
-/// Wraps one data key with several keyrings, so that any one of them opens the message.
+/// Wraps one data key with several keyrings, so that any one of them can decrypt the message.
 ///
-/// Sealing needs all of them: the generator makes the data key, then every child wraps it, and a
-/// failure of one fails the whole. Opening needs one: the generator is asked first, then the
-/// children in their order, each with all of the message's encrypted data keys, and the first that
-/// unwraps one wins. The order of the keyrings is the order of the message's encrypted data keys. A
-/// keyring that does not answer is waited for, AWS KMS up to the pool's operation timeout: to open
-/// in an emergency, build a client with the child alone.
+/// Encryption needs all of them: the generator creates the data key, then each child wraps it. If
+/// one of them fails, encryption fails. Without a generator, a multi-keyring only decrypts.
+///
+/// Decryption needs one of them. It tries the generator first, then the children in their order,
+/// each with all of the message's encrypted data keys, and uses the first that unwraps one. It
+/// waits for a keyring that does not answer, for AWS KMS up to the pool's operation timeout: to
+/// decrypt in an emergency, build a client with the child alone.
+///
+/// The order of the keyrings is the order of the message's encrypted data keys.
 ///
 /// A multi-keyring with a generator can't be another one's child: the specification has it
 /// generate, or fail.
