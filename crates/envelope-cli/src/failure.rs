@@ -67,8 +67,8 @@ impl Failure {
             }
             Error::TooManyEncryptedDataKeys { .. } => "; the option is --max-encrypted-data-keys",
             Error::EncryptionContextMismatch { .. } | Error::DataKeyNotUnwrapped { .. } => {
-                "; `envelope inspect` shows the wrapping keys and the encryption context that the message names, but not what \
-                 must be supplied since it was sealed with --required-context"
+                "; `envelope inspect` shows the stored encryption context and the wrapping keys. Pairs \
+                 of --required-context are not stored: pass them with --encryption-context"
             }
             Error::SignedMessage { suite } => {
                 return Self::new(format!(
