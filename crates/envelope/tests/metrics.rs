@@ -21,7 +21,7 @@ async fn metrics_agree_with_the_statistics() {
             envelope.encrypt(b"x", &context(tenant)).await.unwrap();
         }
     }
-    keyring.fail(Some(KeyringErrorKind::Denied));
+    keyring.fail(Some(KeyringErrorKind::Other));
     assert!(envelope.encrypt(b"x", &context("c")).await.is_err());
     assert!(envelope.encrypt(b"x", &context("c")).await.is_err());
     cache.clear();
@@ -43,7 +43,7 @@ async fn metrics_agree_with_the_statistics() {
     assert_eq!(total("envelope_cache_hits_total", &[encryption]), stats.encryption.hits);
     assert_eq!(total("envelope_cache_misses_total", &[encryption, ("reason", "absent")]), 4);
     assert_eq!(total("envelope_cache_loads_total", &[("outcome", "ok"), ("ahead", "false")]), 2);
-    assert_eq!(total("envelope_cache_loads_total", &[("outcome", "denied")]), 1);
+    assert_eq!(total("envelope_cache_loads_total", &[("outcome", "other")]), 1);
     assert_eq!(total("envelope_cache_refused_total", &[encryption]), stats.encryption.refused);
     assert_eq!(total("envelope_cache_invalidations_total", &[encryption]), 2);
     assert!(snapshot.iter().any(|(key, ..)| key.key().name() == "envelope_cache_load_seconds"));
