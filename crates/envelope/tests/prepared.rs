@@ -150,7 +150,7 @@ async fn warming_gives_one_result_for_each_and_reserves_nothing() {
         envelope.try_encrypt(b"x", context).unwrap();
     }
     // Their only message is spent.
-    keyring.fail(Some(KeyringErrorKind::Denied));
+    keyring.fail(Some(KeyringErrorKind::Other));
     keyring.gate.add_permits(50);
     let error = envelope.ready().await.unwrap_err();
     let Error::NotReady { missing: 50, warmed: 50, cause } = &error else { panic!("{error:?}") };
