@@ -18,7 +18,7 @@ use sha2::Sha512;
 
 use crate::memory::Masked;
 
-/// The program starts itself with this argument, to call [`derive`].
+/// The program starts itself with this argument, to call [`derive()`].
 pub const ARGUMENT: &str = "--derive-secrets";
 /// The length of a piece that counts as found: half an AES-256 key, or one round key.
 const PIECE: usize = 16;
@@ -41,7 +41,7 @@ pub struct Deriver {
 }
 
 impl Deriver {
-    /// Starts this program again, which must call [`derive`] when it gets [`ARGUMENT`].
+    /// Starts this program again, which must call [`derive()`] when it gets [`ARGUMENT`].
     ///
     /// # Errors
     ///
