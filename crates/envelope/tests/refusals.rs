@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use envelope::{Clock, Error, keyring::KeyringErrorKind, materials::MaterialsCache};
 use futures_util::future::poll_immediate;
-use support::{GatedKeyring, caching, context, encrypted_data_keys, eventually};
+#[cfg(feature = "tokio")]
+use support::eventually;
+use support::{GatedKeyring, caching, context, encrypted_data_keys};
 
 const MINUTE: Duration = Duration::from_mins(1);
 

@@ -3,10 +3,14 @@
 
 mod support;
 
-use std::{pin::pin, time::Duration};
+use std::pin::pin;
+#[cfg(feature = "tokio")]
+use std::time::Duration;
 
+#[cfg(feature = "tokio")]
+use envelope::Error;
 use envelope::{
-    EncryptionContext, Envelope, Error,
+    EncryptionContext, Envelope,
     materials::{DefaultMaterialsManager, MaterialsCache},
 };
 use futures_util::future::{join_all, poll_immediate};
@@ -48,7 +52,8 @@ async fn a_flood_of_one_tenant_delays_no_other_tenant() {
 }
 
 /// The same if the flood is spread over many contexts: a load of another partition is next, after
-/// the running loads.
+/// the running loads. (Without the feature `tokio`, a load runs only while its caller is polled.)
+#[cfg(feature = "tokio")]
 #[tokio::test]
 async fn another_partition_is_the_next_one() {
     let keyring = GatedKeyring::new(0);
