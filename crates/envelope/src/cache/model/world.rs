@@ -269,8 +269,9 @@ impl<const OPENING: bool> Source for Loader<OPENING> {
     }
 
     fn replacing(&self, _: &Arc<Value>) -> Self {
+        // Whoever polls a refresh drives its load: the order in which tasks run does not matter then.
         let request = Request { authentic: true, ..self.request.clone() };
-        Self { request, ..self.clone() }
+        Self { request, ahead: true, ..self.clone() }
     }
 
     /// Like the caching materials manager, but without the probe after a denial.
