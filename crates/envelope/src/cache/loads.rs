@@ -9,7 +9,7 @@ use futures_util::{
 };
 
 use super::{
-    Cache, EndOfRefresh, Outcome,
+    Cache, Outcome, Refreshing,
     flight::{Landing, Load},
     gate::{Pass, Priority, Visitor},
     refusals::backed_off,
@@ -23,7 +23,7 @@ pub(super) enum Turn<V> {
     /// Waits at the gate, because a caller waits for the load.
     Foreground,
     /// Nothing: this refresh ahead has already passed the gate.
-    Ahead(Pass, EndOfRefresh<V>),
+    Ahead(Pass, Arc<Refreshing<V>>),
 }
 
 impl<V: Send + Sync + 'static> Cache<V> {
@@ -118,7 +118,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
         key: &OwnedKey,
         source: &S,
         turn: Turn<V>,
-    ) -> Result<(Pass, Option<EndOfRefresh<V>>), Error> {
+    ) -> Result<(Pass, Option<Arc<Refreshing<V>>>), Error> {
         if let Turn::Ahead(pass, refresh) = turn {
             return Ok((pass, Some(refresh)));
         }

@@ -46,7 +46,10 @@ use self::{
     slot::{Slot, Taken, Vacant},
     source::{Settings, Source},
     store::{Bounds, Key, OwnedKey, Place, Store},
-    sync::RwLock,
+    sync::{
+        RwLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 use crate::{
     error::Error,
@@ -300,7 +303,8 @@ impl<V: Send + Sync + 'static> Cache<V> {
         let Some(slot) = self.slots.find(key).filter(|slot| slot.begin_refresh(now)) else {
             return;
         };
-        let mut end = Some(EndOfRefresh(slot));
+        let refreshing = Refreshing { place: slot, has_ended: AtomicBool::new(false) };
+        let end = EndOfRefresh(Arc::new(refreshing));
         let (cache, key, task_source) = (Arc::clone(self), (*key).to_owned(), source.clone());
         source.settings().spawn(Box::pin(async move {
             // Nobody can join it before its turn: who waits must not wait behind what nobody waits
@@ -311,8 +315,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
             let Ok(in_background) = task_source.settings().loads_in_background() else { return };
             let mut task = None;
             let load = |landing| {
-                let refresh = end.take().expect("a load begins once");
-                let (source, turn) = (task_source.clone(), Turn::Ahead(pass, refresh));
+                let (source, turn) = (task_source.clone(), Turn::Ahead(pass, Arc::clone(&end.0)));
                 if in_background {
                     let (load, running) = cache.apart(key.clone(), source, turn, landing);
                     task = Some(running);
@@ -436,11 +439,26 @@ impl<V: Send + Sync + 'static> Cache<V> {
     }
 }
 
-/// Ends a refresh, however it goes.
-struct EndOfRefresh<V>(Arc<Place<V>>);
+/// A refresh, which ends once: with its load, or when its task is dropped.
+struct Refreshing<V> {
+    place: Arc<Place<V>>,
+    has_ended: AtomicBool,
+}
+
+impl<V> Refreshing<V> {
+    /// Allows the next refresh. Later calls change nothing: they would end that one.
+    fn end(&self) {
+        if !self.has_ended.swap(true, Relaxed) {
+            self.place.end_refresh();
+        }
+    }
+}
+
+/// Held by the task of a refresh.
+struct EndOfRefresh<V>(Arc<Refreshing<V>>);
 
 impl<V> Drop for EndOfRefresh<V> {
     fn drop(&mut self) {
-        self.0.end_refresh();
+        self.0.end();
     }
 }

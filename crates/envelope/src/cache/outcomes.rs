@@ -10,7 +10,7 @@ use std::{
 use futures_util::FutureExt;
 
 use super::{
-    Cache, EndOfRefresh, Outcome,
+    Cache, Outcome, Refreshing,
     entry::Entry,
     gate::Pass,
     refusals::{Refusal, is_refusal, note_wrapping_keys},
@@ -31,7 +31,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
         key: OwnedKey,
         source: S,
         pass: Pass,
-        refresh: Option<EndOfRefresh<V>>,
+        refresh: Option<Arc<Refreshing<V>>>,
     ) -> impl Future<Output = Outcome<V>> + Send + use<S, V> {
         let cache = Arc::clone(self);
         async move {
@@ -52,13 +52,17 @@ impl<V: Send + Sync + 'static> Cache<V> {
                     } else {
                         cache.note_unproven(&key, &entry, &source);
                     }
-                    drop(refresh);
+                    if let Some(refresh) = refresh {
+                        refresh.end();
+                    }
                     cache.sight.tell(&key.borrow(), EventKind::Loaded { ahead, took });
                     Ok(entry)
                 }
                 Err(error) => {
                     cache.note_failure(&key, &error, &source, asked, invalidations);
-                    drop(refresh);
+                    if let Some(refresh) = refresh {
+                        refresh.end();
+                    }
                     let kind = EventKind::LoadFailed { ahead, took, cause: &error };
                     cache.sight.tell(&key.borrow(), kind);
                     Err(error)
