@@ -191,22 +191,22 @@ async fn what_cannot_work_is_refused_for_as_long_as_was_set() {
 
 #[cfg(feature = "tokio")]
 #[tokio::test]
-async fn nobody_waits_for_a_successor_by_age_or_by_usage() {
+async fn nobody_waits_for_a_successor_by_age() {
     let keyring = GatedKeyring::open();
     let (clock, hand) = Clock::manual();
     let cache = MaterialsCache::builder().clock(clock).build();
-    let envelope = caching(keyring.clone(), |builder| {
-        builder.max_age(Duration::from_mins(1)).max_messages(100).cache(&cache)
-    });
+    let envelope =
+        caching(keyring.clone(), |builder| builder.max_age(Duration::from_mins(1)).cache(&cache));
     let message = envelope.encrypt(b"x", &context()).await.unwrap();
     envelope.decrypt(&message, &context()).await.unwrap();
     for round in 1..=10 {
         // The one in use is now 49 seconds old, and those after it were 11 when they took over.
         hand.advance(Duration::from_secs(if round == 1 { 49 } else { 38 }));
-        envelope.try_encrypt(b"x", &context()).unwrap();
-        envelope.try_decrypt(&message, &context()).unwrap();
         let stats = || cache.stats();
+        // A use that comes before the last refresh has ended begins no other one.
         eventually(|| {
+            envelope.try_encrypt(b"x", &context()).unwrap();
+            envelope.try_decrypt(&message, &context()).unwrap();
             (stats().encryption.loads, stats().decryption.loads) == (1 + round, 1 + round)
         })
         .await;
@@ -214,22 +214,36 @@ async fn nobody_waits_for_a_successor_by_age_or_by_usage() {
         envelope.try_encrypt(b"x", &context()).unwrap();
         envelope.try_decrypt(&message, &context()).unwrap();
     }
+    let stats = cache.stats();
+    assert_eq!((stats.encryption.misses, stats.decryption.misses), (1, 1));
+    assert_eq!(stats.encryption.refreshes, stats.encryption.loads - 1);
+    assert!(stats.encryption.promotions >= 9);
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test]
+async fn nobody_waits_for_a_successor_by_usage() {
+    let keyring = GatedKeyring::open();
+    let (clock, _hand) = Clock::manual();
+    let cache = MaterialsCache::builder().clock(clock).build();
+    let envelope = caching(keyring.clone(), |builder| builder.max_messages(100).cache(&cache));
+    envelope.encrypt(b"x", &context()).await.unwrap();
     let before = keyring.counts().0;
     for _ in 0..10 {
         let loads = cache.stats().encryption.loads;
         for message in 0..100 {
             envelope.try_encrypt(b"x", &context()).unwrap();
             if message == 60 {
-                // The next data key was requested when half of the messages were used.
+                // It was asked for when half of the messages were used.
                 eventually(|| cache.stats().encryption.loads > loads).await;
             }
         }
     }
     assert!((9..=12).contains(&(keyring.counts().0 - before)), "{:?}", keyring.counts());
     let stats = cache.stats();
-    assert_eq!((stats.encryption.misses, stats.decryption.misses), (1, 1));
+    assert_eq!(stats.encryption.misses, 1);
     assert_eq!(stats.encryption.refreshes, stats.encryption.loads - 1);
-    assert!(stats.encryption.promotions >= 19);
+    assert!(stats.encryption.promotions >= 9);
 }
 
 #[tokio::test]

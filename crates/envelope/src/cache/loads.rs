@@ -9,7 +9,7 @@ use futures_util::{
 };
 
 use super::{
-    Cache, Outcome, Refreshing,
+    Cache, Outcome,
     flight::{Landing, Load},
     gate::{Pass, Priority, Visitor},
     refusals::backed_off,
@@ -19,11 +19,11 @@ use super::{
 use crate::{error::Error, observer::in_current_span};
 
 /// What a load does before it starts.
-pub(super) enum Turn<V> {
+pub(super) enum Turn {
     /// Waits at the gate, because a caller waits for the load.
     Foreground,
     /// Nothing: this refresh ahead has already passed the gate.
-    Ahead(Pass, Arc<Refreshing<V>>),
+    Ahead(Pass),
 }
 
 impl<V: Send + Sync + 'static> Cache<V> {
@@ -32,14 +32,15 @@ impl<V: Send + Sync + 'static> Cache<V> {
         self: &Arc<Self>,
         key: OwnedKey,
         source: S,
-        turn: Turn<V>,
+        turn: Turn,
         landing: Landing<Option<Outcome<V>>>,
     ) -> Load<Option<Outcome<V>>> {
         let cache = Arc::clone(self);
         Box::pin(async move {
             let _landing = landing;
+            let ahead = matches!(turn, Turn::Ahead(_));
             Some(match cache.turn(&key, &source, turn).await {
-                Ok((pass, refresh)) => cache.load(key, source, pass, refresh).await,
+                Ok(pass) => cache.load(key, source, pass, ahead).await,
                 Err(error) => Err(error),
             })
         })
@@ -51,27 +52,28 @@ impl<V: Send + Sync + 'static> Cache<V> {
         self: &Arc<Self>,
         key: OwnedKey,
         source: S,
-        turn: Turn<V>,
+        turn: Turn,
         landing: Landing<Option<Outcome<V>>>,
     ) -> (Load<Option<Outcome<V>>>, Task) {
         let cache = Arc::clone(self);
         let (mut publish, published) = oneshot::channel();
         let run = async move {
+            let ahead = matches!(turn, Turn::Ahead(_));
             let run = async {
                 let turn = pin!(cache.turn(&key, &source, turn));
                 let pass = match select(turn, publish.cancellation()).await {
                     Either::Left((pass, _)) => pass,
                     Either::Right(((), _)) => return None,
                 };
-                let (pass, refresh) = match pass {
-                    Ok(passed) => passed,
+                let pass = match pass {
+                    Ok(pass) => pass,
                     Err(error) => return Some(Err(error)),
                 };
                 landing.hold();
                 if publish.is_canceled() {
                     return None;
                 }
-                Some(cache.load(key.clone(), source.clone(), pass, refresh).await)
+                Some(cache.load(key.clone(), source.clone(), pass, ahead).await)
             };
             let ended = AssertUnwindSafe(run).catch_unwind().await;
             drop(landing);
@@ -117,16 +119,16 @@ impl<V: Send + Sync + 'static> Cache<V> {
         &self,
         key: &OwnedKey,
         source: &S,
-        turn: Turn<V>,
-    ) -> Result<(Pass, Option<Arc<Refreshing<V>>>), Error> {
-        if let Turn::Ahead(pass, refresh) = turn {
-            return Ok((pass, Some(refresh)));
+        turn: Turn,
+    ) -> Result<Pass, Error> {
+        if let Turn::Ahead(pass) = turn {
+            return Ok(pass);
         }
         let pass = self.enter(key, source, Priority::Foreground).await?;
         // A load that went first may have failed in a way that makes this one pointless.
         match backed_off(source, source.settings().now()) {
             Some((cause, retry_after)) => Err(cause.remembered(retry_after)),
-            None => Ok((pass, None)),
+            None => Ok(pass),
         }
     }
 

@@ -46,10 +46,7 @@ use self::{
     slot::{Slot, Taken, Vacant},
     source::{Settings, Source},
     store::{Bounds, Key, OwnedKey, Place, Store},
-    sync::{
-        RwLock,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::RwLock,
 };
 use crate::{
     error::Error,
@@ -303,10 +300,14 @@ impl<V: Send + Sync + 'static> Cache<V> {
         let Some(slot) = self.slots.find(key).filter(|slot| slot.begin_refresh(now)) else {
             return;
         };
-        let refreshing = Refreshing { place: slot, has_ended: AtomicBool::new(false) };
-        let end = EndOfRefresh(Arc::new(refreshing));
+        let end = EndOfRefresh(slot);
+        // Now that no other refresh can end.
+        if end.0.is_refreshed(now, source.settings().policy(), S::IN_PLACE) {
+            return;
+        }
         let (cache, key, task_source) = (Arc::clone(self), (*key).to_owned(), source.clone());
         source.settings().spawn(Box::pin(async move {
+            let _end = end;
             // Nobody can join it before its turn: who waits must not wait behind what nobody waits
             // for.
             let Ok(pass) = cache.enter(&key, &task_source, Priority::Background).await else {
@@ -315,7 +316,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
             let Ok(in_background) = task_source.settings().loads_in_background() else { return };
             let mut task = None;
             let load = |landing| {
-                let (source, turn) = (task_source.clone(), Turn::Ahead(pass, Arc::clone(&end.0)));
+                let (source, turn) = (task_source.clone(), Turn::Ahead(pass));
                 if in_background {
                     let (load, running) = cache.apart(key.clone(), source, turn, landing);
                     task = Some(running);
@@ -439,26 +440,12 @@ impl<V: Send + Sync + 'static> Cache<V> {
     }
 }
 
-/// A refresh, which ends once: with its load, or when its task is dropped.
-struct Refreshing<V> {
-    place: Arc<Place<V>>,
-    has_ended: AtomicBool,
-}
-
-impl<V> Refreshing<V> {
-    /// Allows the next refresh. Later calls change nothing: they would end that one.
-    fn end(&self) {
-        if !self.has_ended.swap(true, Relaxed) {
-            self.place.end_refresh();
-        }
-    }
-}
-
-/// Held by the task of a refresh.
-struct EndOfRefresh<V>(Arc<Refreshing<V>>);
+/// Ends a refresh when its task ends or is dropped. Not sooner: an operation that looked just before
+/// the new value came would begin another one.
+struct EndOfRefresh<V>(Arc<Place<V>>);
 
 impl<V> Drop for EndOfRefresh<V> {
     fn drop(&mut self) {
-        self.0.end();
+        self.0.end_refresh();
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use futures_util::FutureExt;
 
 use super::{
-    Cache, Outcome, Refreshing,
+    Cache, Outcome,
     entry::Entry,
     gate::Pass,
     refusals::{Refusal, is_refusal, note_wrapping_keys},
@@ -24,25 +24,24 @@ use crate::{
 };
 
 impl<V: Send + Sync + 'static> Cache<V> {
-    /// A load that leaves its entry in the cache before it ends, and a `refresh` if it is one. A
-    /// load that panics is a failure like any other.
+    /// A load that leaves its entry in the cache before it ends. A load that panics is a failure
+    /// like any other.
     pub(super) fn load<S: Source<Value = V>>(
         self: &Arc<Self>,
         key: OwnedKey,
         source: S,
         pass: Pass,
-        refresh: Option<Arc<Refreshing<V>>>,
+        ahead: bool,
     ) -> impl Future<Output = Outcome<V>> + Send + use<S, V> {
         let cache = Arc::clone(self);
         async move {
             let _pass = pass;
-            let ahead = refresh.is_some();
             let settings = source.settings();
             let invalidations = *cache.invalidations.read().unwrap_or_else(PoisonError::into_inner);
             let asked = settings.now();
             let outcome = AssertUnwindSafe(source.clone().load(ahead)).catch_unwind().await;
             let took = settings.now().since(asked);
-            // Reported last, so that an observer finds the result in place and the refresh ended.
+            // Reported last, so that an observer finds the result in place.
             match outcome.unwrap_or(Err(Error::Panicked)) {
                 Ok(value) => {
                     let (now, policy) = (settings.now(), settings.policy());
@@ -52,17 +51,11 @@ impl<V: Send + Sync + 'static> Cache<V> {
                     } else {
                         cache.note_unproven(&key, &entry, &source);
                     }
-                    if let Some(refresh) = refresh {
-                        refresh.end();
-                    }
                     cache.sight.tell(&key.borrow(), EventKind::Loaded { ahead, took });
                     Ok(entry)
                 }
                 Err(error) => {
                     cache.note_failure(&key, &error, &source, asked, invalidations);
-                    if let Some(refresh) = refresh {
-                        refresh.end();
-                    }
                     let kind = EventKind::LoadFailed { ahead, took, cause: &error };
                     cache.sight.tell(&key.borrow(), kind);
                     Err(error)

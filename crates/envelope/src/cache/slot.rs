@@ -250,6 +250,18 @@ impl<V> Slot<V> {
         may
     }
 
+    /// Whether a refresh has just brought a value: to an operation that looked before, that one
+    /// seemed to be missing.
+    pub(crate) fn is_refreshed(&self, now: Moment, policy: &Policy, in_place: bool) -> bool {
+        match &**self.state.load() {
+            State::Live { current: Some(current), .. } if in_place => {
+                current.age(now) < policy.least_gap()
+            }
+            State::Live { standby, .. } => standby.is_some(),
+            State::Retired => false,
+        }
+    }
+
     /// The refresh has ended, well or not.
     pub(crate) fn end_refresh(&self) {
         self.lock().under_way = false;
