@@ -383,8 +383,13 @@ fn a_known_length_is_reserved_and_an_unknown_one_gets_its_own_data_key() {
     let counted = support::GatedKeyring::open();
     let cache = MaterialsCache::new(10);
     let source = DefaultMaterialsManager::new(counted.clone());
-    let manager =
-        CachingMaterialsManager::builder(source).cache(&cache).max_bytes(100).build().unwrap();
+    // Refreshes would make further data keys.
+    let manager = CachingMaterialsManager::builder(source)
+        .cache(&cache)
+        .max_bytes(100)
+        .refresh_ahead(false)
+        .build()
+        .unwrap();
     let envelope = Envelope::builder(manager).build().unwrap();
     let seal = |bound| {
         let writer = now(envelope.encryptor(&context(), bound)).unwrap().writer(vec![]);
