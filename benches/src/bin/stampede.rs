@@ -12,7 +12,8 @@ use clap::Parser;
 use envelope::EncryptionContext;
 use futures_util::future::try_join_all;
 
-/// The most requests that may be in flight.
+/// The most requests that may be in flight, for encryption and for decryption each: they have
+/// separate queues.
 const FAN_OUT: usize = 16;
 const LATENCY: Duration = Duration::from_millis(50);
 
@@ -75,7 +76,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let single = rows.iter().take(2).all(Row::is_met);
     let most = rows.iter().map(|row| row.most_in_flight).max().unwrap_or(0);
     let figures = format!(
-        "{tasks} tasks on a cold entry: {} GenerateDataKey, {} Decrypt; at most {most} of {FAN_OUT} requests in flight",
+        "{tasks} tasks on a cold entry: {} GenerateDataKey, {} Decrypt; at most {most} requests in flight, {FAN_OUT} for each of encryption and decryption",
         rows[0].asked.0, rows[1].asked.1,
     );
     println!();
@@ -94,7 +95,8 @@ struct Row {
 
 impl Row {
     fn is_met(&self) -> bool {
-        self.asked == self.expected && self.most_in_flight <= FAN_OUT as u64
+        let queues = u64::from(self.expected.0 > 0) + u64::from(self.expected.1 > 0);
+        self.asked == self.expected && self.most_in_flight <= queues * FAN_OUT as u64
     }
 }
 

@@ -290,8 +290,25 @@ impl<V: Send + Sync + 'static> Cache<V> {
         }
     }
 
-    /// Fetches the next value in the background, unless that is under way.
+    /// Fetches the next value in the background, unless that is under way, or has just been done.
     pub(crate) fn refresh<S: Source<Value = V>>(self: &Arc<Self>, key: &Key<'_>, source: &S) {
+        let policy = source.settings().policy();
+        let now = source.settings().now();
+        self.fetch_ahead(key, source, |slot| !slot.is_refreshed(now, policy, S::IN_PLACE));
+    }
+
+    /// Fetches a value in the background to see whether that is still allowed, unless a refresh is
+    /// under way.
+    pub(crate) fn probe<S: Source<Value = V>>(self: &Arc<Self>, key: &Key<'_>, source: &S) {
+        self.fetch_ahead(key, source, |_| true);
+    }
+
+    fn fetch_ahead<S: Source<Value = V>>(
+        self: &Arc<Self>,
+        key: &Key<'_>,
+        source: &S,
+        is_wanted: impl FnOnce(&Slot<V>) -> bool,
+    ) {
         let now = source.settings().now();
         // Before any lock, as in `obtain`.
         if source.settings().loads_in_background().is_err() || backed_off(source, now).is_some() {
@@ -302,7 +319,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
         };
         let end = EndOfRefresh(slot);
         // Now that no other refresh can end.
-        if end.0.is_refreshed(now, source.settings().policy(), S::IN_PLACE) {
+        if !is_wanted(&end.0) {
             return;
         }
         let (cache, key, task_source) = (Arc::clone(self), (*key).to_owned(), source.clone());

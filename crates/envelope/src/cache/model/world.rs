@@ -269,7 +269,7 @@ impl<const OPENING: bool> Source for Loader<OPENING> {
     }
 
     fn replacing(&self, _: &Arc<Value>) -> Self {
-        // Whoever polls a refresh drives its load: the order in which tasks run does not matter then.
+        // Each caller that polls a refresh drives its load, in any order of tasks.
         let request = Request { authentic: true, ..self.request.clone() };
         Self { request, ahead: true, ..self.clone() }
     }

@@ -173,7 +173,7 @@ impl CachingMaterialsManager {
                 rank(key, it.encrypted_data_keys(), it.encryption_context())
             })?;
             let source = EncryptionSource::probing(self.clone(), &place.key(), Arc::clone(probe))?;
-            cache.encryption().refresh(&place.key(), &source);
+            cache.encryption().probe(&place.key(), &source);
             Some(())
         };
         let probe_decryption = || {
@@ -183,7 +183,7 @@ impl CachingMaterialsManager {
             })?;
             let probe = Arc::clone(probe);
             let source = DecryptionSource::probing(self.clone(), &place.key(), known, probe)?;
-            cache.decryption().refresh(&place.key(), &source);
+            cache.decryption().probe(&place.key(), &source);
             Some(())
         };
         // The principal may still be allowed one operation, but no longer the other.
