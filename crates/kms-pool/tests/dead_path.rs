@@ -81,7 +81,8 @@ async fn forward(
     let mut server = TcpStream::connect(server).await.unwrap();
     tokio::select! {
         biased;
-        changed = cut.changed() => changed.unwrap(),
+        // The path is gone with its test.
+        changed = cut.changed() => if changed.is_err() { return },
         _ = tokio::io::copy_bidirectional(&mut client, &mut server) => return,
     }
     match kind {
@@ -126,6 +127,16 @@ async fn open(client: &Client, pool: &KmsPool, kms: &KmsLocal, connections: u64)
     assert_eq!(pool.stats().connections, connections);
 }
 
+/// Waits for a condition, for 10 seconds at most.
+async fn until(condition: impl Fn() -> bool) {
+    let holds = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), holds).await.unwrap();
+}
+
 #[tokio::test]
 async fn dropped_idle_connections_fail_no_request() {
     let trials = [1, 4, 8, 64].map(|idle| async move {
@@ -139,8 +150,9 @@ async fn dropped_idle_connections_fail_no_request() {
         path.cut();
         random(&client).await.unwrap();
         random(&client).await.unwrap();
-        let stats = pool.stats();
-        assert_eq!((stats.retries, stats.connections), (1, 1), "{idle}: {stats:?}");
+        assert_eq!(pool.stats().retries, 1, "{idle}");
+        // The dropped connections close in the background.
+        until(|| pool.stats().connections == 1).await;
     });
     join_all(trials).await;
 }
@@ -233,12 +245,7 @@ async fn idle_connections_close() {
     let pool = builder(&kms).connection_idle_timeout(Duration::from_millis(50)).build().unwrap();
     let client = client(&kms, &pool).await;
     open(&client, &pool, &kms, 4).await;
-    let all_closed = async {
-        while pool.stats().connections > 0 || kms.counters(REGION).open_connections > 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), all_closed).await.unwrap();
+    until(|| pool.stats().connections == 0 && kms.counters(REGION).open_connections == 0).await;
     random(&client).await.unwrap();
 }
 
