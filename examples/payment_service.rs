@@ -109,7 +109,7 @@ async fn main() -> Result<(), examples::Report> {
     for name in tenants {
         let principal = match &local {
             Some(kms) => Principal::new(Sessions(Arc::clone(kms), Duration::from_secs(session))),
-            None => Principal::from_default_chain().await,
+            None => Principal::from_default_chain(),
         };
         let keyring =
             AwsKmsKeyring::new(pool.clone(), principal.with_label(name.as_str()), key.parse()?);
@@ -184,11 +184,11 @@ async fn health(State(service): Shared) -> Result<&'static str, Refusal> {
 
 async fn stats(State(service): Shared) -> Json<Value> {
     let pool = service.pool.stats();
-    let slot = |it: &kms_pool::SlotStats| json!({ "principal": it.principal.as_deref(), "generation": it.generation });
+    let client = |it: &kms_pool::ClientStats| json!({ "principal": it.principal.as_deref(), "generation": it.generation });
     Json(json!({
         "cache": service.cache.stats(),
         "pool": { "hits": pool.hits, "rotations": pool.rotations, "connections": pool.connections, "retries": pool.retries },
-        "slots": service.pool.slots().iter().map(slot).collect::<Vec<_>>(),
+        "clients": service.pool.client_stats().iter().map(client).collect::<Vec<_>>(),
     }))
 }
 

@@ -47,7 +47,7 @@ async fn main() -> Result<(), examples::Report> {
             KmsPool::builder().endpoint_url(kms.endpoint("us-east-1")).trust_root_pem(kms.ca_pem());
         (pool, Principal::new(kms.issue_credentials()), kms.create_key("us-east-1"))
     } else {
-        (KmsPool::builder().with_environment()?, Principal::from_default_chain().await, key_id)
+        (KmsPool::builder().with_environment()?, Principal::from_default_chain(), key_id)
     };
 
     // Data keys come from KMS, and are cached on the way.

@@ -145,7 +145,7 @@ impl Side {
     }
 }
 
-/// Through the pool; and the rate that its budget had learnt, each few seconds.
+/// Through the pool; and the rate that its budget had learned, each few seconds.
 async fn with_budget(length: Duration) -> Result<(Side, Vec<(u64, Option<f64>)>), Box<dyn Error>> {
     let server = Server::start(KmsLocal::builder().region(REGION)).await?;
     let pool = KmsPool::builder()
@@ -158,7 +158,10 @@ async fn with_budget(length: Duration) -> Result<(Side, Vec<(u64, Option<f64>)>)
         let (begun, mut rates) = (Instant::now(), vec![]);
         for second in (1..=length.as_secs()).filter(|second| *second <= 5 || second % 5 == 0) {
             tokio::time::sleep_until(begun + Duration::from_secs(second)).await;
-            rates.push((second, pool.slots().first().and_then(|slot| slot.requests_per_second)));
+            rates.push((
+                second,
+                pool.client_stats().first().and_then(|client| client.requests_per_second),
+            ));
         }
         rates
     };

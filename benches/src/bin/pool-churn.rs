@@ -2,7 +2,7 @@
 //!
 //! They come in waves. Each principal of a wave gets a client and sends a request over TLS, with
 //! credentials that expire, so that the pool has a task that watches them; all of a wave live at
-//! once, and then all are removed. When no principal has a slot in the region the pool closes its
+//! once, and then all are removed. When no principal has a client in the region the pool closes its
 //! connections, so all sockets have to go each time. The state after a few waves is the
 //! baseline.
 //!
@@ -11,7 +11,7 @@
 //! to remember from one wave to the next. Memory is taken as the least of a while in which the
 //! pool's janitor comes round twice: he forgets who is gone. It may end up higher by 2 MiB: the
 //! allocator keeps pages for itself, so it goes up and down by a part of that anyway. Of ten
-//! thousand that is 210 bytes for each; a slot takes some twenty thousand.
+//! thousand that is 210 bytes for each; a client takes some twenty thousand.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
 use std::{error::Error, io, process::ExitCode, time::Duration};
@@ -58,7 +58,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let kms = PooledKms::start(|pool| pool.max_clients(10 * principals).idle_timeout(IDLE_TIMEOUT))
         .await?;
     println!("{waves} waves of {principals} principals, after {WAVES_BEFORE} such waves");
-    println!("\n{:>12}  {:>9}  {:>9}  {:>9}  {:>12}", "", "slots", "sockets", "tasks", "memory");
+    println!("\n{:>12}  {:>9}  {:>9}  {:>9}  {:>12}", "", "clients", "sockets", "tasks", "memory");
     for _ in 0..WAVES_BEFORE {
         wave(&kms, principals).await?;
         let gone = until(PATIENCE, || is_quiet(&kms)).await;
@@ -90,8 +90,8 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
 
     // Else the baseline would say nothing.
     let lived = at_the_top.iter().all(|top| {
-        top.slots >= principals * 9 / 10
-            && top.tasks >= top.slots + baseline.tasks
+        top.clients >= principals * 9 / 10
+            && top.tasks >= top.clients + baseline.tasks
             && top.sockets > baseline.sockets
     });
     let grown = end.memory.saturating_sub(baseline.memory);
@@ -135,7 +135,7 @@ fn is_quiet(kms: &PooledKms) -> bool {
 /// What the process holds.
 #[derive(Debug, Clone, Copy)]
 struct Footprint {
-    slots: usize,
+    clients: usize,
     sockets: usize,
     /// Tasks of the client's runtime.
     tasks: usize,
@@ -147,7 +147,7 @@ impl Footprint {
     /// All but the memory, at this moment.
     fn counted(kms: &PooledKms) -> Self {
         let tasks = Handle::current().metrics().num_alive_tasks();
-        Self { slots: kms.pool.stats().slots, sockets: sockets(), tasks, memory: 0 }
+        Self { clients: kms.pool.stats().clients, sockets: sockets(), tasks, memory: 0 }
     }
 
     /// The least of what there is while the janitor comes round twice.
@@ -158,7 +158,7 @@ impl Footprint {
         while begun.elapsed() < IDLE_TIMEOUT / 2 {
             sleep(Duration::from_millis(50)).await;
             let now = Self::counted(kms);
-            least.slots = least.slots.min(now.slots);
+            least.clients = least.clients.min(now.clients);
             least.sockets = least.sockets.min(now.sockets);
             least.tasks = least.tasks.min(now.tasks);
             least.memory = least.memory.min(memory::resident()?);
@@ -166,14 +166,14 @@ impl Footprint {
         Ok(least)
     }
 
-    /// Whether another has no more slots, sockets and tasks.
+    /// Whether another has no more clients, sockets and tasks.
     fn is_without_more(&self, other: &Self) -> bool {
-        other.slots <= self.slots && other.sockets <= self.sockets && other.tasks <= self.tasks
+        other.clients <= self.clients && other.sockets <= self.sockets && other.tasks <= self.tasks
     }
 
     fn print(&self, when: &str) {
-        let Self { slots, sockets, tasks, memory } = self;
-        println!("{when:>12}  {slots:>9}  {sockets:>9}  {tasks:>9}  {:>12}", mebibytes(*memory));
+        let Self { clients, sockets, tasks, memory } = self;
+        println!("{when:>12}  {clients:>9}  {sockets:>9}  {tasks:>9}  {:>12}", mebibytes(*memory));
     }
 }
 

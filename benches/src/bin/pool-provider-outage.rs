@@ -199,7 +199,7 @@ impl Side {
 
 /// Which credentials are in use, counted.
 fn generation(caller: &Caller) -> u64 {
-    let slots = caller.pool.slots();
-    let own = slots.iter().find(|slot| slot.principal.as_deref() == caller.principal.label());
-    own.map_or(0, |slot| slot.generation)
+    let clients = caller.pool.client_stats();
+    let own = clients.iter().find(|client| client.principal.as_deref() == caller.principal.label());
+    own.map_or(0, |client| client.generation)
 }

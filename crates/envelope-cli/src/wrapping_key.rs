@@ -157,7 +157,7 @@ fn add(
 
 /// Clients of every region, as whom the environment says.
 fn pooled_clients(kms: &Kms, runtime: &Runtime) -> Result<PooledClients, Failure> {
-    Ok(pool(kms)?.clients(&runtime.block_on(Principal::from_default_chain())))
+    Ok(pool(kms)?.clients(&Principal::from_default_chain()))
 }
 
 fn pool(kms: &Kms) -> Result<KmsPool, Failure> {

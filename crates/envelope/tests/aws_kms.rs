@@ -35,7 +35,7 @@ impl Kms {
     async fn start() -> Self {
         let Ok(url) = std::env::var("ENVELOPE_TEST_KMS") else { return Self::local().await };
         let pool = KmsPool::builder().endpoint_url(url).build().unwrap();
-        let principal = Principal::from_default_chain().await;
+        let principal = Principal::from_default_chain();
         let mut kms = Self { pool, principal, key: String::new(), local: None };
         kms.key = kms.new_key().await;
         kms

@@ -30,7 +30,7 @@
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! // Once in the process:
 //! let pool = KmsPool::builder().build()?;
-//! let principal = Principal::from_default_chain().await;
+//! let principal = Principal::from_default_chain();
 //!
 //! // For each unit of work, from any task:
 //! async fn random(pool: &KmsPool, principal: &Principal) -> Result<Vec<u8>, KmsError> {
@@ -106,7 +106,7 @@
 //! | [`max_clients`](KmsPoolBuilder::max_clients) | 1000 | 1 – 1,000,000 |
 //! | [`idle_timeout`](KmsPoolBuilder::idle_timeout) | 10 min | 10 ms – 24 h |
 //! | [`max_in_flight`](KmsPoolBuilder::max_in_flight) for an account and region | 256 | 1 – 100,000 |
-//! | [`max_requests_per_second`](KmsPoolBuilder::max_requests_per_second) for an account and region | learnt | 1 – 1,000,000 |
+//! | [`max_requests_per_second`](KmsPoolBuilder::max_requests_per_second) for an account and region | learned | 1 – 1,000,000 |
 //! | [`decrypt_share`](KmsPoolBuilder::decrypt_share), [`encrypt_share`](KmsPoolBuilder::encrypt_share) | 1 | 0.01 – 1 |
 //! | [`circuit_opens_after`](KmsPoolBuilder::circuit_opens_after) failures in a row | 10 | 0 (never) – 1,000,000 |
 //! | [`connection_idle_timeout`](KmsPoolBuilder::connection_idle_timeout) | 90 s | 10 ms – 1 h |
@@ -131,11 +131,11 @@
 //!
 //! # Observability
 //!
-//! [`KmsPool::stats`] returns counters. [`KmsPool::slots`] returns, for each client, its credential
+//! [`KmsPool::stats`] returns counters. [`KmsPool::client_stats`] returns, for each client, its credential
 //! generation and remaining lifetime, the state of its circuit and the rate of its budget. Each
 //! attempt is a `tracing` span at `DEBUG`, named `kms_request`, with the fields `operation`,
 //! `region`, `attempt`, `request_id`, `outcome` (`ok`, `refused`, `credentials_refused`,
-//! `throttled`, `failed`, `timed_out`, `disconnected`, `given_up`) and `milliseconds`. Credential
+//! `throttled`, `failed`, `timed_out`, `disconnected`, `cancelled`) and `milliseconds`. Credential
 //! rotations are events at `DEBUG`. Failing providers, circuits that open and corrected dates are
 //! events at `WARN`. All have the target `kms_pool`. The SDK logs much more under its own targets
 //! (`aws_*`, `hyper`): access key ids at `DEBUG`, and whole requests at `TRACE`. The filter
@@ -156,26 +156,26 @@
 
 mod background;
 mod builder;
+mod client;
 mod connection;
 mod credentials;
 mod error;
 mod pool;
+mod region;
 mod replicas;
 mod request;
-mod sight;
-mod slot;
 mod stats;
 mod supplier;
+mod telemetry;
 mod time;
-mod warm_up;
 
 pub use aws_credential_types::{Credentials, provider};
 pub use builder::KmsPoolBuilder;
+pub use client::Purpose;
 pub use credentials::{Principal, Role};
 pub use error::{BuildError, KmsError, KmsErrorKind};
 pub use pool::KmsPool;
 pub use replicas::{Replicas, ReplicasStats};
 pub use request::CircuitState;
-pub use slot::Purpose;
-pub use stats::{PoolStats, SlotStats};
+pub use stats::{ClientStats, PoolStats};
 pub use supplier::{ClientFuture, ClientSupplier, PooledClients};

@@ -13,12 +13,12 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use crate::background::Background;
+use crate::client::Purpose;
 use crate::error::{BuildError, KmsError, KmsErrorKind};
-use crate::pool::check_region;
-use crate::sight;
-use crate::slot::Purpose;
+use crate::region::check_region;
 use crate::stats::Counter;
 use crate::supplier::ClientSupplier;
+use crate::telemetry;
 use crate::time::monotonic;
 
 /// The regions of a multi-Region key, any of which can serve a request.
@@ -198,7 +198,7 @@ impl Replicas {
                     Some(replica) if refused.is_none() => {
                         if failed.is_some() {
                             self.counts.failovers.increment();
-                            sight::another_region(&replica.region, "failover");
+                            telemetry::another_region(&replica.region, "failover");
                         }
                         running.push(self.ask(replica, &operation));
                     }
@@ -224,7 +224,7 @@ impl Replicas {
                     may_hedge = false;
                     if let Some(replica) = waiting.next() {
                         self.counts.hedges.increment();
-                        sight::another_region(&replica.region, "hedge");
+                        telemetry::another_region(&replica.region, "hedge");
                         running.push(self.ask(replica, &operation));
                     }
                 }

@@ -1,4 +1,4 @@
-//! What a pool holds and has done so far, in numbers.
+//! Counters and snapshots of a pool's state.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -6,25 +6,25 @@ use std::time::Duration;
 
 use crate::request::CircuitState;
 
-/// A snapshot of what a [`KmsPool`](crate::KmsPool) holds and has done since it was built.
+/// The counters of a [`KmsPool`](crate::KmsPool): see [`KmsPool::stats`](crate::KmsPool::stats).
 ///
-/// The counters are read one after the other, so under load they may be a few calls apart.
+/// They are read one after the other, so under load they may differ by a few calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolStats {
-    /// Slots held now, one for each region and principal in use; each has its KMS client.
-    pub slots: usize,
-    /// KMS clients built: one for each slot, and none for a rotation of credentials.
+    /// Clients in the pool now, one for each region and principal in use.
+    pub clients: usize,
+    /// Clients built so far. Credential rotations build none.
     pub builds: u64,
-    /// Calls answered at once, with a client that was there already.
+    /// Calls that found their client in the pool.
     pub hits: u64,
-    /// Calls of credentials providers, for a first client or to refresh credentials.
+    /// Calls of credentials providers, for a first client or a refresh.
     pub refreshes: u64,
-    /// Times a credentials provider failed, panicked or ran out of time.
+    /// Calls of credentials providers that failed, panicked or timed out.
     pub failures: u64,
-    /// Times the credentials of a principal were replaced by others.
+    /// Times that a principal's credentials were replaced by others.
     pub rotations: u64,
-    /// Requests sent and without a response so far.
+    /// Attempts that were sent and have no response yet.
     pub in_flight: u64,
     /// Attempts beyond the first of an operation.
     pub retries: u64,
@@ -32,11 +32,11 @@ pub struct PoolStats {
     pub throttles: u64,
     /// Attempts not sent because they could not start in time within the budget.
     pub over_budget: u64,
-    /// Attempts not sent because the circuit of their slot was open.
+    /// Attempts not sent because the circuit of their client was open.
     pub short_circuited: u64,
     /// Times that a circuit opened.
     pub circuits_opened: u64,
-    /// Slots that were dropped because they were not used for a while.
+    /// Clients that were dropped because they were not used for a while.
     pub idle_evictions: u64,
     /// Connections that are open now: to KMS, and to the services that credentials come from, such
     /// as STS.
@@ -47,25 +47,26 @@ pub struct PoolStats {
     pub connections_failed: u64,
 }
 
-/// One slot of a [`KmsPool`](crate::KmsPool): a region and a principal.
+/// The state of one client of a [`KmsPool`](crate::KmsPool): see
+/// [`KmsPool::client_stats`](crate::KmsPool::client_stats).
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
-pub struct SlotStats {
-    /// The region.
+pub struct ClientStats {
+    /// The client's region.
     pub region: Arc<str>,
-    /// The principal's label, if it has one.
+    /// The label of the client's principal, if it has one.
     pub principal: Option<Arc<str>>,
-    /// The number of the credential generation in use, counted from 1.
+    /// The number of the current credential generation, counted from 1.
     pub generation: u64,
-    /// How long this generation has been in use.
+    /// How long the current credential generation has been in use.
     pub generation_age: Duration,
-    /// The remaining lifetime of the credentials; `None` if they do not expire, zero if they have
+    /// The remaining lifetime of the credentials: `None` if they do not expire, zero if they have
     /// expired.
     pub credentials_left: Option<Duration>,
-    /// The state of the slot's circuit.
+    /// The state of the client's circuit.
     pub circuit: CircuitState,
-    /// Requests per second that the account's budget allows in the region, learnt or set; `None` if
-    /// unlimited.
+    /// Requests per second that the account's budget allows in the region, learned or set; `None`
+    /// if unlimited.
     pub requests_per_second: Option<f64>,
 }
 
@@ -92,12 +93,12 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    pub(crate) fn snapshot(&self, slots: usize) -> PoolStats {
+    pub(crate) fn snapshot(&self, clients: usize) -> PoolStats {
         // Closed before opened, so that the difference is never negative.
         let closed = self.connections_closed.value();
         let opened = self.connections_opened.value();
         PoolStats {
-            slots,
+            clients,
             builds: self.builds.value(),
             hits: self.hits.value(),
             refreshes: self.refreshes.value(),

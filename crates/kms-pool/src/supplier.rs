@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_sdk_kms::Client;
 
+use crate::client::Purpose;
 use crate::credentials::Principal;
 use crate::error::{KmsError, KmsErrorKind};
-use crate::pool::{KmsPool, check_region};
-use crate::slot::Purpose;
+use crate::pool::KmsPool;
+use crate::region::check_region;
 
 /// A future that returns a client.
 pub type ClientFuture<'a> = Pin<Box<dyn Future<Output = Result<Client, KmsError>> + Send + 'a>>;
@@ -81,7 +82,7 @@ impl<S: ClientSupplier + ?Sized> ClientSupplier for Arc<S> {
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// use kms_pool::{ClientSupplier as _, KmsPool, Principal};
 ///
-/// let (pool, principal) = (KmsPool::builder().build()?, Principal::from_default_chain().await);
+/// let (pool, principal) = (KmsPool::builder().build()?, Principal::from_default_chain());
 /// # let role_for_europe = principal.clone();
 /// let clients = pool
 ///     .clients(&principal)
@@ -102,11 +103,22 @@ pub struct PooledClients {
     seen: Arc<Mutex<HashSet<Box<str>>>>,
 }
 
-/// More than AWS has. Regions come out of foreign messages, and each takes a slot of the pool.
-const MOST_REGIONS: usize = 64;
+/// More than AWS has. Regions may come from untrusted messages, and each takes the place of a client in the pool.
+const MAX_REGIONS: usize = 64;
+
+impl KmsPool {
+    /// Returns a [`ClientSupplier`] of this pool's clients for `principal`.
+    ///
+    /// # Examples
+    ///
+    /// See [`PooledClients`].
+    pub fn clients(&self, principal: &Principal) -> PooledClients {
+        PooledClients::new(self.clone(), principal.clone())
+    }
+}
 
 impl PooledClients {
-    pub(crate) fn new(pool: KmsPool, principal: Principal) -> Self {
+    fn new(pool: KmsPool, principal: Principal) -> Self {
         Self { pool, principal, by_region: HashMap::new(), limited_to: None, seen: Arc::default() }
     }
 
@@ -145,11 +157,11 @@ impl PooledClients {
 }
 
 impl PooledClients {
-    /// Whether a client for this region is within [`MOST_REGIONS`].
+    /// Whether a client for this region is within [`MAX_REGIONS`].
     fn is_one_of_few(&self, region: &str) -> bool {
         // An insertion is whole or not there.
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.contains(region) || (seen.len() < MOST_REGIONS && seen.insert(region.into()))
+        seen.contains(region) || (seen.len() < MAX_REGIONS && seen.insert(region.into()))
     }
 }
 

@@ -116,14 +116,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_continues_from_the_date_that_it_learnt_and_so_do_its_clones() {
+    fn a_clock_continues_from_the_date_that_it_learned_and_so_do_its_clones() {
         let clock = Clock::of_this_machine();
         let clone = clock.clone();
         let other = clock.copy();
-        for learnt in [SystemTime::UNIX_EPOCH, clock.date() + Duration::from_hours(2)] {
-            clock.learn(learnt);
+        for learned in [SystemTime::UNIX_EPOCH, clock.date() + Duration::from_hours(2)] {
+            clock.learn(learned);
             let later = clone.date();
-            assert!(learnt <= later && later < learnt + Duration::from_mins(1));
+            assert!(learned <= later && later < learned + Duration::from_mins(1));
         }
         assert!(other.date() + Duration::from_hours(1) < clock.date());
     }

@@ -75,8 +75,8 @@ mod parent {
         assert!(block_on(poll_immediate(&mut under_way)).is_none());
         match fork::fork().expect("a child") {
             Fork::Parent(child) => {
-                let status = fork::waitpid(child).expect("its end");
-                let is_well = fork::WIFEXITED(status) && fork::WEXITSTATUS(status) == 0;
+                let end = fork::waitpid(child).expect("its end");
+                let is_well = fork::WIFEXITED(end) && fork::WEXITSTATUS(end) == 0;
                 // The child has not affected the parent.
                 block_on(under_way).expect("a response");
                 open(&client, kms);
@@ -89,7 +89,7 @@ mod parent {
                     block_on(ask(&used)).map_err(|error| error.kind()),
                     block_on(random(&client)).map_err(|error| error.kind()),
                     block_on(used.refresh(&principal)).map_err(|error| error.kind()),
-                    block_on(used.warm_up(&principal, [REGION])).remove(0).map_err(|it| it.kind()),
+                    block_on(used.warm(&principal, [REGION])).remove(0).map_err(|it| it.kind()),
                     // A pool that was not used before the fork works after it.
                     block_on(ask(&unused)).map_err(|error| error.kind()),
                 ];
@@ -146,8 +146,8 @@ mod parent {
                         ];
                         let kinds = kinds.map(|it| it.map_err(|error| error.kind()));
                         let is_well = kinds == [Err(KmsErrorKind::AfterFork); 3];
-                        // No slot is left here, and none of these waits for the parent's threads.
-                        let is_empty = pool.stats().slots == 0 && pool.slots().is_empty();
+                        // No client is left here, and none of these waits for the parent's threads.
+                        let is_empty = pool.stats().clients == 0 && pool.client_stats().is_empty();
                         pool.remove(&principal);
                         pool.clear();
                         drop((pool.clone(), client.clone(), principal.clone()));

@@ -90,7 +90,7 @@ async fn eventful_life(kms: &Arc<KmsLocal>) -> Vec<Credentials> {
 async fn nothing_that_is_logged_holds_a_secret() {
     let log = Log::default();
     let writer = tracing_subscriber::fmt::layer().with_writer(log.clone()).with_ansi(false);
-    // For the whole process: credentials are renewed by tasks of their own.
+    // For the whole process: credentials are refreshed by tasks of their own.
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(writer)).unwrap();
     let used = eventful_life(&server().await).await;
     // The SDK, at this level, prints whole requests: see the crate's documentation.

@@ -38,7 +38,7 @@ async fn many_tasks_share_one_client() {
         outcome.unwrap().unwrap();
     }
     let stats = pool.stats();
-    assert_eq!((stats.slots, stats.builds, stats.refreshes), (1, 1, 1));
+    assert_eq!((stats.clients, stats.builds, stats.refreshes), (1, 1, 1));
     let counters = kms.counters(REGION);
     assert_eq!(counters.succeeded("GenerateRandom"), 64);
     assert_eq!(counters.access_keys.len(), 1);
@@ -111,7 +111,7 @@ async fn requests_whose_credentials_are_refused_are_signed_again_after_one_renew
         for outcome in join_all(requests).await {
             outcome.unwrap().unwrap();
         }
-        assert_eq!(kms.counters(REGION).access_keys.len(), round, "one renewal for all");
+        assert_eq!(kms.counters(REGION).access_keys.len(), round, "one refresh for all");
     }
 }
 
@@ -132,7 +132,7 @@ async fn a_date_is_learnt_from_one_refusal_and_used_by_all_requests() {
     let pool = builder(&kms).build().unwrap();
     let principal = Principal::new(kms.issue_session(Duration::from_hours(1)));
     let client = pool.client(REGION, &principal).await.unwrap();
-    let left = || pool.slots()[0].credentials_left.unwrap().as_secs();
+    let left = || pool.client_stats()[0].credentials_left.unwrap().as_secs();
     for (minutes, expected) in [(30, 1_795..=1_800), (0, 3_590..=3_600)] {
         kms.faults(REGION).clock_ahead(Duration::from_mins(minutes));
         let before = kms.counters(REGION).total();
@@ -158,9 +158,9 @@ async fn a_date_with_which_nothing_was_accepted_ends_no_credentials() {
     kms.faults(REGION).clock_ahead(Duration::from_hours(2));
     let unknown = Principal::new(Credentials::new("AKIDUNKNOWN", "secret", None, None, "test"));
     random(&pool.client(REGION, &unknown).await.unwrap()).await.unwrap_err();
-    // The date was learnt, or there would have been one request.
+    // The date was learned, or there would have been one request.
     assert!(kms.counters(REGION).total() > 1);
-    let left = pool.slots().into_iter().find_map(|slot| slot.credentials_left).unwrap();
+    let left = pool.client_stats().into_iter().find_map(|client| client.credentials_left).unwrap();
     assert!(left > Duration::from_mins(50), "{left:?}");
 }
 
@@ -227,7 +227,7 @@ async fn a_clock_that_is_set_right_again_fails_no_request() {
         join_all(requests).await.into_iter().for_each(Result::unwrap);
         let before = kms.counters(REGION).total();
         random(&clients[0]).await.unwrap();
-        assert_eq!(kms.counters(REGION).total(), before + 1, "the date was not learnt");
+        assert_eq!(kms.counters(REGION).total(), before + 1, "the date was not learned");
     }
     assert_eq!(pool.stats().refreshes, 1, "a wrong date is no fault of the credentials");
 }
@@ -256,7 +256,7 @@ async fn a_wrong_date_in_a_response_that_is_no_refusal_is_not_learnt() {
     let principal = Principal::new(kms.issue_credentials());
     let client = pool.client(REGION, &principal).await.unwrap();
     kms.faults(REGION).clock_ahead(Duration::from_hours(1));
-    pool.warm_up(&principal, [REGION]).await.remove(0).unwrap();
+    pool.warm(&principal, [REGION]).await.remove(0).unwrap();
     kms.faults(REGION).clear();
     // Close enough to be accepted.
     kms.faults(REGION).clock_ahead(Duration::from_secs(270));
@@ -264,7 +264,7 @@ async fn a_wrong_date_in_a_response_that_is_no_refusal_is_not_learnt() {
     kms.faults(REGION).internal_errors(1.0);
     random(&client).await.unwrap_err();
     kms.faults(REGION).clear();
-    // If that date had been learnt, this one would differ from it too much.
+    // If that date had been learned, this one would differ from it too much.
     kms.faults(REGION).clock_behind(Duration::from_mins(1));
     kms.reset_counters(REGION);
     join_all((0..32).map(|_| random(&client))).await.into_iter().for_each(Result::unwrap);
@@ -292,7 +292,7 @@ async fn callers_that_do_not_go_on_keep_nobody_else_waiting() {
 }
 
 #[tokio::test]
-async fn connections_stay_as_long_as_any_slot_of_the_region() {
+async fn connections_stay_as_long_as_the_region_has_a_client() {
     let kms = server().await;
     let pool = builder(&kms).build().unwrap();
     let (one, other) =
@@ -312,13 +312,13 @@ async fn connections_stay_as_long_as_any_slot_of_the_region() {
 }
 
 #[tokio::test]
-async fn a_slot_that_nobody_uses_goes_with_its_connections() {
+async fn an_unused_client_is_dropped_with_its_connections() {
     let kms = server().await;
     let pool = builder(&kms).idle_timeout(Duration::from_millis(40)).build().unwrap();
     random(&pool.client(REGION, &Principal::new(kms.issue_credentials())).await.unwrap())
         .await
         .unwrap();
-    while pool.stats().slots > 0 || kms.counters(REGION).open_connections > 0 {
+    while pool.stats().clients > 0 || kms.counters(REGION).open_connections > 0 {
         tokio::task::yield_now().await;
     }
     assert_eq!(pool.stats().idle_evictions, 1);
@@ -330,7 +330,7 @@ async fn warming_up_connects_each_region_by_itself() {
     let pool = builder(&kms).attempt_timeout(Duration::from_secs(1)).build().unwrap();
     let principal = Principal::new(kms.issue_credentials());
     kms.faults("eu-west-1").hang(true);
-    let warmed = pool.warm_up(&principal, [REGION, "eu-west-1", "Not A Region"]).await;
+    let warmed = pool.warm(&principal, [REGION, "eu-west-1", "Not A Region"]).await;
     let kinds: Vec<_> =
         warmed.into_iter().map(|warmed| warmed.map_err(|error| error.kind())).collect();
     assert_eq!(kinds, [Ok(()), Err(KmsErrorKind::TimedOut), Err(KmsErrorKind::InvalidRequest)]);
@@ -355,7 +355,7 @@ async fn a_pool_that_was_shut_down_answers_what_is_under_way_and_nothing_more() 
     request.await.unwrap().unwrap();
     let error = pool.client(REGION, &principal).await.unwrap_err();
     assert_eq!(error.kind(), KmsErrorKind::InvalidRequest);
-    assert_eq!(pool.stats().slots, 0);
+    assert_eq!(pool.stats().clients, 0);
 }
 
 #[tokio::test]

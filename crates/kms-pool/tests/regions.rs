@@ -125,7 +125,7 @@ async fn an_open_circuit_spares_the_region_until_a_probe_succeeds() {
     assert!(refused.to_string().contains("circuit"), "{refused}");
     let pause = refused.retry_after().unwrap();
     assert_eq!(kms.counters(REGION).requests("GenerateRandom"), 3);
-    assert_eq!(pool.slots()[0].circuit, CircuitState::Open);
+    assert_eq!(pool.client_stats()[0].circuit, CircuitState::Open);
     assert_eq!(
         &*ask(&replicas(&pool, &principal)).await.unwrap(),
         OTHER,
@@ -135,7 +135,7 @@ async fn an_open_circuit_spares_the_region_until_a_probe_succeeds() {
     kms.faults(REGION).clear();
     tokio::time::sleep(pause).await;
     random(&client).await.unwrap();
-    assert_eq!(pool.slots()[0].circuit, CircuitState::Closed);
+    assert_eq!(pool.client_stats()[0].circuit, CircuitState::Closed);
 }
 
 #[tokio::test]
@@ -168,7 +168,7 @@ async fn a_region_that_hangs_takes_no_room_from_another() {
 }
 
 #[tokio::test]
-async fn made_up_regions_take_few_slots() {
+async fn invented_regions_take_few_clients() {
     let kms = server().await;
     let pool = builder(&kms).build().unwrap();
     let clients = pool.clients(&Principal::new(kms.issue_credentials()));
@@ -179,7 +179,7 @@ async fn made_up_regions_take_few_slots() {
     }
     clients.client(REGION).await.unwrap();
     assert!(clients.client("us_east_1").await.is_err());
-    assert_eq!(pool.stats().slots, 64);
+    assert_eq!(pool.stats().clients, 64);
     clients.limited_to([OTHER]).client(OTHER).await.unwrap();
 }
 
@@ -198,7 +198,7 @@ async fn a_region_that_loses_every_race_is_left_alone() {
     assert!(kms.counters(REGION).requests("GenerateRandom") < 10, "its circuit is open");
     assert!(
         pool.stats().circuits_opened > 0
-            || pool.slots().iter().any(|slot| slot.circuit == CircuitState::Open)
+            || pool.client_stats().iter().any(|client| client.circuit == CircuitState::Open)
     );
     assert!(
         in_order.stats().hedges >= 3 && in_order.stats().failovers >= 1,

@@ -162,7 +162,7 @@ fn no_caller_needs_tokio() {
     let pool = builder(&kms).max_attempts(3).build().unwrap();
     let principal = Principal::new(Sessions(Arc::clone(&kms)));
     block_on(async {
-        for warmed in pool.warm_up(&principal, [REGION, OTHER]).await {
+        for warmed in pool.warm(&principal, [REGION, OTHER]).await {
             warmed.unwrap();
         }
         let client = pool.client(REGION, &principal).await.unwrap();
@@ -245,6 +245,6 @@ fn a_provider_that_blocks_its_thread_delays_no_other_and_no_shutdown() {
 #[test]
 fn the_default_chain_is_set_up_on_first_use() {
     // This reads nothing yet: there is no runtime here.
-    let principal = Principal::from_default_chain().now_or_never().unwrap();
+    let principal = Principal::from_default_chain();
     assert_eq!(principal.label(), None);
 }

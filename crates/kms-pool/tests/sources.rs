@@ -53,7 +53,7 @@ async fn credentials_are_renewed_before_their_end_though_nobody_asks_for_them() 
         1,
         "the first session has ended, and nothing was refused"
     );
-    assert_eq!(pool.slots()[0].generation, pool.stats().rotations + 1);
+    assert_eq!(pool.client_stats()[0].generation, pool.stats().rotations + 1);
 }
 
 #[tokio::test]
@@ -68,7 +68,7 @@ async fn a_broken_provider_costs_nothing_until_the_end_of_what_it_gave_and_littl
     while pool.stats().failures == 0 {
         random(&client).await.unwrap();
     }
-    while pool.slots()[0].credentials_left > Some(Duration::ZERO) {
+    while pool.client_stats()[0].credentials_left > Some(Duration::ZERO) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let error = random(&client).await.unwrap_err();
@@ -88,7 +88,7 @@ async fn all_regions_share_the_credentials_of_a_principal() {
     for region in [REGION, OTHER] {
         pool.client(region, &principal).await.unwrap();
     }
-    assert_eq!((pool.stats().refreshes, pool.stats().slots), (1, 2));
+    assert_eq!((pool.stats().refreshes, pool.stats().clients), (1, 2));
 }
 
 fn write_profile(file: &Path, keys: &Credentials) {
@@ -177,7 +177,7 @@ async fn tenants_share_a_role_and_no_client_and_bear_their_tags() {
         let principal = role.assumed_by(&service).unwrap().with_label(tenant);
         random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap();
     }
-    assert_eq!(pool.stats().slots, 2);
+    assert_eq!(pool.stats().clients, 2);
     let sessions = kms.role_sessions();
     let tags: Vec<_> =
         sessions.iter().map(|session| (&*session.session_name, &*session.tags["tenant"])).collect();

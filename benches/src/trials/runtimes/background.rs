@@ -180,10 +180,10 @@ fn janitor(first: First, lines: &mut Lines) -> Outcome<()> {
     }
     let kept = first.part(leader);
     let began = Instant::now();
-    while kms.pool().stats().slots > 0 && began.elapsed() < 10 * SHORT {
+    while kms.pool().stats().clients > 0 && began.elapsed() < 10 * SHORT {
         thread::sleep(SHORT / 10);
     }
-    let left = kms.pool().stats().slots as u64;
+    let left = kms.pool().stats().clients as u64;
     lines.at_most(format!("{first}: idle clients left of {PRINCIPALS}"), count(left), 0.0);
     drop(kept);
     Ok(())

@@ -224,7 +224,7 @@ async fn signatures_are_for_this_service_and_this_body() {
 async fn faults_have_the_words_of_sts() {
     let kms = start().await;
     let asked = async || {
-        // A new client each time, which has learnt nothing of the clock.
+        // A new client each time, which has learned nothing of the clock.
         let asked = sts(&kms, kms.issue_credentials()).get_caller_identity().send().await;
         asked.map_err(|error| {
             (error.raw_response().map(|raw| raw.status().as_u16()), code::<(), _>(Err(error)))

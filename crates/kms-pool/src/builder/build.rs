@@ -61,7 +61,7 @@ impl KmsPoolBuilder {
             endpoints: self.endpoints,
             credentials_http: connections.shared_client(),
             connections,
-            renewals: self.renewals,
+            refresh: self.refresh,
             budget: self.budget,
             circuit: self.circuit,
             attempt_timeout: self.attempt_timeout,

@@ -36,10 +36,10 @@ impl KmsPoolBuilder {
         in_range("connection_idle_timeout", idle, &CONNECTION_IDLE_TIMEOUTS)?;
         in_range("attempt_timeout", &self.attempt_timeout, &TIMEOUTS)?;
         in_range("operation_timeout", &self.operation_timeout, &TIMEOUTS)?;
-        in_range("provider_timeout", &self.renewals.provider_timeout, &TIMEOUTS)?;
-        in_range("refresh_lead", &self.renewals.lead, &REFRESH_LEADS)?;
-        in_range("refresh_jitter", &self.renewals.jitter, &JITTERS)?;
-        in_range("watch_files_every", &self.renewals.files_every, &FILE_LOOKS)?;
+        in_range("provider_timeout", &self.refresh.provider_timeout, &TIMEOUTS)?;
+        in_range("refresh_lead", &self.refresh.lead, &REFRESH_LEADS)?;
+        in_range("refresh_jitter", &self.refresh.jitter, &JITTERS)?;
+        in_range("watch_files_every", &self.refresh.files_every, &FILE_LOOKS)?;
         in_range("idle_timeout", &self.idle_timeout, &IDLE_TIMEOUTS)?;
         in_range("max_attempts", &self.max_attempts, &ATTEMPTS)?;
         in_range("max_clients", &self.max_clients, &CLIENTS)?;
@@ -66,7 +66,7 @@ impl KmsPoolBuilder {
             return Err(BuildError::Endpoint { region: region.to_owned(), reason });
         }
         for (region, url) in &self.endpoints {
-            crate::pool::check_region(region).map_err(|_| BuildError::no_region(region))?;
+            crate::region::check_region(region).map_err(|_| BuildError::no_region(region))?;
             check_endpoint(region, url)?;
         }
         Ok(())

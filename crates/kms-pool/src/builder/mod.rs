@@ -7,8 +7,9 @@ use std::time::Duration;
 
 pub(crate) use self::check::check_endpoint;
 use crate::connection::{ConnectionSettings, Proxies};
-use crate::credentials::Renewals;
+use crate::credentials::RefreshSettings;
 use crate::error::BuildError;
+use crate::pool::KmsPool;
 use crate::request::{BudgetSettings, CircuitSettings};
 
 mod build;
@@ -40,7 +41,7 @@ pub struct KmsPoolBuilder {
     max_attempts: u32,
     max_clients: usize,
     idle_timeout: Duration,
-    renewals: Renewals,
+    refresh: RefreshSettings,
     budget: BudgetSettings,
     circuit: CircuitSettings,
     fips: bool,
@@ -48,8 +49,15 @@ pub struct KmsPoolBuilder {
     app_name: Option<String>,
 }
 
+impl KmsPool {
+    /// Returns a builder with the [default settings](crate#defaults).
+    pub fn builder() -> KmsPoolBuilder {
+        KmsPoolBuilder::new()
+    }
+}
+
 impl KmsPoolBuilder {
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
         Self {
             endpoint: None,
             endpoints: HashMap::new(),
@@ -59,7 +67,7 @@ impl KmsPoolBuilder {
             max_attempts: 3,
             max_clients: 1000,
             idle_timeout: Duration::from_mins(10),
-            renewals: Renewals {
+            refresh: RefreshSettings {
                 lead: Duration::from_mins(5),
                 jitter: Duration::from_mins(1),
                 provider_timeout: Duration::from_secs(5),
@@ -269,7 +277,7 @@ impl KmsPoolBuilder {
     /// builder.refresh_lead(Duration::from_mins(10));
     /// ```
     pub fn refresh_lead(mut self, lead: Duration) -> Self {
-        self.renewals.lead = lead;
+        self.refresh.lead = lead;
         self
     }
 
@@ -283,7 +291,7 @@ impl KmsPoolBuilder {
     /// builder.refresh_jitter(Duration::ZERO);
     /// ```
     pub fn refresh_jitter(mut self, jitter: Duration) -> Self {
-        self.renewals.jitter = jitter;
+        self.refresh.jitter = jitter;
         self
     }
 
@@ -296,7 +304,7 @@ impl KmsPoolBuilder {
     /// builder.provider_timeout(Duration::from_secs(2));
     /// ```
     pub fn provider_timeout(mut self, timeout: Duration) -> Self {
-        self.renewals.provider_timeout = timeout;
+        self.refresh.provider_timeout = timeout;
         self
     }
 
@@ -309,7 +317,7 @@ impl KmsPoolBuilder {
     /// builder.watch_files_every(Duration::from_secs(1));
     /// ```
     pub fn watch_files_every(mut self, pause: Duration) -> Self {
-        self.renewals.files_every = pause;
+        self.refresh.files_every = pause;
         self
     }
 
@@ -463,7 +471,7 @@ impl fmt::Debug for KmsPoolBuilder {
             .field("max_attempts", &self.max_attempts)
             .field("max_clients", &self.max_clients)
             .field("idle_timeout", &self.idle_timeout)
-            .field("renewals", &self.renewals)
+            .field("refresh", &self.refresh)
             .field("budget", &self.budget)
             .field("circuit", &self.circuit)
             .field("fips", &self.fips)

@@ -26,8 +26,8 @@ use tower_service::Service;
 use super::proxy::{Proxies, Proxy};
 use super::race::Hosts;
 use super::tls::Tls;
-use crate::sight;
 use crate::stats::Counters;
+use crate::telemetry;
 use crate::time;
 
 /// Opens connections within the connect timeout, and counts them.
@@ -82,7 +82,7 @@ impl Service<Uri> for Connector {
             }
             .inspect_err(|error| {
                 parts.counters.connections_failed.increment();
-                sight::connection_failed(error);
+                telemetry::connection_failed(error);
             })
         })
     }
@@ -210,7 +210,7 @@ pub(super) struct Opened(pub(super) Instant);
 impl Transport {
     fn new(stream: Stream, is_h2: bool, counters: &Arc<Counters>) -> Self {
         counters.connections_opened.increment();
-        sight::connection_opened();
+        telemetry::connection_opened();
         Self {
             stream: TokioIo::new(stream),
             is_h2,
@@ -234,7 +234,7 @@ impl Connection for Transport {
 impl Drop for Transport {
     fn drop(&mut self) {
         self.counters.connections_closed.increment();
-        sight::connection_closed();
+        telemetry::connection_closed();
     }
 }
 

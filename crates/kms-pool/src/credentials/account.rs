@@ -105,12 +105,12 @@ mod tests {
             keys.set_account_id(account.map(AccountId::from));
             Owner::of(&keys.build())
         };
-        let [here, renewed] = ["ASIAY34FZKBOKMUTVV7A", "ASIAY34FZKBOAAAAAAAA"];
+        let [here, refreshed] = ["ASIAY34FZKBOKMUTVV7A", "ASIAY34FZKBOAAAAAAAA"];
         let elsewhere = "ASIAQNZGKIQY56JQ7WML";
         let known = Some("609629065308");
         for (last, next, is_other) in [
             // Both accounts are known.
-            (owner(here, None), owner(renewed, None), false),
+            (owner(here, None), owner(refreshed, None), false),
             (owner(here, None), owner("x", known), false),
             (owner(here, None), owner(elsewhere, None), true),
             (owner("x", known), owner("x", Some("029608264753")), true),

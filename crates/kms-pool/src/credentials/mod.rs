@@ -1,4 +1,4 @@
-//! Who calls KMS, and with what: identities, their credentials, and how those are renewed.
+//! Who calls KMS, and with what: identities, their credentials, and how those are refreshed.
 
 mod account;
 mod default_chain;
@@ -15,5 +15,5 @@ mod watcher;
 pub(crate) use fingerprint::Fingerprint;
 pub use principal::Principal;
 pub use role::Role;
-pub(crate) use session::{Renewals, Session, SessionCredentials};
+pub(crate) use session::{RefreshSettings, Session, SessionCredentials};
 pub(crate) use sessions::Sessions;

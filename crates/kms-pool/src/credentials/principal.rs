@@ -165,8 +165,11 @@ impl Principal {
     /// credentials are reported by the first [`KmsPool::client`](crate::KmsPool::client). If no
     /// region is configured, the chain asks the EC2 metadata service for one, which takes a few
     /// seconds to fail elsewhere: set `AWS_REGION`.
-    #[expect(clippy::unused_async, reason = "it is part of the signature that callers know")]
-    pub async fn from_default_chain() -> Self {
+    ///
+    /// ```
+    /// let principal = kms_pool::Principal::from_default_chain();
+    /// ```
+    pub fn from_default_chain() -> Self {
         Self::of(DefaultChain::default())
     }
 

@@ -34,7 +34,7 @@ use crate::error::{BuildError, KmsErrorKind};
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// use kms_pool::{Principal, Role};
 ///
-/// let service = Principal::from_default_chain().await;
+/// let service = Principal::from_default_chain();
 /// let tenant = Role::new("arn:aws:iam::111122223333:role/payments", "eu-central-1")
 ///     .session_name("payments-acme")
 ///     .session_tag("tenant", "acme")
@@ -219,7 +219,8 @@ impl Role {
     }
 
     fn principal(self, source: Source) -> Result<Principal, BuildError> {
-        crate::pool::check_region(&self.region).map_err(|_| BuildError::no_region(&self.region))?;
+        crate::region::check_region(&self.region)
+            .map_err(|_| BuildError::no_region(&self.region))?;
         if let Some(url) = &self.endpoint {
             crate::builder::check_endpoint("STS", url)?;
         }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 
 use super::principal::Principal;
-use super::session::{Renewals, Session};
+use super::session::{RefreshSettings, Session};
 use crate::background::WeakBackground;
 use crate::stats::Counters;
 use crate::time::Clock;
@@ -15,7 +15,7 @@ use crate::time::Clock;
 /// The sessions of a pool, one for each principal in use. A session lives as long as its users keep
 /// it; this map only finds it.
 pub(crate) struct Sessions {
-    pub(super) renewals: Renewals,
+    pub(super) refresh: RefreshSettings,
     /// The HTTP client of this crate's own providers.
     pub(super) http: SharedHttpClient,
     pub(super) counters: Arc<Counters>,
@@ -29,13 +29,13 @@ pub(crate) struct Sessions {
 
 impl Sessions {
     pub(crate) fn new(
-        renewals: Renewals,
+        refresh: RefreshSettings,
         http: SharedHttpClient,
         counters: Arc<Counters>,
         background: WeakBackground,
         clock: Clock,
     ) -> Self {
-        Self { renewals, http, counters, background, clock, by_principal: Mutex::default() }
+        Self { refresh, http, counters, background, clock, by_principal: Mutex::default() }
     }
 
     /// The session of a principal, created if necessary.
@@ -57,7 +57,7 @@ impl Sessions {
         }
     }
 
-    pub(crate) fn forget_the_unused(&self) {
+    pub(crate) fn remove_unused(&self) {
         self.lock().retain(|_, session| session.strong_count() > 0);
     }
 

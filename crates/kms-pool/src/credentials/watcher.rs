@@ -1,4 +1,4 @@
-//! The task that renews a principal's credentials before anybody needs the next ones.
+//! The task that refreshes a principal's credentials before anybody needs the next ones.
 
 use std::sync::Weak;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::session::Session;
 /// The maximum length of one sleep, so that the watcher notices suspensions of the machine.
 const MAX_SLEEP: Duration = Duration::from_mins(1);
 
-/// Renews when credentials are due and when a file of the principal has changed, for as long as the
+/// Refreshes when credentials are due and when a file of the principal has changed, for as long as the
 /// session is used by anybody and has anything to watch.
 pub(super) async fn watch(session: Weak<Session>) {
     loop {
@@ -21,7 +21,7 @@ pub(super) async fn watch(session: Weak<Session>) {
         // The files count as changed until the provider has responded again.
         if have_files_changed(&session).await || session.is_due(session.clock.now()) {
             // The load itself records a failure.
-            let _ = session.renew_now(session.clock.now()).await;
+            let _ = session.refresh_now(session.clock.now()).await;
         }
     }
 }

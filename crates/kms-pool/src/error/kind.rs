@@ -84,7 +84,7 @@ impl KmsErrorKind {
                 ("the ciphertext belongs to another KMS key", "name the key that encrypted it")
             }
             Self::CredentialsExpired => {
-                ("the AWS credentials have expired", "check that their provider renews them")
+                ("the AWS credentials have expired", "check that their provider refreshes them")
             }
             Self::CredentialsRejected => (
                 "KMS does not accept the AWS credentials",

@@ -1,4 +1,4 @@
-//! The parts that the slots of a pool share.
+//! The parts that the clients of a pool share.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -11,8 +11,8 @@ use crate::credentials::Session;
 use crate::request::{Budget, BudgetSettings};
 use crate::time::{self, Clock};
 
-/// The parts that slots share. A part lives as long as the slots that use it; these maps only find
-/// it.
+/// The parts that clients share. A part lives as long as the clients that use it; these maps only
+/// find it.
 #[derive(Default)]
 pub(super) struct Parts {
     https: HashMap<Box<str>, Weak<HttpsClient>>,
@@ -29,13 +29,13 @@ pub(super) enum BudgetOwner {
     /// An account that a provider returned. A provider may return any account, so this shares no
     /// budget with [`Account`](Self::Account). Without one, the account in the access key id is not
     /// used: a tenant that invents an id would share the budget of the account in it.
-    SaidAccount(Box<str>),
+    ProviderAccount(Box<str>),
     Principal(u64),
 }
 
 impl Parts {
     pub(super) fn https(&mut self, region: &str, connections: &Connections) -> Arc<HttpsClient> {
-        find_or_make(&mut self.https, region.into(), || connections.client())
+        find_or_create(&mut self.https, region.into(), || connections.client())
     }
 
     pub(super) fn budget(
@@ -44,7 +44,7 @@ impl Parts {
         region: &str,
         settings: BudgetSettings,
     ) -> Arc<Budget> {
-        find_or_make(&mut self.budgets, (owner, region.into()), || {
+        find_or_create(&mut self.budgets, (owner, region.into()), || {
             Budget::new(settings, time::monotonic())
         })
     }
@@ -55,14 +55,7 @@ impl Parts {
         self.clocks.entry(region.into()).or_insert_with(|| clock.copy()).clone()
     }
 
-    /// Stops the background tasks. Clients that callers hold keep their sessions.
-    pub(super) fn stop(&mut self) {
-        if let Some(janitor) = self.janitor.take() {
-            janitor.abort();
-        }
-    }
-
-    pub(super) fn forget_the_unused(&mut self) {
+    pub(super) fn remove_unused(&mut self) {
         self.https.retain(|_, it| it.strong_count() > 0);
         self.budgets.retain(|_, it| it.strong_count() > 0);
         self.clocks.retain(|region, _| self.https.contains_key(region));
@@ -77,13 +70,13 @@ impl BudgetOwner {
             .and_then(|it| it.credentials.account_id().map(|id| id.as_str().into()));
         match (principal.account(), said) {
             (Some(account), _) => Self::Account(account.into()),
-            (None, Some(account)) => Self::SaidAccount(account),
+            (None, Some(account)) => Self::ProviderAccount(account),
             (None, None) => Self::Principal(principal.id()),
         }
     }
 }
 
-fn find_or_make<K: Eq + Hash, V>(
+fn find_or_create<K: Eq + Hash, V>(
     map: &mut HashMap<K, Weak<V>>,
     key: K,
     make: impl FnOnce() -> V,

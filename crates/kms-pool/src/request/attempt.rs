@@ -32,18 +32,18 @@ use crate::background::Background;
 use crate::connection::{self, Exchange, HttpsClient, Stale};
 use crate::credentials::{Fingerprint, Session};
 use crate::error::{KmsError, KmsErrorKind};
-use crate::sight::{self, InFlight};
 use crate::stats::Counters;
+use crate::telemetry::{self, InFlight};
 use crate::time::{self, Clock};
 
 /// More than any answer of KMS.
-const LONGEST_ANSWER: usize = 256 * 1024;
+const MAX_RESPONSE: usize = 256 * 1024;
 
 /// AWS accepts signatures that are up to five minutes old. From four minutes on, the date may be
 /// the reason for a refusal.
 const SKEW: Duration = Duration::from_mins(4);
 
-/// What the requests of one slot go through.
+/// What the requests of one client go through.
 pub(crate) struct Lane {
     pub(crate) region: Arc<str>,
     pub(crate) session: Arc<Session>,
@@ -52,8 +52,8 @@ pub(crate) struct Lane {
     /// The region's clock, for the dates of requests. The session's clock is for the expiry of
     /// credentials.
     pub(crate) clock: Clock,
-    /// Whether the clock has learnt a date with which no request has been accepted yet.
-    pub(crate) has_learnt: AtomicBool,
+    /// Whether the clock has learned a date with which no request has been accepted yet.
+    pub(crate) has_learned: AtomicBool,
     pub(crate) https: Arc<HttpsClient>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) circuit: Arc<Circuit>,
@@ -73,7 +73,7 @@ pub(crate) struct Lane {
     pub(crate) tenure: u64,
 }
 
-/// The HTTP client of a slot's KMS client: the region's HTTPS client, behind the slot's lane.
+/// The HTTP client of a KMS client: the region's HTTPS client, behind the client's lane.
 #[derive(Clone)]
 pub(crate) struct LaneClient {
     pub(crate) lane: Arc<Lane>,
@@ -113,7 +113,7 @@ impl HttpConnector for LaneConnector {
         let operation = operation::name(&request);
         let attempt = request.extension::<Operation>().map_or(1, |operation| operation.attempt);
         let lane = Arc::clone(&client.lane);
-        let span = sight::request(operation, &lane.region, attempt);
+        let span = telemetry::request(operation, &lane.region, attempt);
         let attempt = async move { client.lane.attempt(&client, request, operation).await };
         // Spawned here and not on the first poll, to get the caller's subscriber.
         match lane.background.run(attempt.instrument(span).with_current_subscriber()) {
@@ -210,14 +210,14 @@ impl Lane {
         }
         drop(permit);
         if stale == Some(Stale::FailureAgain) {
-            pass.learnt_nothing();
+            pass.learned_nothing();
         } else if !outcome.is_outage() {
             if pass.answered() {
-                sight::circuit_closed(&self.region);
+                telemetry::circuit_closed(&self.region);
             }
         } else if pass.failed(now) {
             self.counters.circuits_opened.increment();
-            sight::circuit_opened(&self.region);
+            telemetry::circuit_opened(&self.region);
         }
 
         let (mut response, body) = answer.map_err(|error| self.told(error))?;
@@ -242,13 +242,13 @@ impl Lane {
         Ok(response)
     }
 
-    /// Uses the learnt date for the expiry of credentials too, once the server has accepted a
+    /// Uses the learned date for the expiry of credentials too, once the server has accepted a
     /// request with it.
     fn believe_date(&self, signature: &Signature) {
         let is_of_this_date =
             || signature.date.is_some_and(|date| apart(date, self.clock.date()) <= SKEW);
-        if self.has_learnt.load(Relaxed) && is_of_this_date() {
-            self.has_learnt.store(false, Relaxed);
+        if self.has_learned.load(Relaxed) && is_of_this_date() {
+            self.has_learned.store(false, Relaxed);
             self.session.clock.learn(self.clock.date());
         }
     }
@@ -268,7 +268,7 @@ impl Lane {
                 if operation.take_reconnection() =>
             {
                 self.counters.retries.increment();
-                sight::reconnected();
+                telemetry::reconnected();
                 self.try_once(again).await
             }
             _ => (answer, stale),
@@ -299,11 +299,11 @@ impl Lane {
         signature: Signature,
     ) -> bool {
         if let Some(date) = signature.is_dated_wrong_by(refused) {
-            // Another request may have learnt the date while this one was in flight.
+            // Another request may have learned the date while this one was in flight.
             if apart(date, self.clock.date()) > SKEW {
                 self.clock.learn(date);
-                self.has_learnt.store(true, Relaxed);
-                sight::date_learnt(&self.region);
+                self.has_learned.store(true, Relaxed);
+                telemetry::date_learnt(&self.region);
             }
             if operation.take_correction() {
                 return true;
@@ -314,7 +314,7 @@ impl Lane {
         let is_unknown = outcome == Outcome::CredentialsRefused && !self.has_accepted.load(Relaxed);
         let is_of_region = is_unknown && self.session.is_accepted();
         !is_of_region
-            && operation.take_renewal()
+            && operation.take_refresh()
             && self.session.refused(signature.signer, self.session.clock.now()).await
     }
 
@@ -404,7 +404,7 @@ type Answer = Result<(HttpResponse, Bytes), ConnectorError>;
 async fn whole_answer(exchange: &mut Exchange<'_>) -> Answer {
     let mut response = exchange.head().await?;
     let body = std::mem::replace(response.body_mut(), SdkBody::taken());
-    let body = Limited::new(body, LONGEST_ANSWER)
+    let body = Limited::new(body, MAX_RESPONSE)
         .collect()
         .await
         .map_err(|error: BoxError| ConnectorError::io(error))?;

@@ -1,6 +1,6 @@
 //! The budget: how many requests an account sends to a region at once, and in a second.
 //!
-//! The rate is learnt. Until KMS throttles, only the configured rate applies. When KMS throttles,
+//! The rate is learned. Until KMS throttles, only the configured rate applies. When KMS throttles,
 //! the rate drops to nine tenths of the requests that KMS accepted in the last second. It grows
 //! again until KMS throttles: by a hundredth of that in the first second, and by twice as much in
 //! each further second. It therefore stays near a good rate for a while, and soon leaves a rate
@@ -45,10 +45,10 @@ const DECREASE: f64 = 0.9;
 /// The rate grows by this share, of what it was after it dropped, in the first second that it
 /// limits, or else by one.
 const INCREASE: f64 = 0.01;
-const LEAST_PER_SECOND: f64 = 1.0;
+const MIN_PER_SECOND: f64 = 1.0;
 /// This much of a second may be sent at once.
 const BURST: f64 = 0.05;
-/// A learnt rate is forgotten when KMS has throttled nothing for so long.
+/// A learned rate is forgotten when KMS has throttled nothing for so long.
 const FORGET_AFTER: Duration = Duration::from_mins(5);
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -135,7 +135,7 @@ impl Budget {
         }
     }
 
-    /// The learnt or set limit, in requests a second.
+    /// The learned or set limit, in requests a second.
     pub(crate) fn limit(&self) -> Option<f64> {
         self.rate().limit
     }
@@ -376,7 +376,7 @@ impl Rate {
         let share = now.saturating_duration_since(self.second_began).as_secs_f64().min(1.0);
         let accepted = f64::from(self.accepted[0]) + f64::from(self.accepted[1]) * (1.0 - share);
         let from = self.limit.map_or(accepted, |limit| limit.min(accepted));
-        let limit = (from * DECREASE).max(LEAST_PER_SECOND);
+        let limit = (from * DECREASE).max(MIN_PER_SECOND);
         self.limit = Some(limit);
         (self.grows_from, self.grown_for) = (limit, Duration::ZERO);
         (self.grown_at, self.decreased_at) = (now, Some(now));
@@ -441,7 +441,7 @@ mod tests {
         task
     }
 
-    /// A learnt limit of 90: KMS has taken 100 requests in this second and throttles one.
+    /// A learned limit of 90: KMS has taken 100 requests in this second and throttles one.
     fn throttled_at_100(budget: &Budget, permit: &Permit) {
         (0..100).for_each(|_| budget.accepted(monotonic()));
         budget.throttled(permit, monotonic());

@@ -17,7 +17,7 @@ pub(crate) struct CircuitSettings {
 }
 
 /// The maximum pause before the next probe.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+const MAX_PAUSE: Duration = Duration::from_secs(10);
 
 /// Whether a client sends requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,7 +32,7 @@ pub enum CircuitState {
     HalfOpen,
 }
 
-/// The circuit of one slot.
+/// The circuit of one client.
 pub(crate) struct Circuit {
     settings: CircuitSettings,
     state: Mutex<State>,
@@ -134,7 +134,7 @@ impl Pass {
     }
 
     /// The request failed for a reason that says nothing, or nothing new, about the server.
-    pub(crate) fn learnt_nothing(mut self) {
+    pub(crate) fn learned_nothing(mut self) {
         self.races = false;
     }
 
@@ -143,7 +143,7 @@ impl Pass {
         let settings = self.circuit.settings;
         let mut state = self.circuit.lock();
         let opened = match (*state, self.probe.take()) {
-            (_, Some(pause)) => Some((pause * 2).min(LONGEST_PAUSE)),
+            (_, Some(pause)) => Some((pause * 2).min(MAX_PAUSE)),
             (State::Closed { failures }, None) => {
                 let failures = failures.saturating_add(1);
                 *state = State::Closed { failures };
@@ -224,10 +224,10 @@ mod tests {
         let (circuit, now) = (circuit(1), Instant::now());
         let mut pass = circuit.enter(now, false).ok().unwrap();
         pass.race();
-        pass.learnt_nothing();
+        pass.learned_nothing();
         assert_eq!(circuit.state(), CircuitState::Closed);
         assert!(fail(&circuit, now));
-        circuit.enter(now + PAUSE, false).ok().unwrap().learnt_nothing();
+        circuit.enter(now + PAUSE, false).ok().unwrap().learned_nothing();
         assert_eq!(circuit.state(), CircuitState::Open);
         // The next one is the probe.
         circuit.enter(now + PAUSE, false).ok().unwrap().answered();

@@ -30,10 +30,10 @@ pub(crate) enum Class {
 pub(super) struct Operation {
     pub(super) began: Instant,
     pub(super) attempt: u32,
-    /// Whether it has been signed again, by a corrected clock and with renewed credentials: each
+    /// Whether it has been signed again, by a corrected clock and with refreshed credentials: each
     /// happens once.
     corrected: Arc<AtomicBool>,
-    renewed: Arc<AtomicBool>,
+    refreshed: Arc<AtomicBool>,
     /// Whether a reused connection has failed this operation. One such failure is retried.
     reconnected: Arc<AtomicBool>,
     _counted: Arc<Counted>,
@@ -66,9 +66,9 @@ impl Operation {
         !self.corrected.swap(true, Relaxed)
     }
 
-    /// Takes the one renewal of credentials that an operation has.
-    pub(super) fn take_renewal(&self) -> bool {
-        !self.renewed.swap(true, Relaxed)
+    /// Takes the one refresh of credentials that an operation has.
+    pub(super) fn take_refresh(&self) -> bool {
+        !self.refreshed.swap(true, Relaxed)
     }
 
     /// Takes the one try over a new connection that an operation has in addition to its attempts.
@@ -98,7 +98,7 @@ impl Intercept for NoteAttempt {
             began: monotonic(),
             attempt: 1,
             corrected: Arc::default(),
-            renewed: Arc::default(),
+            refreshed: Arc::default(),
             reconnected: Arc::default(),
             _counted: counted,
         };
@@ -162,13 +162,13 @@ mod tests {
             began: monotonic(),
             attempt: 1,
             corrected: Arc::default(),
-            renewed: Arc::default(),
+            refreshed: Arc::default(),
             reconnected: Arc::default(),
             _counted: Arc::new(Counted::begin(&Arc::default())),
         };
         let second = Operation { attempt: 2, ..first.clone() };
         for take in
-            [Operation::take_correction, Operation::take_renewal, Operation::take_reconnection]
+            [Operation::take_correction, Operation::take_refresh, Operation::take_reconnection]
         {
             assert!(take(&first));
             assert!(!take(&second) && !take(&first));

@@ -62,7 +62,7 @@ impl ClassifyRetry for Retries {
     }
 }
 
-/// The quota for the retries of one slot, which is one principal in one region. It ends retries
+/// The quota for the retries of one client, which is one principal in one region. It ends retries
 /// when KMS is down, and no principal can use up another one's.
 ///
 /// It is large enough for a thousand concurrent requests whose credentials must be refreshed.

@@ -37,7 +37,7 @@ const NAME: &str = "AWS KMS discovery keyring";
 /// use envelope::{EncryptionContext, Envelope, keyring::{AwsKmsDiscoveryKeyring, DiscoveryFilter}};
 /// use kms_pool::{KmsPool, Principal};
 ///
-/// let (pool, principal) = (KmsPool::builder().build()?, Principal::from_default_chain().await);
+/// let (pool, principal) = (KmsPool::builder().build()?, Principal::from_default_chain());
 /// let clients = pool.clients(&principal).limited_to(["eu-west-1", "us-east-1"]);
 /// let ours = DiscoveryFilter::new("aws", ["111122223333"])?;
 /// let envelope = Envelope::new(AwsKmsDiscoveryKeyring::new(clients).with_filter(ours))?;

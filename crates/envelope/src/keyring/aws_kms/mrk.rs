@@ -26,7 +26,7 @@ use crate::{
 /// use envelope::{EncryptionContext, Envelope, keyring::AwsKmsMrkKeyring};
 /// use kms_pool::{KmsPool, Principal};
 ///
-/// let (pool, principal) = (KmsPool::builder().build()?, Principal::from_default_chain().await);
+/// let (pool, principal) = (KmsPool::builder().build()?, Principal::from_default_chain());
 /// let in_ireland = "arn:aws:kms:eu-west-1:111122223333:key/mrk-1234abcd12ab34cd56ef1234567890ab".parse()?;
 /// let envelope = Envelope::new(AwsKmsMrkKeyring::new(pool.clients(&principal), in_ireland))?;
 ///

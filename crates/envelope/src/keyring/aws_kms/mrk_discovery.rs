@@ -38,7 +38,7 @@ const NAME: &str = "AWS KMS MRK discovery keyring";
 /// use envelope::{EncryptionContext, Envelope, keyring::{AwsKmsMrkDiscoveryKeyring, DiscoveryFilter}};
 /// use kms_pool::{KmsPool, Principal};
 ///
-/// let (pool, principal) = (KmsPool::builder().build()?, Principal::from_default_chain().await);
+/// let (pool, principal) = (KmsPool::builder().build()?, Principal::from_default_chain());
 /// let ours = DiscoveryFilter::new("aws", ["111122223333"])?;
 /// let keyring = AwsKmsMrkDiscoveryKeyring::new(pool.clients(&principal), "eu-west-1")?.with_filter(ours);
 /// let opened = Envelope::new(keyring)?.decrypt(message, &EncryptionContext::empty()).await?;

@@ -28,7 +28,7 @@ impl MultiKeyring {
     /// use envelope::keyring::MultiKeyring;
     /// use kms_pool::{KmsPool, Principal};
     ///
-    /// let (pool, principal) = (KmsPool::builder().build()?, Principal::from_default_chain().await);
+    /// let (pool, principal) = (KmsPool::builder().build()?, Principal::from_default_chain());
     /// let keyring = MultiKeyring::aws_kms(pool.clients(&principal))
     ///     .generator("arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab".parse()?)
     ///     .child("arn:aws:kms:eu-west-1:111122223333:key/0987dcba-09fe-87dc-65ba-ab0987654321".parse()?)
@@ -53,7 +53,7 @@ impl MultiKeyring {
     /// use envelope::keyring::MultiKeyring;
     /// use kms_pool::{KmsPool, Principal};
     ///
-    /// let (pool, principal) = (KmsPool::builder().build()?, Principal::from_default_chain().await);
+    /// let (pool, principal) = (KmsPool::builder().build()?, Principal::from_default_chain());
     /// let keyring = MultiKeyring::aws_kms_mrk(pool.clients(&principal))
     ///     .generator("arn:aws:kms:us-east-1:111122223333:key/mrk-1234abcd12ab34cd56ef1234567890ab".parse()?)
     ///     .child("arn:aws:kms:eu-west-1:444455556666:key/0987dcba-09fe-87dc-65ba-ab0987654321".parse()?)
@@ -75,7 +75,7 @@ impl MultiKeyring {
     /// use envelope::keyring::{DiscoveryFilter, MultiKeyring};
     /// use kms_pool::{KmsPool, Principal};
     ///
-    /// let (pool, principal) = (KmsPool::builder().build()?, Principal::from_default_chain().await);
+    /// let (pool, principal) = (KmsPool::builder().build()?, Principal::from_default_chain());
     /// let keyring = MultiKeyring::aws_kms_discovery(pool.clients(&principal), ["eu-west-1", "us-east-1"])
     ///     .filter(DiscoveryFilter::new("aws", ["111122223333"])?)
     ///     .build()?;
@@ -99,7 +99,7 @@ impl MultiKeyring {
     /// use envelope::keyring::{DiscoveryFilter, MultiKeyring};
     /// use kms_pool::{KmsPool, Principal};
     ///
-    /// let (pool, principal) = (KmsPool::builder().build()?, Principal::from_default_chain().await);
+    /// let (pool, principal) = (KmsPool::builder().build()?, Principal::from_default_chain());
     /// let keyring = MultiKeyring::aws_kms_mrk_discovery(pool.clients(&principal), ["eu-west-1", "us-east-1"])
     ///     .filter(DiscoveryFilter::new("aws", ["111122223333"])?)
     ///     .build()?;

@@ -21,7 +21,7 @@ use crate::{
 /// use kms_pool::{KmsPool, Principal};
 ///
 /// let pool = KmsPool::builder().build()?;
-/// let principal = Principal::from_default_chain().await;
+/// let principal = Principal::from_default_chain();
 /// let arn = "arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
 /// let keyring = AwsKmsKeyring::new(pool, principal, arn.parse()?);
 /// # Ok(())

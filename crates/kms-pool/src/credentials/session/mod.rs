@@ -1,6 +1,6 @@
 //! A principal's session: the credentials in use, and the load in progress, if any.
 
-mod renewal;
+mod refresh;
 #[cfg(test)]
 mod tests;
 
@@ -16,7 +16,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared, ready};
 use tokio::task::AbortHandle;
 
-use self::renewal::{Renewal, Step};
+use self::refresh::{Refresh, Step};
 use super::files::Stamps;
 use super::fingerprint::Fingerprint;
 use super::generation::Generation;
@@ -24,12 +24,12 @@ use super::principal::Principal;
 use super::sessions::{Sessions, Surroundings};
 use super::watcher;
 use crate::error::KmsError;
-use crate::sight;
+use crate::telemetry;
 use crate::time::{Clock, Now};
 
 /// How a pool refreshes credentials.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Renewals {
+pub(crate) struct RefreshSettings {
     /// How long before their expiry a refresh is due.
     pub(crate) lead: Duration,
     /// The maximum random time by which a refresh is due earlier.
@@ -42,7 +42,7 @@ pub(crate) struct Renewals {
 
 /// The credentials of one principal in one pool.
 ///
-/// Fresh credentials are one atomic load away. All other cases go through [`Renewal::step`], which
+/// Fresh credentials are one atomic load away. All other cases go through [`Refresh::step`], which
 /// decides under a short lock who calls the provider; the lock is never held while waiting. A task
 /// on the pool's runtime calls the provider, so its duration and outcome do not depend on any
 /// request.
@@ -71,7 +71,7 @@ struct Load {
 
 #[derive(Default)]
 struct State {
-    renewal: Renewal,
+    refresh: Refresh,
     load: Option<Load>,
     generations: u64,
     /// The metadata of the principal's files before the provider's last response.
@@ -183,7 +183,7 @@ impl Session {
                     current.refuse();
                     load
                 }
-                None if !state.renewal.take_refusal(now) => return false,
+                None if !state.refresh.take_refusal(now) => return false,
                 None => {
                     current.refuse();
                     self.begin_load(&mut state, now)
@@ -194,7 +194,10 @@ impl Session {
     }
 
     /// Calls the provider now, or joins the load in progress.
-    pub(crate) async fn renew_now(self: &Arc<Self>, now: Now) -> Result<Arc<Generation>, KmsError> {
+    pub(crate) async fn refresh_now(
+        self: &Arc<Self>,
+        now: Now,
+    ) -> Result<Arc<Generation>, KmsError> {
         let load = {
             let mut state = self.lock();
             self.running(&state).unwrap_or_else(|| self.begin_load(&mut state, now))
@@ -208,16 +211,16 @@ impl Session {
         let due = self.current.load().as_ref().and_then(|current| current.refresh_at());
         let due = due.map(|at| {
             let until_due = at.duration_since(now.date).unwrap_or_default();
-            until_due.max(state.renewal.pause(now))
+            until_due.max(state.refresh.pause(now))
         });
         let files =
-            (!self.principal.files().is_empty()).then_some(self.sessions.renewals.files_every);
+            (!self.principal.files().is_empty()).then_some(self.sessions.refresh.files_every);
         due.into_iter().chain(files).min()
     }
 
     /// Whether a refresh is due and may start.
     pub(super) fn is_due(&self, now: Now) -> bool {
-        self.lock().renewal.pause(now).is_zero()
+        self.lock().refresh.pause(now).is_zero()
             && self.current.load().as_ref().is_some_and(|current| current.is_due(now.date))
     }
 
@@ -233,7 +236,7 @@ impl Session {
         // Loaded under the lock: if a load has just ended, no other one starts.
         let current = self.current.load_full().filter(|current| self.is_of_this_rotation(current));
         let running = self.running(&state);
-        match (state.renewal.step(current.as_deref(), running.is_some(), now), current) {
+        match (state.refresh.step(current.as_deref(), running.is_some(), now), current) {
             (Step::Use, Some(current)) => Next::Use(current),
             (Step::UseAndAsk, Some(current)) => {
                 drop(self.begin_load(&mut state, now));
@@ -265,10 +268,10 @@ impl Session {
 
     /// Starts a load, in a separate task.
     fn begin_load(self: &Arc<Self>, state: &mut State, now: Now) -> Load {
-        state.renewal.began(now);
+        state.refresh.began(now);
         let rotation = self.principal.rotation();
         // Without the span and subscriber of this caller: the load is shared by all callers.
-        let renew = Arc::clone(self).renew(now);
+        let renew = Arc::clone(self).call_provider(now);
         let spawned = match self.sessions.background.upgrade() {
             Some(background) => background.handle().map(|handle| handle.spawn(renew)),
             None => Err(KmsError::shut_down()),
@@ -297,12 +300,12 @@ impl Session {
     }
 
     /// Calls the provider, and installs a new generation if the credentials have changed.
-    async fn renew(self: Arc<Self>, now: Now) -> Result<Arc<Generation>, KmsError> {
+    async fn call_provider(self: Arc<Self>, now: Now) -> Result<Arc<Generation>, KmsError> {
         self.sessions.counters.refreshes.increment();
         loop {
             let lease =
                 self.sessions.background.upgrade().and_then(|background| background.lease());
-            let limit = self.sessions.renewals.provider_timeout;
+            let limit = self.sessions.refresh.provider_timeout;
             let answer = match lease {
                 Some(lease) => {
                     self.principal.ask_within(limit, now.date, &self.surroundings, lease).await
@@ -318,8 +321,8 @@ impl Session {
                 Ok(credentials) => credentials,
                 Err(error) => {
                     self.sessions.counters.failures.increment();
-                    sight::renewal_failed(&self.principal, &error);
-                    state.renewal.failed(&error, now);
+                    telemetry::refresh_failed(&self.principal, &error);
+                    state.refresh.failed(&error, now);
                     return Err(error);
                 }
             };
@@ -328,11 +331,11 @@ impl Session {
             if let Some(current) = current.filter(|current| {
                 current.rotation == answer.rotation && current.is_of_credentials(&credentials)
             }) {
-                state.renewal.brought_nothing(now);
+                state.refresh.brought_nothing(now);
                 return Ok(current);
             }
             let generation = self.install(&mut state, answer.rotation, credentials, now);
-            state.renewal.brought(&generation, now);
+            state.refresh.brought(&generation, now);
             return Ok(generation);
         }
     }
@@ -348,7 +351,7 @@ impl Session {
     ) -> Arc<Generation> {
         state.generations += 1;
         let lead =
-            self.sessions.renewals.lead + self.sessions.renewals.jitter.mul_f64(fastrand::f64());
+            self.sessions.refresh.lead + self.sessions.refresh.jitter.mul_f64(fastrand::f64());
         let generation =
             Arc::new(Generation::new(state.generations, rotation, credentials, lead, now));
         let last = self.current.swap(Some(Arc::clone(&generation)));
@@ -357,7 +360,7 @@ impl Session {
         }
         // After the swap: a caller that reads the new tenure never signs with old credentials.
         self.principal.note_owner(&generation.credentials);
-        sight::rotated(&self.principal, generation.number);
+        telemetry::rotated(&self.principal, generation.number);
         self.ensure_watcher(state);
         generation
     }

@@ -10,7 +10,7 @@ use futures_util::future::{join_all, pending};
 use proptest::prelude::*;
 use tokio::sync::Semaphore;
 
-use super::renewal::REFUSALS;
+use super::refresh::REFUSALS;
 use super::*;
 use crate::background::Background;
 use crate::connection::{ConnectionSettings, Connections};
@@ -121,7 +121,7 @@ fn session(provider: &Provider) -> Arc<Session> {
 
 fn session_with(provider: &Provider, provider_timeout: Duration) -> Arc<Session> {
     static BACKGROUND: LazyLock<Background> = LazyLock::new(|| Background::with_workers(2));
-    let renewals = Renewals {
+    let refresh = RefreshSettings {
         lead: Duration::from_secs(LEAD),
         jitter: Duration::ZERO,
         provider_timeout,
@@ -132,7 +132,7 @@ fn session_with(provider: &Provider, provider_timeout: Duration) -> Arc<Session>
     let http = http.shared_client();
     let clock = Clock::of_this_machine();
     let background = BACKGROUND.downgrade();
-    let sessions = Sessions::new(renewals, http, Arc::default(), background, clock);
+    let sessions = Sessions::new(refresh, http, Arc::default(), background, clock);
     Arc::new(sessions).of(&principal)
 }
 
@@ -212,7 +212,7 @@ async fn a_load_without_waiters_still_ends() {
     settle_unseen(&session).await;
     let two = Fingerprint::of(&session.credentials(at(951)).await.unwrap());
     assert!(session.refused(two, at(960)).await, "the provider is called again");
-    assert_eq!(session.renew_now(at(961)).await.unwrap().number, 4);
+    assert_eq!(session.refresh_now(at(961)).await.unwrap().number, 4);
     assert_eq!(provider.asked(), 4);
 }
 

@@ -90,7 +90,7 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         if !self.has_ended {
-            ended(self.operation, &self.region, "given_up", None, monotonic() - self.began);
+            ended(self.operation, &self.region, "cancelled", None, monotonic() - self.began);
         }
         self.counters.in_flight.decrement();
         #[cfg(feature = "metrics")]
@@ -104,9 +104,9 @@ pub(crate) fn rotated(principal: &Principal, generation: u64) {
     metrics::counter!("kms_pool_rotations_total", "outcome" => "ok").increment(1);
 }
 
-pub(crate) fn renewal_failed(principal: &Principal, error: &KmsError) {
+pub(crate) fn refresh_failed(principal: &Principal, error: &KmsError) {
     // Without the cause: it is the provider's author's, and may say too much.
-    tracing::warn!(target: TARGET, principal = principal.name(), reason = error.message(), "credentials not renewed");
+    tracing::warn!(target: TARGET, principal = principal.name(), reason = error.message(), "credentials not refreshed");
     #[cfg(feature = "metrics")]
     metrics::counter!("kms_pool_rotations_total", "outcome" => "failed").increment(1);
 }

@@ -1,28 +1,19 @@
-//! A slot: the client of one region and principal, and what its requests go through.
+//! The KMS client of one region and principal.
 
 use std::sync::{Arc, OnceLock};
 
 use aws_sdk_kms::Client;
 use aws_sdk_kms::config::{self, Region};
+use aws_sdk_kms::error::SdkError;
+use aws_smithy_types::body::SdkBody;
 
 use crate::credentials::SessionCredentials;
-use crate::request::{Lane, LaneClient, NoteAttempt, Priority, Retries};
-use crate::stats::SlotStats;
+use crate::error::KmsError;
+use crate::request::{Lane, LaneClient, NoteAttempt, PING, Priority, Retries};
+use crate::stats::ClientStats;
 use crate::time::Now;
 
-/// The client of one region and principal.
-///
-/// The client is built once. What rotates are the credentials below it: each attempt of a request
-/// asks the [`Session`] for those of the moment, so that clients kept for long and requests tried
-/// again get new ones too.
-pub(crate) struct Slot {
-    lane: Arc<Lane>,
-    config: config::Builder,
-    /// One for each [`Purpose`], built when it is first asked for.
-    clients: [OnceLock<Client>; 3],
-}
-
-/// The purpose of a client.
+/// The purpose of a client: see [`KmsPool::client_for`](crate::KmsPool::client_for).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Purpose {
@@ -36,18 +27,30 @@ pub enum Purpose {
     OneAttempt,
 }
 
-impl Slot {
+/// The client of one region and principal, with its circuit, budget and credentials.
+///
+/// The client is built once; only its credentials rotate. Each attempt of a request takes the
+/// session's current credentials, so retries and clients that are kept for long use them too.
+pub(crate) struct PooledClient {
+    lane: Arc<Lane>,
+    config: config::Builder,
+    /// One SDK client for each [`Purpose`], built on first use.
+    by_purpose: [OnceLock<Client>; 3],
+}
+
+impl PooledClient {
     pub(crate) fn new(common: config::Builder, lane: Lane) -> Self {
         let lane = Arc::new(lane);
         let config = common
             .region(Region::new(lane.region.to_string()))
             .credentials_provider(SessionCredentials(Arc::clone(&lane.session)))
             .interceptor(NoteAttempt(Arc::clone(&lane.counters)));
-        Self { lane, config, clients: Default::default() }
+        Self { lane, config, by_purpose: Default::default() }
     }
 
-    pub(crate) fn client(&self, purpose: Purpose) -> &Client {
-        self.clients[purpose as usize].get_or_init(|| {
+    /// The SDK's client for requests with this purpose.
+    pub(crate) fn sdk_client(&self, purpose: Purpose) -> &Client {
+        self.by_purpose[purpose as usize].get_or_init(|| {
             let (priority, attempts) = match purpose {
                 Purpose::Foreground => (Priority::Foreground, self.lane.max_attempts),
                 Purpose::Background => (Priority::Background, self.lane.max_attempts),
@@ -68,10 +71,33 @@ impl Slot {
         &self.lane
     }
 
-    pub(crate) fn stats(&self, now: Now) -> SlotStats {
+    /// Opens a connection, by a request that every AWS endpoint answers without credentials. Any
+    /// response will do.
+    ///
+    /// # Errors
+    ///
+    /// Why there is no response.
+    pub(crate) async fn connect(&self) -> Result<(), KmsError> {
+        let client = self.sdk_client(Purpose::OneAttempt);
+        let ping = client.generate_random().customize().mutate_request(|request| {
+            let url = request.uri().trim_end_matches('/').to_owned() + PING;
+            // Both are valid, because the values that they replace were.
+            let _ = request.set_uri(url);
+            let _ = request.set_method("GET");
+            request.headers_mut().remove("content-length");
+            request.headers_mut().remove("x-amz-target");
+            *request.body_mut() = SdkBody::empty();
+        });
+        match ping.send().await {
+            Ok(_) | Err(SdkError::ServiceError(_) | SdkError::ResponseError(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(crate) fn stats(&self, now: Now) -> ClientStats {
         let generation = self.lane.session.current();
         let generation = generation.as_ref();
-        SlotStats {
+        ClientStats {
             region: Arc::clone(&self.lane.region),
             principal: self.lane.session.principal.label().map(Into::into),
             generation: generation.map_or(0, |it| it.number),

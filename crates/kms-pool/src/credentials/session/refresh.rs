@@ -24,7 +24,7 @@ pub(super) const REFUSALS: u32 = 5;
 const REFUSAL_EVERY: Duration = Duration::from_secs(10);
 
 /// State that is remembered of earlier refreshes.
-pub(super) struct Renewal {
+pub(super) struct Refresh {
     /// The last failure, and until when callers get it.
     failed: Option<(KmsError, Instant)>,
     /// How many refreshes may still be caused by refusals.
@@ -54,7 +54,7 @@ pub(super) enum Step {
     Fail(KmsError),
 }
 
-impl Default for Renewal {
+impl Default for Refresh {
     fn default() -> Self {
         Self {
             failed: None,
@@ -67,7 +67,7 @@ impl Default for Renewal {
     }
 }
 
-impl Renewal {
+impl Refresh {
     /// Decides what to do with the `current` credentials, if any, depending on whether a load is in
     /// progress.
     pub(super) fn step(&self, current: Option<&Generation>, is_asking: bool, now: Now) -> Step {
