@@ -1,4 +1,4 @@
-//! AES-GCM by AWS-LC and by RustCrypto: the same bytes from both.
+//! Encrypts and decrypts with AWS-LC and with RustCrypto: both must give the same bytes.
 #![no_main]
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};

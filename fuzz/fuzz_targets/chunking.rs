@@ -1,4 +1,4 @@
-//! Streams that are cut in any way: the same bytes, whatever the cuts.
+//! Encrypts and decrypts streams that are cut in any way: the cuts must not change the bytes.
 #![no_main]
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
@@ -15,7 +15,7 @@ struct Input {
 
 libfuzzer_sys::fuzz_target!(|input: Input| {
     let Input { suite, frame_length, plaintext, times, written, read } = input;
-    // Long enough to fill what a stream makes at once.
+    // Repeated until it fills what a stream processes at once.
     let plaintext = plaintext.repeat(usize::from(times) + 1);
     envelope::fuzzing::any_split_gives_the_same(
         suite,

@@ -1,4 +1,4 @@
-//! Changed messages: a stream opens what one piece does, and fails for the same reason.
+//! Decrypts changed messages at once and as streams: both must give the same result.
 #![no_main]
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};

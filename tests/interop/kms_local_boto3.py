@@ -66,7 +66,7 @@ class Server:
 
     def raw(self, target="TrentService.GenerateRandom", body=b'{"NumberOfBytes":8}', service="kms",
             region=None, sign=True, skew=datetime.timedelta(), change=None):
-        """Sends a request by hand; returns its status, its headers and its error type."""
+        """Sends a request without boto3's client; returns its status, its headers and its error type."""
         headers = {"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": target}
         request = AWSRequest("POST", self.options.endpoint + "/", data=body, headers=headers)
         if sign:

@@ -146,7 +146,7 @@ def main():
     for line in sys.stdin:
         try:
             answered = answer(json.loads(line))
-        except Exception as error:  # whatever the peer raises is its answer
+        except Exception as error:  # an exception is the peer's answer
             answered = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
         print(json.dumps(answered), flush=True)
 
