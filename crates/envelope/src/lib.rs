@@ -38,6 +38,7 @@
 //! | `serde` | no | makes the cache's statistics serializable |
 //! | `parallel` | no | `EnvelopeBuilder::threads`: several threads for one long message |
 #![cfg_attr(not(feature = "aws-kms"), allow(rustdoc::broken_intra_doc_links))]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod background;
 mod cache;
@@ -70,3 +71,8 @@ pub use crate::{
     suite::{AlgorithmSuite, CommitmentPolicy},
     time::{Clock, ManualClock, Moment},
 };
+
+/// Compiles the code in README.md.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -63,6 +63,7 @@
 //! policies have no effect.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod admin;
 mod arn;
@@ -94,3 +95,8 @@ pub use crate::{
     server::KmsLocal,
     sts::RoleSession,
 };
+
+/// Compiles the code in README.md.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

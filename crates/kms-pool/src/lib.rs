@@ -153,6 +153,7 @@
 //! | `kms_pool_other_regions_total` | counter | `why` (`failover`, `hedge`) |
 //! | `kms_pool_connections` | gauge | |
 //! | `kms_pool_connections_opened_total`, `kms_pool_connections_failed_total` | counter | |
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod background;
 mod builder;
@@ -179,3 +180,8 @@ pub use replicas::{Replicas, ReplicasStats};
 pub use request::CircuitState;
 pub use stats::{ClientStats, PoolStats};
 pub use supplier::{ClientFuture, ClientSupplier, PooledClients};
+
+/// Compiles the code in README.md.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -41,7 +41,7 @@ impl Place {
         let place = Self { folder: tempfile::tempdir().unwrap(), variables: vec![] };
         place.write("aes.key", &[7; 32]);
         place.write("other.key", &[8; 32]);
-        let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("../envelope/tests/data/rsa");
+        let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
         fs::copy(keys.join("test-only-2048.private.pkcs8.pem"), place.path("rsa.pem")).unwrap();
         fs::copy(keys.join("test-only-2048.public.spki.pem"), place.path("rsa.public.pem"))
             .unwrap();
