@@ -55,14 +55,14 @@ fn a_message_of_each_shape_opens() {
     }
 }
 
-/// Made by the AWS Encryption SDK for Python 4.0.7; they are the fuzzers' seeds, too.
+/// The AWS Encryption SDK for Python 4.0.7 wrote these. Copies of them are seeds in `fuzz/corpus`.
 #[test]
 fn messages_of_the_python_client_open() {
     let seeds: [(&[u8], &[u8]); 4] = [
-        (include_bytes!("../../../fuzz/corpus/decrypt/empty"), b""),
-        (include_bytes!("../../../fuzz/corpus/decrypt/one-frame"), b"4111 1111 1111 1111"),
-        (include_bytes!("../../../fuzz/corpus/decrypt/three-frames"), &[0; 300]),
-        (include_bytes!("../../../fuzz/corpus/decrypt/exact"), &[0; 256]),
+        (include_bytes!("data/python/empty"), b""),
+        (include_bytes!("data/python/one-frame"), b"4111 1111 1111 1111"),
+        (include_bytes!("data/python/three-frames"), &[0; 300]),
+        (include_bytes!("data/python/exact"), &[0; 256]),
     ];
     for (message, plaintext) in seeds {
         let opened = block_on(envelope(4096).decrypt(message, &EncryptionContext::empty()));
