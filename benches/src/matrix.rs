@@ -222,7 +222,9 @@ fn cache_hit(suite: AlgorithmSuite, context: &EncryptionContext) -> Result<Sides
     let (context, key) = (context.clone(), context.as_serialized().to_vec());
     let library = move || {
         let request = EncryptionMaterialsRequest::new(suite, black_box(&context), Some(1024));
-        done(manager.try_encryption_materials(request));
+        let mut hit = None;
+        let found = manager.cached_encryption_materials(request, &mut |it| hit = Some(it.clone()));
+        done((found, hit));
     };
     Ok((
         Box::new(library),

@@ -156,12 +156,14 @@ impl<'a> Bed<'a> {
             operation(
                 "prepared decrypt",
                 1.0,
-                Box::new(|| done(finished(prepared.decrypt(message)))),
+                Box::new(|| {
+                    done(finished(prepared.envelope().decrypt(message, prepared.context())))
+                }),
             ),
             operation(
                 "prepared try_decrypt",
                 1.0,
-                Box::new(|| done(prepared.try_decrypt(message))),
+                Box::new(|| done(prepared.envelope().try_decrypt(message, prepared.context()))),
             ),
             operation(
                 "decrypt_into",
@@ -176,7 +178,11 @@ impl<'a> Bed<'a> {
                 0.0,
                 Box::new(move || {
                     prepared_plaintext_into.clear();
-                    done(prepared.try_decrypt_into(message, &mut prepared_plaintext_into));
+                    done(prepared.envelope().try_decrypt_into(
+                        message,
+                        prepared.context(),
+                        &mut prepared_plaintext_into,
+                    ));
                 }),
             ),
             operation(
@@ -192,7 +198,11 @@ impl<'a> Bed<'a> {
                 0.0,
                 Box::new(move || {
                     prepared_in_place.clone_from(message);
-                    done(prepared.try_decrypt_in_place(&mut prepared_in_place));
+                    done(
+                        prepared
+                            .envelope()
+                            .try_decrypt_in_place(&mut prepared_in_place, prepared.context()),
+                    );
                 }),
             ),
         ]

@@ -103,7 +103,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
             done(envelope.try_decrypt_in_place(black_box(&mut message), &context));
         }),
         "read-header" => run(&mut || done(envelope.read_header(&mut black_box(&message[..])))),
-        "cache-hit" => run(&mut || done(manager.try_encryption_materials(black_box(request)))),
+        "cache-hit" => run(&mut || {
+            let (request, mut hit) = (black_box(request), None);
+            let found =
+                manager.cached_encryption_materials(request, &mut |it| hit = Some(it.clone()));
+            done((found, hit));
+        }),
         _ => return Err(format!("no path is called {path}").into()),
     }
     Ok(())

@@ -201,7 +201,9 @@ fn reserve(
         let bytes = random.u64(0..=terms.longest);
         let request =
             EncryptionMaterialsRequest::new(AlgorithmSuite::default(), context, Some(bytes));
-        let materials = match manager.try_encryption_materials(request)? {
+        let mut cached = None;
+        manager.cached_encryption_materials(request, &mut |it| cached = Some(Arc::clone(it)))?;
+        let materials = match cached {
             Some(materials) => materials,
             None => runtime.block_on(manager.encryption_materials(request))?,
         };

@@ -85,7 +85,9 @@ impl Client {
     }
 
     fn open(&self, message: &[u8]) {
-        drop(black_box(finished(self.prepared.decrypt(black_box(message)))));
+        drop(black_box(finished(
+            self.prepared.envelope().decrypt(black_box(message), self.prepared.context()),
+        )));
     }
 
     /// A row of the table, and the lines for its size.

@@ -23,7 +23,7 @@ pub(crate) fn run(arguments: &Decrypt) -> Result<(), Failure> {
     )?;
     let mut input = Input::open(&arguments.files.input)?.buffered();
     let threads = flow::threads(&input, arguments.files.threads);
-    let envelope = builder(keyring, &[])?
+    let envelope = builder(keyring)
         .threads(threads)
         .commitment_policy(arguments.commitment_policy.into())
         .max_encrypted_data_keys(arguments.max_encrypted_data_keys.into())

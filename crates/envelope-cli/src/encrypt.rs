@@ -1,9 +1,6 @@
 //! `envelope encrypt`.
 
-use envelope::{
-    EncryptionContext, Envelope, EnvelopeBuilder,
-    materials::{DefaultMaterialsManager, RequiredContextMaterialsManager},
-};
+use envelope::{EncryptionContext, Envelope, EnvelopeBuilder, materials::DefaultMaterialsManager};
 
 use crate::{
     arguments::Encrypt,
@@ -30,7 +27,8 @@ pub(crate) fn run(arguments: &Encrypt) -> Result<(), Failure> {
     )?;
     let input = Input::open(&arguments.files.input)?;
     let threads = flow::threads(&input, arguments.files.threads);
-    let envelope = builder(keyring, &arguments.required_context)?
+    let envelope = builder(keyring)
+        .required_keys(&arguments.required_context)
         .threads(threads)
         .commitment_policy(arguments.commitment_policy.into())
         .legacy_suites(arguments.legacy)
@@ -46,17 +44,8 @@ pub(crate) fn run(arguments: &Encrypt) -> Result<(), Failure> {
 }
 
 /// A client that gets a new data key for each message.
-pub(crate) fn builder(
-    keyring: envelope::keyring::MultiKeyring,
-    required: &[String],
-) -> Result<EnvelopeBuilder, Failure> {
-    let manager = DefaultMaterialsManager::new(keyring);
-    if required.is_empty() {
-        return Ok(Envelope::builder(manager));
-    }
-    let manager = RequiredContextMaterialsManager::new(required, manager)
-        .map_err(|error| Failure::envelope(&error))?;
-    Ok(Envelope::builder(manager))
+pub(crate) fn builder(keyring: envelope::keyring::MultiKeyring) -> EnvelopeBuilder {
+    Envelope::builder(DefaultMaterialsManager::new(keyring))
 }
 
 pub(crate) fn context(pairs: &[(String, String)]) -> Result<EncryptionContext, Failure> {

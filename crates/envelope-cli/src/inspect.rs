@@ -90,7 +90,7 @@ fn body(header: &UnverifiedHeader, input: impl Read) -> std::io::Result<Body> {
 impl Summary {
     fn new(header: &UnverifiedHeader) -> Self {
         let suite = header.suite();
-        let encrypted_data_keys = header.encrypted_data_keys().iter().map(|key| WrappedKey {
+        let encrypted_data_keys = header.encrypted_data_keys().map(|key| WrappedKey {
             key_name: key_name(&key.key_provider_information),
             key_provider_information: hex::encode(&key.key_provider_information),
             key_provider_id: key.key_provider_id,

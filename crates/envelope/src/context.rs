@@ -186,7 +186,12 @@ impl EncryptionContext {
 
     /// The first key that is reserved for the message format, if any.
     pub(crate) fn reserved_key(&self) -> Option<&str> {
-        self.iter().map(|(key, _)| key).find(|key| key.starts_with(RESERVED_PREFIX))
+        self.iter().map(|(key, _)| key).find(|key| Self::is_reserved(key))
+    }
+
+    /// Returns whether this key is reserved for the message format.
+    pub(crate) fn is_reserved(key: &str) -> bool {
+        key.starts_with(RESERVED_PREFIX)
     }
 
     /// The first key that `stored`, a canonical serialization, gives another value.
@@ -225,7 +230,7 @@ impl EncryptionContext {
 
     /// The pairs whose keys are the caller's, not the message format's.
     pub(crate) fn without_reserved(&self) -> Self {
-        self.filtered(|key| !key.starts_with(RESERVED_PREFIX))
+        self.filtered(|key| !Self::is_reserved(key))
     }
 
     /// The pairs whose keys are wanted.

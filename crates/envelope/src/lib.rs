@@ -61,10 +61,7 @@ mod suite;
 mod time;
 
 pub use crate::{
-    client::{
-        BlockingEnvelope, BlockingPreparedContext, Decrypted, Envelope, EnvelopeBuilder,
-        PreparedContext,
-    },
+    client::{BlockingEnvelope, Decrypted, Envelope, EnvelopeBuilder, PreparedContext},
     context::{ContextKeys, EncryptionContext},
     data_key::DataKey,
     error::Error,

@@ -42,7 +42,7 @@ fn plaintext(length: usize) -> Vec<u8> {
 async fn prepared() -> PreparedContext {
     let prepared = caching(keyring(), |builder| builder).prepare(&context("42")).unwrap();
     let message = prepared.encrypt(b"").await.unwrap();
-    prepared.decrypt(&message).await.unwrap();
+    prepared.envelope().decrypt(&message, prepared.context()).await.unwrap();
     prepared
 }
 
@@ -137,9 +137,19 @@ async fn a_buffer_with_room_is_not_moved() {
         message.clear();
         plaintext.clear();
         prepared.try_encrypt_into(&[7; 1024], &mut message).unwrap();
-        let opened = prepared.try_decrypt_into(&message, &mut plaintext).unwrap();
+        let opened = prepared
+            .envelope()
+            .try_decrypt_into(&message, prepared.context(), &mut plaintext)
+            .unwrap();
         assert_eq!(opened.plaintext(), [7; 1024]);
-        assert_eq!(prepared.try_decrypt_in_place(&mut message).unwrap().plaintext(), [7; 1024]);
+        assert_eq!(
+            prepared
+                .envelope()
+                .try_decrypt_in_place(&mut message, prepared.context())
+                .unwrap()
+                .plaintext(),
+            [7; 1024]
+        );
         assert_eq!((message.as_ptr(), plaintext.as_ptr()), places);
     }
 }
@@ -159,7 +169,7 @@ async fn long_messages_are_sealed_and_opened_in_turns() {
     assert_eq!(turns, 5);
     let mut turns = [1, 1, 1];
     {
-        let mut opening = std::pin::pin!(prepared.decrypt(&message));
+        let mut opening = std::pin::pin!(prepared.envelope().decrypt(&message, prepared.context()));
         let opened = loop {
             match poll_immediate(&mut opening).await {
                 Some(opened) => break opened.unwrap(),
@@ -170,14 +180,19 @@ async fn long_messages_are_sealed_and_opened_in_turns() {
     }
     let mut into = vec![];
     {
-        let mut opening = std::pin::pin!(prepared.decrypt_into(&message, &mut into));
+        let mut opening = std::pin::pin!(prepared.envelope().decrypt_into(
+            &message,
+            prepared.context(),
+            &mut into
+        ));
         while poll_immediate(&mut opening).await.map(Result::unwrap).is_none() {
             turns[1] += 1;
         }
     }
     assert_eq!(into, plaintext);
     {
-        let mut opening = std::pin::pin!(prepared.decrypt_in_place(&mut message));
+        let mut opening =
+            std::pin::pin!(prepared.envelope().decrypt_in_place(&mut message, prepared.context()));
         while poll_immediate(&mut opening).await.map(Result::unwrap).is_none() {
             turns[2] += 1;
         }
@@ -194,14 +209,19 @@ async fn a_long_message_that_is_not_authentic_is_wiped_in_turns() {
     *message.last_mut().unwrap() ^= 1;
     let (mut turns, mut buffer) = ([1, 1], BEFORE.to_vec());
     {
-        let mut opening = std::pin::pin!(prepared.decrypt_into(&message, &mut buffer));
+        let mut opening = std::pin::pin!(prepared.envelope().decrypt_into(
+            &message,
+            prepared.context(),
+            &mut buffer
+        ));
         while poll_immediate(&mut opening).await.map(Result::unwrap_err).is_none() {
             turns[0] += 1;
         }
     }
     assert_eq!(buffer, BEFORE);
     {
-        let mut opening = std::pin::pin!(prepared.decrypt_in_place(&mut message));
+        let mut opening =
+            std::pin::pin!(prepared.envelope().decrypt_in_place(&mut message, prepared.context()));
         while poll_immediate(&mut opening).await.map(Result::unwrap_err).is_none() {
             turns[1] += 1;
         }
@@ -218,9 +238,17 @@ async fn what_is_given_up_leaves_nothing_behind() {
     let mut buffer = BEFORE.to_vec();
     assert!(poll_immediate(prepared.encrypt_into(&plaintext, &mut buffer)).await.is_none());
     assert_eq!(buffer, BEFORE);
-    assert!(poll_immediate(prepared.decrypt_into(&message, &mut buffer)).await.is_none());
+    assert!(
+        poll_immediate(prepared.envelope().decrypt_into(&message, prepared.context(), &mut buffer))
+            .await
+            .is_none()
+    );
     assert_eq!(buffer, BEFORE);
-    assert!(poll_immediate(prepared.decrypt_in_place(&mut message)).await.is_none());
+    assert!(
+        poll_immediate(prepared.envelope().decrypt_in_place(&mut message, prepared.context()))
+            .await
+            .is_none()
+    );
     let header = message.len() - message.iter().rev().take_while(|byte| **byte == 0).count();
     assert!(header < 400, "all but the header is wiped");
 }

@@ -8,10 +8,7 @@ use std::{collections::HashMap, sync::atomic::Ordering, time::Duration};
 use envelope::{
     Clock, DataKey, EncryptionContext, Envelope, Error,
     keyring::{KeyringErrorKind, MultiKeyring, RawAesKeyring},
-    materials::{
-        CachingBuilder, CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache,
-        RequiredContextMaterialsManager,
-    },
+    materials::{CachingBuilder, CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache},
     observer::{Event, EventKind, Observer},
 };
 use futures_util::future::{join_all, poll_immediate};
@@ -668,21 +665,10 @@ async fn a_client_returns_its_cache() {
 
     let caching =
         CachingMaterialsManager::builder(DefaultMaterialsManager::new(support::keyring()));
-    let required =
-        RequiredContextMaterialsManager::new(["tenant"], caching.build().unwrap()).unwrap();
-    assert!(Envelope::builder(required).build().unwrap().cache().is_some());
+    let envelope = Envelope::builder(caching.build().unwrap()).required_keys(["tenant"]);
+    assert!(envelope.build().unwrap().cache().is_some());
     let plain = DefaultMaterialsManager::new(support::keyring());
     assert!(Envelope::builder(plain).build().unwrap().cache().is_none());
-}
-
-/// On a hit, the cache would skip the checks of such a manager.
-#[test]
-fn a_required_context_manager_below_a_cache_is_refused() {
-    let source = DefaultMaterialsManager::new(support::keyring());
-    let required = RequiredContextMaterialsManager::new(["tenant"], source).unwrap();
-    let error = CachingMaterialsManager::builder(required).build().unwrap_err();
-    assert!(matches!(error, Error::InvalidSetting { setting: "source", .. }), "{error}");
-    assert!(error.to_string().contains("RequiredContextMaterialsManager::new"), "{error}");
 }
 
 /// A keyring without an identity cannot be distinguished from another one.

@@ -142,9 +142,9 @@ fn programs_without_async_wait_on_their_thread() {
 
     assert!(envelope.warm([&context]).iter().all(Result::is_ok));
     envelope.ready().unwrap();
-    let prepared = reading().prepare(&context).unwrap();
-    let message = prepared.encrypt(b"five").unwrap();
-    assert_eq!(prepared.decrypt(&message).unwrap().plaintext(), b"five");
+    let prepared = envelope.envelope().prepare(&context).unwrap();
+    let message = prepared.try_encrypt(b"five").unwrap();
+    assert_eq!(reading().decrypt(&message, &context).unwrap().plaintext(), b"five");
 
     let mut message = vec![];
     let encryptor = envelope.encryptor(&context, None).unwrap();

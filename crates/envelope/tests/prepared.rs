@@ -3,14 +3,21 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use envelope::{
     Clock, EncryptionContext, Envelope, Error,
     keyring::KeyringErrorKind,
     materials::{
-        CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache,
-        RequiredContextMaterialsManager,
+        CachingMaterialsManager, DecryptionMaterials, DecryptionMaterialsRequest,
+        DefaultMaterialsManager, EncryptionMaterials, EncryptionMaterialsRequest, MaterialsCache,
+        MaterialsFuture, MaterialsManager,
     },
 };
 use futures_util::future::{join_all, poll_immediate};
@@ -34,11 +41,20 @@ async fn a_handle_and_its_client_share_one_entry() {
         matches!(prepared.try_encrypt(b"x"), Err(Error::NotCached)),
         "the limit is theirs together"
     );
-    assert_eq!(prepared.decrypt(&first).await.unwrap().plaintext(), b"x");
-    assert_eq!(prepared.try_decrypt(&second).unwrap().encryption_context(), prepared.context());
+    assert_eq!(
+        prepared.envelope().decrypt(&first, prepared.context()).await.unwrap().plaintext(),
+        b"x"
+    );
+    assert_eq!(
+        prepared.envelope().try_decrypt(&second, prepared.context()).unwrap().encryption_context(),
+        prepared.context()
+    );
     assert_eq!((keyring.counts(), cache.stats().encryption.hits), ((1, 1), 2));
     let other = envelope.encrypt(b"x", &context("43")).await.unwrap();
-    assert!(matches!(prepared.decrypt(&other).await, Err(Error::EncryptionContextMismatch { .. })));
+    assert!(matches!(
+        prepared.envelope().decrypt(&other, prepared.context()).await,
+        Err(Error::EncryptionContextMismatch { .. })
+    ));
 }
 
 /// A handle outlives its entry, and finds the next one, as all do.
@@ -106,14 +122,16 @@ async fn handles_check_as_clients_do() {
         matches!(prepared.try_encrypt(b"longer"), Err(Error::NotCached)),
         "a data key of its own each time"
     );
-    assert_eq!(prepared.decrypt(&long).await.unwrap().plaintext(), b"longer");
+    assert_eq!(
+        prepared.envelope().decrypt(&long, prepared.context()).await.unwrap().plaintext(),
+        b"longer"
+    );
 
     // Through a manager above the cache, and without any cache.
     let caching = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring.clone()))
         .build()
         .unwrap();
-    let manager = RequiredContextMaterialsManager::new(["tenant"], caching).unwrap();
-    let envelope = Envelope::builder(manager).build().unwrap();
+    let envelope = Envelope::builder(caching).required_keys(["tenant"]).build().unwrap();
     assert!(matches!(
         envelope.prepare(&EncryptionContext::empty()),
         Err(Error::RequiredContextMissing { .. })
@@ -122,12 +140,18 @@ async fn handles_check_as_clients_do() {
     let message = prepared.encrypt(b"x").await.unwrap();
     prepared.try_encrypt(b"x").unwrap();
     assert!(envelope.decrypt(&message, &EncryptionContext::empty()).await.is_err());
-    assert_eq!(prepared.decrypt(&message).await.unwrap().plaintext(), b"x");
+    assert_eq!(
+        prepared.envelope().decrypt(&message, prepared.context()).await.unwrap().plaintext(),
+        b"x"
+    );
     let uncached = Envelope::builder(DefaultMaterialsManager::new(keyring)).build().unwrap();
     let prepared = uncached.prepare(&context("42")).unwrap();
     let message = prepared.encrypt(b"x").await.unwrap();
     assert!(matches!(prepared.try_encrypt(b"x"), Err(Error::NotCached)));
-    assert_eq!(prepared.decrypt(&message).await.unwrap().plaintext(), b"x");
+    assert_eq!(
+        prepared.envelope().decrypt(&message, prepared.context()).await.unwrap().plaintext(),
+        b"x"
+    );
 }
 
 #[tokio::test]
@@ -336,4 +360,87 @@ async fn nobody_waits_who_comes_now_and_then() {
         let (generated, requests) = (keyring.counts().0 - 50 * LATER, 50 * every / 60);
         assert!(generated <= 3 * requests + 2, "every {every} s: {generated} requests");
     }
+}
+
+/// Encrypts under the context and with the caching manager that its test has selected last.
+#[derive(Debug)]
+struct Selecting {
+    contexts: [EncryptionContext; 2],
+    managers: [CachingMaterialsManager; 2],
+    context: Arc<AtomicUsize>,
+    manager: Arc<AtomicUsize>,
+}
+
+impl Selecting {
+    fn select<'a>(
+        &'a self,
+        request: EncryptionMaterialsRequest<'a>,
+    ) -> (&'a CachingMaterialsManager, EncryptionMaterialsRequest<'a>) {
+        let mut request = request;
+        request.encryption_context = &self.contexts[self.context.load(Relaxed)];
+        (&self.managers[self.manager.load(Relaxed)], request)
+    }
+}
+
+impl MaterialsManager for Selecting {
+    fn encryption_materials<'a>(
+        &'a self,
+        request: EncryptionMaterialsRequest<'a>,
+    ) -> MaterialsFuture<'a, EncryptionMaterials> {
+        let (manager, request) = self.select(request);
+        manager.encryption_materials(request)
+    }
+
+    fn cached_encryption_materials(
+        &self,
+        request: EncryptionMaterialsRequest<'_>,
+        borrow: &mut dyn FnMut(&Arc<EncryptionMaterials>),
+    ) -> Result<bool, Error> {
+        let (manager, request) = self.select(request);
+        manager.cached_encryption_materials(request, borrow)
+    }
+
+    fn decryption_materials<'a>(
+        &'a self,
+        request: DecryptionMaterialsRequest<'a>,
+    ) -> MaterialsFuture<'a, DecryptionMaterials> {
+        self.managers[0].decryption_materials(request)
+    }
+}
+
+/// A handle remembers its entry, but a manager above the cache may decide otherwise each time.
+#[tokio::test]
+async fn a_handle_does_not_use_the_entry_of_another_request() {
+    let manager = |keyring: GatedKeyring| {
+        let builder = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring));
+        builder.partition_id("one").build().unwrap()
+    };
+    let keyring = GatedKeyring::open();
+    let (one, other) = (manager(keyring.clone()), manager(keyring.clone()));
+    let caches = [one.cache().clone(), other.cache().clone()];
+    let selected = [Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0))];
+    let [selected_context, selected_manager] = &selected;
+    let envelope = Envelope::builder(Selecting {
+        contexts: [context("42"), context("43")],
+        managers: [one, other],
+        context: selected_context.clone(),
+        manager: selected_manager.clone(),
+    });
+    let envelope = envelope.build().unwrap();
+    let handle = envelope.prepare(&context("42")).unwrap();
+    handle.encrypt(b"x").await.unwrap();
+    let first = handle.try_encrypt(b"x").unwrap();
+    assert_eq!(envelope.decrypt(&first, &context("42")).await.unwrap().plaintext(), b"x");
+
+    selected_context.store(1, Relaxed);
+    assert!(matches!(handle.try_encrypt(b"x"), Err(Error::NotCached)), "another context");
+    let second = handle.encrypt(b"x").await.unwrap();
+    assert_eq!(envelope.decrypt(&second, &context("43")).await.unwrap().plaintext(), b"x");
+
+    selected_context.store(0, Relaxed);
+    selected_manager.store(1, Relaxed);
+    assert!(matches!(handle.try_encrypt(b"x"), Err(Error::NotCached)), "another cache");
+    let third = handle.encrypt(b"x").await.unwrap();
+    assert_ne!(encrypted_data_keys(&first), encrypted_data_keys(&third));
+    assert_eq!(caches[1].stats().encryption.entries, 1);
 }

@@ -11,7 +11,7 @@ use envelope::{
     materials::{
         CachingMaterialsManager, DecryptionMaterials, DecryptionMaterialsRequest,
         DefaultMaterialsManager, EncryptionMaterials, EncryptionMaterialsRequest, MaterialsCache,
-        MaterialsFuture, MaterialsManager, RequiredContextMaterialsManager,
+        MaterialsFuture, MaterialsManager,
     },
 };
 use futures_executor::block_on;
@@ -177,7 +177,6 @@ fn required_context_is_authenticated_but_not_stored() {
     for suite in suites() {
         let source = DefaultMaterialsManager::new(keyring());
         let caching = CachingMaterialsManager::builder(source.clone()).build().unwrap();
-        let requiring = RequiredContextMaterialsManager::new(["account"], caching).unwrap();
         let build = |builder: EnvelopeBuilder| {
             builder
                 .commitment_policy(policy(suite))
@@ -186,8 +185,10 @@ fn required_context_is_authenticated_but_not_stored() {
                 .build()
                 .unwrap()
         };
-        let (requiring, plain) =
-            (build(Envelope::builder(requiring)), build(Envelope::builder(source)));
+        let (requiring, plain) = (
+            build(Envelope::builder(caching).required_keys(["account"])),
+            build(Envelope::builder(source)),
+        );
         let open = |envelope: &Envelope, message: &[u8], pairs: &[(&str, &str)]| {
             let context = EncryptionContext::new(pairs.iter().copied()).unwrap();
             block_on(envelope.decrypt(message, &context))
@@ -235,11 +236,13 @@ impl MaterialsManager for Disobedient {
         self.0.decryption_materials(request)
     }
 
-    fn try_decryption_materials(
+    fn cached_decryption_materials(
         &self,
         request: DecryptionMaterialsRequest<'_>,
-    ) -> Result<Option<Arc<DecryptionMaterials>>, Error> {
-        self.decryption_materials(request).now_or_never().transpose()
+        borrow: &mut dyn FnMut(&Arc<DecryptionMaterials>),
+    ) -> Result<bool, Error> {
+        let materials = self.decryption_materials(request).now_or_never().transpose()?;
+        Ok(materials.map(|materials| borrow(&materials)).is_some())
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
     thread::{self, Thread},
 };
 
-use super::{Decrypted, Envelope, PreparedContext};
+use super::{Decrypted, Envelope};
 use crate::{
     background::waiting,
     context::EncryptionContext,
@@ -187,15 +187,6 @@ impl BlockingEnvelope {
         block_on(self.envelope.decryptor(header, context, mode))
     }
 
-    /// Binds `context` once for many messages, like [`Envelope::prepare`].
-    ///
-    /// # Errors
-    ///
-    /// The errors of [`Envelope::prepare`].
-    pub fn prepare(&self, context: &EncryptionContext) -> Result<BlockingPreparedContext, Error> {
-        Ok(self.envelope.prepare(context)?.blocking())
-    }
-
     /// Fetches a data key for each of these contexts, like [`Envelope::warm`].
     pub fn warm<'a>(
         &self,
@@ -218,100 +209,6 @@ impl BlockingEnvelope {
     #[must_use]
     pub fn envelope(&self) -> &Envelope {
         &self.envelope
-    }
-}
-
-/// A [`PreparedContext`] whose methods block the calling thread. Cheap to clone.
-///
-/// Created by [`BlockingEnvelope::prepare`] or [`PreparedContext::blocking`].
-///
-/// ```
-/// # use envelope::{DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring};
-/// # let envelope = Envelope::new(RawAesKeyring::new("example", "key", &DataKey::generate(32)?)?)?;
-/// let tenant = envelope.blocking().prepare(&EncryptionContext::new([("tenant", "42")])?)?;
-/// let message = tenant.encrypt(b"4111 1111 1111 1111")?;
-/// assert_eq!(tenant.decrypt(&message)?.plaintext(), b"4111 1111 1111 1111");
-/// # Ok::<(), envelope::Error>(())
-/// ```
-#[derive(Debug, Clone)]
-pub struct BlockingPreparedContext {
-    prepared: PreparedContext,
-}
-
-impl PreparedContext {
-    /// Returns this context for programs without async.
-    #[must_use]
-    pub fn blocking(&self) -> BlockingPreparedContext {
-        BlockingPreparedContext { prepared: self.clone() }
-    }
-}
-
-impl BlockingPreparedContext {
-    /// Encrypts `plaintext`, like [`PreparedContext::encrypt`].
-    ///
-    /// # Errors
-    ///
-    /// The errors of [`Envelope::encrypt`].
-    pub fn encrypt(&self, plaintext: &[u8]) -> Result<Vec<u8>, Error> {
-        match self.prepared.try_encrypt(plaintext) {
-            Err(Error::NotCached) => block_on(self.prepared.encrypt(plaintext)),
-            done => done,
-        }
-    }
-
-    /// Encrypts `plaintext` into a buffer, like [`PreparedContext::encrypt_into`].
-    ///
-    /// # Errors
-    ///
-    /// The errors of [`Envelope::encrypt`].
-    pub fn encrypt_into(&self, plaintext: &[u8], message: &mut Vec<u8>) -> Result<(), Error> {
-        match self.prepared.try_encrypt_into(plaintext, message) {
-            Err(Error::NotCached) => block_on(self.prepared.encrypt_into(plaintext, message)),
-            done => done,
-        }
-    }
-
-    /// Decrypts one whole message, like [`PreparedContext::decrypt`].
-    ///
-    /// # Errors
-    ///
-    /// The errors of [`Envelope::decrypt`].
-    pub fn decrypt(&self, message: &[u8]) -> Result<Decrypted, Error> {
-        match self.prepared.try_decrypt(message) {
-            Err(Error::NotCached) => block_on(self.prepared.decrypt(message)),
-            done => done,
-        }
-    }
-
-    /// Decrypts one whole message into a buffer, like [`PreparedContext::decrypt_into`].
-    ///
-    /// # Errors
-    ///
-    /// The errors of [`Envelope::decrypt`].
-    pub fn decrypt_into<'p>(
-        &self,
-        message: &[u8],
-        plaintext: &'p mut Vec<u8>,
-    ) -> Result<Decrypted<&'p mut [u8]>, Error> {
-        block_on(self.prepared.decrypt_into(message, plaintext))
-    }
-
-    /// Decrypts one whole message in place, like [`PreparedContext::decrypt_in_place`].
-    ///
-    /// # Errors
-    ///
-    /// The errors of [`Envelope::decrypt`].
-    pub fn decrypt_in_place<'m>(
-        &self,
-        message: &'m mut [u8],
-    ) -> Result<Decrypted<&'m mut [u8]>, Error> {
-        block_on(self.prepared.decrypt_in_place(message))
-    }
-
-    /// The async context, whose `try_` methods never wait.
-    #[must_use]
-    pub fn prepared(&self) -> &PreparedContext {
-        &self.prepared
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Envelope, readiness::Warmed};
+use super::{Envelope, readiness::Warmed, required_keys::RequiredKeys};
 use crate::{
     error::Error,
     format::header::ContentType,
@@ -19,6 +19,7 @@ const DEFAULT_FRAME_LENGTH: u32 = 4096;
 #[derive(Debug)]
 pub struct EnvelopeBuilder {
     manager: Arc<dyn MaterialsManager>,
+    required_keys: Vec<String>,
     policy: CommitmentPolicy,
     suite: Option<AlgorithmSuite>,
     legacy_suites: bool,
@@ -32,6 +33,7 @@ impl EnvelopeBuilder {
     pub(super) fn new(manager: Arc<dyn MaterialsManager>) -> Self {
         Self {
             manager,
+            required_keys: vec![],
             policy: CommitmentPolicy::default(),
             suite: None,
             legacy_suites: false,
@@ -40,6 +42,43 @@ impl EnvelopeBuilder {
             max_encrypted_data_keys: DEFAULT_MAX_ENCRYPTED_DATA_KEYS,
             threads: 1,
         }
+    }
+
+    /// Requires these keys in every encryption context, and keeps their pairs out of messages.
+    ///
+    /// A message is then bound to pairs that it does not contain. Without them, or with other
+    /// values, decryption fails. Use this for pairs that every reader knows from where the message
+    /// is stored, such as its tenant or table: a message that was moved elsewhere does not decrypt
+    /// there. Older messages that store the pairs still decrypt, if the supplied values are equal.
+    /// Default: none.
+    ///
+    /// The keys are checked in every operation, whether the data key is cached or not. (The
+    /// specification calls this the required encryption context CMM.)
+    ///
+    /// ```
+    /// use envelope::{DataKey, EncryptionContext, Envelope, Error, keyring::RawAesKeyring};
+    /// use envelope::materials::{CachingMaterialsManager, DefaultMaterialsManager};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Error> {
+    /// let keyring = RawAesKeyring::new("payments", "2026", &DataKey::generate(32)?)?;
+    /// let manager = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring)).build()?;
+    /// let envelope = Envelope::builder(manager).required_keys(["tenant"]).build()?;
+    ///
+    /// let acme = EncryptionContext::new([("tenant", "acme"), ("purpose", "card number")])?;
+    /// let message = envelope.encrypt(b"4111 1111 1111 1111", &acme).await?;
+    /// assert!(!message.windows(4).any(|bytes| bytes == b"acme"));
+    /// assert_eq!(envelope.decrypt(&message, &acme).await?.plaintext(), b"4111 1111 1111 1111");
+    ///
+    /// let forgotten = envelope.decrypt(&message, &EncryptionContext::empty()).await;
+    /// assert!(matches!(forgotten, Err(Error::RequiredContextMissing { key }) if key == "tenant"));
+    /// let other = EncryptionContext::new([("tenant", "other")])?;
+    /// assert!(envelope.decrypt(&message, &other).await.is_err());
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn required_keys(mut self, keys: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.required_keys = keys.into_iter().map(Into::into).collect();
+        self
     }
 
     /// Whether messages must commit to their data key, to be encrypted or decrypted. Default:
@@ -151,15 +190,15 @@ impl EnvelopeBuilder {
         }
         let content_type =
             if self.framed { ContentType::Framed { frame_length } } else { ContentType::NonFramed };
-        let (workers, warmed) = (Workers::new(self.threads)?, Warmed::default());
         Ok(Envelope {
             manager,
+            required_keys: RequiredKeys::new(self.required_keys)?,
             policy,
             suite,
             content_type,
             max_encrypted_data_keys,
-            workers,
-            warmed,
+            workers: Workers::new(self.threads)?,
+            warmed: Warmed::default(),
         })
     }
 }

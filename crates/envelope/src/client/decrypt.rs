@@ -5,7 +5,7 @@ use crate::{
     context::EncryptionContext,
     error::Error,
     format::header::UnverifiedHeader,
-    materials::{DecryptionMaterialsRequest, Proof},
+    materials::{DecryptionMaterials, DecryptionMaterialsRequest, Proof},
     message::{
         Slices as _,
         open::{self, Opener},
@@ -155,7 +155,7 @@ impl Envelope {
         Ok(opener)
     }
 
-    /// Verifies a header under the data key that the materials manager has for it.
+    /// Verifies a header under its data key. Waits only if that is not cached.
     pub(super) async fn opener(
         &self,
         header: &UnverifiedHeader<'_>,
@@ -168,11 +168,10 @@ impl Envelope {
             return Ok(opener);
         }
         let materials = self.manager.decryption_materials(request).await?;
-        check_suite(materials.suite(), header.suite)?;
-        Opener::start(header, &materials)
+        self.start_opener(header, &materials)
     }
 
-    /// The same under a data key that is cached.
+    /// Verifies a header under a cached data key.
     fn try_opener(
         &self,
         header: &UnverifiedHeader<'_>,
@@ -190,14 +189,23 @@ impl Envelope {
         request: DecryptionMaterialsRequest<'_>,
     ) -> Result<Option<Opener>, Error> {
         let mut opener = None;
-        self.manager.lend_decryption_materials(request, &mut |materials| {
-            let checked = check_suite(materials.suite(), header.suite);
-            opener = Some(checked.and_then(|()| Opener::start(header, materials)));
+        self.manager.cached_decryption_materials(request, &mut |materials| {
+            opener = Some(self.start_opener(header, materials));
         })?;
         opener.transpose()
     }
 
-    /// Checks a header against the policy and the supplied context.
+    fn start_opener(
+        &self,
+        header: &UnverifiedHeader<'_>,
+        materials: &DecryptionMaterials,
+    ) -> Result<Opener, Error> {
+        check_suite(materials.suite(), header.suite)?;
+        self.required_keys.check(materials.encryption_context())?;
+        Opener::start(header, materials)
+    }
+
+    /// Checks a header against the policy, the required keys and the supplied context.
     fn check_header(
         &self,
         header: &UnverifiedHeader<'_>,
@@ -207,6 +215,7 @@ impl Envelope {
         if !policy.allows_decryption(suite) {
             return Err(Error::CommitmentPolicy { suite, policy });
         }
+        self.required_keys.check(supplied)?;
         match supplied.first_contradiction(header.encryption_context) {
             Some(key) => Err(Error::EncryptionContextMismatch { key: key.to_owned() }),
             None => Ok(()),

@@ -1,4 +1,4 @@
-//! Sealing.
+//! Encryption.
 
 use std::{ops::Deref, sync::Arc};
 
@@ -16,47 +16,133 @@ use crate::{
 };
 
 impl Envelope {
-    /// Encrypts `plaintext`, bound to `context`, into one message. Waits only if no data key is
-    /// cached.
+    /// Encrypts `plaintext`, bound to `context`, and returns the message. Waits only if no data key
+    /// is cached.
     ///
-    /// With the feature `tokio`, it works under any executor. This method is cancel-safe: use for
-    /// example `tokio::time::timeout` to set a deadline. For programs without async, see
+    /// This method is cancel-safe: use for example `tokio::time::timeout` to set a deadline. With
+    /// the feature `tokio`, it works under any executor. For programs without async, see
     /// [`blocking`](Self::blocking).
     ///
     /// # Errors
     ///
-    /// [`Error::DataKeyUnavailable`] if the keyring cannot supply a data key, [`Error::Overloaded`]
-    /// if too many other data keys are being loaded, [`Error::Forked`] in a child process,
-    /// [`Error::ThreadsNotStarted`], [`Error::InvalidEncryptionContext`] for a key that starts with
-    /// `aws-crypto-`, [`Error::RequiredContextMissing`], [`Error::PlaintextTooLong`],
-    /// [`Error::TooManyEncryptedDataKeys`], [`Error::Random`].
+    /// - [`Error::DataKeyUnavailable`] if the keyring cannot supply a data key, and
+    ///   [`Error::Remembered`] if it failed a moment ago.
+    /// - [`Error::RequiredContextMissing`] if `context` lacks a
+    ///   [required key](super::EnvelopeBuilder::required_keys).
+    /// - [`Error::InvalidEncryptionContext`] for a key that starts with `aws-crypto-`.
+    /// - [`Error::PlaintextTooLong`] if the message format has no room for the plaintext.
+    /// - [`Error::TooManyEncryptedDataKeys`] if the keyring returns more than
+    ///   [`max_encrypted_data_keys`](super::EnvelopeBuilder::max_encrypted_data_keys).
+    /// - [`Error::Overloaded`] if too many other data keys are being loaded.
+    /// - [`Error::Forked`] in a child process, [`Error::ThreadsNotStarted`] if the cache cannot
+    ///   start its threads, [`Error::Panicked`] if the keyring panics, and [`Error::Random`] if the
+    ///   system's random number generator fails.
     pub async fn encrypt(
         &self,
         plaintext: &[u8],
         context: &EncryptionContext,
     ) -> Result<Vec<u8>, Error> {
         if self.is_one_slice(plaintext) {
-            // Where nothing need be waited for, nothing is kept across an await either.
+            // Without waiting, the future holds nothing.
             match self.try_encrypt(plaintext, context) {
                 Err(Error::NotCached) => {}
                 done => return done,
             }
         }
         let mut message = vec![];
-        self.encrypt_into(plaintext, context, &mut message).await?;
+        self.load_and_encrypt(plaintext, context, &mut message).await?;
         Ok(message)
     }
 
-    /// Encrypts like [`encrypt`](Self::encrypt), and appends the message to the caller's buffer.
+    /// Like [`encrypt`](Self::encrypt), but appends the message to `message`.
     ///
-    /// If the buffer has room and the data key is cached, nothing is allocated (except by AWS-LC,
-    /// in C: the state of the message's key). After an error, or if the call is cancelled, the
-    /// buffer has its previous content.
+    /// If the buffer has room and the data key is cached, this does not allocate (except in AWS-LC,
+    /// for the state of the message's key). After an error, or if the future is dropped, the buffer
+    /// has its previous content.
     ///
     /// # Errors
     ///
     /// The errors of [`encrypt`](Self::encrypt).
     pub async fn encrypt_into(
+        &self,
+        plaintext: &[u8],
+        context: &EncryptionContext,
+        message: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        if self.is_one_slice(plaintext) {
+            match self.try_encrypt_into(plaintext, context, message) {
+                Err(Error::NotCached) => {}
+                done => return done,
+            }
+        }
+        self.load_and_encrypt(plaintext, context, message).await
+    }
+
+    /// Like [`encrypt`](Self::encrypt), but never waits and never fetches a data key. On
+    /// [`Error::NotCached`], call `encrypt`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotCached`] if no usable data key is cached, and the errors of
+    /// [`encrypt`](Self::encrypt).
+    pub fn try_encrypt(
+        &self,
+        plaintext: &[u8],
+        context: &EncryptionContext,
+    ) -> Result<Vec<u8>, Error> {
+        let mut message = vec![];
+        self.try_encrypt_into(plaintext, context, &mut message)?;
+        Ok(message)
+    }
+
+    /// Like [`encrypt_into`](Self::encrypt_into), but never waits and never fetches a data key.
+    ///
+    /// ```
+    /// # use envelope::{DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), envelope::Error> {
+    /// # let envelope = Envelope::new(RawAesKeyring::new("example", "key", &DataKey::generate(32)?)?)?;
+    /// let context = EncryptionContext::new([("table", "cards")])?;
+    /// envelope.warm([&context]).await; // now the data key is cached
+    /// let mut message = Vec::with_capacity(1024);
+    /// for card in ["4111 1111 1111 1111", "4242 4242 4242 4242"] {
+    ///     message.clear();
+    ///     envelope.try_encrypt_into(card.as_bytes(), &context, &mut message)?;
+    ///     let decrypted = envelope.decrypt_in_place(&mut message, &context).await?;
+    ///     assert_eq!(decrypted.plaintext(), card.as_bytes());
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`try_encrypt`](Self::try_encrypt).
+    pub fn try_encrypt_into(
+        &self,
+        plaintext: &[u8],
+        context: &EncryptionContext,
+        message: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        let required = self.required_part(context)?;
+        let length = Some(plaintext.len() as u64);
+        let request = self.encryption_request(context, &required, length)?;
+        self.try_seal(request, plaintext, message)
+    }
+
+    /// Encrypts under a cached data key.
+    pub(super) fn try_seal(
+        &self,
+        request: EncryptionMaterialsRequest<'_>,
+        plaintext: &[u8],
+        message: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        let mut sealed = None;
+        self.manager.cached_encryption_materials(request, &mut |materials| {
+            sealed = Some(self.seal(materials, plaintext, message));
+        })?;
+        sealed.unwrap_or(Err(Error::NotCached))
+    }
+
+    async fn load_and_encrypt(
         &self,
         plaintext: &[u8],
         context: &EncryptionContext,
@@ -69,90 +155,56 @@ impl Envelope {
         in_turns(&mut self.sealing(materials, plaintext, message)?).await
     }
 
-    /// Seals like [`encrypt`](Self::encrypt), but never waits, and fetches nothing that is missing:
-    /// on [`Error::NotCached`], fall back to that.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotCached`] when no usable data key is cached, and those of
-    /// [`encrypt`](Self::encrypt).
-    pub fn try_encrypt(
-        &self,
-        plaintext: &[u8],
-        context: &EncryptionContext,
-    ) -> Result<Vec<u8>, Error> {
-        let mut message = vec![];
-        self.try_encrypt_into(plaintext, context, &mut message)?;
-        Ok(message)
-    }
-
-    /// Seals like [`encrypt_into`](Self::encrypt_into), but never waits.
-    ///
-    /// ```
-    /// # use envelope::{DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring};
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), envelope::Error> {
-    /// # let envelope = Envelope::new(RawAesKeyring::new("example", "key", &DataKey::generate(32)?)?)?;
-    /// let context = EncryptionContext::new([("table", "cards")])?;
-    /// envelope.encrypt(b"", &context).await?; // now its data key is there
-    /// let mut message = Vec::with_capacity(1024);
-    /// for card in ["4111 1111 1111 1111", "4242 4242 4242 4242"] {
-    ///     message.clear();
-    ///     envelope.try_encrypt_into(card.as_bytes(), &context, &mut message)?;
-    ///     let opened = envelope.decrypt_in_place(&mut message, &context).await?;
-    ///     assert_eq!(opened.plaintext(), card.as_bytes());
-    /// }
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// Those of [`try_encrypt`](Self::try_encrypt).
-    pub fn try_encrypt_into(
-        &self,
-        plaintext: &[u8],
-        context: &EncryptionContext,
-        message: &mut Vec<u8>,
-    ) -> Result<(), Error> {
-        let request = self.encryption_request(context, Some(plaintext.len() as u64))?;
-        let mut sealed = None;
-        self.manager.lend_encryption_materials(request, &mut |materials| {
-            sealed = Some(self.seal(materials, plaintext, message));
-        })?;
-        sealed.unwrap_or(Err(Error::NotCached))
-    }
-
     pub(super) async fn encryption_materials(
         &self,
         context: &EncryptionContext,
         plaintext_bound: Option<u64>,
     ) -> Result<Arc<EncryptionMaterials>, Error> {
-        let request = self.encryption_request(context, plaintext_bound)?;
-        match self.manager.try_encryption_materials(request)? {
+        let required = self.required_part(context)?;
+        let request = self.encryption_request(context, &required, plaintext_bound)?;
+        let mut cached = None;
+        self.manager.cached_encryption_materials(request, &mut |materials| {
+            cached = Some(Arc::clone(materials));
+        })?;
+        match cached {
             Some(materials) => Ok(materials),
             None => self.manager.encryption_materials(request).await,
         }
     }
 
-    pub(super) fn encryption_request<'a>(
+    /// Returns the part of `context` that a message must not store.
+    pub(super) fn required_part(
         &self,
-        encryption_context: &'a EncryptionContext,
-        plaintext_length: Option<u64>,
-    ) -> Result<EncryptionMaterialsRequest<'a>, Error> {
-        if encryption_context.reserved_key().is_some() {
+        context: &EncryptionContext,
+    ) -> Result<EncryptionContext, Error> {
+        if context.reserved_key().is_some() {
             let problem = "keys that start with `aws-crypto-` are reserved for the message format";
             return Err(Error::InvalidEncryptionContext { problem });
         }
-        seal::check_length(plaintext_length.unwrap_or(0), self.content_type)?;
-        Ok(EncryptionMaterialsRequest::new(self.suite, encryption_context, plaintext_length))
+        self.required_keys.required_part(context)
     }
 
-    /// Whether sealing `plaintext` needs no turns.
+    /// `required_context` is the [`required_part`](Self::required_part) of `encryption_context`.
+    pub(super) fn encryption_request<'a>(
+        &self,
+        encryption_context: &'a EncryptionContext,
+        required_context: &'a EncryptionContext,
+        plaintext_length: Option<u64>,
+    ) -> Result<EncryptionMaterialsRequest<'a>, Error> {
+        seal::check_length(plaintext_length.unwrap_or(0), self.content_type)?;
+        Ok(EncryptionMaterialsRequest {
+            required_context,
+            ..EncryptionMaterialsRequest::new(self.suite, encryption_context, plaintext_length)
+        })
+    }
+
+    /// Whether `plaintext` is encrypted without yielding to other tasks.
     pub(super) fn is_one_slice(&self, plaintext: &[u8]) -> bool {
         sealing::is_one_slice(plaintext.len(), self.content_type, &self.workers)
     }
 
-    /// Appends the message to the buffer, at once.
-    pub(super) fn seal(
+    /// Appends the message to the buffer, without yielding to other tasks.
+    fn seal(
         &self,
         materials: &EncryptionMaterials,
         plaintext: &[u8],
@@ -161,7 +213,7 @@ impl Envelope {
         self.sealing(materials, plaintext, message)?.finish()
     }
 
-    /// Begins to append the message to the buffer.
+    /// Starts to append the message to the buffer.
     fn sealing<'a, M: Deref<Target = EncryptionMaterials>>(
         &'a self,
         materials: M,
@@ -172,7 +224,8 @@ impl Envelope {
         Sealing::start(materials, self.content_type, plaintext, &self.workers, message)
     }
 
-    /// Policy, legacy suites and caching were decided for the suite that was asked for.
+    /// Checks materials against the request: policy, legacy suites and caching were decided for its
+    /// suite.
     pub(super) fn check_materials(&self, materials: &EncryptionMaterials) -> Result<(), Error> {
         check_suite(materials.suite(), self.suite)?;
         encrypted_data_key::check_count(
@@ -182,10 +235,11 @@ impl Envelope {
     }
 }
 
-/// Refuses materials for another suite than was asked for.
-pub(super) fn check_suite(supplied: AlgorithmSuite, asked: AlgorithmSuite) -> Result<(), Error> {
-    if supplied != asked {
-        let problem = format!("for suite {supplied}, but {asked} was asked for");
+/// Refuses materials for another suite than the requested one.
+pub(super) fn check_suite(supplied: AlgorithmSuite, expected: AlgorithmSuite) -> Result<(), Error> {
+    if supplied != expected {
+        let problem =
+            format!("the materials manager returned suite {supplied}, expected {expected}");
         return Err(Error::invalid_setting("materials", problem));
     }
     Ok(())

@@ -8,17 +8,16 @@ mod decrypted;
 mod encrypt;
 mod prepared;
 mod readiness;
+mod required_keys;
 mod turns;
 
 use std::{io, sync::Arc};
 
-use self::readiness::Warmed;
 pub use self::{
-    blocking::{BlockingEnvelope, BlockingPreparedContext},
-    builder::EnvelopeBuilder,
-    decrypted::Decrypted,
+    blocking::BlockingEnvelope, builder::EnvelopeBuilder, decrypted::Decrypted,
     prepared::PreparedContext,
 };
+use self::{readiness::Warmed, required_keys::RequiredKeys};
 
 use crate::{
     context::EncryptionContext,
@@ -76,6 +75,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Envelope {
     manager: Arc<dyn MaterialsManager>,
+    required_keys: RequiredKeys,
     policy: CommitmentPolicy,
     suite: AlgorithmSuite,
     content_type: ContentType,

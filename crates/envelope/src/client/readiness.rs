@@ -8,7 +8,7 @@ use std::{
 use futures_util::{StreamExt, stream};
 
 use super::Envelope;
-use crate::{context::EncryptionContext, error::Error};
+use crate::{context::EncryptionContext, error::Error, materials::EncryptionMaterialsRequest};
 
 /// How many contexts are asked for at once; how many requests that makes is up to the cache.
 const AT_ONCE: usize = 256;
@@ -106,8 +106,14 @@ impl Envelope {
         // By number: what takes a context by reference would keep this future from being known to
         // be `Send`.
         let warming = (0..contexts.len()).map(|number| async move {
-            let request = self.encryption_request(&contexts[number], Some(0))?;
-            self.manager.warm(request).await
+            let context = &contexts[number];
+            let required = self.required_part(context)?;
+            let request = self.encryption_request(context, &required, Some(0))?;
+            if self.cache().is_none() || self.suite.is_legacy() {
+                return Ok(()); // Nothing would be kept.
+            }
+            let request = EncryptionMaterialsRequest { warm_up: true, ..request };
+            self.manager.encryption_materials(request).await.map(drop)
         });
         stream::iter(warming).buffered(AT_ONCE).collect().await
     }

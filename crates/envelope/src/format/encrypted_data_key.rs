@@ -20,7 +20,7 @@ pub struct EncryptedDataKey {
 
 /// The encrypted data keys of a message's header, as received and checked.
 #[derive(Debug, Clone, Copy)]
-pub struct EncryptedDataKeys<'a>(&'a [u8]);
+pub(crate) struct EncryptedDataKeys<'a>(&'a [u8]);
 
 impl<'a> EncryptedDataKeys<'a> {
     /// Reads the section and checks it, but copies nothing.
@@ -45,18 +45,18 @@ impl<'a> EncryptedDataKeys<'a> {
 
     /// The section as serialized bytes, count included.
     #[must_use]
-    pub fn as_serialized(&self) -> &'a [u8] {
+    pub(crate) fn as_serialized(&self) -> &'a [u8] {
         self.0
     }
 
     /// How many there are.
     #[must_use]
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.0.first_chunk().map_or(0, |count| u16::from_be_bytes(*count).into())
     }
 
     /// The encrypted data keys, in the message's order.
-    pub fn iter(&self) -> impl Iterator<Item = EncryptedDataKey> + 'a {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = EncryptedDataKey> + use<'a> {
         let mut reader = Reader::new(self.0, 2);
         std::iter::from_fn(move || {
             let provider_id = reader.prefixed("key provider id").ok()?;

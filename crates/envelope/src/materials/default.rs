@@ -81,16 +81,8 @@ impl MaterialsManager for DefaultMaterialsManager {
         })
     }
 
-    fn wrapping_key(&self, request: EncryptionMaterialsRequest<'_>) -> Option<Arc<str>> {
-        self.keyring.wrapping_key(KeyringRequest::new(request.suite, request.encryption_context))
-    }
-
-    fn identity(&self) -> Option<String> {
-        self.keyring.identity()
-    }
-
-    fn tenure(&self) -> u64 {
-        self.keyring.tenure()
+    fn keyring(&self) -> Option<&dyn Keyring> {
+        Some(&*self.keyring)
     }
 }
 

@@ -1,22 +1,126 @@
-//! Who supplies materials.
+//! The interface of materials managers (specification: `framework/cmm-interface.md`).
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc};
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+};
 
 use subtle::ConstantTimeEq as _;
 
-use super::{DecryptionMaterials, EncryptedDataKeys, EncryptionMaterials, MaterialsCache};
+use super::{DecryptionMaterials, EncryptedDataKey, EncryptionMaterials, MaterialsCache};
 use crate::{
-    context::EncryptionContext, error::Error, format::header::UnverifiedHeader, message::open,
+    cache::{Cache, store::Place},
+    context::EncryptionContext,
+    error::Error,
+    format::{encrypted_data_key::EncryptedDataKeys, header::UnverifiedHeader},
+    keyring::Keyring,
+    message::open,
     suite::AlgorithmSuite,
 };
 
-/// What a materials manager's operations return.
+/// The future that a [`MaterialsManager`] returns.
 pub type MaterialsFuture<'a, T> = Pin<Box<dyn Future<Output = Result<Arc<T>, Error>> + Send + 'a>>;
 
-/// Supplies the materials of each message: a cryptographic materials manager (specification:
-/// `framework/cmm-interface.md`).
+/// Supplies the data key of each message: a cryptographic materials manager.
+///
+/// [`DefaultMaterialsManager`](super::DefaultMaterialsManager) asks a keyring for each message, and
+/// [`CachingMaterialsManager`](super::CachingMaterialsManager) keeps data keys for reuse. Implement
+/// this trait to check, route or record requests above one of them. Then forward every method:
+/// without [`cached_encryption_materials`](Self::cached_encryption_materials) and
+/// [`cached_decryption_materials`](Self::cached_decryption_materials), `try_encrypt` and
+/// `try_decrypt` always return [`Error::NotCached`].
+///
+/// Place a manager that checks requests above the caching manager, never below it: cached materials
+/// are not checked again.
+///
+/// # Examples
+///
+/// A manager that refuses to encrypt for tenants that are being deleted:
+///
+/// ```
+/// use std::sync::Arc;
+/// use envelope::{DataKey, EncryptionContext, Envelope, Error, keyring::{Keyring, RawAesKeyring}};
+/// use envelope::materials::{
+///     CachingMaterialsManager, DecryptionMaterials, DecryptionMaterialsRequest,
+///     DefaultMaterialsManager, EncryptionMaterials, EncryptionMaterialsRequest, MaterialsCache,
+///     MaterialsFuture, MaterialsManager,
+/// };
+///
+/// #[derive(Debug)]
+/// struct ReadOnly {
+///     tenants: Vec<String>,
+///     inner: CachingMaterialsManager,
+/// }
+///
+/// impl ReadOnly {
+///     fn check(&self, context: &EncryptionContext) -> Result<(), Error> {
+///         match context.get("tenant") {
+///             Some(tenant) if self.tenants.iter().any(|it| it == tenant) => {
+///                 Err(Error::InvalidEncryptionContext { problem: "this tenant is read-only" })
+///             }
+///             _ => Ok(()),
+///         }
+///     }
+/// }
+///
+/// impl MaterialsManager for ReadOnly {
+///     fn encryption_materials<'a>(
+///         &'a self,
+///         request: EncryptionMaterialsRequest<'a>,
+///     ) -> MaterialsFuture<'a, EncryptionMaterials> {
+///         Box::pin(async move {
+///             self.check(request.encryption_context)?;
+///             self.inner.encryption_materials(request).await
+///         })
+///     }
+///
+///     fn cached_encryption_materials(
+///         &self,
+///         request: EncryptionMaterialsRequest<'_>,
+///         borrow: &mut dyn FnMut(&Arc<EncryptionMaterials>),
+///     ) -> Result<bool, Error> {
+///         self.check(request.encryption_context)?;
+///         self.inner.cached_encryption_materials(request, borrow)
+///     }
+///
+///     fn decryption_materials<'a>(
+///         &'a self,
+///         request: DecryptionMaterialsRequest<'a>,
+///     ) -> MaterialsFuture<'a, DecryptionMaterials> {
+///         self.inner.decryption_materials(request)
+///     }
+///
+///     fn cached_decryption_materials(
+///         &self,
+///         request: DecryptionMaterialsRequest<'_>,
+///         borrow: &mut dyn FnMut(&Arc<DecryptionMaterials>),
+///     ) -> Result<bool, Error> {
+///         self.inner.cached_decryption_materials(request, borrow)
+///     }
+///
+///     fn keyring(&self) -> Option<&dyn Keyring> {
+///         self.inner.keyring()
+///     }
+///
+///     fn cache(&self) -> Option<&MaterialsCache> {
+///         Some(self.inner.cache())
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Error> {
+/// let keyring = RawAesKeyring::new("payments", "2026", &DataKey::generate(32)?)?;
+/// let inner = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring)).build()?;
+/// let manager = ReadOnly { tenants: vec!["43".into()], inner };
+/// let envelope = Envelope::builder(manager).build()?;
+/// let tenant = |id| EncryptionContext::new([("tenant", id)]);
+/// assert!(envelope.encrypt(b"secret", &tenant("42")?).await.is_ok());
+/// assert!(envelope.encrypt(b"secret", &tenant("43")?).await.is_err());
+/// # Ok(()) }
+/// ```
 pub trait MaterialsManager: fmt::Debug + Send + Sync {
-    /// Materials to seal one message with.
+    /// Returns materials to encrypt one message.
     ///
     /// # Errors
     ///
@@ -26,7 +130,7 @@ pub trait MaterialsManager: fmt::Debug + Send + Sync {
         request: EncryptionMaterialsRequest<'a>,
     ) -> MaterialsFuture<'a, EncryptionMaterials>;
 
-    /// Materials to open one message with.
+    /// Returns materials to decrypt one message.
     ///
     /// # Errors
     ///
@@ -36,153 +140,83 @@ pub trait MaterialsManager: fmt::Debug + Send + Sync {
         request: DecryptionMaterialsRequest<'a>,
     ) -> MaterialsFuture<'a, DecryptionMaterials>;
 
-    /// The same at once, or `None` where that takes waiting. Must not block.
+    /// Passes cached encryption materials to `borrow`, and returns whether there were any.
+    ///
+    /// Must not block or wait, and must call `borrow` at most once. Materials are lent instead of
+    /// returned because threads that clone the same `Arc` at the same time slow each other down.
+    /// Default: nothing is cached.
     ///
     /// # Errors
     ///
-    /// Any error that permanently prevents supplying them.
-    fn try_encryption_materials(
+    /// Any error that permanently prevents supplying materials for this request.
+    fn cached_encryption_materials(
         &self,
         request: EncryptionMaterialsRequest<'_>,
-    ) -> Result<Option<Arc<EncryptionMaterials>>, Error> {
-        let _ = request;
-        Ok(None)
+        borrow: &mut dyn FnMut(&Arc<EncryptionMaterials>),
+    ) -> Result<bool, Error> {
+        let _ = (request, borrow);
+        Ok(false)
     }
 
-    /// The same at once, or `None` where that takes waiting. Must not block.
+    /// Passes cached decryption materials to `borrow`, and returns whether there were any.
+    ///
+    /// Same rules as for [`cached_encryption_materials`](Self::cached_encryption_materials).
     ///
     /// # Errors
     ///
-    /// Any error that permanently prevents supplying them.
-    fn try_decryption_materials(
+    /// Any error that permanently prevents supplying materials for this request.
+    fn cached_decryption_materials(
         &self,
         request: DecryptionMaterialsRequest<'_>,
-    ) -> Result<Option<Arc<DecryptionMaterials>>, Error> {
-        let _ = request;
-        Ok(None)
-    }
-
-    /// Lends what [`try_encryption_materials`](Self::try_encryption_materials) would give, and
-    /// tells whether it did. A manager that keeps materials does so without counting who holds
-    /// them: threads that write to one count hold each other up. Must not block; borrows at most
-    /// once. Default: lends what the other gives.
-    ///
-    /// # Errors
-    ///
-    /// Those of the other.
-    fn lend_encryption_materials(
-        &self,
-        request: EncryptionMaterialsRequest<'_>,
-        borrow: &mut dyn FnMut(&EncryptionMaterials),
+        borrow: &mut dyn FnMut(&Arc<DecryptionMaterials>),
     ) -> Result<bool, Error> {
-        Ok(self.try_encryption_materials(request)?.map(|materials| borrow(&materials)).is_some())
+        let _ = (request, borrow);
+        Ok(false)
     }
 
-    /// Lends what [`try_decryption_materials`](Self::try_decryption_materials) would give, as
-    /// [`lend_encryption_materials`](Self::lend_encryption_materials) does.
+    /// Returns the keyring that supplies the data keys. Default: `None`.
     ///
-    /// # Errors
-    ///
-    /// Those of the other.
-    fn lend_decryption_materials(
-        &self,
-        request: DecryptionMaterialsRequest<'_>,
-        borrow: &mut dyn FnMut(&DecryptionMaterials),
-    ) -> Result<bool, Error> {
-        Ok(self.try_decryption_materials(request)?.map(|materials| borrow(&materials)).is_some())
-    }
-
-    /// The wrapping key that would be asked for these materials, see
-    /// [`Keyring::wrapping_key`](crate::keyring::Keyring::wrapping_key). Default: not known.
-    fn wrapping_key(&self, request: EncryptionMaterialsRequest<'_>) -> Option<Arc<str>> {
-        let _ = request;
+    /// A cache above this manager asks the keyring which wrapping keys it uses, and whether another
+    /// identity uses them now: see [`Keyring::wrapping_key`], [`identity`](Keyring::identity) and
+    /// [`tenure`](Keyring::tenure). With `None`, it cannot drop data keys of a previous identity,
+    /// and [`partition_id`](super::CachingBuilder::partition_id) cannot be set.
+    fn keyring(&self) -> Option<&dyn Keyring> {
         None
     }
 
-    /// The cache that keeps the materials. Default: none.
+    /// Returns the cache that keeps the materials. Default: `None`.
     fn cache(&self) -> Option<&MaterialsCache> {
         None
     }
-
-    /// Identifies the wrapping keys of the materials, like
-    /// [`Keyring::identity`](crate::keyring::Keyring::identity). Default: unknown.
-    fn identity(&self) -> Option<String> {
-        None
-    }
-
-    /// Whether it must see every request, because a cache over it would skip its checks.
-    /// [`CachingBuilder::build`](super::CachingBuilder::build) refuses such a source. Default:
-    /// `false`.
-    fn sees_every_request(&self) -> bool {
-        false
-    }
-
-    /// Grows when another identity obtains the materials than before, as
-    /// [`Keyring::tenure`](crate::keyring::Keyring::tenure). Default: it never does.
-    fn tenure(&self) -> u64 {
-        0
-    }
-
-    /// Looks up once what many messages like this will need; its plaintext length is of no account.
-    /// Default: `None`, where nothing is kept.
-    ///
-    /// # Errors
-    ///
-    /// Any error that permanently prevents supplying materials.
-    fn prepare(
-        &self,
-        request: EncryptionMaterialsRequest<'_>,
-    ) -> Result<Option<Arc<dyn PreparedMaterials>>, Error> {
-        let _ = request;
-        Ok(None)
-    }
-
-    /// Fetches what messages like this will need, unless it is there. Default: nothing, where
-    /// nothing is kept.
-    ///
-    /// # Errors
-    ///
-    /// Any error that prevents supplying materials.
-    fn warm<'a>(&'a self, request: EncryptionMaterialsRequest<'a>) -> WarmFuture<'a> {
-        let _ = request;
-        Box::pin(async { Ok(()) })
-    }
 }
 
-/// What [`MaterialsManager::warm`] returns.
-pub type WarmFuture<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>;
-
-/// Encryption materials that were looked up once, for many messages: from
-/// [`MaterialsManager::prepare`].
-pub trait PreparedMaterials: fmt::Debug + Send + Sync {
-    /// Lends materials for one message of `plaintext_length` bytes; or does not, and says so with
-    /// `false`, where that takes waiting. Must not block.
-    fn lend(&self, plaintext_length: u64, borrow: &mut dyn FnMut(&EncryptionMaterials)) -> bool;
-}
-
-/// What a message has that requires nothing of its context.
+/// The required context of a message whose context is stored completely.
 static NOTHING_REQUIRED: EncryptionContext = EncryptionContext::empty();
 
-/// What a message to be sealed asks of a materials manager.
+/// A request for materials to encrypt one message.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct EncryptionMaterialsRequest<'a> {
-    /// The algorithm suite to be used.
+    /// The algorithm suite to use.
     pub suite: AlgorithmSuite,
-    /// The encryption context to be bound to the message.
+    /// The encryption context to bind the message to.
     pub encryption_context: &'a EncryptionContext,
-    /// The part of it that the message authenticates, but does not store.
+    /// The part of the encryption context that the message authenticates, but does not store.
     pub required_context: &'a EncryptionContext,
-    /// The plaintext's length in bytes, or a bound on it; `None` when it is not known. A cached
-    /// data key is lent only against a known length.
+    /// The length of the plaintext in bytes, or an upper limit of it; `None` if it is unknown. Only
+    /// messages of known length use a cached data key.
     pub plaintext_length: Option<u64>,
-    /// Whether no caller waits for it, because it is fetched ahead. Default: `false`.
+    /// Whether no message is encrypted now: the materials are only fetched into the cache. Default:
+    /// `false`.
+    pub warm_up: bool,
+    /// Whether no caller waits, because a data key is refreshed ahead. Default: `false`.
     pub background: bool,
+    /// Where the cache entry of this request is remembered.
+    pub(crate) prepared: Option<&'a PreparedEntry>,
 }
 
 impl<'a> EncryptionMaterialsRequest<'a> {
-    /// What a message asks for that stores all of `encryption_context`. For `plaintext_length`, see
-    /// the field.
+    /// Creates a request for a message that stores all of `encryption_context`.
     ///
     /// ```
     /// use envelope::{
@@ -192,9 +226,11 @@ impl<'a> EncryptionMaterialsRequest<'a> {
     /// };
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), envelope::Error> {
-    /// let manager = DefaultMaterialsManager::new(RawAesKeyring::new("ns", "name", &DataKey::generate(32)?)?);
+    /// let keyring = RawAesKeyring::new("payments", "2026", &DataKey::generate(32)?)?;
+    /// let manager = DefaultMaterialsManager::new(keyring);
     /// let context = EncryptionContext::new([("tenant", "42")])?;
-    /// let request = EncryptionMaterialsRequest::new(AlgorithmSuite::default(), &context, Some(1024));
+    /// let request =
+    ///     EncryptionMaterialsRequest::new(AlgorithmSuite::default(), &context, Some(1024));
     /// let materials = manager.encryption_materials(request).await?;
     /// assert_eq!(materials.data_key().len(), 32);
     /// # Ok(()) }
@@ -210,50 +246,76 @@ impl<'a> EncryptionMaterialsRequest<'a> {
             encryption_context,
             required_context: &NOTHING_REQUIRED,
             plaintext_length,
+            warm_up: false,
             background: false,
+            prepared: None,
         }
     }
 }
 
-/// What a message to be opened asks of a materials manager. Nothing in it is authenticated yet.
+/// The cache entry for many requests with one encryption context, looked up at the first of them.
+#[derive(Debug, Default)]
+pub(crate) struct PreparedEntry(OnceLock<(SharedCache, SharedPlace)>);
+
+type SharedCache = Arc<Cache<EncryptionMaterials>>;
+type SharedPlace = Arc<Place<EncryptionMaterials>>;
+
+impl PreparedEntry {
+    /// Returns the entry that `find` found in `cache` at the first request; `None` if that was
+    /// another cache.
+    pub(crate) fn in_cache(
+        &self,
+        cache: &SharedCache,
+        find: impl FnOnce() -> SharedPlace,
+    ) -> Option<&SharedPlace> {
+        let (found_in, place) = self.0.get_or_init(|| (Arc::clone(cache), find()));
+        Arc::ptr_eq(found_in, cache).then_some(place)
+    }
+}
+
+/// A request for materials to decrypt one message. Nothing in it is authenticated yet.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct DecryptionMaterialsRequest<'a> {
     /// The message's algorithm suite.
     pub suite: AlgorithmSuite,
-    /// The message's encrypted data keys.
-    pub encrypted_data_keys: EncryptedDataKeys<'a>,
-    /// What the caller says that the encryption context holds; contradicts nothing that the message
-    /// stores.
+    /// The encryption context that the caller supplied. It does not contradict the stored one.
     pub supplied_context: &'a EncryptionContext,
-    /// The part of it that the message does not store.
+    /// The part of the supplied context that the message does not store.
     pub required_context: &'a EncryptionContext,
+    /// Whether no caller waits, because a data key is refreshed ahead. Default: `false`.
+    pub background: bool,
+    pub(crate) encrypted_data_keys: EncryptedDataKeys<'a>,
     pub(crate) stored_context: &'a [u8],
     pub(crate) proof: Proof<'a>,
-    /// Whether no caller waits for it, because it is fetched ahead. Default: `false`.
-    pub background: bool,
 }
 
-/// Shows that decryption materials are the right ones.
+/// How to verify decryption materials.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Proof<'a> {
-    /// The message's header, as it was received, is authentic under them.
+    /// The received header of the message must be authentic under them.
     Header(&'a UnverifiedHeader<'a>),
-    /// They contain the same data key as these materials, which were proven.
+    /// They must contain the same data key as these materials, which have been verified.
     Known(&'a Arc<DecryptionMaterials>),
 }
 
-impl DecryptionMaterialsRequest<'_> {
-    /// The encryption context that the data key is bound to: what the message stores, and what it
-    /// does not.
+impl<'a> DecryptionMaterialsRequest<'a> {
+    /// Returns the message's encrypted data keys, in the message's order.
+    pub fn encrypted_data_keys(&self) -> impl Iterator<Item = EncryptedDataKey> + use<'a> {
+        self.encrypted_data_keys.iter()
+    }
+
+    /// Returns the encryption context that the data key is bound to: the stored and the required
+    /// pairs.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidEncryptionContext`] when both together are too long.
+    /// [`Error::InvalidEncryptionContext`] if both together are too long.
     pub fn encryption_context(&self) -> Result<EncryptionContext, Error> {
         EncryptionContext::from_serialized(self.stored_context, 0)?.with(self.required_context)
     }
-    /// Whether the message's header is authentic under these materials.
+
+    /// Returns whether the message's header is authentic under these materials.
     ///
     /// Materials are supplied before the message can be verified, so a forged message gets real
     /// materials, too. A manager that keeps materials must not keep any for which this is `false`.

@@ -4,11 +4,10 @@
 mod caching;
 mod default;
 mod manager;
-mod required_context;
 
 use std::sync::Arc;
 
-pub(crate) use self::manager::Proof;
+pub(crate) use self::manager::{PreparedEntry, Proof};
 pub use self::{
     caching::{
         CacheCounts, CacheStats, CachingBuilder, CachingMaterialsManager, FailureCounts,
@@ -17,17 +16,15 @@ pub use self::{
     default::DefaultMaterialsManager,
     manager::{
         DecryptionMaterialsRequest, EncryptionMaterialsRequest, MaterialsFuture, MaterialsManager,
-        PreparedMaterials, WarmFuture,
     },
-    required_context::RequiredContextMaterialsManager,
 };
-pub use crate::format::encrypted_data_key::{EncryptedDataKey, EncryptedDataKeys};
+pub use crate::format::encrypted_data_key::EncryptedDataKey;
 use crate::{
     context::EncryptionContext,
     crypto::signature::{SigningKey, VerificationKey},
     data_key::DataKey,
     error::Error,
-    format::encrypted_data_key,
+    format::encrypted_data_key::{self, EncryptedDataKeys},
     suite::AlgorithmSuite,
 };
 
@@ -130,15 +127,18 @@ impl EncryptionMaterials {
         &self.data_key
     }
 
-    /// The wrapped data keys, as they stand in a message's header.
-    #[must_use]
-    pub fn encrypted_data_keys(&self) -> EncryptedDataKeys<'_> {
+    /// Returns the data key as each wrapping key encrypted it, in the order of the message.
+    pub fn encrypted_data_keys(&self) -> impl Iterator<Item = EncryptedDataKey> + use<'_> {
+        self.serialized_data_keys().iter()
+    }
+
+    /// Returns the encrypted data keys as they stand in a message's header.
+    pub(crate) fn serialized_data_keys(&self) -> EncryptedDataKeys<'_> {
         EncryptedDataKeys::from_checked(&self.encrypted_data_keys)
     }
 
-    /// How many wrapped data keys there are.
-    #[must_use]
-    pub fn encrypted_data_key_count(&self) -> usize {
+    /// Returns the number of encrypted data keys.
+    pub(crate) fn encrypted_data_key_count(&self) -> usize {
         self.count
     }
 

@@ -43,7 +43,7 @@ pub(super) fn sealed_length(
 
 /// The length in bytes of the header under these materials.
 pub(crate) fn header_length(materials: &EncryptionMaterials) -> usize {
-    let keys = materials.encrypted_data_keys().as_serialized();
+    let keys = materials.serialized_data_keys().as_serialized();
     header::length(materials.suite(), materials.stored_context(), keys)
 }
 
@@ -97,7 +97,7 @@ impl<M: Deref<Target = EncryptionMaterials>> Sealer<M> {
             suite,
             message_id: message_id.as_bytes(),
             encryption_context: materials.stored_context(),
-            encrypted_data_keys: materials.encrypted_data_keys().as_serialized(),
+            encrypted_data_keys: materials.serialized_data_keys().as_serialized(),
             content_type,
             commit_key: keys.commit_key.as_ref(),
         };

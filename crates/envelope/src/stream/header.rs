@@ -8,7 +8,7 @@ use crate::{
     format::{
         codec::Reader, encrypted_data_key, encrypted_data_key::Walk, header, header::ContentType,
     },
-    materials::EncryptedDataKeys,
+    materials::EncryptedDataKey,
     message::open,
     suite::AlgorithmSuite,
 };
@@ -98,10 +98,9 @@ impl UnverifiedHeader {
         &self.encryption_context
     }
 
-    /// The encrypted data keys.
-    #[must_use]
-    pub fn encrypted_data_keys(&self) -> EncryptedDataKeys<'_> {
-        self.parsed().encrypted_data_keys
+    /// Returns the encrypted data keys, in the message's order.
+    pub fn encrypted_data_keys(&self) -> impl Iterator<Item = EncryptedDataKey> + use<'_> {
+        self.parsed().encrypted_data_keys.iter()
     }
 
     /// How many plaintext bytes each frame has, the last one at most; `None` where the body is in

@@ -12,6 +12,7 @@ use crate::{
     cache::{failures::Failures, limits::Limits, policy::Policy},
     crypto::random,
     error::Error,
+    keyring::Keyring,
 };
 
 /// The specification's default and upper limit for messages under one data key.
@@ -188,10 +189,7 @@ impl CachingBuilder {
     ///
     /// - a limit out of its range,
     /// - a [`partition_id`](Self::partition_id) if the identity of the source's wrapping keys is
-    ///   unknown,
-    /// - a source that must see every request, such as a
-    ///   [`RequiredContextMaterialsManager`](crate::materials::RequiredContextMaterialsManager):
-    ///   the cache would skip its checks, so build it over the cache.
+    ///   unknown.
     pub fn build(self) -> Result<CachingMaterialsManager, Error> {
         let Limits { max_age, max_messages, max_bytes } = self.policy.limits;
         if max_age.is_zero() {
@@ -212,20 +210,14 @@ impl CachingBuilder {
                 format!("{max_bytes} is not in 0..=2^63-1"),
             ));
         }
-        if self.source.sees_every_request() {
-            return Err(Error::invalid_setting(
-                "source",
-                "cached materials would skip the checks of RequiredContextMaterialsManager: build the \
-                 CachingMaterialsManager first, and give it to RequiredContextMaterialsManager::new",
-            ));
-        }
         let partition = match self.partition {
             Some(id) => {
-                let identity = self.source.identity().ok_or_else(|| {
+                let identity = self.source.keyring().and_then(Keyring::identity);
+                let identity = identity.ok_or_else(|| {
                     Error::invalid_setting(
                         "partition_id",
-                        "the wrapping keys of the keyring or materials manager are unknown: \
-                         implement `identity`, or leave `partition_id` out",
+                        "the wrapping keys of the keyring are unknown: implement \
+                         `Keyring::identity` and `MaterialsManager::keyring`, or do not set it",
                     )
                 })?;
                 partition(&id, &identity).into()
@@ -233,7 +225,7 @@ impl CachingBuilder {
             None => format!("{:032x}", u128::from_be_bytes(random::bytes()?)).into(),
         };
         Ok(CachingMaterialsManager(Arc::new(Inner {
-            tenure: AtomicU64::new(self.source.tenure()),
+            tenure: AtomicU64::new(self.source.keyring().map_or(0, Keyring::tenure)),
             source: self.source,
             cache: self.cache.unwrap_or_default(),
             partition,

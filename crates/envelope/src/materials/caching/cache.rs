@@ -130,7 +130,7 @@ impl MaterialsCache {
     pub fn invalidate_key(&self, wrapping_key: &str) -> u64 {
         self.0
             .encryption
-            .invalidate(|_, materials| is_under(materials.encrypted_data_keys(), wrapping_key))
+            .invalidate(|_, materials| is_under(materials.serialized_data_keys(), wrapping_key))
             + self.0.decryption.invalidate(|key, _| is_under(keys_of(key), wrapping_key))
     }
 
@@ -145,7 +145,7 @@ impl MaterialsCache {
     pub(super) fn drop_refused(&self, wrapping_key: &str, partition: Option<&str>) {
         let here = |key: &OwnedKey| partition.is_none_or(|it| it == key.borrow().partition);
         self.0.encryption.drop_refused(|key, materials| {
-            here(key) && is_wrapped_by(materials.encrypted_data_keys(), wrapping_key)
+            here(key) && is_wrapped_by(materials.serialized_data_keys(), wrapping_key)
         });
         self.0
             .decryption

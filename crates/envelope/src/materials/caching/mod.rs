@@ -23,12 +23,11 @@ pub use self::{
 };
 use self::{
     probes::Probes,
-    sources::{DecryptionSource, EncryptionSource, Prepared},
+    sources::{DecryptionSource, EncryptionSource},
 };
 use super::{
     DecryptionMaterials, DecryptionMaterialsRequest, EncryptionMaterials,
-    EncryptionMaterialsRequest, MaterialsFuture, MaterialsManager, PreparedMaterials,
-    manager::WarmFuture,
+    EncryptionMaterialsRequest, MaterialsFuture, MaterialsManager,
 };
 pub use crate::cache::{Counts as CacheCounts, FailureCounts};
 use crate::{
@@ -40,6 +39,7 @@ use crate::{
         store::Key,
     },
     error::Error,
+    keyring::Keyring,
     time::{Clock, Moment},
 };
 
@@ -128,12 +128,10 @@ struct Inner {
 }
 
 impl CachingMaterialsManager {
-    /// Builds a manager that requests data keys from `source`. A
-    /// [`RequiredContextMaterialsManager`] must be built over this manager, not below it, because
-    /// cached materials are not checked again; [`build`](CachingBuilder::build) refuses it as a
-    /// source.
+    /// Returns a builder for a manager that keeps the data keys of `source`.
     ///
-    /// [`RequiredContextMaterialsManager`]: super::RequiredContextMaterialsManager
+    /// `source` is not asked again while its materials are cached. Therefore place a manager that
+    /// checks requests above this one, not below it.
     pub fn builder(source: impl MaterialsManager + 'static) -> CachingBuilder {
         CachingBuilder::new(Arc::new(source))
     }
@@ -177,28 +175,37 @@ impl CachingMaterialsManager {
         }
     }
 
-    /// Lends the materials that the cache holds, if they are usable.
-    fn find_to_encrypt<R>(
+    /// Passes usable materials of the cache to `borrow`.
+    fn find_to_encrypt(
         &self,
         request: EncryptionMaterialsRequest<'_>,
-        borrow: impl FnMut(&Arc<EncryptionMaterials>) -> R,
-    ) -> Option<R> {
+        borrow: &mut dyn FnMut(&Arc<EncryptionMaterials>),
+    ) -> Option<()> {
         self.drop_what_others_obtained();
-        let bytes = self.cacheable_length(request)?;
-        let (key, half) = (self.encryption_key(request), self.0.cache.encryption());
-        let taken = half.find(&key, self.now(), self.policy(), Some(bytes), borrow).ok()?;
-        if taken.wants_refresh {
-            half.refresh(&key, &self.encryption_source(request, Some(bytes)));
+        let length = self.cacheable_length(request)?;
+        let (key, half, now) =
+            (self.encryption_key(request), self.0.cache.encryption(), self.now());
+        let place = request.prepared.and_then(|prepared| {
+            let place = prepared.in_cache(half, || half.place(key, now))?;
+            // A manager above may have changed the request.
+            (place.key() == key).then_some(place)
+        });
+        let taken = match place {
+            Some(place) => half.find_at(place, now, self.policy(), Some(length), borrow),
+            None => half.find(&key, now, self.policy(), Some(length), borrow),
+        };
+        if taken.ok()?.wants_refresh {
+            half.refresh(&key, &self.encryption_source(request, Some(length)));
         }
-        Some(taken.outcome)
+        Some(())
     }
 
-    /// Lends the materials that the cache holds, if they are usable.
-    fn find_to_decrypt<R>(
+    /// Passes usable materials of the cache to `borrow`.
+    fn find_to_decrypt(
         &self,
         request: DecryptionMaterialsRequest<'_>,
-        borrow: impl FnMut(&Arc<DecryptionMaterials>) -> R,
-    ) -> Option<R> {
+        borrow: &mut dyn FnMut(&Arc<DecryptionMaterials>),
+    ) -> Option<()> {
         self.drop_what_others_obtained();
         let (key, half) = (self.decryption_key(request), self.0.cache.decryption());
         let taken = half.find(&key, self.now(), self.policy(), None, borrow).ok()?;
@@ -207,7 +214,7 @@ impl CachingMaterialsManager {
             let source = DecryptionSource::new(self.clone(), request);
             half.refresh(&key, &source.replacing(&known));
         }
-        Some(taken.outcome)
+        Some(())
     }
 
     fn encryption_source(
@@ -224,7 +231,7 @@ impl CachingMaterialsManager {
     /// After that, nothing is used that was obtained, or requested, before.
     fn drop_what_others_obtained(&self) {
         let inner = &*self.0;
-        let tenure = inner.source.tenure();
+        let tenure = self.keyring().map_or(0, Keyring::tenure);
         if inner.tenure.load(Acquire) == tenure {
             return;
         }
@@ -238,34 +245,20 @@ impl CachingMaterialsManager {
 }
 
 impl MaterialsManager for CachingMaterialsManager {
-    fn try_encryption_materials(
+    fn cached_encryption_materials(
         &self,
         request: EncryptionMaterialsRequest<'_>,
-    ) -> Result<Option<Arc<EncryptionMaterials>>, Error> {
-        Ok(self.find_to_encrypt(request, Arc::clone))
+        borrow: &mut dyn FnMut(&Arc<EncryptionMaterials>),
+    ) -> Result<bool, Error> {
+        Ok(self.find_to_encrypt(request, borrow).is_some())
     }
 
-    fn try_decryption_materials(
+    fn cached_decryption_materials(
         &self,
         request: DecryptionMaterialsRequest<'_>,
-    ) -> Result<Option<Arc<DecryptionMaterials>>, Error> {
-        Ok(self.find_to_decrypt(request, Arc::clone))
-    }
-
-    fn lend_encryption_materials(
-        &self,
-        request: EncryptionMaterialsRequest<'_>,
-        borrow: &mut dyn FnMut(&EncryptionMaterials),
+        borrow: &mut dyn FnMut(&Arc<DecryptionMaterials>),
     ) -> Result<bool, Error> {
-        Ok(self.find_to_encrypt(request, |materials| borrow(materials)).is_some())
-    }
-
-    fn lend_decryption_materials(
-        &self,
-        request: DecryptionMaterialsRequest<'_>,
-        borrow: &mut dyn FnMut(&DecryptionMaterials),
-    ) -> Result<bool, Error> {
-        Ok(self.find_to_decrypt(request, |materials| borrow(materials)).is_some())
+        Ok(self.find_to_decrypt(request, borrow).is_some())
     }
 
     fn encryption_materials<'a>(
@@ -281,7 +274,9 @@ impl MaterialsManager for CachingMaterialsManager {
                 let load = source.clone().load_of(request.plaintext_length);
                 return half.load_apart(key.to_owned(), source, load).await;
             };
-            half.obtain(key, self.encryption_source(request, Some(bytes))).await
+            // Warming up reserves nothing.
+            let bytes = (!request.warm_up).then_some(bytes);
+            half.obtain(key, self.encryption_source(request, bytes)).await
         })
     }
 
@@ -302,42 +297,12 @@ impl MaterialsManager for CachingMaterialsManager {
         })
     }
 
-    fn wrapping_key(&self, request: EncryptionMaterialsRequest<'_>) -> Option<Arc<str>> {
-        self.0.source.wrapping_key(request)
+    fn keyring(&self) -> Option<&dyn Keyring> {
+        self.0.source.keyring()
     }
 
     fn cache(&self) -> Option<&MaterialsCache> {
         Some(&self.0.cache)
-    }
-
-    fn identity(&self) -> Option<String> {
-        self.0.source.identity()
-    }
-
-    fn tenure(&self) -> u64 {
-        self.0.source.tenure()
-    }
-
-    fn prepare(
-        &self,
-        request: EncryptionMaterialsRequest<'_>,
-    ) -> Result<Option<Arc<dyn PreparedMaterials>>, Error> {
-        if request.suite.is_legacy() {
-            return Ok(None);
-        }
-        let place = self.0.cache.encryption().place(self.encryption_key(request), self.now());
-        Ok(Some(Arc::new(Prepared::new(place, self.encryption_source(request, None)))))
-    }
-
-    fn warm<'a>(&'a self, request: EncryptionMaterialsRequest<'a>) -> WarmFuture<'a> {
-        Box::pin(async move {
-            self.drop_what_others_obtained();
-            if !request.suite.is_legacy() {
-                let source = self.encryption_source(request, None);
-                self.0.cache.encryption().obtain(self.encryption_key(request), source).await?;
-            }
-            Ok(())
-        })
     }
 }
 

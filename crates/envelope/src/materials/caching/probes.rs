@@ -170,7 +170,7 @@ impl CachingMaterialsManager {
         };
         let probe_encryption = || {
             let (place, _) = cache.encryption().pick(now, |key, it| {
-                rank(key, it.encrypted_data_keys(), it.encryption_context())
+                rank(key, it.serialized_data_keys(), it.encryption_context())
             })?;
             let source = EncryptionSource::probing(self.clone(), &place.key(), Arc::clone(probe))?;
             cache.encryption().probe(&place.key(), &source);

@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use super::{
     CachingMaterialsManager, DecryptionMaterials, DecryptionMaterialsRequest, EncryptionMaterials,
-    EncryptionMaterialsRequest, MaterialsManager, PreparedMaterials, probes::Probe,
+    EncryptionMaterialsRequest, probes::Probe,
 };
 use crate::{
     cache::{
         source::{Settings, Share, Source},
-        store::{Key, Place},
+        store::Key,
     },
     context::{ContextKeys, EncryptionContext},
     error::Error,
     format::{codec::Reader, encrypted_data_key::EncryptedDataKeys, header::UnverifiedHeader},
+    keyring::KeyringRequest,
     materials::Proof,
     observer::{Operation, traced},
     suite::AlgorithmSuite,
@@ -72,12 +73,10 @@ impl EncryptionSource {
     }
 
     fn request(&self) -> EncryptionMaterialsRequest<'_> {
+        let plaintext_length = Some(self.bytes.unwrap_or(0));
         EncryptionMaterialsRequest {
-            suite: self.suite,
-            encryption_context: &self.context,
             required_context: &self.required,
-            plaintext_length: Some(self.bytes.unwrap_or(0)),
-            background: false,
+            ..EncryptionMaterialsRequest::new(self.suite, &self.context, plaintext_length)
         }
     }
 }
@@ -104,7 +103,9 @@ impl Source for EncryptionSource {
     }
 
     fn wrapping_keys(&self) -> Vec<Arc<str>> {
-        self.manager.wrapping_key(self.request()).into_iter().collect()
+        let keyring = self.manager.0.source.keyring();
+        let request = KeyringRequest::new(self.suite, &self.context);
+        keyring.and_then(|keyring| keyring.wrapping_key(request)).into_iter().collect()
     }
 
     async fn load(self, background: bool) -> Result<Arc<EncryptionMaterials>, Error> {
@@ -129,7 +130,7 @@ impl Source for EncryptionSource {
         }
         let Some(primed) = materials.to_decryption() else { return };
         let (stored, keys) =
-            (materials.stored_context().to_canonical(), materials.encrypted_data_keys());
+            (materials.stored_context().to_canonical(), materials.serialized_data_keys());
         let primed = Arc::new(primed);
         let source = DecryptionSource {
             manager: self.manager.clone(),
@@ -310,37 +311,6 @@ impl Source for DecryptionSource {
         let request = DecryptionMaterialsRequest { background, ..self.request(header.as_ref()) };
         let materials = self.manager.0.source.decryption_materials(request);
         traced(Operation::Decryption, ContextKeys::of_serialized(&self.stored), materials).await
-    }
-}
-
-/// Encryption materials whose entry was looked up once.
-#[derive(Debug)]
-pub(super) struct Prepared {
-    place: Arc<Place<EncryptionMaterials>>,
-    source: EncryptionSource,
-}
-
-impl Prepared {
-    pub(super) fn new(place: Arc<Place<EncryptionMaterials>>, source: EncryptionSource) -> Self {
-        Self { place, source }
-    }
-}
-
-impl PreparedMaterials for Prepared {
-    fn lend(&self, plaintext_length: u64, borrow: &mut dyn FnMut(&EncryptionMaterials)) -> bool {
-        let manager = &self.source.manager;
-        manager.drop_what_others_obtained();
-        let (half, policy) = (manager.0.cache.encryption(), manager.policy());
-        if plaintext_length > policy.limits.max_bytes {
-            return false;
-        }
-        let (now, length) = (manager.now(), Some(plaintext_length));
-        let taken = half.find_at(&self.place, now, policy, length, |it| borrow(it));
-        let Ok(taken) = taken else { return false };
-        if taken.wants_refresh {
-            half.refresh(&self.place.key(), &self.source);
-        }
-        true
     }
 }
 
