@@ -6,7 +6,6 @@ pub mod kms;
 pub mod load;
 pub mod matrix;
 pub mod memory;
-pub mod outage;
 pub mod picture;
 pub mod plain;
 pub mod pool;

@@ -2,7 +2,7 @@
 
 use std::{error::Error, process::ExitCode};
 
-use benches::trials::{any_executor, clock, dead_path, denied, hostile, runtimes, suspend};
+use benches::trials::{clock, dead_path, hostile, runtimes, suspend};
 use clap::{Args, Parser, Subcommand};
 
 #[derive(Parser)]
@@ -18,8 +18,6 @@ struct Program {
 enum Trial {
     /// One pool for many runtimes that are dropped, or kept and not driven
     Runtimes(Settings),
-    /// The quickstart's workload without Tokio, and in a forked child
-    AnyExecutor(Settings),
     /// The age of cached data keys after the machine slept for an hour (as root, on Linux)
     Suspend(Settings),
     /// A wall clock that jumps by two hours (needs Debian's package `faketime`)
@@ -28,8 +26,6 @@ enum Trial {
     DeadPath(Settings),
     /// Invalid messages from attackers, and senders who disconnect
     Hostile(Settings),
-    /// One denied tenant next to a thousand others
-    Denied(Settings),
     #[command(name = clock::CLIENT, hide = true)]
     ClockClient { settings: Vec<String> },
     #[command(name = dead_path::INSIDE, hide = true)]
@@ -46,12 +42,10 @@ struct Settings {
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     match Program::parse().trial {
         Trial::Runtimes(Settings { quick }) => runtimes::run(quick),
-        Trial::AnyExecutor(Settings { quick }) => any_executor::run(quick),
         Trial::Suspend(Settings { quick }) => suspend::run(quick),
         Trial::Clock(Settings { quick }) => clock::run(quick),
         Trial::DeadPath(Settings { quick }) => dead_path::run(quick),
         Trial::Hostile(Settings { quick }) => hostile::run(quick),
-        Trial::Denied(Settings { quick }) => denied::run(quick),
         Trial::ClockClient { settings } => clock::run_client(&settings).map(|()| ExitCode::SUCCESS),
         Trial::DeadPathInside(Settings { quick }) => dead_path::run_inside(quick),
     }

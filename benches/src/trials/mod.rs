@@ -2,11 +2,9 @@
 //!
 //! Each module is one subcommand of the program `trials`.
 
-pub mod any_executor;
 mod child;
 pub mod clock;
 pub mod dead_path;
-pub mod denied;
 mod forge;
 pub mod hostile;
 mod relay;

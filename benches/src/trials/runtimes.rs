@@ -8,7 +8,7 @@ use tokio::runtime::{self, Runtime};
 use crate::{
     Lines,
     kms::Kms,
-    trials::{Fared, HEAD, count, millis, new_runtime, round_trip, start},
+    trials::{Fared, HEAD, Trial, count, millis, new_runtime, round_trip, start},
 };
 
 /// The latency of KMS.
@@ -18,7 +18,14 @@ const RUNTIMES_A_THREAD: usize = 40;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
-pub(super) fn run(quick: bool, lines: &mut Lines) -> Outcome<()> {
+/// Runs the trial.
+///
+/// # Errors
+///
+/// If the server or a runtime cannot start.
+pub fn run(quick: bool) -> Trial {
+    let mut lines = Lines::default();
+    let lines = &mut lines;
     let (successive, idle) = if quick { (100, 10) } else { (500, 40) };
     println!("KMS takes {LATENCY:?}; an operation is an encrypt and a decrypt of a new tenant.\n");
     println!("{:>32}  {HEAD}", "");
@@ -45,7 +52,9 @@ pub(super) fn run(quick: bool, lines: &mut Lines) -> Outcome<()> {
         lines,
         |kms| on_one(kms, idle),
         |kms| in_turn(kms, idle),
-    )
+    )?;
+    println!();
+    Ok(std::mem::take(lines).verdict())
 }
 
 /// Runs the same workload on one runtime and on many, and compares the two.
