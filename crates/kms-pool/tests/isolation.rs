@@ -105,7 +105,7 @@ async fn nothing_that_is_logged_holds_a_secret() {
         "outcome=\"ok\"",
         "request_id=",
         "milliseconds=",
-        "credentials in place",
+        "credentials rotated",
         "credentials_refused",
         "circuit opened",
         "tenant-42",

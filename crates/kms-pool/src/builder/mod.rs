@@ -5,7 +5,6 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-pub(crate) use self::check::check_endpoint;
 use crate::connection::{ConnectionSettings, Proxies};
 use crate::credentials::RefreshSettings;
 use crate::error::BuildError;

@@ -24,6 +24,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Instant, timeout};
 
 use self::connector::{Connector, Opened, Parts};
+pub(crate) use self::endpoint::check_endpoint;
 pub(crate) use self::proxy::Proxies;
 pub(crate) use self::race::Hosts;
 use self::sdk::SdkClient;
@@ -34,6 +35,7 @@ use crate::stats::Counters;
 use crate::time;
 
 mod connector;
+mod endpoint;
 mod proxy;
 mod race;
 mod sdk;

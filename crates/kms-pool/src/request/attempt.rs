@@ -201,7 +201,7 @@ impl Lane {
             .as_ref()
             .ok()
             .and_then(|(response, _)| response.headers().get("x-amzn-requestid"));
-        in_flight.end(outcome, request_id);
+        in_flight.end(outcome.name(), request_id);
         if outcome == Outcome::Throttled {
             self.counters.throttles.increment();
             self.budget.throttled(&permit, now);
@@ -303,7 +303,7 @@ impl Lane {
             if apart(date, self.clock.date()) > SKEW {
                 self.clock.learn(date);
                 self.has_learned.store(true, Relaxed);
-                telemetry::date_learnt(&self.region);
+                telemetry::date_learned(&self.region);
             }
             if operation.take_correction() {
                 return true;
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_is_learnt_only_from_an_authenticated_server() {
+    fn a_date_is_learned_only_from_an_authenticated_server() {
         let refused = |date: &'static str| {
             let mut response = HttpResponse::new(400.try_into().unwrap(), SdkBody::empty());
             response.headers_mut().insert("date", date);

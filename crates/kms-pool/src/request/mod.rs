@@ -12,5 +12,4 @@ pub(crate) use budget::{Budget, BudgetSettings, Priority};
 pub use circuit::CircuitState;
 pub(crate) use circuit::{Circuit, CircuitSettings};
 pub(crate) use operation::{NoteAttempt, PING};
-pub(crate) use outcome::Outcome;
 pub(crate) use retry::{Retries, retry_quota};
