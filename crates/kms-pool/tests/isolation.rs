@@ -106,7 +106,7 @@ async fn nothing_that_is_logged_holds_a_secret() {
         "request_id=",
         "milliseconds=",
         "credentials rotated",
-        "credentials_refused",
+        "credentials_rejected",
         "circuit opened",
         "tenant-42",
         "attempt=1",

@@ -12,7 +12,8 @@ use futures_util::future::{Either, select};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::{Session, SessionCredentials, Sessions};
+use super::signer::SessionCredentials;
+use super::{Session, Sessions};
 use crate::background::Lease;
 use crate::credentials::files::Stamps;
 use crate::credentials::fingerprint::Fingerprint;

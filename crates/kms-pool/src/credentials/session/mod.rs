@@ -2,6 +2,7 @@
 
 mod load;
 mod refresh;
+mod signer;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -13,14 +14,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use aws_credential_types::Credentials;
-use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{ProvideCredentials, future};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared, ready};
 use tokio::task::AbortHandle;
 
 use self::refresh::{Refresh, Step};
+pub(crate) use self::signer::SessionCredentials;
 use super::files::Stamps;
 use super::fingerprint::Fingerprint;
 use super::generation::Generation;
@@ -450,27 +450,6 @@ impl Session {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Changes under the lock are a few assignments, which do not panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Supplies the SDK with the session's current credentials, for each attempt separately.
-pub(crate) struct SessionCredentials(pub(crate) Arc<Session>);
-
-impl ProvideCredentials for SessionCredentials {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::new(async {
-            let credentials = self.0.credentials(self.0.clock.now()).await;
-            credentials.map_err(CredentialsError::provider_error)
-        })
-    }
-}
-
-impl std::fmt::Debug for SessionCredentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("SessionCredentials").field(&self.0.principal).finish()
     }
 }
 
