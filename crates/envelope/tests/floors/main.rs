@@ -72,20 +72,6 @@ const KNOWN_CIRCLES: &[(&str, &[&str])] = &[
         ],
     ),
     ("envelope", &["observer", "observer/metrics", "observer/tracing"]),
-    ("kms-pool", &["connection", "connection/sdk"]),
-    (
-        "kms-pool",
-        &[
-            "credentials/default_chain",
-            "credentials/principal",
-            "credentials/profile",
-            "credentials/session",
-            "credentials/sessions",
-            "credentials/watcher",
-            "sight",
-        ],
-    ),
-    ("kms-pool", &["pool", "supplier"]),
     (
         "kms-local",
         &["admin", "builder", "principals", "region", "server", "signature", "sts", "sts/actions"],
