@@ -148,7 +148,7 @@ impl Server {
     /// # Errors
     ///
     /// When it can't start.
-    pub async fn start(builder: kms_local::Builder) -> Result<Self, Box<dyn Error>> {
+    pub async fn start(builder: kms_local::KmsLocalBuilder) -> Result<Self, Box<dyn Error>> {
         let threads = Threads::start()?;
         let kms = threads.spawn(builder.start()).await??;
         Ok(Self { kms, _threads: threads })

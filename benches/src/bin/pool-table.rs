@@ -27,7 +27,7 @@ use envelope::{
     materials::{CachingMaterialsManager, DefaultMaterialsManager},
 };
 use futures_util::future::try_join_all;
-use kms_local::{Builder, KmsLocal};
+use kms_local::{KmsLocal, KmsLocalBuilder};
 use kms_pool::{KmsPool, Principal};
 use tokio::time::Instant;
 
@@ -59,7 +59,8 @@ struct Args {
 async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let Args { rtt_ms, quick } = Args::parse();
     let far = KmsLocal::builder().round_trip_time(Duration::from_millis(rtt_ms));
-    let world = World::new(Server::start(REGIONS.into_iter().fold(far, Builder::region)).await?)?;
+    let world =
+        World::new(Server::start(REGIONS.into_iter().fold(far, KmsLocalBuilder::region)).await?)?;
     println!(
         "KMS is {rtt_ms} ms away; GenerateDataKey requests and TLS handshakes for one time of each row\n"
     );

@@ -1,58 +1,26 @@
 //! The admin endpoint: counters and faults over plain HTTP and JSON, for tests in other languages.
-//!
-//! | request | body | does |
-//! | --- | --- | --- |
-//! | `GET /counters` | | the counters of each region |
-//! | `POST /counters/reset` | | forgets them |
-//! | `GET /faults` | | the [`FaultPlan`] of each region |
-//! | `PUT /faults` | `{"us-east-1": {"latency_ms": 50}}` | sets the faults of these regions |
-//! | `DELETE /faults` | | ends the faults of every region |
-//! | `POST /credentials/expire` | | ends every session now |
-//! | `POST /keys/disable` | `{"region": "us-east-1", "key_id": "…"}` | disables a key now |
-//!
-//! A plan may hold any field of a [`FaultPlan`], such as `slow_share` with `slow_latency_ms`, or
-//! `clock_offset_ms`; what it leaves out is without fault.
+//! [`KmsLocalBuilder::admin`](crate::KmsLocalBuilder::admin) documents its requests.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use axum::{
-    Json, Router,
-    extract::State,
-    http::StatusCode,
-    response::{IntoResponse, Response},
-    routing::{get, post},
-};
-use hyper::service::Service as _;
-use hyper_util::service::TowerToHyperService;
-use serde::Deserialize;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use hyper::body::Incoming;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    FaultPlan,
-    counters::Counters,
     error::Refusal,
-    listener::Handler,
+    faults::FaultPlan,
+    listener::{Body, Handler},
     operations::{NamedKey, disable_key},
     region::Region,
+    service::read_body,
     time,
 };
 
-type Regions = Arc<BTreeMap<String, Region>>;
+type Regions = BTreeMap<String, Region>;
 
-/// Answers by the routes above, over these regions.
-pub(crate) fn handler(regions: BTreeMap<String, Region>) -> Handler {
-    let router = Router::new()
-        .route("/counters", get(counters))
-        .route("/counters/reset", post(reset_counters))
-        .route("/faults", get(faults).put(set_faults).delete(clear_faults))
-        .route("/credentials/expire", post(expire_credentials))
-        .route("/keys/disable", post(disable))
-        .with_state(Arc::new(regions));
-    let service = TowerToHyperService::new(router);
-    Arc::new(move |request| {
-        let answer = service.call(request);
-        Box::pin(async { answer.await.map_err(|never| match never {}) })
-    })
-}
+/// The body of a response, or the status and text of an error.
+type Outcome = Result<Option<Vec<u8>>, (StatusCode, String)>;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -61,59 +29,120 @@ struct Disable {
     key_id: String,
 }
 
-async fn counters(State(regions): State<Regions>) -> Json<BTreeMap<String, Counters>> {
-    Json(regions.iter().map(|(name, region)| (name.clone(), region.tally.snapshot())).collect())
+/// Returns the handler of the admin endpoint for these regions.
+pub(crate) fn handler(regions: Regions) -> Handler {
+    let regions = Arc::new(regions);
+    Arc::new(move |request| {
+        let regions = Arc::clone(&regions);
+        Box::pin(async move { Ok(respond(&regions, request).await) })
+    })
 }
 
-async fn reset_counters(State(regions): State<Regions>) -> StatusCode {
-    regions.values().for_each(|region| region.tally.reset());
-    StatusCode::NO_CONTENT
+async fn respond(regions: &Regions, request: Request<Incoming>) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    let outcome = match read_body(body).await {
+        Ok(body) => route(regions, &head, &body).await,
+        Err(refusal) => Err(refused(&refusal)),
+    };
+    let (status, content_type, body) = match outcome {
+        Ok(Some(body)) => (StatusCode::OK, "application/json", body),
+        Ok(None) => (StatusCode::NO_CONTENT, "application/json", vec![]),
+        Err((status, text)) => (status, "text/plain; charset=utf-8", text.into_bytes()),
+    };
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
 }
 
-async fn faults(State(regions): State<Regions>) -> Json<BTreeMap<String, FaultPlan>> {
-    Json(regions.iter().map(|(name, region)| (name.clone(), region.faults.plan())).collect())
-}
-
-async fn set_faults(
-    State(regions): State<Regions>,
-    Json(plans): Json<BTreeMap<String, FaultPlan>>,
-) -> Response {
-    // All or none: every name is checked before any plan is set.
-    if let Some(unknown) = plans.keys().find(|name| !regions.contains_key(*name)) {
-        return no_region(unknown);
-    }
-    for (name, region) in &*regions {
-        if let Some(plan) = plans.get(name) {
-            region.faults.set(*plan);
+async fn route(regions: &Regions, head: &Parts, body: &[u8]) -> Outcome {
+    let path = head.uri.path();
+    match (&head.method, path) {
+        (&Method::GET, "/counters") => json(
+            &regions
+                .iter()
+                .map(|(name, region)| (name, region.service.tally.snapshot()))
+                .collect::<BTreeMap<_, _>>(),
+        ),
+        (&Method::POST, "/counters/reset") => {
+            for region in regions.values() {
+                region.service.tally.reset();
+            }
+            Ok(None)
+        }
+        (&Method::GET, "/faults") => json(
+            &regions
+                .iter()
+                .map(|(name, region)| (name, region.service.faults.plan()))
+                .collect::<BTreeMap<_, _>>(),
+        ),
+        (&Method::PUT, "/faults") => set_faults(regions, &parse(head, body)?),
+        (&Method::DELETE, "/faults") => {
+            for region in regions.values() {
+                region.service.faults.clear();
+            }
+            Ok(None)
+        }
+        (&Method::POST, "/credentials/expire") => {
+            let now = time::now();
+            for region in regions.values() {
+                region.service.principals.expire_sessions(now);
+            }
+            Ok(None)
+        }
+        (&Method::POST, "/keys/disable") => disable(regions, parse(head, body)?).await,
+        (method, _) => {
+            Err((StatusCode::NOT_FOUND, format!("unknown admin request `{method} {path}`")))
         }
     }
-    StatusCode::NO_CONTENT.into_response()
 }
 
-async fn clear_faults(State(regions): State<Regions>) -> StatusCode {
-    regions.values().for_each(|region| region.faults.clear());
-    StatusCode::NO_CONTENT
-}
-
-async fn expire_credentials(State(regions): State<Regions>) -> StatusCode {
-    let now = time::now();
-    regions.values().for_each(|region| region.principals.expire_sessions(now));
-    StatusCode::NO_CONTENT
-}
-
-async fn disable(State(regions): State<Regions>, Json(wanted): Json<Disable>) -> Response {
-    let Some(region) = regions.get(&wanted.region) else { return no_region(&wanted.region) };
-    let keys = region.keys.clone();
-    let request = NamedKey { key_id: Some(wanted.key_id) };
-    let disabled = tokio::task::spawn_blocking(move || disable_key(&keys, request, time::now()))
-        .await
-        .unwrap_or_else(|error| Err(Refusal::Internal(error.to_string())));
-    match disabled {
-        Ok(()) => StatusCode::NO_CONTENT.into_response(),
-        Err(refusal) => (refusal.status(), refusal.to_string()).into_response(),
+fn set_faults(regions: &Regions, plans: &BTreeMap<String, FaultPlan>) -> Outcome {
+    // Check every name before setting any plan: the request succeeds or fails as a whole.
+    if let Some(unknown) = plans.keys().find(|name| !regions.contains_key(*name)) {
+        return Err(unknown_region(unknown));
     }
+    for (name, plan) in plans {
+        if let Some(region) = regions.get(name) {
+            region.service.faults.set(*plan);
+        }
+    }
+    Ok(None)
 }
 
-fn no_region(name: &str) -> Response {
-    (StatusCode::NOT_FOUND, format!("region `{name}` was not started")).into_response()
+async fn disable(regions: &Regions, request: Disable) -> Outcome {
+    let region = regions.get(&request.region).ok_or_else(|| unknown_region(&request.region))?;
+    let store = region.store.clone();
+    let key = NamedKey { key_id: Some(request.key_id) };
+    tokio::task::spawn_blocking(move || disable_key(&store, key, time::now()))
+        .await
+        .unwrap_or_else(|error| Err(Refusal::Internal(error.to_string())))
+        .map(|()| None)
+        .map_err(|refusal| refused(&refusal))
+}
+
+fn json(value: &impl Serialize) -> Outcome {
+    serde_json::to_vec(value)
+        .map(Some)
+        .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+}
+
+/// Parses a JSON body. Requires its content type, because a web page cannot send it to another
+/// origin unasked.
+fn parse<T: DeserializeOwned>(head: &Parts, body: &[u8]) -> Result<T, (StatusCode, String)> {
+    let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|it| it.to_str().ok());
+    if content_type.and_then(|it| it.split(';').next()).map(str::trim) != Some("application/json") {
+        let text = "invalid content type: expected application/json".to_owned();
+        return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, text));
+    }
+    serde_json::from_slice(body)
+        .map_err(|error| (StatusCode::UNPROCESSABLE_ENTITY, format!("invalid body: {error}")))
+}
+
+fn refused(refusal: &Refusal) -> (StatusCode, String) {
+    (refusal.status(), refusal.to_string())
+}
+
+fn unknown_region(name: &str) -> (StatusCode, String) {
+    (StatusCode::NOT_FOUND, format!("unknown region `{name}`: not started on this server"))
 }

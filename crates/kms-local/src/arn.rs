@@ -1,4 +1,4 @@
-//! Where keys live, and the four ways to name one: key id, key ARN, alias name, alias ARN.
+//! Key ids, and the four names of a key: key id, key ARN, alias name and alias ARN.
 
 use std::fmt;
 
@@ -9,11 +9,11 @@ use crate::error::Refusal;
 
 const MULTI_REGION: &str = "mrk-";
 
-/// What a key is called in its region. The same number is two keys, spelt apart: `1234abcd-12ab-…`
-/// for a single-Region key, and `mrk-1234abcd12ab…` for a multi-Region key.
+/// The id of a key in its region: `1234abcd-12ab-…` for a single-Region key, and
+/// `mrk-1234abcd12ab…` for a multi-Region key. With the same number, these are two keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct KeyId {
-    /// First, so that keys are ordered as their ids are spelt.
+    /// The first field, so that keys are in the order of their ids as text.
     pub(crate) multi_region: bool,
     pub(crate) number: Uuid,
 }
@@ -25,12 +25,12 @@ pub(crate) struct Home {
     pub(crate) account: String,
 }
 
-/// What a request calls a key by, once it is known to lie in this [`Home`].
+/// A name of a key in one [`Home`], as a request gives it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum KeyName<'a> {
-    /// A key id, alone or out of a key ARN.
+    /// A key id, alone or from a key ARN.
     Id(KeyId),
-    /// An alias with its `alias/`, alone or out of an alias ARN.
+    /// An alias name with `alias/`, alone or from an alias ARN.
     Alias(&'a str),
 }
 
@@ -39,8 +39,8 @@ impl KeyId {
         Self { multi_region, number: Uuid::new_v4() }
     }
 
-    /// Reads the one spelling that AWS hands out: lower case, with hyphens in a single-Region key's
-    /// id and without them in a multi-Region key's.
+    /// Parses the one format that AWS uses: lower case, with hyphens for a single-Region key, and
+    /// without hyphens for a multi-Region key.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let digits = text.strip_prefix(MULTI_REGION);
         let number = Uuid::try_parse(digits.unwrap_or(text)).ok()?;
@@ -68,7 +68,7 @@ impl Serialize for KeyId {
 impl<'de> Deserialize<'de> for KeyId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Self::parse(&text).ok_or_else(|| D::Error::custom("not a key id"))
+        Self::parse(&text).ok_or_else(|| D::Error::custom("invalid key id"))
     }
 }
 
@@ -81,11 +81,12 @@ impl Home {
         self.arn(alias)
     }
 
-    /// Reads any of the four names.
+    /// Parses any of the four names.
     ///
     /// # Errors
     ///
-    /// [`Refusal::NotFound`] for an ARN of elsewhere and for what names nothing, as AWS has it.
+    /// [`Refusal::NotFound`] for an ARN of another region or account, and for any other text, like
+    /// AWS.
     pub(crate) fn parse<'a>(&self, name: &'a str) -> Result<KeyName<'a>, Refusal> {
         let resource = if name.starts_with("arn:") {
             self.resource_of(name)?
@@ -119,12 +120,11 @@ impl Home {
         }
     }
 
-    /// The last field of an ARN of this region and account.
+    /// Returns the last field of an ARN of this region and account.
     fn resource_of<'a>(&self, arn: &'a str) -> Result<&'a str, Refusal> {
         let mut fields = arn.splitn(6, ':').skip(1);
-        let mut next = || fields.next().unwrap_or_default();
-        let (partition, service, region, account, resource) =
-            (next(), next(), next(), next(), next());
+        let [partition, service, region, account, resource] =
+            std::array::from_fn(|_| fields.next().unwrap_or_default());
         if region != self.region {
             return Err(Refusal::NotFound(format!("Invalid arn {region}")));
         }
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn the_four_names_are_read() {
+    fn the_four_names_are_parsed() {
         let home = home("eu-west-1");
         let number = Uuid::parse_str(ID).unwrap();
         let multi = format!("mrk-{}", ID.replace('-', ""));
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn other_spellings_and_places_are_not_found() {
+    fn other_formats_regions_and_accounts_are_not_found() {
         let upper = ID.to_uppercase();
         let simple = ID.replace('-', "");
         for name in [

@@ -1,4 +1,4 @@
-//! What to start.
+//! The settings of a server, and its start.
 
 use std::{
     collections::BTreeMap,
@@ -16,13 +16,14 @@ use crate::{
     counters::Tally,
     delay::RoundTrip,
     error::StartError,
-    faults::Faults,
     listener::{Handler, Listener},
     principals::Principals,
     region::Region,
-    server::{KmsLocal, Started},
-    store::{Everywhere, KeyStore, Place, State, disk::Disk},
-    sts::{StartedSts, Sts},
+    server::{KmsLocal, StartedRegion, StartedSts},
+    service::Service,
+    signature::Scope,
+    store::{Disk, KeyStore, State, StoreHandle, Stores},
+    sts::Sts,
     time,
     tls::Tls,
 };
@@ -30,7 +31,7 @@ use crate::{
 const DEFAULT_REGION: &str = "us-east-1";
 const DEFAULT_ACCOUNT: &str = "000000000000";
 
-/// Builds a [`KmsLocal`]. Created by [`KmsLocal::builder`].
+/// Configures and starts a [`KmsLocal`] server. Created by [`KmsLocal::builder`].
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -47,8 +48,8 @@ const DEFAULT_ACCOUNT: &str = "000000000000";
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-#[must_use = "nothing is started before `start`"]
-pub struct Builder {
+#[must_use = "call `start` to start the server"]
+pub struct KmsLocalBuilder {
     regions: Vec<(String, u16)>,
     account: String,
     data_dir: Option<PathBuf>,
@@ -58,9 +59,19 @@ pub struct Builder {
     sts: bool,
 }
 
-impl Builder {
-    pub(crate) fn new() -> Self {
-        Self {
+impl KmsLocal {
+    /// Returns a builder, to choose regions and other settings.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let kms = kms_local::KmsLocal::builder().region("eu-west-1").start().await?;
+    /// assert!(kms.endpoint("eu-west-1").starts_with("https://127.0.0.1:"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn builder() -> KmsLocalBuilder {
+        KmsLocalBuilder {
             regions: Vec::new(),
             account: DEFAULT_ACCOUNT.to_owned(),
             data_dir: None,
@@ -70,55 +81,62 @@ impl Builder {
             sts: false,
         }
     }
+}
 
-    /// Adds a region on a port that the operating system chooses. Without any region there is
-    /// `us-east-1`.
+impl KmsLocalBuilder {
+    /// Adds a region on a free port. Default, if you add none: `us-east-1`.
     pub fn region(self, region: impl Into<String>) -> Self {
         self.region_on_port(region, 0)
     }
 
-    /// Adds a region on a port of `127.0.0.1`; 0 has the operating system choose.
+    /// Adds a region on a port of `127.0.0.1`. Port 0 picks a free port.
     pub fn region_on_port(mut self, region: impl Into<String>, port: u16) -> Self {
         self.regions.push((region.into(), port));
         self
     }
 
-    /// Keeps keys and aliases in a directory, which is created if necessary, so that they survive a
-    /// restart. Default: in memory. The directory is as secret as the keys.
+    /// Keeps keys and aliases in a directory, so that they survive a restart. Default: in memory.
+    ///
+    /// The directory is created if it does not exist. It contains the keys in the clear: protect it
+    /// like the keys.
     pub fn data_dir(mut self, directory: impl Into<PathBuf>) -> Self {
         self.data_dir = Some(directory.into());
         self
     }
 
-    /// Speaks plain HTTP instead of TLS, for clients that cannot be given a certificate authority.
+    /// Uses plain HTTP instead of TLS, for clients that cannot trust another certificate authority.
+    /// The admin endpoint always uses plain HTTP.
     pub fn plaintext_http(mut self) -> Self {
         self.plaintext_http = true;
         self
     }
 
-    /// Sets the account in ARNs: twelve digits. Default: `000000000000`.
+    /// Sets the account in ARNs, twelve digits. Default: `000000000000`.
     pub fn account(mut self, account: impl Into<String>) -> Self {
         self.account = account.into();
         self
     }
 
-    /// Simulates a round trip of this length between the server and its clients: every byte, in
-    /// either direction, is delayed by half of it, on each connection independently. Default:
-    /// `Duration::ZERO`, no delay; more than two seconds counts as two seconds. Timers are exact to
-    /// a millisecond. The admin endpoint is not delayed.
+    /// Simulates network latency: every byte is delayed by half of `time` in each direction,
+    /// independently on each connection. The admin endpoint is not delayed.
     ///
-    /// An answer on a connection that is open takes a round trip, TLS 1.3 another one. So does
-    /// connecting, with one difference from a real distance: the kernel accepts a connection at
-    /// once, so the client believes it connected and the round trip is added to the first thing it
-    /// says.
+    /// Default: zero. Range: 0 to 2 seconds. A longer time counts as 2 seconds. Timers have a
+    /// resolution of a millisecond.
+    ///
+    /// A response on an open connection takes one round trip, and a TLS 1.3 handshake one more.
+    /// Connecting also costs one, but the kernel accepts a connection at once. The delay is
+    /// therefore added to the client's first bytes instead.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// use std::time::Duration;
     ///
-    /// let far = kms_local::KmsLocal::builder().round_trip_time(Duration::from_millis(80)).start().await?;
-    /// far.set_round_trip_time("us-east-1", Duration::from_millis(5));
+    /// let kms = kms_local::KmsLocal::builder()
+    ///     .round_trip_time(Duration::from_millis(80))
+    ///     .start()
+    ///     .await?;
+    /// kms.set_round_trip_time("us-east-1", Duration::from_millis(5));
     /// # Ok(())
     /// # }
     /// ```
@@ -127,39 +145,51 @@ impl Builder {
         self
     }
 
-    /// Opens the admin endpoint, plain HTTP on a port of `127.0.0.1`; 0 has the operating system
-    /// choose. Default: there is none.
+    /// Opens an admin endpoint, for tests in other languages: plain HTTP on a port of `127.0.0.1`.
+    /// Port 0 picks a free port. Default: no admin endpoint.
     ///
-    /// It asks nobody who they are, and takes and gives JSON:
+    /// It has no authentication, and uses JSON with the content type `application/json`:
     ///
-    /// | request | body | does |
+    /// | request | body | effect |
     /// | --- | --- | --- |
-    /// | `GET /counters` | | gives the [`Counters`](crate::Counters) of each region |
-    /// | `POST /counters/reset` | | forgets them |
-    /// | `GET /faults` | | gives the [`FaultPlan`](crate::FaultPlan) of each region |
+    /// | `GET /counters` | | returns the [`Counters`](crate::Counters) of each region |
+    /// | `POST /counters/reset` | | resets the counters of all regions |
+    /// | `GET /faults` | | returns the faults of each region |
     /// | `PUT /faults` | `{"us-east-1": {"latency_ms": 50}}` | sets the faults of these regions |
-    /// | `DELETE /faults` | | ends the faults of every region |
-    /// | `POST /credentials/expire` | | ends every session now |
+    /// | `DELETE /faults` | | ends the faults of all regions |
+    /// | `POST /credentials/expire` | | ends all sessions now |
     /// | `POST /keys/disable` | `{"region": "us-east-1", "key_id": "…"}` | disables a key now |
     ///
-    /// A plan may hold any field of a [`FaultPlan`](crate::FaultPlan), such as `slow_share` with
-    /// `slow_latency_ms`, or `clock_offset_ms`; what it leaves out is without fault.
+    /// The faults of a region are an object with these fields. Fields that are left out have no
+    /// fault. [`Faults`](crate::Faults) explains each of them:
+    ///
+    /// | field | value |
+    /// | --- | --- |
+    /// | `latency_ms` | delay of each request, in milliseconds |
+    /// | `slow_share`, `slow_latency_ms` | share of requests, 0 to 1, with this additional delay |
+    /// | `max_requests_per_second` | rate above which requests are throttled, or `null` |
+    /// | `internal_error_share` | share of requests, 0 to 1, that fail |
+    /// | `connection_reset_share` | share of requests, 0 to 1, whose connection is reset |
+    /// | `hang`, `access_denied`, `wrong_key_id` | `true` or `false` |
+    /// | `clock_offset_ms` | milliseconds by which the clock is ahead; negative: behind |
+    /// | `seed` | seed of the random generator that picks the requests of a share |
     pub fn admin(mut self, port: u16) -> Self {
         self.admin_port = Some(port);
         self
     }
 
-    /// Starts an STS as well, on a port of `127.0.0.1` that the operating system chooses, with the
-    /// same certificate authority. The sessions that it makes are good for the KMS. Every principal
-    /// may assume every role of any account, and a signature for it may name any region. Default:
-    /// there is none.
+    /// Starts an STS as well, on a free port of `127.0.0.1`, with the same certificate authority.
+    /// Default: no STS.
+    ///
+    /// The KMS accepts the sessions that it creates. Every principal can assume any role in any
+    /// account, and requests can be signed for any region.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let kms = kms_local::KmsLocal::builder().sts().start().await?;
     /// assert!(kms.sts_endpoint().is_some_and(|url| url.starts_with("https://127.0.0.1:")));
-    /// // … the code under test assumes a role there …
+    /// // … run the code under test, which assumes a role …
     /// assert_eq!(kms.sts_counters().succeeded("AssumeRole"), 0);
     /// assert!(kms.role_sessions().is_empty());
     /// # Ok(())
@@ -170,11 +200,11 @@ impl Builder {
         self
     }
 
-    /// Starts the server on the current Tokio runtime. It stops when the value is dropped, or when
-    /// that runtime is.
+    /// Starts the server on the current Tokio runtime. It stops when the returned value, or the
+    /// runtime, is dropped.
     ///
     /// Each `#[tokio::test]` has its own runtime. To share a server between tests, start it on a
-    /// multi-thread runtime that you keep beside it.
+    /// multi-thread runtime that lives as long as the server.
     ///
     /// # Errors
     ///
@@ -183,7 +213,7 @@ impl Builder {
     ///
     /// # Panics
     ///
-    /// When called outside a Tokio runtime with I/O and time enabled.
+    /// Panics outside a Tokio runtime with I/O and time enabled.
     pub async fn start(mut self) -> Result<KmsLocal, StartError> {
         if self.regions.is_empty() {
             self = self.region(DEFAULT_REGION);
@@ -214,9 +244,9 @@ impl Builder {
             let home = Home { region: name.clone(), account: self.account.clone() };
             stores.push(KeyStore::new(home, state, kms.disk.clone()));
         }
-        for ((_, port), keys) in self.regions.into_iter().zip(Everywhere::places(stores)) {
+        for ((_, port), store) in self.regions.into_iter().zip(Stores::handles(stores)) {
             let round_trip = RoundTrip::new(self.round_trip_time);
-            serve_region(&mut kms, keys, port, tls.as_ref(), round_trip).await?;
+            serve_region(&mut kms, store, port, tls.as_ref(), round_trip).await?;
         }
         if self.sts {
             let round_trip = RoundTrip::new(self.round_trip_time);
@@ -229,9 +259,9 @@ impl Builder {
     }
 
     fn check(&self) -> Result<(), StartError> {
-        let letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         for (at, (name, _)) in self.regions.iter().enumerate() {
-            if name.is_empty() || name.len() > 32 || !name.chars().all(letter) {
+            if name.is_empty() || name.len() > 32 || !name.chars().all(is_allowed) {
                 return Err(StartError::InvalidRegion(name.clone()));
             }
             if self.regions[..at].iter().any(|(earlier, _)| earlier == name) {
@@ -247,31 +277,29 @@ impl Builder {
 
 async fn serve_region(
     kms: &mut KmsLocal,
-    keys: Place,
+    store: StoreHandle,
     port: u16,
     tls: Option<&Tls>,
     round_trip: RoundTrip,
 ) -> Result<(), StartError> {
-    let name = keys.home.region.clone();
-    let region = Region {
-        keys,
-        principals: Arc::clone(&kms.principals),
-        faults: Faults::new(),
-        tally: Tally::default(),
-    };
+    let name = store.home.region.clone();
+    let scope = Scope { service: "kms", region: Some(name.as_str().into()) };
+    let service = Service::new(scope, Arc::clone(&kms.principals));
+    let region = Region { store, service };
     let (tcp, address) = bind(port).await?;
     let listener = Listener {
         tcp,
         tls: tls.map(|tls| Arc::clone(&tls.server)),
         round_trip: round_trip.clone(),
-        tally: region.tally.clone(),
+        tally: region.service.tally.clone(),
         stop: kms.stop.subscribe(),
     };
-    let (served, stop) = (region.clone(), kms.stop.subscribe());
+    let served = region.clone();
+    let stop = kms.stop.subscribe();
     let handler: Handler =
-        Arc::new(move |request| Box::pin(served.clone().answer(request, stop.clone())));
+        Arc::new(move |request| Box::pin(served.clone().respond(request, stop.clone())));
     kms.tasks.spawn(listener.serve(handler));
-    kms.regions.insert(name, Started { region, round_trip, endpoint: url(tls, address) });
+    kms.regions.insert(name, StartedRegion { region, round_trip, endpoint: url(tls, address) });
     Ok(())
 }
 
@@ -287,12 +315,13 @@ async fn serve_sts(
         tcp,
         tls: tls.map(|tls| Arc::clone(&tls.server)),
         round_trip,
-        tally: sts.tally.clone(),
+        tally: sts.service.tally.clone(),
         stop: kms.stop.subscribe(),
     };
-    let (served, stop) = (sts.clone(), kms.stop.subscribe());
+    let served = sts.clone();
+    let stop = kms.stop.subscribe();
     let handler: Handler =
-        Arc::new(move |request| Box::pin(served.clone().answer(request, stop.clone())));
+        Arc::new(move |request| Box::pin(served.clone().respond(request, stop.clone())));
     kms.tasks.spawn(listener.serve(handler));
     kms.sts = Some(StartedSts { sts, endpoint: url(tls, address) });
     Ok(())

@@ -1,10 +1,9 @@
-//! The ciphertext blob, and the key that makes and opens it.
+//! Ciphertext blobs, and the keys that encrypt and decrypt them.
 //!
 //! A blob is `version (1 byte) ‖ key id (16) ‖ nonce (12) ‖ AES-256-GCM ciphertext ‖ tag (16)`. The
-//! version is 0x01 for the id of a single-Region key and 0x02 for that of a multi-Region key, which
-//! every related key has, so that each opens what another sealed. The version, the key id and the
-//! encryption context are authenticated with it. Callers have to take a blob as opaque, as they do
-//! those of AWS.
+//! version is 0x01 for a single-Region key and 0x02 for a multi-Region key. Related multi-Region
+//! keys have the same id, so each of them can decrypt the blobs of the others. The version, the key
+//! id and the encryption context are authenticated. To callers a blob is opaque, like those of AWS.
 
 use aes_gcm::{AeadInOut, Aes256Gcm, Key, KeyInit, Nonce};
 use uuid::Uuid;
@@ -17,7 +16,7 @@ use crate::{
     random,
 };
 
-/// Bytes of a master key.
+/// The length of a KMS key, in bytes.
 pub(crate) const KEY_BYTES: usize = 32;
 
 const SINGLE_REGION: u8 = 1;
@@ -26,25 +25,25 @@ const HEADER_BYTES: usize = 1 + 16;
 const NONCE_BYTES: usize = 12;
 const TAG_BYTES: usize = 16;
 
-/// A parsed but not yet authenticated blob.
+/// A parsed blob that is not authenticated yet.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Ciphertext<'a> {
     key_id: KeyId,
     header: &'a [u8; HEADER_BYTES],
     nonce: &'a [u8; NONCE_BYTES],
-    sealed: &'a [u8],
+    encrypted: &'a [u8],
 }
 
 impl<'a> Ciphertext<'a> {
-    /// Takes a blob apart.
+    /// Parses a blob.
     ///
     /// # Errors
     ///
-    /// [`Refusal::InvalidCiphertext`] when it is too short or of another version.
+    /// [`Refusal::InvalidCiphertext`] if it is too short or has another version.
     pub(crate) fn parse(blob: &'a [u8]) -> Result<Self, Refusal> {
         let (header, rest) =
             blob.split_first_chunk::<HEADER_BYTES>().ok_or(Refusal::InvalidCiphertext)?;
-        let (nonce, sealed) =
+        let (nonce, encrypted) =
             rest.split_first_chunk::<NONCE_BYTES>().ok_or(Refusal::InvalidCiphertext)?;
         let (version, number) = header.split_first().ok_or(Refusal::InvalidCiphertext)?;
         let multi_region = match *version {
@@ -52,21 +51,21 @@ impl<'a> Ciphertext<'a> {
             MULTI_REGION => true,
             _ => return Err(Refusal::InvalidCiphertext),
         };
-        if sealed.len() < TAG_BYTES {
+        if encrypted.len() < TAG_BYTES {
             return Err(Refusal::InvalidCiphertext);
         }
         let number = Uuid::from_slice(number).map_err(|_| Refusal::InvalidCiphertext)?;
         let key_id = KeyId { multi_region, number };
-        Ok(Self { key_id, header, nonce, sealed })
+        Ok(Self { key_id, header, nonce, encrypted })
     }
 
-    /// The key that the blob names.
+    /// Returns the id of the key that the blob names.
     pub(crate) fn key_id(&self) -> KeyId {
         self.key_id
     }
 }
 
-/// A master key, ready to wrap and unwrap. Its round keys are wiped on drop.
+/// A KMS key, expanded for encryption. Its round keys are wiped on drop.
 pub(crate) struct WrappingKey {
     id: KeyId,
     cipher: Aes256Gcm,
@@ -78,11 +77,11 @@ impl WrappingKey {
         Self { id, cipher }
     }
 
-    /// Seals `plaintext` under a random nonce.
+    /// Encrypts `plaintext` with a random nonce.
     ///
     /// # Errors
     ///
-    /// [`Refusal::Internal`] past what AES-GCM can seal at once, which no request reaches.
+    /// [`Refusal::Internal`] above the maximum length of AES-GCM, which no request reaches.
     pub(crate) fn wrap(
         &self,
         plaintext: &[u8],
@@ -109,17 +108,17 @@ impl WrappingKey {
         Ok(blob)
     }
 
-    /// Opens a blob.
+    /// Decrypts a blob.
     ///
     /// # Errors
     ///
-    /// [`Refusal::InvalidCiphertext`] when the blob or the context is not what was sealed.
+    /// [`Refusal::InvalidCiphertext`] if the blob or the context has changed.
     pub(crate) fn unwrap(
         &self,
         blob: &Ciphertext<'_>,
         context: &EncryptionContext,
     ) -> Result<Zeroizing<Vec<u8>>, Refusal> {
-        let mut plaintext = Zeroizing::new(blob.sealed.to_vec());
+        let mut plaintext = Zeroizing::new(blob.encrypted.to_vec());
         self.cipher
             .decrypt_in_place(
                 &Nonce::from(*blob.nonce),
@@ -131,7 +130,7 @@ impl WrappingKey {
     }
 }
 
-/// The header has a fixed length, so nothing in the context can be taken for a part of it.
+/// The header has a fixed length, so no part of the context can be mistaken for it.
 fn associated_data(header: &[u8], context: &EncryptionContext) -> Vec<u8> {
     let mut bytes = header.to_vec();
     context::encode(context, &mut bytes);
@@ -162,51 +161,59 @@ mod tests {
         assert!(Ciphertext::parse(&blob).unwrap().key_id().multi_region);
         assert!(key_of(true).unwrap(&Ciphertext::parse(&blob).unwrap(), &context).is_ok());
         blob[0] = SINGLE_REGION;
-        let opened = key_of(false).unwrap(&Ciphertext::parse(&blob).unwrap(), &context);
-        assert!(matches!(opened, Err(Refusal::InvalidCiphertext)));
+        let unwrapped = key_of(false).unwrap(&Ciphertext::parse(&blob).unwrap(), &context);
+        assert!(matches!(unwrapped, Err(Refusal::InvalidCiphertext)));
     }
 
     proptest! {
         #[test]
-        fn what_was_wrapped_unwraps(
+        fn a_wrapped_plaintext_unwraps(
             plaintext in vec(any::<u8>(), 0..200),
             context in btree_map(".{0,8}", ".{0,8}", 0..4),
         ) {
             let blob = key().wrap(&plaintext, &context)?;
             let parsed = Ciphertext::parse(&blob)?;
-            prop_assert_eq!(parsed.key_id(), KeyId { multi_region: false, number: Uuid::from_u128(7) });
-            let opened = key().unwrap(&parsed, &context)?;
-            prop_assert_eq!(&opened[..], &plaintext[..]);
+            prop_assert_eq!(parsed.key_id(), key().id);
+            let unwrapped = key().unwrap(&parsed, &context)?;
+            prop_assert_eq!(&unwrapped[..], &plaintext[..]);
         }
 
         #[test]
-        fn any_changed_bit_is_noticed(plaintext in vec(any::<u8>(), 0..40), at: prop::sample::Index, bit in 0..8u32) {
+        fn any_changed_bit_is_refused(
+            plaintext in vec(any::<u8>(), 0..40),
+            at: prop::sample::Index,
+            bit in 0..8u32,
+        ) {
             let context = EncryptionContext::new();
             let mut blob = key().wrap(&plaintext, &context)?;
             let at = at.index(blob.len());
             blob[at] ^= 1u8 << bit;
-            let opened = Ciphertext::parse(&blob).and_then(|blob| key().unwrap(&blob, &context));
-            prop_assert!(matches!(opened, Err(Refusal::InvalidCiphertext)));
+            let unwrapped = Ciphertext::parse(&blob).and_then(|blob| key().unwrap(&blob, &context));
+            prop_assert!(matches!(unwrapped, Err(Refusal::InvalidCiphertext)));
         }
 
         #[test]
-        fn any_other_context_is_noticed(
+        fn any_other_context_is_refused(
             one in btree_map("[ab]{0,2}", "[ab]{0,2}", 0..3),
             other in btree_map("[ab]{0,2}", "[ab]{0,2}", 0..3),
         ) {
             let blob = key().wrap(b"data key", &one)?;
-            let opened = key().unwrap(&Ciphertext::parse(&blob)?, &other);
-            prop_assert_eq!(opened.is_ok(), one == other);
+            let unwrapped = key().unwrap(&Ciphertext::parse(&blob)?, &other);
+            prop_assert_eq!(unwrapped.is_ok(), one == other);
         }
 
         #[test]
-        fn parsing_never_panics_and_loses_nothing(blob in vec(any::<u8>(), 0..80), versioned: bool) {
+        fn parsing_never_panics_and_loses_nothing(
+            blob in vec(any::<u8>(), 0..80),
+            versioned: bool,
+        ) {
             let mut blob = blob;
             if let (true, Some(first)) = (versioned, blob.first_mut()) {
                 *first = SINGLE_REGION + (*first & 1);
             }
             if let Ok(parsed) = Ciphertext::parse(&blob) {
-                prop_assert_eq!([parsed.header, parsed.nonce.as_slice(), parsed.sealed].concat(), blob);
+                let parts = [parsed.header, parsed.nonce.as_slice(), parsed.encrypted];
+                prop_assert_eq!(parts.concat(), blob);
             }
         }
 

@@ -1,15 +1,15 @@
-//! The encryption context as authenticated bytes.
+//! The encryption context, and its encoding as authenticated bytes.
 
 use std::collections::BTreeMap;
 
-/// An encryption context. The map keeps it sorted by the UTF-8 bytes of its names.
+/// An encryption context. The map keeps its pairs sorted by the UTF-8 bytes of the names.
 pub(crate) type EncryptionContext = BTreeMap<String, String>;
 
-/// Writes a context so that two different ones never give the same bytes: each name and each value
-/// is preceded by its length (`u32`, big-endian), in the order of the names.
+/// Encodes a context so that different contexts have different bytes: each name and each value
+/// follows its length (`u32`, big-endian), in the order of the names.
 pub(crate) fn encode(context: &EncryptionContext, out: &mut Vec<u8>) {
     for text in context.iter().flat_map(|(name, value)| [name, value]) {
-        let length = u32::try_from(text.len()).expect("a request is far below 4 GiB");
+        let length = u32::try_from(text.len()).expect("a request is smaller than 4 GiB");
         out.extend_from_slice(&length.to_be_bytes());
         out.extend_from_slice(text.as_bytes());
     }
@@ -27,7 +27,7 @@ mod tests {
         out
     }
 
-    /// Reads what `encode` wrote: an inverse exists only if the encoding is injective.
+    /// The inverse of `encode`. It exists only if the encoding is injective.
     fn decode(mut bytes: &[u8]) -> EncryptionContext {
         let mut text = || {
             let (length, rest) = bytes.split_first_chunk::<4>()?;
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_context_is_no_bytes() {
+    fn an_empty_context_has_no_bytes() {
         assert_eq!(encoded(&EncryptionContext::new()), b"");
     }
 

@@ -1,4 +1,4 @@
-//! What a region has been asked, and how it went.
+//! Counters of requests, their outcomes, and connections.
 
 use std::{
     collections::BTreeMap,
@@ -7,7 +7,7 @@ use std::{
 
 use serde::Serialize;
 
-/// What a region has counted since it started or since the counters were last reset.
+/// Counts of requests and connections since the start, or since the last reset of the counters.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -22,41 +22,42 @@ use serde::Serialize;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Counters {
-    /// For each operation, how many requests ended in each outcome. An outcome is `ok`, the type of
-    /// an error, `ConnectionReset`, or `Abandoned` when the caller went away or the server stopped.
+    /// For each operation, the number of requests with each outcome. An outcome is `ok`, an error
+    /// type, `ConnectionReset`, or `Abandoned` if the caller disconnected or the server stopped.
     /// Unknown operations count as `Unknown`.
     pub operations: BTreeMap<String, BTreeMap<String, u64>>,
-    /// Requests that have arrived and are not answered yet.
+    /// Requests without a response yet.
     pub in_flight: u64,
-    /// The most requests there have been in flight at once.
+    /// The maximum of `in_flight`.
     pub max_in_flight: u64,
     /// Connections accepted.
     pub connections: u64,
-    /// Connections that are open now. A reset of the counters leaves it as it is.
+    /// Connections that are open now. A reset of the counters does not change it.
     pub open_connections: u64,
     /// TLS handshakes completed.
     pub tls_handshakes: u64,
-    /// How many TLS handshakes agreed on each key exchange group, such as `X25519MLKEM768`.
-    /// Handshakes that resumed a session without a key exchange are under no group.
+    /// TLS handshakes by key exchange group, such as `X25519MLKEM768`. Handshakes that resume a
+    /// session without a key exchange are not counted.
     pub key_exchange_groups: BTreeMap<String, u64>,
-    /// How many requests named each access key id that the server knows.
+    /// Requests by access key id, for access keys that the server knows.
     pub access_keys: BTreeMap<String, u64>,
-    /// The same for each operation by itself: who asked for what.
+    /// For each operation, requests by access key id.
     pub callers: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
 impl Counters {
-    /// How many requests for `operation` have ended, however they did.
+    /// Returns the number of requests for `operation` that have ended, with any outcome.
     pub fn requests(&self, operation: &str) -> u64 {
         self.operations.get(operation).map_or(0, |outcomes| outcomes.values().sum())
     }
 
-    /// How many requests for `operation` were answered without an error.
+    /// Returns the number of requests for `operation` that succeeded.
     pub fn succeeded(&self, operation: &str) -> u64 {
         self.outcomes(operation, OK)
     }
 
-    /// How many requests for `operation` ended in `outcome`, such as `ThrottlingException`.
+    /// Returns the number of requests for `operation` with this outcome, such as
+    /// `ThrottlingException`.
     pub fn outcomes(&self, operation: &str, outcome: &str) -> u64 {
         self.operations
             .get(operation)
@@ -65,19 +66,19 @@ impl Counters {
             .unwrap_or_default()
     }
 
-    /// How many requests have ended, for any operation and with any outcome.
+    /// Returns the number of requests that have ended, for any operation and with any outcome.
     pub fn total(&self) -> u64 {
         self.operations.values().flat_map(BTreeMap::values).sum()
     }
 }
 
-/// Outcome of a request that was answered as it wished.
+/// The outcome of a request that succeeded.
 pub(crate) const OK: &str = "ok";
-/// Outcome of a request whose connection was reset instead.
+/// The outcome of a request whose connection was reset instead.
 pub(crate) const RESET: &str = "ConnectionReset";
 const ABANDONED: &str = "Abandoned";
 
-/// The counters while they count. Each is touched for a moment, so one lock serves them all.
+/// The running counters. Each is locked for a moment only, so they share one lock.
 #[derive(Clone, Default)]
 pub(crate) struct Tally {
     counts: Arc<Mutex<Counts>>,
@@ -85,9 +86,9 @@ pub(crate) struct Tally {
 
 #[derive(Default)]
 struct Counts {
-    /// By names of our own, so that no caller can make this grow.
+    /// The names are constants, so callers cannot make this map grow.
     operations: BTreeMap<(&'static str, &'static str), u64>,
-    /// Of each access key the operations.
+    /// By access key id, then by operation.
     access_keys: BTreeMap<String, BTreeMap<&'static str, u64>>,
     in_flight: u64,
     max_in_flight: u64,
@@ -102,7 +103,7 @@ pub(crate) struct OpenConnection {
     tally: Tally,
 }
 
-/// A request in flight. Counts as abandoned unless it [`end`](Self::end)s.
+/// A request in flight. Its outcome is `Abandoned` unless [`end`](Self::end) is called.
 pub(crate) struct Visit {
     tally: Tally,
     operation: &'static str,
@@ -147,12 +148,13 @@ impl Tally {
     /// Resets all counters except requests in flight and open connections.
     pub(crate) fn reset(&self) {
         let mut counts = self.counts();
-        let (in_flight, open_connections) = (counts.in_flight, counts.open_connections);
+        let in_flight = counts.in_flight;
+        let open_connections = counts.open_connections;
         *counts =
             Counts { in_flight, max_in_flight: in_flight, open_connections, ..Counts::default() };
     }
 
-    /// Counts a connection, which is open until the answer is dropped.
+    /// Counts a connection. It counts as open until the returned value is dropped.
     pub(crate) fn connection(&self) -> OpenConnection {
         let mut counts = self.counts();
         counts.connections += 1;
@@ -160,7 +162,7 @@ impl Tally {
         OpenConnection { tally: self.clone() }
     }
 
-    /// Counts a handshake and the group, named by the TLS library, that its keys were exchanged in.
+    /// Counts a handshake and its key exchange group, as the TLS library names it.
     pub(crate) fn tls_handshake(&self, group: Option<&'static str>) {
         let mut counts = self.counts();
         counts.tls_handshakes += 1;
@@ -169,8 +171,8 @@ impl Tally {
         }
     }
 
-    /// Counts a request for `operation` that names an access key. Only for access keys that are
-    /// known.
+    /// Counts a request for `operation` under an access key. Call it only for known access keys, so
+    /// that callers cannot make the map grow.
     pub(crate) fn access_key(&self, operation: &'static str, id: &str) {
         let mut counts = self.counts();
         match counts.access_keys.get_mut(id) {
@@ -181,7 +183,7 @@ impl Tally {
         }
     }
 
-    /// Begins a request.
+    /// Counts a request as in flight until the returned value is dropped.
     pub(crate) fn begin(&self, operation: &'static str) -> Visit {
         let mut counts = self.counts();
         counts.in_flight += 1;
@@ -190,7 +192,7 @@ impl Tally {
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
-        // Additions do not panic half-way.
+        // A panic cannot interrupt an addition.
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -221,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_visit_that_does_not_end_is_abandoned() {
+    fn a_visit_without_an_end_is_abandoned() {
         let tally = Tally::default();
         let first = tally.begin("Encrypt");
         let second = tally.begin("Encrypt");
@@ -252,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_keeps_what_is_in_flight() {
+    fn a_reset_keeps_requests_in_flight() {
         let tally = Tally::default();
         let visit = tally.begin("Encrypt");
         tally.begin("Decrypt").end(OK);

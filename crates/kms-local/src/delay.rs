@@ -1,9 +1,9 @@
-//! Distance: a delay line on each connection, as if the client were a round trip away.
+//! Simulated network latency: a delay line on each connection.
 //!
 //! Every byte, in either direction, is delivered half a round trip after it arrived. Waiting bytes
-//! are kept in a queue, so many of them may be in flight at once, and the throughput is that of the
-//! socket. The kernel always accepts a connection at once, so the round trip of connecting is added
-//! here: bytes that a client sends within the first round trip count as sent at its end.
+//! are queued, so many of them can be in flight at once, and the throughput is that of the socket.
+//! The kernel accepts a connection at once, so the round trip of connecting is added here: bytes
+//! that a client sends within the first round trip count as sent at the end of it.
 
 use std::{
     io,
@@ -27,21 +27,20 @@ use tokio::{
 
 use crate::time;
 
-/// The farthest away that a client can be: handshakes have a deadline that has to hold some of
-/// these.
-const MOST: Duration = Duration::from_secs(2);
-/// Bytes that are read, and then delivered, at once.
+/// The maximum round trip. Several of them must fit into the timeout of a handshake.
+const MAX_ROUND_TRIP: Duration = Duration::from_secs(2);
+/// The maximum number of bytes that are read and delivered at once.
 const CHUNK: usize = 16 * 1024;
-/// How many chunks may be under way in one direction.
-const UNDER_WAY: usize = 256;
+/// The maximum number of chunks in flight in one direction.
+const MAX_CHUNKS: usize = 256;
 
-/// How far away clients are. Clones share the distance.
+/// The length of a round trip. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RoundTrip {
     micros: Arc<AtomicU64>,
 }
 
-/// The socket's end of a delay line. What the server speaks through is the other end.
+/// The end of a delay line at the socket. The server uses the other end.
 pub(crate) struct DelayLine {
     near: DuplexStream,
     accepted: Instant,
@@ -56,7 +55,7 @@ impl RoundTrip {
     }
 
     pub(crate) fn set(&self, time: Duration) {
-        let micros = u64::try_from(time.min(MOST).as_micros()).unwrap_or(u64::MAX);
+        let micros = u64::try_from(time.min(MAX_ROUND_TRIP).as_micros()).unwrap_or(u64::MAX);
         self.micros.store(micros, Ordering::Relaxed);
     }
 
@@ -66,18 +65,18 @@ impl RoundTrip {
 }
 
 impl DelayLine {
-    /// A line for a connection that was just accepted, and what to speak through.
+    /// Returns a delay line for a new connection, and the stream for the server to use.
     pub(crate) fn new(round_trip: Duration) -> (DuplexStream, Self) {
         let (far, near) = duplex(CHUNK);
         (far, Self { near, accepted: time::timer(), round_trip })
     }
 
-    /// Carries bytes between the line and the socket, until all that the server said, with its
-    /// goodbye, is delivered.
+    /// Carries bytes between the line and the socket, until everything that the server wrote is
+    /// delivered.
     ///
     /// # Errors
     ///
-    /// The errors of the socket. The line is then broken for its users.
+    /// The errors of the socket. The server's stream then fails, too.
     pub(crate) async fn carry(self, socket: &mut TcpStream) -> io::Result<()> {
         let Self { near, accepted, round_trip } = self;
         let half = round_trip / 2;
@@ -88,7 +87,7 @@ impl DelayLine {
         let mut outbound = pin!(outbound);
         tokio::select! {
             done = &mut outbound => return done,
-            // The client has said its last. What it is owed is still under way.
+            // The client sends nothing more, but responses can still be in flight.
             _ = &mut inbound => {}
         }
         outbound.await
@@ -103,7 +102,7 @@ async fn pass(
     earliest: Instant,
     delay: Duration,
 ) -> io::Result<()> {
-    let (queue, mut queued) = mpsc::channel::<(Instant, io::Result<Bytes>)>(UNDER_WAY);
+    let (queue, mut queued) = mpsc::channel::<(Instant, io::Result<Bytes>)>(MAX_CHUNKS);
     let take_in = async move {
         let mut buffer = BytesMut::new();
         loop {
@@ -111,7 +110,7 @@ async fn pass(
             let read = from.read_buf(&mut buffer).await.map(|_| buffer.split().freeze());
             let last = !matches!(&read, Ok(bytes) if !bytes.is_empty());
             let due = time::timer().max(earliest) + delay;
-            // Who delivers goes away when the other side has.
+            // The receiver is dropped when the other side has closed.
             if queue.send((due, read)).await.is_err() || last {
                 return;
             }
@@ -136,7 +135,7 @@ async fn pass(
             () = take_in => deliver.await,
         }
     };
-    // The end is passed on as well, and also when it is not an orderly one.
+    // Pass on the end of the stream, even after an error.
     let ended = to.shutdown().await;
     delivered.and(ended)
 }
@@ -148,7 +147,7 @@ mod tests {
     const HALF: Duration = Duration::from_millis(50);
 
     #[tokio::test(start_paused = true)]
-    async fn many_bytes_are_under_way_at_once() {
+    async fn many_bytes_are_in_flight_at_once() {
         let (mut client, from) = duplex(64);
         let (to, mut server) = duplex(64);
         let start = time::timer();
@@ -164,13 +163,13 @@ mod tests {
         line.await.unwrap().unwrap();
         let sent: Vec<u8> = (0..200).flat_map(|n| [n; 64]).collect();
         assert_eq!(received, sent);
-        // The clock stands still but for timers, so this is the line's doing alone. A line that
-        // took one piece at a time would have needed 200 times as long.
+        // Only timers advance the paused clock. A line that carried one chunk at a time would have
+        // taken 200 times as long.
         assert_eq!(time::timer() - start, HALF);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_sent_while_connecting_waits_for_the_connection() {
+    async fn bytes_sent_while_connecting_wait_for_the_connection() {
         let (mut client, from) = duplex(64);
         let (to, mut server) = duplex(64);
         let start = time::timer();
@@ -184,10 +183,10 @@ mod tests {
     }
 
     #[test]
-    fn a_distance_has_its_bounds() {
+    fn a_round_trip_has_a_maximum() {
         let round_trip = RoundTrip::new(Duration::from_millis(70));
         assert_eq!(round_trip.time(), Duration::from_millis(70));
         round_trip.clone().set(Duration::MAX);
-        assert_eq!(round_trip.time(), MOST);
+        assert_eq!(round_trip.time(), MAX_ROUND_TRIP);
     }
 }

@@ -1,78 +1,98 @@
-//! Why a server does not start, and why a request is refused.
+//! Errors: why a server does not start, and why it refuses a request.
 
-use std::{io, net::SocketAddr, path::PathBuf};
+use std::{error::Error as StdError, io, net::SocketAddr, path::PathBuf};
 
 use http::StatusCode;
 use thiserror::Error;
 
-/// Why [`Builder::start`](crate::Builder::start) failed.
+/// An error of a dependency, whose type is not part of this crate's API.
+type Source = Box<dyn StdError + Send + Sync>;
+
+/// The reason why [`KmsLocalBuilder::start`](crate::KmsLocalBuilder::start) failed.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// use kms_local::{KmsLocal, StartError};
+///
+/// let error = KmsLocal::builder().region("EU").start().await.unwrap_err();
+/// assert!(matches!(error, StartError::InvalidRegion(_)));
+/// # }
+/// ```
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// A region's name is not made of 1 to 32 of `a-z`, `0-9` and `-`.
-    #[error("`{0}` is not the name of a region")]
+    /// A region name is not 1 to 32 characters from `a-z`, `0-9` and `-`.
+    #[error("invalid region name `{0}`: expected 1 to 32 of a-z, 0-9 and -")]
     InvalidRegion(String),
-    /// The same region was asked for twice.
-    #[error("region `{0}` was asked for twice")]
+    /// A region was added twice.
+    #[error("duplicate region `{0}`")]
     DuplicateRegion(String),
     /// An account is not twelve digits.
-    #[error("`{0}` is not an account: twelve digits are")]
+    #[error("invalid account `{0}`: expected twelve digits")]
     InvalidAccount(String),
-    /// A port could not be bound.
-    #[error("cannot listen on {address}")]
+    /// The server could not listen on a port.
+    #[error("could not listen on {address}")]
     Bind {
-        /// The address that was asked for.
+        /// The address.
         address: SocketAddr,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The certificate authority or the server's certificate could not be made.
-    #[error("cannot make the certificates")]
-    Certificate(#[from] rcgen::Error),
-    /// The TLS configuration was refused.
-    #[error("cannot configure TLS")]
-    Tls(#[from] rustls::Error),
-    /// The data directory could not be made or opened.
-    #[error("cannot use the data directory {}", path.display())]
+    /// The certificates or the TLS configuration could not be created.
+    #[error("could not set up TLS")]
+    Tls(#[source] Source),
+    /// The data directory could not be created or opened.
+    #[error("could not open the data directory {}", path.display())]
     DataDirectory {
-        /// The directory that was asked for.
+        /// The directory.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// Another server holds the data directory.
+    /// Another server uses the data directory.
     #[error("the data directory {} is in use by another kms-local", .0.display())]
     DataDirectoryInUse(PathBuf),
-    /// The data directory was written for another account, so its ARNs would change.
-    #[error("the data directory belongs to account {found}, not {wanted}")]
+    /// The data directory belongs to another account, so the ARNs of its keys would change.
+    #[error("the data directory belongs to account {found}: expected {wanted}")]
     AccountMismatch {
-        /// The account this server was started for.
+        /// The account of this server.
         wanted: String,
         /// The account in the data directory.
         found: String,
     },
     /// The database in the data directory could not be read or written.
-    #[error("cannot read the keys in the data directory")]
-    Storage(#[from] redb::Error),
-    /// A record in the data directory is not one that this version writes.
-    #[error("the record of {0} in the data directory is damaged or of another version")]
+    #[error("could not read the keys in the data directory")]
+    Storage(#[source] Source),
+    /// A record in the data directory is damaged, or was written by an unknown version.
+    #[error("invalid record in the data directory: {0} is damaged or of an unknown version")]
     DamagedRecord(String),
 }
 
-/// Why a key or an alias could not be made or changed without a request.
+/// The reason why a method of [`KmsLocal`](crate::KmsLocal) could not create or change a key.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let kms = kms_local::KmsLocal::builder().start().await?;
+/// let refused = kms.disable_key("us-east-1", "no such key").unwrap_err();
+/// assert_eq!(refused.code, "NotFoundException");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Error)]
 #[error("{code}: {message}")]
 #[non_exhaustive]
 pub struct Refused {
-    /// The error type that a request would have got, such as `NotFoundException`.
+    /// The error type that a request would have received, such as `NotFoundException`.
     pub code: &'static str,
-    /// Its message.
+    /// The error message.
     pub message: String,
 }
 
-/// Why a request is refused: one variant for each error type of AWS KMS that we raise.
+/// The reason why a request is refused: one variant for each AWS KMS error type that we return.
 ///
-/// The texts are those of AWS where it publishes or shows them.
+/// The messages are those of AWS, where AWS publishes or shows them.
 #[derive(Debug, Error)]
 pub(crate) enum Refusal {
     #[error("{0}")]
@@ -109,7 +129,7 @@ pub(crate) enum Refusal {
     NotFound(String),
     #[error("The request is larger than {0} bytes")]
     RequestTooLarge(usize),
-    #[error("The request body did not arrive")]
+    #[error("The request body did not arrive in time")]
     RequestTimeout,
     #[error("{0}")]
     Serialization(String),
@@ -126,7 +146,7 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    /// The error type on the wire.
+    /// Returns the error type, as the protocol names it.
     pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::AccessDenied(_) => "AccessDeniedException",

@@ -1,8 +1,8 @@
-//! Faults on demand: slow, throttling, failing, cut off, silent, forbidding.
+//! Faults: a test can make a server slow, throttle, fail, reset connections, hang or deny access.
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -11,60 +11,50 @@ use tokio::sync::watch;
 
 use crate::context::EncryptionContext;
 
-/// The farthest that a clock can be set off: what every date of the protocol can still be written
-/// for.
-const MOST_OFFSET: Duration = Duration::from_hours(10 * 365 * 24);
+/// The maximum clock offset. Dates within it have a form in the protocol.
+const MAX_CLOCK_OFFSET: Duration = Duration::from_hours(10 * 365 * 24);
 
-/// What goes wrong in a region, until it is cleared. The default is nothing.
+/// The faults of a service, except the denied encryption contexts. Default: no faults.
 ///
-/// As JSON, which is how the admin endpoint takes it, a latency is a number of milliseconds.
-///
-/// ```
-/// use std::time::Duration;
-/// use kms_local::FaultPlan;
-///
-/// let plan = FaultPlan { latency: Duration::from_millis(40), ..FaultPlan::default() };
-/// assert_eq!(serde_json::to_value(plan)?["latency_ms"], 40);
-/// # Ok::<(), serde_json::Error>(())
-/// ```
+/// This is also the JSON that the admin endpoint uses. `KmsLocalBuilder::admin` documents it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct FaultPlan {
-    /// How long each request waits before anything else happens to it.
+pub(crate) struct FaultPlan {
+    /// The delay of each request, before anything else.
     #[serde(rename = "latency_ms", serialize_with = "to_millis", deserialize_with = "from_millis")]
-    pub latency: Duration,
-    /// The share of requests, 0 to 1, that wait for `slow_latency` on top of `latency`.
-    pub slow_share: f64,
-    /// How long a slow request waits in addition.
+    pub(crate) latency: Duration,
+    /// The share of requests, 0 to 1, that wait for `slow_latency` in addition.
+    pub(crate) slow_share: f64,
+    /// The additional delay of a slow request.
     #[serde(
         rename = "slow_latency_ms",
         serialize_with = "to_millis",
         deserialize_with = "from_millis"
     )]
-    pub slow_latency: Duration,
-    /// How many signed requests are let through in a second; the others get `ThrottlingException`.
-    /// `Some(0)` throttles all of them, `None` throttles none.
-    pub max_requests_per_second: Option<u32>,
-    /// The share of requests, 0 to 1, that get `KMSInternalException` with status 500.
-    pub internal_error_share: f64,
-    /// The share of requests, 0 to 1, whose connection is reset instead of answered.
-    pub connection_reset_share: f64,
-    /// Whether requests are accepted and not answered until this fault is cleared.
-    pub hang: bool,
-    /// Whether requests that are signed right get `AccessDeniedException`, as if the key policy had
-    /// been changed.
-    pub access_denied: bool,
-    /// Whether responses with a `KeyId` contain the id of another key, which does not exist.
-    pub wrong_key_id: bool,
-    /// How many milliseconds the server's clock is ahead of the true time, or behind it when this
-    /// is negative. Signatures and sessions are checked by that clock, and the `Date` header of
-    /// answers shows it. Past ten years either way it counts as ten years.
-    pub clock_offset_ms: i64,
-    /// What the shares are drawn with: the same seed draws the same faults.
-    pub seed: u64,
+    pub(crate) slow_latency: Duration,
+    /// The rate of signed requests above which `ThrottlingException` is returned. `None`: no limit.
+    pub(crate) max_requests_per_second: Option<u32>,
+    /// The share of requests, 0 to 1, that fail with `KMSInternalException` and status 500.
+    pub(crate) internal_error_share: f64,
+    /// The share of requests, 0 to 1, whose connection is reset instead of a response.
+    pub(crate) connection_reset_share: f64,
+    /// Whether requests get no response until this fault is cleared.
+    pub(crate) hang: bool,
+    /// Whether signed requests get `AccessDeniedException`, as after a change of the key policy.
+    pub(crate) access_denied: bool,
+    /// Whether responses contain the `KeyId` of another key, which does not exist.
+    pub(crate) wrong_key_id: bool,
+    /// By how many milliseconds the server's clock is ahead of the true time. Negative: behind.
+    pub(crate) clock_offset_ms: i64,
+    /// The seed of the random generator that picks the requests of a share.
+    pub(crate) seed: u64,
 }
 
-/// A handle on the faults of one region. Clones are handles on the same faults.
+/// Controls the faults of one region, or of the STS. Clones control the same faults.
+///
+/// There are no faults at first. A share of requests is a number from 0 to 1, and a value outside
+/// counts as the nearest one inside. Which requests a share picks depends on the
+/// [`seed`](Self::seed).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -75,7 +65,7 @@ pub struct FaultPlan {
 /// let faults = kms.faults("us-east-1");
 /// faults.latency(Duration::from_millis(20));
 /// faults.internal_errors(0.5);
-/// assert_eq!(faults.plan().internal_error_share, 0.5);
+/// // … run the code under test …
 /// faults.clear();
 /// # Ok(())
 /// # }
@@ -88,20 +78,20 @@ pub struct Faults {
 struct Shared {
     plan: watch::Sender<FaultPlan>,
     dice: Mutex<Dice>,
-    /// The pairs of encryption contexts for which access is denied.
+    /// The encryption context pairs for which access is denied.
     denied_contexts: Mutex<Vec<(String, String)>>,
 }
 
-/// What chance decides about requests.
+/// The random decisions about requests.
 struct Dice {
     random: fastrand::Rng,
-    /// Apart from the other, so that plans without slowness draw what they always drew.
+    /// Separate from `random`, so that slowness does not change the other decisions.
     slowness: fastrand::Rng,
-    /// How many requests may still pass, as of the time beside it.
+    /// The number of requests that are still allowed, and the time of that number.
     allowance: Option<(f64, Instant)>,
 }
 
-/// What chance holds for one request.
+/// The random decision about one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     Pass,
@@ -117,111 +107,83 @@ impl Faults {
         Self { shared: Arc::new(shared) }
     }
 
-    /// The faults as they are set now.
-    pub fn plan(&self) -> FaultPlan {
+    /// Returns the current faults.
+    pub(crate) fn plan(&self) -> FaultPlan {
         *self.shared.plan.borrow()
     }
 
-    /// Sets all faults at once, and restarts the random generator from the plan's seed. A share
-    /// outside 0 to 1 counts as the nearest value inside.
-    pub fn set(&self, plan: FaultPlan) {
+    /// Sets all faults at once, and restarts the random generator from the seed.
+    pub(crate) fn set(&self, plan: FaultPlan) {
         *self.dice() = Dice::new(plan.seed);
         self.shared.plan.send_replace(plan);
     }
 
-    /// Ends all faults. Requests that hang are answered.
+    /// Ends all faults. Hanging requests get their response.
     pub fn clear(&self) {
         self.denied_contexts().clear();
         self.set(FaultPlan::default());
     }
 
-    /// Makes each request wait for `latency` first.
+    /// Delays each request by `latency`.
     pub fn latency(&self, latency: Duration) {
         self.change(|plan| plan.latency = latency);
     }
 
-    /// Makes a `share` of requests, 0 to 1, wait for `latency` on top of what all of them wait.
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use std::time::Duration;
-    ///
-    /// let kms = kms_local::KmsLocal::builder().start().await?;
-    /// kms.faults("us-east-1").slow(0.01, Duration::from_secs(2));
-    /// assert_eq!(kms.faults("us-east-1").plan().slow_share, 0.01);
-    /// # Ok(())
-    /// # }
-    /// ```
+    /// Delays a `share` of requests, 0 to 1, by `latency` in addition to the delay of all requests.
     pub fn slow(&self, share: f64, latency: Duration) {
-        self.change(|plan| (plan.slow_share, plan.slow_latency) = (share, latency));
+        self.change(|plan| {
+            plan.slow_share = share;
+            plan.slow_latency = latency;
+        });
     }
 
-    /// Sets the server's clock ahead of the true time, for what [`FaultPlan::clock_offset_ms`]
-    /// names. `Duration::ZERO` sets it right.
+    /// Sets the server's clock ahead of the true time, by at most ten years. `Duration::ZERO`
+    /// corrects it.
     ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use std::time::Duration;
-    ///
-    /// let kms = kms_local::KmsLocal::builder().start().await?;
-    /// kms.faults("us-east-1").clock_ahead(Duration::from_mins(10));
-    /// assert_eq!(kms.faults("us-east-1").plan().clock_offset_ms, 600_000);
-    /// # Ok(())
-    /// # }
-    /// ```
+    /// The server checks signatures and sessions by that clock, and shows it in the `Date` header
+    /// of responses. `aws-sdk-kms` learns the offset from that header.
     pub fn clock_ahead(&self, by: Duration) {
         let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
         self.change(|plan| plan.clock_offset_ms = by);
     }
 
-    /// Sets the server's clock behind the true time, as [`clock_ahead`](Self::clock_ahead) does
-    /// ahead of it.
+    /// Sets the server's clock behind the true time, by at most ten years. See
+    /// [`clock_ahead`](Self::clock_ahead).
     pub fn clock_behind(&self, by: Duration) {
         let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
         self.change(|plan| plan.clock_offset_ms = -by);
     }
 
-    /// Lets `requests_per_second` through and throttles the others; 0 throttles all of them.
+    /// Returns `ThrottlingException` for signed requests above this rate. 0 throttles all of them.
     pub fn throttle_above(&self, requests_per_second: u32) {
         self.change(|plan| plan.max_requests_per_second = Some(requests_per_second));
     }
 
-    /// Answers a `share` of requests, 0 to 1, with `KMSInternalException` and status 500.
+    /// Fails a `share` of requests, 0 to 1, with `KMSInternalException` and status 500.
     pub fn internal_errors(&self, share: f64) {
         self.change(|plan| plan.internal_error_share = share);
     }
 
-    /// Resets the connection of a `share` of requests, 0 to 1, instead of answering.
+    /// Resets the connection of a `share` of requests, 0 to 1, instead of responding.
     pub fn connection_resets(&self, share: f64) {
         self.change(|plan| plan.connection_reset_share = share);
     }
 
-    /// Accepts requests and leaves them unanswered until `hang(false)` or [`clear`](Self::clear).
+    /// Accepts requests but does not respond until `hang(false)` or [`clear`](Self::clear).
     pub fn hang(&self, hang: bool) {
         self.change(|plan| plan.hang = hang);
     }
 
-    /// Answers every signed request with `AccessDeniedException` until `deny_access(false)` or
-    /// [`clear`](Self::clear).
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let kms = kms_local::KmsLocal::builder().start().await?;
-    /// kms.faults("us-east-1").deny_access(true);
-    /// assert!(kms.faults("us-east-1").plan().access_denied);
-    /// # Ok(())
-    /// # }
-    /// ```
+    /// Returns `AccessDeniedException` for every signed request, as after a change of the key
+    /// policy, until `deny_access(false)` or [`clear`](Self::clear).
     pub fn deny_access(&self, deny: bool) {
         self.change(|plan| plan.access_denied = deny);
     }
 
-    /// Denies signed requests whose encryption context contains any of these pairs, with
-    /// `AccessDeniedException`, like a key policy with a condition on `kms:EncryptionContext`.
-    /// Replaces the pairs that were set before; an empty list, or [`clear`](Self::clear), ends it.
+    /// Returns `AccessDeniedException` for signed requests whose encryption context contains any of
+    /// these pairs, like a key policy with a condition on `kms:EncryptionContext`.
+    ///
+    /// Replaces the pairs of earlier calls. An empty list, or [`clear`](Self::clear), ends it.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -249,37 +211,28 @@ impl Faults {
         !self.denied_contexts().is_empty()
     }
 
-    fn denied_contexts(&self) -> std::sync::MutexGuard<'_, Vec<(String, String)>> {
+    fn denied_contexts(&self) -> MutexGuard<'_, Vec<(String, String)>> {
         self.shared.denied_contexts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Replaces the `KeyId` in responses by the id of another key, which does not exist, until
+    /// Replaces the `KeyId` in responses with the id of a key that does not exist, until
     /// `wrong_key_ids(false)` or [`clear`](Self::clear). The rest of the response does not change.
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let kms = kms_local::KmsLocal::builder().start().await?;
-    /// kms.faults("us-east-1").wrong_key_ids(true);
-    /// assert!(kms.faults("us-east-1").plan().wrong_key_id);
-    /// # Ok(())
-    /// # }
-    /// ```
     pub fn wrong_key_ids(&self, wrong: bool) {
         self.change(|plan| plan.wrong_key_id = wrong);
     }
 
-    /// Restarts the random generator from `seed`. The default seed is 0.
+    /// Restarts the random generator from `seed`: the same seed makes the same decisions. Default:
+    /// 0.
     pub fn seed(&self, seed: u64) {
         self.change(|plan| plan.seed = seed);
         let mut dice = self.dice();
         *dice = Dice { allowance: dice.allowance, ..Dice::new(seed) };
     }
 
-    /// Waits as long as the plan says that a request has to.
+    /// Waits while requests hang, and then for the delay of all requests.
     async fn delay(&self) {
         let mut plan = self.shared.plan.subscribe();
-        // The sender lives in `self`, so this ends only when the hanging does.
+        // The sender is in `self`, so this ends only when requests no longer hang.
         let _ = plan.wait_for(|plan| !plan.hang).await;
         let latency = self.plan().latency;
         if !latency.is_zero() {
@@ -287,16 +240,16 @@ impl Faults {
         }
     }
 
-    /// Waits as long as the plan has a request wait, and draws what becomes of it.
+    /// Delays one request and decides what happens to it.
     pub(crate) async fn meet(&self) -> Fate {
         self.delay().await;
         let fate = self.draw();
-        self.dawdle().await;
+        self.delay_slow().await;
         fate
     }
 
-    /// Draws whether one request is slow, and waits if it is.
-    async fn dawdle(&self) {
+    /// Decides whether one request is slow, and waits if it is.
+    async fn delay_slow(&self) {
         let plan = self.plan();
         let slow = self.dice().slowness.f64() < plan.slow_share;
         if slow && !plan.slow_latency.is_zero() {
@@ -304,19 +257,20 @@ impl Faults {
         }
     }
 
-    /// What the server's clock shows when the true time is `now`.
+    /// Returns the time on the server's clock when the true time is `now`.
     pub(crate) fn clock(&self, now: SystemTime) -> SystemTime {
         let offset = self.plan().clock_offset_ms;
-        let by = Duration::from_millis(offset.unsigned_abs()).min(MOST_OFFSET);
+        let by = Duration::from_millis(offset.unsigned_abs()).min(MAX_CLOCK_OFFSET);
         if offset < 0 { now - by } else { now + by }
     }
 
-    /// Draws what becomes of one request. Every request draws the same number of times, so that
-    /// what one share is set to leaves the draws of another as they were.
+    /// Decides what happens to one request. Every request draws the same number of random numbers,
+    /// so that one share does not change the decisions of another.
     fn draw(&self) -> Fate {
         let plan = self.plan();
         let mut dice = self.dice();
-        let (reset, internal) = (dice.random.f64(), dice.random.f64());
+        let reset = dice.random.f64();
+        let internal = dice.random.f64();
         if reset < plan.connection_reset_share {
             Fate::Reset
         } else if internal < plan.internal_error_share {
@@ -326,7 +280,7 @@ impl Faults {
         }
     }
 
-    /// Whether the rate leaves room for one more request: a bucket of one second's requests.
+    /// Whether the rate allows one more request: a token bucket for the requests of one second.
     pub(crate) fn admits(&self, now: Instant) -> bool {
         let Some(rate) = self.plan().max_requests_per_second.map(f64::from) else { return true };
         let mut dice = self.dice();
@@ -342,8 +296,8 @@ impl Faults {
         self.shared.plan.send_modify(change);
     }
 
-    fn dice(&self) -> std::sync::MutexGuard<'_, Dice> {
-        // Any value of the dice is as good as any other.
+    fn dice(&self) -> MutexGuard<'_, Dice> {
+        // Every state of the dice is valid, so a panic cannot have damaged it.
         self.shared.dice.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -381,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_seed_draws_the_same_faults() {
+    fn the_same_seed_makes_the_same_decisions() {
         let plan = FaultPlan {
             internal_error_share: 0.3,
             connection_reset_share: 0.2,
@@ -397,14 +351,14 @@ mod tests {
     }
 
     #[test]
-    fn shares_of_none_and_all_are_exact() {
+    fn shares_of_zero_and_one_are_exact() {
         let all = FaultPlan { internal_error_share: 1.0, ..FaultPlan::default() };
         assert!(fates(all).iter().all(|fate| *fate == Fate::InternalError));
         assert!(fates(FaultPlan::default()).iter().all(|fate| *fate == Fate::Pass));
     }
 
     #[test]
-    fn slowness_leaves_the_other_draws_as_they_were() {
+    fn slowness_does_not_change_the_other_decisions() {
         let plan = FaultPlan { internal_error_share: 0.5, seed: 7, ..FaultPlan::default() };
         let slow = FaultPlan { slow_share: 0.5, ..plan };
         let [without, with] = [plan, slow].map(|plan| {
@@ -422,8 +376,9 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_is_set_ahead_and_behind_and_stays_a_date() {
-        let (faults, now) = (Faults::new(), time::now());
+    fn a_clock_is_set_ahead_and_behind_and_stays_within_dates() {
+        let faults = Faults::new();
+        let now = time::now();
         assert_eq!(faults.clock(now), now);
         faults.clock_ahead(Duration::from_millis(5));
         assert_eq!(faults.clock(now), now + Duration::from_millis(5));
@@ -447,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_of_none_admits_none() {
+    fn a_rate_of_zero_admits_nothing() {
         let faults = Faults::new();
         faults.throttle_above(0);
         assert!(!faults.admits(time::monotonic()));

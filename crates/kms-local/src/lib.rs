@@ -1,12 +1,15 @@
-//! An in-process AWS KMS for examples and tests. **Never for production**: keys are stored in
-//! memory or in a file in the clear, and anyone who reaches the port of the admin endpoint is an
-//! administrator.
+//! An in-process AWS KMS for examples and tests. **Never use it in production**: it stores keys in
+//! the clear, in memory or in a file, and its admin endpoint has no authentication.
 //!
-//! It is faithful where clients depend on it: the AWS JSON 1.1 protocol over TLS and kept-alive
-//! connections, verified signatures (Signature Version 4), expiring sessions, key states, aliases,
-//! an authenticated encryption context, and the error types of AWS KMS. It has symmetric encryption
-//! keys only. On demand it is far away, slow, throttles, fails, hangs, denies access or cuts
-//! connections, and it counts what it is asked, so that a test can see what a client did.
+//! It behaves like AWS KMS where clients depend on it:
+//!
+//! - the AWS JSON 1.1 protocol over TLS and persistent connections,
+//! - verified signatures (Signature Version 4) and expiring sessions,
+//! - key states, aliases and an authenticated encryption context,
+//! - the error types of AWS KMS.
+//!
+//! It has symmetric encryption keys only. A test can make it slow, throttle, fail, hang, deny
+//! access or reset connections ([`Faults`]), and can count the requests of a client ([`Counters`]).
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -48,19 +51,26 @@
 //! `ListAliases`, `GenerateDataKey`, `GenerateDataKeyWithoutPlaintext`, `Encrypt`, `Decrypt`,
 //! `ReEncrypt`, `GenerateRandom`.
 //!
-//! Key policies, tags and grant tokens are accepted and have no effect: every principal may do
-//! everything. Asymmetric, HMAC, imported and custom-store keys and `Recipient` are refused with
-//! `UnsupportedOperationException`.
+//! Key policies, tags and grant tokens are accepted and have no effect: every principal is allowed
+//! every operation. Asymmetric keys, HMAC keys, imported keys, custom key stores and `Recipient`
+//! are refused with `UnsupportedOperationException`.
 //!
-//! Multi-Region keys are related across the regions that were started: one key id, one key
-//! material, each with a state of its own. A replica is enabled at once, without the `Creating` of
-//! AWS. A primary that is scheduled for deletion while it has replicas is `PendingReplicaDeletion`;
-//! AWS begins its waiting period when the last replica is gone, and here it has to be scheduled
-//! again then. There is no `UpdatePrimaryRegion`.
+//! Multi-Region keys are related across the regions that were started. Related keys have the same
+//! key id and key material, and separate states. Unlike in AWS:
 //!
-//! On demand there is an STS beside it ([`Builder::sts`]), with `AssumeRole`,
-//! `AssumeRoleWithWebIdentity` and `GetCallerIdentity`: every principal may assume every role, and
-//! policies have no effect.
+//! - A replica is enabled at once, without the state `Creating`.
+//! - A primary key that is scheduled for deletion while it has replicas is
+//!   `PendingReplicaDeletion`. AWS begins its waiting period when the last replica is gone. Here
+//!   you must schedule its deletion again.
+//! - There is no `UpdatePrimaryRegion`.
+//!
+//! [`KmsLocalBuilder::sts`] also starts an STS, with `AssumeRole`, `AssumeRoleWithWebIdentity` and
+//! `GetCallerIdentity`. Every principal can assume every role, and policies have no effect.
+//!
+//! # Features
+//!
+//! `cli`, on by default, builds the program `kms-local`, for clients in other languages. Turn it
+//! off if you only need the library.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -75,12 +85,12 @@ mod delay;
 mod error;
 mod faults;
 mod listener;
-mod multi_region;
 mod operations;
 mod principals;
 mod random;
 mod region;
 mod server;
+mod service;
 mod signature;
 mod store;
 mod sts;
@@ -88,10 +98,10 @@ mod time;
 mod tls;
 
 pub use crate::{
-    builder::Builder,
+    builder::KmsLocalBuilder,
     counters::Counters,
     error::{Refused, StartError},
-    faults::{FaultPlan, Faults},
+    faults::Faults,
     server::KmsLocal,
     sts::RoleSession,
 };

@@ -1,4 +1,5 @@
-//! Connections: accept them, speak TLS, hand their requests on, close them as asked.
+//! Connections: accepts them, performs the TLS handshake, passes requests to a handler, and closes
+//! or resets the connection.
 
 use std::{
     future::poll_fn,
@@ -8,8 +9,9 @@ use std::{
     time::Duration,
 };
 
-use axum::body::Body;
+use bytes::Bytes;
 use http::{Request, Response};
+use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
@@ -28,29 +30,33 @@ use crate::{
     delay::{DelayLine, RoundTrip},
 };
 
-/// How long a client may take for its handshake, and for saying goodbye.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long a connection may wait for the next request to arrive in full.
-const IDLE: Duration = Duration::from_mins(5);
-/// How long to wait when the operating system has no connection to give, such as out of files.
+/// The time within which a client must complete its handshake, and close its connection.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time within which the next request on a connection must arrive.
+const IDLE_TIMEOUT: Duration = Duration::from_mins(5);
+/// The pause after the operating system could not accept a connection, for example because there
+/// are too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Answers requests.
-pub(crate) type Handler = Arc<dyn Fn(Request<Incoming>) -> Answer + Send + Sync>;
+/// The body of a response.
+pub(crate) type Body = Full<Bytes>;
 
-/// An answer on its way.
-pub(crate) type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Reset>> + Send>>;
+/// Responds to requests.
+pub(crate) type Handler = Arc<dyn Fn(Request<Incoming>) -> Responding + Send + Sync>;
 
-/// The connection is to be reset instead of answered.
+/// The future of a response.
+pub(crate) type Responding = Pin<Box<dyn Future<Output = Result<Response<Body>, Reset>> + Send>>;
+
+/// The instruction to reset the connection instead of responding.
 #[derive(Debug, Error)]
 #[error("the connection is reset")]
 pub(crate) struct Reset;
 
-/// A bound port.
+/// A bound port, and what to serve on it.
 pub(crate) struct Listener {
     pub(crate) tcp: TcpListener,
     pub(crate) tls: Option<Arc<ServerConfig>>,
-    /// How far away the clients of new connections are.
+    /// The simulated round trip for new connections.
     pub(crate) round_trip: RoundTrip,
     pub(crate) tally: Tally,
     /// Becomes true when the server stops gracefully.
@@ -58,8 +64,8 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// Serves until told to stop, then until the open connections have answered what they were
-    /// asked. Dropping the future closes everything at once.
+    /// Serves until the server stops, and then until the open connections have responded to their
+    /// current requests. Dropping the future closes everything at once.
     pub(crate) async fn serve(self, handler: Handler) {
         let Self { tcp, tls, round_trip, tally, mut stop } = self;
         let acceptor = tls.map(TlsAcceptor::from);
@@ -76,8 +82,9 @@ impl Listener {
             };
             let open = tally.connection();
             let connection = Connection { stop: stop.clone(), handler: Arc::clone(&handler) };
-            let (acceptor, tally, round_trip) =
-                (acceptor.clone(), tally.clone(), round_trip.time());
+            let acceptor = acceptor.clone();
+            let tally = tally.clone();
+            let round_trip = round_trip.time();
             connections.spawn(async move {
                 let _open = open;
                 if let Err(error) = connection.run(stream, round_trip, acceptor, &tally).await {
@@ -105,64 +112,65 @@ impl Connection {
     ) -> io::Result<()> {
         socket.set_nodelay(true)?;
         if round_trip.is_zero() {
-            return match self.converse(socket, acceptor, tally).await? {
+            return match self.serve(socket, acceptor, tally).await? {
                 (_, Ending::Orderly) => Ok(()),
                 (socket, Ending::Reset) => socket.set_zero_linger(),
             };
         }
         let (stream, line) = DelayLine::new(round_trip);
         let mut carry = Box::pin(line.carry(&mut socket));
-        let conversation = self.converse(stream, acceptor, tally);
+        let served = self.serve(stream, acceptor, tally);
         let ended = tokio::select! {
-            ended = conversation => ended,
+            ended = served => ended,
             carried = &mut carry => return carried,
         };
         if let Ok((_stream, Ending::Reset)) = ended {
-            // It is as far to the client for a reset as for anything else.
+            // A reset takes as long to reach the client as other bytes.
             let _ = timeout(round_trip / 2, &mut carry).await;
             drop(carry);
             return socket.set_zero_linger();
         }
-        // What was said last is still under way, also when it was that there is no understanding.
+        // The last bytes, such as a TLS alert, are still on their way to the client.
         let ended = ended.map(drop);
-        timeout(HANDSHAKE, carry).await??;
+        timeout(HANDSHAKE_TIMEOUT, carry).await??;
         ended
     }
 
-    /// Shakes hands if it has to, answers requests, says goodbye unless it is a reset.
-    async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
+    /// Performs the handshake if there is one, serves requests, and closes the stream unless it is
+    /// to be reset.
+    async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         mut self,
         stream: S,
         acceptor: Option<TlsAcceptor>,
         tally: &Tally,
     ) -> io::Result<(S, Ending)> {
         let Some(acceptor) = acceptor else {
-            let (mut stream, ending) = self.speak(stream).await;
+            let (mut stream, ending) = self.serve_http(stream).await;
             if ending == Ending::Orderly {
                 stream.shutdown().await?;
             }
             return Ok((stream, ending));
         };
-        let mut handshake = pin!(timeout(HANDSHAKE, acceptor.accept(stream)));
+        let mut handshake = pin!(timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)));
         let stream = tokio::select! {
             stream = &mut handshake => stream??,
             _ = self.stop.wait_for(|stop| *stop) => return Err(io::ErrorKind::Interrupted.into()),
         };
         let group = stream.get_ref().1.negotiated_key_exchange_group();
         tally.tls_handshake(group.and_then(|group| group.name().as_str()));
-        let (mut stream, ending) = self.speak(stream).await;
+        let (mut stream, ending) = self.serve_http(stream).await;
         if ending == Ending::Orderly {
-            timeout(HANDSHAKE, stream.shutdown()).await??;
+            timeout(HANDSHAKE_TIMEOUT, stream.shutdown()).await??;
         }
         Ok((stream.into_inner().0, ending))
     }
 
-    /// Answers requests until the connection is at its end, and gives the stream back.
-    async fn speak<S: AsyncRead + AsyncWrite + Unpin>(mut self, stream: S) -> (S, Ending) {
+    /// Serves requests until the connection ends, and returns the stream.
+    async fn serve_http<S: AsyncRead + AsyncWrite + Unpin>(mut self, stream: S) -> (S, Ending) {
         let service = service_fn(move |request| (self.handler)(request));
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(IDLE)
+            .header_read_timeout(IDLE_TIMEOUT)
             .serve_connection(TokioIo::new(stream), service);
         let mut stopping = false;
         let outcome = loop {
@@ -184,7 +192,7 @@ impl Connection {
     }
 }
 
-/// How a connection is closed: with a goodbye, or by dropping it with a TCP reset.
+/// How a connection ends: closed in order, or with a TCP reset.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ending {
     Orderly,

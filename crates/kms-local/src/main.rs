@@ -14,7 +14,7 @@ use std::{
 };
 
 use clap::Parser;
-use kms_local::{Builder, KmsLocal};
+use kms_local::{KmsLocal, KmsLocalBuilder};
 use tokio::signal;
 
 const ACCESS_KEY_ID: &str = "KMS_LOCAL_ACCESS_KEY_ID";
@@ -24,74 +24,74 @@ const SESSION_TOKEN: &str = "KMS_LOCAL_SESSION_TOKEN";
 const AFTER_HELP: &str = "\
 Environment:
   KMS_LOCAL_ACCESS_KEY_ID, KMS_LOCAL_SECRET_ACCESS_KEY
-          The access key to accept. When neither is set, one is made and printed
+          The access key to accept. If neither is set, one is created and printed
   KMS_LOCAL_SESSION_TOKEN
-          Makes it a session
+          The session token of the access key, which makes it a session
 
-To reach it, give an AWS client AWS_ENDPOINT_URL_KMS (the URL below), AWS_CA_BUNDLE (the CA file), AWS_REGION,
-AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
+To use it from an AWS client, set AWS_ENDPOINT_URL_KMS to the printed URL, AWS_CA_BUNDLE to the
+CA file, AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
 
-Output, one line each, as soon as it is known:
+Output, one line each:
   endpoint REGION URL
   sts URL
   admin URL
   ca-file PATH
   key REGION ALIAS ARN
-  access-key-id ID          only when one was made
-  secret-access-key SECRET  only when one was made
+  access-key-id ID          only if one was created
+  secret-access-key SECRET  only if one was created
   ready
 
 It stops on Ctrl-C and on SIGTERM.";
 
-/// An AWS KMS on this machine, for examples and tests. NOT FOR PRODUCTION: keys lie in memory or in
-/// a file in the clear, every access key may do everything, and the admin port asks nobody who they
-/// are. It listens on 127.0.0.1 only.
+/// An AWS KMS on your machine, for examples and tests. NOT FOR PRODUCTION: it stores keys in the
+/// clear, in memory or in a file, allows every access key every operation, and its admin endpoint
+/// has no authentication. It listens on 127.0.0.1 only.
 #[derive(Debug, Parser)]
 #[command(version, after_help = AFTER_HELP)]
 struct Options {
-    /// A region to serve; may be given more than once
+    /// Region to serve (repeatable)
     #[arg(long = "region", value_name = "REGION", default_value = "us-east-1")]
     regions: Vec<String>,
 
-    /// Port of the first region, and one more for each further one; 0 has the system choose
+    /// Port of the first region; each further region uses the next port. 0 picks free ports
     #[arg(long, default_value_t = 0)]
     port: u16,
 
-    /// Directory to keep keys and aliases in, so that they survive a restart
+    /// Directory in which keys and aliases survive a restart [default: in memory only]
     #[arg(long, value_name = "PATH")]
     data_dir: Option<PathBuf>,
 
-    /// The account in ARNs, twelve digits
+    /// Account in ARNs, twelve digits
     #[arg(long, default_value = "000000000000")]
     account: String,
 
-    /// Speak plain HTTP instead of TLS
+    /// Use plain HTTP instead of TLS
     #[arg(long)]
     http: bool,
 
-    /// File to write the certificate authority to, as PEM; a new one is created at each start
+    /// PEM file to write the certificate authority to; each start creates a new one
     #[arg(long, value_name = "PATH", conflicts_with = "http")]
     ca_file: Option<PathBuf>,
 
-    /// Serve an STS as well, for roles to be assumed; its port is chosen by the system
+    /// Also serve an STS on a free port, so that clients can assume roles
     #[arg(long)]
     sts: bool,
 
-    /// How far away clients are: milliseconds that a round trip takes, at most 2000
-    #[arg(long, value_name = "MILLISECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=2000))]
+    /// Simulated network round trip in milliseconds, 0 to 2000
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 0)]
+    #[arg(value_parser = clap::value_parser!(u64).range(..=2000))]
     round_trip_ms: u64,
 
-    /// Port of the admin endpoint for counters and faults; 0 has the system choose
+    /// Port of the admin endpoint for counters and faults; 0 picks a free port [default: none]
     #[arg(long, value_name = "PORT")]
     admin_port: Option<u16>,
 
-    /// Make a key with this alias (`alias/...`) in each region unless there is one; may be given
-    /// more than once
+    /// Create a key with this alias (`alias/...`) in each region, unless it exists (repeatable)
     #[arg(long = "create-key", value_name = "ALIAS")]
     aliases: Vec<String>,
 
-    /// Make a multi-Region key unless there is one, with its primary in the first region, a replica
-    /// in each other one, and this alias (`alias/...`) in all of them; may be given more than once
+    /// Create a multi-Region key with this alias (`alias/...`), unless it exists (repeatable). Its
+    /// primary key is in the first region, with a replica in each other region
     #[arg(long = "create-multi-region-key", value_name = "ALIAS")]
     multi_region_aliases: Vec<String>,
 }
@@ -143,14 +143,16 @@ async fn run(options: Options) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn builder(options: &Options) -> Result<Builder, Box<dyn Error>> {
+fn builder(options: &Options) -> Result<KmsLocalBuilder, Box<dyn Error>> {
     let round_trip_time = Duration::from_millis(options.round_trip_ms);
     let mut builder =
         KmsLocal::builder().account(&options.account).round_trip_time(round_trip_time);
     for (offset, region) in (0..).zip(&options.regions) {
         let port = match options.port {
             0 => 0,
-            first => first.checked_add(offset).ok_or("there are not as many ports as regions")?,
+            first => first
+                .checked_add(offset)
+                .ok_or("invalid --port: too high for this number of regions")?,
         };
         builder = builder.region_on_port(region, port);
     }
@@ -169,23 +171,28 @@ fn builder(options: &Options) -> Result<Builder, Box<dyn Error>> {
     Ok(builder)
 }
 
-/// Accepts the access key in the environment, or makes one and prints it.
+/// Accepts the access key in the environment, or creates one and prints it.
 fn grant_access(kms: &KmsLocal, out: &mut impl io::Write) -> Result<(), Box<dyn Error>> {
     match (env::var(ACCESS_KEY_ID), env::var(SECRET_ACCESS_KEY)) {
         (Ok(id), Ok(secret)) => {
             kms.accept_credentials(id, secret, env::var(SESSION_TOKEN).ok(), None);
         }
         (Err(env::VarError::NotPresent), Err(env::VarError::NotPresent)) => {
-            let made = kms.issue_credentials();
-            writeln!(out, "access-key-id {}", made.access_key_id())?;
-            writeln!(out, "secret-access-key {}", made.secret_access_key())?;
+            let created = kms.issue_credentials();
+            writeln!(out, "access-key-id {}", created.access_key_id())?;
+            writeln!(out, "secret-access-key {}", created.secret_access_key())?;
         }
-        _ => return Err(format!("set both {ACCESS_KEY_ID} and {SECRET_ACCESS_KEY}").into()),
+        _ => {
+            return Err(format!(
+                "invalid environment: set both {ACCESS_KEY_ID} and {SECRET_ACCESS_KEY}"
+            )
+            .into());
+        }
     }
     Ok(())
 }
 
-/// A reader of `path` sees the old file or the new one, never a part of one.
+/// Replaces a file. A reader of `path` sees either the old or the new file, never a part of one.
 fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.tmp", process::id()));
@@ -196,7 +203,7 @@ fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
     fs::rename(temporary, path)
 }
 
-/// Listens for the signals from now on; the future ends with the first of them.
+/// Installs signal handlers, and returns a future that ends with the first signal.
 #[cfg(unix)]
 fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     use signal::unix::{SignalKind, signal};
@@ -217,7 +224,7 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-#[expect(clippy::print_stderr, reason = "a program says on standard error why it failed")]
+#[expect(clippy::print_stderr, reason = "a program reports errors on standard error")]
 fn report(error: &(dyn Error + 'static)) {
     let causes = iter::successors(Some(error), |&error| error.source());
     let text: Vec<_> = causes.map(ToString::to_string).collect();

@@ -1,4 +1,4 @@
-//! Who may sign requests: access keys, their secrets, session tokens and ends.
+//! The principals that can sign requests: access keys, with their secrets and session tokens.
 
 use std::{
     collections::HashMap,
@@ -12,13 +12,13 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use secrecy::{ExposeSecret as _, SecretString};
 use subtle::ConstantTimeEq as _;
 
-use crate::{error::Refusal, random, sts::Caller};
+use crate::{error::Refusal, random};
 
 const PROVIDER: &str = "kms-local";
 
-/// How long a session is remembered after its end, to tell its caller that it has expired.
-const REMEMBERED: Duration = Duration::from_mins(5);
-/// How many access keys there are at least before it is worth looking for sessions to forget.
+/// How long an ended session is kept, to tell its holder that it has expired.
+const KEPT: Duration = Duration::from_mins(5);
+/// The number of access keys below which old sessions are not searched for.
 const FEW: usize = 1024;
 
 /// Every access key that the server knows.
@@ -31,64 +31,73 @@ pub(crate) struct Principals {
 #[derive(Default)]
 struct Known {
     by_access_key: HashMap<String, Arc<Principal>>,
-    /// How many were left when sessions were last forgotten.
+    /// The number of access keys after the last removal of old sessions.
     left: usize,
 }
 
 /// One access key.
 pub(crate) struct Principal {
-    /// Access key id and secret, in the form that the signer takes.
+    /// The access key id and secret, in the form that the signer takes.
     identity: Identity,
     session_token: Option<SecretString>,
     expires: Option<SystemTime>,
-    /// When it was ended before its time.
+    /// When the session was ended before it expired.
     ended: Option<SystemTime>,
-    /// Who it is, when it is a session of a role.
-    caller: Option<Caller>,
+    /// The identity, if this is a session of a role.
+    role: Option<Caller>,
+}
+
+/// The identity of a principal, as `GetCallerIdentity` returns it.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    pub(crate) arn: String,
+    pub(crate) user_id: String,
+    /// Twelve digits.
+    pub(crate) account: String,
 }
 
 impl Principals {
-    /// Without principals. Access keys are created for `account`, twelve digits.
-    pub(crate) fn new(account: impl Into<String>) -> Self {
-        Self { account: account.into(), known: RwLock::default() }
+    /// Returns an empty set, which will create access keys for `account`, twelve digits.
+    pub(crate) fn new(account: &str) -> Self {
+        Self { account: account.to_owned(), known: RwLock::default() }
     }
 
-    /// Makes a long-lived access key.
+    /// Creates a long-lived access key.
     pub(crate) fn issue(&self) -> Credentials {
         let id = random::access_key_id("AKIA", &self.account);
         self.accept(id, random_text(30), None, None)
     }
 
-    /// Makes a session that ends `lifetime` from `now`.
+    /// Creates a session that expires `lifetime` after `now`.
     pub(crate) fn issue_session(&self, lifetime: Duration, now: SystemTime) -> Credentials {
         self.make_session(lifetime, now, None)
     }
 
-    /// Makes a session of a role.
+    /// Creates a session of a role.
     pub(crate) fn issue_role_session(
         &self,
         lifetime: Duration,
         now: SystemTime,
-        caller: Caller,
+        role: Caller,
     ) -> Credentials {
-        self.make_session(lifetime, now, Some(caller))
+        self.make_session(lifetime, now, Some(role))
     }
 
     fn make_session(
         &self,
         lifetime: Duration,
         now: SystemTime,
-        caller: Option<Caller>,
+        role: Option<Caller>,
     ) -> Credentials {
-        let account = caller.as_ref().map_or(&*self.account, Caller::account);
+        let account = role.as_ref().map_or(&self.account, |role| &role.account);
         let id = random::access_key_id("ASIA", account);
-        // A lifetime past the end of the clock never ends.
+        // A session that would expire past the end of the clock never expires.
         let expires = now.checked_add(lifetime);
-        self.forget_expired(now);
-        self.insert(id, random_text(30), Some(random_text(192)), expires, caller)
+        self.remove_ended(now);
+        self.insert(id, random_text(30), Some(random_text(192)), expires, role)
     }
 
-    /// Takes an access key that somebody else made, in place of one with the same id.
+    /// Accepts an access key that was created elsewhere. Replaces one with the same id.
     pub(crate) fn accept(
         &self,
         access_key_id: String,
@@ -105,7 +114,7 @@ impl Principals {
         secret: String,
         session_token: Option<String>,
         expires: Option<SystemTime>,
-        caller: Option<Caller>,
+        role: Option<Caller>,
     ) -> Credentials {
         let key = Credentials::new(&access_key_id, &secret, None, None, PROVIDER);
         let secret_token = session_token.clone().map(SecretString::from);
@@ -114,13 +123,13 @@ impl Principals {
             session_token: secret_token,
             expires,
             ended: None,
-            caller,
+            role,
         };
         self.write().by_access_key.insert(access_key_id.clone(), Arc::new(principal));
         Credentials::new(access_key_id, secret, session_token, expires, PROVIDER)
     }
 
-    /// Ends every session now. Access keys without a session token go on.
+    /// Ends all sessions now. Access keys without a session token stay valid.
     pub(crate) fn expire_sessions(&self, now: SystemTime) {
         let mut known = self.write();
         for principal in
@@ -130,7 +139,7 @@ impl Principals {
         }
     }
 
-    /// Ends a session now, or forgets an access key that is none.
+    /// Ends a session now, or removes a long-lived access key.
     pub(crate) fn revoke(&self, access_key_id: &str, now: SystemTime) {
         let mut known = self.write();
         match known.by_access_key.get_mut(access_key_id) {
@@ -143,20 +152,20 @@ impl Principals {
         }
     }
 
-    /// The principal with this access key id.
+    /// Returns the principal with this access key id.
     pub(crate) fn find(&self, access_key_id: &str) -> Option<Arc<Principal>> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.by_access_key.get(access_key_id).cloned()
     }
 
-    /// Forgets sessions that ended a while ago. Looks only when there are twice as many access keys
-    /// as were left the last time, so that it costs each of them a constant.
-    fn forget_expired(&self, now: SystemTime) {
+    /// Removes sessions that ended more than [`KEPT`] ago. Does nothing until the number of access
+    /// keys has doubled since the last removal, so that the cost per session is constant.
+    fn remove_ended(&self, now: SystemTime) {
         let mut known = self.write();
         if known.by_access_key.len() < FEW.max(2 * known.left) {
             return;
         }
-        known.by_access_key.retain(|_, principal| !principal.ended_before(now, REMEMBERED));
+        known.by_access_key.retain(|_, principal| !principal.ended_before(now, KEPT));
         known.left = known.by_access_key.len();
     }
 
@@ -166,21 +175,25 @@ impl Principals {
 }
 
 impl Principal {
-    /// What to sign with.
+    /// Returns the access key, to sign with.
     pub(crate) fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    /// Who it is, when it is a session of a role.
-    pub(crate) fn caller(&self) -> Option<&Caller> {
-        self.caller.as_ref()
+    /// Returns the identity of the principal: a session of a role, or else a user of `account`.
+    pub(crate) fn caller(&self, account: &str) -> Caller {
+        self.role.clone().unwrap_or_else(|| {
+            let user_id = self.identity.data().map_or("", Credentials::access_key_id).to_owned();
+            let arn = format!("arn:aws:iam::{account}:user/{user_id}");
+            Caller { arn, user_id, account: account.to_owned() }
+        })
     }
 
-    /// Whether a request with this session token may be made at `now`.
+    /// Checks that a request with this session token is allowed at `now`.
     ///
     /// # Errors
     ///
-    /// [`Refusal::UnrecognizedClient`] for a token that is wrong, missing or too many, and
+    /// [`Refusal::UnrecognizedClient`] if the token is wrong, missing or not expected, and
     /// [`Refusal::ExpiredToken`].
     pub(crate) fn check_session(
         &self,
@@ -205,18 +218,18 @@ impl Principal {
         }
     }
 
-    /// The same session, ended at `now` unless it was ended before.
+    /// Returns the same session, ended at `now` unless it was ended before.
     fn ended(&self, now: SystemTime) -> Self {
         Self {
             identity: self.identity.clone(),
             session_token: self.session_token.clone(),
             expires: self.expires,
             ended: self.ended.or(Some(now)),
-            caller: self.caller.clone(),
+            role: self.role.clone(),
         }
     }
 
-    /// Whether it is a session whose end was over `ago` before `now`.
+    /// Whether this is a session that ended more than `ago` before `now`.
     fn ended_before(&self, now: SystemTime, ago: Duration) -> bool {
         let long_past = |end: SystemTime| end.checked_add(ago).is_some_and(|until| until < now);
         self.session_token.is_some()
@@ -224,7 +237,7 @@ impl Principal {
     }
 }
 
-/// `bytes` random bytes as base64.
+/// Returns `bytes` random bytes as base64.
 fn random_text(bytes: usize) -> String {
     STANDARD.encode(&*random::secret(bytes))
 }
@@ -236,8 +249,9 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn sessions_that_ended_long_ago_are_forgotten() {
-        let (principals, start) = (Principals::new("111122223333"), SystemTime::UNIX_EPOCH);
+    fn sessions_that_ended_long_ago_are_removed() {
+        let principals = Principals::new("111122223333");
+        let start = SystemTime::UNIX_EPOCH;
         let lasting = principals.issue();
         let first = principals.issue_session(SECOND, start);
         let endless = principals.issue_session(Duration::MAX, start);
@@ -255,18 +269,19 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_remembered_for_five_minutes_after_its_end() {
-        let (principals, start) = (Principals::new("111122223333"), SystemTime::UNIX_EPOCH);
+    fn a_session_is_kept_for_five_minutes_after_its_end() {
+        let principals = Principals::new("111122223333");
+        let start = SystemTime::UNIX_EPOCH;
         let session = principals.issue_session(SECOND, start);
         let known = principals.find(session.access_key_id()).unwrap();
-        assert!(!known.ended_before(start + SECOND + REMEMBERED, REMEMBERED));
-        assert!(known.ended_before(start + SECOND * 2 + REMEMBERED, REMEMBERED));
+        assert!(!known.ended_before(start + SECOND + KEPT, KEPT));
+        assert!(known.ended_before(start + SECOND * 2 + KEPT, KEPT));
         principals.revoke(session.access_key_id(), start);
         let revoked = principals.find(session.access_key_id()).unwrap();
         assert!(matches!(
             revoked.check_session(session.session_token(), start),
             Err(Refusal::ExpiredToken)
         ));
-        assert!(revoked.ended_before(start + SECOND + REMEMBERED, REMEMBERED));
+        assert!(revoked.ended_before(start + SECOND + KEPT, KEPT));
     }
 }

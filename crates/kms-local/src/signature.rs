@@ -1,10 +1,14 @@
-//! Signature Version 4: is this request from whom it says, unchanged, and meant for us, now?
+//! Verifies AWS Signature Version 4: who signed a request, that it is unchanged, and that it was
+//! meant for this service at this time.
 //!
-//! The canonical request is signed again by `aws-sigv4`, over exactly the headers that the caller
-//! says it signed, and the two signatures are compared in constant time.
+//! `aws-sigv4` signs the canonical request again, over exactly the headers that the caller says it
+//! signed. The two signatures are compared in constant time.
 //! <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html>
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use aws_sigv4::{
     http_request::{SignableBody, SignableRequest, SigningSettings, sign},
@@ -16,25 +20,26 @@ use subtle::ConstantTimeEq as _;
 
 use crate::{
     error::Refusal,
-    principals::Principals,
+    principals::{Principal, Principals},
     time::{format_amz_date, parse_amz_date},
 };
 
-/// How far a caller's clock may be from ours.
-const SKEW: Duration = Duration::from_mins(5);
+/// The maximum difference between the caller's clock and ours.
+const MAX_SKEW: Duration = Duration::from_mins(5);
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const DATE: &str = "x-amz-date";
 const SESSION_TOKEN: &str = "x-amz-security-token";
 
-/// The service that a request must be signed for.
-pub(crate) struct Service<'a> {
-    pub(crate) name: &'static str,
-    /// `None` accepts any region that the caller names.
-    pub(crate) region: Option<&'a str>,
+/// The service and region that a request must be signed for.
+#[derive(Clone, Debug)]
+pub(crate) struct Scope {
+    pub(crate) service: &'static str,
+    /// `None` accepts every region.
+    pub(crate) region: Option<Arc<str>>,
 }
 
-/// An `Authorization` header taken apart; nothing in it is verified.
+/// A parsed `Authorization` header, of which nothing is verified.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Authorization<'a> {
     pub(crate) access_key_id: &'a str,
@@ -47,12 +52,12 @@ pub(crate) struct Authorization<'a> {
 }
 
 impl<'a> Authorization<'a> {
-    /// Reads the header.
+    /// Parses the header.
     ///
     /// # Errors
     ///
-    /// [`Refusal::MissingAuthenticationToken`] when it is not there, and
-    /// [`Refusal::IncompleteSignature`] when it is not of this scheme or lacks a part.
+    /// [`Refusal::MissingAuthenticationToken`] if there is no such header, and
+    /// [`Refusal::IncompleteSignature`] if it has another scheme or lacks a part.
     pub(crate) fn parse(headers: &'a HeaderMap) -> Result<Self, Refusal> {
         let value =
             headers.get(header::AUTHORIZATION).ok_or(Refusal::MissingAuthenticationToken)?;
@@ -90,21 +95,22 @@ impl<'a> Authorization<'a> {
         Ok(Self { access_key_id, date, region, service, terminator, signed_headers, signature })
     }
 
-    /// Verifies a `POST /` with these headers and this body.
+    /// Verifies the signature of a `POST /` with these headers and this body. Returns the principal
+    /// that signed it.
     ///
     /// # Errors
     ///
     /// [`Refusal::UnrecognizedClient`], [`Refusal::InvalidSignature`], [`Refusal::ExpiredToken`] or
-    /// [`Refusal::IncompleteSignature`], as AWS has them.
+    /// [`Refusal::IncompleteSignature`], in the same cases as AWS.
     pub(crate) fn verify(
         &self,
         headers: &HeaderMap,
         body: &[u8],
-        service: &Service<'_>,
+        scope: &Scope,
         principals: &Principals,
         now: SystemTime,
-    ) -> Result<(), Refusal> {
-        let time = self.check_scope(headers, service)?;
+    ) -> Result<Arc<Principal>, Refusal> {
+        let time = self.check_scope(headers, scope)?;
         let signed = self.signed(headers)?;
         check_skew(time, now)?;
 
@@ -117,23 +123,20 @@ impl<'a> Authorization<'a> {
 
         let expected = sign_again(&signed, body, self, principal.identity(), time)?;
         let same: bool = expected.as_bytes().ct_eq(self.signature.as_bytes()).into();
-        if same { Ok(()) } else { Err(mismatch()) }
+        if same { Ok(principal) } else { Err(mismatch()) }
     }
 
-    /// Is it for this service in this region, on the day it says? Returns the time of signing.
-    fn check_scope(
-        &self,
-        headers: &HeaderMap,
-        service: &Service<'_>,
-    ) -> Result<SystemTime, Refusal> {
+    /// Checks that the request was signed for this scope and for the day of its date header.
+    /// Returns the time of signing.
+    fn check_scope(&self, headers: &HeaderMap, scope: &Scope) -> Result<SystemTime, Refusal> {
         let refuse = |text: &str| Err(Refusal::InvalidSignature(text.to_owned()));
-        if service.region.is_some_and(|region| region != self.region) {
+        if scope.region.as_ref().is_some_and(|region| **region != *self.region) {
             return refuse("Credential should be scoped to a valid region.");
         }
-        if self.service != service.name {
+        if self.service != scope.service {
             return refuse(&format!(
                 "Credential should be scoped to correct service: '{}'.",
-                service.name
+                scope.service
             ));
         }
         if self.terminator != "aws4_request" {
@@ -156,7 +159,7 @@ impl<'a> Authorization<'a> {
         Ok(time)
     }
 
-    /// The headers that were signed. AWS wants `host` and every `x-amz-` header among them.
+    /// Returns the signed headers. They must include `host` and every `x-amz-` header.
     fn signed<'h>(&self, headers: &'h HeaderMap) -> Result<Vec<(&'h str, &'h str)>, Refusal> {
         let is_signed = |name: &str| self.signed_headers.split(';').any(|signed| signed == name);
         let must_be_signed = |name: &str| name == "host" || name.starts_with("x-amz-");
@@ -180,14 +183,14 @@ impl<'a> Authorization<'a> {
 
 fn check_skew(signed: SystemTime, now: SystemTime) -> Result<(), Refusal> {
     let [at, ours] = [signed, now].map(format_amz_date);
-    if signed + SKEW < now {
-        let limit = format_amz_date(now - SKEW);
+    if signed + MAX_SKEW < now {
+        let limit = format_amz_date(now - MAX_SKEW);
         return Err(Refusal::InvalidSignature(format!(
             "Signature expired: {at} is now earlier than {limit} ({ours} - 5 min.)"
         )));
     }
-    if now + SKEW < signed {
-        let limit = format_amz_date(now + SKEW);
+    if now + MAX_SKEW < signed {
+        let limit = format_amz_date(now + MAX_SKEW);
         return Err(Refusal::InvalidSignature(format!(
             "Signature not yet current: {at} is still later than {limit} ({ours} + 5 min.)"
         )));
@@ -195,7 +198,7 @@ fn check_skew(signed: SystemTime, now: SystemTime) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The signature that the holder of `identity` would have put on the request.
+/// Returns the signature that `identity` produces for the request.
 fn sign_again(
     headers: &[(&str, &str)],
     body: &[u8],
@@ -204,7 +207,7 @@ fn sign_again(
     time: SystemTime,
 ) -> Result<String, Refusal> {
     let mut settings = SigningSettings::default();
-    // The caller chose what to sign, and told us; nothing is left out on our part.
+    // The caller chose the signed headers, so none of them is excluded here.
     settings.excluded_headers = None;
     let params = v4::SigningParams::builder()
         .identity(identity)
@@ -244,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_are_found_with_and_without_spaces() {
+    fn the_header_is_parsed_with_and_without_spaces() {
         for separator in [", ", ","] {
             let text = [
                 "AWS4-HMAC-SHA256 Credential=AKIA/20240102/us-east-1/kms/aws4_request",
@@ -262,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_part_is_incomplete() {
+    fn a_header_without_a_part_is_refused() {
         for text in [
             "Bearer x",
             "AWS4-HMAC-SHA256",
@@ -282,19 +285,21 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_may_be_off_by_five_minutes_and_no_more() {
+    fn a_clock_can_be_off_by_at_most_five_minutes() {
         let now = parse_amz_date("20240102T030405Z").unwrap();
         let second = Duration::from_secs(1);
-        assert!(check_skew(now - SKEW, now).is_ok());
-        assert!(check_skew(now + SKEW, now).is_ok());
-        assert!(check_skew(now - SKEW - second, now).is_err());
-        assert!(check_skew(now + SKEW + second, now).is_err());
+        assert!(check_skew(now - MAX_SKEW, now).is_ok());
+        assert!(check_skew(now + MAX_SKEW, now).is_ok());
+        assert!(check_skew(now - MAX_SKEW - second, now).is_err());
+        assert!(check_skew(now + MAX_SKEW + second, now).is_err());
     }
 
     proptest! {
         #[test]
-        fn hostile_headers_never_panic(
-            authorization in "(AWS4-HMAC-SHA256 Credential=AKIA/20240102/us-east-1/kms/aws4_request, SignedHeaders=[a-z;-]{0,20}, Signature=[0-9a-f]{0,64})|[ -~]{0,80}",
+        fn untrusted_headers_never_panic(
+            authorization in "(AWS4-HMAC-SHA256 \
+                Credential=AKIA/20240102/us-east-1/kms/aws4_request, \
+                SignedHeaders=[a-z;-]{0,20}, Signature=[0-9a-f]{0,64})|[ -~]{0,80}",
             date in "20240102T030405Z|[ -~]{0,20}",
             value in proptest::collection::vec(any::<u8>(), 0..20),
         ) {
@@ -307,9 +312,9 @@ mod tests {
             let principals = Principals::new("111122223333");
             principals.accept("AKIA".to_owned(), "secret".to_owned(), None, None);
             let now = parse_amz_date("20240102T030405Z").unwrap();
-            let service = Service { name: "kms", region: Some("us-east-1") };
+            let scope = Scope { service: "kms", region: Some("us-east-1".into()) };
             let verified = Authorization::parse(&headers)
-                .and_then(|parsed| parsed.verify(&headers, b"{}", &service, &principals, now));
+                .and_then(|parsed| parsed.verify(&headers, b"{}", &scope, &principals, now));
             prop_assert!(verified.is_err());
         }
     }

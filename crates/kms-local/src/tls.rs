@@ -1,6 +1,6 @@
-//! A certificate authority that lives as long as the server, and the server's certificate.
+//! A certificate authority for the lifetime of the server, and the server's certificate.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{error::Error, net::Ipv4Addr, sync::Arc};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -13,19 +13,23 @@ use rustls::{
 
 use crate::error::StartError;
 
-/// What a server needs to speak TLS, and what a client needs to trust it.
+/// The TLS configuration of the server, and the authority that its clients must trust.
 pub(crate) struct Tls {
     pub(crate) ca_pem: String,
     pub(crate) server: Arc<ServerConfig>,
 }
 
 impl Tls {
-    /// Makes a new authority and a certificate for `localhost` and `127.0.0.1`.
+    /// Creates an authority, and a certificate for `localhost` and `127.0.0.1`.
     ///
     /// # Errors
     ///
-    /// [`StartError::Certificate`] or [`StartError::Tls`].
+    /// [`StartError::Tls`].
     pub(crate) fn generate() -> Result<Self, StartError> {
+        Self::try_generate().map_err(StartError::Tls)
+    }
+
+    fn try_generate() -> Result<Self, Box<dyn Error + Send + Sync>> {
         let authority = CertifiedIssuer::self_signed(authority_params()?, KeyPair::generate()?)?;
         let key = KeyPair::generate()?;
         let certificate = server_params()?.signed_by(&key, &authority)?;

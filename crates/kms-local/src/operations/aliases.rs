@@ -1,4 +1,4 @@
-//! Other names for keys.
+//! Operations on aliases, which are other names for keys.
 
 use std::{ops::Bound, time::SystemTime};
 
@@ -12,7 +12,7 @@ use crate::{
     time::to_epoch_seconds,
 };
 
-/// For `CreateAlias` and `UpdateAlias`.
+/// The request of `CreateAlias` and `UpdateAlias`.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct PointAlias {
@@ -67,7 +67,7 @@ pub(crate) fn create_alias(
                 "An alias with the name {arn} already exists"
             )));
         }
-        let target = aliasable(store, state, &target, now)?;
+        let target = target_key(store, state, &target, now)?;
         let alias = Alias { target, created: now, updated: now };
         Ok((Change::PutAlias(name, alias), ()))
     })
@@ -82,7 +82,7 @@ pub(super) fn update_alias(
     let target = required("targetKeyId", request.target_key_id)?;
     store.change(|state| {
         let created = existing(store, state, &name)?.created;
-        let target = aliasable(store, state, &target, now)?;
+        let target = target_key(store, state, &target, now)?;
         let alias = Alias { target, created, updated: now };
         Ok((Change::PutAlias(name, alias), ()))
     })
@@ -132,11 +132,11 @@ pub(super) fn list_aliases(
     Ok(AliasPage { aliases, next_marker, truncated })
 }
 
-/// Refuses what cannot be the name of an alias.
+/// Checks the name of an alias.
 ///
 /// # Errors
 ///
-/// [`Refusal::Validation`], or [`Refusal::NotAuthorized`] for what AWS keeps to itself.
+/// [`Refusal::Validation`], or [`Refusal::NotAuthorized`] for names that AWS reserves.
 pub(crate) fn check_alias_name(name: &str) -> Result<(), Refusal> {
     length("aliasName", name.len(), 1..=256)?;
     let Some(rest) = name.strip_prefix("alias/") else {
@@ -165,8 +165,8 @@ fn existing<'a>(store: &KeyStore, state: &'a State, name: &str) -> Result<&'a Al
     })
 }
 
-/// The key that an alias is to stand for: named by key id or key ARN, and not on its way out.
-fn aliasable(
+/// Finds the target of an alias, by key id or key ARN. It must not be pending deletion.
+fn target_key(
     store: &KeyStore,
     state: &State,
     target: &str,

@@ -1,4 +1,4 @@
-//! Cryptography: encrypt, decrypt, re-encrypt, data keys, random bytes.
+//! Cryptographic operations: encrypt, decrypt, re-encrypt, data keys, random bytes.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -140,7 +140,7 @@ pub(super) fn decrypt(
     check_algorithm("encryptionAlgorithm", request.encryption_algorithm.as_deref())?;
     check_recipient(request.recipient)?;
     let context = request.encryption_context.unwrap_or_default();
-    let (key, plaintext) = open(store, &blob, request.key_id.as_deref(), &context, now)?;
+    let (key, plaintext) = decrypt_blob(store, &blob, request.key_id.as_deref(), &context, now)?;
     check_dry_run(request.dry_run)?;
     Ok(Decrypted {
         encryption_algorithm: ALGORITHM,
@@ -163,7 +163,8 @@ pub(super) fn re_encrypt(
 
     let from = request.source_encryption_context.unwrap_or_default();
     let to = request.destination_encryption_context.unwrap_or_default();
-    let (source, plaintext) = open(store, &blob, request.source_key_id.as_deref(), &from, now)?;
+    let (source, plaintext) =
+        decrypt_blob(store, &blob, request.source_key_id.as_deref(), &from, now)?;
     let destination = usable(store, &destination, now)?;
     check_dry_run(request.dry_run)?;
     Ok(ReEncrypted {
@@ -225,8 +226,8 @@ fn usable(store: &KeyStore, name: &str, now: SystemTime) -> Result<Arc<Key>, Ref
     Ok(key)
 }
 
-/// Opens a blob with the key it names, which has to be the one that the caller names, if any.
-fn open(
+/// Decrypts a blob with the key that it names. If the caller names a key, it must be the same.
+fn decrypt_blob(
     store: &KeyStore,
     blob: &[u8],
     name: Option<&str>,
@@ -272,7 +273,7 @@ fn check_recipient(recipient: Option<IgnoredAny>) -> Result<(), Refusal> {
     }
 }
 
-/// Checked last: a dry run is refused for what a real one would be refused for.
+/// Check this last: a dry run fails with the error of a real run, if there is one.
 fn check_dry_run(dry_run: Option<bool>) -> Result<(), Refusal> {
     if dry_run == Some(true) { Err(Refusal::DryRun) } else { Ok(()) }
 }

@@ -1,4 +1,4 @@
-//! Fields of requests and answers: blobs, and the constraints that AWS puts on values.
+//! Fields of requests and responses: blobs, and the constraints of AWS on values.
 
 use std::{fmt::Display, ops::RangeInclusive};
 
@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use crate::error::Refusal;
 
-/// Bytes that travel as base64 and are wiped on drop, since they may be secret.
+/// Bytes that are sent as base64. They can be secret, so they are wiped on drop.
 pub(super) struct Blob(pub(super) Zeroizing<Vec<u8>>);
 
 impl Blob {
@@ -32,30 +32,30 @@ impl Serialize for Blob {
     }
 }
 
-/// A member that may not be left out.
+/// Returns the value of a required member.
 pub(super) fn required<T>(member: &str, value: Option<T>) -> Result<T, Refusal> {
     value.ok_or_else(|| constraint("null", member, "Member must not be null"))
 }
 
-/// A blob or text whose length is bounded. Its value is not repeated: it may be secret.
+/// Checks the length of a blob or text. The error does not repeat the value, which can be secret.
 pub(super) fn length(
     member: &str,
     length: usize,
     allowed: RangeInclusive<usize>,
 ) -> Result<(), Refusal> {
-    let (least, most) = allowed.into_inner();
-    if length < least {
-        let rule = format!("Member must have length greater than or equal to {least}");
+    let (min, max) = allowed.into_inner();
+    if length < min {
+        let rule = format!("Member must have length greater than or equal to {min}");
         return Err(constraint("***", member, &rule));
     }
-    if length > most {
-        let rule = format!("Member must have length less than or equal to {most}");
+    if length > max {
+        let rule = format!("Member must have length less than or equal to {max}");
         return Err(constraint("***", member, &rule));
     }
     Ok(())
 }
 
-/// A number that is bounded, with its default for when it is left out.
+/// Returns a number within bounds, or the default if the member is left out.
 pub(super) fn number(
     member: &str,
     value: Option<i64>,
@@ -64,19 +64,19 @@ pub(super) fn number(
 ) -> Result<usize, Refusal> {
     let Some(value) = value else { return Ok(default) };
     let number = usize::try_from(value).unwrap_or(0);
-    let (least, most) = allowed.into_inner();
-    if number < least {
-        let rule = format!("Member must have value greater than or equal to {least}");
+    let (min, max) = allowed.into_inner();
+    if number < min {
+        let rule = format!("Member must have value greater than or equal to {min}");
         return Err(constraint(value, member, &rule));
     }
-    if number > most {
-        let rule = format!("Member must have value less than or equal to {most}");
+    if number > max {
+        let rule = format!("Member must have value less than or equal to {max}");
         return Err(constraint(value, member, &rule));
     }
     Ok(number)
 }
 
-/// A member whose value breaks a rule, in the words of AWS.
+/// Returns the refusal for a value that violates a rule, in the words of AWS.
 pub(super) fn constraint(value: impl Display, member: &str, rule: &str) -> Refusal {
     Refusal::Validation(format!(
         "1 validation error detected: Value '{value}' at '{member}' failed to satisfy constraint: \
@@ -84,7 +84,7 @@ pub(super) fn constraint(value: impl Display, member: &str, rule: &str) -> Refus
     ))
 }
 
-/// A member that is none of an enumeration's values.
+/// Returns the refusal for a value that is not in an enumeration.
 pub(super) fn not_in_enum(value: &str, member: &str, allowed: &str) -> Refusal {
     constraint(value, member, &format!("Member must satisfy enum value set: [{allowed}]"))
 }

@@ -1,4 +1,4 @@
-//! Making keys, describing them, and turning them on and off.
+//! Operations that create, describe, list, enable, disable and delete keys.
 
 use std::{
     ops::Bound,
@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use super::{
     fields::{length, not_in_enum, number, required},
-    replicate::{MultiRegionConfiguration, relations},
+    metadata::KeyMetadata,
 };
 use crate::{
-    arn::{Home, KeyId},
+    arn::KeyId,
     error::Refusal,
-    store::{Change, Key, KeyState, KeyStore, Place},
+    store::{Change, Key, KeyState, KeyStore, StoreHandle},
     time::to_epoch_seconds,
 };
 
@@ -36,7 +36,7 @@ pub(crate) struct CreateKey {
 }
 
 impl CreateKey {
-    /// A request for a multi-Region key.
+    /// Returns a request for a multi-Region key.
     pub(crate) fn multi_region() -> Self {
         Self { multi_region: Some(true), ..Self::default() }
     }
@@ -66,32 +66,6 @@ pub(super) struct ScheduleKeyDeletion {
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Described {
     pub(crate) key_metadata: KeyMetadata,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub(crate) struct KeyMetadata {
-    #[serde(rename = "AWSAccountId")]
-    account: String,
-    key_id: KeyId,
-    pub(crate) arn: String,
-    creation_date: f64,
-    enabled: bool,
-    description: String,
-    key_usage: &'static str,
-    key_state: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    deletion_date: Option<f64>,
-    origin: &'static str,
-    key_manager: &'static str,
-    customer_master_key_spec: &'static str,
-    key_spec: &'static str,
-    encryption_algorithms: [&'static str; 1],
-    multi_region: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    multi_region_configuration: Option<MultiRegionConfiguration>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pending_deletion_window_in_days: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -127,7 +101,7 @@ pub(super) struct ArnOnly {
 }
 
 pub(crate) fn create_key(
-    place: &Place,
+    store: &StoreHandle,
     request: CreateKey,
     now: SystemTime,
 ) -> Result<Described, Refusal> {
@@ -165,19 +139,19 @@ pub(crate) fn create_key(
     }
 
     let primary_region =
-        request.multi_region.unwrap_or_default().then(|| place.home.region.clone());
+        request.multi_region.unwrap_or_default().then(|| store.home.region.clone());
     let (key, change) = Key::generate(description, primary_region, now);
-    place.change(|_| Ok((change, ())))?;
-    Ok(Described { key_metadata: metadata(place, &place.home, &key, now) })
+    store.change(|_| Ok((change, ())))?;
+    Ok(Described { key_metadata: KeyMetadata::new(store, &store.home, &key, now) })
 }
 
 pub(super) fn describe_key(
-    place: &Place,
+    store: &StoreHandle,
     request: NamedKey,
     now: SystemTime,
 ) -> Result<Described, Refusal> {
-    let key = place.find(&required("keyId", request.key_id)?, now)?;
-    Ok(Described { key_metadata: metadata(place, &place.home, &key, now) })
+    let key = store.find(&required("keyId", request.key_id)?, now)?;
+    Ok(Described { key_metadata: KeyMetadata::new(store, &store.home, &key, now) })
 }
 
 pub(super) fn list_keys(
@@ -226,22 +200,22 @@ pub(crate) fn disable_key(
 }
 
 pub(super) fn schedule_key_deletion(
-    place: &Place,
+    store: &StoreHandle,
     request: ScheduleKeyDeletion,
     now: SystemTime,
 ) -> Result<DeletionScheduled, Refusal> {
     let days = number("pendingWindowInDays", request.pending_window_in_days, 30, 7..=30)?;
     let days = u32::try_from(days).expect("at most 30");
     let on = now + DAY * days;
-    let _one_at_a_time = place.relate();
+    let _one_at_a_time = store.relate();
     let mut scheduled = None;
-    let key_id = replace(place, request.key_id, now, |key| {
-        let is_primary = key.primary_region.as_ref() == Some(&place.home.region);
-        let replicated = is_primary && !place.replicas(key, now).is_empty();
+    let key_id = replace(store, request.key_id, now, |key| {
+        let is_primary = key.primary_region.as_ref() == Some(&store.home.region);
+        let replicated = is_primary && !store.replicas(key, now).is_empty();
         let state = match key.state {
-            KeyState::PendingDeletion { .. } => return Err(place.pending_deletion(key)),
+            KeyState::PendingDeletion { .. } => return Err(store.pending_deletion(key)),
             KeyState::PendingReplicaDeletion { .. } if replicated => {
-                return Err(place.pending_deletion(key));
+                return Err(store.pending_deletion(key));
             }
             _ if replicated => KeyState::PendingReplicaDeletion { days },
             _ => KeyState::PendingDeletion { on },
@@ -273,7 +247,7 @@ pub(super) fn cancel_key_deletion(
     Ok(ArnOnly { key_id })
 }
 
-/// Enabling and disabling differ in nothing but the state that they leave.
+/// Enables or disables a key.
 fn switch(
     store: &KeyStore,
     request: NamedKey,
@@ -289,7 +263,7 @@ fn switch(
     .map(drop)
 }
 
-/// Puts the key that a key id or key ARN names into its next state, and returns its ARN.
+/// Changes the state of a key, named by key id or key ARN, and returns its ARN.
 fn replace(
     store: &KeyStore,
     name: Option<String>,
@@ -302,35 +276,6 @@ fn replace(
         let changed = key.with_state(next(&key)?);
         Ok((Change::ReplaceKey(changed), store.home.key_arn(key.id)))
     })
-}
-
-/// The state of the key with this home, which may be in another region than `place`.
-pub(super) fn metadata(place: &Place, home: &Home, key: &Key, now: SystemTime) -> KeyMetadata {
-    let (key_state, deletion_date, pending_deletion_window_in_days) = match key.state {
-        KeyState::Enabled => ("Enabled", None, None),
-        KeyState::Disabled => ("Disabled", None, None),
-        KeyState::PendingDeletion { on } => ("PendingDeletion", Some(to_epoch_seconds(on)), None),
-        KeyState::PendingReplicaDeletion { days } => ("PendingReplicaDeletion", None, Some(days)),
-    };
-    KeyMetadata {
-        account: home.account.clone(),
-        key_id: key.id,
-        arn: home.key_arn(key.id),
-        creation_date: to_epoch_seconds(key.created),
-        enabled: key.state == KeyState::Enabled,
-        description: key.description.clone(),
-        key_usage: "ENCRYPT_DECRYPT",
-        key_state,
-        deletion_date,
-        origin: "AWS_KMS",
-        key_manager: "CUSTOMER",
-        customer_master_key_spec: "SYMMETRIC_DEFAULT",
-        key_spec: "SYMMETRIC_DEFAULT",
-        encryption_algorithms: ["SYMMETRIC_DEFAULT"],
-        multi_region: key.id.multi_region,
-        multi_region_configuration: relations(place, home, key, now),
-        pending_deletion_window_in_days,
-    }
 }
 
 fn unsupported(what: &str) -> Refusal {

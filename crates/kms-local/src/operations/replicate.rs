@@ -1,4 +1,4 @@
-//! Multi-Region keys: how they are related, and making one more of them.
+//! The operation that replicates a multi-Region key.
 
 use std::time::SystemTime;
 
@@ -6,12 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     fields::{constraint, length, required},
-    keys::{KeyMetadata, metadata},
+    metadata::KeyMetadata,
 };
 use crate::{
-    arn::Home,
     error::Refusal,
-    store::{Change, Key, KeyState, Place},
+    store::{Change, Key, KeyState, StoreHandle},
 };
 
 /// `Policy`, `Tags` and `BypassPolicyLockoutSafetyCheck` are accepted and have no effect.
@@ -32,24 +31,8 @@ pub(crate) struct Replicated {
     replica_tags: [(); 0],
 }
 
-/// Which keys belong together, and which of them this one is.
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub(super) struct MultiRegionConfiguration {
-    multi_region_key_type: &'static str,
-    primary_key: RelatedKey,
-    replica_keys: Vec<RelatedKey>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct RelatedKey {
-    arn: String,
-    region: String,
-}
-
 pub(crate) fn replicate_key(
-    place: &Place,
+    store: &StoreHandle,
     request: ReplicateKey,
     now: SystemTime,
 ) -> Result<Replicated, Refusal> {
@@ -58,12 +41,12 @@ pub(crate) fn replicate_key(
     let description = request.description.unwrap_or_default();
     length("description", description.len(), 0..=8192)?;
 
-    let _one_at_a_time = place.relate();
-    let primary = place.find_without_alias(&place.read(), &name, now)?;
-    check_primary(place, &primary)?;
-    place.check_usable(&primary)?;
-    let target = match place.region(&region) {
-        Some(target) if region != place.home.region => target,
+    let _one_at_a_time = store.relate();
+    let primary = store.find_without_alias(&store.read(), &name, now)?;
+    check_primary(store, &primary)?;
+    store.check_usable(&primary)?;
+    let target = match store.region(&region) {
+        Some(target) if region != store.home.region => target,
         Some(_) => {
             return Err(constraint(
                 region,
@@ -79,7 +62,7 @@ pub(crate) fn replicate_key(
             ));
         }
     };
-    if target.home.partition() != place.home.partition() {
+    if target.home.partition() != store.home.partition() {
         return Err(constraint(
             region,
             "replicaRegion",
@@ -95,38 +78,20 @@ pub(crate) fn replicate_key(
         }
         let replica =
             Key { description, created: now, state: KeyState::Enabled, ..Key::clone(&primary) };
-        Ok((Change::ReplicateKey { replica, from: place.home.region.clone() }, ()))
+        Ok((Change::ReplicateKey { replica, from: store.home.region.clone() }, ()))
     })?;
     let replica = target.find_without_alias(&target.read(), &primary.id.to_string(), now)?;
     Ok(Replicated {
-        replica_key_metadata: metadata(place, &target.home, &replica, now),
+        replica_key_metadata: KeyMetadata::new(store, &target.home, &replica, now),
         replica_policy: "",
         replica_tags: [],
     })
 }
 
-/// How the key with this home is related; nothing for a single-Region key.
-pub(super) fn relations(
-    place: &Place,
-    home: &Home,
-    key: &Key,
-    now: SystemTime,
-) -> Option<MultiRegionConfiguration> {
-    let primary_region = key.primary_region.as_ref()?;
-    let primary = Home { region: primary_region.clone(), account: home.account.clone() };
-    let related =
-        |home: &Home| RelatedKey { arn: home.key_arn(key.id), region: home.region.clone() };
-    Some(MultiRegionConfiguration {
-        multi_region_key_type: if home.region == *primary_region { "PRIMARY" } else { "REPLICA" },
-        primary_key: related(&primary),
-        replica_keys: place.replicas(key, now).into_iter().map(related).collect(),
-    })
-}
-
-fn check_primary(place: &Place, key: &Key) -> Result<(), Refusal> {
-    let arn = || place.home.key_arn(key.id);
+fn check_primary(store: &StoreHandle, key: &Key) -> Result<(), Refusal> {
+    let arn = || store.home.key_arn(key.id);
     match &key.primary_region {
-        Some(region) if *region == place.home.region => Ok(()),
+        Some(region) if *region == store.home.region => Ok(()),
         Some(_) => {
             Err(Refusal::Unsupported(format!("{} is a replica key, not a primary key.", arn())))
         }
@@ -140,28 +105,33 @@ mod tests {
 
     use super::*;
     use crate::{
+        arn::Home,
         operations::{CreateKey, Operation, create_key},
-        store::{Everywhere, KeyStore, State},
+        store::{KeyStore, State, Stores},
     };
 
     const DAY: Duration = Duration::from_hours(24);
 
-    fn schedule(place: &Place, key: &str, now: SystemTime) -> Result<serde_json::Value, Refusal> {
+    fn schedule(
+        store: &StoreHandle,
+        key: &str,
+        now: SystemTime,
+    ) -> Result<serde_json::Value, Refusal> {
         let operation = Operation::from_target("TrentService.ScheduleKeyDeletion").unwrap();
         let body = serde_json::json!({ "KeyId": key, "PendingWindowInDays": 7 }).to_string();
         operation
-            .run(place, body.as_bytes(), now)
+            .run(store, body.as_bytes(), now)
             .map(|answer| serde_json::from_slice(&answer).unwrap())
     }
 
     #[test]
-    fn a_primary_is_scheduled_again_when_its_replicas_are_gone_and_a_replica_made_again() {
+    fn deletion_of_a_primary_waits_for_its_replicas_and_a_replica_can_be_created_again() {
         let home =
             |region: &str| Home { region: region.to_owned(), account: "000000000000".to_owned() };
         let stores =
             ["a-1", "b-1"].map(|region| KeyStore::new(home(region), State::default(), None));
-        let places = Everywhere::places(stores.into());
-        let [here, there] = &places[..] else { panic!() };
+        let handles = Stores::handles(stores.into());
+        let [here, there] = &handles[..] else { panic!() };
         let start = SystemTime::UNIX_EPOCH;
         let key = create_key(here, CreateKey::multi_region(), start).unwrap().key_metadata.arn;
         let id = key.rsplit('/').next().unwrap();

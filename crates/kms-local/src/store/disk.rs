@@ -1,9 +1,9 @@
 //! Keys and aliases in a `redb` database, so that they survive a restart.
 //!
-//! One file serves every region. A commit is durable before it returns, and redb's commits are
-//! atomic, so what was acknowledged is there after a crash and nothing else is there by half. The
-//! material of a key is written once, in a table of its own, in the clear: the file is as secret as
-//! the keys, and is made readable for its owner alone.
+//! One file holds the keys of all regions. A commit is durable before it returns, and redb's
+//! commits are atomic: after a crash, every acknowledged change is there, and no change is there in
+//! part. The material of a key is written once, to a separate table, in the clear. The file is
+//! therefore as secret as the keys, and only its owner can read it.
 
 use std::{
     fs::{DirBuilder, File, OpenOptions},
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::{Alias, Change, Key, KeyState, State};
+use super::state::{Alias, Change, Key, KeyState, State};
 use crate::{
     arn::KeyId,
     ciphertext::{KEY_BYTES, WrappingKey},
@@ -34,23 +34,23 @@ const MATERIAL: Table<&[u8; KEY_BYTES]> = TableDefinition::new("material");
 const KEYS: Table<&[u8]> = TableDefinition::new("keys");
 /// (region, alias name) → [`AliasRecord`] as JSON.
 const ALIASES: Table<&[u8]> = TableDefinition::new("aliases");
-/// What holds for the whole directory.
+/// Properties of the whole directory.
 const PROPERTIES: TableDefinition<'static, &str, &str> = TableDefinition::new("properties");
 
-/// An open data directory. redb's lock keeps every other process out.
+/// An open data directory. redb locks it against other processes.
 pub(crate) struct Disk {
     /// `None` once closed.
     database: RwLock<Option<Database>>,
 }
 
-/// Why a change could not be made durable.
+/// The reason why a change could not be made durable.
 #[derive(Debug, Error)]
 pub(crate) enum CommitError {
     #[error("the data directory is closed")]
     Closed,
-    #[error("the data directory cannot be written")]
+    #[error("could not write to the data directory")]
     Database(#[from] redb::Error),
-    #[error("a record cannot be encoded")]
+    #[error("could not encode a record")]
     Encoding(#[from] serde_json::Error),
 }
 
@@ -60,7 +60,7 @@ struct KeyRecord {
     created_ms: u64,
     enabled: bool,
     deletion_ms: Option<u64>,
-    /// This and the next are not in what earlier versions wrote.
+    /// Earlier versions wrote neither this field nor the next.
     #[serde(default)]
     replica_deletion_days: Option<u32>,
     #[serde(default)]
@@ -75,12 +75,12 @@ struct AliasRecord {
 }
 
 impl Disk {
-    /// Opens the directory, making it and the database when they are not there.
+    /// Opens the directory. Creates it and the database if they do not exist.
     ///
     /// # Errors
     ///
-    /// [`StartError`] when it cannot be made or read, when another process has it, or when it was
-    /// written for another account.
+    /// [`StartError`] if the directory cannot be created or read, if another process uses it, or if
+    /// it belongs to another account.
     pub(crate) fn open(directory: &Path, account: &str) -> Result<Self, StartError> {
         let io_error = |source| StartError::DataDirectory { path: directory.to_owned(), source };
         let file = prepare(directory).map_err(io_error)?;
@@ -88,23 +88,23 @@ impl Disk {
             DatabaseError::DatabaseAlreadyOpen => {
                 StartError::DataDirectoryInUse(directory.to_owned())
             }
-            other => StartError::Storage(other.into()),
+            other => storage(other),
         })?;
-        // The names of new files have to be as durable as their content.
+        // The names of new files must be as durable as their content.
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(io_error)?;
 
-        let found = claim(&database, account)?;
+        let found = claim(&database, account).map_err(storage)?;
         if found != account {
             return Err(StartError::AccountMismatch { wanted: account.to_owned(), found });
         }
         Ok(Self { database: RwLock::new(Some(database)) })
     }
 
-    /// Reads what a region holds. Keys whose waiting period is over are erased, with their aliases.
+    /// Loads the state of a region. Erases keys whose waiting period is over, with their aliases.
     ///
     /// # Errors
     ///
-    /// [`StartError::Storage`], or [`StartError::DamagedRecord`] for what does not read back.
+    /// [`StartError::Storage`], or [`StartError::DamagedRecord`] if a record cannot be read.
     pub(crate) fn load(&self, region: &str, now: SystemTime) -> Result<State, StartError> {
         let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let Some(database) = guard.as_ref() else { return Ok(State::default()) };
@@ -123,12 +123,13 @@ impl Disk {
                     transaction.open_table(ALIASES)?.remove((region, &**name))?;
                 }
                 Ok(())
-            })?;
+            })
+            .map_err(storage)?;
         }
         Ok(state)
     }
 
-    /// Makes one change durable. Blocks until it is.
+    /// Makes one change durable. Blocks until it is done.
     pub(crate) fn commit(&self, region: &str, change: &Change) -> Result<(), CommitError> {
         let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let database = guard.as_ref().ok_or(CommitError::Closed)?;
@@ -150,7 +151,7 @@ impl Disk {
                     let known =
                         material.get((&**from, &*id))?.map(|known| Zeroizing::new(*known.value()));
                     let known = known.ok_or_else(|| {
-                        redb::Error::Corrupted(format!("no material of key {id} of {from}"))
+                        redb::Error::Corrupted(format!("no material for key {id} in region {from}"))
                     })?;
                     material.insert((region, &*id), &*known)?;
                     transaction.open_table(KEYS)?.insert((region, &*id), &*record)?;
@@ -180,7 +181,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Lets the directory go once the commit under way is done; later changes are refused.
+    /// Releases the directory after the current commit. Later changes fail.
     pub(crate) fn close(&self) {
         self.database.write().unwrap_or_else(PoisonError::into_inner).take();
     }
@@ -243,7 +244,7 @@ impl AliasRecord {
     }
 }
 
-/// Makes the directory and an empty database file, both for their owner alone.
+/// Creates the directory and an empty database file, both accessible only to their owner.
 fn prepare(directory: &Path) -> io::Result<PathBuf> {
     let mut builder = DirBuilder::new();
     builder.recursive(true);
@@ -261,7 +262,7 @@ fn prepare(directory: &Path) -> io::Result<PathBuf> {
     Ok(file)
 }
 
-/// Makes every table, and writes down the account unless there is one. Returns the one there is.
+/// Creates the tables, and stores the account if none is stored. Returns the stored account.
 fn claim(database: &Database, account: &str) -> Result<String, redb::Error> {
     let mut found = account.to_owned();
     write(database, |transaction| {
@@ -281,7 +282,8 @@ fn claim(database: &Database, account: &str) -> Result<String, redb::Error> {
     Ok(found)
 }
 
-/// One transaction, durable when this returns: redb's default is `Durability::Immediate`.
+/// Runs one transaction. It is durable when this returns: redb's default is
+/// `Durability::Immediate`.
 fn write(
     database: &Database,
     steps: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
@@ -292,15 +294,19 @@ fn write(
     Ok(())
 }
 
+fn storage(error: impl Into<redb::Error>) -> StartError {
+    StartError::Storage(Box::new(error.into()))
+}
+
 fn load(database: &Database, region: &str) -> Result<State, StartError> {
     let mut state = State::default();
-    let transaction = database.begin_read().map_err(redb::Error::from)?;
-    let material = transaction.open_table(MATERIAL).map_err(redb::Error::from)?;
-    let keys = transaction.open_table(KEYS).map_err(redb::Error::from)?;
-    let aliases = transaction.open_table(ALIASES).map_err(redb::Error::from)?;
+    let transaction = database.begin_read().map_err(storage)?;
+    let material = transaction.open_table(MATERIAL).map_err(storage)?;
+    let keys = transaction.open_table(KEYS).map_err(storage)?;
+    let aliases = transaction.open_table(ALIASES).map_err(storage)?;
 
-    for row in keys.range((region, "")..).map_err(redb::Error::from)? {
-        let (name, record) = row.map_err(redb::Error::from)?;
+    for row in keys.range((region, "")..).map_err(storage)? {
+        let (name, record) = row.map_err(storage)?;
         let (row_region, id_text) = name.value();
         if row_region != region {
             break;
@@ -308,13 +314,13 @@ fn load(database: &Database, region: &str) -> Result<State, StartError> {
         let damaged = || StartError::DamagedRecord(format!("key {id_text} of {region}"));
         let id = KeyId::parse(id_text).ok_or_else(damaged)?;
         let record: KeyRecord = serde_json::from_slice(record.value()).map_err(|_| damaged())?;
-        let material = material.get((region, id_text)).map_err(redb::Error::from)?;
+        let material = material.get((region, id_text)).map_err(storage)?;
         let material = material.ok_or_else(damaged)?;
         let key = record.into_key(id, material.value()).ok_or_else(damaged)?;
         state.keys.insert(id, Arc::new(key));
     }
-    for row in aliases.range((region, "")..).map_err(redb::Error::from)? {
-        let (name, record) = row.map_err(redb::Error::from)?;
+    for row in aliases.range((region, "")..).map_err(storage)? {
+        let (name, record) = row.map_err(storage)?;
         let (row_region, alias_name) = name.value();
         if row_region != region {
             break;
@@ -334,11 +340,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_erased_with_its_aliases_when_its_time_has_come() {
+    fn a_key_is_erased_with_its_aliases_after_its_waiting_period() {
         let directory = tempfile::tempdir().unwrap();
         let disk = Disk::open(directory.path(), "000000000000").unwrap();
-        let (created, on) =
-            (SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + Duration::from_hours(24));
+        let created = SystemTime::UNIX_EPOCH;
+        let on = created + Duration::from_hours(24);
         let (key, create) = Key::generate(String::new(), None, created);
         let alias = Alias { target: key.id, created, updated: created };
         let pending = key.with_state(KeyState::PendingDeletion { on });
@@ -357,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_record_is_named_and_not_guessed_at() {
+    fn a_damaged_record_is_an_error_that_names_it() {
         let directory = tempfile::tempdir().unwrap();
         let disk = Disk::open(directory.path(), "000000000000").unwrap();
         {
@@ -374,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_disk_takes_no_change() {
+    fn a_closed_disk_accepts_no_change() {
         let directory = tempfile::tempdir().unwrap();
         let disk = Disk::open(directory.path(), "000000000000").unwrap();
         disk.close();
@@ -383,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn what_earlier_versions_wrote_is_read() {
+    fn records_of_earlier_versions_are_read() {
         let id = KeyId::parse("1234abcd-12ab-34cd-56ef-1234567890ab").unwrap();
         let record = br#"{"description":"d","created_ms":5,"enabled":true,"deletion_ms":null}"#;
         let record: KeyRecord = serde_json::from_slice(record).unwrap();

@@ -1,28 +1,20 @@
-//! What the STS does: who is the caller, and sessions for roles.
+//! The actions of the STS: the caller's identity, and sessions of roles.
 
 use std::time::{Duration, SystemTime};
 
 use super::{
-    RoleSession, Sts,
-    answer::{Fault, element, text},
     query::Query,
+    roles::{RoleSession, Roles},
+    xml::{Fault, element, text},
 };
-use crate::{random, time};
+use crate::{principals::Caller, random, time};
 
 /// One action of the API.
 pub(super) struct Action {
     pub(super) name: &'static str,
-    /// Whether its requests have to be signed.
+    /// Whether its requests must be signed.
     pub(super) signed: bool,
-    run: fn(&Sts, &Query, Option<&Caller>, SystemTime) -> Result<String, Fault>,
-}
-
-/// Who somebody is, in the words of `GetCallerIdentity`.
-#[derive(Clone, Debug)]
-pub(crate) struct Caller {
-    arn: String,
-    user_id: String,
-    account: String,
+    run: fn(&Roles, &Query, Option<&Caller>, SystemTime) -> Result<String, Fault>,
 }
 
 /// The parts of a role's ARN.
@@ -39,43 +31,27 @@ const ACTIONS: [Action; 3] = [
 ];
 
 impl Action {
-    /// The action that a request asks for.
+    /// Returns the action that a request names.
     pub(super) fn named(query: &Query) -> Option<&'static Self> {
         let known_version = query.optional("Version") == Some("2011-06-15");
         let name = query.optional("Action").filter(|_| known_version)?;
         ACTIONS.iter().find(|action| action.name == name)
     }
 
-    /// Runs it, to the inside of its result as XML.
+    /// Runs the action and returns the content of its result element, as XML.
     pub(super) fn run(
         &self,
-        sts: &Sts,
+        roles: &Roles,
         query: &Query,
         caller: Option<&Caller>,
         now: SystemTime,
     ) -> Result<String, Fault> {
-        (self.run)(sts, query, caller, now)
-    }
-}
-
-impl Caller {
-    /// The account, twelve digits.
-    pub(crate) fn account(&self) -> &str {
-        &self.account
-    }
-
-    /// The holder of a long-lived access key.
-    pub(super) fn user(account: &str, access_key_id: &str) -> Self {
-        Self {
-            arn: format!("arn:aws:iam::{account}:user/{access_key_id}"),
-            user_id: access_key_id.to_owned(),
-            account: account.to_owned(),
-        }
+        (self.run)(roles, query, caller, now)
     }
 }
 
 fn get_caller_identity(
-    _: &Sts,
+    _: &Roles,
     _: &Query,
     caller: Option<&Caller>,
     _: SystemTime,
@@ -91,7 +67,7 @@ fn get_caller_identity(
 
 /// `Policy`, `PolicyArns`, `TransitiveTagKeys` and the like are accepted and have no effect.
 fn assume_role(
-    sts: &Sts,
+    roles: &Roles,
     query: &Query,
     _: Option<&Caller>,
     now: SystemTime,
@@ -100,31 +76,31 @@ fn assume_role(
     if let Some(id) = external_id {
         length("externalId", id, 2, 1224)?;
     }
-    make_session(sts, query, external_id, now)
+    create_session(roles, query, external_id, now)
 }
 
 fn assume_role_with_web_identity(
-    sts: &Sts,
+    roles: &Roles,
     query: &Query,
     _: Option<&Caller>,
     now: SystemTime,
 ) -> Result<String, Fault> {
     let token = query.required("WebIdentityToken")?;
-    if !sts.roles.knows_token(token) {
+    if !roles.accepts_token(token) {
         return Err(Fault::invalid_identity_token());
     }
-    let made = make_session(sts, query, None, now)?;
+    let session = create_session(roles, query, None, now)?;
     let known = [
         ("SubjectFromWebIdentityToken", "kms-local"),
         ("Audience", "sts.amazonaws.com"),
         ("Provider", "kms-local"),
     ];
-    Ok(known.map(|(name, value)| text(name, value)).concat() + &made)
+    Ok(known.map(|(name, value)| text(name, value)).concat() + &session)
 }
 
 /// Creates a session for the requested role, for any caller.
-fn make_session(
-    sts: &Sts,
+fn create_session(
+    roles: &Roles,
     query: &Query,
     external_id: Option<&str>,
     now: SystemTime,
@@ -144,8 +120,8 @@ fn make_session(
         account: account.to_owned(),
     };
     let user = [text("AssumedRoleId", &caller.user_id), text("Arn", &caller.arn)].concat();
-    let session = sts.principals.issue_role_session(lifetime, now, caller);
-    sts.roles.remember(RoleSession {
+    let session = roles.principals.issue_role_session(lifetime, now, caller);
+    roles.add(RoleSession {
         role_arn: role_arn.to_owned(),
         session_name: session_name.to_owned(),
         external_id: external_id.map(str::to_owned),
@@ -162,7 +138,7 @@ fn make_session(
 }
 
 impl<'a> Role<'a> {
-    /// Reads `arn:aws:iam::111122223333:role/path/name`.
+    /// Parses an ARN such as `arn:aws:iam::111122223333:role/path/name`.
     fn parse(arn: &'a str) -> Option<Self> {
         let fields: Vec<_> = arn.splitn(6, ':').collect();
         let ["arn", partition, "iam", "", account, resource] = fields[..] else { return None };
@@ -185,16 +161,16 @@ fn check_session_name(name: &str) -> Result<(), Fault> {
     }
 }
 
-/// What names of roles and of sessions are made of.
+/// Whether a text can be the name of a role or of a session.
 fn is_name(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "_+=,.@-".contains(c))
 }
 
-fn length(member: &str, value: &str, least: usize, most: usize) -> Result<(), Fault> {
-    if (least..=most).contains(&value.len()) {
+fn length(member: &str, value: &str, min: usize, max: usize) -> Result<(), Fault> {
+    if (min..=max).contains(&value.len()) {
         return Ok(());
     }
-    Err(Fault::validation(&format!("{member} must have a length of {least} to {most}")))
+    Err(Fault::validation(&format!("{member} must have a length of {min} to {max}")))
 }
 
 #[cfg(test)]
@@ -202,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_arn_of_a_role_is_taken_apart() {
+    fn the_arn_of_a_role_is_parsed() {
         let role = Role::parse("arn:aws-cn:iam::111122223333:role/path/to/app").unwrap();
         assert_eq!((role.partition, role.account, role.name), ("aws-cn", "111122223333", "app"));
         for wrong in [

@@ -1,11 +1,11 @@
-//! The request's side of the Query protocol: a form.
+//! Requests of the Query protocol, which are forms.
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
-use super::answer::Fault;
+use super::xml::Fault;
 
-/// How many tags a session may have.
-const MOST_TAGS: usize = 50;
+/// The maximum number of tags of a session.
+const MAX_TAGS: usize = 50;
 
 /// The parameters of a request by name.
 #[derive(Debug, Default)]
@@ -14,7 +14,7 @@ pub(super) struct Query {
 }
 
 impl Query {
-    /// Reads a form. Invalid UTF-8 is replaced; of two fields with one name the last is kept.
+    /// Parses a form. Invalid UTF-8 is replaced. The last of several fields with one name counts.
     pub(super) fn parse(body: &[u8]) -> Self {
         let pairs = form_urlencoded::parse(body);
         Self { parameters: pairs.map(|pair| (pair.0.into_owned(), pair.1.into_owned())).collect() }
@@ -24,18 +24,22 @@ impl Query {
         self.parameters.get(name).map(String::as_str)
     }
 
+    /// Returns a required parameter.
+    ///
     /// # Errors
     ///
-    /// A validation error when it is not there or empty.
+    /// A validation error if it is missing or empty.
     pub(super) fn required(&self, name: &str) -> Result<&str, Fault> {
         let missing =
             || Fault::validation(&format!("The request must contain the parameter {name}"));
         self.optional(name).filter(|value| !value.is_empty()).ok_or_else(missing)
     }
 
+    /// Returns a number within bounds, or the default if the parameter is missing.
+    ///
     /// # Errors
     ///
-    /// A validation error when it is no number, or out of bounds.
+    /// A validation error if it is not a number or is out of bounds.
     pub(super) fn number(
         &self,
         name: &str,
@@ -44,17 +48,18 @@ impl Query {
     ) -> Result<u64, Fault> {
         let Some(text) = self.optional(name) else { return Ok(default) };
         let number = text.parse().ok().filter(|number| allowed.contains(number));
-        let (least, most) = allowed.into_inner();
+        let (min, max) = allowed.into_inner();
         number.ok_or_else(|| {
-            Fault::validation(&format!("{name} must be a number of {least} to {most}"))
+            Fault::validation(&format!("{name} must be a number from {min} to {max}"))
         })
     }
 
-    /// The session tags: `Tags.member.1.Key`, `Tags.member.1.Value` and so on.
+    /// Returns the session tags: `Tags.member.1.Key`, `Tags.member.1.Value` and so on.
     ///
     /// # Errors
     ///
-    /// A validation error for tags that are too many, too long, twice or half.
+    /// A validation error if there are too many tags, or if a tag is too long, repeated or
+    /// incomplete.
     pub(super) fn tags(&self) -> Result<BTreeMap<String, String>, Fault> {
         let mut tags = BTreeMap::new();
         for n in 1.. {
@@ -64,15 +69,15 @@ impl Query {
                 (Some(key), Some(value)) => (key, value),
                 _ => return Err(invalid_tag(n, "needs a key and a value")),
             };
-            if tags.len() == MOST_TAGS {
-                return Err(invalid_tag(n, "is one too many"));
+            if tags.len() == MAX_TAGS {
+                return Err(invalid_tag(n, "exceeds the maximum of 50"));
             }
             if !(1..=128).contains(&key.chars().count()) || value.chars().count() > 256 {
                 return Err(invalid_tag(n, "is too long or has an empty key"));
             }
-            // AWS takes keys that differ in case alone for the same.
+            // AWS treats keys that differ only in case as the same.
             if tags.keys().any(|known: &String| known.eq_ignore_ascii_case(key)) {
-                return Err(invalid_tag(n, "has the key of another"));
+                return Err(invalid_tag(n, "has the same key as another"));
             }
             tags.insert(key.to_owned(), value.to_owned());
         }
@@ -89,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_form_is_read() {
+    fn a_form_is_parsed() {
         let query = Query::parse(b"Action=AssumeRole&A=a%20b+c%26&Empty=&A=last");
         assert_eq!(query.optional("Action"), Some("AssumeRole"));
         assert_eq!(query.optional("A"), Some("last"));
@@ -108,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_are_read_and_checked() {
+    fn tags_are_parsed_and_checked() {
         let tags = |body: &str| Query::parse(body.as_bytes()).tags().ok();
         let two =
             "Tags.member.1.Key=a&Tags.member.1.Value=1&Tags.member.2.Key=b&Tags.member.2.Value=";

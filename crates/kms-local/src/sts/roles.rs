@@ -1,58 +1,67 @@
-//! What the STS remembers: the sessions it made, and the tokens it takes.
+//! Sessions of roles, and the web identity tokens that they can be created with.
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use secrecy::{ExposeSecret as _, SecretString};
 use subtle::ConstantTimeEq as _;
 
-/// How many sessions are remembered.
-const REMEMBERED: usize = 1000;
+use crate::principals::Principals;
 
-/// A session that `AssumeRole` or `AssumeRoleWithWebIdentity` made, without its secrets. Given by
-/// [`KmsLocal::role_sessions`](crate::KmsLocal::role_sessions).
+/// The maximum number of sessions that are listed.
+const MAX_SESSIONS: usize = 1000;
+
+/// A session that `AssumeRole` or `AssumeRoleWithWebIdentity` created, without its secrets.
+///
+/// Returned by [`KmsLocal::role_sessions`](crate::KmsLocal::role_sessions).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RoleSession {
-    /// The ARN of the role, as it was asked for.
+    /// The ARN of the role, as in the request.
     pub role_arn: String,
     /// The name that the caller gave to the session.
     pub session_name: String,
     /// The external id that the caller gave, if any.
     pub external_id: Option<String>,
-    /// The session tags by their keys.
+    /// The session tags.
     pub tags: BTreeMap<String, String>,
-    /// The access key of the session, by which
-    /// [`Counters::access_keys`](crate::Counters::access_keys) tells what it was used for.
+    /// The access key id of the session. [`Counters::access_keys`](crate::Counters::access_keys)
+    /// counts its requests.
     pub access_key_id: String,
 }
 
-#[derive(Default)]
-pub(super) struct Roles {
+/// The sessions of roles, and what is needed to create them.
+pub(crate) struct Roles {
+    pub(super) principals: Arc<Principals>,
     sessions: Mutex<VecDeque<RoleSession>>,
     tokens: RwLock<Vec<SecretString>>,
 }
 
 impl Roles {
-    pub(super) fn remember(&self, session: RoleSession) {
+    pub(super) fn new(principals: Arc<Principals>) -> Self {
+        Self { principals, sessions: Mutex::default(), tokens: RwLock::default() }
+    }
+
+    pub(super) fn add(&self, session: RoleSession) {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        if sessions.len() == REMEMBERED {
+        if sessions.len() == MAX_SESSIONS {
             sessions.pop_front();
         }
         sessions.push_back(session);
     }
 
-    pub(super) fn sessions(&self) -> Vec<RoleSession> {
+    /// Returns the latest sessions, the oldest first.
+    pub(crate) fn sessions(&self) -> Vec<RoleSession> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
-    pub(super) fn accept_token(&self, token: String) {
+    pub(crate) fn accept_token(&self, token: String) {
         self.tokens.write().unwrap_or_else(PoisonError::into_inner).push(token.into());
     }
 
-    pub(super) fn knows_token(&self, token: &str) -> bool {
+    pub(super) fn accepts_token(&self, token: &str) -> bool {
         let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
         tokens.iter().any(|known| known.expose_secret().as_bytes().ct_eq(token.as_bytes()).into())
     }
@@ -63,10 +72,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_thousand_sessions_are_remembered() {
-        let roles = Roles::default();
+    fn the_latest_thousand_sessions_are_listed() {
+        let roles = Roles::new(Arc::new(Principals::new("111122223333")));
         for n in 0..1500 {
-            roles.remember(RoleSession {
+            roles.add(RoleSession {
                 role_arn: String::new(),
                 session_name: n.to_string(),
                 external_id: None,

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use aws_sdk_kms::error::SdkError;
-use kms_local::{Builder, KmsLocal};
+use kms_local::{KmsLocal, KmsLocalBuilder};
 
 use crate::support::{REGION, RawConnection, RawRequest, client, until};
 
@@ -14,7 +14,7 @@ fn clock() -> Instant {
     Instant::now()
 }
 
-fn far() -> Builder {
+fn far() -> KmsLocalBuilder {
     KmsLocal::builder().round_trip_time(ROUND_TRIP)
 }
 

@@ -29,7 +29,7 @@ async fn plain_http_needs_no_authority() {
 
 #[tokio::test]
 async fn what_cannot_be_started_says_why() {
-    let start = async |builder: kms_local::Builder| builder.start().await.unwrap_err();
+    let start = async |builder: kms_local::KmsLocalBuilder| builder.start().await.unwrap_err();
     let builder = KmsLocal::builder;
     for name in ["", "us east", "../x", "US-EAST-1", &"x".repeat(33)] {
         let error = start(builder().region(name)).await;

@@ -18,6 +18,9 @@ mod multi_region;
 #[cfg(test)]
 mod persistence;
 #[cfg(test)]
+#[cfg(feature = "cli")]
+mod program;
+#[cfg(test)]
 mod protocol;
 #[cfg(test)]
 mod signatures;

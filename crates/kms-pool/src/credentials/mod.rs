@@ -1,4 +1,4 @@
-//! Identities that call KMS, their credentials, and how these are refreshed.
+//! Who calls KMS, and with what: identities, their credentials, and how those are refreshed.
 
 mod account;
 mod default_chain;
@@ -7,12 +7,13 @@ mod fingerprint;
 mod generation;
 mod principal;
 mod profile;
-mod reason;
 mod role;
 mod session;
-mod sts;
+mod sessions;
+mod watcher;
 
 pub(crate) use fingerprint::Fingerprint;
 pub use principal::Principal;
 pub use role::Role;
-pub(crate) use session::{RefreshSettings, Session, SessionCredentials, Sessions};
+pub(crate) use session::{RefreshSettings, Session, SessionCredentials};
+pub(crate) use sessions::Sessions;

@@ -1,4 +1,4 @@
-//! Properties of an operation, and how they reach its attempts.
+//! Properties of a request's operation, and how they reach the attempt.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -17,29 +17,29 @@ use tokio::time::Instant;
 use crate::stats::Counters;
 use crate::time::monotonic;
 
-/// The share of the budget that an operation belongs to.
+/// Which of the budget's shares an operation belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
     Decrypt,
-    /// Everything else, because data keys are generated and wrapped to encrypt.
+    /// Everything else: data keys are generated and wrapped to encrypt.
     Encrypt,
 }
 
-/// The operation that an attempt belongs to.
+/// What an attempt knows of the operation it belongs to.
 #[derive(Clone, Debug)]
 pub(super) struct Operation {
     pub(super) began: Instant,
     pub(super) attempt: u32,
-    /// Whether it was signed again after a correction of the clock, which happens once.
+    /// Whether it has been signed again, by a corrected clock and with refreshed credentials: each
+    /// happens once.
     corrected: Arc<AtomicBool>,
-    /// Whether it was signed again after a refresh of the credentials, which happens once.
     refreshed: Arc<AtomicBool>,
-    /// Whether it was sent again after a failure on a reused connection, which happens once.
+    /// Whether a reused connection has failed this operation. One such failure is retried.
     reconnected: Arc<AtomicBool>,
     _counted: Arc<Counted>,
 }
 
-/// Counts an operation as running until the SDK and all attempts have dropped it.
+/// Counts an operation as under way until all that knows of it is gone.
 #[derive(Debug)]
 struct Counted(Arc<Counters>);
 
@@ -61,23 +61,23 @@ impl Storable for Operation {
 }
 
 impl Operation {
-    /// Takes the operation's one retry after a correction of the clock.
+    /// Takes the one correction of the clock that an operation has.
     pub(super) fn take_correction(&self) -> bool {
         !self.corrected.swap(true, Relaxed)
     }
 
-    /// Takes the operation's one retry after a refresh of the credentials.
+    /// Takes the one refresh of credentials that an operation has.
     pub(super) fn take_refresh(&self) -> bool {
         !self.refreshed.swap(true, Relaxed)
     }
 
-    /// Takes the operation's one retry over a new connection, in addition to its attempts.
+    /// Takes the one try over a new connection that an operation has in addition to its attempts.
     pub(super) fn take_reconnection(&self) -> bool {
         !self.reconnected.swap(true, Relaxed)
     }
 }
 
-/// Adds its [`Operation`] to each attempt, as an extension of the HTTP request.
+/// Hands each attempt its [`Operation`], as an extension of the HTTP request.
 #[derive(Debug)]
 pub(crate) struct NoteAttempt(pub(crate) Arc<Counters>);
 
@@ -120,10 +120,9 @@ impl Intercept for NoteAttempt {
     }
 }
 
-/// The path of a request that is sent only to open a connection.
+/// A request that is sent only to open a connection: its path, and its name.
 pub(crate) const PING: &str = "/ping";
-/// Its name in logs and metrics.
-pub(super) const PING_NAME: &str = "Ping";
+pub(super) const WARM_UP: &str = "WarmUp";
 
 /// The operation's name in the KMS API, such as `Decrypt`.
 pub(super) fn name(request: &HttpRequest) -> &'static str {
@@ -140,9 +139,9 @@ pub(super) fn name(request: &HttpRequest) -> &'static str {
     let target = request.headers().get("x-amz-target").unwrap_or_default();
     let name = target.rsplit('.').next().unwrap_or_default();
     if request.uri().ends_with(PING) {
-        return PING_NAME;
+        return WARM_UP;
     }
-    // Labels of metrics must not come from outside.
+    // A label must not be anybody's text.
     NAMES.into_iter().find(|known| *known == name).unwrap_or("Other")
 }
 
@@ -158,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_extra_retry_happens_once_for_all_attempts_of_an_operation() {
+    fn each_exception_is_made_once_for_all_attempts_of_an_operation() {
         let first = Operation {
             began: monotonic(),
             attempt: 1,

@@ -1,17 +1,14 @@
-//! The answer's side of the Query protocol: XML, and errors in the words of STS.
+//! Responses of the Query protocol: XML, and the errors of STS.
 
-use std::time::SystemTime;
-
-use axum::body::Body;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::StatusCode;
 use uuid::Uuid;
 
-use crate::{error::Refusal, time};
+use crate::error::Refusal;
 
 const NAMESPACE: &str = "https://sts.amazonaws.com/doc/2011-06-15/";
-const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("text/xml");
+pub(super) const CONTENT_TYPE: &str = "text/xml";
 
-/// Why a request is refused.
+/// The reason why the STS refuses a request.
 #[derive(Debug)]
 pub(super) struct Fault {
     pub(super) code: &'static str,
@@ -29,12 +26,12 @@ impl Fault {
     }
 
     pub(super) fn invalid_identity_token() -> Self {
-        let message = "The web identity token was not accepted before".to_owned();
+        let message = "The web identity token is unknown to this server".to_owned();
         Self { code: "InvalidIdentityToken", status: StatusCode::BAD_REQUEST, message }
     }
 }
 
-/// STS has names of its own for what other services call otherwise.
+/// STS and the other services have different names for the same errors.
 impl From<Refusal> for Fault {
     fn from(refusal: Refusal) -> Self {
         let (code, status) = match refusal {
@@ -55,54 +52,37 @@ impl From<Refusal> for Fault {
     }
 }
 
-/// An element with text in it.
+/// Returns an element that contains text.
 pub(super) fn text(name: &str, value: &str) -> String {
     let escaped = value.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     element(name, &escaped)
 }
 
-/// An element with XML in it.
+/// Returns an element that contains XML.
 pub(super) fn element(name: &str, inside: &str) -> String {
     format!("<{name}>{inside}</{name}>")
 }
 
-/// The answer to an action: its result, or why there is none.
-pub(super) fn respond(
+/// Returns the status and body of the response to an action.
+pub(super) fn response(
+    id: Uuid,
     action: &str,
     outcome: Result<String, Fault>,
-    clock: SystemTime,
-) -> Response<Body> {
-    let id = Uuid::new_v4().to_string();
-    let request_id = text("RequestId", &id);
+) -> (StatusCode, String) {
+    let request_id = text("RequestId", &id.to_string());
     let (status, name, inside) = match outcome {
         Ok(result) => {
             let result = element(&format!("{action}Result"), &result);
-            (
-                StatusCode::OK,
-                format!("{action}Response"),
-                result + &element("ResponseMetadata", &request_id),
-            )
+            let metadata = element("ResponseMetadata", &request_id);
+            (StatusCode::OK, format!("{action}Response"), result + &metadata)
         }
         Err(fault) => {
-            let whose = if fault.status.is_server_error() { "Receiver" } else { "Sender" };
+            let side = if fault.status.is_server_error() { "Receiver" } else { "Sender" };
             let parts =
-                [text("Type", whose), text("Code", fault.code), text("Message", &fault.message)];
-            (
-                fault.status,
-                "ErrorResponse".to_owned(),
-                element("Error", &parts.concat()) + &request_id,
-            )
+                [text("Type", side), text("Code", fault.code), text("Message", &fault.message)];
+            let error = element("Error", &parts.concat());
+            (fault.status, "ErrorResponse".to_owned(), error + &request_id)
         }
     };
-    let mut response =
-        Response::new(Body::from(format!("<{name} xmlns=\"{NAMESPACE}\">{inside}</{name}>")));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, CONTENT_TYPE);
-    for (name, value) in [("x-amzn-requestid", Some(id)), ("date", time::format_http_date(clock))] {
-        if let Some(value) = value.and_then(|value| HeaderValue::from_str(&value).ok()) {
-            headers.insert(name, value);
-        }
-    }
-    response
+    (status, format!("<{name} xmlns=\"{NAMESPACE}\">{inside}</{name}>"))
 }

@@ -1,4 +1,7 @@
-//! A running server.
+//! A running server, and what a test can do with it without a request.
+
+mod multi_region;
+mod sts;
 
 use std::{
     collections::BTreeMap,
@@ -11,29 +14,42 @@ use aws_credential_types::Credentials;
 use tokio::{sync::watch, task::JoinSet, time::timeout};
 
 use crate::{
-    Builder, Counters, Faults,
+    counters::Counters,
     delay::RoundTrip,
     error::Refused,
+    faults::Faults,
     operations::{
         CreateKey, NamedKey, PointAlias, check_alias_name, create_alias, create_key, disable_key,
         enable_key,
     },
     principals::Principals,
     region::Region,
-    store::disk::Disk,
-    sts::StartedSts,
+    store::Disk,
+    sts::Sts,
     time,
 };
 
-/// How long a graceful stop waits for answers that are under way.
-const GRACE: Duration = Duration::from_secs(5);
+/// How long a graceful stop waits for requests in flight.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A running KMS, one listener per region. Stops when it, or its Tokio runtime, is dropped.
+/// A running KMS, with one listener per region. Stops when it, or its Tokio runtime, is dropped.
 ///
-/// Methods that take a region panic for one that was not started: a test names the regions that it
+/// Methods with a region panic if that region was not started. A test chooses the regions that it
 /// starts, so this is a mistake in the test.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let kms = kms_local::KmsLocal::builder().start().await?;
+/// let key = kms.create_key("us-east-1");
+/// // … run the code under test with `key`, `kms.endpoint("us-east-1")`, `kms.ca_pem()` and
+/// // `kms.issue_credentials()` …
+/// assert_eq!(kms.counters("us-east-1").requests("Decrypt"), 0);
+/// # Ok(())
+/// # }
+/// ```
 pub struct KmsLocal {
-    pub(crate) regions: BTreeMap<String, Started>,
+    pub(crate) regions: BTreeMap<String, StartedRegion>,
     pub(crate) principals: Arc<Principals>,
     pub(crate) ca_pem: String,
     pub(crate) admin_endpoint: Option<String>,
@@ -43,49 +59,42 @@ pub struct KmsLocal {
     pub(crate) tasks: JoinSet<()>,
 }
 
-/// A region and where it listens.
-pub(crate) struct Started {
+/// A region and its endpoint.
+pub(crate) struct StartedRegion {
     pub(crate) region: Region,
     pub(crate) round_trip: RoundTrip,
     pub(crate) endpoint: String,
 }
 
-impl KmsLocal {
-    /// Returns a builder, to choose regions and other settings.
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let kms = kms_local::KmsLocal::builder().region("eu-west-1").start().await?;
-    /// assert!(kms.endpoint("eu-west-1").starts_with("https://127.0.0.1:"));
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn builder() -> Builder {
-        Builder::new()
-    }
+/// The STS and its endpoint.
+pub(crate) struct StartedSts {
+    pub(crate) sts: Sts,
+    pub(crate) endpoint: String,
+}
 
-    /// The regions that were started, by name.
+impl KmsLocal {
+    /// Returns the names of the regions that were started.
     pub fn regions(&self) -> impl Iterator<Item = &str> {
         self.regions.keys().map(String::as_str)
     }
 
-    /// The URL of a region.
+    /// Returns the URL of a region.
     ///
     /// # Panics
     ///
-    /// When the region was not started.
+    /// Panics if the region was not started.
     pub fn endpoint(&self, region: &str) -> &str {
         &self.started(region).endpoint
     }
 
-    /// The certificate authority that clients must trust, as PEM. Created at each start; empty
-    /// if the server speaks plain HTTP.
+    /// Returns the certificate authority that clients must trust, as PEM. Each start creates a new
+    /// one. Empty if the server uses plain HTTP.
     pub fn ca_pem(&self) -> &str {
         &self.ca_pem
     }
 
-    /// The URL of the admin endpoint, when [`Builder::admin`] asked for one.
+    /// Returns the URL of the admin endpoint, if
+    /// [`KmsLocalBuilder::admin`](crate::KmsLocalBuilder::admin) opened one.
     pub fn admin_endpoint(&self) -> Option<&str> {
         self.admin_endpoint.as_deref()
     }
@@ -95,15 +104,19 @@ impl KmsLocal {
         self.principals.issue()
     }
 
-    /// Makes a session, with a session token, that expires `lifetime` from now. The server refuses
-    /// it from then on with `ExpiredTokenException`; `Duration::ZERO` makes one that has expired.
-    /// Five minutes after its end a session may be forgotten, and is then as unknown as any other.
+    /// Creates a session, with a session token, that expires `lifetime` from now.
+    ///
+    /// Requests of an expired session fail with `ExpiredTokenException`. `Duration::ZERO` creates
+    /// an expired session. From five minutes after the end of a session, its requests can fail with
+    /// `UnrecognizedClientException` instead.
     pub fn issue_session(&self, lifetime: Duration) -> Credentials {
         self.principals.issue_session(lifetime, time::now())
     }
 
-    /// Accepts an access key that was made elsewhere, in place of one with the same id. With a
-    /// session token it is a session; with an expiry it is refused from then on.
+    /// Accepts an access key that was created elsewhere. Replaces one with the same id.
+    ///
+    /// With a session token, it is a session. After `expiry`, its requests fail with
+    /// `ExpiredTokenException`.
     pub fn accept_credentials(
         &self,
         access_key_id: impl Into<String>,
@@ -119,13 +132,15 @@ impl KmsLocal {
         );
     }
 
-    /// Ends every session now. Access keys without a session token go on.
+    /// Ends all sessions now. Access keys without a session token stay valid.
     pub fn expire_sessions(&self) {
         self.principals.expire_sessions(time::now());
     }
 
-    /// Refuses an access key from now on: a session with `ExpiredTokenException`, as if it had
-    /// ended, any other with `UnrecognizedClientException`. One that is unknown is left so.
+    /// Revokes an access key now. Does nothing if it is unknown.
+    ///
+    /// Requests of a session then fail with `ExpiredTokenException`, and those of another access
+    /// key with `UnrecognizedClientException`.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -142,30 +157,30 @@ impl KmsLocal {
         self.principals.revoke(access_key_id, time::now());
     }
 
-    /// Makes a key in a region, without a request, and returns its ARN. Blocks for the disk when
+    /// Creates a key in a region, without a request, and returns its ARN. Blocks for the disk if
     /// there is a data directory.
     ///
     /// # Panics
     ///
-    /// When the region was not started, or the data directory cannot be written.
+    /// Panics if the region was not started, or if the data directory cannot be written.
     pub fn create_key(&self, region: &str) -> String {
-        let keys = &self.started(region).region.keys;
-        match create_key(keys, CreateKey::default(), time::now()) {
+        let store = &self.started(region).region.store;
+        match create_key(store, CreateKey::default(), time::now()) {
             Ok(created) => created.key_metadata.arn,
-            Err(refusal) => panic!("cannot create a key: {refusal}"),
+            Err(refusal) => panic!("could not create a key: {refusal}"),
         }
     }
 
-    /// The ARN of the key that an alias stands for, which is made together with the alias when
-    /// there is none. Blocks for the disk when there is a data directory.
+    /// Returns the ARN of the key with this alias. Creates the key and the alias if there is none.
+    /// Blocks for the disk if there is a data directory.
     ///
     /// # Errors
     ///
-    /// [`Refused`] when the alias has no proper name or the data directory cannot be written.
+    /// [`Refused`] if the name of the alias is invalid, or if the data directory cannot be written.
     ///
     /// # Panics
     ///
-    /// When the region was not started.
+    /// Panics if the region was not started.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -177,44 +192,43 @@ impl KmsLocal {
     /// # }
     /// ```
     pub fn ensure_alias(&self, region: &str, alias: &str) -> Result<String, Refused> {
-        let keys = &self.started(region).region.keys;
+        let store = &self.started(region).region.store;
         let now = time::now();
         check_alias_name(alias)?;
-        if let Ok(key) = keys.find(alias, now) {
-            return Ok(keys.home.key_arn(key.id));
+        if let Ok(key) = store.find(alias, now) {
+            return Ok(store.home.key_arn(key.id));
         }
-        let arn = create_key(keys, CreateKey::default(), now)?.key_metadata.arn;
+        let arn = create_key(store, CreateKey::default(), now)?.key_metadata.arn;
         let request =
             PointAlias { alias_name: Some(alias.to_owned()), target_key_id: Some(arn.clone()) };
-        create_alias(keys, request, now)?;
+        create_alias(store, request, now)?;
         Ok(arn)
     }
 
-    /// Disables a key now, by key id or key ARN. Blocks for the disk when there is a data
+    /// Disables a key, by key id or key ARN. Blocks for the disk if there is a data directory.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] if there is no such key, or if it is pending deletion.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the region was not started.
+    pub fn disable_key(&self, region: &str, key: &str) -> Result<(), Refused> {
+        let request = NamedKey { key_id: Some(key.to_owned()) };
+        Ok(disable_key(&self.started(region).region.store, request, time::now())?)
+    }
+
+    /// Enables a disabled key, by key id or key ARN. Blocks for the disk if there is a data
     /// directory.
     ///
     /// # Errors
     ///
-    /// [`Refused`] when there is no such key, or it is pending deletion.
+    /// [`Refused`] if there is no such key, or if it is pending deletion.
     ///
     /// # Panics
     ///
-    /// When the region was not started.
-    pub fn disable_key(&self, region: &str, key: &str) -> Result<(), Refused> {
-        let request = NamedKey { key_id: Some(key.to_owned()) };
-        Ok(disable_key(&self.started(region).region.keys, request, time::now())?)
-    }
-
-    /// Enables a key now that was disabled, by key id or key ARN. Blocks for the disk when there is
-    /// a data directory.
-    ///
-    /// # Errors
-    ///
-    /// [`Refused`] when there is no such key, or it is pending deletion.
-    ///
-    /// # Panics
-    ///
-    /// When the region was not started.
+    /// Panics if the region was not started.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -228,67 +242,67 @@ impl KmsLocal {
     /// ```
     pub fn enable_key(&self, region: &str, key: &str) -> Result<(), Refused> {
         let request = NamedKey { key_id: Some(key.to_owned()) };
-        Ok(enable_key(&self.started(region).region.keys, request, time::now())?)
+        Ok(enable_key(&self.started(region).region.store, request, time::now())?)
     }
 
-    /// A handle on the faults of a region.
+    /// Returns a handle that controls the faults of a region.
     ///
     /// # Panics
     ///
-    /// When the region was not started.
+    /// Panics if the region was not started.
     pub fn faults(&self, region: &str) -> Faults {
-        self.started(region).region.faults.clone()
+        self.started(region).region.service.faults.clone()
     }
 
-    /// Moves a region to another distance, for the connections that are made from now on. See
-    /// [`Builder::round_trip_time`].
+    /// Changes the simulated network latency of a region, for new connections. See
+    /// [`KmsLocalBuilder::round_trip_time`](crate::KmsLocalBuilder::round_trip_time).
     ///
     /// # Panics
     ///
-    /// When the region was not started.
+    /// Panics if the region was not started.
     pub fn set_round_trip_time(&self, region: &str, time: Duration) {
         self.started(region).round_trip.set(time);
     }
 
-    /// What a region has counted so far.
+    /// Returns the current counters of a region.
     ///
     /// # Panics
     ///
-    /// When the region was not started.
+    /// Panics if the region was not started.
     pub fn counters(&self, region: &str) -> Counters {
-        self.started(region).region.tally.snapshot()
+        self.started(region).region.service.tally.snapshot()
     }
 
-    /// Forgets what a region has counted, but for the requests in flight.
+    /// Resets the counters of a region, except requests in flight and open connections.
     ///
     /// # Panics
     ///
-    /// When the region was not started.
+    /// Panics if the region was not started.
     pub fn reset_counters(&self, region: &str) {
-        self.started(region).region.tally.reset();
+        self.started(region).region.service.tally.reset();
     }
 
-    /// Stops the server: it accepts no new connections, responds to requests in flight for up to
-    /// five seconds, and then ends. Requests that a fault delays are cut off.
+    /// Stops the server gracefully: accepts no new connections, and waits up to five seconds for
+    /// requests in flight. Requests that a fault delays get no response.
     pub async fn shutdown(mut self) {
         self.stop.send_replace(true);
         let finished = async { while self.tasks.join_next().await.is_some() {} };
-        if timeout(GRACE, finished).await.is_err() {
-            tracing::warn!("requests were still under way when the server stopped");
+        if timeout(SHUTDOWN_TIMEOUT, finished).await.is_err() {
+            tracing::warn!("the server stopped with requests in flight");
         }
     }
 
-    pub(crate) fn started(&self, region: &str) -> &Started {
+    fn started(&self, region: &str) -> &StartedRegion {
         self.regions.get(region).unwrap_or_else(|| panic!("region `{region}` was not started"))
     }
 }
 
-/// Closes every socket and lets the data directory go. Nothing under way is answered.
+/// Closes all sockets and releases the data directory. Requests in flight get no response.
 impl Drop for KmsLocal {
     fn drop(&mut self) {
         self.tasks.abort_all();
-        // The tasks may outlive this by a moment. The data directory must not: a test may be about
-        // to start the next server on it.
+        // The tasks can outlive this by a moment. The data directory must be free at once: a test
+        // may start the next server on it.
         if let Some(disk) = &self.disk {
             disk.close();
         }
