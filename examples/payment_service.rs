@@ -24,7 +24,7 @@
 //! says, numbers aside:
 //!
 //! ```text
-//! cache: sealing hit 2014459 and missed 0, opening hit 0 and missed 1, 7 requests made and 2014453 avoided
+//! cache: encryption: 2014459 hits, 0 misses; decryption: 0 hits, 1 misses; 7 requests sent, …
 //! KMS requests, as the server counted them: 6 GenerateDataKey, 1 Decrypt; 2 TLS handshakes
 //! ```
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]

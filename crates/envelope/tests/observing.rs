@@ -104,7 +104,7 @@ async fn misses_have_their_reasons_and_failures_their_kinds() {
             .max_age(MINUTE)
             .max_messages(2)
             .refresh_ahead(false)
-            .longest_backoff(Duration::ZERO)
+            .max_backoff(Duration::ZERO)
     });
     let stats = || cache.stats().encryption;
     for _ in 0..3 {

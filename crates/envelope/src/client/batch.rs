@@ -1,39 +1,42 @@
-//! Many messages at once.
+//! Many messages in one call.
 
 use std::ops::Range;
 
 use futures_util::stream::{self, StreamExt as _};
 use zeroize::Zeroize as _;
 
-use super::{Decrypted, Envelope, turns::pause};
+use super::{Decrypted, Envelope, yielding::pause};
 use crate::{context::EncryptionContext, error::Error};
 
-/// What a message costs beside its bytes, as bytes: deriving its keys takes as long as encrypting
-/// some 12 KiB.
+/// What a message costs in addition to its bytes: deriving its keys takes as long as encrypting this
+/// many bytes.
 const MESSAGE: usize = 12 * 1024;
-/// How many data keys that are not cached are asked for at once; the cache has a bound of its own.
+/// The maximum number of messages that wait for a data key at once. The cache has its own limit.
 const AT_ONCE: usize = 64;
 
 impl Envelope {
-    /// Seals each of `plaintexts`, all bound to one `context`, like [`encrypt`](Self::encrypt):
-    /// all, in their order, or the first error. Lets other tasks run in between, and shares the
-    /// work among [several threads](super::EnvelopeBuilder) where the client has them.
+    /// Encrypts each of `plaintexts`, bound to `context`, and returns the messages in order, or the
+    /// first error.
+    ///
+    /// Yields to other tasks in between, and uses the client's threads if it has several
+    /// (`EnvelopeBuilder::threads`).
     ///
     /// ```
     /// # use envelope::{DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring};
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), envelope::Error> {
     /// # let envelope = Envelope::new(RawAesKeyring::new("example", "key", &DataKey::generate(32)?)?)?;
     /// let context = EncryptionContext::new([("table", "cards")])?;
-    /// let messages = envelope.encrypt_batch(&["4111 1111 1111 1111", "4242 4242 4242 4242"], &context).await?;
-    /// for opened in envelope.decrypt_batch(&messages, &context).await {
-    ///     assert!(opened?.plaintext().starts_with(b"4"));
+    /// let cards = ["4111 1111 1111 1111", "4242 4242 4242 4242"];
+    /// let messages = envelope.encrypt_batch(&cards, &context).await?;
+    /// for (card, decrypted) in cards.iter().zip(envelope.decrypt_batch(&messages, &context).await) {
+    ///     assert_eq!(decrypted?.plaintext(), card.as_bytes());
     /// }
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
     ///
-    /// Those of [`encrypt`](Self::encrypt).
+    /// The errors of [`encrypt`](Self::encrypt).
     pub async fn encrypt_batch<P: AsRef<[u8]> + Sync>(
         &self,
         plaintexts: &[P],
@@ -60,10 +63,12 @@ impl Envelope {
         Ok(messages)
     }
 
-    /// Opens each of `messages`, like [`decrypt`](Self::decrypt), and tells of each by itself, in
-    /// their order. Data keys that are not cached are asked for together, as many as the cache's
-    /// [`max_loads`] and 64 allow; those of messages over 256 KiB, one after the other. Lets other
-    /// tasks run in between, and shares the work among several threads where the client has them.
+    /// Decrypts each of `messages`, like [`decrypt`](Self::decrypt), and returns one result per
+    /// message, in order.
+    ///
+    /// Missing data keys are fetched at the same time: at most 64, and at most the cache's
+    /// [`max_loads`]. Those of messages over 256 KiB are fetched one after the other. Yields to
+    /// other tasks in between, and uses the client's threads if it has several.
     ///
     /// [`max_loads`]: crate::materials::MaterialsCacheBuilder::max_loads
     pub async fn decrypt_batch<M: AsRef<[u8]> + Sync>(
@@ -71,14 +76,14 @@ impl Envelope {
         messages: &[M],
         context: &EncryptionContext,
     ) -> Vec<Result<Decrypted, Error>> {
-        let mut opened = Opened(Vec::with_capacity(messages.len()));
+        let mut batch = DecryptedBatch(Vec::with_capacity(messages.len()));
         for group in groups(messages, self.workers.slice()) {
             match &messages[group] {
-                // It may be long, and takes its turns by itself: together, many would take theirs
-                // at once.
-                [message] => opened.0.push(self.decrypt(message.as_ref(), context).await),
+                // It may be long, and yields by itself. Many long messages at the same time would
+                // all run before the next yield.
+                [message] => batch.0.push(self.decrypt(message.as_ref(), context).await),
                 group => {
-                    opened.0.extend(
+                    batch.0.extend(
                         self.workers
                             .map(group, |message| self.try_decrypt(message.as_ref(), context)),
                     );
@@ -86,30 +91,30 @@ impl Envelope {
             }
             pause().await;
         }
-        let missing =
-            opened.0.iter().zip(0..).filter(|(opened, _)| matches!(opened, Err(Error::NotCached)));
-        let missing: Vec<usize> = missing.map(|(_, at)| at).collect();
+        let missing: Vec<usize> = (0..messages.len())
+            .filter(|at| matches!(batch.0[*at], Err(Error::NotCached)))
+            .collect();
         let decrypt =
             |at: usize| async move { (at, self.decrypt(messages[at].as_ref(), context).await) };
         let mut fetched = stream::iter(missing.into_iter().map(decrypt)).buffer_unordered(AT_ONCE);
         while let Some((at, decrypted)) = fetched.next().await {
-            opened.0[at] = decrypted;
+            batch.0[at] = decrypted;
             pause().await;
         }
-        std::mem::take(&mut opened.0)
+        std::mem::take(&mut batch.0)
     }
 }
 
-/// What was opened so far. Wiped on drop: who gives up gets none of it.
-struct Opened(Vec<Result<Decrypted, Error>>);
+/// Decrypted messages. Their plaintexts are wiped on drop, as when the call is cancelled.
+pub(super) struct DecryptedBatch(pub(super) Vec<Result<Decrypted, Error>>);
 
-impl Drop for Opened {
+impl Drop for DecryptedBatch {
     fn drop(&mut self) {
-        self.0.iter_mut().flatten().for_each(|opened| opened.plaintext.zeroize());
+        self.0.iter_mut().flatten().for_each(|decrypted| decrypted.plaintext.zeroize());
     }
 }
 
-/// Splits the work into parts that run without a pause: several messages of `slice` bytes in all,
+/// Splits the work into groups that run without yielding: several messages of `slice` bytes in all,
 /// or one message.
 fn groups<T: AsRef<[u8]>>(messages: &[T], slice: usize) -> impl Iterator<Item = Range<usize>> {
     let mut start = 0;

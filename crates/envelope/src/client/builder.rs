@@ -1,22 +1,79 @@
-//! How a client is set.
+//! Builds a client.
 
 use std::sync::Arc;
 
-use super::{Envelope, readiness::Warmed, required_keys::RequiredKeys};
+use super::{Envelope, required_keys::RequiredKeys, warmed::Warmed};
 use crate::{
     error::Error,
     format::header::ContentType,
-    materials::MaterialsManager,
+    keyring::Keyring,
+    materials::{CachingMaterialsManager, DefaultMaterialsManager, MaterialsManager},
     message::workers::Workers,
     suite::{AlgorithmSuite, CommitmentPolicy},
 };
 
-/// A hostile message could otherwise make one decryption cost thousands of KMS requests.
+/// The default limit of encrypted data keys: each of them may cost a KMS request on decryption.
 const DEFAULT_MAX_ENCRYPTED_DATA_KEYS: usize = 16;
 const DEFAULT_FRAME_LENGTH: u32 = 4096;
 
-/// Builds an [`Envelope`].
+impl Envelope {
+    /// Creates a client that caches the data keys of `keyring`, with the default limits of
+    /// [`CachingMaterialsManager`]. [`cache`](Self::cache) returns its cache.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Random`] if the system's random number generator fails.
+    pub fn new(keyring: impl Keyring + 'static) -> Result<Self, Error> {
+        let source = DefaultMaterialsManager::new(keyring);
+        Self::builder(CachingMaterialsManager::builder(source).build()?).build()
+    }
+
+    /// Returns a builder for a client that uses `manager`: [`CachingMaterialsManager`] to reuse data
+    /// keys, [`DefaultMaterialsManager`] to get a new one per message.
+    pub fn builder(manager: impl MaterialsManager + 'static) -> EnvelopeBuilder {
+        EnvelopeBuilder {
+            manager: Arc::new(manager),
+            required_keys: vec![],
+            policy: CommitmentPolicy::default(),
+            suite: None,
+            legacy_suites: false,
+            frame_length: DEFAULT_FRAME_LENGTH,
+            framed: true,
+            max_encrypted_data_keys: DEFAULT_MAX_ENCRYPTED_DATA_KEYS,
+            threads: 1,
+        }
+    }
+}
+
+/// Builds an [`Envelope`]. Created by [`Envelope::builder`].
+///
+/// # Examples
+///
+/// A client for a service whose data keys are used for at most one minute, whose messages are bound
+/// to their tenant, and which still reads messages from before key commitment:
+///
+/// ```
+/// use std::time::Duration;
+/// use envelope::{CommitmentPolicy, DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring};
+/// use envelope::materials::{CachingMaterialsManager, DefaultMaterialsManager};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), envelope::Error> {
+/// let keyring = RawAesKeyring::new("payments", "2026", &DataKey::generate(32)?)?;
+/// let manager = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring))
+///     .max_age(Duration::from_secs(60))
+///     .build()?;
+/// let envelope = Envelope::builder(manager)
+///     .required_keys(["tenant"])
+///     .commitment_policy(CommitmentPolicy::RequireEncryptAllowDecrypt)
+///     .build()?;
+///
+/// let context = EncryptionContext::new([("tenant", "42")])?;
+/// let message = envelope.encrypt(b"4111 1111 1111 1111", &context).await?;
+/// assert!(envelope.decrypt(&message, &EncryptionContext::empty()).await.is_err());
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
+#[must_use = "a builder does nothing until `build`"]
 pub struct EnvelopeBuilder {
     manager: Arc<dyn MaterialsManager>,
     required_keys: Vec<String>,
@@ -30,20 +87,6 @@ pub struct EnvelopeBuilder {
 }
 
 impl EnvelopeBuilder {
-    pub(super) fn new(manager: Arc<dyn MaterialsManager>) -> Self {
-        Self {
-            manager,
-            required_keys: vec![],
-            policy: CommitmentPolicy::default(),
-            suite: None,
-            legacy_suites: false,
-            frame_length: DEFAULT_FRAME_LENGTH,
-            framed: true,
-            max_encrypted_data_keys: DEFAULT_MAX_ENCRYPTED_DATA_KEYS,
-            threads: 1,
-        }
-    }
-
     /// Requires these keys in every encryption context, and keeps their pairs out of messages.
     ///
     /// A message is then bound to pairs that it does not contain. Without them, or with other
@@ -75,74 +118,72 @@ impl EnvelopeBuilder {
     /// assert!(envelope.decrypt(&message, &other).await.is_err());
     /// # Ok(()) }
     /// ```
-    #[must_use]
     pub fn required_keys(mut self, keys: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.required_keys = keys.into_iter().map(Into::into).collect();
         self
     }
 
-    /// Whether messages must commit to their data key, to be encrypted or decrypted. Default:
+    /// Sets whether messages must commit to their data key, in encryption and in decryption. Default:
     /// [`CommitmentPolicy::RequireEncryptRequireDecrypt`].
-    #[must_use]
     pub fn commitment_policy(mut self, policy: CommitmentPolicy) -> Self {
         self.policy = policy;
         self
     }
 
-    /// The suite that messages are encrypted with. Default: `0x0478`, or `0x0178` where the policy
-    /// forbids commitment. Signed suites need the feature `aws-lc-rs`.
-    #[must_use]
+    /// Sets the algorithm suite for encryption. Default: `0x0478`, or `0x0178` if the policy forbids
+    /// commitment. Signed suites need the feature `aws-lc-rs`.
     pub fn suite(mut self, suite: AlgorithmSuite) -> Self {
         self.suite = Some(suite);
         self
     }
 
-    /// Allows writing the suites without key derivation: `0x0014`, `0x0046`, `0x0078`. Default:
-    /// `false`. For readers that know nothing else; such a data key is never cached.
-    #[must_use]
+    /// Sets whether the suites without key derivation are allowed for encryption: `0x0014`, `0x0046`
+    /// and `0x0078`. Default: `false`.
+    ///
+    /// Use them only for readers that support nothing else. Their data keys are never cached.
     pub fn legacy_suites(mut self, allowed: bool) -> Self {
         self.legacy_suites = allowed;
         self
     }
 
-    /// How many plaintext bytes a frame holds. Default: 4096. Allowed: 1 to 2^32 - 1.
+    /// Sets the number of plaintext bytes in a frame. Default: 4096. Allowed: 1 to 2^32 - 1.
     ///
-    /// Longer frames cost less per byte, shorter ones let a streaming reader start sooner. The
-    /// Python client writes only multiples of 128, but reads any.
-    #[must_use]
+    /// Longer frames cost less per byte. With shorter ones, a streaming reader gets its first bytes
+    /// sooner. The Python client writes only multiples of 128, but reads any length.
     pub fn frame_length(mut self, frame_length: u32) -> Self {
         self.frame_length = frame_length;
         self
     }
 
-    /// Whether the body is cut into frames. Default: `true`. `false` writes it in one piece, of at
-    /// most 64 GiB, for readers from before frames.
-    #[must_use]
+    /// Sets whether the body is framed. Default: `true`.
+    ///
+    /// A non-framed body has at most 64 GiB. Use it only for readers that do not support frames.
     pub fn framed(mut self, framed: bool) -> Self {
         self.framed = framed;
         self
     }
 
-    /// How many encrypted data keys a message may have, in encryption and decryption. Default: 16.
-    /// Allowed: 1 to 65,535.
+    /// Sets the maximum number of encrypted data keys in a message, for encryption and decryption.
+    /// Default: 16. Allowed: 1 to 65,535.
     ///
-    /// A hostile message could otherwise make one decryption cost thousands of KMS requests.
-    #[must_use]
+    /// Without a low limit, a hostile message could make one decryption cost thousands of KMS
+    /// requests.
     pub fn max_encrypted_data_keys(mut self, limit: usize) -> Self {
         self.max_encrypted_data_keys = limit;
         self
     }
 
-    /// How many threads encrypt or decrypt one long message together, frame by frame. Default: 1,
-    /// the caller's thread. Allowed: 1 to 256.
+    /// Sets how many threads encrypt or decrypt one message of 128 KiB or more, in one call or as a
+    /// stream. Default: 1, the calling thread. Allowed: 1 to 256.
     ///
-    /// Applies to messages and streams from 128 KiB on, but not to `decrypt_in_place`. Several
-    /// threads belong to this client and its clones, and the caller's thread waits for them.
+    /// With more than one, this client and its clones own a pool of threads, and the calling thread
+    /// waits for it. `decrypt_in_place` always uses the calling thread only.
     ///
-    /// For programs that wait for one file. A server whose cores are busy anyway gains nothing, and
-    /// async calls process 256 KiB for each of the threads before it lets other tasks run.
-    /// Called on a thread of another pool of rayon's, that thread may do other work of its pool
-    /// while it waits: hold no lock there.
+    /// Use this in programs that process one file at a time. A server whose cores are busy gains
+    /// nothing, and async methods process 256 KiB per thread before they yield.
+    ///
+    /// If you call the client on a thread of another `rayon` pool, that thread may run other jobs of
+    /// its pool while it waits: do not hold a lock during the call.
     ///
     /// ```
     /// # use envelope::{DataKey, Envelope, keyring::RawAesKeyring, materials::DefaultMaterialsManager};
@@ -151,7 +192,6 @@ impl EnvelopeBuilder {
     /// # Ok::<(), envelope::Error>(())
     /// ```
     #[cfg(feature = "parallel")]
-    #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;
         self
@@ -161,15 +201,17 @@ impl EnvelopeBuilder {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] for a setting out of its range, [`Error::CommitmentPolicy`] for a
-    /// suite that the policy does not allow to be written.
+    /// - [`Error::InvalidSetting`] for a setting out of its range, a legacy suite that is not
+    ///   allowed, a signed suite without the feature `aws-lc-rs`, a reserved required key, or threads
+    ///   that do not start.
+    /// - [`Error::CommitmentPolicy`] for a suite that the policy does not allow for encryption.
     pub fn build(self) -> Result<Envelope, Error> {
         let Self { manager, policy, frame_length, max_encrypted_data_keys, .. } = self;
         if frame_length == 0 {
-            return Err(Error::invalid_setting("frame_length", "0 is not in 1..=2^32-1"));
+            return Err(Error::invalid_setting("frame_length", "expected 1 to 2^32 - 1, got 0"));
         }
         if !(1..=usize::from(u16::MAX)).contains(&max_encrypted_data_keys) {
-            let problem = format!("{max_encrypted_data_keys} is not in 1..=65535");
+            let problem = format!("expected 1 to 65535, got {max_encrypted_data_keys}");
             return Err(Error::invalid_setting("max_encrypted_data_keys", problem));
         }
         let suite = self.suite.unwrap_or(policy.default_suite());
@@ -178,14 +220,14 @@ impl EnvelopeBuilder {
         }
         if suite.is_legacy() && !self.legacy_suites {
             let problem = format!(
-                "{suite} seals without key derivation: call `legacy_suites(true)` if it must be"
+                "{suite} has no key derivation: call `legacy_suites(true)` if you must write it"
             );
             return Err(Error::invalid_setting("suite", problem));
         }
         if suite.is_signed() && cfg!(not(feature = "aws-lc-rs")) {
             return Err(Error::invalid_setting(
                 "suite",
-                format!("{suite} is signed: that takes the feature `aws-lc-rs`"),
+                format!("{suite} is signed, which requires the feature `aws-lc-rs`"),
             ));
         }
         let content_type =

@@ -1,6 +1,6 @@
-//! Opening.
+//! Decryption.
 
-use super::{Decrypted, Envelope, encrypt::check_suite, turns::in_turns};
+use super::{Decrypted, Envelope, encrypt::check_suite, yielding::finish_yielding};
 use crate::{
     context::EncryptionContext,
     error::Error,
@@ -14,18 +14,26 @@ use crate::{
 };
 
 impl Envelope {
-    /// Decrypts one whole message.
+    /// Decrypts one complete message.
     ///
-    /// The message must authenticate every pair of `context`: either store it, or have been
-    /// encrypted with it as required context. It may store more pairs: see
-    /// [`Decrypted::encryption_context`]. A signed message is returned only after its signature has
-    /// been verified.
+    /// The message must authenticate every pair of `context`: it stores the pair, or it was
+    /// encrypted with the pair as [required context](super::EnvelopeBuilder::required_keys). It may
+    /// store further pairs: see [`Decrypted::encryption_context`]. The plaintext of a signed message
+    /// is returned only after its signature has been verified.
     ///
     /// # Errors
     ///
-    /// [`Error::EncryptionContextMismatch`], [`Error::RequiredContextMissing`],
-    /// [`Error::CommitmentPolicy`], [`Error::DataKeyNotUnwrapped`], [`Error::Authentication`], or
-    /// an error of the message format.
+    /// - [`Error::EncryptionContextMismatch`] if the message has another value for a key of
+    ///   `context`.
+    /// - [`Error::RequiredContextMissing`] if `context` lacks a required key.
+    /// - [`Error::CommitmentPolicy`] if the policy does not allow the message's algorithm suite.
+    /// - [`Error::DataKeyNotUnwrapped`] if the keyring cannot unwrap the message's data key, as for
+    ///   a wrong value of a required key, and [`Error::Remembered`] if that failed a moment ago.
+    /// - [`Error::Authentication`] if the message is not authentic.
+    /// - [`Error::Truncated`], [`Error::Malformed`], [`Error::Unsupported`],
+    ///   [`Error::TrailingBytes`] or [`Error::TooManyEncryptedDataKeys`] if it is not a message.
+    /// - [`Error::Overloaded`], [`Error::Forked`], [`Error::ThreadsNotStarted`] or
+    ///   [`Error::Panicked`] as in [`encrypt`](Self::encrypt).
     pub async fn decrypt(
         &self,
         message: &[u8],
@@ -36,10 +44,10 @@ impl Envelope {
         Ok(decrypted(opener, plaintext))
     }
 
-    /// Decrypts like [`decrypt`](Self::decrypt), and appends the plaintext to the caller's buffer.
+    /// Like [`decrypt`](Self::decrypt), but appends the plaintext to `plaintext`.
     ///
-    /// If the buffer has room for the message's length and the data key is cached, nothing is
-    /// allocated. After an error, or if the call is cancelled, the buffer has its previous content,
+    /// If the buffer has room for the message's length and the data key is cached, this does not
+    /// allocate. After an error, or if the future is dropped, the buffer has its previous content,
     /// and the plaintext is wiped.
     ///
     /// # Errors
@@ -56,11 +64,11 @@ impl Envelope {
         Ok(decrypted(opener, &mut plaintext[start..]))
     }
 
-    /// Decrypts like [`decrypt`](Self::decrypt), but in place.
+    /// Like [`decrypt`](Self::decrypt), but the plaintext overwrites the message.
     ///
-    /// The plaintext replaces the message, and the rest of the buffer is unspecified. Until the
-    /// header is verified, nothing is changed. After a later error, or if the call is cancelled,
-    /// the plaintext is wiped: keep a copy of messages that you may want to decrypt again.
+    /// The rest of the buffer is unspecified. The buffer is unchanged until the header is verified.
+    /// After a later error, or if the future is dropped, the plaintext is wiped, and the message is
+    /// lost: keep a copy of messages that you may want to decrypt again.
     ///
     /// # Errors
     ///
@@ -73,16 +81,16 @@ impl Envelope {
         let (header, body) = open::read_header(message, self.max_encrypted_data_keys)?;
         let mut opener = self.opener(&header, context).await?;
         let mut opening = OpeningInPlace::start(&mut opener, message, body);
-        in_turns(&mut opening).await?;
+        finish_yielding(&mut opening).await?;
         let plaintext = opening.into_plaintext();
         Ok(decrypted(opener, plaintext))
     }
 
-    /// Opens like [`decrypt`](Self::decrypt), but never waits.
+    /// Like [`decrypt`](Self::decrypt), but never waits and never fetches a data key.
     ///
     /// # Errors
     ///
-    /// [`Error::NotCached`] when the message's data key is not cached, and those of
+    /// [`Error::NotCached`] if the message's data key is not cached, and the errors of
     /// [`decrypt`](Self::decrypt).
     pub fn try_decrypt(
         &self,
@@ -94,11 +102,11 @@ impl Envelope {
         Ok(decrypted(opener, plaintext))
     }
 
-    /// Opens like [`decrypt_into`](Self::decrypt_into), but never waits.
+    /// Like [`decrypt_into`](Self::decrypt_into), but never waits and never fetches a data key.
     ///
     /// # Errors
     ///
-    /// Those of [`try_decrypt`](Self::try_decrypt).
+    /// The errors of [`try_decrypt`](Self::try_decrypt).
     pub fn try_decrypt_into<'p>(
         &self,
         message: &[u8],
@@ -110,12 +118,12 @@ impl Envelope {
         Ok(decrypted(opener, &mut plaintext[start..]))
     }
 
-    /// Opens like [`decrypt_in_place`](Self::decrypt_in_place), but never waits. When the data key
-    /// is not cached, the message stays as it was.
+    /// Like [`decrypt_in_place`](Self::decrypt_in_place), but never waits and never fetches a data
+    /// key. If that is not cached, the message is unchanged.
     ///
     /// # Errors
     ///
-    /// Those of [`try_decrypt`](Self::try_decrypt).
+    /// The errors of [`try_decrypt`](Self::try_decrypt).
     pub fn try_decrypt_in_place<'m>(
         &self,
         message: &'m mut [u8],
@@ -138,7 +146,7 @@ impl Envelope {
         let (header, body) = open::read_header(message, self.max_encrypted_data_keys)?;
         let mut opener = self.opener(&header, context).await?;
         let mut opening = Opening::start(&mut opener, message, body, &self.workers, plaintext);
-        in_turns(&mut opening).await?;
+        finish_yielding(&mut opening).await?;
         drop(opening);
         Ok(opener)
     }
@@ -223,7 +231,7 @@ impl Envelope {
     }
 }
 
-/// What a header asks of the materials manager.
+/// Returns the request for the materials of a message with this header.
 fn decryption_request<'a>(
     header: &'a UnverifiedHeader<'a>,
     supplied_context: &'a EncryptionContext,

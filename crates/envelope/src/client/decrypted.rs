@@ -1,10 +1,10 @@
-//! What opening gives.
+//! The result of decryption.
 
 use std::fmt;
 
 use crate::{context::EncryptionContext, suite::AlgorithmSuite};
 
-/// An opened message. Its plaintext is a vector, or a part of the caller's buffer.
+/// A decrypted message. The plaintext is a `Vec<u8>`, or a part of your buffer.
 pub struct Decrypted<P = Vec<u8>> {
     pub(super) plaintext: P,
     pub(super) encryption_context: EncryptionContext,
@@ -12,33 +12,35 @@ pub struct Decrypted<P = Vec<u8>> {
 }
 
 impl<P: AsRef<[u8]>> Decrypted<P> {
-    /// The plaintext.
+    /// Returns the plaintext.
     #[must_use]
     pub fn plaintext(&self) -> &[u8] {
         self.plaintext.as_ref()
     }
 
-    /// The plaintext, to keep.
+    /// Consumes this value and returns the plaintext.
     #[must_use]
     pub fn into_plaintext(self) -> P {
         self.plaintext
     }
 
-    /// The message's encryption context, authenticated, with what it requires but does not store:
-    /// check here what you did not supply.
+    /// Returns the authenticated encryption context, including required pairs that the message does
+    /// not store.
+    ///
+    /// Check the pairs here that you did not supply on decryption.
     #[must_use]
     pub fn encryption_context(&self) -> &EncryptionContext {
         &self.encryption_context
     }
 
-    /// The algorithm suite the message was sealed with.
+    /// Returns the algorithm suite of the message.
     #[must_use]
     pub fn suite(&self) -> AlgorithmSuite {
         self.suite
     }
 }
 
-/// The plaintext's length, not the plaintext.
+/// Shows the plaintext's length, not the plaintext.
 impl<P: AsRef<[u8]>> fmt::Debug for Decrypted<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { plaintext, encryption_context, suite } = self;

@@ -2,7 +2,7 @@
 
 use std::{ops::Deref, sync::Arc};
 
-use super::{Envelope, turns::in_turns};
+use super::{Envelope, yielding::finish_yielding};
 use crate::{
     context::EncryptionContext,
     error::Error,
@@ -152,7 +152,7 @@ impl Envelope {
         if self.is_one_slice(plaintext) {
             return self.seal(&materials, plaintext, message);
         }
-        in_turns(&mut self.sealing(materials, plaintext, message)?).await
+        finish_yielding(&mut self.sealing(materials, plaintext, message)?).await
     }
 
     pub(super) async fn encryption_materials(

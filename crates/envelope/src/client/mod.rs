@@ -1,4 +1,4 @@
-//! The client: the only place that asks for materials and then seals or opens with them.
+//! The client: obtains materials, and encrypts or decrypts messages with them.
 
 mod batch;
 mod blocking;
@@ -9,7 +9,8 @@ mod encrypt;
 mod prepared;
 mod readiness;
 mod required_keys;
-mod turns;
+mod warmed;
+mod yielding;
 
 use std::{io, sync::Arc};
 
@@ -17,16 +18,13 @@ pub use self::{
     blocking::BlockingEnvelope, builder::EnvelopeBuilder, decrypted::Decrypted,
     prepared::PreparedContext,
 };
-use self::{readiness::Warmed, required_keys::RequiredKeys};
+use self::{required_keys::RequiredKeys, warmed::Warmed};
 
 use crate::{
     context::EncryptionContext,
     error::Error,
     format::{encrypted_data_key, header::ContentType},
-    keyring::Keyring,
-    materials::{
-        CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache, MaterialsManager,
-    },
+    materials::{MaterialsCache, MaterialsManager},
     message::workers::Workers,
     stream::{DecryptionMode, Decryptor, Encryptor, UnverifiedHeader},
     suite::{AlgorithmSuite, CommitmentPolicy},
@@ -44,30 +42,31 @@ use crate::{
 ///
 /// let context = EncryptionContext::new([("tenant", "42")])?;
 /// let message = envelope.encrypt(b"4111 1111 1111 1111", &context).await?;
-/// let opened = envelope.decrypt(&message, &context).await?;
-/// assert_eq!(opened.plaintext(), b"4111 1111 1111 1111");
+/// let decrypted = envelope.decrypt(&message, &context).await?;
+/// assert_eq!(decrypted.plaintext(), b"4111 1111 1111 1111");
 /// # Ok(()) }
 /// ```
 ///
 /// # Long messages
 ///
-/// Async calls process 256 KiB at a time, which takes about 0.1 ms, and let other tasks run in
-/// between, so that a long message does not block the executor. (A frame of less than 1 KiB counts
-/// as 1 KiB. A frame is processed in one piece, and so is a body that is [not
-/// framed](EnvelopeBuilder::framed).) The plaintext of a message that turns out not to be authentic
-/// is wiped the same way. If a call is cancelled, it is wiped at once, in about 0.1 ms per
-/// megabyte. To keep the work off the executor's threads altogether, encrypt owned data on a thread
-/// that may block:
+/// Async methods process 256 KiB at a time, which takes about 0.1 ms, and yield to other tasks in
+/// between, so that long messages do not block the executor. They do not yield within a frame, or
+/// within a body that is [not framed](EnvelopeBuilder::framed): a frame of 64 MiB blocks for about
+/// 25 ms. (A frame shorter than 1 KiB counts as 1 KiB.) If authentication fails, the plaintext is
+/// wiped in the same steps. If you drop the future, the plaintext is wiped at once, in about 0.1 ms
+/// per megabyte.
+///
+/// To keep the work off the executor's threads, use `spawn_blocking` with owned data:
 ///
 /// ```
 /// # #[cfg(feature = "tokio")]
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # use envelope::{DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring};
 /// # let envelope = Envelope::new(RawAesKeyring::new("example", "key", &DataKey::generate(32)?)?)?;
-/// let tenant = envelope.prepare(&EncryptionContext::new([("tenant", "42")])?)?;
+/// let tenant = EncryptionContext::new([("tenant", "42")])?;
 /// let scan = vec![7; 5_000_000];
-/// tenant.encrypt(b"").await?; // now its data key is there
-/// let message = tokio::task::spawn_blocking(move || tenant.try_encrypt(&scan)).await??;
+/// let envelope = envelope.blocking();
+/// let message = tokio::task::spawn_blocking(move || envelope.encrypt(&scan, &tenant)).await??;
 /// # Ok(()) }
 /// # #[cfg(not(feature = "tokio"))]
 /// # fn main() {}
@@ -85,24 +84,7 @@ pub struct Envelope {
 }
 
 impl Envelope {
-    /// Creates a client that caches the data keys of `keyring`, with the default limits of
-    /// [`CachingMaterialsManager`]. [`cache`](Self::cache) returns its cache.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Random`] if the system's random number generator fails.
-    pub fn new(keyring: impl Keyring + 'static) -> Result<Self, Error> {
-        let source = DefaultMaterialsManager::new(keyring);
-        Self::builder(CachingMaterialsManager::builder(source).build()?).build()
-    }
-
-    /// A client over a materials manager: [`CachingMaterialsManager`] to reuse data keys,
-    /// [`DefaultMaterialsManager`] for a new one per message.
-    pub fn builder(manager: impl MaterialsManager + 'static) -> EnvelopeBuilder {
-        EnvelopeBuilder::new(Arc::new(manager))
-    }
-
-    /// The cache of this client's data keys; `None` if its materials manager has no cache.
+    /// Returns the cache of this client's data keys; `None` if its materials manager has no cache.
     ///
     /// ```
     /// # use envelope::{DataKey, Envelope, keyring::RawAesKeyring};
@@ -117,12 +99,12 @@ impl Envelope {
         self.manager.cache()
     }
 
-    /// Starts a message that is encrypted as a stream, bound to `context`: see
-    /// [`stream`](crate::stream). Waits only if no data key is cached.
+    /// Starts a streaming encryption, bound to `context`: see [`stream`](crate::stream). Waits only
+    /// if no data key is cached.
     ///
-    /// `plaintext_bound` is the maximum length of the plaintext in bytes: this many bytes are
-    /// reserved under a cached data key, and a longer plaintext is an error. With `None`, the
-    /// message gets its own data key.
+    /// `plaintext_bound` is the maximum length of the plaintext in bytes. This many bytes are
+    /// reserved under a cached data key, and a longer plaintext fails with
+    /// [`Error::PlaintextBoundExceeded`]. With `None`, the message gets its own data key.
     ///
     /// # Errors
     ///
@@ -137,20 +119,20 @@ impl Envelope {
         Encryptor::start(materials, self.content_type, plaintext_bound, self.workers.clone())
     }
 
-    /// Reads the header of a message off `source`, and no byte more; `source` is best buffered.
+    /// Reads the header of a message from `source`, and no byte more. Use a buffered `source`.
     ///
     /// # Errors
     ///
-    /// The errors of `source`, and with [`Error`] inside, errors of the header's format.
+    /// The errors of `source`. For a malformed header, [`Error::in_io`] returns the [`Error`].
     pub fn read_header(&self, source: &mut impl io::Read) -> io::Result<UnverifiedHeader> {
         UnverifiedHeader::read(source, self.max_encrypted_data_keys)
     }
 
-    /// Reads like [`read_header`](Self::read_header), and waits where there is nothing to read.
+    /// Like [`read_header`](Self::read_header), for an async source.
     ///
     /// # Errors
     ///
-    /// Those of [`read_header`](Self::read_header).
+    /// The errors of [`read_header`](Self::read_header).
     #[cfg(feature = "tokio")]
     pub async fn read_header_async(
         &self,
@@ -159,15 +141,15 @@ impl Envelope {
         UnverifiedHeader::read_async(source, self.max_encrypted_data_keys).await
     }
 
-    /// Verifies the header of a message, whose body then is opened as a stream, see
-    /// [`stream`](crate::stream). Waits only where its data key is not cached.
+    /// Verifies the header of a message, and returns a [`Decryptor`] for its body: see
+    /// [`stream`](crate::stream). Waits only if its data key is not cached.
     ///
     /// The message must authenticate every pair of `context`, as in [`decrypt`](Self::decrypt).
     ///
     /// # Errors
     ///
-    /// [`Error::SignedMessage`] for what `mode` does not allow, and those of
-    /// [`decrypt`](Self::decrypt).
+    /// [`Error::SignedMessage`] if the message is signed and `mode` is
+    /// [`DecryptionMode::UnsignedOnly`], and the errors of [`decrypt`](Self::decrypt).
     pub async fn decryptor(
         &self,
         header: &UnverifiedHeader,

@@ -1,66 +1,40 @@
-//! Warming, and whether that has worked.
+//! Warming up, and a check that it has worked.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
 
 use super::Envelope;
 use crate::{context::EncryptionContext, error::Error, materials::EncryptionMaterialsRequest};
 
-/// How many contexts are asked for at once; how many requests that makes is up to the cache.
+/// The maximum number of contexts that are warmed at once. The cache limits the requests.
 const AT_ONCE: usize = 256;
-
-/// The contexts that are to be ready, as last told.
-#[derive(Clone, Default)]
-pub(super) struct Warmed(Arc<Mutex<Vec<EncryptionContext>>>);
-
-/// How many there are.
-impl fmt::Debug for Warmed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Warmed").field(&self.all().len()).finish()
-    }
-}
-
-impl Warmed {
-    fn set(&self, contexts: Vec<EncryptionContext>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = contexts;
-    }
-
-    fn all(&self) -> Vec<EncryptionContext> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
 
 impl Envelope {
     /// Fetches a data key for each of these contexts that has none, so that no caller waits for it
-    /// later.
+    /// later. Returns one result per context, in order.
     ///
-    /// Returns one result per context, in order. At most
-    /// [`max_loads`](crate::materials::MaterialsCacheBuilder::max_loads) requests run at once, and
-    /// one failure does not stop the others: 10,000 contexts, 16 at once, 20 ms each, take 12
-    /// seconds. At most as many contexts as the cache's capacity stay cached.
+    /// At most [`max_loads`](crate::materials::MaterialsCacheBuilder::max_loads) requests run at
+    /// once, and one failure does not stop the others. For example, 10,000 contexts at 20 ms each,
+    /// 16 at once, take 12 seconds. Pass at most as many contexts as the cache's capacity.
     /// [`ready`](Self::ready) checks these contexts from now on.
     ///
-    /// This warms encryption. The first decryption of messages of other processes, or of older
-    /// messages, still waits. With
-    /// [`prime_decrypt`](crate::materials::CachingBuilder::prime_decrypt), messages that are
-    /// encrypted from now on decrypt at once.
+    /// This warms encryption only. The first decryption under a data key of another process, or of
+    /// an earlier one, still waits. To decrypt the messages of this process without waiting, use
+    /// [`prime_decrypt`](crate::materials::CachingBuilder::prime_decrypt).
     ///
     /// ```
     /// # use envelope::{DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring};
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), envelope::Error> {
     /// # let envelope = Envelope::new(RawAesKeyring::new("example", "key", &DataKey::generate(32)?)?)?;
-    /// let tenants = ["42", "43"].map(|tenant| EncryptionContext::new([("tenant", tenant)]).expect("it is short"));
+    /// let tenants = ["42", "43"].map(|id| EncryptionContext::new([("tenant", id)]).expect("short"));
     /// for (tenant, warmed) in tenants.iter().zip(envelope.warm(&tenants).await) {
     ///     if let Err(error) = warmed {
     ///         eprintln!("{tenant:?}: {error}");
     ///     }
     /// }
     /// assert!(envelope.ready().await.is_ok());
-    /// envelope.try_encrypt(b"at once", &tenants[0])?;
+    /// envelope.try_encrypt(b"without waiting", &tenants[0])?;
     /// # Ok(()) }
     /// ```
     pub async fn warm<'a>(
@@ -72,23 +46,25 @@ impl Envelope {
         self.warm_all(&contexts).await
     }
 
-    /// Checks that each context of the last [`warm`](Self::warm) has a usable data key, for a
-    /// health check.
+    /// Checks that each context of the last [`warm`](Self::warm) has a usable data key. Use this as
+    /// a readiness probe.
     ///
-    /// Fetches missing data keys. A remembered failure is not requested again, so this may be
-    /// called often. `Ok` if nothing was warmed.
+    /// Fetches missing data keys, but does not repeat a request whose failure is remembered, so you
+    /// can call it often. Returns `Ok` if nothing was warmed. It counts neither hits nor misses.
     ///
-    /// An unused data key expires, and this then fetches it again: called every few seconds, it
-    /// costs one request per idle context and `max_age`. It counts neither hits nor misses.
-    ///
-    /// For readiness, not for liveness: when KMS is out of reach, all processes say so together. A
-    /// data key that is served past its age, in an outage that is bridged, counts as usable, and
-    /// one whose wrapping key was disabled until KMS is asked again. It waits as long as KMS does,
-    /// up to the pool's `operation_timeout`: set that below the probe's.
+    /// - Unused data keys expire, and this fetches them again. Called every few seconds, it costs
+    ///   one request per idle context and `max_age`.
+    /// - Do not use it as a liveness probe: when KMS is unavailable, all processes fail it at the
+    ///   same time.
+    /// - A data key that is used past `max_age` by
+    ///   [`serve_stale_for`](crate::materials::CachingBuilder::serve_stale_for) counts as usable.
+    ///   So does one whose wrapping key was disabled, until KMS is asked again.
+    /// - It waits as long as KMS takes, up to the pool's `operation_timeout`: set that below the
+    ///   timeout of the probe.
     ///
     /// # Errors
     ///
-    /// [`Error::NotReady`], with how many have none, and the first one's reason.
+    /// [`Error::NotReady`] with the number of contexts without a data key, and the first failure.
     pub async fn ready(&self) -> Result<(), Error> {
         let contexts = self.warmed.all();
         let failures: Vec<_> =
@@ -103,10 +79,10 @@ impl Envelope {
     }
 
     async fn warm_all(&self, contexts: &[EncryptionContext]) -> Vec<Result<(), Error>> {
-        // By number: what takes a context by reference would keep this future from being known to
-        // be `Send`.
-        let warming = (0..contexts.len()).map(|number| async move {
-            let context = &contexts[number];
+        // By index: with references to contexts, the compiler cannot show that this future is
+        // `Send`.
+        let warming = (0..contexts.len()).map(|index| async move {
+            let context = &contexts[index];
             let required = self.required_part(context)?;
             let request = self.encryption_request(context, &required, Some(0))?;
             if self.cache().is_none() || self.suite.is_legacy() {

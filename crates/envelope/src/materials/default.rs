@@ -1,4 +1,4 @@
-//! A new data key for every message, straight from a keyring (specification:
+//! Gets a new data key from a keyring for each message (specification:
 //! `framework/default-cmm.md`).
 
 use std::sync::Arc;
@@ -17,17 +17,27 @@ use crate::{
     suite::AlgorithmSuite,
 };
 
-/// Where the public key of a signed message stands in its encryption context.
+/// The encryption context key of a signed message's public key.
 const PUBLIC_KEY: &str = "aws-crypto-public-key";
 
-/// Asks a keyring each time: no caching.
+/// Asks a keyring for each message, and caches nothing.
+///
+/// ```
+/// use envelope::{DataKey, Envelope, keyring::RawAesKeyring, materials::DefaultMaterialsManager};
+///
+/// let keyring = RawAesKeyring::new("payments", "2026", &DataKey::generate(32)?)?;
+/// let envelope = Envelope::builder(DefaultMaterialsManager::new(keyring)).build()?;
+/// assert!(envelope.cache().is_none());
+/// # Ok::<(), envelope::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct DefaultMaterialsManager {
     keyring: Arc<dyn Keyring>,
 }
 
 impl DefaultMaterialsManager {
-    /// A manager over `keyring`.
+    /// Creates a manager that asks `keyring`.
+    #[must_use]
     pub fn new(keyring: impl Keyring + 'static) -> Self {
         Self { keyring: Arc::new(keyring) }
     }
@@ -50,11 +60,16 @@ impl MaterialsManager for DefaultMaterialsManager {
                 background: request.background,
                 ..KeyringRequest::new(suite, &context)
             };
-            let wrapped = self.keyring.generate(asked).await?;
-            let (data_key, keys) = (wrapped.data_key, &wrapped.encrypted_data_keys);
-            let required = required_context.clone();
-            EncryptionMaterials::with_parts(suite, context, required, data_key, keys, signing_key)
-                .map(Arc::new)
+            let generated = self.keyring.generate(asked).await?;
+            EncryptionMaterials::with_parts(
+                suite,
+                context,
+                required_context.clone(),
+                generated.data_key,
+                &generated.encrypted_data_keys,
+                signing_key,
+            )
+            .map(Arc::new)
         })
     }
 
@@ -63,7 +78,8 @@ impl MaterialsManager for DefaultMaterialsManager {
         request: DecryptionMaterialsRequest<'a>,
     ) -> MaterialsFuture<'a, DecryptionMaterials> {
         Box::pin(async move {
-            let (suite, context) = (request.suite, request.encryption_context()?);
+            let suite = request.suite;
+            let context = request.encryption_context()?;
             let verification_key = verification_key(suite, &context)?;
             let keys: Vec<_> = request.encrypted_data_keys.iter().collect();
             let asked = KeyringRequest {
@@ -90,7 +106,8 @@ fn public_key_context(key: &SigningKey) -> Result<EncryptionContext, Error> {
     EncryptionContext::new([(PUBLIC_KEY, BASE64_STANDARD.encode(key.public_key()))])
 }
 
-/// The key in the encryption context of a signed message; an unsigned one must have none.
+/// Returns the public key in the encryption context of a signed message. An unsigned one must have
+/// none.
 fn verification_key(
     suite: AlgorithmSuite,
     context: &EncryptionContext,

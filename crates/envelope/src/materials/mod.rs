@@ -1,5 +1,6 @@
-//! Materials, and the managers that supply them (specification: `framework/structures.md`,
-//! `framework/cmm-interface.md`).
+//! Data keys for messages, and the managers that supply them.
+//!
+//! Specification: `framework/structures.md`, `framework/cmm-interface.md`.
 
 mod caching;
 mod default;
@@ -28,7 +29,7 @@ use crate::{
     suite::AlgorithmSuite,
 };
 
-/// What a message is sealed with: a data key and the same key as each keyring wrapped it.
+/// The materials to encrypt a message: a data key, in plaintext and as each wrapping key encrypted it.
 #[derive(Debug)]
 pub struct EncryptionMaterials {
     suite: AlgorithmSuite,
@@ -36,20 +37,19 @@ pub struct EncryptionMaterials {
     required_context: EncryptionContext,
     stored_context: EncryptionContext,
     data_key: DataKey,
-    /// Serialized once, written into every header.
+    /// Serialized once, and written into every header.
     encrypted_data_keys: Vec<u8>,
     count: usize,
     signing_key: Option<SigningKey>,
 }
 
 impl EncryptionMaterials {
-    /// Materials for `suite`, which is not a signed one, and `encryption_context`, all of it to be
-    /// stored.
+    /// Creates materials for an unsigned `suite`. The message stores all of `encryption_context`.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] when the suite is signed, when the data key's length is not the
-    /// suite's, or when the encrypted data keys are none or do not fit the message format.
+    /// [`Error::InvalidSetting`] if the suite is signed, if the data key has the wrong length for the
+    /// suite, or if there are no encrypted data keys or they do not fit the message format.
     pub fn new(
         suite: AlgorithmSuite,
         encryption_context: EncryptionContext,
@@ -60,9 +60,8 @@ impl EncryptionMaterials {
         Self::with_parts(suite, encryption_context, required, data_key, encrypted_data_keys, None)
     }
 
-    /// Materials with all they can have. `required_context` is the part of the context that is not
-    /// stored; the signing key is there exactly for signed suites, and its public key in the
-    /// context.
+    /// Creates materials of any kind. `required_context` is the part of the context that is not
+    /// stored. Signed suites, and only they, have a signing key, with its public key in the context.
     pub(crate) fn with_parts(
         suite: AlgorithmSuite,
         encryption_context: EncryptionContext,
@@ -73,9 +72,8 @@ impl EncryptionMaterials {
     ) -> Result<Self, Error> {
         check_length(suite, &data_key)?;
         if suite.is_signed() != signing_key.is_some() {
-            let problem = format!(
-                "suite {suite} without its signing key: take DefaultMaterialsManager's materials"
-            );
+            let problem =
+                format!("suite {suite} needs a signing key: get them from DefaultMaterialsManager");
             return Err(Error::invalid_setting("encryption materials", problem));
         }
         let count = encrypted_data_keys.len();
@@ -97,31 +95,31 @@ impl EncryptionMaterials {
         })
     }
 
-    /// The algorithm suite the data key is for.
+    /// Returns the algorithm suite that the data key is for.
     #[must_use]
     pub fn suite(&self) -> AlgorithmSuite {
         self.suite
     }
 
-    /// The encryption context the data key is bound to.
+    /// Returns the encryption context that the data key is bound to.
     #[must_use]
     pub fn encryption_context(&self) -> &EncryptionContext {
         &self.encryption_context
     }
 
-    /// The part of the context that the message authenticates, but does not store.
+    /// Returns the part of the context that the message authenticates, but does not store.
     #[must_use]
     pub fn required_context(&self) -> &EncryptionContext {
         &self.required_context
     }
 
-    /// The part of the context that the message stores.
+    /// Returns the part of the context that the message stores.
     #[must_use]
     pub fn stored_context(&self) -> &EncryptionContext {
         &self.stored_context
     }
 
-    /// The plaintext data key.
+    /// Returns the plaintext data key.
     #[must_use]
     pub fn data_key(&self) -> &DataKey {
         &self.data_key
@@ -142,14 +140,14 @@ impl EncryptionMaterials {
         self.count
     }
 
-    /// The approximate size in memory, in bytes.
+    /// Returns the approximate size in memory, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         let contexts = [&self.encryption_context, &self.required_context, &self.stored_context];
         let contexts = contexts.map(|context| context.as_serialized().len());
         size_of::<Self>() + contexts.iter().sum::<usize>() + self.encrypted_data_keys.len()
     }
 
-    /// Materials that open what these seal; `None` if their public key is not one.
+    /// Returns the materials to decrypt messages of these; `None` if their public key is invalid.
     pub(crate) fn to_decryption(&self) -> Option<DecryptionMaterials> {
         let verification_key = match (&self.signing_key, self.suite.curve()) {
             (Some(key), Some(curve)) => {
@@ -166,13 +164,13 @@ impl EncryptionMaterials {
         })
     }
 
-    /// What the message is signed with, for signed suites.
+    /// Returns the key that signs the message, for signed suites.
     pub(crate) fn signing_key(&self) -> Option<&SigningKey> {
         self.signing_key.as_ref()
     }
 }
 
-/// What a message is opened with.
+/// The materials to decrypt a message.
 #[derive(Debug)]
 pub struct DecryptionMaterials {
     suite: AlgorithmSuite,
@@ -183,13 +181,12 @@ pub struct DecryptionMaterials {
 }
 
 impl DecryptionMaterials {
-    /// Materials for `suite`, which is not a signed one, and `encryption_context`, all of it
-    /// stored.
+    /// Creates materials for an unsigned `suite`. The message stores all of `encryption_context`.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] when the suite is signed, or the data key's length is not the
-    /// suite's.
+    /// [`Error::InvalidSetting`] if the suite is signed, or if the data key has the wrong length for
+    /// the suite.
     pub fn new(
         suite: AlgorithmSuite,
         encryption_context: EncryptionContext,
@@ -198,8 +195,8 @@ impl DecryptionMaterials {
         Self::with_parts(suite, encryption_context, EncryptionContext::empty(), data_key, None)
     }
 
-    /// Materials with all they can have. `required_context` is the part of the context that is not
-    /// stored; the verification key is there exactly for signed suites.
+    /// Creates materials of any kind. `required_context` is the part of the context that is not
+    /// stored. Signed suites, and only they, have a verification key.
     pub(crate) fn with_parts(
         suite: AlgorithmSuite,
         encryption_context: EncryptionContext,
@@ -209,45 +206,45 @@ impl DecryptionMaterials {
     ) -> Result<Self, Error> {
         check_length(suite, &data_key)?;
         if suite.is_signed() != verification_key.is_some() {
-            let problem = format!("suite {suite} without its verification key");
+            let problem = format!("suite {suite} needs a verification key");
             return Err(Error::invalid_setting("decryption materials", problem));
         }
         let verification_key = verification_key.map(Arc::new);
         Ok(Self { suite, encryption_context, required_context, data_key, verification_key })
     }
 
-    /// The algorithm suite the data key is for.
+    /// Returns the algorithm suite that the data key is for.
     #[must_use]
     pub fn suite(&self) -> AlgorithmSuite {
         self.suite
     }
 
-    /// The message's encryption context, with what it requires but does not store.
+    /// Returns the message's encryption context, including required pairs that it does not store.
     #[must_use]
     pub fn encryption_context(&self) -> &EncryptionContext {
         &self.encryption_context
     }
 
-    /// The part of the context that the message authenticates, but does not store.
+    /// Returns the part of the context that the message authenticates, but does not store.
     #[must_use]
     pub fn required_context(&self) -> &EncryptionContext {
         &self.required_context
     }
 
-    /// The plaintext data key.
+    /// Returns the plaintext data key.
     #[must_use]
     pub fn data_key(&self) -> &DataKey {
         &self.data_key
     }
 
-    /// The approximate size in memory, in bytes.
+    /// Returns the approximate size in memory, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         let contexts = [&self.encryption_context, &self.required_context];
         size_of::<Self>()
             + contexts.map(|context| context.as_serialized().len()).iter().sum::<usize>()
     }
 
-    /// What the message's signature is verified with, for signed suites.
+    /// Returns the key that verifies the message's signature, for signed suites.
     pub(crate) fn verification_key(&self) -> Option<&Arc<VerificationKey>> {
         self.verification_key.as_ref()
     }
@@ -256,7 +253,7 @@ impl DecryptionMaterials {
 fn check_length(suite: AlgorithmSuite, data_key: &DataKey) -> Result<(), Error> {
     let (length, expected) = (data_key.len(), suite.data_key_length());
     if length != expected {
-        let problem = format!("{length} bytes, but suite {suite} takes {expected}");
+        let problem = format!("expected {expected} bytes for suite {suite}, got {length}");
         return Err(Error::invalid_setting("data key", problem));
     }
     Ok(())

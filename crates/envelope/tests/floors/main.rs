@@ -34,7 +34,6 @@ const ENVELOPE: &[(&str, u8)] = &[
     ("client", 6),
     ("materials/default", 5),
     ("materials/caching", 5),
-    ("materials/required_context", 5),
     ("materials/manager", 4),
     ("stream", 4),
     ("materials/caching/cache", 3),
@@ -60,17 +59,7 @@ const NO_ROOM: &[&str] = &["", "fuzzing", "guide"];
 const KNOWN_CIRCLES: &[(&str, &[&str])] = &[
     ("envelope", &["cache", "cache/loads"]),
     ("envelope", &["cache/departed", "cache/sight", "cache/store"]),
-    ("envelope", &["client", "client/builder", "client/readiness"]),
     ("envelope", &["format/header", "format/header_v1", "format/header_v2"]),
-    (
-        "envelope",
-        &[
-            "materials/caching",
-            "materials/caching/builder",
-            "materials/caching/probes",
-            "materials/caching/sources",
-        ],
-    ),
     ("envelope", &["observer", "observer/metrics", "observer/tracing"]),
     ("kms-pool", &["connection", "connection/sdk"]),
     (

@@ -1,4 +1,4 @@
-//! How a caching materials manager is set.
+//! Builds a caching materials manager.
 
 use std::{
     sync::{Arc, Mutex, atomic::AtomicU64},
@@ -19,21 +19,15 @@ use crate::{
 const MAX_MESSAGES: u64 = 1 << 32;
 /// The specification's default and upper limit for bytes under one data key.
 const MAX_BYTES: u64 = (1 << 63) - 1;
-/// How many wrapping keys are remembered to fail.
+/// The maximum number of wrapping keys whose failures are remembered.
 const WRAPPING_KEYS: usize = 1_000;
 
-/// Builds a [`CachingMaterialsManager`].
-#[derive(Debug)]
-pub struct CachingBuilder {
-    source: Arc<dyn MaterialsManager>,
-    cache: Option<MaterialsCache>,
-    partition: Option<Arc<str>>,
-    policy: Policy,
-    prime_decrypt: bool,
-}
-
-impl CachingBuilder {
-    pub(super) fn new(source: Arc<dyn MaterialsManager>) -> Self {
+impl CachingMaterialsManager {
+    /// Returns a builder for a manager that keeps the data keys of `source`.
+    ///
+    /// `source` is not asked again while its materials are cached. Therefore place a manager that
+    /// checks requests above this one, not below it.
+    pub fn builder(source: impl MaterialsManager + 'static) -> CachingBuilder {
         let policy = Policy {
             limits: Limits {
                 max_age: Duration::from_mins(5),
@@ -46,136 +40,183 @@ impl CachingBuilder {
             refresh_ahead: true,
             jitter: fastrand::f64(),
         };
-        Self { source, cache: None, partition: None, policy, prime_decrypt: false }
+        CachingBuilder {
+            source: Arc::new(source),
+            cache: None,
+            partition: None,
+            policy,
+            prime_decrypt: false,
+        }
     }
+}
 
-    /// How long a data key is used, counted from its request. Default: 5 minutes. Allowed: over
+/// Builds a [`CachingMaterialsManager`]. Created by [`CachingMaterialsManager::builder`].
+///
+/// # Examples
+///
+/// Two tenants share a cache, but no data keys. A revoked key works for at most one minute, and an
+/// outage of KMS of up to ten minutes is bridged:
+///
+/// ```
+/// use std::time::Duration;
+/// use envelope::{DataKey, EncryptionContext, Envelope, Error, keyring::RawAesKeyring};
+/// use envelope::materials::{CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache};
+///
+/// let cache = MaterialsCache::new(10_000);
+/// let tenant = |name: &str, wrapping_key: &DataKey| {
+///     let keyring = RawAesKeyring::new("tenants", name, wrapping_key)?;
+///     let manager = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring))
+///         .cache(&cache)
+///         .partition_id(name)
+///         .max_age(Duration::from_secs(60))
+///         .serve_stale_for(Duration::from_secs(600))
+///         .build()?;
+///     Envelope::builder(manager).build()
+/// };
+/// let acme = tenant("acme", &DataKey::generate(32)?)?.blocking();
+/// let other = tenant("other", &DataKey::generate(32)?)?.blocking();
+///
+/// let context = EncryptionContext::new([("purpose", "card number")])?;
+/// let message = acme.encrypt(b"4111 1111 1111 1111", &context)?;
+/// assert!(other.decrypt(&message, &context).is_err());
+/// # Ok::<(), Error>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct CachingBuilder {
+    source: Arc<dyn MaterialsManager>,
+    cache: Option<MaterialsCache>,
+    partition: Option<Arc<str>>,
+    policy: Policy,
+    prime_decrypt: bool,
+}
+
+impl CachingBuilder {
+    /// Sets the maximum age of a data key, counted from its request. Default: 5 minutes. Allowed: over
     /// zero.
     ///
-    /// Ages are read from the cache's [`Clock`](crate::Clock), which on Linux counts suspended
-    /// time.
-    ///
-    /// This also limits how long a data key is used after KMS would have refused it.
-    #[must_use]
+    /// This is also the longest time that a data key stays in use after KMS would refuse it. Ages
+    /// are read from the cache's [`Clock`](crate::Clock), which includes suspended time on Linux.
     pub fn max_age(mut self, max_age: Duration) -> Self {
         self.policy.limits.max_age = max_age;
         self
     }
 
-    /// How many messages are encrypted under one data key. Default: 2^32. Allowed: 1 to 2^32.
-    #[must_use]
+    /// Sets the maximum number of messages that are encrypted under one data key. Default: 2^32.
+    /// Allowed: 1 to 2^32.
     pub fn max_messages(mut self, max_messages: u64) -> Self {
         self.policy.limits.max_messages = max_messages;
         self
     }
 
-    /// How many plaintext bytes are encrypted under one data key. Default: 2^63 - 1. Allowed: 0 to
-    /// 2^63 - 1.
+    /// Sets the maximum number of plaintext bytes that are encrypted under one data key. Default:
+    /// 2^63 - 1. Allowed: 0 to 2^63 - 1.
     ///
-    /// A longer message gets its own data key.
-    #[must_use]
+    /// A longer message gets its own data key, which is not cached.
     pub fn max_bytes(mut self, max_bytes: u64) -> Self {
         self.policy.limits.max_bytes = max_bytes;
         self
     }
 
-    /// Whether the next data key is fetched in the background before the current one is spent.
-    /// Default: `true`.
+    /// Sets whether the next data key is fetched in the background before the current one reaches a
+    /// limit. Default: `true`.
     ///
     /// A refresh starts when one of these conditions holds:
     ///
-    /// - The data key has passed 70 to 80 % of its age. The exact point is random, so that a fleet
-    ///   does not refresh at the same time.
-    /// - Half of its messages or bytes are used.
-    /// - At the current rate, it would be spent within four times the duration of a request.
+    /// - The data key has passed 70 to 80 % of its age, or less, but at least 50 %, if requests are
+    ///   slow. The exact point is random for each process, so that a fleet does not refresh at the
+    ///   same time.
+    /// - 40 to 50 % of its messages or bytes are used.
+    /// - At the current rate, it would reach a limit within four times the duration of a request.
     /// - It would be too old at the use after the next one, if the pause before that use is as long
     ///   as the last pause was.
     ///
-    /// With `false`, or without the feature `tokio`, an operation that finds its data key spent
-    /// waits for the next one.
-    #[must_use]
+    /// With `false`, or without the feature `tokio`, a caller that finds no usable data key waits for
+    /// the next one.
     pub fn refresh_ahead(mut self, ahead: bool) -> Self {
         self.policy.refresh_ahead = ahead;
         self
     }
 
-    /// How long a data key is used past its `max_age` while KMS is unavailable.
+    /// Sets how long a data key is used past its `max_age` while KMS is unavailable. Default: zero.
+    /// Allowed: any.
     ///
-    /// KMS counts as unavailable when a request for a new data key failed by throttling, a timeout,
-    /// a connection error or an internal error, but not by a refusal. Default: zero. Allowed: any.
-    ///
-    /// `max_messages` and `max_bytes` still apply. Revocation takes longer to take effect. Expired
-    /// or unavailable credentials do not count as an outage, nor does the pool's own budget
+    /// KMS counts as unavailable if a request for a new data key failed by throttling, a timeout, a
+    /// connection error or an internal error. A refusal does not count, nor do expired or missing
+    /// credentials, nor the pool's own budget
     /// ([`OverBudget`](crate::keyring::KeyringErrorKind::OverBudget)).
     ///
-    /// Until the first request has failed, all callers past `max_age` wait for it, unless a refresh
-    /// ahead has detected the outage before. Set `KmsPoolBuilder::operation_timeout` below your
-    /// callers' deadline. With the feature `tokio`, the request continues after its callers are
-    /// cancelled, so that later callers benefit from its outcome.
-    #[must_use]
-    pub fn serve_stale_for(mut self, ceiling: Duration) -> Self {
-        self.policy.stale = ceiling;
+    /// `max_messages` and `max_bytes` still apply. A revocation takes up to this time longer to take
+    /// effect.
+    ///
+    /// After `max_age`, callers wait until the first request has failed, unless a refresh ahead has
+    /// detected the outage before. Set `KmsPoolBuilder::operation_timeout` below your callers'
+    /// deadline. With the feature `tokio`, the request continues after its callers are cancelled, so
+    /// that later callers benefit from its outcome.
+    pub fn serve_stale_for(mut self, duration: Duration) -> Self {
+        self.policy.stale = duration;
         self
     }
 
-    /// How long a failure that does not pass by itself is remembered: access denied, a disabled or
-    /// missing key, a wrapped key that does not unwrap. Calls in that time get
-    /// [`Error::Remembered`] at once: for the same entry, or, if nobody may use the wrapping key,
-    /// for any entry under it. Default: 1 second. Allowed: any; zero remembers none.
-    #[must_use]
+    /// Sets how long permanent failures are remembered. Default: 1 second. Allowed: any; zero
+    /// remembers none.
+    ///
+    /// Permanent failures are denied access, a disabled or missing KMS key, and an encrypted data key
+    /// that cannot be unwrapped. Until then, calls for the same entry fail at once with
+    /// [`Error::Remembered`]. If nobody may use the wrapping key, so do calls for every entry under
+    /// it.
     pub fn remember_failures_for(mut self, duration: Duration) -> Self {
         self.policy.refuse_for = duration;
         self
     }
 
-    /// The maximum pause between requests for one entry after transient failures, such as
-    /// throttling: 50 to 100 milliseconds after the first failure, and twice as long after each
-    /// further one. Calls in between get [`Error::Remembered`] at once. Default: 5 seconds.
-    /// Allowed: any; with zero, each call sends a request.
-    #[must_use]
-    pub fn longest_backoff(mut self, duration: Duration) -> Self {
+    /// Sets the maximum pause between requests for one entry after retryable failures, such as
+    /// throttling. Default: 5 seconds. Allowed: any; with zero, each call sends a request.
+    ///
+    /// The pause is 50 to 100 milliseconds after the first failure, and doubles with each further
+    /// one. Calls during a pause fail at once with [`Error::Remembered`].
+    pub fn max_backoff(mut self, duration: Duration) -> Self {
         self.policy.longest_backoff = duration;
         self
     }
 
-    /// The cache to use, which other managers may share. Default: a new cache with 1,000 entries.
-    #[must_use]
+    /// Sets the cache, which other managers may share. Default: a new cache with 1,000 entries.
     pub fn cache(mut self, cache: &MaterialsCache) -> Self {
         self.cache = Some(cache.clone());
         self
     }
 
-    /// Managers on the same cache share entries if, and only if, their partition ids are equal and
-    /// their sources use the same wrapping keys in the same order: see
+    /// Sets the cache partition. Default: a random id, so that nothing is shared.
+    ///
+    /// Managers on the same cache share entries only if their partition ids are equal and their
+    /// sources use the same wrapping keys in the same order: see
     /// [`Keyring::identity`](crate::keyring::Keyring::identity). A manager with a new wrapping key
-    /// therefore never encrypts under the old one. Default: a random id, so that nothing is shared.
+    /// therefore never encrypts under the old one.
     ///
     /// Share a partition only between managers whose principals have the same permissions and whose
-    /// limits are equal: every manager uses the entries that any of them loaded.
-    #[must_use]
+    /// limits are equal: each manager uses the entries that the others loaded.
     pub fn partition_id(mut self, partition_id: &str) -> Self {
         self.partition = Some(partition_id.into());
         self
     }
 
-    /// Whether a data key that was generated for encryption also decrypts the messages of this
+    /// Sets whether a data key that was generated for encryption also decrypts the messages of this
     /// process, without a request to KMS. Default: `false`.
     ///
-    /// This saves the `Decrypt` requests of processes that decrypt their own messages. It also
-    /// skips the permission check: a principal that is allowed `kms:GenerateDataKey`, but not
-    /// `kms:Decrypt`, can decrypt the messages of this process as long as their data key is cached.
-    /// While that data key is in use, KMS is asked at 70 to 80 % of its age, and then refuses,
-    /// which also drops the entries for encryption under that KMS key: do not use this for
-    /// principals that may not decrypt.
+    /// This saves the `Decrypt` requests of a process that decrypts its own messages. It also skips
+    /// the permission check: a principal with `kms:GenerateDataKey`, but without `kms:Decrypt`, can
+    /// decrypt the messages of this process as long as their data key is cached. While that data key
+    /// is in use, KMS is asked at 70 to 80 % of its age. If it refuses, the entries for encryption
+    /// under that KMS key are dropped, too. So do not set this for a principal that may not decrypt.
     ///
     /// ```
-    /// # use envelope::{DataKey, keyring::RawAesKeyring, materials::{CachingMaterialsManager, DefaultMaterialsManager}};
-    /// # let keyring = RawAesKeyring::new("ns", "name", &DataKey::generate(32)?)?;
-    /// let manager =
-    ///     CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring)).prime_decrypt(true).build()?;
+    /// # use envelope::{DataKey, keyring::RawAesKeyring};
+    /// # use envelope::materials::{CachingMaterialsManager, DefaultMaterialsManager};
+    /// # let keyring = RawAesKeyring::new("example", "key", &DataKey::generate(32)?)?;
+    /// let source = DefaultMaterialsManager::new(keyring);
+    /// let manager = CachingMaterialsManager::builder(source).prime_decrypt(true).build()?;
     /// # Ok::<(), envelope::Error>(())
     /// ```
-    #[must_use]
     pub fn prime_decrypt(mut self, prime: bool) -> Self {
         self.prime_decrypt = prime;
         self
@@ -185,29 +226,27 @@ impl CachingBuilder {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] for
-    ///
-    /// - a limit out of its range,
-    /// - a [`partition_id`](Self::partition_id) if the identity of the source's wrapping keys is
-    ///   unknown.
+    /// [`Error::InvalidSetting`] for a limit out of its range, and for a
+    /// [`partition_id`](Self::partition_id) if the identity of the source's wrapping keys is unknown.
+    /// [`Error::Random`] if the system's random number generator fails.
     pub fn build(self) -> Result<CachingMaterialsManager, Error> {
         let Limits { max_age, max_messages, max_bytes } = self.policy.limits;
         if max_age.is_zero() {
             return Err(Error::invalid_setting(
                 "max_age",
-                "zero would cache nothing: use DefaultMaterialsManager instead",
+                "expected over zero: to cache nothing, use DefaultMaterialsManager",
             ));
         }
         if !(1..=MAX_MESSAGES).contains(&max_messages) {
             return Err(Error::invalid_setting(
                 "max_messages",
-                format!("{max_messages} is not in 1..=2^32"),
+                format!("expected 1 to 2^32, got {max_messages}"),
             ));
         }
         if max_bytes > MAX_BYTES {
             return Err(Error::invalid_setting(
                 "max_bytes",
-                format!("{max_bytes} is not in 0..=2^63-1"),
+                format!("expected 0 to 2^63 - 1, got {max_bytes}"),
             ));
         }
         let partition = match self.partition {
@@ -238,7 +277,7 @@ impl CachingBuilder {
     }
 }
 
-/// The cache partition for this id and for sources with this identity.
+/// Returns the cache partition for this id and for keyrings with this identity.
 fn partition(id: &str, identity: &str) -> String {
     let digest = u128::from_be_bytes(*Sha256::digest(identity).first_chunk().expect("of 32 bytes"));
     format!("{id}/{digest:032x}")

@@ -1,11 +1,8 @@
-//! Where a caching manager's entries come from.
+//! Loads the entries of a caching manager.
 
 use std::sync::Arc;
 
-use super::{
-    CachingMaterialsManager, DecryptionMaterials, DecryptionMaterialsRequest, EncryptionMaterials,
-    EncryptionMaterialsRequest, probes::Probe,
-};
+use super::{CachingMaterialsManager, probes::Probe};
 use crate::{
     cache::{
         source::{Settings, Share, Source},
@@ -15,17 +12,20 @@ use crate::{
     error::Error,
     format::{codec::Reader, encrypted_data_key::EncryptedDataKeys, header::UnverifiedHeader},
     keyring::KeyringRequest,
-    materials::Proof,
+    materials::{
+        DecryptionMaterials, DecryptionMaterialsRequest, EncryptionMaterials,
+        EncryptionMaterialsRequest, Proof,
+    },
     observer::{Operation, traced},
     suite::AlgorithmSuite,
     time::Moment,
 };
 
-/// Longer than any name of a wrapping key that can fail by itself: AWS's ARNs have at most 2,048
-/// bytes.
-const LONGEST_NAME: usize = 2_048;
+/// The maximum length of the name of a wrapping key that can fail by itself: AWS's ARNs have at most
+/// 2,048 bytes.
+const MAX_NAME: usize = 2_048;
 
-/// Where the materials of one context come from.
+/// Loads the encryption materials of one context.
 #[derive(Clone)]
 pub(super) struct EncryptionSource {
     manager: CachingMaterialsManager,
@@ -47,7 +47,7 @@ impl EncryptionSource {
         Self { manager, suite: request.suite, context, required, bytes, probe: None }
     }
 
-    /// The source for the entry that `probe` refreshes.
+    /// Returns the source for the entry that `probe` refreshes.
     pub(super) fn probing(
         manager: CachingMaterialsManager,
         key: &Key<'_>,
@@ -63,7 +63,7 @@ impl EncryptionSource {
         })
     }
 
-    /// Requests materials that are not kept, for a message of this length.
+    /// Requests materials that are not cached, for a message of this length.
     pub(super) async fn load_of(
         self,
         plaintext_length: Option<u64>,
@@ -146,7 +146,7 @@ impl Source for EncryptionSource {
     }
 }
 
-/// Where the materials of one data key come from.
+/// Loads the decryption materials of one data key.
 #[derive(Clone)]
 pub(super) struct DecryptionSource {
     manager: CachingMaterialsManager,
@@ -187,7 +187,7 @@ impl DecryptionSource {
         }
     }
 
-    /// The source for the entry that `probe` refreshes.
+    /// Returns the source for the entry that `probe` refreshes.
     pub(super) fn probing(
         manager: CachingMaterialsManager,
         key: &Key<'_>,
@@ -206,18 +206,18 @@ impl DecryptionSource {
         })
     }
 
-    /// The received header, if that proves a value.
+    /// Returns the received header, if that is the evidence.
     fn header(&self) -> Option<UnverifiedHeader<'_>> {
         match &self.evidence {
             Evidence::Header(bytes) => {
                 let header = UnverifiedHeader::read(&mut Reader::new(bytes, 0), usize::MAX);
-                Some(header.expect("it was read before"))
+                Some(header.expect("was parsed before"))
             }
             Evidence::Known(_) => None,
         }
     }
 
-    /// The request; `header` is the result of [`header`](Self::header).
+    /// Returns the request; `header` is the result of [`header`](Self::header).
     fn request<'a>(
         &'a self,
         header: Option<&'a UnverifiedHeader<'a>>,
@@ -225,7 +225,7 @@ impl DecryptionSource {
         let proof = match (&self.evidence, header) {
             (Evidence::Header(_), Some(header)) => Proof::Header(header),
             (Evidence::Known(known), _) => Proof::Known(known),
-            (Evidence::Header(_), None) => unreachable!("such a source has a header"),
+            (Evidence::Header(_), None) => unreachable!("`header` returned it"),
         };
         DecryptionMaterialsRequest {
             suite: self.suite,
@@ -271,8 +271,7 @@ impl Source for DecryptionSource {
     fn wrapping_keys(&self) -> Vec<Arc<str>> {
         let keys = EncryptedDataKeys::from_checked(&self.keys);
         let named = keys.iter().map(|key| {
-            let name =
-                Some(key.key_provider_information).filter(|name| name.len() <= LONGEST_NAME)?;
+            let name = Some(key.key_provider_information).filter(|name| name.len() <= MAX_NAME)?;
             String::from_utf8(name).ok().map(Arc::from)
         });
         named.collect::<Option<_>>().unwrap_or_default()

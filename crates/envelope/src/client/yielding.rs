@@ -1,10 +1,10 @@
-//! Long work that lets others have their turn.
+//! Long work that yields to other tasks in between.
 
 use crate::{error::Error, message::Slices};
 
-/// Does all of it; between slices, the executor may do something else. So it may while what was
-/// done is wiped after a failure.
-pub(super) async fn in_turns(work: &mut impl Slices) -> Result<(), Error> {
+/// Does all of the work, and yields after each slice. After a failure, also yields while the output
+/// is wiped.
+pub(super) async fn finish_yielding(work: &mut impl Slices) -> Result<(), Error> {
     loop {
         match work.next_slice() {
             Ok(true) => return Ok(()),
@@ -19,13 +19,13 @@ pub(super) async fn in_turns(work: &mut impl Slices) -> Result<(), Error> {
     }
 }
 
-/// Lets the executor do something else.
+/// Lets the executor run other tasks.
 #[cfg(feature = "tokio")]
 pub(super) async fn pause() {
     tokio::task::yield_now().await;
 }
 
-/// Lets the executor do something else.
+/// Lets the executor run other tasks.
 #[cfg(not(feature = "tokio"))]
 pub(super) async fn pause() {
     let mut paused = false;

@@ -1,0 +1,131 @@
+//! Supplies materials from the cache, or loads them into it.
+
+use std::sync::Arc;
+
+use super::{
+    CachingMaterialsManager, MaterialsCache,
+    sources::{DecryptionSource, EncryptionSource},
+};
+use crate::{
+    cache::source::{Settings as _, Source as _},
+    error::Error,
+    keyring::Keyring,
+    materials::{
+        DecryptionMaterials, DecryptionMaterialsRequest, EncryptionMaterials,
+        EncryptionMaterialsRequest, MaterialsFuture, MaterialsManager,
+    },
+};
+
+impl MaterialsManager for CachingMaterialsManager {
+    fn cached_encryption_materials(
+        &self,
+        request: EncryptionMaterialsRequest<'_>,
+        borrow: &mut dyn FnMut(&Arc<EncryptionMaterials>),
+    ) -> Result<bool, Error> {
+        Ok(self.find_to_encrypt(request, borrow).is_some())
+    }
+
+    fn cached_decryption_materials(
+        &self,
+        request: DecryptionMaterialsRequest<'_>,
+        borrow: &mut dyn FnMut(&Arc<DecryptionMaterials>),
+    ) -> Result<bool, Error> {
+        Ok(self.find_to_decrypt(request, borrow).is_some())
+    }
+
+    fn encryption_materials<'a>(
+        &'a self,
+        request: EncryptionMaterialsRequest<'a>,
+    ) -> MaterialsFuture<'a, EncryptionMaterials> {
+        Box::pin(async move {
+            self.drop_what_others_obtained();
+            let (key, half) = (self.encryption_key(request), self.0.cache.encryption());
+            let Some(bytes) = self.cacheable_length(request) else {
+                half.bypass(&key);
+                let source = self.encryption_source(request, None);
+                let load = source.clone().load_of(request.plaintext_length);
+                return half.load_apart(key.to_owned(), source, load).await;
+            };
+            // Warming up reserves nothing.
+            let bytes = (!request.warm_up).then_some(bytes);
+            half.obtain(key, self.encryption_source(request, bytes)).await
+        })
+    }
+
+    fn decryption_materials<'a>(
+        &'a self,
+        request: DecryptionMaterialsRequest<'a>,
+    ) -> MaterialsFuture<'a, DecryptionMaterials> {
+        Box::pin(async move {
+            self.drop_what_others_obtained();
+            let (key, half) = (self.decryption_key(request), self.0.cache.decryption());
+            if request.suite.is_legacy() {
+                half.bypass(&key);
+                let source = DecryptionSource::new(self.clone(), request);
+                let load = source.clone().load(false);
+                return half.load_apart(key.to_owned(), source, load).await;
+            }
+            half.obtain(key, DecryptionSource::new(self.clone(), request)).await
+        })
+    }
+
+    fn keyring(&self) -> Option<&dyn Keyring> {
+        self.0.source.keyring()
+    }
+
+    fn cache(&self) -> Option<&MaterialsCache> {
+        Some(&self.0.cache)
+    }
+}
+
+impl CachingMaterialsManager {
+    /// Passes usable materials from the cache to `borrow`.
+    fn find_to_encrypt(
+        &self,
+        request: EncryptionMaterialsRequest<'_>,
+        borrow: &mut dyn FnMut(&Arc<EncryptionMaterials>),
+    ) -> Option<()> {
+        self.drop_what_others_obtained();
+        let length = self.cacheable_length(request)?;
+        let (key, half, now) =
+            (self.encryption_key(request), self.0.cache.encryption(), self.now());
+        let place = request.prepared.and_then(|prepared| {
+            let place = prepared.in_cache(half, || half.place(key, now))?;
+            // A manager above may have changed the request.
+            (place.key() == key).then_some(place)
+        });
+        let taken = match place {
+            Some(place) => half.find_at(place, now, self.policy(), Some(length), borrow),
+            None => half.find(&key, now, self.policy(), Some(length), borrow),
+        };
+        if taken.ok()?.wants_refresh {
+            half.refresh(&key, &self.encryption_source(request, Some(length)));
+        }
+        Some(())
+    }
+
+    /// Passes usable materials from the cache to `borrow`.
+    fn find_to_decrypt(
+        &self,
+        request: DecryptionMaterialsRequest<'_>,
+        borrow: &mut dyn FnMut(&Arc<DecryptionMaterials>),
+    ) -> Option<()> {
+        self.drop_what_others_obtained();
+        let (key, half) = (self.decryption_key(request), self.0.cache.decryption());
+        let taken = half.find(&key, self.now(), self.policy(), None, borrow).ok()?;
+        // This message may be forged, so its header proves nothing.
+        if let Some(known) = taken.wants_refresh.then(|| half.peek(&key)).flatten() {
+            let source = DecryptionSource::new(self.clone(), request);
+            half.refresh(&key, &source.replacing(&known));
+        }
+        Some(())
+    }
+
+    fn encryption_source(
+        &self,
+        request: EncryptionMaterialsRequest<'_>,
+        bytes: Option<u64>,
+    ) -> EncryptionSource {
+        EncryptionSource::new(self.clone(), request, bytes)
+    }
+}
