@@ -134,7 +134,7 @@
 //! [`KmsPool::stats`] returns counters. [`KmsPool::client_stats`] returns, for each client, its credential
 //! generation and remaining lifetime, the state of its circuit and the rate of its budget. Each
 //! attempt is a `tracing` span at `DEBUG`, named `kms_request`, with the fields `operation`,
-//! `region`, `attempt`, `request_id`, `outcome` (`ok`, `refused`, `credentials_refused`,
+//! `region`, `attempt`, `request_id`, `outcome` (`ok`, `refused`, `credentials_rejected`,
 //! `throttled`, `failed`, `timed_out`, `disconnected`, `cancelled`) and `milliseconds`. Credential
 //! rotations are events at `DEBUG`. Failing providers, circuits that open and corrected dates are
 //! events at `WARN`. All have the target `kms_pool`. The SDK logs much more under its own targets

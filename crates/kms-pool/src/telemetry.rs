@@ -8,9 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{Span, field};
 
-use crate::credentials::Principal;
 use crate::error::KmsError;
-use crate::request::Outcome;
 use crate::stats::Counters;
 use crate::time::monotonic;
 
@@ -81,9 +79,9 @@ impl InFlight {
         Self { counters, operation, region, began: monotonic(), has_ended: false }
     }
 
-    pub(crate) fn end(mut self, outcome: Outcome, request_id: Option<&str>) {
+    pub(crate) fn end(mut self, outcome: &'static str, request_id: Option<&str>) {
         self.has_ended = true;
-        ended(self.operation, &self.region, outcome.name(), request_id, monotonic() - self.began);
+        ended(self.operation, &self.region, outcome, request_id, monotonic() - self.began);
     }
 }
 
@@ -98,20 +96,20 @@ impl Drop for InFlight {
     }
 }
 
-pub(crate) fn rotated(principal: &Principal, generation: u64) {
-    tracing::debug!(target: TARGET, principal = principal.name(), generation, "credentials in place");
+pub(crate) fn rotated(principal: &str, generation: u64) {
+    tracing::debug!(target: TARGET, principal, generation, "credentials rotated");
     #[cfg(feature = "metrics")]
     metrics::counter!("kms_pool_rotations_total", "outcome" => "ok").increment(1);
 }
 
-pub(crate) fn refresh_failed(principal: &Principal, error: &KmsError) {
-    // Without the cause: it is the provider's author's, and may say too much.
-    tracing::warn!(target: TARGET, principal = principal.name(), reason = error.message(), "credentials not refreshed");
+pub(crate) fn refresh_failed(principal: &str, error: &KmsError) {
+    // Without the cause: the messages of other providers may contain secrets.
+    tracing::warn!(target: TARGET, principal, reason = error.message(), "could not refresh credentials");
     #[cfg(feature = "metrics")]
     metrics::counter!("kms_pool_rotations_total", "outcome" => "failed").increment(1);
 }
 
-pub(crate) fn date_learnt(region: &str) {
+pub(crate) fn date_learned(region: &str) {
     tracing::warn!(target: TARGET, region, "KMS refused the date of a request: using the date of KMS from now on");
 }
 

@@ -61,20 +61,6 @@ const KNOWN_CIRCLES: &[(&str, &[&str])] = &[
     ("envelope", &["cache/departed", "cache/sight", "cache/store"]),
     ("envelope", &["format/header", "format/header_v1", "format/header_v2"]),
     ("envelope", &["observer", "observer/metrics", "observer/tracing"]),
-    ("kms-pool", &["connection", "connection/sdk"]),
-    (
-        "kms-pool",
-        &[
-            "credentials/default_chain",
-            "credentials/principal",
-            "credentials/profile",
-            "credentials/session",
-            "credentials/sessions",
-            "credentials/watcher",
-            "sight",
-        ],
-    ),
-    ("kms-pool", &["pool", "supplier"]),
     ("envelope-cli", &["", "inspect"]),
     ("envelope-cli", &["arguments", "wrapping_key"]),
 ];

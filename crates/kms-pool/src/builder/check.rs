@@ -4,10 +4,10 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use http::Uri;
-
 use super::KmsPoolBuilder;
+use crate::connection::check_endpoint;
 use crate::error::BuildError;
+use crate::region::check_region;
 
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_mins(5);
 const REFRESH_LEADS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
@@ -66,7 +66,7 @@ impl KmsPoolBuilder {
             return Err(BuildError::Endpoint { region: region.to_owned(), reason });
         }
         for (region, url) in &self.endpoints {
-            crate::region::check_region(region).map_err(|_| BuildError::no_region(region))?;
+            check_region(region).map_err(|_| BuildError::no_region(region))?;
             check_endpoint(region, url)?;
         }
         Ok(())
@@ -87,29 +87,6 @@ fn in_range<T: PartialOrd + fmt::Debug>(
         least: format!("{:?}", range.start()),
         most: format!("{:?}", range.end()),
     })
-}
-
-pub(crate) fn check_endpoint(region: &str, url: &str) -> Result<(), BuildError> {
-    let refuse = |reason| Err(BuildError::Endpoint { region: region.to_owned(), reason });
-    let Ok(uri) = url.parse::<Uri>() else {
-        return refuse("is not a URL");
-    };
-    let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-        return refuse("has no scheme or no host");
-    };
-    if authority.as_str().contains('@') {
-        return refuse("holds a user name");
-    }
-    if uri.query().is_some() {
-        return refuse("has a query");
-    }
-    let is_local = matches!(authority.host(), "localhost" | "127.0.0.1" | "[::1]");
-    match scheme {
-        "https" => Ok(()),
-        "http" if is_local => Ok(()),
-        "http" => refuse("is http:// to another machine, where only https:// is allowed"),
-        _ => refuse("has a scheme other than https"),
-    }
 }
 
 #[cfg(test)]

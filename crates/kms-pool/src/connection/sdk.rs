@@ -6,15 +6,23 @@ use std::time::Duration;
 
 use aws_smithy_runtime_api::client::connector_metadata::ConnectorMetadata;
 use aws_smithy_runtime_api::client::http::{
-    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient,
+    SharedHttpConnector,
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 
-use super::HttpsClient;
+use super::https::{Connections, HttpsClient};
+
+impl Connections {
+    /// Builds an HTTPS client that has no connections yet, as an HTTP client of the AWS SDK.
+    pub(crate) fn shared_client(&self) -> SharedHttpClient {
+        SharedHttpClient::new(SdkClient(Arc::new(self.client())))
+    }
+}
 
 /// An [`HttpsClient`] as an HTTP client of the AWS SDK, for requests of credentials providers.
-pub(super) struct SdkClient(pub(super) Arc<HttpsClient>);
+struct SdkClient(Arc<HttpsClient>);
 
 impl HttpClient for SdkClient {
     fn http_connector(

@@ -1,4 +1,4 @@
-//! Who calls KMS, and with what: identities, their credentials, and how those are refreshed.
+//! Identities that call KMS, their credentials, and how these are refreshed.
 
 mod account;
 mod default_chain;
@@ -7,13 +7,12 @@ mod fingerprint;
 mod generation;
 mod principal;
 mod profile;
+mod reason;
 mod role;
 mod session;
-mod sessions;
-mod watcher;
+mod sts;
 
 pub(crate) use fingerprint::Fingerprint;
 pub use principal::Principal;
 pub use role::Role;
-pub(crate) use session::{RefreshSettings, Session, SessionCredentials};
-pub(crate) use sessions::Sessions;
+pub(crate) use session::{RefreshSettings, Session, SessionCredentials, Sessions};

@@ -1,4 +1,4 @@
-//! Credentials from a profile of the AWS CLI's files.
+//! Loads credentials from a profile in a file of the AWS CLI.
 
 use std::path::PathBuf;
 
@@ -6,47 +6,40 @@ use aws_config::meta::region::ProvideRegion as _;
 use aws_config::profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvider};
 use aws_config::provider_config::ProviderConfig;
 use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{ProvideCredentials as _, future};
+use aws_credential_types::provider::{self, ProvideCredentials as _};
 use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 
-use super::principal::{Provider, Reason};
-use super::sessions::Surroundings;
+use super::reason::Reason;
 
-/// Reads the file each time it is asked; the SDK's provider reads it once.
-#[derive(Debug)]
+/// A profile. Its file is read for each load; the SDK's provider would read it only once.
 pub(super) struct ProfileFile {
     pub(super) file: PathBuf,
     pub(super) profile: String,
 }
 
-impl Provider for ProfileFile {
-    fn credentials<'a>(&'a self, by: &'a Surroundings) -> future::ProvideCredentials<'a> {
-        future::ProvideCredentials::new(async {
-            let config = ProviderConfig::without_region().with_http_client(by.http().clone());
-            let files = EnvConfigFiles::builder()
-                .with_file(EnvConfigFileKind::Credentials, &self.file)
-                .build();
-            // A profile may name a role, which is assumed at the STS of its region.
-            let region = ProfileFileRegionProvider::builder()
-                .configure(&config)
-                .profile_files(files.clone())
-                .profile_name(&self.profile)
-                .build();
-            let config = config.with_region(region.region().await);
-            let provider = ProfileFileCredentialsProvider::builder()
-                .configure(&config)
-                .profile_files(files)
-                .profile_name(&self.profile)
-                .build();
-            // What the provider says names neither.
-            provider.provide_credentials().await.map_err(|_| {
-                let reason = format!(
-                    "no credentials in profile `{}` of {}",
-                    self.profile,
-                    self.file.display()
-                );
-                CredentialsError::not_loaded(Reason(reason))
-            })
+impl ProfileFile {
+    pub(super) async fn load(&self, http: &SharedHttpClient) -> provider::Result {
+        let config = ProviderConfig::without_region().with_http_client(http.clone());
+        let files =
+            EnvConfigFiles::builder().with_file(EnvConfigFileKind::Credentials, &self.file).build();
+        // A profile may name a role, which is assumed at the STS of its region.
+        let region = ProfileFileRegionProvider::builder()
+            .configure(&config)
+            .profile_files(files.clone())
+            .profile_name(&self.profile)
+            .build();
+        let config = config.with_region(region.region().await);
+        let provider = ProfileFileCredentialsProvider::builder()
+            .configure(&config)
+            .profile_files(files)
+            .profile_name(&self.profile)
+            .build();
+        // The provider's message names neither the profile nor the file.
+        provider.provide_credentials().await.map_err(|_| {
+            let file = self.file.display();
+            let reason = format!("no credentials in profile `{}` of {file}", self.profile);
+            CredentialsError::not_loaded(Reason(reason))
         })
     }
 }

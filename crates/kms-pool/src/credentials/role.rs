@@ -1,28 +1,18 @@
-//! Principals that AWS STS makes: roles that another principal assumes, or the bearer of a web
-//! identity token.
+//! Roles that a principal, or the bearer of a web identity token, assumes through AWS STS.
 
-use std::error::Error;
 use std::fmt;
-use std::iter;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use aws_credential_types::Credentials;
-use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{self, future};
-use aws_sdk_sts::Client;
-use aws_sdk_sts::config::{self, BehaviorVersion, IdentityCache, Region};
-use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_sts::types::{Credentials as IssuedCredentials, Tag};
+use aws_sdk_sts::config::{BehaviorVersion, IdentityCache, Region};
 use aws_smithy_async::rt::sleep::TokioSleep;
 
-use super::fingerprint::Fingerprint;
-use super::principal::{Principal, Provider, Reason};
-use super::session::{Session, SessionCredentials};
-use super::sessions::Surroundings;
-use crate::connection::{ConnectionSettings, Connections, Proxies, TrustRoots};
-use crate::error::{BuildError, KmsErrorKind};
+use super::principal::{Principal, Provider};
+use super::sts::{RoleSessions, SessionRequest};
+use crate::connection::{ConnectionSettings, Connections, Proxies, TrustRoots, check_endpoint};
+use crate::error::BuildError;
+use crate::region::check_region;
 
 /// An IAM role to call KMS with, by sessions from AWS STS.
 ///
@@ -46,12 +36,8 @@ use crate::error::{BuildError, KmsErrorKind};
 #[derive(Clone)]
 #[must_use = "a role does nothing until it is assumed"]
 pub struct Role {
-    arn: String,
     region: String,
-    session_name: String,
-    session_length: Duration,
-    external_id: Option<String>,
-    tags: Vec<(String, String)>,
+    request: SessionRequest,
     endpoint: Option<String>,
     roots: TrustRoots,
     proxies: Proxies,
@@ -61,12 +47,14 @@ impl Role {
     /// The role of this ARN, with sessions from the STS of `region`.
     pub fn new(arn: impl Into<String>, region: impl Into<String>) -> Self {
         Self {
-            arn: arn.into(),
             region: region.into(),
-            session_name: "kms-pool".to_owned(),
-            session_length: Duration::from_hours(1),
-            external_id: None,
-            tags: vec![],
+            request: SessionRequest {
+                role_arn: arn.into(),
+                session_name: "kms-pool".to_owned(),
+                session_length: Duration::from_hours(1),
+                external_id: None,
+                tags: vec![],
+            },
             endpoint: None,
             roots: TrustRoots::default(),
             proxies: Proxies::default(),
@@ -81,7 +69,7 @@ impl Role {
     /// role.session_name("payments-acme");
     /// ```
     pub fn session_name(mut self, name: impl Into<String>) -> Self {
-        self.session_name = name.into();
+        self.request.session_name = name.into();
         self
     }
 
@@ -94,7 +82,7 @@ impl Role {
     /// role.session_length(Duration::from_mins(15));
     /// ```
     pub fn session_length(mut self, length: Duration) -> Self {
-        self.session_length = length;
+        self.request.session_length = length;
         self
     }
 
@@ -105,7 +93,7 @@ impl Role {
     /// role.external_id("12345");
     /// ```
     pub fn external_id(mut self, id: impl Into<String>) -> Self {
-        self.external_id = Some(id.into());
+        self.request.external_id = Some(id.into());
         self
     }
 
@@ -117,7 +105,7 @@ impl Role {
     /// role.session_tag("tenant", "acme");
     /// ```
     pub fn session_tag(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.tags.push((key.into(), value.into()));
+        self.request.tags.push((key.into(), value.into()));
         self
     }
 
@@ -173,72 +161,85 @@ impl Role {
         Ok(self)
     }
 
-    /// Creates a new identity: the role, assumed by `base`. If you rotate or replace `base`, the
-    /// next session of the role uses the change.
+    /// Creates a principal that assumes this role with the credentials of `base`.
     ///
-    /// In a pool, all roles that a principal assumes share its credentials: its provider is called
-    /// once for all of them.
+    /// The principal is a new identity. If you rotate or replace `base`, the next session of the
+    /// role uses the new credentials. In a pool, all roles that a principal assumes share its
+    /// credentials: its provider is called once for all of them.
     ///
     /// # Errors
     ///
-    /// A [`BuildError`] for an invalid region, endpoint or certificate authority. If STS refuses
-    /// the role, the first [`KmsPool::client`](crate::KmsPool::client) reports it.
+    /// - [`BuildError::Region`] if the region is not a valid region name.
+    /// - [`BuildError::Endpoint`] if the endpoint is not a valid URL.
+    /// - [`BuildError::TrustRoot`] if a certificate authority is not valid PEM.
+    ///
+    /// Errors of STS are reported by the first [`KmsPool::client`](crate::KmsPool::client).
     pub fn assumed_by(self, base: &Principal) -> Result<Principal, BuildError> {
-        self.principal(Source::Base(base.clone()))
+        let base = base.clone();
+        self.principal(|role| Provider::Role { role, base })
     }
 
-    /// A new identity: the role, assumed by the bearer of the web identity token in a file, as
-    /// Kubernetes mounts it. The file is read for each session, and when it changes there is a new
-    /// session. Its token brings the session tags.
+    /// Creates a principal that assumes this role with the web identity token in a file, as
+    /// Kubernetes mounts it.
+    ///
+    /// The principal is a new identity. The file is read for each session, and a change of the file
+    /// starts a new session. The token contains the session tags.
     ///
     /// # Errors
     ///
-    /// Those of [`assumed_by`](Self::assumed_by), and [`BuildError::Role`] for session tags or an
-    /// external id, which STS takes for none of these.
+    /// The errors of [`assumed_by`](Self::assumed_by), and [`BuildError::Role`] if session tags or
+    /// an external id are set: STS does not accept them with a web identity token.
+    ///
+    /// # Examples
     ///
     /// ```no_run
     /// # fn example() -> Result<(), kms_pool::BuildError> {
-    /// let principal = kms_pool::Role::new("arn:aws:iam::111122223333:role/payments", "eu-central-1")
+    /// use kms_pool::Role;
+    ///
+    /// let principal = Role::new("arn:aws:iam::111122223333:role/payments", "eu-central-1")
     ///     .with_web_identity("/var/run/secrets/eks.amazonaws.com/serviceaccount/token")?;
     /// # Ok(())
     /// # }
     /// ```
     pub fn with_web_identity(self, token_file: impl AsRef<Path>) -> Result<Principal, BuildError> {
-        if !self.tags.is_empty() || self.external_id.is_some() {
-            let reason =
-                "a web identity brings its session tags in its token, and takes no external id";
+        if !self.request.tags.is_empty() || self.request.external_id.is_some() {
+            let reason = "session tags and external id are not supported with a web identity token";
             return Err(BuildError::Role { reason });
         }
-        let file = token_file.as_ref().to_owned();
-        Ok(self.principal(Source::TokenFile(file.clone()))?.with_files([file]))
+        let token_file = token_file.as_ref().to_owned();
+        let file = token_file.clone();
+        let principal = self.principal(|role| Provider::WebIdentity { role, token_file })?;
+        Ok(principal.with_files([file]))
     }
 
-    /// The account that the role belongs to.
-    fn account(&self) -> Option<String> {
-        self.arn.split(':').nth(4).filter(|account| !account.is_empty()).map(Into::into)
-    }
-
-    fn principal(self, source: Source) -> Result<Principal, BuildError> {
-        crate::region::check_region(&self.region)
-            .map_err(|_| BuildError::no_region(&self.region))?;
+    fn principal(
+        self,
+        provider: impl FnOnce(RoleSessions) -> Provider,
+    ) -> Result<Principal, BuildError> {
+        check_region(&self.region).map_err(|_| BuildError::no_region(&self.region))?;
         if let Some(url) = &self.endpoint {
-            crate::builder::check_endpoint("STS", url)?;
+            check_endpoint("STS", url)?;
         }
-        let own = !self.roots.is_default() || !self.proxies.is_none();
-        let settings = ConnectionSettings {
-            roots: self.roots.clone(),
-            proxies: self.proxies.clone(),
-            ..ConnectionSettings::default()
+        let has_own_connections = !self.roots.is_default() || !self.proxies.is_none();
+        let own = if has_own_connections {
+            let settings = ConnectionSettings {
+                roots: self.roots,
+                proxies: self.proxies,
+                ..ConnectionSettings::default()
+            };
+            Some(Connections::new(settings, Arc::default())?)
+        } else {
+            None
         };
-        let own = own.then(|| Connections::new(settings, Arc::default())).transpose()?;
         let mut config = aws_sdk_sts::Config::builder()
             .behavior_version(BehaviorVersion::v2026_01_12())
-            .region(Region::new(self.region.clone()))
+            .region(Region::new(self.region))
             .sleep_impl(TokioSleep::new())
             .identity_cache(IdentityCache::no_cache());
-        config.set_endpoint_url(self.endpoint.clone());
-        let account = self.account();
-        let principal = Principal::of(Assumed { config, own, source, role: self });
+        config.set_endpoint_url(self.endpoint);
+        let account = self.request.account().map(str::to_owned);
+        let principal =
+            Principal::of(provider(RoleSessions { request: self.request, config, own }));
         Ok(match account {
             Some(account) => principal.with_account(account),
             None => principal,
@@ -250,164 +251,8 @@ impl Role {
 impl fmt::Debug for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Role")
-            .field("arn", &self.arn)
+            .field("arn", &self.request.role_arn)
             .field("region", &self.region)
             .finish_non_exhaustive()
     }
-}
-
-/// The provider of a role's sessions.
-struct Assumed {
-    config: config::Builder,
-    /// The role's own connections to STS, if it does not use the pool's.
-    own: Option<Connections>,
-    role: Role,
-    source: Source,
-}
-
-/// The identity that assumes a role.
-#[derive(Debug)]
-enum Source {
-    Base(Principal),
-    /// The bearer of the web identity token in this file.
-    TokenFile(PathBuf),
-}
-
-impl Assumed {
-    /// The configuration of an STS client for one session. Sessions last about an hour, and no
-    /// connection would stay open between two of them.
-    fn config(&self, by: &Surroundings) -> config::Builder {
-        let own = self.own.as_ref().map(Connections::shared_client);
-        let http = own.unwrap_or_else(|| by.http().clone());
-        self.config.clone().http_client(http).time_source(by.clock().clone())
-    }
-
-    async fn session(&self, by: &Surroundings) -> provider::Result {
-        let config = self.config(by);
-        let role = &self.role;
-        let length = i32::try_from(role.session_length.as_secs()).unwrap_or(i32::MAX);
-        let issued = match &self.source {
-            Source::Base(principal) => self.assume(by.base(principal), config, length).await?,
-            Source::TokenFile(file) => {
-                let answer = Client::from_conf(config.build())
-                    .assume_role_with_web_identity()
-                    .role_arn(&role.arn)
-                    .role_session_name(&role.session_name)
-                    .duration_seconds(length)
-                    .web_identity_token(read(file)?)
-                    .send();
-                answer.await.map_err(|error| self.refused(&error))?.credentials
-            }
-        };
-        let issued =
-            issued.ok_or_else(|| CredentialsError::unhandled("STS gave no credentials"))?;
-        let expiry =
-            SystemTime::try_from(issued.expiration).map_err(CredentialsError::unhandled)?;
-        let mut credentials = Credentials::builder()
-            .access_key_id(issued.access_key_id)
-            .secret_access_key(issued.secret_access_key)
-            .session_token(issued.session_token)
-            .expiry(expiry)
-            .provider_name("Role");
-        if let Some(account) = role.account() {
-            credentials = credentials.account_id(account);
-        }
-        Ok(credentials.build())
-    }
-}
-
-impl Assumed {
-    /// Requests a session with the credentials of `base`. If STS refuses them, they are refreshed
-    /// once.
-    async fn assume(
-        &self,
-        base: &Arc<Session>,
-        config: config::Builder,
-        length: i32,
-    ) -> Result<Option<IssuedCredentials>, CredentialsError> {
-        let role = &self.role;
-        let tag = |(key, value): &(String, String)| Tag::builder().key(key).value(value).build();
-        let tags: Result<Vec<_>, _> = role.tags.iter().map(tag).collect();
-        let tags = tags.map_err(CredentialsError::invalid_configuration)?;
-        // The request is signed with these, unless they are replaced in between.
-        let signer = base.credentials(base.clock.now()).await;
-        let signer = Fingerprint::of(&signer.map_err(CredentialsError::provider_error)?);
-        let provider = SessionCredentials(Arc::clone(base));
-        let request = Client::from_conf(config.credentials_provider(provider).build())
-            .assume_role()
-            .role_arn(&role.arn)
-            .role_session_name(&role.session_name)
-            .duration_seconds(length)
-            .set_external_id(role.external_id.clone())
-            .set_tags(Some(tags));
-        let mut answer = request.clone().send().await;
-        match &answer {
-            Ok(_) => base.accepted(signer),
-            Err(error) if is_of_credentials(error) => {
-                if base.refused(signer, base.clock.now()).await {
-                    answer = request.send().await;
-                }
-            }
-            Err(_) => {}
-        }
-        answer.map(|answer| answer.credentials).map_err(|error| self.refused(&error))
-    }
-
-    /// What STS said, which may be told: it is not somebody's provider that speaks.
-    fn refused<E>(&self, error: &SdkError<E>) -> CredentialsError
-    where
-        E: ProvideErrorMetadata + Error + Send + Sync + 'static,
-    {
-        let said = match (error.code(), error.message()) {
-            // On a wrong signature AWS quotes the request that it expected, session token included.
-            (Some(code @ ("SignatureDoesNotMatch" | "InvalidSignatureException")), _) => {
-                code.to_owned()
-            }
-            (Some(code), message) => {
-                let line = message.and_then(|message| message.lines().next()).unwrap_or_default();
-                format!("{code}, {line}")
-            }
-            _ => {
-                let bottom = iter::successors(Some(error as &dyn Error), |&it| it.source()).last();
-                bottom.map(ToString::to_string).unwrap_or_default()
-            }
-        };
-        CredentialsError::provider_error(Reason(format!(
-            "STS has no session for {}: {said}",
-            self.role.arn
-        )))
-    }
-}
-
-impl Provider for Assumed {
-    fn credentials<'a>(&'a self, by: &'a Surroundings) -> future::ProvideCredentials<'a> {
-        future::ProvideCredentials::new(self.session(by))
-    }
-
-    fn may_block(&self) -> bool {
-        // Only reading a token file may block. If each role held a thread while it waits for its
-        // base's provider, no thread would be left for that provider.
-        matches!(self.source, Source::TokenFile(_))
-    }
-}
-
-impl fmt::Debug for Assumed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Assumed")
-            .field("role", &self.role)
-            .field("source", &self.source)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Whether STS refused the credentials that signed the request.
-fn is_of_credentials<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
-    let kind = error.code().and_then(KmsErrorKind::of_code);
-    matches!(kind, Some(KmsErrorKind::CredentialsExpired | KmsErrorKind::CredentialsRejected))
-}
-
-/// Reads a token file. May block its thread.
-fn read(file: &Path) -> Result<String, CredentialsError> {
-    let token = std::fs::read_to_string(file).map_err(CredentialsError::invalid_configuration)?;
-    Ok(token.trim().to_owned())
 }

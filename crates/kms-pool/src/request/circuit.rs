@@ -10,16 +10,16 @@ use crate::time::monotonic;
 /// When a circuit opens, and for how long.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CircuitSettings {
-    /// Failures in a row that open it; 0 for never.
+    /// Consecutive failures that open it; 0 for never.
     pub(crate) failures: u32,
-    /// How long it stays open at first; twice as long after each probe that fails.
+    /// How long it stays open at first. Each failed probe doubles that time.
     pub(crate) pause: Duration,
 }
 
 /// The maximum pause before the next probe.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 
-/// Whether a client sends requests.
+/// The state of a client's circuit breaker: whether it sends requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CircuitState {
@@ -50,9 +50,8 @@ enum State {
 pub(crate) struct Pass {
     circuit: Arc<Circuit>,
     probe: Option<Duration>,
-    /// Whether it has been settled.
-    is_spent: bool,
-    /// Whether it races against another region, so that being cancelled means having lost.
+    is_reported: bool,
+    /// Whether another region is called as well, so that a cancelled request has lost the race.
     races: bool,
 }
 
@@ -69,27 +68,26 @@ impl Circuit {
         }
     }
 
-    /// Whether waiting for permission to send a request makes sense. A background request is never
-    /// a probe.
+    /// Checks whether a request may be sent soon. A background request is never a probe.
     ///
     /// # Errors
     ///
-    /// How long to wait before asking again.
+    /// How long to wait before trying again.
     pub(crate) fn check(&self, now: Instant, is_background: bool) -> Result<(), Duration> {
         match *self.lock() {
             State::Closed { .. } => Ok(()),
             State::Open { until, .. } if now < until => Err(until - now),
             State::Open { .. } if !is_background => Ok(()),
-            // The probe will tell soon; until then its pause is the best guess.
+            // The probe decides soon; until then its pause is the best guess.
             State::Open { pause, .. } | State::Probing { pause } => Err(pause),
         }
     }
 
-    /// Gives leave to send a request.
+    /// Gives permission to send a request.
     ///
     /// # Errors
     ///
-    /// Those of [`check`](Self::check).
+    /// The errors of [`check`](Self::check).
     pub(crate) fn enter(
         self: &Arc<Self>,
         now: Instant,
@@ -106,7 +104,7 @@ impl Circuit {
             // Another request became the probe in between.
             State::Probing { pause } => return Err(pause),
         };
-        Ok(Pass { circuit: Arc::clone(self), probe, is_spent: false, races: false })
+        Ok(Pass { circuit: Arc::clone(self), probe, is_reported: false, races: false })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -121,25 +119,25 @@ impl Pass {
         self.races = true;
     }
 
-    /// The server has responded, with success or an error. Returns whether that closed the circuit.
-    pub(crate) fn answered(mut self) -> bool {
-        self.is_spent = true;
+    /// Reports a response, with success or an error. Returns whether it closed the circuit.
+    pub(crate) fn responded(mut self) -> bool {
+        self.is_reported = true;
         let was = std::mem::replace(&mut *self.circuit.lock(), State::Closed { failures: 0 });
         !matches!(was, State::Closed { .. })
     }
 
-    /// It did not, or failed inside. Whether that opened the circuit.
+    /// Reports a failure of the region. Returns whether it opened the circuit.
     pub(crate) fn failed(mut self, now: Instant) -> bool {
         self.fail(now)
     }
 
-    /// The request failed for a reason that says nothing, or nothing new, about the server.
+    /// Reports a failure that says nothing new about the region.
     pub(crate) fn learned_nothing(mut self) {
         self.races = false;
     }
 
     fn fail(&mut self, now: Instant) -> bool {
-        self.is_spent = true;
+        self.is_reported = true;
         let settings = self.circuit.settings;
         let mut state = self.circuit.lock();
         let opened = match (*state, self.probe.take()) {
@@ -149,7 +147,7 @@ impl Pass {
                 *state = State::Closed { failures };
                 (settings.failures > 0 && failures >= settings.failures).then_some(settings.pause)
             }
-            // It was sent before the circuit opened, and says nothing new.
+            // The request was sent before the circuit opened, and says nothing new.
             (State::Open { .. } | State::Probing { .. }, None) => None,
         };
         if let Some(pause) = opened {
@@ -161,14 +159,14 @@ impl Pass {
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        if self.is_spent {
+        if self.is_reported {
             return;
         }
         if self.races {
             self.fail(monotonic());
         } else if let Some(pause) = self.probe {
-            // A probe that was given up: the next request is the probe, unless an older one has
-            // been answered meanwhile.
+            // The probe was cancelled: the next request becomes the probe, unless an older request
+            // has got a response meanwhile.
             let mut state = self.circuit.lock();
             if matches!(*state, State::Probing { .. }) {
                 *state = State::Open { until: monotonic(), pause };
@@ -192,10 +190,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_opens_after_failures_in_a_row_and_closes_by_a_probe() {
-        let (circuit, now) = (circuit(3), Instant::now());
+    async fn it_opens_after_consecutive_failures_and_closes_after_a_probe() {
+        let circuit = circuit(3);
+        let now = Instant::now();
         assert!(!fail(&circuit, now) && !fail(&circuit, now));
-        circuit.enter(now, false).ok().unwrap().answered();
+        circuit.enter(now, false).ok().unwrap().responded();
         assert!(!fail(&circuit, now) && !fail(&circuit, now) && fail(&circuit, now));
         assert_eq!(circuit.state(), CircuitState::Open);
         assert_eq!(circuit.enter(now, false).err(), Some(PAUSE));
@@ -206,14 +205,15 @@ mod tests {
         assert!(circuit.enter(later, false).is_err(), "one probe at a time");
         assert!(probe.failed(later));
         assert_eq!(circuit.enter(later, false).err(), Some(PAUSE * 2));
-        circuit.enter(later + PAUSE * 2, false).ok().unwrap().answered();
+        circuit.enter(later + PAUSE * 2, false).ok().unwrap().responded();
         assert_eq!(circuit.state(), CircuitState::Closed);
         assert!(!fail(&circuit, later) && !fail(&circuit, later), "it counts from zero");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_probe_that_is_given_up_leaves_its_place_to_the_next() {
-        let (circuit, now) = (circuit(1), Instant::now());
+    async fn after_a_cancelled_probe_the_next_request_is_the_probe() {
+        let circuit = circuit(1);
+        let now = Instant::now();
         assert!(fail(&circuit, now));
         drop(circuit.enter(now + PAUSE, false).ok().unwrap());
         assert!(circuit.enter(now + PAUSE, false).is_ok());
@@ -221,7 +221,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn inconclusive_failures_change_nothing() {
-        let (circuit, now) = (circuit(1), Instant::now());
+        let circuit = circuit(1);
+        let now = Instant::now();
         let mut pass = circuit.enter(now, false).ok().unwrap();
         pass.race();
         pass.learned_nothing();
@@ -230,34 +231,37 @@ mod tests {
         circuit.enter(now + PAUSE, false).ok().unwrap().learned_nothing();
         assert_eq!(circuit.state(), CircuitState::Open);
         // The next one is the probe.
-        circuit.enter(now + PAUSE, false).ok().unwrap().answered();
+        circuit.enter(now + PAUSE, false).ok().unwrap().responded();
         assert_eq!(circuit.state(), CircuitState::Closed);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_nobody_waits_for_is_no_probe() {
-        let (circuit, now) = (circuit(1), Instant::now());
+    async fn a_background_request_is_never_a_probe() {
+        let circuit = circuit(1);
+        let now = Instant::now();
         assert!(fail(&circuit, now));
         assert!(circuit.enter(now + PAUSE, true).is_err());
-        circuit.enter(now + PAUSE, false).ok().unwrap().answered();
+        circuit.enter(now + PAUSE, false).ok().unwrap().responded();
         assert!(circuit.enter(now + PAUSE, true).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_loses_races_has_failed() {
-        let (circuit, now) = (circuit(2), Instant::now());
+    async fn a_lost_race_is_a_failure() {
+        let circuit = circuit(2);
+        let now = Instant::now();
         for _ in 0..2 {
             circuit.enter(now, false).ok().unwrap().race();
         }
         assert_eq!(circuit.enter(now, false).err(), Some(PAUSE));
         circuit.enter(now + PAUSE, false).ok().unwrap().race();
         assert_eq!(circuit.state(), CircuitState::Open);
-        assert!(circuit.enter(now + PAUSE, false).is_err(), "the probe has lost, too");
+        assert!(circuit.enter(now + PAUSE, false).is_err(), "the probe lost too");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_sent_before_it_opened_says_nothing_new() {
-        let (circuit, now) = (circuit(1), Instant::now());
+    async fn failures_of_requests_from_before_it_opened_change_nothing() {
+        let circuit = circuit(1);
+        let now = Instant::now();
         let [one, other] = [(); 2].map(|()| circuit.enter(now, false).ok().unwrap());
         assert!(one.failed(now));
         assert!(!other.failed(now + PAUSE / 2));
@@ -269,8 +273,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn none_opens_it_when_it_is_off() {
-        let (circuit, now) = (circuit(0), Instant::now());
+    async fn no_failure_opens_a_disabled_circuit() {
+        let circuit = circuit(0);
+        let now = Instant::now();
         assert!((0..1000).all(|_| !fail(&circuit, now)));
     }
 }

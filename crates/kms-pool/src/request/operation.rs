@@ -1,4 +1,4 @@
-//! Properties of a request's operation, and how they reach the attempt.
+//! Properties of an operation, and how they reach its attempts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -17,29 +17,29 @@ use tokio::time::Instant;
 use crate::stats::Counters;
 use crate::time::monotonic;
 
-/// Which of the budget's shares an operation belongs to.
+/// The share of the budget that an operation belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
     Decrypt,
-    /// Everything else: data keys are generated and wrapped to encrypt.
+    /// Everything else, because data keys are generated and wrapped to encrypt.
     Encrypt,
 }
 
-/// What an attempt knows of the operation it belongs to.
+/// The operation that an attempt belongs to.
 #[derive(Clone, Debug)]
 pub(super) struct Operation {
     pub(super) began: Instant,
     pub(super) attempt: u32,
-    /// Whether it has been signed again, by a corrected clock and with refreshed credentials: each
-    /// happens once.
+    /// Whether it was signed again after a correction of the clock, which happens once.
     corrected: Arc<AtomicBool>,
+    /// Whether it was signed again after a refresh of the credentials, which happens once.
     refreshed: Arc<AtomicBool>,
-    /// Whether a reused connection has failed this operation. One such failure is retried.
+    /// Whether it was sent again after a failure on a reused connection, which happens once.
     reconnected: Arc<AtomicBool>,
     _counted: Arc<Counted>,
 }
 
-/// Counts an operation as under way until all that knows of it is gone.
+/// Counts an operation as running until the SDK and all attempts have dropped it.
 #[derive(Debug)]
 struct Counted(Arc<Counters>);
 
@@ -61,23 +61,23 @@ impl Storable for Operation {
 }
 
 impl Operation {
-    /// Takes the one correction of the clock that an operation has.
+    /// Takes the operation's one retry after a correction of the clock.
     pub(super) fn take_correction(&self) -> bool {
         !self.corrected.swap(true, Relaxed)
     }
 
-    /// Takes the one refresh of credentials that an operation has.
+    /// Takes the operation's one retry after a refresh of the credentials.
     pub(super) fn take_refresh(&self) -> bool {
         !self.refreshed.swap(true, Relaxed)
     }
 
-    /// Takes the one try over a new connection that an operation has in addition to its attempts.
+    /// Takes the operation's one retry over a new connection, in addition to its attempts.
     pub(super) fn take_reconnection(&self) -> bool {
         !self.reconnected.swap(true, Relaxed)
     }
 }
 
-/// Hands each attempt its [`Operation`], as an extension of the HTTP request.
+/// Adds its [`Operation`] to each attempt, as an extension of the HTTP request.
 #[derive(Debug)]
 pub(crate) struct NoteAttempt(pub(crate) Arc<Counters>);
 
@@ -120,9 +120,10 @@ impl Intercept for NoteAttempt {
     }
 }
 
-/// A request that is sent only to open a connection: its path, and its name.
+/// The path of a request that is sent only to open a connection.
 pub(crate) const PING: &str = "/ping";
-pub(super) const WARM_UP: &str = "WarmUp";
+/// Its name in logs and metrics.
+pub(super) const PING_NAME: &str = "Ping";
 
 /// The operation's name in the KMS API, such as `Decrypt`.
 pub(super) fn name(request: &HttpRequest) -> &'static str {
@@ -139,9 +140,9 @@ pub(super) fn name(request: &HttpRequest) -> &'static str {
     let target = request.headers().get("x-amz-target").unwrap_or_default();
     let name = target.rsplit('.').next().unwrap_or_default();
     if request.uri().ends_with(PING) {
-        return WARM_UP;
+        return PING_NAME;
     }
-    // A label must not be anybody's text.
+    // Labels of metrics must not come from outside.
     NAMES.into_iter().find(|known| *known == name).unwrap_or("Other")
 }
 
@@ -157,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_exception_is_made_once_for_all_attempts_of_an_operation() {
+    fn each_extra_retry_happens_once_for_all_attempts_of_an_operation() {
         let first = Operation {
             began: monotonic(),
             attempt: 1,

@@ -1,4 +1,4 @@
-//! What became of an attempt.
+//! The outcome of an attempt.
 
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::ConnectorError;
@@ -8,31 +8,29 @@ use crate::error::KmsErrorKind;
 /// The outcome of an attempt, as far as it matters for later attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Outcome {
-    /// It was done.
     Ok,
-    /// KMS refused it for what it asked.
+    /// KMS refused the request itself, for example because access is denied.
     Refused,
-    /// KMS refused it for who asked.
-    CredentialsRefused,
-    /// KMS refused it because who asked may do so no more.
+    /// KMS rejected the credentials.
+    CredentialsRejected,
+    /// KMS rejected the credentials because they have expired.
     CredentialsExpired,
-    /// KMS had too many requests.
     Throttled,
-    /// KMS failed inside.
+    /// KMS failed internally.
     Failed,
-    /// No answer in time.
+    /// There was no response in time.
     TimedOut,
-    /// No connection, or one that broke.
+    /// No connection could be opened, or it broke.
     Disconnected,
 }
 
 impl Outcome {
-    /// As logs and metrics name it.
+    /// The name in logs and metrics.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Refused => "refused",
-            Self::CredentialsRefused | Self::CredentialsExpired => "credentials_refused",
+            Self::CredentialsRejected | Self::CredentialsExpired => "credentials_rejected",
             Self::Throttled => "throttled",
             Self::Failed => "failed",
             Self::TimedOut => "timed_out",
@@ -40,13 +38,12 @@ impl Outcome {
         }
     }
 
-    /// Whether the region seems to be out of order.
+    /// Whether the region seems to be unavailable.
     pub(super) fn is_outage(self) -> bool {
         matches!(self, Self::Failed | Self::TimedOut | Self::Disconnected)
     }
 
-    /// Of an answer whose body has been read.
-    pub(super) fn of_answer(response: &HttpResponse, body: &[u8]) -> Self {
+    pub(super) fn of_response(response: &HttpResponse, body: &[u8]) -> Self {
         let status = response.status().as_u16();
         if (200..300).contains(&status) {
             return Self::Ok;
@@ -55,7 +52,7 @@ impl Outcome {
         match kind.unwrap_or_else(|| KmsErrorKind::of_status(status)) {
             KmsErrorKind::Throttled => Self::Throttled,
             KmsErrorKind::CredentialsExpired => Self::CredentialsExpired,
-            KmsErrorKind::CredentialsRejected => Self::CredentialsRefused,
+            KmsErrorKind::CredentialsRejected => Self::CredentialsRejected,
             KmsErrorKind::TimedOut => Self::TimedOut,
             KmsErrorKind::Unavailable => Self::Failed,
             _ => Self::Refused,
@@ -67,7 +64,7 @@ impl Outcome {
     }
 }
 
-/// The error code of an answer: in a header or in the body, and perhaps in a namespace.
+/// The error code of a response, without its namespace: from a header, or else from the body.
 fn code(response: &HttpResponse, body: &[u8]) -> Option<String> {
     let in_body = || {
         let body = serde_json::from_slice::<serde_json::Value>(body).ok()?;
@@ -90,18 +87,18 @@ mod tests {
         if let Some(header) = header {
             response.headers_mut().insert("x-amzn-errortype", header);
         }
-        Outcome::of_answer(&response, body.as_bytes())
+        Outcome::of_response(&response, body.as_bytes())
     }
 
     #[test]
-    fn an_answer_is_told_by_its_code_and_else_by_its_status() {
+    fn a_response_is_classified_by_its_code_or_else_by_its_status() {
         let throttled = r#"{"__type":"ThrottlingException","message":"Rate exceeded"}"#;
         assert_eq!(outcome(400, None, throttled), Outcome::Throttled);
         let expired = r#"{"__type":"com.amazonaws.kms#ExpiredTokenException"}"#;
         assert_eq!(outcome(400, None, expired), Outcome::CredentialsExpired);
         assert_eq!(
             outcome(400, Some("InvalidSignatureException:http://x"), ""),
-            Outcome::CredentialsRefused
+            Outcome::CredentialsRejected
         );
         assert_eq!(outcome(400, None, r#"{"__type":"NotFoundException"}"#), Outcome::Refused);
         assert_eq!(outcome(200, None, ""), Outcome::Ok);

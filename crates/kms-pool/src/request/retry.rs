@@ -1,9 +1,8 @@
-//! Decides on retries: only the SDK's standard strategy retries, and the pool tells it what a
-//! failure means.
+//! Retries, which only the SDK's standard strategy makes.
 //!
-//! The pool adds no retry loop. If signing again may help, which the SDK cannot know, the pool says
-//! so in an extension of the response. The strategy then retries as after any other transient
-//! failure, within the same number of attempts.
+//! The pool adds no retry loop. If signing again may help, which the SDK cannot know, the pool adds
+//! an extension to the response. The strategy then retries as after any other transient failure,
+//! within the same number of attempts.
 
 use std::time::Duration;
 
@@ -19,21 +18,21 @@ use aws_smithy_types::retry::{ErrorKind, RetryConfig};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SignAgain;
 
-/// Lets a request be signed again if that may help.
+/// Classifies failures for the SDK: a response with [`SignAgain`] is retried at once.
 #[derive(Debug)]
 pub(crate) struct Retries {
-    /// Whether there are other reasons to try again.
-    others: bool,
+    /// Whether the SDK's own classifiers apply too.
+    has_others: bool,
 }
 
 impl Retries {
-    /// For so many attempts, the first one included.
+    /// For operations with this many attempts, including the first one.
     pub(crate) fn new(attempts: u32) -> Self {
-        Self { others: attempts > 1 }
+        Self { has_others: attempts > 1 }
     }
 
-    /// The retry configuration. Even with a single attempt there are two more to sign again,
-    /// because both the date and the credentials may have been wrong.
+    /// The retry configuration. A single attempt gets two more to sign again, because both the date
+    /// and the credentials may be wrong.
     pub(crate) fn config(attempts: u32) -> RetryConfig {
         let attempts = if attempts == 1 { 3 } else { attempts };
         RetryConfig::standard().with_max_attempts(attempts)
@@ -48,7 +47,7 @@ impl ClassifyRetry for Retries {
                 ErrorKind::ClientError,
                 Duration::ZERO,
             ),
-            None if self.others => RetryAction::NoActionIndicated,
+            None if self.has_others => RetryAction::NoActionIndicated,
             None => RetryAction::RetryForbidden,
         }
     }

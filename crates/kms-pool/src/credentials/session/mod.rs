@@ -1,29 +1,33 @@
 //! A principal's session: the credentials in use, and the load in progress, if any.
 
+mod load;
 mod refresh;
+mod signer;
 #[cfg(test)]
 mod tests;
+mod watch;
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use aws_credential_types::Credentials;
-use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{ProvideCredentials, future};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared, ready};
 use tokio::task::AbortHandle;
 
 use self::refresh::{Refresh, Step};
+pub(crate) use self::signer::SessionCredentials;
 use super::files::Stamps;
 use super::fingerprint::Fingerprint;
 use super::generation::Generation;
 use super::principal::Principal;
-use super::sessions::{Sessions, Surroundings};
-use super::watcher;
+use crate::background::WeakBackground;
 use crate::error::KmsError;
+use crate::stats::Counters;
 use crate::telemetry;
 use crate::time::{Clock, Now};
 
@@ -40,6 +44,62 @@ pub(crate) struct RefreshSettings {
     pub(crate) files_every: Duration,
 }
 
+/// The sessions of a pool, one for each principal in use.
+///
+/// A session lives as long as its users keep it; the map only finds it.
+pub(crate) struct Sessions {
+    refresh: RefreshSettings,
+    /// The HTTP client of this crate's own providers.
+    http: SharedHttpClient,
+    counters: Arc<Counters>,
+    /// The runtime of the pool. A load keeps its session alive, so a session must not keep the
+    /// runtime alive: the runtime ends with the pool and its clients, and the load ends with the
+    /// runtime.
+    background: WeakBackground,
+    clock: Clock,
+    by_principal: Mutex<HashMap<u64, Weak<Session>>>,
+}
+
+impl Sessions {
+    pub(crate) fn new(
+        refresh: RefreshSettings,
+        http: SharedHttpClient,
+        counters: Arc<Counters>,
+        background: WeakBackground,
+        clock: Clock,
+    ) -> Self {
+        Self { refresh, http, counters, background, clock, by_principal: Mutex::default() }
+    }
+
+    /// The session of a principal, created if necessary.
+    pub(crate) fn of(self: &Arc<Self>, principal: &Principal) -> Arc<Session> {
+        let mut known = self.lock();
+        if let Some(session) = known.get(&principal.id()).and_then(Weak::upgrade) {
+            return session;
+        }
+        let session = Arc::new(Session::new(principal.clone(), Arc::clone(self)));
+        known.insert(principal.id(), Arc::downgrade(&session));
+        session
+    }
+
+    /// Stops all watchers for good.
+    pub(crate) fn stop(&self) {
+        let sessions: Vec<_> = self.lock().values().filter_map(Weak::upgrade).collect();
+        for session in sessions {
+            session.stop();
+        }
+    }
+
+    pub(crate) fn remove_unused(&self) {
+        self.lock().retain(|_, session| session.strong_count() > 0);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Weak<Session>>> {
+        // A map of weak references, which a panic cannot leave in a harmful state.
+        self.by_principal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The credentials of one principal in one pool.
 ///
 /// Fresh credentials are one atomic load away. All other cases go through [`Refresh::step`], which
@@ -49,9 +109,10 @@ pub(crate) struct RefreshSettings {
 pub(crate) struct Session {
     pub(crate) principal: Principal,
     pub(crate) clock: Clock,
-    /// The sessions of the pool.
     sessions: Arc<Sessions>,
-    surroundings: Surroundings,
+    /// The session of the principal that assumes this role. The role's session keeps it alive, so
+    /// that all roles with the same base share one load of its credentials.
+    base: Arc<OnceLock<Arc<Session>>>,
     current: ArcSwapOption<Generation>,
     /// The number of the generation that KMS last accepted, in any region.
     accepted: AtomicU64,
@@ -81,12 +142,12 @@ struct State {
 }
 
 impl Session {
-    pub(super) fn new(principal: Principal, sessions: Arc<Sessions>) -> Self {
+    fn new(principal: Principal, sessions: Arc<Sessions>) -> Self {
         Self {
             principal,
             clock: sessions.clock.clone(),
-            surroundings: Surroundings::new(Arc::clone(&sessions)),
             sessions,
+            base: Arc::default(),
             current: ArcSwapOption::empty(),
             accepted: AtomicU64::new(0),
             state: Mutex::default(),
@@ -254,10 +315,10 @@ impl Session {
 
     /// Installs the credentials that `rotate` set, if they are new.
     fn take_rotation(self: &Arc<Self>, state: &mut State, now: Now) {
-        let (rotation, by_hand) = self.principal.by_hand(now.date);
+        let (rotation, rotated) = self.principal.rotated(now.date);
         let known =
             self.current.load().as_ref().is_some_and(|current| current.rotation == rotation);
-        if let (false, Some(credentials)) = (known, by_hand) {
+        if let (false, Some(credentials)) = (known, rotated) {
             self.install(state, rotation, credentials, now);
         }
     }
@@ -306,35 +367,33 @@ impl Session {
             let lease =
                 self.sessions.background.upgrade().and_then(|background| background.lease());
             let limit = self.sessions.refresh.provider_timeout;
-            let answer = match lease {
-                Some(lease) => {
-                    self.principal.ask_within(limit, now.date, &self.surroundings, lease).await
-                }
+            let loaded = match lease {
+                Some(lease) => self.load_within(limit, now.date, lease).await,
                 None => return Err(KmsError::shut_down()),
             };
             let mut state = self.lock();
-            if answer.rotation != self.principal.rotation() {
+            if loaded.rotation != self.principal.rotation() {
                 // Another rotation happened meanwhile: this response belongs to the previous one.
                 continue;
             }
-            let credentials = match answer.outcome {
+            let credentials = match loaded.outcome {
                 Ok(credentials) => credentials,
                 Err(error) => {
                     self.sessions.counters.failures.increment();
-                    telemetry::refresh_failed(&self.principal, &error);
+                    telemetry::refresh_failed(self.principal.name(), &error);
                     state.refresh.failed(&error, now);
                     return Err(error);
                 }
             };
-            state.stamps = answer.stamps;
+            state.stamps = loaded.stamps;
             let current = self.current.load_full();
             if let Some(current) = current.filter(|current| {
-                current.rotation == answer.rotation && current.is_of_credentials(&credentials)
+                current.rotation == loaded.rotation && current.is_of_credentials(&credentials)
             }) {
                 state.refresh.brought_nothing(now);
                 return Ok(current);
             }
-            let generation = self.install(&mut state, answer.rotation, credentials, now);
+            let generation = self.install(&mut state, loaded.rotation, credentials, now);
             state.refresh.brought(&generation, now);
             return Ok(generation);
         }
@@ -360,7 +419,7 @@ impl Session {
         }
         // After the swap: a caller that reads the new tenure never signs with old credentials.
         self.principal.note_owner(&generation.credentials);
-        telemetry::rotated(&self.principal, generation.number);
+        telemetry::rotated(self.principal.name(), generation.number);
         self.ensure_watcher(state);
         generation
     }
@@ -376,7 +435,7 @@ impl Session {
             && let Some(background) = self.sessions.background.upgrade()
             && let Ok(handle) = background.handle()
         {
-            state.watcher = Some(handle.spawn(watcher::watch(Arc::downgrade(self))).abort_handle());
+            state.watcher = Some(handle.spawn(Self::watch(Arc::downgrade(self))).abort_handle());
         }
     }
 
@@ -391,27 +450,6 @@ impl Session {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Changes under the lock are a few assignments, which do not panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Supplies the SDK with the session's current credentials, for each attempt separately.
-pub(crate) struct SessionCredentials(pub(crate) Arc<Session>);
-
-impl ProvideCredentials for SessionCredentials {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::new(async {
-            let credentials = self.0.credentials(self.0.clock.now()).await;
-            credentials.map_err(CredentialsError::provider_error)
-        })
-    }
-}
-
-impl std::fmt::Debug for SessionCredentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("SessionCredentials").field(&self.0.principal).finish()
     }
 }
 
