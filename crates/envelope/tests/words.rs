@@ -47,7 +47,7 @@ const CHECKED: &[&str] = &[
 ];
 
 /// Folders that hold no text of ours.
-const SKIPPED: &[&str] = &["target", "corpus", "vectors", "node_modules"];
+const SKIPPED: &[&str] = &["__pycache__", "corpus", "node_modules", "target", "vectors"];
 
 /// The kinds of files that are checked; `""` is a script.
 const KINDS: &[&str] = &["", "md", "py", "rs", "sh", "toml", "yml"];
@@ -207,12 +207,16 @@ fn files(root: &Path) -> BTreeSet<String> {
     files
 }
 
+fn text(root: &Path, path: &str) -> String {
+    fs::read_to_string(root.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
 #[test]
 fn lines_have_at_most_100_columns() {
     let Some(root) = workspace() else { return };
     let mut problems = vec![];
     for path in files(&root).iter().filter(|path| !LONG.contains(&&***path)) {
-        for (line, columns) in long_lines(&fs::read_to_string(root.join(path)).unwrap()) {
+        for (line, columns) in long_lines(&text(&root, path)) {
             problems.push(format!("{path}:{line}: {columns} columns"));
         }
     }
@@ -249,7 +253,7 @@ fn banned_words_are_not_used() {
     files.retain(|path| !path.ends_with("/words.rs") && !EXEMPT.contains(&&**path));
     let mut problems = vec![];
     for path in &files {
-        for (line, word) in uses(&fs::read_to_string(root.join(path)).unwrap()) {
+        for (line, word) in uses(&text(&root, path)) {
             problems.push(format!("{path}:{line}: {word:?}"));
         }
     }

@@ -8,8 +8,8 @@ use crate::{
     materials::{DecryptionMaterials, DecryptionMaterialsRequest, Proof},
     message::{
         Slices as _,
-        open::{self, Opener},
-        opening::{Opening, OpeningInPlace},
+        decrypt::{Decryption, InPlaceDecryption},
+        opener::{self, Opener},
     },
 };
 
@@ -78,9 +78,9 @@ impl Envelope {
         message: &'m mut [u8],
         context: &EncryptionContext,
     ) -> Result<Decrypted<&'m mut [u8]>, Error> {
-        let (header, body) = open::read_header(message, self.max_encrypted_data_keys)?;
+        let (header, body) = opener::read_header(message, self.max_encrypted_data_keys)?;
         let mut opener = self.opener(&header, context).await?;
-        let mut opening = OpeningInPlace::start(&mut opener, message, body);
+        let mut opening = InPlaceDecryption::start(&mut opener, message, body);
         finish_yielding(&mut opening).await?;
         let plaintext = opening.into_plaintext();
         Ok(decrypted(opener, plaintext))
@@ -129,9 +129,9 @@ impl Envelope {
         message: &'m mut [u8],
         context: &EncryptionContext,
     ) -> Result<Decrypted<&'m mut [u8]>, Error> {
-        let (header, body) = open::read_header(message, self.max_encrypted_data_keys)?;
+        let (header, body) = opener::read_header(message, self.max_encrypted_data_keys)?;
         let mut opener = self.try_opener(&header, context)?;
-        let mut opening = OpeningInPlace::start(&mut opener, message, body);
+        let mut opening = InPlaceDecryption::start(&mut opener, message, body);
         opening.finish()?;
         let plaintext = opening.into_plaintext();
         Ok(decrypted(opener, plaintext))
@@ -143,9 +143,9 @@ impl Envelope {
         context: &EncryptionContext,
         plaintext: &mut Vec<u8>,
     ) -> Result<Opener, Error> {
-        let (header, body) = open::read_header(message, self.max_encrypted_data_keys)?;
+        let (header, body) = opener::read_header(message, self.max_encrypted_data_keys)?;
         let mut opener = self.opener(&header, context).await?;
-        let mut opening = Opening::start(&mut opener, message, body, &self.workers, plaintext);
+        let mut opening = Decryption::start(&mut opener, message, body, &self.workers, plaintext);
         finish_yielding(&mut opening).await?;
         drop(opening);
         Ok(opener)
@@ -157,9 +157,9 @@ impl Envelope {
         context: &EncryptionContext,
         plaintext: &mut Vec<u8>,
     ) -> Result<Opener, Error> {
-        let (header, body) = open::read_header(message, self.max_encrypted_data_keys)?;
+        let (header, body) = opener::read_header(message, self.max_encrypted_data_keys)?;
         let mut opener = self.try_opener(&header, context)?;
-        Opening::start(&mut opener, message, body, &self.workers, plaintext).finish()?;
+        Decryption::start(&mut opener, message, body, &self.workers, plaintext).finish()?;
         Ok(opener)
     }
 

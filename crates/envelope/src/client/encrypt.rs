@@ -9,8 +9,9 @@ use crate::{
     format::encrypted_data_key,
     materials::{EncryptionMaterials, EncryptionMaterialsRequest},
     message::{
-        Slices as _, seal,
-        sealing::{self, Sealing},
+        Slices as _,
+        encrypt::{self, Encryption},
+        sealer,
     },
     suite::AlgorithmSuite,
 };
@@ -191,7 +192,7 @@ impl Envelope {
         required_context: &'a EncryptionContext,
         plaintext_length: Option<u64>,
     ) -> Result<EncryptionMaterialsRequest<'a>, Error> {
-        seal::check_length(plaintext_length.unwrap_or(0), self.content_type)?;
+        sealer::check_length(plaintext_length.unwrap_or(0), self.content_type)?;
         Ok(EncryptionMaterialsRequest {
             required_context,
             ..EncryptionMaterialsRequest::new(self.suite, encryption_context, plaintext_length)
@@ -200,7 +201,7 @@ impl Envelope {
 
     /// Whether `plaintext` is encrypted without yielding to other tasks.
     pub(super) fn is_one_slice(&self, plaintext: &[u8]) -> bool {
-        sealing::is_one_slice(plaintext.len(), self.content_type, &self.workers)
+        encrypt::is_one_slice(plaintext.len(), self.content_type, &self.workers)
     }
 
     /// Appends the message to the buffer, without yielding to other tasks.
@@ -219,9 +220,9 @@ impl Envelope {
         materials: M,
         plaintext: &'a [u8],
         message: &'a mut Vec<u8>,
-    ) -> Result<Sealing<'a, M>, Error> {
+    ) -> Result<Encryption<'a, M>, Error> {
         self.check_materials(&materials)?;
-        Sealing::start(materials, self.content_type, plaintext, &self.workers, message)
+        Encryption::start(materials, self.content_type, plaintext, &self.workers, message)
     }
 
     /// Checks materials against the request: policy, legacy suites and caching were decided for its

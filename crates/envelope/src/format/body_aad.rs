@@ -1,4 +1,4 @@
-//! What a frame's tag authenticates beside its content (specification:
+//! The additional authenticated data of the body (specification:
 //! `data-format/message-body-aad.md`).
 
 const FRAME: &[u8] = b"AWSKMSEncryptionClient Frame";
@@ -14,7 +14,7 @@ pub(crate) struct BodyAad {
 }
 
 impl BodyAad {
-    /// The AAD of one frame with `content_length` bytes of plaintext.
+    /// Returns the AAD of one frame with `content_length` bytes of plaintext.
     pub(crate) fn of_frame(
         message_id: &[u8],
         is_final: bool,
@@ -29,7 +29,7 @@ impl BodyAad {
         )
     }
 
-    /// The AAD of a body in one piece.
+    /// Returns the AAD of a non-framed body.
     pub(crate) fn of_single_block(message_id: &[u8], content_length: usize) -> Self {
         Self::new(message_id, SINGLE_BLOCK, 1, content_length)
     }
@@ -44,16 +44,15 @@ impl BodyAad {
         aad
     }
 
-    /// The AAD of a frame that differs by its sequence number alone.
+    /// Returns the AAD of a frame that differs only in its sequence number.
     #[inline]
     pub(crate) fn with_sequence_number(mut self, sequence_number: u32) -> Self {
-        let behind = self.length - size_of::<u64>();
-        self.bytes[behind - size_of::<u32>()..behind]
-            .copy_from_slice(&sequence_number.to_be_bytes());
+        let end = self.length - size_of::<u64>();
+        self.bytes[end - size_of::<u32>()..end].copy_from_slice(&sequence_number.to_be_bytes());
         self
     }
 
-    /// The AAD's bytes.
+    /// Returns the serialized AAD.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.length]
     }
@@ -69,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn serialization_is_the_specified_one() {
+    fn the_serialization_is_as_specified() {
         let mut expected = vec![7; 32];
         expected.extend_from_slice(
             b"AWSKMSEncryptionClient Frame\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x10\x00",
@@ -80,8 +79,8 @@ mod tests {
             last.as_bytes()[32..]
                 .starts_with(b"AWSKMSEncryptionClient Final Frame\x00\x00\x00\x03")
         );
-        let (second, third) =
-            (BodyAad::of_frame(&[7; 16], false, 2, 9), BodyAad::of_frame(&[7; 16], false, 3, 9));
+        let second = BodyAad::of_frame(&[7; 16], false, 2, 9);
+        let third = BodyAad::of_frame(&[7; 16], false, 3, 9);
         assert_eq!(second.with_sequence_number(3).as_bytes(), third.as_bytes());
         let single = BodyAad::of_single_block(&[7; 32], 1);
         assert!(

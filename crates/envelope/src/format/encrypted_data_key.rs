@@ -3,38 +3,43 @@
 use super::codec::{Reader, write_prefixed};
 use crate::error::Error;
 
-/// The field behind the count.
+/// The first field of an encrypted data key.
 pub(crate) const FIRST_FIELD: &str = "key provider id";
 
-/// One data key as one keyring wrapped it. Nothing in it is secret.
+/// A data key, encrypted by one keyring. Contains no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncryptedDataKey {
-    /// Who wrapped it: `aws-kms`, or a raw keyring's namespace. UTF-8, at most 65,535 bytes.
+    /// The provider that encrypted it: `aws-kms`, or the namespace of a raw keyring. At most 65,535
+    /// bytes.
     pub key_provider_id: String,
-    /// What that provider needs to know: a key's ARN, or a key's name and an IV. At most 65,535
+    /// The provider's information: the ARN of a key, or the name of a key and an IV. At most 65,535
     /// bytes.
     pub key_provider_information: Vec<u8>,
-    /// The wrapped data key. At most 65,535 bytes.
+    /// The ciphertext of the data key. At most 65,535 bytes.
     pub ciphertext: Vec<u8>,
 }
 
-/// The encrypted data keys of a message's header, as received and checked.
+/// The encrypted data keys in a message's header, well-formed but not authenticated.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EncryptedDataKeys<'a>(&'a [u8]);
 
 impl<'a> EncryptedDataKeys<'a> {
-    /// Reads the section and checks it, but copies nothing.
+    /// Reads and checks the section without copying it.
     ///
     /// # Errors
     ///
-    /// [`Error::Truncated`], [`Error::Malformed`], or [`Error::TooManyEncryptedDataKeys`] as soon
-    /// as the count is read.
+    /// [`Error::Truncated`], [`Error::Malformed`], or [`Error::TooManyEncryptedDataKeys`], which is
+    /// returned before any key is read.
     pub(crate) fn read(reader: &mut Reader<'a>, limit: usize) -> Result<Self, Error> {
-        let (start, offset) = (reader.position(), reader.offset());
+        let start = reader.position();
+        let offset = reader.offset();
         let count = reader.u16("encrypted data key count")?;
         if count == 0 {
-            let (field, problem) = ("encrypted data key count", "there must be at least one");
-            return Err(Error::Malformed { field, offset, problem });
+            return Err(Error::Malformed {
+                field: "encrypted data key count",
+                offset,
+                problem: "there must be at least one",
+            });
         }
         check_count(count.into(), limit)?;
         for _ in 0..count {
@@ -43,19 +48,19 @@ impl<'a> EncryptedDataKeys<'a> {
         Ok(Self(reader.since(start)))
     }
 
-    /// The section as serialized bytes, count included.
+    /// Returns the section as serialized bytes, count included.
     #[must_use]
     pub(crate) fn as_serialized(&self) -> &'a [u8] {
         self.0
     }
 
-    /// How many there are.
+    /// Returns the number of encrypted data keys.
     #[must_use]
     pub(crate) fn count(&self) -> usize {
         self.0.first_chunk().map_or(0, |count| u16::from_be_bytes(*count).into())
     }
 
-    /// The encrypted data keys, in the message's order.
+    /// Returns an iterator over the encrypted data keys, in the order of the message.
     pub(crate) fn iter(&self) -> impl Iterator<Item = EncryptedDataKey> + use<'a> {
         let mut reader = Reader::new(self.0, 2);
         std::iter::from_fn(move || {
@@ -71,30 +76,29 @@ impl<'a> EncryptedDataKeys<'a> {
         })
     }
 
-    /// The section that an earlier [`as_serialized`](Self::as_serialized) gave.
+    /// Returns the section that [`as_serialized`](Self::as_serialized) returned before.
     pub(crate) fn from_checked(serialized: &'a [u8]) -> Self {
         Self(serialized)
     }
 }
 
-/// Finds the end of encrypted data keys that arrive bit by bit, without going over any of them
-/// twice.
+/// Finds the end of encrypted data keys that arrive in parts, without reading any of them twice.
 #[derive(Debug)]
 pub(crate) struct Walk {
-    /// Where the next field starts.
+    /// The start of the next field.
     position: usize,
-    /// How many fields are still to come.
+    /// The number of fields that are missing.
     fields: usize,
 }
 
 impl Walk {
-    /// Starts at the end of `bytes`, if the count is the last thing there.
+    /// Starts at the end of `bytes`, whose last two bytes are the count.
     pub(crate) fn behind_count(bytes: &[u8]) -> Option<Self> {
         let count = u16::from_be_bytes(*bytes.last_chunk()?);
         Some(Self { position: bytes.len(), fields: usize::from(count) * 3 })
     }
 
-    /// How many more bytes there must be at the least, once these have come; 0 at the end.
+    /// Returns how many bytes are missing after `bytes`, at least; 0 when all keys are there.
     pub(crate) fn missing(&mut self, bytes: &[u8]) -> usize {
         while let Some(following) = self.fields.checked_sub(1) {
             let length = bytes.get(self.position..).and_then(<[u8]>::first_chunk);
@@ -104,13 +108,14 @@ impl Walk {
             if length.is_none() || end > bytes.len() {
                 return end - bytes.len() + following * 2;
             }
-            (self.position, self.fields) = (end, following);
+            self.position = end;
+            self.fields = following;
         }
         0
     }
 }
 
-/// Passes over one encrypted data key, and checks it.
+/// Skips one encrypted data key and checks it.
 fn read_one(reader: &mut Reader<'_>) -> Result<(), Error> {
     let offset = reader.offset();
     let provider_id = reader.prefixed(FIRST_FIELD)?;
@@ -125,12 +130,13 @@ fn read_one(reader: &mut Reader<'_>) -> Result<(), Error> {
 ///
 /// # Errors
 ///
-/// [`Error::InvalidSetting`] when a field, or the count, does not fit its 16-bit length or is zero.
+/// [`Error::InvalidSetting`] when the count is zero, or when the count or a field does not fit its
+/// 16-bit length.
 pub(crate) fn serialize(keys: &[EncryptedDataKey]) -> Result<Vec<u8>, Error> {
     let field = "encrypted data key count";
     let count = u16::try_from(keys.len()).ok().filter(|count| *count > 0);
     let count = count.ok_or_else(|| {
-        Error::invalid_setting(field, format!("{} is not in 1..=65535", keys.len()))
+        Error::invalid_setting(field, format!("expected 1 to 65,535, got {}", keys.len()))
     })?;
     let mut out = count.to_be_bytes().to_vec();
     for key in keys {
@@ -141,7 +147,7 @@ pub(crate) fn serialize(keys: &[EncryptedDataKey]) -> Result<Vec<u8>, Error> {
     Ok(out)
 }
 
-/// Refuses more than `limit` encrypted data keys.
+/// Fails for more than `limit` encrypted data keys.
 pub(crate) fn check_count(count: usize, limit: usize) -> Result<(), Error> {
     if count > limit {
         return Err(Error::TooManyEncryptedDataKeys { count, limit });
@@ -156,14 +162,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_limit_holds_before_the_keys_are_read() {
+    fn the_limit_is_checked_before_the_keys_are_read() {
         let mut reader = Reader::new(b"\x00\x04", 0);
         let error = EncryptedDataKeys::read(&mut reader, 3).unwrap_err();
         assert!(matches!(error, Error::TooManyEncryptedDataKeys { count: 4, limit: 3 }));
     }
 
     #[test]
-    fn none_is_malformed() {
+    fn a_count_of_zero_is_malformed() {
         let mut reader = Reader::new(b"\x00\x00", 0);
         assert!(matches!(
             EncryptedDataKeys::read(&mut reader, 3),
@@ -193,9 +199,10 @@ mod tests {
         }
 
         #[test]
-        fn what_it_reads_it_writes_back(bytes in proptest::collection::vec(0u8..3, 0..64)) {
+        fn writes_what_it_reads(bytes in proptest::collection::vec(0u8..3, 0..64)) {
             if let Ok(read) = EncryptedDataKeys::read(&mut Reader::new(&bytes, 0), 100) {
-                prop_assert_eq!(serialize(&read.iter().collect::<Vec<_>>()).unwrap(), read.as_serialized());
+                let keys: Vec<_> = read.iter().collect();
+                prop_assert_eq!(serialize(&keys).unwrap(), read.as_serialized());
             }
         }
     }

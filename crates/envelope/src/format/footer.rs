@@ -3,7 +3,7 @@
 use super::codec::{Reader, write_prefixed};
 use crate::error::Error;
 
-/// The longest footer in bytes: a length, and a signature by P-384 in DER.
+/// The max length of a footer in bytes: a length field, and a P-384 signature in DER.
 pub(crate) const MAX_LENGTH: usize = 2 + 104;
 
 /// Reads the signature.
@@ -15,11 +15,11 @@ pub(crate) fn read<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Error> {
     reader.prefixed("signature")
 }
 
-/// Appends the footer with this signature.
+/// Appends a footer with this signature.
 ///
 /// # Errors
 ///
-/// [`Error::InvalidSetting`] for a signature of over 65,535 bytes, which no curve has.
+/// [`Error::InvalidSetting`] for a signature of more than 65,535 bytes, which no curve has.
 pub(crate) fn write(signature: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
     write_prefixed(out, "signature", signature)
 }

@@ -3,15 +3,15 @@
 use super::codec::Reader;
 use crate::error::Error;
 
-/// Stands before the final frame's sequence number.
+/// The marker before the final frame's sequence number.
 const SEQUENCE_NUMBER_END: u32 = 0xFFFF_FFFF;
-/// Sequence number, IV and tag: what a regular frame has beside its content, in bytes.
+/// The length of a regular frame without its content: sequence number, IV and tag.
 pub(crate) const REGULAR_OVERHEAD: usize = 4 + 12 + 16;
-/// End marker, sequence number, IV, content length and tag: what the final frame has beside its
-/// content.
+/// The length of the final frame without its content: end marker, sequence number, IV, content
+/// length and tag.
 pub(crate) const FINAL_OVERHEAD: usize = 4 + 4 + 12 + 4 + 16;
 
-/// What stands before a frame's content, as received: nothing in it is verified.
+/// The fields before a frame's content, as received: not authenticated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct UnverifiedPrefix<'a> {
     pub(crate) is_final: bool,
@@ -22,8 +22,7 @@ pub(crate) struct UnverifiedPrefix<'a> {
 }
 
 impl<'a> UnverifiedPrefix<'a> {
-    /// Reads what stands before the content of one frame of a body whose header says
-    /// `frame_length`.
+    /// Reads the fields before the content of one frame. `frame_length` is the header's.
     ///
     /// # Errors
     ///
@@ -38,14 +37,17 @@ impl<'a> UnverifiedPrefix<'a> {
         let content_length =
             if is_final { reader.u32("encrypted content length")? } else { frame_length };
         if content_length > frame_length {
-            let (field, problem) = ("encrypted content length", "longer than the frame length");
-            return Err(Error::Malformed { field, offset: length_offset, problem });
+            return Err(Error::Malformed {
+                field: "encrypted content length",
+                offset: length_offset,
+                problem: "longer than the frame length",
+            });
         }
         Ok(Self { is_final, sequence_number, iv, content_length })
     }
 }
 
-/// One frame as received: nothing in it is verified.
+/// One frame as received: not authenticated.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct UnverifiedFrame<'a> {
     pub(crate) is_final: bool,
@@ -56,7 +58,7 @@ pub(crate) struct UnverifiedFrame<'a> {
 }
 
 impl<'a> UnverifiedFrame<'a> {
-    /// Reads one frame of a body whose header says `frame_length`.
+    /// Reads one frame. `frame_length` is the header's.
     ///
     /// # Errors
     ///
@@ -71,7 +73,7 @@ impl<'a> UnverifiedFrame<'a> {
     }
 }
 
-/// What stands before a regular frame's content.
+/// Returns the fields before a regular frame's content.
 pub(crate) fn regular_prefix(sequence_number: u32, iv: [u8; 12]) -> [u8; 16] {
     let mut prefix = [0; 16];
     prefix[..4].copy_from_slice(&sequence_number.to_be_bytes());
@@ -79,21 +81,21 @@ pub(crate) fn regular_prefix(sequence_number: u32, iv: [u8; 12]) -> [u8; 16] {
     prefix
 }
 
-/// Prefix, content and tag of a whole regular frame.
+/// Splits a complete regular frame into prefix, content and tag.
 pub(crate) fn split_regular(frame: &[u8]) -> (&[u8; 16], &[u8], &[u8; 16]) {
-    let (prefix, rest) = frame.split_first_chunk().expect("the frame is whole");
-    let (content, tag) = rest.split_last_chunk().expect("the frame is whole");
+    let (prefix, rest) = frame.split_first_chunk().expect("the frame is complete");
+    let (content, tag) = rest.split_last_chunk().expect("the frame is complete");
     (prefix, content, tag)
 }
 
-/// Prefix, content and tag of a regular frame's place, which has room for all three.
+/// Splits the buffer for a regular frame into prefix, content and tag.
 pub(crate) fn split_regular_mut(frame: &mut [u8]) -> (&mut [u8; 16], &mut [u8], &mut [u8; 16]) {
-    let (prefix, rest) = frame.split_first_chunk_mut().expect("the place has room for the prefix");
-    let (content, tag) = rest.split_last_chunk_mut().expect("the place has room for the tag");
+    let (prefix, rest) = frame.split_first_chunk_mut().expect("the buffer has room for the prefix");
+    let (content, tag) = rest.split_last_chunk_mut().expect("the buffer has room for the tag");
     (prefix, content, tag)
 }
 
-/// Appends what stands before the final frame's content.
+/// Appends the fields before the final frame's content.
 pub(crate) fn write_final_prefix(
     out: &mut Vec<u8>,
     sequence_number: u32,
@@ -106,16 +108,19 @@ pub(crate) fn write_final_prefix(
     out.extend_from_slice(&content_length.to_be_bytes());
 }
 
-/// The IV of a frame: its sequence number, padded in front with zeros. Sequence numbers start at 1,
-/// so the header's IV, zero, is never a frame's.
+/// Returns the IV of a frame: its sequence number, with zeros in front.
+///
+/// Sequence numbers start at 1, so no frame has the IV of the header, which is zero.
 pub(crate) fn iv(sequence_number: u32) -> [u8; 12] {
     let mut iv = [0; 12];
     iv[8..].copy_from_slice(&sequence_number.to_be_bytes());
     iv
 }
 
-/// How many frames hold `plaintext_length` bytes; a plaintext that is an exact multiple of the
-/// frame length ends in a full final frame, and an empty one in an empty final frame.
+/// Returns the number of frames for `plaintext_length` bytes.
+///
+/// A plaintext that is an exact multiple of the frame length ends with a full final frame. An empty
+/// plaintext is an empty final frame.
 ///
 /// # Errors
 ///
@@ -125,27 +130,28 @@ pub(crate) fn count(plaintext_length: u64, frame_length: u32) -> Result<u32, Err
     u32::try_from(frames).map_err(|_| too_long(frame_length))
 }
 
-/// The error of a plaintext that takes more frames than there are sequence numbers.
+/// Returns the error for a plaintext that needs more frames than there are sequence numbers.
 pub(crate) fn too_long(frame_length: u32) -> Error {
     Error::PlaintextTooLong { limit: u64::from(frame_length) * u64::from(u32::MAX) }
 }
 
-/// The length in bytes of a body of `frames` frames that hold `plaintext_length` bytes.
+/// Returns the length in bytes of a body of `frames` frames with `plaintext_length` bytes.
 pub(crate) fn body_length(plaintext_length: usize, frames: u32) -> usize {
     plaintext_length + (length(frames) - 1) * REGULAR_OVERHEAD + FINAL_OVERHEAD
 }
 
-/// The most plaintext that a body of `body_length` bytes holds, well-formed or not; at most 8 bytes
-/// over what a well-formed one does.
+/// Returns an upper bound of the plaintext in a body of `body_length` bytes, well-formed or not.
+///
+/// The bound is at most 8 bytes above the plaintext length of a well-formed body.
 pub(crate) fn plaintext_length(body_length: usize, frame_length: u32) -> usize {
     let frame = length(frame_length).saturating_add(REGULAR_OVERHEAD);
     body_length / frame * length(frame_length)
         + (body_length % frame).saturating_sub(REGULAR_OVERHEAD)
 }
 
-/// A 32-bit length as this machine counts memory.
+/// Converts a 32-bit length to `usize`.
 pub(crate) fn length(length: u32) -> usize {
-    usize::try_from(length).expect("usize has at least 32 bits where the AWS SDK runs")
+    usize::try_from(length).expect("usize has at least 32 bits on all supported platforms")
 }
 
 #[cfg(test)]
@@ -168,13 +174,13 @@ mod tests {
     }
 
     #[test]
-    fn no_two_frames_share_an_iv() {
+    fn the_iv_is_the_sequence_number() {
         assert_eq!(iv(1), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
         assert_eq!(iv(0x0102_0304), [0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4]);
     }
 
     #[test]
-    fn counts() {
+    fn the_final_frame_may_be_full_or_empty() {
         assert_eq!(count(0, 4).unwrap(), 1);
         assert_eq!(count(4, 4).unwrap(), 1);
         assert_eq!(count(5, 4).unwrap(), 2);
@@ -196,9 +202,19 @@ mod tests {
     proptest! {
         #[test]
         fn reads_what_it_writes(
-            is_final: bool, sequence_number in 1..u32::MAX, iv: [u8; 12], content: Vec<u8>, tag: [u8; 16],
+            is_final: bool,
+            sequence_number in 1..u32::MAX,
+            iv: [u8; 12],
+            content: Vec<u8>,
+            tag: [u8; 16],
         ) {
-            let frame = UnverifiedFrame { is_final, sequence_number, iv: &iv, encrypted_content: &content, tag: &tag };
+            let frame = UnverifiedFrame {
+                is_final,
+                sequence_number,
+                iv: &iv,
+                encrypted_content: &content,
+                tag: &tag,
+            };
             let bytes = write(&frame);
             let frame_length = u32::try_from(content.len()).unwrap();
             let mut reader = Reader::new(&bytes, 0);
@@ -207,8 +223,9 @@ mod tests {
         }
 
         #[test]
-        fn what_it_reads_it_writes_back(
-            bytes in proptest::collection::vec(prop_oneof![Just(0u8), Just(0xFF)], 0..80), frame_length in 0u32..16,
+        fn writes_what_it_reads(
+            bytes in proptest::collection::vec(prop_oneof![Just(0u8), Just(0xFF)], 0..80),
+            frame_length in 0u32..16,
         ) {
             let mut reader = Reader::new(&bytes, 0);
             if let Ok(frame) = UnverifiedFrame::read(&mut reader, frame_length) {
@@ -216,15 +233,19 @@ mod tests {
             }
         }
 
-        /// However a body is cut, the whole frames in it hold no more than is reserved for them.
+        /// Complete frames fit into the reserved memory, wherever the body is truncated.
         #[test]
-        fn a_cut_body_holds_no_more_than_its_bound(frames in 0usize..100, rest in 0usize..100, frame in 1u32..100) {
+        fn the_bound_holds_for_a_truncated_body(
+            frames in 0usize..100,
+            rest in 0usize..100,
+            frame in 1u32..100,
+        ) {
             let body = frames * (length(frame) + REGULAR_OVERHEAD) + rest;
             prop_assert!(plaintext_length(body, frame) >= frames * length(frame));
         }
 
         #[test]
-        fn lengths_agree(plaintext in 0usize..100_000, frame in 1u32..5000) {
+        fn the_bound_is_at_most_8_bytes_too_high(plaintext in 0usize..100_000, frame in 1u32..5000) {
             let body = body_length(plaintext, count(plaintext as u64, frame).unwrap());
             prop_assert!((plaintext..=plaintext + 8).contains(&plaintext_length(body, frame)));
         }

@@ -1,14 +1,14 @@
-//! A body in one piece (specification: `data-format/message-body.md#non-framed-data`).
+//! A non-framed body (specification: `data-format/message-body.md#non-framed-data`).
 
 use super::codec::Reader;
 use crate::error::Error;
 
-/// AES-GCM encrypts no more under one IV: 2^36 - 32 bytes.
+/// The max content that AES-GCM encrypts under one IV: 2^36 - 32 bytes.
 pub(crate) const MAX_CONTENT_LENGTH: u64 = (1 << 36) - 32;
-/// IV, content length and tag, in bytes.
+/// The length of a body without its content: IV, content length and tag.
 pub(crate) const OVERHEAD: usize = 12 + 8 + 16;
 
-/// A body as received: nothing in it is verified.
+/// A body as received: not authenticated.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct UnverifiedBody<'a> {
     pub(crate) iv: &'a [u8; 12],
@@ -21,10 +21,10 @@ impl<'a> UnverifiedBody<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::Truncated`], or [`Error::Malformed`] for a length that AES-GCM does not have.
+    /// [`Error::Truncated`], or [`Error::Malformed`] for a length that AES-GCM does not allow.
     pub(crate) fn read(reader: &mut Reader<'a>) -> Result<Self, Error> {
         let (iv, content_length) = read_prefix(reader)?;
-        // What does not fit this machine's memory is cut off in any case.
+        // A length that does not fit `usize` is longer than the bytes that are there.
         let length = usize::try_from(content_length).unwrap_or(usize::MAX);
         let encrypted_content = reader.bytes("encrypted content", length)?;
         let tag = reader.array("authentication tag")?;
@@ -32,23 +32,26 @@ impl<'a> UnverifiedBody<'a> {
     }
 }
 
-/// Reads what stands before the content: the IV, and the content's length in bytes.
+/// Reads the fields before the content: the IV, and the content's length in bytes.
 ///
 /// # Errors
 ///
-/// [`Error::Truncated`], or [`Error::Malformed`] for a length that AES-GCM does not have.
+/// [`Error::Truncated`], or [`Error::Malformed`] for a length that AES-GCM does not allow.
 pub(crate) fn read_prefix<'a>(reader: &mut Reader<'a>) -> Result<(&'a [u8; 12], u64), Error> {
     let iv = reader.array("IV")?;
     let offset = reader.offset();
     let content_length = u64::from_be_bytes(*reader.array("encrypted content length")?);
     if content_length > MAX_CONTENT_LENGTH {
-        let (field, problem) = ("encrypted content length", "over 2^36 - 32 bytes");
-        return Err(Error::Malformed { field, offset, problem });
+        return Err(Error::Malformed {
+            field: "encrypted content length",
+            offset,
+            problem: "over 2^36 - 32 bytes",
+        });
     }
     Ok((iv, content_length))
 }
 
-/// Appends what stands before the content.
+/// Appends the fields before the content.
 pub(crate) fn write_prefix(out: &mut Vec<u8>, iv: [u8; 12], content_length: usize) {
     out.extend_from_slice(&iv);
     out.extend_from_slice(&(content_length as u64).to_be_bytes());
@@ -61,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lengths_beyond_the_cipher_are_malformed() {
+    fn lengths_that_aes_gcm_does_not_allow_are_malformed() {
         let mut bytes = vec![0; 12];
         bytes.extend_from_slice(&(MAX_CONTENT_LENGTH + 1).to_be_bytes());
         let error = UnverifiedBody::read(&mut Reader::new(&bytes, 0)).unwrap_err();
@@ -81,7 +84,8 @@ mod tests {
             bytes.extend_from_slice(&tag);
             prop_assert_eq!(bytes.len(), content.len() + OVERHEAD);
             let read = UnverifiedBody::read(&mut Reader::new(&bytes, 0)).unwrap();
-            prop_assert_eq!(read, UnverifiedBody { iv: &iv, encrypted_content: &content, tag: &tag });
+            let expected = UnverifiedBody { iv: &iv, encrypted_content: &content, tag: &tag };
+            prop_assert_eq!(read, expected);
         }
     }
 }

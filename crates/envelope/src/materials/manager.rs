@@ -16,7 +16,7 @@ use crate::{
     error::Error,
     format::{encrypted_data_key::EncryptedDataKeys, header::UnverifiedHeader},
     keyring::Keyring,
-    message::open,
+    message::opener,
     suite::AlgorithmSuite,
 };
 
@@ -322,7 +322,7 @@ impl<'a> DecryptionMaterialsRequest<'a> {
     #[must_use]
     pub fn is_authentic_under(&self, materials: &DecryptionMaterials) -> bool {
         match self.proof {
-            Proof::Header(header) => open::is_authentic(header, materials),
+            Proof::Header(header) => opener::is_authentic(header, materials),
             Proof::Known(known) => {
                 let [one, other] = [materials, known].map(|it| it.data_key().expose_secret());
                 materials.suite() == known.suite() && one.ct_eq(other).into()

@@ -1,9 +1,13 @@
-//! Sealing and opening, piece by piece, without input or output of their own.
+//! Encryption and decryption of messages, without I/O.
+//!
+//! [`sealer::Sealer`] and [`opener::Opener`] are the state machines that write and read one message
+//! piece by piece; a piece is a frame or a non-framed body. [`encrypt::Encryption`] and
+//! [`decrypt::Decryption`] drive them over a complete message, in slices.
 
-pub(crate) mod open;
-pub(crate) mod opening;
-pub(crate) mod seal;
-pub(crate) mod sealing;
+pub(crate) mod decrypt;
+pub(crate) mod encrypt;
+pub(crate) mod opener;
+pub(crate) mod sealer;
 pub(crate) mod workers;
 
 use std::ops::{Deref, DerefMut};
@@ -13,50 +17,52 @@ use zeroize::Zeroize as _;
 use self::workers::SLICE;
 use crate::{crypto::aead, error::Error, format::header};
 
-/// The IV of a header's tag where this library writes it: zero, which no frame's is.
+/// The IV of the header's tag in messages that this crate writes. No frame has this IV.
 const HEADER_IV: [u8; aead::NONCE_LENGTH] = [0; aead::NONCE_LENGTH];
 
-/// Work on a whole message, which may be long.
+/// The work on one message, in slices, because a message may be long.
 pub(crate) trait Slices {
-    /// Does the next slice of it, and tells whether that was the last.
+    /// Does the next slice. Returns whether it was the last one.
     fn next_slice(&mut self) -> Result<bool, Error>;
 
-    /// After a failure: wipes a slice of what was done, and tells whether there is more. Dropping
-    /// wipes all that is left.
+    /// Wipes one slice of the output after a failure. Returns whether there is more to wipe.
+    ///
+    /// Dropping wipes the rest.
     fn wipe_slice(&mut self) -> bool;
 
-    /// Finishes the rest at once.
+    /// Does all remaining slices.
     fn finish(&mut self) -> Result<(), Error> {
         while !self.next_slice()? {}
         Ok(())
     }
 }
 
-/// Bytes that are being appended to a buffer. On drop they are removed and wiped, unless they were
-/// kept.
+/// Bytes that are appended to a buffer. They are removed and wiped on drop, unless
+/// [`keep`](Self::keep) was called.
 struct Unfinished<'a> {
     buffer: &'a mut Vec<u8>,
     start: usize,
 }
 
 impl<'a> Unfinished<'a> {
-    /// Makes room for so many bytes. Growing in between would leave a copy behind.
+    /// Reserves `length` bytes. Growing the buffer later would leave a copy in freed memory.
     fn new(buffer: &'a mut Vec<u8>, length: usize) -> Self {
         let start = buffer.len();
         buffer.reserve(length);
         Self { buffer, start }
     }
 
+    /// Keeps the bytes that were appended so far.
     fn keep(&mut self) {
         self.start = self.buffer.len();
     }
 
-    /// Takes back a slice, and tells whether there is more.
+    /// Removes and wipes one slice from the end. Returns whether there is more.
     fn wipe_slice(&mut self) -> bool {
-        let left = self.buffer.len().saturating_sub(SLICE).max(self.start);
-        self.buffer[left..].zeroize();
-        self.buffer.truncate(left);
-        left > self.start
+        let end = self.buffer.len().saturating_sub(SLICE).max(self.start);
+        self.buffer[end..].zeroize();
+        self.buffer.truncate(end);
+        end > self.start
     }
 }
 
@@ -89,12 +95,12 @@ struct MessageId {
 }
 
 impl MessageId {
-    /// The first bytes of `bytes`, as many as the suite's message ids have.
+    /// Creates a message id of the suite's length from the front of `bytes`.
     fn new(suite: crate::suite::AlgorithmSuite, bytes: [u8; 32]) -> Self {
         Self { bytes, length: header::message_id_length(suite) }
     }
 
-    /// A received message id, of at most 32 bytes.
+    /// Copies a received message id of at most 32 bytes.
     fn received(id: &[u8]) -> Self {
         let mut bytes = [0; 32];
         bytes[..id.len()].copy_from_slice(id);

@@ -1,4 +1,4 @@
-//! The threads that seal and open the frames of a long message together.
+//! The threads that encrypt or decrypt the frames of a long message in parallel.
 
 #[cfg(feature = "parallel")]
 use std::sync::Arc;
@@ -12,19 +12,19 @@ use rayon::{
 
 use crate::error::Error;
 
-/// How much one thread seals or opens at once, in bytes: some 0.1 ms.
+/// The number of bytes that one thread processes at once, in about 0.1 ms.
 pub(crate) const SLICE: usize = 256 * 1024;
-/// The least that is worth waking others for, in bytes.
+/// The min number of bytes for which other threads are used.
 const WORTH_SHARING: usize = 128 * 1024;
-/// The least that is worth giving to another, in bytes.
+/// The min number of bytes that another thread is given.
 #[cfg(feature = "parallel")]
 const SHARE: usize = 32 * 1024;
-/// What a frame costs at the least, as bytes: one of a few bytes takes as long as encrypting so
-/// many.
-const FRAME: usize = 1024;
-const MOST_THREADS: usize = 256;
+/// The min cost of a frame in bytes: a frame of a few bytes takes as long as 1,024 bytes of
+/// encryption.
+const MIN_FRAME_COST: usize = 1024;
+const MAX_THREADS: usize = 256;
 
-/// Threads that work together; of a single one, the caller's is that.
+/// The threads that share the work. A single one is the caller's.
 #[derive(Debug, Clone)]
 pub(crate) struct Workers {
     threads: usize,
@@ -33,16 +33,16 @@ pub(crate) struct Workers {
 }
 
 impl Workers {
-    /// So many threads.
+    /// Starts `threads` threads; none for 1.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] for a number out of range, or when the system has no more threads.
+    /// [`Error::InvalidSetting`] when the number is out of range, or the system cannot start them.
     pub(crate) fn new(threads: usize) -> Result<Self, Error> {
-        if !(1..=MOST_THREADS).contains(&threads) {
+        if !(1..=MAX_THREADS).contains(&threads) {
             return Err(Error::invalid_setting(
                 "threads",
-                format!("{threads} is not in 1..={MOST_THREADS}"),
+                format!("expected 1 to {MAX_THREADS}, got {threads}"),
             ));
         }
         #[cfg(feature = "parallel")]
@@ -58,28 +58,28 @@ impl Workers {
         Ok(Self::default())
     }
 
-    /// How many bytes are sealed or opened at once.
+    /// Returns how many bytes all threads process at once.
     pub(crate) fn slice(&self) -> usize {
         SLICE * self.threads
     }
 
-    /// How many frames of so many bytes are sealed or opened at once; none where a single one is
-    /// more than that.
+    /// Returns how many frames of `length` bytes are processed at once; 0 when one frame is longer
+    /// than a slice.
     pub(crate) fn frames(&self, length: usize) -> usize {
         let shared = self.slice() / cost(length);
         if self.share(shared * length) { shared } else { SLICE / cost(length) }
     }
 
-    /// Whether so many bytes in several frames are worth sharing.
+    /// Returns whether this many bytes in several frames are processed by several threads.
     pub(crate) fn share(&self, bytes: usize) -> bool {
         self.threads > 1 && bytes >= WORTH_SHARING
     }
 
-    /// Does the work on each frame: from a piece of `input`, of `read` bytes, to the piece of
-    /// `output` at the same place, of `written` bytes. Any of the failures is returned.
+    /// Calls `work` for each frame, with its index, its `read` bytes of `input`, and its `written`
+    /// bytes of `output`. Returns any of the errors.
     #[cfg_attr(
         not(feature = "parallel"),
-        expect(clippy::unused_self, reason = "there are no others without the feature")
+        expect(clippy::unused_self, reason = "without the feature, there are no other threads")
     )]
     pub(crate) fn each<E: Send>(
         &self,
@@ -90,10 +90,10 @@ impl Workers {
     ) -> Result<(), E> {
         #[cfg(feature = "parallel")]
         if let Some(pool) = &self.pool {
-            let least = (SHARE / written).max(1);
+            let min_frames = (SHARE / written).max(1);
             let pieces =
                 output.par_chunks_exact_mut(written).zip(input.par_chunks_exact(read)).enumerate();
-            let pieces = pieces.with_min_len(least);
+            let pieces = pieces.with_min_len(min_frames);
             return pool.install(|| {
                 pieces.try_for_each(|(at, (output, input))| work(number(at), input, output))
             });
@@ -102,10 +102,10 @@ impl Workers {
         pieces.try_for_each(|(at, (output, input))| work(number(at), input, output))
     }
 
-    /// Does the work on each of `items`.
+    /// Calls `work` for each item. Returns the results in the same order.
     #[cfg_attr(
         not(feature = "parallel"),
-        expect(clippy::unused_self, reason = "there are no others without the feature")
+        expect(clippy::unused_self, reason = "without the feature, there are no other threads")
     )]
     pub(crate) fn map<T: Sync, R: Send>(
         &self,
@@ -120,7 +120,7 @@ impl Workers {
     }
 }
 
-/// The caller's thread alone.
+/// Only the caller's thread.
 impl Default for Workers {
     fn default() -> Self {
         Self {
@@ -131,9 +131,9 @@ impl Default for Workers {
     }
 }
 
-/// What a frame of so many bytes costs, as bytes.
+/// Returns the cost of a frame of this length, in bytes.
 pub(crate) fn cost(frame: usize) -> usize {
-    frame.max(FRAME)
+    frame.max(MIN_FRAME_COST)
 }
 
 fn number(at: usize) -> u32 {

@@ -3,7 +3,7 @@
 
 use metrics::{counter, histogram};
 
-use super::{Event, EventKind, Operation};
+use super::event::{Event, EventKind, Operation};
 use crate::error::Error;
 
 /// Counts an event.

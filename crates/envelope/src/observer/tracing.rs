@@ -2,7 +2,7 @@
 
 use tracing::{Instrument, debug, debug_span, info, instrument::Instrumented, warn};
 
-use super::{Event, EventKind, Operation};
+use super::event::{Event, EventKind, Operation};
 use crate::context::ContextKeys;
 
 /// Puts a load into a span of its own, so that what the key provider writes shows what it was for.

@@ -11,7 +11,7 @@ use crate::{
     context::EncryptionContext,
     error::Error,
     format::codec,
-    message::{open::Opener, workers::Workers},
+    message::{opener::Opener, workers::Workers},
     suite::AlgorithmSuite,
 };
 

@@ -12,7 +12,7 @@ use crate::{
     format::{footer, frame, header::ContentType, non_framed},
     materials::EncryptionMaterials,
     message::{
-        seal::{self, Sealer},
+        sealer::{self, Sealer},
         workers::{self, Workers},
     },
 };
@@ -47,7 +47,7 @@ impl Encryptor {
         workers: Workers,
     ) -> Result<Self, Error> {
         let mut output = Buffer::default();
-        let length = seal::header_length(&materials);
+        let length = sealer::header_length(&materials);
         let sealer = Sealer::start(materials, content_type, output.appending(length))?;
         let (frame, state) = (Buffer::default(), State::Open(sealer));
         Ok(Self { content_type, bound, length: 0, frame, output, state, workers })
@@ -118,7 +118,7 @@ impl Encryptor {
     fn check_length(&self, length: u64) -> Result<(), Error> {
         match self.bound {
             Some(bound) if length > bound => Err(Error::PlaintextBoundExceeded { bound }),
-            _ => seal::check_length(length, self.content_type),
+            _ => sealer::check_length(length, self.content_type),
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::{
         codec::Reader, encrypted_data_key, encrypted_data_key::Walk, header, header::ContentType,
     },
     materials::EncryptedDataKey,
-    message::open,
+    message::opener,
     suite::AlgorithmSuite,
 };
 
@@ -148,7 +148,7 @@ impl Needs {
             missing if missing > 0 && !at_end => return Ok(missing),
             _ => {}
         }
-        let parsed = open::read_header(bytes, self.max_encrypted_data_keys).map(drop);
+        let parsed = opener::read_header(bytes, self.max_encrypted_data_keys).map(drop);
         if matches!(parsed, Err(Error::Truncated { field: encrypted_data_key::FIRST_FIELD, .. }))
             && self.keys.is_none()
         {

@@ -1,4 +1,4 @@
-//! Sealing (specification: `client-apis/encrypt.md`).
+//! The state machine that writes a message (specification: `client-apis/encrypt.md`).
 
 use std::{convert::Infallible, ops::Deref};
 
@@ -18,13 +18,13 @@ use crate::{
     message::{MessageId, workers::Workers},
 };
 
-/// The length in bytes of a message with this much plaintext; of a signed one, the most that it can
-/// be.
+/// Returns the length in bytes of a message with this much plaintext, with the max length of its
+/// signature.
 ///
 /// # Errors
 ///
 /// [`Error::PlaintextTooLong`].
-pub(super) fn sealed_length(
+pub(super) fn max_message_length(
     materials: &EncryptionMaterials,
     plaintext_length: usize,
     content_type: ContentType,
@@ -41,13 +41,13 @@ pub(super) fn sealed_length(
     Ok(header_length(materials) + body + footer)
 }
 
-/// The length in bytes of the header under these materials.
+/// Returns the length in bytes of the header for these materials.
 pub(crate) fn header_length(materials: &EncryptionMaterials) -> usize {
     let keys = materials.serialized_data_keys().as_serialized();
     header::length(materials.suite(), materials.stored_context(), keys)
 }
 
-/// Checks that a message holds so many plaintext bytes.
+/// Checks that a message can hold this many plaintext bytes.
 ///
 /// # Errors
 ///
@@ -64,11 +64,12 @@ pub(crate) fn check_length(plaintext_length: u64, content_type: ContentType) -> 
     }
 }
 
-/// Seals one message, piece by piece, behind a header it wrote at the start.
+/// Writes one message piece by piece, after its header.
 ///
-/// No IV repeats under one key: the key is this message's alone, since it is derived from a fresh
-/// random message id (or, for legacy suites, is a data key that is never cached); under it the
-/// header's IV is zero, and that of a frame is its sequence number, from one.
+/// No IV repeats under one key. Each message has its own key: it is derived from a new random
+/// message id, or, in legacy suites without key derivation, it is a data key that is never cached.
+/// Under this key, the IV of the header is zero, and the IV of a frame is its sequence number,
+/// which starts at one.
 pub(crate) struct Sealer<M> {
     materials: M,
     cipher: aead::Key,
@@ -78,7 +79,7 @@ pub(crate) struct Sealer<M> {
 }
 
 impl<M: Deref<Target = EncryptionMaterials>> Sealer<M> {
-    /// Appends the header of a new message.
+    /// Starts a new message by appending its header.
     ///
     /// # Errors
     ///
@@ -102,7 +103,7 @@ impl<M: Deref<Target = EncryptionMaterials>> Sealer<M> {
             commit_key: keys.commit_key.as_ref(),
         };
         body.write(out)?;
-        // Authenticated data that is not stored follows the body only while the tag is computed.
+        // Pairs that are authenticated but not stored follow the body while the tag is computed.
         let end = out.len();
         out.extend_from_slice(materials.required_context().as_serialized());
         let tag = cipher.seal(super::HEADER_IV, &out[start..], &mut []);
@@ -115,7 +116,7 @@ impl<M: Deref<Target = EncryptionMaterials>> Sealer<M> {
         Ok(Self { materials, cipher, message_id, sequence_number: 1, signer })
     }
 
-    /// Appends a frame of exactly the frame length.
+    /// Appends a regular frame. `plaintext` has exactly the frame length.
     ///
     /// # Errors
     ///
@@ -128,7 +129,8 @@ impl<M: Deref<Target = EncryptionMaterials>> Sealer<M> {
         let frame_length = || u32::try_from(plaintext.len()).unwrap_or(u32::MAX);
         let next =
             self.sequence_number.checked_add(1).ok_or_else(|| frame::too_long(frame_length()))?;
-        let (start, iv) = (out.len(), frame::iv(self.sequence_number));
+        let start = out.len();
+        let iv = frame::iv(self.sequence_number);
         out.extend_from_slice(&frame::regular_prefix(self.sequence_number, iv));
         let aad = BodyAad::of_frame(
             self.message_id.as_bytes(),
@@ -141,7 +143,7 @@ impl<M: Deref<Target = EncryptionMaterials>> Sealer<M> {
         Ok(())
     }
 
-    /// Appends as many frames as `plaintext` fills, each of `frame_length`.
+    /// Appends regular frames. The length of `plaintext` is a multiple of `frame_length`.
     ///
     /// # Errors
     ///
@@ -160,18 +162,20 @@ impl<M: Deref<Target = EncryptionMaterials>> Sealer<M> {
         let (true, Some(after)) = (workers.share(plaintext.len()), after) else {
             return { frames }.try_for_each(|frame| self.regular_frame(frame, out));
         };
-        let (start, first, stride) =
-            (out.len(), self.sequence_number, frame_length + frame::REGULAR_OVERHEAD);
+        let start = out.len();
+        let first = self.sequence_number;
+        let stride = frame_length + frame::REGULAR_OVERHEAD;
         out.resize(start + frames.len() * stride, 0);
-        let (cipher, message_id) = (&self.cipher, self.message_id.as_bytes());
+        let cipher = &self.cipher;
+        let message_id = self.message_id.as_bytes();
         let shared = workers.each(
             (plaintext, frame_length),
             &mut out[start..],
             stride,
             |at, plaintext, frame| {
                 let number = first + at;
-                let (iv, aad) =
-                    (frame::iv(number), BodyAad::of_frame(message_id, false, number, frame_length));
+                let iv = frame::iv(number);
+                let aad = BodyAad::of_frame(message_id, false, number, frame_length);
                 let (prefix, content, tag) = frame::split_regular_mut(frame);
                 *prefix = frame::regular_prefix(number, iv);
                 content.copy_from_slice(plaintext);
@@ -187,9 +191,10 @@ impl<M: Deref<Target = EncryptionMaterials>> Sealer<M> {
         Ok(())
     }
 
-    /// Appends the last frame, of at most the frame length.
+    /// Appends the final frame. `plaintext` has at most the frame length.
     pub(crate) fn final_frame(&mut self, plaintext: &[u8], out: &mut Vec<u8>) {
-        let (start, iv) = (out.len(), frame::iv(self.sequence_number));
+        let start = out.len();
+        let iv = frame::iv(self.sequence_number);
         let length =
             u32::try_from(plaintext.len()).expect("the final frame has at most the frame length");
         frame::write_final_prefix(out, self.sequence_number, iv, length);
@@ -202,15 +207,16 @@ impl<M: Deref<Target = EncryptionMaterials>> Sealer<M> {
         self.content(start, iv, &aad, plaintext, out);
     }
 
-    /// Appends the body in one piece.
+    /// Appends a non-framed body.
     pub(crate) fn single_block(&mut self, plaintext: &[u8], out: &mut Vec<u8>) {
-        let (start, iv) = (out.len(), frame::iv(1));
+        let start = out.len();
+        let iv = frame::iv(1);
         non_framed::write_prefix(out, iv, plaintext.len());
         let aad = BodyAad::of_single_block(self.message_id.as_bytes(), plaintext.len());
         self.content(start, iv, &aad, plaintext, out);
     }
 
-    /// Appends the footer, if the suite has one.
+    /// Appends the footer, if the suite is signed.
     pub(crate) fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), Error> {
         match (self.signer.take(), self.materials.signing_key()) {
             (Some(signer), Some(key)) => footer::write(&signer.sign(key)?, out),
@@ -218,7 +224,7 @@ impl<M: Deref<Target = EncryptionMaterials>> Sealer<M> {
         }
     }
 
-    /// Appends content and tag of the piece that started at `start`.
+    /// Appends content and tag of the piece whose prefix starts at `start`.
     fn content(
         &mut self,
         start: usize,

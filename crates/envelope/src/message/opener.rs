@@ -1,4 +1,4 @@
-//! Opening (specification: `client-apis/decrypt.md`).
+//! The state machine that reads a message (specification: `client-apis/decrypt.md`).
 
 use std::{ops::Range, sync::Arc};
 
@@ -29,7 +29,7 @@ use crate::{
     suite::AlgorithmSuite,
 };
 
-/// Reads the header at the front of `message`; also gives where the body starts.
+/// Reads the header at the front of `message`. Returns it with the start of the body.
 ///
 /// # Errors
 ///
@@ -43,13 +43,13 @@ pub(crate) fn read_header(
     Ok((header, reader.position()))
 }
 
-/// Whether a header is authentic under these materials.
+/// Returns whether a header is authentic under these materials.
 pub(crate) fn is_authentic(header: &UnverifiedHeader<'_>, materials: &DecryptionMaterials) -> bool {
     materials.suite() == header.suite && verified(header, materials).is_ok()
 }
 
-/// Verifies the commitment, then the header's tag over the bytes as they were received. Returns the
-/// key of the message.
+/// Verifies the commitment, and the header's tag over the bytes as received. Returns the key of the
+/// message.
 fn verified(
     header: &UnverifiedHeader<'_>,
     materials: &DecryptionMaterials,
@@ -68,24 +68,24 @@ fn verified(
     if committed && authentic.is_ok() { Ok(cipher) } else { Err(Error::Authentication) }
 }
 
-/// Opens the body of one message whose header it verified: having one is the proof.
+/// Decrypts the body of one message piece by piece. Only exists for a verified header.
 pub(crate) struct Opener {
     encryption_context: EncryptionContext,
     suite: AlgorithmSuite,
     cipher: aead::Key,
     message_id: MessageId,
     content_type: ContentType,
-    /// The sequence number that the next frame must have.
+    /// The expected sequence number of the next frame.
     sequence_number: u32,
-    /// The remaining steps for the signature, if there is one.
+    /// The verification of the signature, if the suite is signed.
     signature: Option<(Verifier, Arc<VerificationKey>)>,
-    /// Whether the frames opened in a run so far were all as they should be.
+    /// Whether all frames that were decrypted in a run were valid so far.
     runs: bool,
 }
 
-/// A frame, or the body in one piece: well-formed and in sequence, but nothing in it is verified.
+/// A frame or a non-framed body: well-formed and in sequence, but not authenticated.
 pub(super) struct UnverifiedPiece {
-    /// Where its content stands in the bytes that were read.
+    /// The position of the content in the bytes that were read.
     pub(super) content: Range<usize>,
     iv: [u8; 12],
     aad: BodyAad,
@@ -94,7 +94,7 @@ pub(super) struct UnverifiedPiece {
 }
 
 impl Opener {
-    /// Verifies the commitment, then the header's tag over the bytes as they were received.
+    /// Verifies the commitment, and the header's tag over the bytes as received.
     pub(crate) fn start(
         header: &UnverifiedHeader<'_>,
         materials: &DecryptionMaterials,
@@ -122,13 +122,13 @@ impl Opener {
         })
     }
 
-    /// Appends the plaintext of the next frame, or of the body in one piece, if its tag is right;
-    /// tells whether it was the last.
+    /// Appends the plaintext of the next piece if its tag is valid. Returns whether it was the last
+    /// piece.
     ///
     /// # Errors
     ///
-    /// [`Error::Truncated`] leaves everything as it was, so that the piece can be read again once
-    /// more of it is there. After any other error, the message must be given up.
+    /// [`Error::Truncated`] changes nothing, so the piece can be read again when more bytes are
+    /// there. After any other error, the opener must not be used any more.
     pub(crate) fn next_piece(
         &mut self,
         reader: &mut Reader<'_>,
@@ -142,10 +142,11 @@ impl Opener {
         Ok(piece.is_last)
     }
 
-    /// Appends the plaintext of the regular frames that are next, as many as are there and one
-    /// slice holds; by several threads where that is worth it. Tells what they cost, as bytes:
-    /// nothing where there is none. Of frames that are not as they should be, none is opened:
-    /// [`next_piece`](Self::next_piece) says which.
+    /// Appends the plaintext of the next regular frames, of at most one slice, with several threads
+    /// if that is faster. Returns their cost in bytes; 0 when there are none.
+    ///
+    /// If one of the frames is invalid, none is decrypted. [`next_piece`](Self::next_piece) then
+    /// finds the invalid one.
     pub(crate) fn regular_frames(
         &mut self,
         reader: &mut Reader<'_>,
@@ -157,7 +158,8 @@ impl Opener {
         };
         let length = frame::length(frame_length);
         let stride = length.saturating_add(frame::REGULAR_OVERHEAD);
-        let (start, first) = (plaintext.len(), self.sequence_number);
+        let start = plaintext.len();
+        let first = self.sequence_number;
         let frames =
             reader.rest().chunks_exact(stride).take(workers.frames(length)).zip(first..u32::MAX);
         let count =
@@ -166,10 +168,11 @@ impl Opener {
             return 0;
         }
         let frames = &reader.rest()[..count * stride];
-        let (cipher, aad) =
-            (&self.cipher, BodyAad::of_frame(self.message_id.as_bytes(), false, first, length));
+        let cipher = &self.cipher;
+        let aad = BodyAad::of_frame(self.message_id.as_bytes(), false, first, length);
         let open = |number, frame: &[u8], content: &mut [u8]| {
-            let (iv, (prefix, _, tag)) = (frame::iv(number), frame::split_regular(frame));
+            let iv = frame::iv(number);
+            let (prefix, _, tag) = frame::split_regular(frame);
             if *prefix != frame::regular_prefix(number, iv) {
                 return Err(Unauthenticated);
             }
@@ -208,14 +211,15 @@ impl Opener {
         count * cost(length)
     }
 
-    /// Reads the next piece, and counts on it being authentic: unless it is opened, the message
-    /// must be given up.
+    /// Reads the next piece and advances behind it. If [`open_piece`](Self::open_piece) then fails,
+    /// the opener must not be used any more.
     ///
     /// # Errors
     ///
-    /// Those of [`next_piece`](Self::next_piece), but for [`Error::Authentication`].
+    /// The errors of [`next_piece`](Self::next_piece), except [`Error::Authentication`].
     pub(super) fn read_piece(&mut self, reader: &mut Reader<'_>) -> Result<UnverifiedPiece, Error> {
-        let (start, offset) = (reader.position(), reader.offset());
+        let start = reader.position();
+        let offset = reader.offset();
         let message_id = self.message_id.as_bytes();
         let (iv, aad, tag, length, is_last) = match self.content_type {
             ContentType::Framed { frame_length } => {
@@ -225,12 +229,14 @@ impl Opener {
                 let aad =
                     BodyAad::of_frame(message_id, frame.is_final, frame.sequence_number, length);
                 if !frame.is_final {
-                    // A frame numbered 2^32 - 1 reads as a final one, so only a hostile body comes
-                    // to this.
-                    let (field, problem) = ("sequence number", "more than 2^32 - 1 frames");
+                    // The sequence number 2^32 - 1 is the marker of the final frame, so this only
+                    // fails for a hostile body.
                     let next = self.sequence_number.checked_add(1);
-                    self.sequence_number =
-                        next.ok_or(Error::Malformed { field, offset, problem })?;
+                    self.sequence_number = next.ok_or(Error::Malformed {
+                        field: "sequence number",
+                        offset,
+                        problem: "more than 2^32 - 1 frames",
+                    })?;
                 }
                 (*frame.iv, aad, *frame.tag, length, frame.is_final)
             }
@@ -243,12 +249,12 @@ impl Opener {
         if let Some((verifier, _)) = &mut self.signature {
             verifier.update(reader.since(start));
         }
-        // The tag follows the content in either.
+        // The tag follows the content in both layouts.
         let end = reader.position() - tag.len();
         Ok(UnverifiedPiece { content: end - length..end, iv, aad, tag, is_last })
     }
 
-    /// Decrypts the content of the piece in place if its tag is right, and otherwise wipes it.
+    /// Decrypts the content of the piece in place if its tag is valid, and wipes it otherwise.
     ///
     /// # Errors
     ///
@@ -262,12 +268,12 @@ impl Opener {
         opened.map_err(|_| Error::Authentication)
     }
 
-    /// Reads and verifies the signature behind the body, if the suite has one.
+    /// Reads and verifies the signature after the body, if the suite is signed.
     ///
     /// # Errors
     ///
-    /// [`Error::Truncated`] leaves everything as it was, so that the footer can be read again once
-    /// more of it is there. [`Error::Authentication`] when the signature is not the message's.
+    /// [`Error::Truncated`] changes nothing, so the footer can be read again when more bytes are
+    /// there. [`Error::Authentication`] when the signature is invalid.
     pub(crate) fn finish(&mut self, reader: &mut Reader<'_>) -> Result<(), Error> {
         if !self.suite.is_signed() {
             return Ok(());
@@ -278,22 +284,22 @@ impl Opener {
         verified.then_some(()).ok_or(Error::Authentication)
     }
 
-    /// How the body is laid out.
+    /// Returns the layout of the body.
     pub(super) fn content_type(&self) -> ContentType {
         self.content_type
     }
 
-    /// The message's encryption context, with what it requires but does not store.
+    /// Returns the message's encryption context, with the required pairs that it does not store.
     pub(crate) fn encryption_context(&self) -> &EncryptionContext {
         &self.encryption_context
     }
 
-    /// The same, to keep.
+    /// Returns the message's encryption context, by value.
     pub(crate) fn into_context(self) -> EncryptionContext {
         self.encryption_context
     }
 
-    /// The algorithm suite the message was sealed with.
+    /// Returns the message's algorithm suite.
     pub(crate) fn suite(&self) -> AlgorithmSuite {
         self.suite
     }
@@ -310,7 +316,7 @@ impl Opener {
     }
 }
 
-/// A commitment in pieces that are compared each at once, instead of byte by byte.
+/// Splits a commit key into words, which are compared faster than single bytes.
 fn words(commit_key: &[u8; 32]) -> [u64; 4] {
     let (words, []) = commit_key.as_chunks() else { unreachable!("32 is a multiple of 8") };
     std::array::from_fn(|at| u64::from_ne_bytes(words[at]))
@@ -323,7 +329,7 @@ mod tests {
         data_key::DataKey,
         format::header::{self, HeaderBody},
         materials::{EncryptedDataKey, EncryptionMaterials},
-        message::{HEADER_IV, Slices as _, opening::Opening, sealing::Sealing},
+        message::{HEADER_IV, Slices as _, decrypt::Decryption, encrypt::Encryption},
     };
 
     const SUITE: AlgorithmSuite = AlgorithmSuite::Aes256GcmHkdfSha512CommitKey;
@@ -335,19 +341,24 @@ mod tests {
     fn open(message: &[u8]) -> Result<Vec<u8>, Error> {
         let (header, body) = read_header(message, 1)?;
         let materials = DecryptionMaterials::new(SUITE, EncryptionContext::empty(), data_key())?;
-        let (mut opener, mut plaintext) = (Opener::start(&header, &materials)?, vec![]);
-        Opening::start(&mut opener, message, body, &Workers::default(), &mut plaintext).finish()?;
+        let mut opener = Opener::start(&header, &materials)?;
+        let mut plaintext = vec![];
+        Decryption::start(&mut opener, message, body, &Workers::default(), &mut plaintext)
+            .finish()?;
         Ok(plaintext)
     }
 
     fn wrapped() -> [EncryptedDataKey; 1] {
-        let (key_provider_id, key_provider_information) = ("ns".to_owned(), b"name".to_vec());
-        [EncryptedDataKey { key_provider_id, key_provider_information, ciphertext: vec![] }]
+        [EncryptedDataKey {
+            key_provider_id: "ns".to_owned(),
+            key_provider_information: b"name".to_vec(),
+            ciphertext: vec![],
+        }]
     }
 
-    /// The header's tag alone would pass: only the commitment is wrong.
+    /// The header's tag is valid; only the commitment is wrong.
     #[test]
-    fn a_wrong_commitment_under_a_right_tag_is_refused() {
+    fn a_wrong_commitment_under_a_valid_tag_is_refused() {
         let keys = kdf::derive(SUITE, data_key().expose_secret(), &[1; 32]);
         let cipher = keys.cipher;
         let message = |commit_key: [u8; 32]| {
@@ -383,12 +394,13 @@ mod tests {
     }
 
     #[test]
-    fn a_public_key_in_a_message_without_signature_is_refused_before_any_keyring_is_asked() {
+    fn a_public_key_in_an_unsigned_message_is_refused_before_the_keyring_is_called() {
         let context = EncryptionContext::new([("aws-crypto-public-key", "AAAA")]).unwrap();
         let materials = EncryptionMaterials::new(SUITE, context, data_key(), &wrapped()).unwrap();
-        let (workers, mut message) = (Workers::default(), vec![]);
+        let workers = Workers::default();
+        let mut message = vec![];
         let content_type = ContentType::Framed { frame_length: 4 };
-        Sealing::start(&materials, content_type, b"x", &workers, &mut message)
+        Encryption::start(&materials, content_type, b"x", &workers, &mut message)
             .unwrap()
             .finish()
             .unwrap();

@@ -1,10 +1,10 @@
-//! Sealing a whole plaintext.
+//! Encryption of a complete plaintext, in slices.
 
 use std::ops::Deref;
 
 use super::{
     Slices, Unfinished,
-    seal::{Sealer, sealed_length},
+    sealer::{Sealer, max_message_length},
     workers::Workers,
 };
 use crate::{
@@ -13,8 +13,8 @@ use crate::{
     materials::EncryptionMaterials,
 };
 
-/// Appends one message to a buffer, or leaves that as it was.
-pub(crate) struct Sealing<'a, M> {
+/// Appends one message to a buffer, or leaves the buffer unchanged.
+pub(crate) struct Encryption<'a, M> {
     sealer: Sealer<M>,
     content_type: ContentType,
     rest: &'a [u8],
@@ -22,7 +22,7 @@ pub(crate) struct Sealing<'a, M> {
     message: Unfinished<'a>,
 }
 
-/// Whether so many plaintext bytes are sealed in one slice.
+/// Returns whether `length` bytes of plaintext are encrypted in one slice.
 pub(crate) fn is_one_slice(length: usize, content_type: ContentType, workers: &Workers) -> bool {
     match content_type {
         ContentType::NonFramed => true,
@@ -35,8 +35,8 @@ pub(crate) fn is_one_slice(length: usize, content_type: ContentType, workers: &W
     }
 }
 
-impl<'a, M: Deref<Target = EncryptionMaterials>> Sealing<'a, M> {
-    /// A message of `plaintext`, of which the header is written.
+impl<'a, M: Deref<Target = EncryptionMaterials>> Encryption<'a, M> {
+    /// Starts a message for `plaintext` by writing its header.
     ///
     /// # Errors
     ///
@@ -48,14 +48,16 @@ impl<'a, M: Deref<Target = EncryptionMaterials>> Sealing<'a, M> {
         workers: &'a Workers,
         message: &'a mut Vec<u8>,
     ) -> Result<Self, Error> {
-        let mut message =
-            Unfinished::new(message, sealed_length(&materials, plaintext.len(), content_type)?);
+        let mut message = Unfinished::new(
+            message,
+            max_message_length(&materials, plaintext.len(), content_type)?,
+        );
         let sealer = Sealer::start(materials, content_type, &mut message)?;
         Ok(Self { sealer, content_type, rest: plaintext, workers, message })
     }
 }
 
-impl<M: Deref<Target = EncryptionMaterials>> Slices for Sealing<'_, M> {
+impl<M: Deref<Target = EncryptionMaterials>> Slices for Encryption<'_, M> {
     fn next_slice(&mut self) -> Result<bool, Error> {
         match self.content_type {
             ContentType::NonFramed => self.sealer.single_block(self.rest, &mut self.message),

@@ -1,4 +1,4 @@
-//! Opening a whole message.
+//! Decryption of a complete message, in slices.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use zeroize::Zeroize as _;
 
 use super::{
     Slices, Unfinished,
-    open::Opener,
+    opener::Opener,
     workers::{SLICE, Workers, cost},
 };
 use crate::{
@@ -14,16 +14,16 @@ use crate::{
     format::{codec::Reader, frame, header::ContentType, non_framed},
 };
 
-/// Appends the plaintext of one message to a buffer, or leaves that as it was.
-pub(crate) struct Opening<'a> {
+/// Appends the plaintext of one message to a buffer, or leaves the buffer unchanged.
+pub(crate) struct Decryption<'a> {
     opener: &'a mut Opener,
     body: Reader<'a>,
     workers: &'a Workers,
     plaintext: Unfinished<'a>,
 }
 
-impl<'a> Opening<'a> {
-    /// The plaintext of `message`, whose body starts at `body`.
+impl<'a> Decryption<'a> {
+    /// Starts to decrypt `message`, whose body starts at `body`.
     pub(crate) fn start(
         opener: &'a mut Opener,
         message: &'a [u8],
@@ -47,10 +47,8 @@ impl<'a> Opening<'a> {
     }
 }
 
-impl Slices for Opening<'_> {
-    /// # Errors
-    ///
-    /// [`Error::Authentication`], or an error of the body's format.
+impl Slices for Decryption<'_> {
+    /// Fails with [`Error::Authentication`], or an error of the body's format.
     fn next_slice(&mut self) -> Result<bool, Error> {
         let mut left = SLICE;
         while left > 0 {
@@ -71,23 +69,23 @@ impl Slices for Opening<'_> {
     }
 }
 
-/// Opens one message where it is: its plaintext takes its place.
-pub(crate) struct OpeningInPlace<'a, 'm> {
+/// Decrypts one message in place.
+pub(crate) struct InPlaceDecryption<'a, 'm> {
     opener: &'a mut Opener,
     message: &'m mut [u8],
-    /// Where the next piece starts.
+    /// The start of the next piece.
     next: usize,
-    /// Where the plaintext is; from its start on, the message is wiped when opening fails.
+    /// The position of the plaintext. After a failure, the message is wiped from its start on.
     plaintext: Range<usize>,
 }
 
-impl<'a, 'm> OpeningInPlace<'a, 'm> {
-    /// The plaintext of `message`, whose body starts at `body`.
+impl<'a, 'm> InPlaceDecryption<'a, 'm> {
+    /// Starts to decrypt `message`, whose body starts at `body`.
     pub(crate) fn start(opener: &'a mut Opener, message: &'m mut [u8], body: usize) -> Self {
         Self { opener, message, next: body, plaintext: body..body }
     }
 
-    /// The plaintext, once the last slice is done.
+    /// Returns the plaintext after the last slice.
     pub(crate) fn into_plaintext(mut self) -> &'m mut [u8] {
         let plaintext = std::mem::take(&mut self.plaintext);
         &mut std::mem::take(&mut self.message)[plaintext]
@@ -100,7 +98,7 @@ impl<'a, 'm> OpeningInPlace<'a, 'm> {
         let content = piece.content.clone();
         self.opener.open_piece(&piece, &mut self.message[content.clone()])?;
         if self.plaintext.is_empty() {
-            // A single frame need not be moved.
+            // The plaintext starts with this piece, which need not be moved.
             self.plaintext = content;
         } else {
             self.message.copy_within(content.clone(), self.plaintext.end);
@@ -110,17 +108,15 @@ impl<'a, 'm> OpeningInPlace<'a, 'm> {
     }
 }
 
-impl Slices for OpeningInPlace<'_, '_> {
-    /// # Errors
-    ///
-    /// [`Error::Authentication`], or an error of the body's format.
+impl Slices for InPlaceDecryption<'_, '_> {
+    /// Fails with [`Error::Authentication`], or an error of the body's format.
     fn next_slice(&mut self) -> Result<bool, Error> {
         let mut left = SLICE;
         while left > 0 {
             let before = self.plaintext.len();
             if self.next_piece()? {
                 finish(self.opener, &mut Reader::new(self.message, self.next))?;
-                // Of frames that were moved, something is left at the end.
+                // Frames that were moved left plaintext behind the end.
                 self.message[self.plaintext.end..].zeroize();
                 return Ok(true);
             }
@@ -130,22 +126,22 @@ impl Slices for OpeningInPlace<'_, '_> {
     }
 
     fn wipe_slice(&mut self) -> bool {
-        let (start, end) = (self.plaintext.start, self.message.len());
-        let left = end.saturating_sub(SLICE).max(start);
+        let start = self.plaintext.start;
+        let end = self.message.len().saturating_sub(SLICE).max(start);
         let message = std::mem::take(&mut self.message);
-        message[left..].zeroize();
-        self.message = &mut message[..left];
-        left > start
+        message[end..].zeroize();
+        self.message = &mut message[..end];
+        end > start
     }
 }
 
-impl Drop for OpeningInPlace<'_, '_> {
+impl Drop for InPlaceDecryption<'_, '_> {
     fn drop(&mut self) {
         self.message[self.plaintext.start..].zeroize();
     }
 }
 
-/// Verifies the signature, if there is one, and that nothing follows.
+/// Verifies the signature, if the suite has one, and that no bytes follow.
 fn finish(opener: &mut Opener, reader: &mut Reader<'_>) -> Result<(), Error> {
     opener.finish(reader)?;
     match reader.rest() {

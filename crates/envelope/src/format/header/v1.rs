@@ -1,27 +1,26 @@
 //! Version 1 of the header body (specification:
 //! `data-format/message-header.md#header-body-version-10`).
 
-use super::{
-    codec::Reader,
-    encrypted_data_key::EncryptedDataKeys,
-    header::{
-        HeaderBody, UnverifiedHeader, read_content_type, read_context, read_frame_length,
-        read_suite, write_frame_length, write_middle,
-    },
+use super::fields::{
+    HeaderBody, UnverifiedHeader, read_content_type_id, read_context, read_frame_length,
+    read_suite, write_frame_length, write_middle,
 };
-use crate::error::Error;
+use crate::{
+    error::Error,
+    format::{codec::Reader, encrypted_data_key::EncryptedDataKeys},
+};
 
 pub(super) const VERSION: u8 = 1;
-/// Customer authenticated encrypted data.
+/// "Customer authenticated encrypted data", the only type.
 const TYPE: u8 = 0x80;
 const RESERVED: [u8; 4] = [0; 4];
 const IV_LENGTH: u8 = 12;
-/// Everything but the encryption context and the encrypted data keys, in bytes: version, type,
-/// suite, message id, the context's length, content type, reserved, IV length, frame length; IV and
-/// tag.
+/// The length in bytes of all fields but the encryption context and the encrypted data keys:
+/// version, type, suite, message id, context length, content type, reserved, IV length, frame
+/// length, IV, tag.
 pub(super) const FIXED_LENGTH: usize = 1 + 1 + 2 + 16 + 2 + 1 + 4 + 1 + 4 + 12 + 16;
 
-/// Reads what follows the version, which stands at `start`.
+/// Reads the header after its version. The header starts at `start`.
 pub(super) fn read<'a>(
     reader: &mut Reader<'a>,
     start: usize,
@@ -32,11 +31,11 @@ pub(super) fn read<'a>(
     if kind != TYPE {
         return Err(Error::Unsupported { field: "type", offset, value: kind.into() });
     }
-    let suite = read_suite(reader, VERSION)?;
+    let suite = read_suite(reader, false)?;
     let message_id = reader.bytes("message id", 16)?;
     let encryption_context = read_context(reader)?;
     let encrypted_data_keys = EncryptedDataKeys::read(reader, max_encrypted_data_keys)?;
-    let content_type = read_content_type(reader)?;
+    let content_type_id = read_content_type_id(reader)?;
     let offset = reader.offset();
     if *reader.array("reserved")? != RESERVED {
         return Err(Error::Malformed { field: "reserved", offset, problem: "not zero" });
@@ -46,7 +45,7 @@ pub(super) fn read<'a>(
     if iv_length != IV_LENGTH {
         return Err(Error::Unsupported { field: "IV length", offset, value: iv_length.into() });
     }
-    let content_type = read_frame_length(reader, content_type)?;
+    let content_type = read_frame_length(reader, content_type_id)?;
     let body = reader.since(start);
     let iv = *reader.array("header IV")?;
     let tag = reader.array("header authentication tag")?;
@@ -63,7 +62,7 @@ pub(super) fn read<'a>(
     })
 }
 
-/// Appends a header body.
+/// Appends a header body to `out`.
 pub(super) fn write(header: &HeaderBody<'_>, out: &mut Vec<u8>) -> Result<(), Error> {
     out.extend_from_slice(&[VERSION, TYPE]);
     out.extend_from_slice(&header.suite.id().to_be_bytes());

@@ -1,33 +1,32 @@
 //! Version 2 of the header body (specification:
 //! `data-format/message-header.md#header-body-version-20`).
 
-use super::{
-    codec::Reader,
-    encrypted_data_key::EncryptedDataKeys,
-    header::{
-        HeaderBody, UnverifiedHeader, read_content_type, read_context, read_frame_length,
-        read_suite, write_frame_length, write_middle,
-    },
+use super::fields::{
+    HeaderBody, UnverifiedHeader, read_content_type_id, read_context, read_frame_length,
+    read_suite, write_frame_length, write_middle,
 };
-use crate::error::Error;
+use crate::{
+    error::Error,
+    format::{codec::Reader, encrypted_data_key::EncryptedDataKeys},
+};
 
 pub(super) const VERSION: u8 = 2;
-/// Everything but the encryption context and the encrypted data keys, in bytes: version, suite,
-/// message id, the context's length, content type, frame length, commit key; tag.
+/// The length in bytes of all fields but the encryption context and the encrypted data keys:
+/// version, suite, message id, context length, content type, frame length, commit key, tag.
 pub(super) const FIXED_LENGTH: usize = 1 + 2 + 32 + 2 + 1 + 4 + 32 + 16;
 
-/// Reads what follows the version, which stands at `start`.
+/// Reads the header after its version. The header starts at `start`.
 pub(super) fn read<'a>(
     reader: &mut Reader<'a>,
     start: usize,
     max_encrypted_data_keys: usize,
 ) -> Result<UnverifiedHeader<'a>, Error> {
-    let suite = read_suite(reader, VERSION)?;
+    let suite = read_suite(reader, true)?;
     let message_id = reader.bytes("message id", 32)?;
     let encryption_context = read_context(reader)?;
     let encrypted_data_keys = EncryptedDataKeys::read(reader, max_encrypted_data_keys)?;
-    let content_type = read_content_type(reader)?;
-    let content_type = read_frame_length(reader, content_type)?;
+    let content_type_id = read_content_type_id(reader)?;
+    let content_type = read_frame_length(reader, content_type_id)?;
     let commit_key = reader.array("commit key")?;
     let body = reader.since(start);
     let tag = reader.array("header authentication tag")?;
@@ -44,7 +43,7 @@ pub(super) fn read<'a>(
     })
 }
 
-/// Appends a header body.
+/// Appends a header body to `out`.
 pub(super) fn write(
     header: &HeaderBody<'_>,
     commit_key: &[u8; 32],
