@@ -47,7 +47,7 @@ const CHECKED: &[&str] = &[
 ];
 
 /// Folders that hold no text of ours.
-const SKIPPED: &[&str] = &["__pycache__", "corpus", "node_modules", "target", "vectors"];
+const SKIPPED: &[&str] = &["__pycache__", "corpus", "data", "node_modules", "target", "vectors"];
 
 /// The kinds of files that are checked; `""` is a script.
 const KINDS: &[&str] = &["", "md", "py", "rs", "sh", "toml", "yml"];
