@@ -111,8 +111,8 @@ async fn main() -> Result<(), examples::Report> {
             Some(kms) => Principal::new(Sessions(Arc::clone(kms), Duration::from_secs(session))),
             None => Principal::from_default_chain(),
         };
-        let keyring =
-            AwsKmsKeyring::new(pool.clone(), principal.with_label(name.as_str()), key.parse()?);
+        let clients = pool.clients(&principal.with_label(name.as_str()));
+        let keyring = AwsKmsKeyring::new(clients, key.parse()?);
         let caching = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring));
         let caching = caching.cache(&cache).partition_id(&name).build()?;
         let context = EncryptionContext::new([("tenant", name.as_str()), ("purpose", "payment")])?;

@@ -51,8 +51,8 @@ async fn main() -> Result<(), examples::Report> {
     };
 
     // Data keys come from KMS, and are cached on the way.
-    let source =
-        DefaultMaterialsManager::new(AwsKmsKeyring::new(pool.build()?, principal, key_id.parse()?));
+    let clients = pool.build()?.clients(&principal);
+    let source = DefaultMaterialsManager::new(AwsKmsKeyring::new(clients, key_id.parse()?));
     let cache = MaterialsCache::default();
     let caching = CachingMaterialsManager::builder(source.clone()).cache(&cache).build()?;
     let envelope =

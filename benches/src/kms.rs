@@ -125,11 +125,8 @@ fn client(
     cache: &MaterialsCache,
     set: impl FnOnce(CachingBuilder) -> CachingBuilder,
 ) -> Result<Envelope, Box<dyn Error>> {
-    let source = DefaultMaterialsManager::new(AwsKmsKeyring::new(
-        pool.clone(),
-        principal.clone(),
-        key.parse()?,
-    ));
+    let source =
+        DefaultMaterialsManager::new(AwsKmsKeyring::new(pool.clients(principal), key.parse()?));
     let manager = set(CachingMaterialsManager::builder(source).cache(cache)).build()?;
     Ok(Envelope::builder(manager).build()?)
 }

@@ -96,7 +96,7 @@ impl Kms {
     }
 
     async fn ours(&self, who: Who, workload: &Workload) -> Result<(), Box<dyn Error>> {
-        let keyring = AwsKmsKeyring::new(self.pool.clone(), self.principal(), self.key.parse()?);
+        let keyring = AwsKmsKeyring::new(self.pool.clients(&self.principal()), self.key.parse()?);
         let source = DefaultMaterialsManager::new(keyring);
         let envelope = if who == Who::Uncached {
             Envelope::builder(source).build()?

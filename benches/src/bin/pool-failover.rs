@@ -66,8 +66,8 @@ impl Scene {
     }
 
     /// Has a region decrypt.
-    async fn decrypt(&self, client: Client, region: Arc<str>) -> Result<(), KmsError> {
-        let key = self.key.replace(ONE, &region);
+    async fn decrypt(&self, client: Client, region: impl AsRef<str>) -> Result<(), KmsError> {
+        let key = self.key.replace(ONE, region.as_ref());
         client.decrypt().key_id(key).ciphertext_blob(self.ciphertext.clone()).send().await?;
         Ok(())
     }
@@ -86,7 +86,7 @@ impl Scene {
                 while began.elapsed() < length {
                     let asked = Instant::now();
                     let client = scene.pool.client(region, &scene.principal).await?;
-                    scene.decrypt(client, region.into()).await?;
+                    scene.decrypt(client, region).await?;
                     took.record(asked.elapsed());
                 }
                 Ok::<_, KmsError>(took)
@@ -107,7 +107,7 @@ impl Scene {
             tasks.spawn(async move {
                 loop {
                     if let Ok(client) = scene.pool.client(ONE, &scene.principal).await
-                        && let Err(error) = scene.decrypt(client, ONE.into()).await
+                        && let Err(error) = scene.decrypt(client, ONE).await
                         && let Some(pause) = error.retry_after()
                     {
                         tokio::time::sleep(pause).await;
@@ -224,11 +224,11 @@ async fn failover(
     let call = async || {
         let asked = Instant::now();
         let answered = replicas.call(|client, region| async {
-            scene.decrypt(client, Arc::clone(&region)).await.map(|()| region)
+            scene.decrypt(client, region.clone()).await.map(|()| region)
         });
         answered.await.map(|region| (asked.elapsed(), region))
     };
-    while &*call().await?.1 != ONE {
+    while call().await?.1.as_str() != ONE {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     scene.server.faults(ONE).hang(true);
@@ -244,7 +244,7 @@ async fn failover(
     }
     scene.server.faults(ONE).clear();
     let ended = Instant::now();
-    while &*call().await?.1 != ONE {}
+    while call().await?.1.as_str() != ONE {}
     Ok((first, later.at(0.5), ended.elapsed()))
 }
 

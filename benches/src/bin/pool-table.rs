@@ -280,7 +280,7 @@ impl World {
             .fold(pool, |pool, (region, url)| pool.endpoint_url_for(region, url))
             .build()?;
         let envelope = |key: &String| -> Result<_, Box<dyn Error>> {
-            let keyring = AwsKmsKeyring::new(pool.clone(), self.principal.clone(), key.parse()?);
+            let keyring = AwsKmsKeyring::new(pool.clients(&self.principal), key.parse()?);
             let source = DefaultMaterialsManager::new(keyring);
             let builder = match side {
                 Side::Cache => Envelope::builder(CachingMaterialsManager::builder(source).build()?),

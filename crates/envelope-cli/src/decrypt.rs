@@ -15,12 +15,8 @@ use crate::{
 pub(crate) fn run(arguments: &Decrypt) -> Result<(), Failure> {
     let context = context(&arguments.encryption_context)?;
     let runtime = runtime()?;
-    let keyring = wrapping_key::keyring(
-        &arguments.wrapping_keys,
-        Purpose::Decrypt,
-        &arguments.kms,
-        &runtime,
-    )?;
+    let keyring =
+        wrapping_key::keyring(&arguments.wrapping_keys, Purpose::Decrypt, &arguments.kms)?;
     let mut input = Input::open(&arguments.files.input)?.buffered();
     let threads = flow::threads(&input, arguments.files.threads);
     let envelope = builder(keyring)

@@ -19,12 +19,8 @@ pub(crate) fn run(arguments: &Encrypt) -> Result<(), Failure> {
         )));
     }
     let runtime = runtime()?;
-    let keyring = wrapping_key::keyring(
-        &arguments.wrapping_keys,
-        Purpose::Encrypt,
-        &arguments.kms,
-        &runtime,
-    )?;
+    let keyring =
+        wrapping_key::keyring(&arguments.wrapping_keys, Purpose::Encrypt, &arguments.kms)?;
     let input = Input::open(&arguments.files.input)?;
     let threads = flow::threads(&input, arguments.files.threads);
     let envelope = builder(keyring)

@@ -512,6 +512,19 @@ impl std::error::Error for KeyringError {
     }
 }
 
+/// An error and its causes, as one line.
+#[cfg(feature = "aws-kms")]
+pub(crate) struct Chain<'a>(pub(crate) &'a dyn std::error::Error);
+
+#[cfg(feature = "aws-kms")]
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        std::iter::successors(self.0.source(), |&cause| cause.source())
+            .try_for_each(|cause| write!(f, ": {cause}"))
+    }
+}
+
 struct Failures<'a>(&'a [KeyringError]);
 
 impl fmt::Display for Failures<'_> {

@@ -60,6 +60,9 @@ pub mod stream;
 mod suite;
 mod time;
 
+#[cfg(feature = "aws-kms")]
+pub use kms_pool;
+
 pub use crate::{
     client::{BlockingEnvelope, Decrypted, Envelope, EnvelopeBuilder, PreparedContext},
     context::{ContextKeys, EncryptionContext},

@@ -52,7 +52,7 @@ impl Kms {
         Self { pool, principal, key, local: Some(kms) }
     }
 
-    async fn client(&self) -> aws_sdk_kms::Client {
+    async fn client(&self) -> kms_pool::aws_sdk_kms::Client {
         self.pool.client(REGION, &self.principal).await.unwrap()
     }
 
@@ -62,7 +62,7 @@ impl Kms {
     }
 
     fn keyring(&self, key: &str) -> AwsKmsKeyring {
-        AwsKmsKeyring::new(self.pool.clone(), self.principal.clone(), key.parse().unwrap())
+        AwsKmsKeyring::new(self.pool.clients(&self.principal), key.parse().unwrap())
     }
 
     /// A client without a cache.
@@ -338,8 +338,7 @@ mod own_kms {
             .trust_root_pem(local.ca_pem())
             .max_attempts(1);
         let pool = settings(pool).build().unwrap();
-        let keyring =
-            AwsKmsKeyring::new(pool.clone(), kms.principal.clone(), kms.key.parse().unwrap());
+        let keyring = AwsKmsKeyring::new(pool.clients(&kms.principal), kms.key.parse().unwrap());
         let manager = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring))
             .cache(&MaterialsCache::builder().clock(clock).build())
             .max_age(Duration::from_mins(1))

@@ -46,7 +46,7 @@ impl Scene {
     /// A client with its own principal, on the same cache.
     fn client(&self) -> Envelope {
         let principal = Principal::new(self.kms.issue_credentials());
-        let keyring = AwsKmsKeyring::new(self.pool.clone(), principal, self.key.parse().unwrap());
+        let keyring = AwsKmsKeyring::new(self.pool.clients(&principal), self.key.parse().unwrap());
         let builder = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring));
         let manager = builder.cache(&self.cache).max_age(60 * SECOND).build().unwrap();
         Envelope::builder(manager).build().unwrap()

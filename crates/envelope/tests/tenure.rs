@@ -5,10 +5,7 @@
 
 use envelope::{
     EncryptionContext, Envelope,
-    keyring::{
-        AwsKmsDiscoveryKeyring, AwsKmsKeyring, AwsKmsMrkDiscoveryKeyring, AwsKmsMrkKeyring,
-        Keyring, MultiKeyring,
-    },
+    keyring::{AwsKmsDiscoveryKeyring, AwsKmsKeyring, Keyring, MultiKeyring},
     materials::{
         CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache, MaterialsManager as _,
     },
@@ -37,7 +34,8 @@ impl Scene {
         let principal = Principal::new(kms.issue_credentials());
         let key = kms.create_key(REGION).parse().unwrap();
         let cache = MaterialsCache::new(100);
-        let source = DefaultMaterialsManager::new(AwsKmsKeyring::new(pool, principal.clone(), key));
+        let source =
+            DefaultMaterialsManager::new(AwsKmsKeyring::new(pool.clients(&principal), key));
         let manager = CachingMaterialsManager::builder(source).cache(&cache).build().unwrap();
         let envelope = Envelope::builder(manager).build().unwrap();
         let context = EncryptionContext::new([("tenant", "42")]).unwrap();
@@ -129,8 +127,8 @@ async fn what_was_remembered_of_a_key_is_forgotten() {
     let pool = KmsPool::builder()
         .endpoint_url(scene.kms.endpoint(REGION))
         .trust_root_pem(scene.kms.ca_pem());
-    let source =
-        AwsKmsKeyring::new(pool.build().unwrap(), scene.principal.clone(), key.parse().unwrap());
+    let clients = pool.build().unwrap().clients(&scene.principal);
+    let source = AwsKmsKeyring::new(clients, key.parse().unwrap());
     let manager =
         CachingMaterialsManager::builder(DefaultMaterialsManager::new(source)).build().unwrap();
     let envelope = Envelope::builder(manager).build().unwrap();
@@ -156,16 +154,16 @@ async fn every_keyring_and_manager_tells_who_asks() {
     let nobodys = pool.clients(&Principal::new(scene.kms.issue_credentials()));
     let replicas = Replicas::new(clients(), [REGION]).unwrap();
     let multi = MultiKeyring::builder()
-        .generator(AwsKmsKeyring::with_clients(nobodys.clone(), key()))
-        .child(AwsKmsKeyring::with_clients(clients(), key()));
-    let source = DefaultMaterialsManager::new(AwsKmsKeyring::with_clients(clients(), key()));
+        .generator(AwsKmsKeyring::new(nobodys.clone(), key()))
+        .child(AwsKmsKeyring::new(clients(), key()));
+    let source = DefaultMaterialsManager::new(AwsKmsKeyring::new(clients(), key()));
     let caching = CachingMaterialsManager::builder(source).build().unwrap();
     let keyrings: [Box<dyn Keyring>; 6] = [
-        Box::new(AwsKmsKeyring::with_clients(clients(), key())),
-        Box::new(AwsKmsMrkKeyring::new(clients(), key())),
-        Box::new(AwsKmsMrkKeyring::new(nobodys, key()).with_replicas(replicas)),
+        Box::new(AwsKmsKeyring::new(clients(), key())),
+        Box::new(AwsKmsKeyring::mrk_aware(clients(), key())),
+        Box::new(AwsKmsKeyring::mrk_aware(nobodys, key()).with_replicas(replicas)),
         Box::new(AwsKmsDiscoveryKeyring::new(clients())),
-        Box::new(AwsKmsMrkDiscoveryKeyring::new(clients(), REGION).unwrap()),
+        Box::new(AwsKmsDiscoveryKeyring::mrk_aware(clients(), REGION.parse().unwrap())),
         Box::new(multi.build().unwrap()),
     ];
     scene.principal.replace(scene.kms.issue_credentials());

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::background::Background;
 use crate::client::Purpose;
 use crate::error::{BuildError, KmsError, KmsErrorKind};
-use crate::region::check_region;
+use crate::region::Region;
 use crate::stats::Counter;
 use crate::supplier::ClientSupplier;
 use crate::telemetry;
@@ -75,7 +75,7 @@ struct Counts {
 }
 
 struct Replica {
-    region: Arc<str>,
+    region: Region,
     /// The recent latency of calls, in microseconds; 0 if it is unknown.
     latency: AtomicU64,
     /// Whether the last call that counts failed.
@@ -93,22 +93,18 @@ impl Replicas {
     ///
     /// # Errors
     ///
-    /// [`BuildError::Region`] when there is none, one is named twice, or one is not the name of a
-    /// region.
+    /// [`BuildError::Region`] for an invalid region name, [`BuildError::DuplicateRegion`], and
+    /// [`BuildError::NoRegion`].
     pub fn new(
         supplier: impl ClientSupplier + 'static,
-        regions: impl IntoIterator<Item = impl Into<Arc<str>>>,
+        regions: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> Result<Self, BuildError> {
         let epoch = monotonic();
         let mut replicas: Vec<Replica> = vec![];
         for region in regions {
-            let region = region.into();
-            check_region(&region).map_err(|_| BuildError::no_region(&region))?;
+            let region: Region = region.as_ref().parse()?;
             if replicas.iter().any(|replica| replica.region == region) {
-                return Err(BuildError::Region {
-                    region: region.to_string(),
-                    problem: "is named twice",
-                });
+                return Err(BuildError::DuplicateRegion { region: region.to_string() });
             }
             replicas.push(Replica {
                 region,
@@ -119,10 +115,7 @@ impl Replicas {
             });
         }
         if replicas.is_empty() {
-            return Err(BuildError::Region {
-                region: String::new(),
-                problem: "is all there is: name a region",
-            });
+            return Err(BuildError::NoRegion);
         }
         Ok(Self {
             supplier: Arc::new(supplier),
@@ -161,7 +154,7 @@ impl Replicas {
 
     /// The regions, in the order in which they were given.
     pub fn regions(&self) -> impl Iterator<Item = &str> {
-        self.regions.iter().map(|replica| &*replica.region)
+        self.regions.iter().map(|replica| replica.region.as_str())
     }
 
     /// What happened so far; of all clones together.
@@ -185,7 +178,7 @@ impl Replicas {
     /// What the first region refused, or the failure of the last one when all failed.
     pub async fn call<T, F, Fut>(&self, operation: F) -> Result<T, KmsError>
     where
-        F: Fn(Client, Arc<str>) -> Fut,
+        F: Fn(Client, Region) -> Fut,
         Fut: Future<Output = Result<T, KmsError>>,
     {
         let mut waiting = self.order().into_iter();
@@ -198,7 +191,7 @@ impl Replicas {
                     Some(replica) if refused.is_none() => {
                         if failed.is_some() {
                             self.counts.failovers.increment();
-                            telemetry::another_region(&replica.region, "failover");
+                            telemetry::another_region(replica.region.as_str(), "failover");
                         }
                         running.push(self.ask(replica, &operation));
                     }
@@ -224,7 +217,7 @@ impl Replicas {
                     may_hedge = false;
                     if let Some(replica) = waiting.next() {
                         self.counts.hedges.increment();
-                        telemetry::another_region(&replica.region, "hedge");
+                        telemetry::another_region(replica.region.as_str(), "hedge");
                         running.push(self.ask(replica, &operation));
                     }
                 }
@@ -234,15 +227,16 @@ impl Replicas {
 
     async fn ask<T, F, Fut>(&self, replica: &Replica, operation: &F) -> Result<T, KmsError>
     where
-        F: Fn(Client, Arc<str>) -> Fut,
+        F: Fn(Client, Region) -> Fut,
         Fut: Future<Output = Result<T, KmsError>>,
     {
         // Measured even if it is cancelled because another region was faster.
         let mut measured = Measured { replica, began: monotonic(), counts: true };
-        let outcome = match self.supplier.client_for(&replica.region, Purpose::OneAttempt).await {
-            Ok(client) => operation(client, Arc::clone(&replica.region)).await,
-            Err(error) => Err(error),
-        };
+        let outcome =
+            match self.supplier.client_for(replica.region.as_str(), Purpose::OneAttempt).await {
+                Ok(client) => operation(client, replica.region.clone()).await,
+                Err(error) => Err(error),
+            };
         match &outcome {
             // A refusal concerns the request, not the region, however fast it came.
             Err(error) if !fails_over(error) => measured.counts = false,
@@ -342,9 +336,11 @@ mod tests {
 
     #[test]
     fn regions_are_named_once_and_well() {
-        for regions in [&[][..], &["us-east-1", "us-east-1"], &["us-east-1", "x/y"]] {
-            assert!(matches!(replicas(regions), Err(BuildError::Region { .. })), "{regions:?}");
-        }
+        assert!(matches!(replicas(&[]), Err(BuildError::NoRegion)));
+        let twice = replicas(&["us-east-1", "us-east-1"]);
+        assert!(matches!(twice, Err(BuildError::DuplicateRegion { .. })));
+        let invalid = replicas(&["us-east-1", "x/y"]);
+        assert!(matches!(invalid, Err(BuildError::Region { .. })));
     }
 
     #[tokio::test(start_paused = true)]

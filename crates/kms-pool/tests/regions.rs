@@ -28,7 +28,11 @@ fn replicas(pool: &KmsPool, principal: &Principal) -> Replicas {
 
 /// Which region answered.
 async fn ask(replicas: &Replicas) -> Result<Arc<str>, KmsError> {
-    replicas.call(|client, region| async move { random(&client).await.map(|()| region) }).await
+    replicas
+        .call(
+            |client, region| async move { random(&client).await.map(|()| region.as_str().into()) },
+        )
+        .await
 }
 
 /// How the outage is caused, and how many requests the region gets.

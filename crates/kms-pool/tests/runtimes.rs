@@ -179,7 +179,7 @@ fn no_caller_needs_tokio() {
         kms.faults(REGION).hang(true);
         let region =
             replicas.call(|client, region| async move { random(&client).await.map(|()| region) });
-        assert_eq!(&*region.await.unwrap(), OTHER);
+        assert_eq!(region.await.unwrap().as_str(), OTHER);
         kms.faults(REGION).clear();
         assert!(pool.shutdown(Duration::from_secs(10)).await);
         assert_eq!(random(&client).await.unwrap_err().kind(), KmsErrorKind::InvalidRequest);

@@ -134,7 +134,7 @@ const LONGEST: usize = 60_000;
 
 /// A sender who may encrypt, and whose messages are as large as allowed.
 fn heavy_sender(kms: &Kms) -> Outcome<Envelope> {
-    let real = AwsKmsKeyring::new(kms.pool().clone(), kms.principal().clone(), kms.key().parse()?);
+    let real = AwsKmsKeyring::new(kms.pool().clients(kms.principal()), kms.key().parse()?);
     let keyring = MultiKeyring::builder().generator(real).child(Padding).build()?;
     Ok(Envelope::builder(DefaultMaterialsManager::new(keyring)).build()?)
 }

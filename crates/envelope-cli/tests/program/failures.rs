@@ -225,7 +225,15 @@ fn wrong_usage_is_told_apart() {
         ),
         (
             &["decrypt", "--wrapping-key", "aws-kms-discovery,region=EU"],
-            "\"EU\" is not the name of a region",
+            "invalid region name \"EU\"",
+        ),
+        (
+            &["decrypt", "--wrapping-key", "aws-kms-discovery,account=1111-2222-3333"],
+            "expected 12 digits",
+        ),
+        (
+            &["decrypt", "--wrapping-key", "aws-kms-discovery,account=111122223333,partition=AWS"],
+            "invalid partition",
         ),
         (&["decrypt", "--wrapping-key", "aws-kms-discovery,partition=aws"], "account="),
         (&["encrypt", "--wrapping-key", AES, "--suite", "0479"], "0478"),

@@ -7,20 +7,18 @@ mod multi;
 mod raw_aes;
 #[cfg(feature = "aws-lc-rs")]
 mod raw_rsa;
+mod rotating;
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 #[cfg(feature = "aws-kms")]
-pub use self::aws_kms::{
-    AwsKmsDiscoveryKeyring, AwsKmsDiscoveryMultiKeyringBuilder, AwsKmsKeyring,
-    AwsKmsMrkDiscoveryKeyring, AwsKmsMrkKeyring, AwsKmsMultiKeyringBuilder, DiscoveryFilter,
-    KmsKeyArn,
-};
+pub use self::aws_kms::{AwsKmsDiscoveryKeyring, AwsKmsKeyring};
 #[cfg(feature = "aws-lc-rs")]
 pub use self::raw_rsa::RawRsaKeyring;
 pub use self::{
     multi::{MultiKeyring, MultiKeyringBuilder},
     raw_aes::RawAesKeyring,
+    rotating::RotatingKeyring,
 };
 #[cfg(feature = "aws-lc-rs")]
 pub use crate::crypto::rsa::{RsaPadding, RsaPrivateKey, RsaPublicKey};
@@ -145,7 +143,23 @@ fn check_key_names(namespace: &str, name: &str, longest_name: usize) -> Result<(
     Ok(())
 }
 
-/// The first success, or every failure: how a keyring tries one encrypted data key after the other.
+/// Unwraps with the first of `keyrings` that can, or returns the failures of all.
+async fn unwrap_with_any(
+    keyrings: impl Iterator<Item = &dyn Keyring> + Send,
+    request: KeyringRequest<'_>,
+    encrypted_data_keys: &[EncryptedDataKey],
+) -> Result<DataKey, Vec<KeyringError>> {
+    let mut failures = vec![];
+    for keyring in keyrings {
+        match keyring.unwrap(request, encrypted_data_keys).await {
+            Ok(data_key) => return Ok(data_key),
+            Err(more) => failures.extend(more),
+        }
+    }
+    Err(failures)
+}
+
+/// Returns the first success, or all failures.
 fn first_unwrapped(
     outcomes: impl Iterator<Item = Result<DataKey, KeyringError>>,
 ) -> Result<DataKey, Vec<KeyringError>> {

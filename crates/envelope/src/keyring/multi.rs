@@ -2,39 +2,81 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "aws-kms")]
+use super::aws_kms::MrkAwareKeys;
 use super::{
     EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture,
-    KeyringRequest,
+    KeyringRequest, unwrap_with_any,
 };
 use crate::{data_key::DataKey, error::Error};
 
-/// Wraps one data key with several keyrings, so that any one of them can decrypt the message.
+/// Wraps each data key with several keyrings, so that any one of them can decrypt the message.
 ///
-/// Encryption needs all of them: the generator creates the data key, then each child wraps it. If
-/// one of them fails, encryption fails. Without a generator, a multi-keyring only decrypts.
+/// Encryption needs all keyrings: the generator generates the data key, then each child wraps it. If
+/// one fails, encryption fails. Without a generator, a multi-keyring only decrypts. To encrypt with
+/// one key, and decrypt with older ones too, use a [`RotatingKeyring`](super::RotatingKeyring).
 ///
-/// Decryption needs one of them. It tries the generator first, then the children in their order,
-/// each with all of the message's encrypted data keys, and uses the first that unwraps one. It
-/// waits for a keyring that does not answer, for AWS KMS up to the pool's operation timeout: to
-/// decrypt in an emergency, build a client with the child alone.
+/// Decryption needs one keyring: the generator is tried first, then the children in order, each with
+/// all encrypted data keys of the message, until one succeeds. A keyring that does not respond
+/// delays decryption, AWS KMS by up to the pool's `operation_timeout`. To bypass it in an emergency,
+/// build a client with only the working child.
 ///
-/// The order of the keyrings is the order of the message's encrypted data keys.
+/// The order of the keyrings is the order of the message's encrypted data keys. Anyone who can use
+/// one of the keyrings can decrypt the message: it is only as secure as the weakest keyring.
 ///
-/// A multi-keyring with a generator can't be another one's child: the specification has it
-/// generate, or fail.
-///
-/// Anyone who can use one of the keyrings can decrypt the message: it is as safe as the weakest of
-/// them.
+/// A multi-keyring with a generator cannot be a child of another multi-keyring: the specification
+/// requires it to generate the data key, or fail.
 ///
 /// ```
 /// use envelope::{DataKey, keyring::{MultiKeyring, RawAesKeyring}};
 ///
-/// let (ours, escrow) = (DataKey::generate(32)?, DataKey::generate(32)?);
+/// let ours = DataKey::generate(32)?;
+/// let escrow = DataKey::generate(32)?;
 /// let keyring = MultiKeyring::builder()
 ///     .generator(RawAesKeyring::new("payments", "2026-key", &ours)?)
 ///     .child(RawAesKeyring::new("escrow", "offline-key", &escrow)?)
 ///     .build()?;
 /// # Ok::<(), envelope::Error>(())
+/// ```
+///
+/// # AWS KMS
+///
+/// With one [`AwsKmsKeyring`](super::AwsKmsKeyring) for each KMS key, this is the specification's
+/// *AWS KMS multi-keyring*, and with MRK-aware ones its *AWS KMS MRK multi-keyring*. This one
+/// encrypts under keys of two regions, so that one of them can decrypt while the other region is
+/// down:
+///
+/// ```no_run
+/// # #[cfg(feature = "aws-kms")]
+/// # fn example() -> Result<(), envelope::Error> {
+/// use envelope::keyring::{AwsKmsKeyring, MultiKeyring};
+/// use envelope::kms_pool::{KmsPool, Principal};
+///
+/// let virginia = "arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+/// let ireland = "arn:aws:kms:eu-west-1:111122223333:key/0987dcba-09fe-87dc-65ba-ab0987654321";
+/// let clients = KmsPool::builder().build()?.clients(&Principal::from_default_chain());
+/// let keyring = MultiKeyring::builder()
+///     .generator(AwsKmsKeyring::new(clients.clone(), virginia.parse()?))
+///     .child(AwsKmsKeyring::new(clients, ireland.parse()?))
+///     .build()?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// With one [`AwsKmsDiscoveryKeyring`](super::AwsKmsDiscoveryKeyring) for each region it is the
+/// *AWS KMS discovery multi-keyring*. The regions are tried in order, so put the nearest one first:
+///
+/// ```no_run
+/// # #[cfg(feature = "aws-kms")]
+/// # fn example(clients: envelope::kms_pool::PooledClients) -> Result<(), envelope::Error> {
+/// use envelope::keyring::{AwsKmsDiscoveryKeyring, MultiKeyring};
+///
+/// let ireland = AwsKmsDiscoveryKeyring::mrk_aware(clients, "eu-west-1".parse()?)
+///     .with_filter("aws", ["111122223333"])?;
+/// let virginia = ireland.clone().in_region("us-east-1".parse()?);
+/// let keyring = MultiKeyring::builder().child(ireland).child(virginia).build()?;
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug)]
 pub struct MultiKeyring {
@@ -43,13 +85,17 @@ pub struct MultiKeyring {
 }
 
 impl MultiKeyring {
-    /// A builder with no keyring yet.
-    #[must_use]
+    /// Creates a builder without a keyring.
     pub fn builder() -> MultiKeyringBuilder {
-        MultiKeyringBuilder { generator: None, children: vec![] }
+        MultiKeyringBuilder {
+            generator: None,
+            children: vec![],
+            #[cfg(feature = "aws-kms")]
+            mrk_aware: MrkAwareKeys::default(),
+        }
     }
 
-    /// Generator first, then the children.
+    /// Returns the generator, then the children.
     fn keyrings(&self) -> impl Iterator<Item = &dyn Keyring> {
         self.generator.iter().chain(&self.children).map(|keyring| &**keyring)
     }
@@ -59,9 +105,7 @@ impl Keyring for MultiKeyring {
     fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey> {
         Box::pin(async move {
             let Some(generator) = &self.generator else {
-                return Err(misused(
-                    "it has no generator to make a data key: set one with `MultiKeyringBuilder`",
-                ));
+                return Err(misused("no generator: set one with `MultiKeyringBuilder::generator`"));
             };
             let mut generated = generator.generate(request).await?;
             for child in &self.children {
@@ -81,7 +125,7 @@ impl Keyring for MultiKeyring {
         Box::pin(async move {
             if self.generator.is_some() {
                 return Err(misused(
-                    "it has a generator, so it wraps no data key but the one that it generates",
+                    "a multi-keyring with a generator cannot be a child of another multi-keyring",
                 ));
             }
             let mut encrypted_data_keys = vec![];
@@ -97,16 +141,7 @@ impl Keyring for MultiKeyring {
         request: KeyringRequest<'a>,
         encrypted_data_keys: &'a [EncryptedDataKey],
     ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
-        Box::pin(async move {
-            let mut failures = vec![];
-            for keyring in self.keyrings() {
-                match keyring.unwrap(request, encrypted_data_keys).await {
-                    Ok(data_key) => return Ok(data_key),
-                    Err(more) => failures.extend(more),
-                }
-            }
-            Err(failures)
-        })
+        Box::pin(unwrap_with_any(self.keyrings(), request, encrypted_data_keys))
     }
 
     fn wrapping_key(&self, request: KeyringRequest<'_>) -> Option<Arc<str>> {
@@ -129,59 +164,71 @@ fn misused(cause: &'static str) -> Error {
 
 /// Builds a [`MultiKeyring`].
 #[derive(Debug)]
+#[must_use = "a builder does nothing until `build`"]
 pub struct MultiKeyringBuilder {
     generator: Option<Box<dyn Keyring>>,
     children: Vec<Box<dyn Keyring>>,
+    #[cfg(feature = "aws-kms")]
+    mrk_aware: MrkAwareKeys,
 }
 
 impl MultiKeyringBuilder {
-    /// The keyring that makes data keys, and wraps them first. Default: none, and the multi-keyring
-    /// only unwraps, or wraps data keys that another keyring made. Set twice, the last one counts.
+    /// Sets the keyring that generates data keys, and wraps them first. Default: none; the
+    /// multi-keyring then only decrypts, or wraps data keys that another keyring generated. If
+    /// called more than once, the last call wins.
     ///
     /// ```
     /// # use envelope::{DataKey, keyring::{MultiKeyring, RawAesKeyring}};
     /// # let wrapping_key = DataKey::generate(32)?;
-    /// MultiKeyring::builder().generator(RawAesKeyring::new("payments", "2026-key", &wrapping_key)?).build()?;
+    /// let keyring = MultiKeyring::builder()
+    ///     .generator(RawAesKeyring::new("payments", "2026-key", &wrapping_key)?)
+    ///     .build()?;
     /// # Ok::<(), envelope::Error>(())
     /// ```
-    #[must_use]
     pub fn generator(mut self, keyring: impl Keyring + 'static) -> Self {
+        #[cfg(feature = "aws-kms")]
+        self.mrk_aware.set_generator(&keyring);
         self.generator = Some(Box::new(keyring));
         self
     }
 
-    /// Adds a keyring that wraps what the generator made. Default: none. The specification sets no
-    /// limit, but each one adds its encrypted data keys to every message, and readers refuse
-    /// messages with too many.
+    /// Adds a keyring that wraps the data keys of the generator. Default: none.
+    ///
+    /// Each child adds its encrypted data keys to every message, and decryption fails for messages
+    /// with more than `max_encrypted_data_keys`.
     ///
     /// ```
     /// # use envelope::{DataKey, keyring::{MultiKeyring, RawAesKeyring}};
-    /// # let [old, new] = [DataKey::generate(32)?, DataKey::generate(32)?];
-    /// let opens_both = MultiKeyring::builder()
-    ///     .child(RawAesKeyring::new("payments", "2026-key", &new)?)
-    ///     .child(RawAesKeyring::new("payments", "2025-key", &old)?)
+    /// # let ours = DataKey::generate(32)?;
+    /// # let escrow = DataKey::generate(32)?;
+    /// let decrypts_both = MultiKeyring::builder()
+    ///     .child(RawAesKeyring::new("payments", "2026-key", &ours)?)
+    ///     .child(RawAesKeyring::new("escrow", "offline-key", &escrow)?)
     ///     .build()?;
     /// # Ok::<(), envelope::Error>(())
     /// ```
-    #[must_use]
     pub fn child(mut self, keyring: impl Keyring + 'static) -> Self {
+        #[cfg(feature = "aws-kms")]
+        self.mrk_aware.add_child(&keyring);
         self.children.push(Box::new(keyring));
         self
     }
 
-    /// The multi-keyring.
+    /// Builds the multi-keyring.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] when it has neither a generator nor a child.
+    /// [`Error::InvalidSetting`] if there is neither a generator nor a child, or if several
+    /// MRK-aware AWS KMS keyrings have related multi-Region keys: one of them decrypts what all of
+    /// them encrypted.
     pub fn build(self) -> Result<MultiKeyring, Error> {
-        let Self { generator, children } = self;
+        let Self { generator, children, .. } = self;
         if generator.is_none() && children.is_empty() {
-            return Err(Error::invalid_setting(
-                "keyrings",
-                "none; a generator or a child is needed",
-            ));
+            let problem = "a generator or at least one child is required";
+            return Err(Error::invalid_setting("keyrings", problem));
         }
+        #[cfg(feature = "aws-kms")]
+        self.mrk_aware.check()?;
         Ok(MultiKeyring { generator, children })
     }
 }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use envelope::{
     Clock, EncryptionContext, Envelope, Error,
-    keyring::{AwsKmsMrkKeyring, Keyring, MultiKeyring},
+    keyring::{AwsKmsKeyring, Keyring},
     materials::{CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache},
 };
 
-use crate::{IRELAND, Kms, REGIONS, VIRGINIA, context, filter, multi_region::related};
+use crate::{IRELAND, Kms, REGIONS, VIRGINIA, context, in_each, multi_region::related};
 
 const MAX_AGE: Duration = Duration::from_mins(1);
 
@@ -38,7 +38,7 @@ async fn what_one_keyring_opened_is_not_given_to_another() {
     let message = caching(kms.strict(&key), &cache).encrypt(b"x", &context()).await.unwrap();
     let (any, others) = (
         caching(kms.discovery(), &cache),
-        caching(kms.discovery().with_filter(filter("aws", "444455556666")), &cache),
+        caching(kms.discovery().with_filter("aws", ["444455556666"]).unwrap(), &cache),
     );
     for _ in 0..10 {
         any.decrypt(&message, &context()).await.unwrap();
@@ -58,7 +58,7 @@ async fn a_replica_that_was_disabled_drops_what_it_opened_for_others() {
     let here = related(&primary, IRELAND);
     let (clock, hand) = Clock::manual();
     let cache = MaterialsCache::builder().clock(clock).build();
-    let envelope = caching(AwsKmsMrkKeyring::new(kms.clients(), here.parse().unwrap()), &cache);
+    let envelope = caching(AwsKmsKeyring::mrk_aware(kms.clients(), here.parse().unwrap()), &cache);
     let there = Envelope::new(kms.strict(&primary)).unwrap();
     let mut messages = vec![envelope.encrypt(b"x", &context()).await.unwrap()];
     for tenant in ["42", "43"] {
@@ -86,8 +86,7 @@ async fn a_region_without_the_key_drops_nothing_while_another_does_not_answer() 
     let primary = kms.local.create_multi_region_key(VIRGINIA, &[IRELAND]);
     let (clock, hand) = Clock::manual();
     let cache = MaterialsCache::builder().clock(clock).build();
-    let multi =
-        MultiKeyring::aws_kms_mrk_discovery(kms.clients(), [REGIONS[3], IRELAND]).build().unwrap();
+    let multi = in_each(&kms.mrk_discovery(IRELAND), &[REGIONS[3], IRELAND]);
     let envelope = caching(multi, &cache);
     let message =
         Envelope::new(kms.strict(&primary)).unwrap().encrypt(b"x", &context()).await.unwrap();
@@ -129,7 +128,7 @@ async fn what_a_replica_refuses_for_one_message_it_is_not_asked_for_the_next() {
     kms.local.disable_key(IRELAND, &here).unwrap();
     // Time stands still.
     let cache = MaterialsCache::builder().clock(Clock::manual().0).build();
-    let mrk = AwsKmsMrkKeyring::new(kms.clients(), here.parse().unwrap());
+    let mrk = AwsKmsKeyring::mrk_aware(kms.clients(), here.parse().unwrap());
     for envelope in [caching(mrk, &cache), caching(kms.mrk_discovery(IRELAND), &cache)] {
         kms.forget();
         let asked = envelope.decrypt(&messages[0], &EncryptionContext::empty()).await.unwrap_err();

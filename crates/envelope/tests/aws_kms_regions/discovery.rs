@@ -3,15 +3,15 @@
 use envelope::{
     DataKey, Envelope, Error,
     keyring::{
-        AwsKmsDiscoveryKeyring, AwsKmsMrkKeyring, DiscoveryFilter, Keyring, KeyringErrorKind,
-        MultiKeyring, RawAesKeyring,
+        AwsKmsDiscoveryKeyring, AwsKmsKeyring, Keyring, KeyringErrorKind, MultiKeyring,
+        RawAesKeyring,
     },
     materials::EncryptedDataKey,
 };
 use kms_pool::KmsErrorKind;
 
 use crate::{
-    ACCOUNT, IRELAND, Kms, REGIONS, SYDNEY, VIRGINIA, Watched, assert_no_match, context, filter,
+    ACCOUNT, IRELAND, Kms, REGIONS, SYDNEY, VIRGINIA, Watched, assert_no_match, context, in_each,
     opens, request, unwrap,
 };
 
@@ -32,9 +32,10 @@ async fn the_key_that_the_message_names_is_asked_in_its_own_region() {
 async fn a_filter_that_admits_the_key_lets_it_be_asked() {
     let kms = Kms::start().await;
     let sealed = kms.sealed_in(IRELAND).await;
-    let both = DiscoveryFilter::new("aws", ["444455556666", ACCOUNT]).unwrap();
-    assert!(opens(&kms.discovery().with_filter(both.clone()), &sealed).await);
-    assert!(opens(&kms.mrk_discovery(IRELAND).with_filter(both), &sealed).await);
+    for keyring in [kms.discovery(), kms.mrk_discovery(IRELAND)] {
+        let keyring = keyring.with_filter("aws", ["444455556666", ACCOUNT]).unwrap();
+        assert!(opens(&keyring, &sealed).await);
+    }
 }
 
 #[tokio::test]
@@ -43,21 +44,12 @@ async fn what_a_filter_excludes_costs_no_request() {
     let sealed = kms.sealed_in(IRELAND).await;
     let keys = [sealed.wrapped.clone(), sealed.named(sealed.key.replace("key/", "key/mrk-"))];
     kms.forget();
-    for other in [filter("aws", "444455556666"), filter("aws-cn", ACCOUNT)] {
-        assert_no_match(unwrap(&kms.discovery().with_filter(other.clone()), &keys).await);
-        assert_no_match(
-            unwrap(&kms.mrk_discovery(IRELAND).with_filter(other.clone()), &keys).await,
-        );
-        let multi = MultiKeyring::aws_kms_discovery(kms.clients(), REGIONS)
-            .filter(other.clone())
-            .build()
-            .unwrap();
-        assert_no_match(unwrap(&multi, &keys).await);
-        let multi = MultiKeyring::aws_kms_mrk_discovery(kms.clients(), REGIONS)
-            .filter(other)
-            .build()
-            .unwrap();
-        assert_no_match(unwrap(&multi, &keys).await);
+    for (partition, account) in [("aws", "444455556666"), ("aws-cn", ACCOUNT)] {
+        for keyring in [kms.discovery(), kms.mrk_discovery(IRELAND)] {
+            let keyring = keyring.with_filter(partition, [account]).unwrap();
+            assert_no_match(unwrap(&keyring, &keys).await);
+            assert_no_match(unwrap(&in_each(&keyring, &REGIONS), &keys).await);
+        }
     }
     assert_eq!(kms.asked(), [0; 4]);
 }
@@ -89,13 +81,13 @@ async fn a_name_that_is_no_key_arn_fails_before_anybody_is_asked() {
             [sealed.wrapped.clone(), sealed.named(name)],
             [sealed.named(name), sealed.wrapped.clone()],
         ] {
-            let mrk = AwsKmsMrkKeyring::new(kms.clients(), multi_region.parse().unwrap());
+            let mrk = AwsKmsKeyring::mrk_aware(kms.clients(), multi_region.parse().unwrap());
             let keyrings: [&dyn Keyring; 4] =
                 [&kms.strict(&sealed.key), &mrk, &kms.discovery(), &kms.mrk_discovery(IRELAND)];
             for keyring in keyrings {
                 let failures = keyring.unwrap(request(&context()), &keys).await.unwrap_err();
                 assert!(
-                    failures[0].to_string().contains("not a key ARN"),
+                    failures[0].to_string().contains("invalid KMS key ARN"),
                     "{keyring:?}: {failures:?}"
                 );
             }
@@ -167,8 +159,8 @@ async fn nothing_is_sealed() {
     let keyrings: [&dyn Keyring; 4] = [
         &kms.discovery(),
         &kms.mrk_discovery(IRELAND),
-        &MultiKeyring::aws_kms_discovery(kms.clients(), regions).build().unwrap(),
-        &MultiKeyring::aws_kms_mrk_discovery(kms.clients(), regions).build().unwrap(),
+        &in_each(&kms.discovery(), &regions),
+        &in_each(&kms.mrk_discovery(IRELAND), &regions),
     ];
     let (context, data_key) = (context(), DataKey::generate(32).unwrap());
     for keyring in keyrings {
@@ -191,7 +183,7 @@ async fn nothing_is_sealed() {
     let multi =
         MultiKeyring::builder().generator(generator).child(kms.discovery()).build().unwrap();
     let error = Envelope::new(multi).unwrap().encrypt(b"x", &context).await.unwrap_err();
-    assert!(error.to_string().contains("only unwraps"), "{error}");
+    assert!(error.to_string().contains("only decrypts"), "{error}");
 }
 
 #[tokio::test]
@@ -201,8 +193,7 @@ async fn a_multi_keyring_asks_in_its_regions_alone() {
     let elsewhere = kms.sealed_in(SYDNEY).await;
     kms.forget();
     let clients = Watched::new(kms.clients());
-    let multi =
-        MultiKeyring::aws_kms_discovery(clients.clone(), [IRELAND, VIRGINIA]).build().unwrap();
+    let multi = in_each(&AwsKmsDiscoveryKeyring::new(clients.clone()), &[IRELAND, VIRGINIA]);
     assert!(opens(&multi, &there).await && opens(&multi, &here).await);
     assert_eq!(kms.asked(), [1, 1, 0, 0]);
     assert_no_match(unwrap(&multi, std::slice::from_ref(&elsewhere.wrapped)).await);

@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use envelope::{
     AlgorithmSuite, EncryptionContext,
-    keyring::{AwsKmsMrkKeyring, Keyring as _, KeyringErrorKind, KeyringRequest},
+    keyring::{AwsKmsKeyring, Keyring as _, KeyringErrorKind, KeyringRequest},
 };
 use kms_pool::Replicas;
 
 use super::{IRELAND, Kms, REGIONS, VIRGINIA};
 
 /// A keyring of Virginia's key, for which Ireland stands in.
-fn keyring(kms: &Kms, key: &str) -> AwsKmsMrkKeyring {
+fn keyring(kms: &Kms, key: &str) -> AwsKmsKeyring {
     let replicas = Replicas::new(kms.clients(), [VIRGINIA, IRELAND]).unwrap();
-    AwsKmsMrkKeyring::new(kms.clients(), key.parse().unwrap()).with_replicas(replicas)
+    AwsKmsKeyring::mrk_aware(kms.clients(), key.parse().unwrap()).with_replicas(replicas)
 }
 
 #[tokio::test]
@@ -49,7 +49,8 @@ async fn a_second_region_answers_for_a_slow_one_and_a_denial_is_final() {
     let replicas = Replicas::new(kms.clients(), [VIRGINIA, IRELAND])
         .unwrap()
         .hedge_after(Duration::from_millis(20));
-    let hedged = AwsKmsMrkKeyring::new(kms.clients(), key.parse().unwrap()).with_replicas(replicas);
+    let hedged =
+        AwsKmsKeyring::mrk_aware(kms.clients(), key.parse().unwrap()).with_replicas(replicas);
     let context = EncryptionContext::new([("tenant", "42")]).unwrap();
     let request = KeyringRequest::new(AlgorithmSuite::default(), &context);
     let generated = hedged.generate(request).await.unwrap();

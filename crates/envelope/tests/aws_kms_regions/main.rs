@@ -13,7 +13,16 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use aws_sdk_kms::{
+use envelope::{
+    AlgorithmSuite, DataKey, EncryptionContext, Error,
+    keyring::{
+        AwsKmsDiscoveryKeyring, AwsKmsKeyring, Keyring, KeyringRequest, MultiKeyring,
+        MultiKeyringBuilder,
+    },
+    materials::EncryptedDataKey,
+};
+use kms_local::KmsLocal;
+use kms_pool::aws_sdk_kms::{
     config::{
         ConfigBag, Intercept, RuntimeComponents,
         interceptors::BeforeSerializationInterceptorContextRef,
@@ -23,15 +32,6 @@ use aws_sdk_kms::{
         decrypt::DecryptInput, encrypt::EncryptInput, generate_data_key::GenerateDataKeyInput,
     },
 };
-use envelope::{
-    AlgorithmSuite, DataKey, EncryptionContext, Error,
-    keyring::{
-        AwsKmsDiscoveryKeyring, AwsKmsKeyring, AwsKmsMrkDiscoveryKeyring, DiscoveryFilter, Keyring,
-        KeyringRequest,
-    },
-    materials::EncryptedDataKey,
-};
-use kms_local::KmsLocal;
 use kms_pool::{ClientFuture, ClientSupplier, KmsPool, PooledClients, Principal};
 
 const REGIONS: [&str; 4] = ["us-east-1", "eu-west-1", "ap-southeast-2", "sa-east-1"];
@@ -66,15 +66,15 @@ impl Kms {
     }
 
     fn strict(&self, key: &str) -> AwsKmsKeyring {
-        AwsKmsKeyring::with_clients(self.clients(), key.parse().unwrap())
+        AwsKmsKeyring::new(self.clients(), key.parse().unwrap())
     }
 
     fn discovery(&self) -> AwsKmsDiscoveryKeyring {
         AwsKmsDiscoveryKeyring::new(self.clients())
     }
 
-    fn mrk_discovery(&self, region: &str) -> AwsKmsMrkDiscoveryKeyring {
-        AwsKmsMrkDiscoveryKeyring::new(self.clients(), region).unwrap()
+    fn mrk_discovery(&self, region: &str) -> AwsKmsDiscoveryKeyring {
+        AwsKmsDiscoveryKeyring::mrk_aware(self.clients(), region.parse().unwrap())
     }
 
     /// A data key under a new single-Region key of this region.
@@ -143,8 +143,11 @@ fn assert_no_match(outcome: Result<DataKey, Error>) {
     }
 }
 
-fn filter(partition: &str, account: &str) -> DiscoveryFilter {
-    DiscoveryFilter::new(partition, [account]).unwrap()
+/// A multi-keyring of the same discovery keyring in each of these regions.
+fn in_each(keyring: &AwsKmsDiscoveryKeyring, regions: &[&str]) -> MultiKeyring {
+    let in_region = |region: &&str| keyring.clone().in_region(region.parse().unwrap());
+    let children = regions.iter().map(in_region);
+    children.fold(MultiKeyring::builder(), MultiKeyringBuilder::child).build().unwrap()
 }
 
 /// What was asked.
@@ -183,7 +186,7 @@ impl ClientSupplier for Watched {
             let client = self.clients.client(region).await?;
             let watch = Watch { region: region.to_owned(), asked: Arc::clone(&self.asked) };
             let config = client.config().to_builder().interceptor(watch).build();
-            Ok(aws_sdk_kms::Client::from_conf(config))
+            Ok(kms_pool::aws_sdk_kms::Client::from_conf(config))
         })
     }
 }

@@ -2,19 +2,19 @@
 
 use envelope::{
     Envelope,
-    keyring::{AwsKmsMrkKeyring, KeyringErrorKind, MultiKeyring},
+    keyring::{AwsKmsKeyring, KeyringErrorKind, MultiKeyring},
 };
 
 use crate::{
-    IRELAND, Kms, REGIONS, SYDNEY, VIRGINIA, assert_no_match, context, filter, opens, unwrap,
+    IRELAND, Kms, REGIONS, SYDNEY, VIRGINIA, assert_no_match, context, in_each, opens, unwrap,
 };
 
 /// In which no key of these tests has a replica, unless in all.
 const SAO_PAULO: &str = REGIONS[3];
 
 impl Kms {
-    fn mrk(&self, key: &str) -> AwsKmsMrkKeyring {
-        AwsKmsMrkKeyring::new(self.clients(), key.parse().unwrap())
+    fn mrk(&self, key: &str) -> AwsKmsKeyring {
+        AwsKmsKeyring::mrk_aware(self.clients(), key.parse().unwrap())
     }
 }
 
@@ -41,7 +41,7 @@ async fn what_each_region_sealed_opens_in_each_of_the_others() {
                 Envelope::new(kms.mrk(&related(&primary, opening))).unwrap(),
                 Envelope::new(kms.mrk_discovery(opening)).unwrap(),
                 Envelope::new(
-                    kms.mrk_discovery(opening).with_filter(filter("aws", crate::ACCOUNT)),
+                    kms.mrk_discovery(opening).with_filter("aws", [crate::ACCOUNT]).unwrap(),
                 )
                 .unwrap(),
             ];
@@ -74,7 +74,7 @@ async fn who_does_not_know_of_multi_region_keys_leaves_those_of_other_regions() 
     kms.forget();
     let keys = std::slice::from_ref(&sealed.wrapped);
     assert_no_match(unwrap(&kms.strict(&related(&primary, IRELAND)), keys).await);
-    assert_no_match(unwrap(&kms.discovery().in_region(IRELAND).unwrap(), keys).await);
+    assert_no_match(unwrap(&kms.discovery().in_region(IRELAND.parse().unwrap()), keys).await);
     assert_eq!(kms.asked(), [0; 4]);
     // Discovery asks the key that the message names, where that is.
     assert!(opens(&kms.discovery(), &sealed).await);
@@ -129,9 +129,8 @@ async fn a_multi_keyring_of_regions_opens_in_the_first_that_can() {
     kms.local.faults(SYDNEY).throttle_above(0);
     kms.forget();
     // No replica in the first, and no answer from the second.
-    let multi =
-        MultiKeyring::aws_kms_mrk_discovery(kms.clients(), [SAO_PAULO, SYDNEY, IRELAND, VIRGINIA]);
-    assert!(opens(&multi.build().unwrap(), &sealed).await);
+    let multi = in_each(&kms.mrk_discovery(SAO_PAULO), &[SAO_PAULO, SYDNEY, IRELAND, VIRGINIA]);
+    assert!(opens(&multi, &sealed).await);
     let [virginia, ireland, sydney, sao_paulo] = kms.asked();
     assert_eq!((sao_paulo, ireland, virginia), (1, 1, 0));
     assert!(sydney >= 1);
@@ -143,9 +142,8 @@ async fn a_multi_keyring_of_keys_opens_what_a_related_key_sealed() {
     let (primary, single) =
         (kms.local.create_multi_region_key(VIRGINIA, &[IRELAND]), kms.local.create_key(SYDNEY));
     let keyring = |generator: &str| {
-        let builder =
-            MultiKeyring::aws_kms_mrk(kms.clients()).generator(generator.parse().unwrap());
-        Envelope::new(builder.child(single.parse().unwrap()).build().unwrap()).unwrap()
+        let builder = MultiKeyring::builder().generator(kms.mrk(generator));
+        Envelope::new(builder.child(kms.mrk(&single)).build().unwrap()).unwrap()
     };
     let message = keyring(&primary).encrypt(b"x", &context()).await.unwrap();
     assert_eq!(kms.asked(), [1, 0, 1, 0]);

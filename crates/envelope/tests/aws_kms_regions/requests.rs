@@ -3,14 +3,16 @@
 use envelope::{
     DataKey, Error,
     keyring::{
-        AwsKmsDiscoveryKeyring, AwsKmsKeyring, AwsKmsMrkDiscoveryKeyring, AwsKmsMrkKeyring,
-        Keyring, KeyringError, KeyringErrorKind, KmsKeyArn, MultiKeyring,
+        AwsKmsDiscoveryKeyring, AwsKmsKeyring, Keyring, KeyringError, KeyringErrorKind,
+        MultiKeyring,
     },
     materials::EncryptedDataKey,
 };
 
+use kms_pool::KmsKeyArn;
+
 use crate::{
-    Asked, IRELAND, Kms, Sealed, VIRGINIA, Watched, assert_no_match, context,
+    Asked, IRELAND, Kms, Sealed, VIRGINIA, Watched, assert_no_match, context, in_each,
     multi_region::related, opens, request, unwrap,
 };
 
@@ -45,7 +47,7 @@ async fn a_response_for_another_key_is_refused() {
     let single = kms.sealed_in(VIRGINIA).await;
     let shared = kms.sealed_under(&primary).await;
     let strict = kms.strict(&single.key);
-    let mrk = AwsKmsMrkKeyring::new(kms.clients(), related(&primary, IRELAND).parse().unwrap());
+    let mrk = AwsKmsKeyring::mrk_aware(kms.clients(), related(&primary, IRELAND).parse().unwrap());
     kms.local.faults(VIRGINIA).wrong_key_ids(true);
     kms.local.faults(IRELAND).wrong_key_ids(true);
     let (context, data_key) = (context(), DataKey::generate(32).unwrap());
@@ -78,10 +80,9 @@ async fn a_response_for_another_key_is_refused() {
 async fn sealing_asks_the_configured_key_with_context_and_grant_tokens() {
     let kms = Kms::start().await;
     let clients = Watched::new(kms.clients());
-    let strict =
-        AwsKmsKeyring::with_clients(clients.clone(), arn(SINGLE)).with_grant_tokens(["grant"]);
+    let strict = AwsKmsKeyring::new(clients.clone(), arn(SINGLE)).with_grant_tokens(["grant"]);
     let mrk =
-        AwsKmsMrkKeyring::new(clients.clone(), arn(MRK_IN_IRELAND)).with_grant_tokens(["grant"]);
+        AwsKmsKeyring::mrk_aware(clients.clone(), arn(MRK_IN_IRELAND)).with_grant_tokens(["grant"]);
     let keyrings: [(&dyn Keyring, &str, &str); 2] =
         [(&strict, VIRGINIA, SINGLE), (&mrk, IRELAND, MRK_IN_IRELAND)];
     let (context, data_key) = (context(), DataKey::generate(32).unwrap());
@@ -115,32 +116,30 @@ async fn opening_asks_the_key_that_each_keyring_is_to_ask() {
     let (clients, grant) = (|| watched.clone(), ["grant"]);
     let [single, mrk, related] = [(VIRGINIA, SINGLE), (VIRGINIA, MRK), (IRELAND, MRK_IN_IRELAND)];
 
-    let keyring = AwsKmsKeyring::with_clients(clients(), arn(MRK)).with_grant_tokens(grant);
+    let keyring = AwsKmsKeyring::new(clients(), arn(MRK)).with_grant_tokens(grant);
     check(&watched, keyring, &[mrk]).await;
-    let keyring = AwsKmsMrkKeyring::new(clients(), arn(SINGLE)).with_grant_tokens(grant);
+    let keyring = AwsKmsKeyring::mrk_aware(clients(), arn(SINGLE)).with_grant_tokens(grant);
     check(&watched, keyring, &[single]).await;
-    let keyring = AwsKmsMrkKeyring::new(clients(), arn(MRK_IN_IRELAND)).with_grant_tokens(grant);
+    let keyring = AwsKmsKeyring::mrk_aware(clients(), arn(MRK_IN_IRELAND)).with_grant_tokens(grant);
     check(&watched, keyring, &[related, related]).await;
     let keyring = AwsKmsDiscoveryKeyring::new(clients()).with_grant_tokens(grant);
     check(&watched, keyring, &[single, mrk, related]).await;
-    let keyring =
-        AwsKmsMrkDiscoveryKeyring::new(clients(), IRELAND).unwrap().with_grant_tokens(grant);
+    let keyring = AwsKmsDiscoveryKeyring::mrk_aware(clients(), IRELAND.parse().unwrap())
+        .with_grant_tokens(grant);
     check(&watched, keyring, &[related, related]).await;
 
-    let keyring =
-        MultiKeyring::aws_kms(clients()).generator(arn(SINGLE)).child(arn(MRK)).grant_tokens(grant);
+    let strict = |key| AwsKmsKeyring::new(clients(), arn(key)).with_grant_tokens(grant);
+    let keyring = MultiKeyring::builder().generator(strict(SINGLE)).child(strict(MRK));
     check(&watched, keyring.build().unwrap(), &[single, mrk]).await;
-    let keyring = MultiKeyring::aws_kms_mrk(clients())
-        .generator(arn(MRK))
-        .child(arn(SINGLE))
-        .grant_tokens(grant);
+    let mrk_aware = |key| AwsKmsKeyring::mrk_aware(clients(), arn(key)).with_grant_tokens(grant);
+    let keyring = MultiKeyring::builder().generator(mrk_aware(MRK)).child(mrk_aware(SINGLE));
     check(&watched, keyring.build().unwrap(), &[mrk, mrk, single]).await;
-    let keyring =
-        MultiKeyring::aws_kms_discovery(clients(), [IRELAND, VIRGINIA]).grant_tokens(grant);
-    check(&watched, keyring.build().unwrap(), &[related, single, mrk]).await;
-    let keyring =
-        MultiKeyring::aws_kms_mrk_discovery(clients(), [IRELAND, VIRGINIA]).grant_tokens(grant);
-    check(&watched, keyring.build().unwrap(), &[related, related, single, mrk, mrk]).await;
+    let regions = [IRELAND, VIRGINIA];
+    let keyring = AwsKmsDiscoveryKeyring::new(clients()).with_grant_tokens(grant);
+    check(&watched, in_each(&keyring, &regions), &[related, single, mrk]).await;
+    let keyring = AwsKmsDiscoveryKeyring::mrk_aware(clients(), IRELAND.parse().unwrap());
+    let keyring = keyring.with_grant_tokens(grant);
+    check(&watched, in_each(&keyring, &regions), &[related, related, single, mrk, mrk]).await;
 }
 
 #[tokio::test]
@@ -151,7 +150,7 @@ async fn a_key_of_one_region_is_asked_for_in_no_other() {
     let elsewhere = sealed.key.replace(VIRGINIA, IRELAND).parse().unwrap();
     assert_no_match(
         unwrap(
-            &AwsKmsMrkKeyring::new(kms.clients(), elsewhere),
+            &AwsKmsKeyring::mrk_aware(kms.clients(), elsewhere),
             std::slice::from_ref(&sealed.wrapped),
         )
         .await,
@@ -161,7 +160,7 @@ async fn a_key_of_one_region_is_asked_for_in_no_other() {
     );
     assert_eq!(kms.asked(), [0; 4]);
     assert!(
-        opens(&AwsKmsMrkKeyring::new(kms.clients(), sealed.key.parse().unwrap()), &sealed).await
+        opens(&AwsKmsKeyring::mrk_aware(kms.clients(), sealed.key.parse().unwrap()), &sealed).await
     );
     assert!(opens(&kms.mrk_discovery(VIRGINIA), &sealed).await);
 }

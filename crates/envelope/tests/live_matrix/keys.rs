@@ -11,7 +11,7 @@ use envelope::{
     },
     materials::DefaultMaterialsManager,
 };
-use kms_pool::{KmsPool, Principal};
+use kms_pool::PooledClients;
 use serde_json::{Value, json};
 
 /// The paddings, by the names that the material providers library gives them.
@@ -67,15 +67,14 @@ pub(crate) fn raw_rsa(padding_name: &str, padding: RsaPadding, bits: u32) -> Key
 pub(crate) fn aws_kms(
     server: &str,
     endpoint: &str,
-    pool: KmsPool,
-    who: Principal,
+    clients: PooledClients,
     arn: &str,
 ) -> Keys<AwsKmsKeyring> {
     let theirs = json!({ "aws_kms": arn, "endpoint": endpoint });
     Keys {
         name: format!("AWS KMS on {server}"),
         theirs,
-        ours: AwsKmsKeyring::new(pool, who, arn.parse().unwrap()),
+        ours: AwsKmsKeyring::new(clients, arn.parse().unwrap()),
     }
 }
 

@@ -324,7 +324,7 @@ impl Matrix {
             pool.client(REGION, principal).await.unwrap().create_key().send().await.unwrap()
         };
         let arn = self.runtime.block_on(created).key_metadata.unwrap().arn.unwrap();
-        aws_kms("moto", url, pool, principal.clone(), &arn).managed()
+        aws_kms("moto", url, pool.clients(principal), &arn).managed()
     }
 
     /// One side seals with a multi-keyring, each other opens with each of its members alone.
@@ -496,8 +496,7 @@ fn each_opens_what_the_others_seal() {
         .fold(pool, |pool, region| pool.endpoint_url_for(*region, kms.endpoint(region)));
     let pool = pool.build().unwrap();
     let arn = kms.create_key(REGION);
-    let on_kms =
-        || aws_kms("kms-local", kms.endpoint(REGION), pool.clone(), principal.clone(), &arn);
+    let on_kms = || aws_kms("kms-local", kms.endpoint(REGION), pool.clients(&principal), &arn);
 
     let mut matrix =
         Matrix { runtime, peers, tally: Tally::default(), javascript_opens_pkcs1: true };

@@ -2,10 +2,7 @@
 
 use envelope::{
     AlgorithmSuite, EncryptionContext,
-    keyring::{
-        AwsKmsDiscoveryKeyring, AwsKmsKeyring, AwsKmsMrkDiscoveryKeyring, AwsKmsMrkKeyring,
-        DiscoveryFilter, Keyring,
-    },
+    keyring::{AwsKmsDiscoveryKeyring, AwsKmsKeyring, Keyring},
 };
 use kms_local::KmsLocal;
 use kms_pool::PooledClients;
@@ -25,18 +22,18 @@ pub(crate) struct Kms<'a> {
 
 impl Kms<'_> {
     fn strict(&self, region: &str, arn: &str) -> Keys {
-        let ours = AwsKmsKeyring::with_clients(self.clients.clone(), arn.parse().unwrap());
+        let ours = AwsKmsKeyring::new(self.clients.clone(), arn.parse().unwrap());
         self.keys("a strict keyring", ours, json!({ "aws_kms": arn }), region)
     }
 
     fn mrk(&self, region: &str, arn: &str) -> Keys {
-        let ours = AwsKmsMrkKeyring::new(self.clients.clone(), arn.parse().unwrap());
+        let ours = AwsKmsKeyring::mrk_aware(self.clients.clone(), arn.parse().unwrap());
         self.keys("an MRK keyring", ours, json!({ "aws_kms_mrk": arn }), region)
     }
 
     fn discovery(&self, region: &str, account: &str) -> Keys {
-        let ours = AwsKmsDiscoveryKeyring::new(self.clients.clone()).in_region(region).unwrap();
-        let ours = ours.with_filter(DiscoveryFilter::new("aws", [account]).unwrap());
+        let ours = AwsKmsDiscoveryKeyring::new(self.clients.clone());
+        let ours = ours.in_region(region.parse().unwrap()).with_filter("aws", [account]).unwrap();
         self.keys(
             "a discovery keyring",
             ours,
@@ -46,8 +43,9 @@ impl Kms<'_> {
     }
 
     fn mrk_discovery(&self, region: &str, account: &str) -> Keys {
-        let ours = AwsKmsMrkDiscoveryKeyring::new(self.clients.clone(), region).unwrap();
-        let ours = ours.with_filter(DiscoveryFilter::new("aws", [account]).unwrap());
+        let region_name = region.parse().unwrap();
+        let ours = AwsKmsDiscoveryKeyring::mrk_aware(self.clients.clone(), region_name);
+        let ours = ours.with_filter("aws", [account]).unwrap();
         let theirs = json!({ "aws_kms_mrk_discovery": region, "account": account });
         self.keys("an MRK discovery keyring", ours, theirs, region)
     }

@@ -64,7 +64,7 @@ impl Scene {
     /// A client with this cache, and with other settings as `set` says.
     fn client(&self, set: impl FnOnce(CachingBuilder) -> CachingBuilder) -> Envelope {
         let key = self.key.parse().unwrap();
-        let keyring = AwsKmsKeyring::new(self.pool.clone(), self.principal.clone(), key);
+        let keyring = AwsKmsKeyring::new(self.pool.clients(&self.principal), key);
         let builder = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring));
         let manager = set(builder.cache(&self.cache).max_age(MAX_AGE)).build().unwrap();
         Envelope::builder(manager).build().unwrap()

@@ -12,7 +12,6 @@ use super::principal::{Principal, Provider};
 use super::sts::{RoleSessions, SessionRequest};
 use crate::connection::{ConnectionSettings, Connections, Proxies, TrustRoots, check_endpoint};
 use crate::error::BuildError;
-use crate::region::check_region;
 
 /// An IAM role to call KMS with, by sessions from AWS STS.
 ///
@@ -216,7 +215,7 @@ impl Role {
         self,
         provider: impl FnOnce(RoleSessions) -> Provider,
     ) -> Result<Principal, BuildError> {
-        check_region(&self.region).map_err(|_| BuildError::no_region(&self.region))?;
+        self.region.parse::<crate::Region>()?;
         if let Some(url) = &self.endpoint {
             check_endpoint("STS", url)?;
         }

@@ -1,82 +1,136 @@
-//! What can be wrong with a pool's settings.
+//! Errors of invalid settings.
 
 use std::error::Error;
 
-/// A setting with which no pool can be built.
+/// An invalid setting of a pool, a principal or a role, or an invalid region name or key ARN.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// A number or duration out of its range.
-    #[error("{setting} is {value}, but must be between {least} and {most}")]
+    /// A number or duration is out of its range.
+    #[error("invalid {setting} {value}: expected {least} to {most}")]
     OutOfRange {
-        /// The builder's method.
+        /// The method of the builder.
         setting: &'static str,
-        /// What it was given.
+        /// The value that was given.
         value: String,
-        /// The least value allowed.
+        /// The smallest allowed value.
         least: String,
-        /// The greatest value allowed.
+        /// The largest allowed value.
         most: String,
     },
-    /// An endpoint that is no `https://host[:port]`, or `http://` beyond this machine.
-    #[error("the endpoint URL of {region} {reason}")]
+    /// An endpoint URL is not `https://host[:port]`, or is `http://` for another machine.
+    #[error("invalid endpoint URL for {region}: {reason}")]
     Endpoint {
         /// The region, or `all regions`.
         region: String,
         /// Why the URL is invalid. The URL itself is not shown, because it may contain a password.
         reason: &'static str,
     },
-    /// A custom certificate authority that cannot be read.
-    #[error("trust root number {index}, counted from 0, cannot be used: {reason}")]
+    /// A custom certificate authority cannot be used.
+    #[error("invalid trust root at index {index}: {reason}")]
     TrustRoot {
-        /// Which one, in the order of the calls.
+        /// Its index, in the order of the calls.
         index: usize,
         /// Why it is invalid.
         reason: &'static str,
     },
-    /// The file that `AWS_CA_BUNDLE` names cannot be read.
-    #[error("the file {path:?}, which AWS_CA_BUNDLE names, cannot be read: {cause}")]
+    /// The file in `AWS_CA_BUNDLE` cannot be read.
+    #[error("could not read the file in AWS_CA_BUNDLE, {path:?}")]
     CaBundle {
-        /// The file.
+        /// The path of the file.
         path: String,
-        /// Why not.
+        /// The error of the file system.
         #[source]
         cause: std::io::Error,
     },
-    /// The name of a region that cannot be one; or, of several, none at all or one twice.
-    #[error("{region:?} {problem}")]
+    /// A region name is invalid: see [`Region`](crate::Region).
+    #[error("invalid region name {region:?}: expected e.g. eu-west-1")]
     Region {
-        /// What was given.
+        /// The name that was given, shortened if it is long.
         region: String,
-        /// Why it is invalid.
-        problem: &'static str,
     },
-    /// A role with settings that do not go with how it is assumed.
-    #[error("the role cannot be assumed so: {reason}")]
+    /// A region was given twice to [`Replicas::new`](crate::Replicas::new).
+    #[error("duplicate region {region}: name each region once")]
+    DuplicateRegion {
+        /// The region.
+        region: String,
+    },
+    /// No region was given to [`Replicas::new`](crate::Replicas::new).
+    #[error("at least one region is required")]
+    NoRegion,
+    /// The ARN of a KMS key is invalid: see [`KmsKeyArn`](crate::KmsKeyArn).
+    #[error(
+        "invalid KMS key ARN {arn:?}: expected arn:PARTITION:kms:REGION:ACCOUNT:key/ID; for an \
+         alias, see `aws kms describe-key`"
+    )]
+    KeyArn {
+        /// The text that was given, shortened if it is long.
+        arn: String,
+    },
+    /// The settings of a role conflict with the way in which it is assumed.
+    #[error("invalid role settings: {reason}")]
     Role {
-        /// What does not go with what.
+        /// Which settings conflict.
         reason: &'static str,
     },
     /// The proxy URL is invalid. The error does not show the URL, which may contain a password.
     #[error("invalid proxy URL: expected http://host:port or https://host:port")]
     Proxy,
-    /// An application name with characters that a user agent may not have.
-    #[error("the application name is not valid: use letters, digits and any of !#$%&'*+-.^_`|~")]
+    /// An application name contains characters that are not allowed in a user agent.
+    #[error("invalid application name: use only letters, digits and !#$%&'*+-.^_`|~")]
     AppName,
-    /// The TLS stack refused its configuration.
-    #[error("the TLS configuration was refused")]
+    /// The TLS stack rejected its configuration.
+    #[error("invalid TLS configuration")]
     Tls {
-        /// Why.
+        /// The error of the TLS stack.
         #[source]
         cause: Box<dyn Error + Send + Sync>,
     },
 }
 
 impl BuildError {
-    pub(crate) fn no_region(region: &str) -> Self {
-        Self::Region {
-            region: region.to_owned(),
-            problem: "is not the name of a region, such as eu-west-1",
+    pub(crate) fn region(name: &str) -> Self {
+        Self::Region { region: shortened(name) }
+    }
+
+    pub(crate) fn key_arn(text: &str) -> Self {
+        Self::KeyArn { arn: shortened(text) }
+    }
+}
+
+/// The start of a text that may come from an untrusted message.
+fn shortened(text: &str) -> String {
+    const MAX_LENGTH: usize = 100;
+    match text.char_indices().nth(MAX_LENGTH) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_message_repeats_its_source() {
+        let secret_cause = "the cause";
+        let cause = std::io::Error::other(secret_cause);
+        let errors = [
+            BuildError::CaBundle { path: "ca.pem".to_owned(), cause },
+            BuildError::Tls { cause: secret_cause.into() },
+        ];
+        for error in errors {
+            assert_eq!(error.source().unwrap().to_string(), secret_cause);
+            assert!(!error.to_string().contains(secret_cause), "{error}");
         }
+    }
+
+    #[test]
+    fn long_texts_are_shortened() {
+        let error = BuildError::region(&"é".repeat(1_000)).to_string();
+        assert_eq!(
+            error,
+            format!("invalid region name \"{}…\": expected e.g. eu-west-1", "é".repeat(100))
+        );
     }
 }

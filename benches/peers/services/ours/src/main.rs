@@ -9,8 +9,8 @@ use kms_pool::{KmsPool, Principal};
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let key = env::args().nth(1).ok_or("the ARN of a key")?.parse()?;
-    let (pool, principal) = (KmsPool::builder().build()?, Principal::from_default_chain());
-    let envelope = Envelope::new(AwsKmsKeyring::new(pool, principal, key))?;
+    let clients = KmsPool::builder().build()?.clients(&Principal::from_default_chain());
+    let envelope = Envelope::new(AwsKmsKeyring::new(clients, key))?;
     let context = EncryptionContext::new([("tenant", "42")])?;
     let message = envelope.encrypt(b"4111 1111 1111 1111", &context).await?;
     let opened = envelope.decrypt(&message, &context).await?;

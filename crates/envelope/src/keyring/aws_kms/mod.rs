@@ -1,46 +1,31 @@
-//! The keyrings of AWS KMS (specification: `framework/aws-kms/`).
+//! The AWS KMS keyrings (specification: `framework/aws-kms/`).
 //!
-//! | keyring | seals | opens what was sealed under | asks in |
-//! | --- | --- | --- | --- |
-//! | `AwsKmsKeyring` | yes | its key | the key's region |
-//! | `AwsKmsMrkKeyring` | yes | its key, and related multi-Region keys | its own key's region |
-//! | `AwsKmsDiscoveryKeyring` | no | any key that its filter admits | that key's region |
-//! | `AwsKmsMrkDiscoveryKeyring` | no | the same, of its region or multi-Region | its region |
+//! | keyring of the specification | here | encrypts | decrypts messages under | calls KMS in |
+//! | --- | --- | --- | --- | --- |
+//! | AWS KMS | `AwsKmsKeyring::new` | yes | its key | the region of its key |
+//! | AWS KMS MRK | `AwsKmsKeyring::mrk_aware` | yes | its key and related keys | the region of its key |
+//! | AWS KMS discovery | `AwsKmsDiscoveryKeyring::new` | no | any key that its filter allows | the region of that key |
+//! | AWS KMS MRK discovery | `AwsKmsDiscoveryKeyring::mrk_aware` | no | the same, if in its region or multi-Region | its region |
+//!
+//! The multi-keyrings of the specification are `MultiKeyring`s of these.
 
 mod discovery;
 mod filter;
-mod key_arn;
-mod mrk;
-mod mrk_discovery;
-mod multi;
+mod keyring;
+mod related;
 mod requests;
-mod strict;
 
-use kms_pool::KmsError;
+use kms_pool::{BuildError, KmsError};
 
-pub use self::{
-    discovery::AwsKmsDiscoveryKeyring,
-    filter::DiscoveryFilter,
-    key_arn::KmsKeyArn,
-    mrk::AwsKmsMrkKeyring,
-    mrk_discovery::AwsKmsMrkDiscoveryKeyring,
-    multi::{AwsKmsDiscoveryMultiKeyringBuilder, AwsKmsMultiKeyringBuilder},
-    strict::AwsKmsKeyring,
-};
-use super::{KeyringError, KeyringErrorKind};
+pub(super) use self::keyring::MrkAwareKeys;
+pub use self::{discovery::AwsKmsDiscoveryKeyring, keyring::AwsKmsKeyring};
 use crate::error::Error;
 
-/// What a keyring says that only unwraps.
-fn seals_nothing(keyring: &'static str) -> Error {
-    let problem = "it only unwraps: seal with a keyring that names its KMS key";
-    Error::DataKeyUnavailable(KeyringError::new(keyring, KeyringErrorKind::Other, problem))
-}
-
 impl Error {
-    /// What AWS KMS answered, when that is what failed; of several attempts, the first.
+    /// Returns the error of AWS KMS, if a request to KMS failed; the first one of several.
     ///
     /// ```
-    /// use kms_pool::KmsErrorKind;
+    /// use envelope::kms_pool::KmsErrorKind;
     ///
     /// fn is_throttled(error: &envelope::Error) -> bool {
     ///     error.kms().is_some_and(|kms| kms.kind() == KmsErrorKind::Throttled)
@@ -52,17 +37,36 @@ impl Error {
     }
 }
 
+/// Converts the error of an invalid region name, key ARN or pool setting to
+/// [`Error::InvalidSetting`], so that `?` works on all of them.
+impl From<BuildError> for Error {
+    fn from(error: BuildError) -> Self {
+        Self::invalid_setting("AWS KMS setting", crate::error::Chain(&error).to_string())
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use kms_pool::{ClientFuture, ClientSupplier};
+    use kms_pool::{ClientFuture, ClientSupplier, KmsKeyArn};
 
-    /// For what must ask nobody.
+    use super::*;
+
+    /// For tests that must not send a request.
     #[derive(Debug, Clone)]
     pub(super) struct NoClients;
 
     impl ClientSupplier for NoClients {
         fn client<'a>(&'a self, region: &'a str) -> ClientFuture<'a> {
-            panic!("a client for {region} was asked for")
+            panic!("unexpected request for a client in {region}")
         }
+    }
+
+    #[test]
+    fn an_invalid_setting_keeps_its_text_and_cause() {
+        let error = Error::from("alias/a".parse::<KmsKeyArn>().unwrap_err());
+        assert!(error.to_string().contains("invalid KMS key ARN \"alias/a\""), "{error}");
+        let cause = std::io::Error::other("no such file");
+        let error = Error::from(BuildError::CaBundle { path: "ca.pem".to_owned(), cause });
+        assert!(error.to_string().ends_with("\"ca.pem\": no such file"), "{error}");
     }
 }

@@ -1,12 +1,13 @@
-//! What AWS KMS is asked, and what it must answer: the same for every keyring (specification:
-//! `framework/aws-kms/aws-kms-keyring.md`, and its like).
+//! Requests to AWS KMS and checks of its responses, for all AWS KMS keyrings (specification:
+//! `framework/aws-kms/aws-kms-keyring.md`).
 
 use std::{collections::HashMap, sync::Arc};
 
-use aws_sdk_kms::{Client, operation::decrypt::DecryptOutput, primitives::Blob};
-use kms_pool::{ClientSupplier, KmsError, KmsErrorKind, Purpose, Replicas};
+use kms_pool::{
+    ClientSupplier, KmsError, KmsErrorKind, KmsKeyArn, Purpose, Replicas,
+    aws_sdk_kms::{Client, operation::decrypt::DecryptOutput, primitives::Blob},
+};
 
-use super::key_arn::KmsKeyArn;
 use crate::{
     context::EncryptionContext,
     data_key::DataKey,
@@ -18,11 +19,11 @@ use crate::{
 /// The key provider id of every key that AWS KMS wraps.
 const PROVIDER_ID: &str = "aws-kms";
 
-/// Asks AWS KMS on a keyring's behalf.
+/// Sends a keyring's requests to AWS KMS.
 #[derive(Debug, Clone)]
 pub(super) struct Requests {
     clients: Arc<dyn ClientSupplier>,
-    /// The regions that stand in for one another, for keys that are in several.
+    /// The regions to call for multi-Region keys, instead of the region of the key.
     replicas: Option<Replicas>,
     grant_tokens: Vec<String>,
 }
@@ -32,17 +33,10 @@ impl Requests {
         Self { clients, replicas: None, grant_tokens: vec![] }
     }
 
-    /// Asks for multi-Region keys in whichever of these regions answers.
     pub(super) fn with_replicas(self, replicas: Replicas) -> Self {
         Self { replicas: Some(replicas), ..self }
     }
 
-    /// Grows when another identity asks than before.
-    pub(super) fn tenure(&self) -> u64 {
-        self.replicas.as_ref().map_or(0, Replicas::tenure).wrapping_add(self.clients.tenure())
-    }
-
-    /// Grant tokens to send with every request.
     pub(super) fn with_grant_tokens(
         mut self,
         grant_tokens: impl IntoIterator<Item = impl Into<String>>,
@@ -51,7 +45,12 @@ impl Requests {
         self
     }
 
-    /// `OnEncrypt` without a data key.
+    /// Returns a number that increases when the identity that calls KMS changes.
+    pub(super) fn tenure(&self) -> u64 {
+        self.replicas.as_ref().map_or(0, Replicas::tenure).wrapping_add(self.clients.tenure())
+    }
+
+    /// Generates a data key and wraps it: `OnEncrypt` without a data key.
     pub(super) async fn generate(
         &self,
         key: &KmsKeyArn,
@@ -61,7 +60,7 @@ impl Requests {
         generated.map_err(|failure| Error::DataKeyUnavailable(failure.of(key)))
     }
 
-    /// `OnEncrypt` with a data key.
+    /// Wraps a data key: `OnEncrypt` with a data key.
     pub(super) async fn wrap(
         &self,
         key: &KmsKeyArn,
@@ -74,34 +73,33 @@ impl Requests {
             .map_err(|failure| Error::DataKeyUnavailable(failure.of(key)))
     }
 
-    /// `OnDecrypt`: has AWS KMS unwrap one encrypted data key after the other, each under the key
-    /// that `key_to_ask` gives for the one it names, until one is unwrapped. Those of which it
-    /// gives none are not this keyring's. A message that names a key of AWS KMS by something else
-    /// than an ARN fails before anybody is asked. `keyring` names the keyring where no key is to
-    /// blame.
+    /// Unwraps the first encrypted data key that it can: `OnDecrypt`.
+    ///
+    /// `key_for` returns the KMS key to call for the one that the message names, and `None` if the
+    /// encrypted data key does not belong to the keyring. No request is sent for a message that
+    /// names an AWS KMS key by anything but a key ARN. `keyring` is the keyring's name in errors
+    /// that concern no key.
     pub(super) async fn unwrap(
         &self,
         keyring: &str,
         request: KeyringRequest<'_>,
         encrypted_data_keys: &[EncryptedDataKey],
-        key_to_ask: impl Fn(&KmsKeyArn) -> Option<KmsKeyArn>,
+        key_for: impl Fn(&KmsKeyArn) -> Option<KmsKeyArn>,
     ) -> Result<DataKey, Vec<KeyringError>> {
         let of_kms =
             encrypted_data_keys.iter().filter(|wrapped| wrapped.key_provider_id == PROVIDER_ID);
         let named: Option<Vec<_>> =
-            of_kms.map(|wrapped| Some((KmsKeyArn::of(wrapped)?, &wrapped.ciphertext))).collect();
+            of_kms.map(|wrapped| Some((key_arn(wrapped)?, &wrapped.ciphertext))).collect();
         let Some(named) = named else {
-            let problem = "the message names a key of AWS KMS by something that is not a key ARN";
+            let problem = "the message contains an invalid KMS key ARN";
             return Err(vec![KeyringError::new(keyring, KeyringErrorKind::Other, problem)]);
         };
         let mut failures = vec![];
         for (stored, ciphertext) in named {
-            let Some(key) = key_to_ask(&stored) else { continue };
+            let Some(key) = key_for(&stored) else { continue };
             match self.decrypt(&key, request, ciphertext).await {
-                Ok(data_key) => return Ok(data_key.unwrapped_by(stored.shared())),
-                Err(failure) => {
-                    failures.push(failure.of(&key).with_name_in_messages(stored.shared()));
-                }
+                Ok(data_key) => return Ok(data_key.unwrapped_by(stored)),
+                Err(failure) => failures.push(failure.of(&key).with_name_in_messages(stored)),
             }
         }
         Err(failures)
@@ -114,8 +112,8 @@ impl Requests {
     ) -> Result<GeneratedDataKey, Failure> {
         let length = request.suite.data_key_length();
         let bytes = i32::try_from(length).expect("a data key has at most 32 bytes");
-        let (answer, asked) = self
-            .ask(key, request, |client, key| {
+        let (response, called) = self
+            .call(key, request, |client, key| {
                 let generate = client
                     .generate_data_key()
                     .key_id(key.as_str())
@@ -125,9 +123,9 @@ impl Requests {
                 async { Ok((generate.send().await?, key)) }
             })
             .await?;
-        let data_key = plaintext(answer.plaintext, length)?;
+        let data_key = plaintext(response.plaintext, length)?;
         let encrypted_data_key =
-            encrypted_data_key(&asked, answer.key_id.as_deref(), answer.ciphertext_blob)?;
+            encrypted_data_key(&called, response.key_id.as_deref(), response.ciphertext_blob)?;
         Ok(GeneratedDataKey { data_key, encrypted_data_keys: vec![encrypted_data_key] })
     }
 
@@ -137,8 +135,8 @@ impl Requests {
         request: KeyringRequest<'_>,
         data_key: &DataKey,
     ) -> Result<EncryptedDataKey, Failure> {
-        let (answer, asked) = self
-            .ask(key, request, |client, key| {
+        let (response, called) = self
+            .call(key, request, |client, key| {
                 let encrypt = client
                     .encrypt()
                     .key_id(key.as_str())
@@ -148,7 +146,7 @@ impl Requests {
                 async { Ok((encrypt.send().await?, key)) }
             })
             .await?;
-        encrypted_data_key(&asked, answer.key_id.as_deref(), answer.ciphertext_blob)
+        encrypted_data_key(&called, response.key_id.as_deref(), response.ciphertext_blob)
     }
 
     async fn decrypt(
@@ -157,8 +155,8 @@ impl Requests {
         request: KeyringRequest<'_>,
         ciphertext: &[u8],
     ) -> Result<DataKey, Failure> {
-        let (answer, asked) = self
-            .ask(key, request, |client, key| {
+        let (response, called) = self
+            .call(key, request, |client, key| {
                 let decrypt = client
                     .decrypt()
                     .key_id(key.as_str())
@@ -168,12 +166,13 @@ impl Requests {
                 async { Ok((decrypt.send().await?, key)) }
             })
             .await?;
-        decrypted(answer, &asked, request.suite.data_key_length())
+        decrypted(response, &called, request.suite.data_key_length())
     }
 
-    /// Does `operation` with the client of the key's region; or, for a multi-Region key that has
-    /// stand-ins, with that of whichever region answers, and the related key there.
-    async fn ask<T, F, Fut>(
+    /// Calls `operation` with the client for the region of `key`. For a multi-Region key with
+    /// replicas, calls it with the clients and the related keys in their regions, until one
+    /// responds.
+    async fn call<T, F, Fut>(
         &self,
         key: &KmsKeyArn,
         request: KeyringRequest<'_>,
@@ -196,7 +195,7 @@ impl Requests {
     }
 }
 
-/// Why a request came to nothing.
+/// The failure of a request.
 #[derive(Debug)]
 enum Failure {
     Kms(KmsError),
@@ -204,13 +203,13 @@ enum Failure {
 }
 
 impl Failure {
-    /// The failure of the key that was asked.
+    /// Converts it to the error of the key that was called.
     fn of(self, key: &KmsKeyArn) -> KeyringError {
         match self {
-            Self::Kms(error) => KeyringError::new(key.shared(), kind(error.kind()), error),
+            Self::Kms(error) => KeyringError::new(key.clone(), kind(error.kind()), error),
             Self::Contract(problem) => {
                 let problem = format!("AWS KMS broke its contract: {problem}");
-                KeyringError::new(key.shared(), KeyringErrorKind::InvalidAnswer, problem)
+                KeyringError::new(key.clone(), KeyringErrorKind::InvalidAnswer, problem)
             }
         }
     }
@@ -222,7 +221,7 @@ impl From<KmsError> for Failure {
     }
 }
 
-/// What AWS KMS answered, in the words of keyrings.
+/// Returns the kind of keyring error for an error of AWS KMS.
 fn kind(kind: KmsErrorKind) -> KeyringErrorKind {
     match kind {
         KmsErrorKind::Throttled => KeyringErrorKind::Throttled,
@@ -249,29 +248,34 @@ fn pairs(context: &EncryptionContext) -> Option<HashMap<String, String>> {
     (!pairs.is_empty()).then_some(pairs)
 }
 
-/// The plaintext data key in an answer to Decrypt, which must be of this key and length.
-fn decrypted(answer: DecryptOutput, key: &KmsKeyArn, length: usize) -> Result<DataKey, Failure> {
-    let data_key = plaintext(answer.plaintext, length)?;
-    check_key(key, answer.key_id.as_deref())?;
+/// Returns the key that wrapped an encrypted data key of AWS KMS, if its ARN is valid.
+fn key_arn(wrapped: &EncryptedDataKey) -> Option<KmsKeyArn> {
+    std::str::from_utf8(&wrapped.key_provider_information).ok()?.parse().ok()
+}
+
+/// Returns the plaintext data key in a response to Decrypt, and checks its length and its KMS key.
+fn decrypted(response: DecryptOutput, key: &KmsKeyArn, length: usize) -> Result<DataKey, Failure> {
+    let data_key = plaintext(response.plaintext, length)?;
+    check_key(key, response.key_id.as_deref())?;
     Ok(data_key)
 }
 
 /// Checks that AWS KMS responded for the requested key. Requests name keys by their ARN only, so
 /// the response contains the same ARN: even a related multi-Region key counts as another key.
-fn check_key(asked: &KmsKeyArn, answered: Option<&str>) -> Result<(), Failure> {
-    // Only a valid key ARN is repeated: it has no control characters and a limited length.
-    let other = match answered.map(str::parse::<KmsKeyArn>) {
-        Some(Ok(key)) if key == *asked => return Ok(()),
+fn check_key(called: &KmsKeyArn, responded: Option<&str>) -> Result<(), Failure> {
+    // Only a valid key ARN is shown: it has no control characters and a limited length.
+    let other = match responded.map(str::parse::<KmsKeyArn>) {
+        Some(Ok(key)) if key == *called => return Ok(()),
         Some(Ok(key)) => format!("the key {key}"),
         _ => "something that is not a key ARN".to_owned(),
     };
     let problem = format!(
-        "KMS responded for {other} instead of {asked}: check the endpoint and any proxy before it"
+        "KMS responded for {other} instead of {called}: check the endpoint and any proxy before it"
     );
     Err(Failure::Contract(problem))
 }
 
-/// The plaintext data key in an answer, moved into a secret before it is looked at.
+/// Returns the plaintext data key in a response. It becomes a secret before it is checked.
 fn plaintext(blob: Option<Blob>, length: usize) -> Result<DataKey, Failure> {
     let key = blob.map(|blob| DataKey::from_vec(blob.into_inner()));
     key.filter(|key| key.len() == length).ok_or_else(|| {
@@ -279,17 +283,18 @@ fn plaintext(blob: Option<Blob>, length: usize) -> Result<DataKey, Failure> {
     })
 }
 
-/// A data key as AWS KMS wrapped it; it must be wrapped under the requested key.
+/// Returns the wrapped data key in a response, and checks that it is wrapped under `called`.
 fn encrypted_data_key(
-    asked: &KmsKeyArn,
-    answered: Option<&str>,
+    called: &KmsKeyArn,
+    responded: Option<&str>,
     ciphertext: Option<Blob>,
 ) -> Result<EncryptedDataKey, Failure> {
-    check_key(asked, answered)?;
-    let ciphertext = ciphertext.ok_or_else(|| Failure::Contract("no ciphertext".to_owned()))?;
+    check_key(called, responded)?;
+    let ciphertext =
+        ciphertext.ok_or_else(|| Failure::Contract("the response has no ciphertext".to_owned()))?;
     Ok(EncryptedDataKey {
         key_provider_id: PROVIDER_ID.to_owned(),
-        key_provider_information: asked.as_str().into(),
+        key_provider_information: called.as_str().into(),
         ciphertext: ciphertext.into_inner(),
     })
 }
@@ -299,22 +304,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_under_another_key_or_of_another_length_is_refused() {
-        let asked = "arn:aws:kms:us-east-1:1:key/mrk-a";
-        let key: KmsKeyArn = asked.parse().unwrap();
-        let answer = |key_id: &str, length| {
+    fn a_response_of_another_key_or_length_is_an_error() {
+        let called = "arn:aws:kms:us-east-1:1:key/mrk-a";
+        let key: KmsKeyArn = called.parse().unwrap();
+        let response = |key_id: &str, length| {
             let output = DecryptOutput::builder()
                 .key_id(key_id)
                 .plaintext(Blob::new(vec![7; length]))
                 .build();
             decrypted(output, &key, 32).is_ok()
         };
-        assert!(answer(asked, 32));
-        assert!(!answer("arn:aws:kms:us-east-1:1:key/mrk-b", 32));
-        // A related key is another one, too.
-        assert!(!answer("arn:aws:kms:eu-west-1:1:key/mrk-a", 32));
-        assert!(!answer(asked, 31));
-        assert!(!answer(asked, 33));
+        assert!(response(called, 32));
+        assert!(!response("arn:aws:kms:us-east-1:1:key/mrk-b", 32));
+        // A related key counts as another key.
+        assert!(!response("arn:aws:kms:eu-west-1:1:key/mrk-a", 32));
+        assert!(!response(called, 31));
+        assert!(!response(called, 33));
         assert!(
             decrypted(DecryptOutput::builder().key_id(key.as_str()).build(), &key, 32).is_err()
         );
@@ -327,9 +332,9 @@ mod tests {
     #[test]
     fn a_data_key_wrapped_under_another_key_is_an_error() {
         let arn = "arn:aws:kms:us-east-1:1:key/mrk-a";
-        let asked: KmsKeyArn = arn.parse().unwrap();
+        let called: KmsKeyArn = arn.parse().unwrap();
         let wrapped = |key_id: Option<&str>, ciphertext: Option<&str>| {
-            encrypted_data_key(&asked, key_id, ciphertext.map(|it| Blob::new(it.as_bytes())))
+            encrypted_data_key(&called, key_id, ciphertext.map(|it| Blob::new(it.as_bytes())))
         };
         assert_eq!(wrapped(Some(arn), Some("x")).unwrap().key_provider_information, arn.as_bytes());
         let related = "arn:aws:kms:eu-west-1:1:key/mrk-a";
