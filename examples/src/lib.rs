@@ -1,20 +1,22 @@
-//! The examples are the `[[example]]` files beside this package: `cargo run --release --example
-//! NAME`.
+//! The error type of the examples, which are the `[[example]]` files of this package and of
+//! `examples/service`. To run one: `cargo run --release --example NAME`.
 
-/// What an example ends with when it fails: the error as it speaks, and the root of it.
-pub struct Report(Box<dyn std::error::Error + Send + Sync>);
+use std::{error::Error, fmt, iter};
 
-impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> From<E> for Report {
+/// The error with which an example ends. It prints its message and its root cause.
+pub struct Report(Box<dyn Error + Send + Sync>);
+
+impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for Report {
     fn from(error: E) -> Self {
         Self(error.into())
     }
 }
 
-/// `main` shows its error by `Debug`.
-impl std::fmt::Debug for Report {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+/// `main` prints its error with `Debug`.
+impl fmt::Debug for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)?;
-        let root = std::iter::successors(self.0.source(), |error| error.source()).last();
+        let root = iter::successors(self.0.source(), |&error| error.source()).last();
         root.map_or(Ok(()), |root| write!(f, "\nCaused by: {root}"))
     }
 }
