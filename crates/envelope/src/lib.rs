@@ -69,7 +69,7 @@ pub use crate::{
     data_key::DataKey,
     error::Error,
     suite::{AlgorithmSuite, CommitmentPolicy},
-    time::{Clock, ManualClock, Moment},
+    time::Clock,
 };
 
 /// Compiles the code in README.md.

@@ -14,52 +14,61 @@ use std::{sync::LazyLock, time::Instant};
 #[cfg(target_os = "linux")]
 use rustix::time::{ClockId, clock_gettime};
 
-/// The source of time of an [`Envelope`](crate::Envelope): the system's clock, or a manual clock
-/// for tests.
+/// The source of time of a cache: the system's clock, or a manual clock for tests. Clones share the
+/// time.
 ///
 /// It measures ages: `max_age`, `serve_stale_for`, and how long failures are remembered.
 #[derive(Debug, Clone, Default)]
-pub struct Clock(Option<ManualClock>);
+pub struct Clock {
+    /// The elapsed nanoseconds of a manual clock.
+    manual: Option<Arc<AtomicU64>>,
+}
 
 impl Clock {
-    /// The system's monotonic clock. The default.
+    /// Returns the system's monotonic clock. The default.
     ///
     /// On Linux this is `CLOCK_BOOTTIME`, which includes suspended time, so that data keys age
     /// while the machine is suspended. Elsewhere it is [`std::time::Instant`], where it depends on
     /// the system whether suspended time counts. Changes of the date have no effect.
     #[must_use]
     pub fn system() -> Self {
-        Self(None)
+        Self { manual: None }
     }
 
-    /// A clock that stands still until its hand is moved, so that tests of expiry need no sleep.
+    /// Returns a clock that moves only when [`advance`](Self::advance) is called, so that tests of
+    /// expiry need no sleep.
     ///
     /// ```
     /// # use std::time::Duration;
-    /// let (clock, hand) = envelope::Clock::manual();
-    /// let before = clock.now();
-    /// hand.advance(Duration::from_secs(60));
-    /// assert_eq!(clock.now() - before, Duration::from_secs(60));
+    /// use envelope::{Clock, materials::MaterialsCache};
+    ///
+    /// let clock = Clock::manual();
+    /// let cache = MaterialsCache::builder().clock(&clock).build();
+    /// clock.advance(Duration::from_secs(60));
     /// ```
     #[must_use]
-    pub fn manual() -> (Self, ManualClock) {
-        let hand = ManualClock { elapsed_nanos: Arc::default() };
-        (Self(Some(hand.clone())), hand)
+    pub fn manual() -> Self {
+        Self { manual: Some(Arc::default()) }
     }
 
-    /// The time by this clock.
+    /// Moves a manual clock forward. Durations over 584 years in total wrap around.
+    ///
+    /// # Panics
+    ///
+    /// If this is the system's clock.
+    pub fn advance(&self, by: Duration) {
+        let nanos = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        let elapsed = self.manual.as_ref().expect("only a clock of `Clock::manual` can be moved");
+        elapsed.fetch_add(nanos, Ordering::AcqRel);
+    }
+
+    /// Returns the time by this clock.
     #[inline]
-    #[must_use]
-    pub fn now(&self) -> Moment {
-        match &self.0 {
+    pub(crate) fn now(&self) -> Moment {
+        match &self.manual {
             None => system_now(),
-            Some(hand) => Moment(hand.elapsed_nanos.load(Ordering::Acquire)),
+            Some(elapsed) => Moment(elapsed.load(Ordering::Acquire)),
         }
-    }
-
-    /// Same as [`now`](Self::now).
-    pub(crate) fn moment(&self) -> Moment {
-        self.now()
     }
 }
 
@@ -67,45 +76,30 @@ impl Clock {
 /// does.
 ///
 /// Moments of two clocks cannot be compared.
-///
-/// ```
-/// # use std::time::Duration;
-/// let clock = envelope::Clock::system();
-/// let before = clock.now();
-/// assert!(clock.now().duration_since(before) < Duration::from_secs(3600));
-/// assert_eq!((before + Duration::from_secs(5)) - before, Duration::from_secs(5));
-/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Moment(u64);
+pub(crate) struct Moment(u64);
 
 impl Moment {
-    /// How long before this `earlier` was; zero if it was not.
+    /// Returns how long `earlier` was before this; zero if it was not.
     #[inline]
-    #[must_use]
-    pub fn duration_since(self, earlier: Self) -> Duration {
+    pub(crate) fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
-    /// Same as [`duration_since`](Self::duration_since).
-    #[inline]
-    pub(crate) fn since(self, earlier: Self) -> Duration {
-        self.duration_since(earlier)
-    }
-
-    /// The moment as a number, to be kept in an atomic.
+    /// Returns the moment as a number, to be kept in an atomic.
     #[inline]
     pub(crate) fn to_nanos(self) -> u64 {
         self.0
     }
 
-    /// The moment that was kept as a number.
+    /// Returns the moment that was kept as a number.
     #[inline]
     pub(crate) fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 }
 
-/// The moment so much later, or the last one that there is.
+/// Returns the moment that is so much later, at most the last one.
 impl Add<Duration> for Moment {
     type Output = Self;
 
@@ -114,26 +108,12 @@ impl Add<Duration> for Moment {
     }
 }
 
-/// The time between two moments, like [`Moment::duration_since`].
+/// Returns the time between two moments, like [`Moment::since`].
 impl Sub for Moment {
     type Output = Duration;
 
     fn sub(self, earlier: Self) -> Duration {
-        self.duration_since(earlier)
-    }
-}
-
-/// Moves a [`Clock::manual`].
-#[derive(Debug, Clone)]
-pub struct ManualClock {
-    elapsed_nanos: Arc<AtomicU64>,
-}
-
-impl ManualClock {
-    /// Moves the clock forward. Durations over 584 years in total wrap around.
-    pub fn advance(&self, by: Duration) {
-        let nanos = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
-        self.elapsed_nanos.fetch_add(nanos, Ordering::AcqRel);
+        self.since(earlier)
     }
 }
 
@@ -157,6 +137,12 @@ mod tests {
     use std::{env, process::Command};
 
     use super::*;
+
+    #[test]
+    #[should_panic(expected = "only a clock of `Clock::manual` can be moved")]
+    fn the_system_clock_cannot_be_moved() {
+        Clock::system().advance(Duration::from_secs(1));
+    }
 
     /// Run by the test below, in a separate time namespace.
     #[test]

@@ -297,15 +297,15 @@ mod own_kms {
     #[tokio::test]
     async fn a_key_that_was_disabled_is_dropped_by_the_next_refresh() {
         let kms = Kms::local().await;
-        let (clock, hand) = Clock::manual();
-        let cache = MaterialsCache::builder().clock(clock).build();
+        let clock = Clock::manual();
+        let cache = MaterialsCache::builder().clock(&clock).build();
         let envelope = kms.caching(|builder| builder.max_age(Duration::from_mins(1)).cache(&cache));
         let other = EncryptionContext::new([("tenant", "43")]).unwrap();
         let message = envelope.encrypt(b"x", &context()).await.unwrap();
         envelope.encrypt(b"x", &other).await.unwrap();
         envelope.decrypt(&message, &context()).await.unwrap();
         kms.local.as_ref().unwrap().disable_key(REGION, &kms.key).unwrap();
-        hand.advance(Duration::from_secs(50));
+        clock.advance(Duration::from_secs(50));
         envelope.try_encrypt(b"x", &context()).expect("cached, and the refresh begins only now");
         let dropped = async {
             while cache.stats().encryption.entries + cache.stats().decryption.entries > 0 {
@@ -329,7 +329,7 @@ mod own_kms {
     /// A client with a cache, over a pool with these settings, and the pool.
     fn bridging(
         kms: &Kms,
-        clock: Clock,
+        clock: &Clock,
         settings: impl FnOnce(KmsPoolBuilder) -> KmsPoolBuilder,
     ) -> (Envelope, KmsPool) {
         let local = kms.local.as_ref().unwrap();
@@ -352,16 +352,16 @@ mod own_kms {
     #[tokio::test]
     async fn an_exhausted_budget_is_no_outage() {
         let kms = Kms::local().await;
-        let (clock, hand) = Clock::manual();
+        let clock = Clock::manual();
         let (envelope, pool) =
-            bridging(&kms, clock, |builder| builder.max_requests_per_second(1.0));
+            bridging(&kms, &clock, |builder| builder.max_requests_per_second(1.0));
         envelope.encrypt(b"x", &context()).await.unwrap();
         let client = pool.client(REGION, &kms.principal).await.unwrap();
         // They wait for the budget until there is no more room.
         let mut others: FuturesUnordered<_> =
             (0..60).map(|_| client.generate_random().number_of_bytes(8).send()).collect();
         while others.next().await.unwrap().is_ok() {}
-        hand.advance(Duration::from_mins(1));
+        clock.advance(Duration::from_mins(1));
         let error = envelope.encrypt(b"x", &context()).await.unwrap_err();
         assert_eq!(kind(&error), KmsErrorKind::OverBudget);
         assert!(error.is_retryable());
@@ -370,13 +370,13 @@ mod own_kms {
     #[tokio::test]
     async fn an_open_circuit_is_an_outage() {
         let kms = Kms::local().await;
-        let (clock, hand) = Clock::manual();
-        let (envelope, pool) = bridging(&kms, clock, |builder| builder.circuit_opens_after(1));
+        let clock = Clock::manual();
+        let (envelope, pool) = bridging(&kms, &clock, |builder| builder.circuit_opens_after(1));
         envelope.encrypt(b"x", &context()).await.unwrap();
         let client = pool.client(REGION, &kms.principal).await.unwrap();
         kms.local.as_ref().unwrap().faults(REGION).internal_errors(1.0);
         client.generate_random().number_of_bytes(8).send().await.unwrap_err();
-        hand.advance(Duration::from_mins(1));
+        clock.advance(Duration::from_mins(1));
         envelope.encrypt(b"x", &context()).await.expect("usable past its age in an outage");
         assert_eq!(pool.stats().short_circuited, 1);
     }

@@ -68,19 +68,19 @@ async fn no_data_key_seals_more_than_max_bytes() {
 #[tokio::test]
 async fn a_data_key_is_used_up_to_its_age_and_no_longer() {
     let keyring = GatedKeyring::open();
-    let (clock, hand) = Clock::manual();
+    let clock = Clock::manual();
     let envelope = caching(keyring.clone(), |builder| {
         builder
             .max_age(Duration::from_mins(1))
-            .cache(&MaterialsCache::builder().clock(clock).build())
+            .cache(&MaterialsCache::builder().clock(&clock).build())
             .refresh_ahead(false)
     });
     let message = envelope.encrypt(b"x", &context()).await.unwrap();
     envelope.decrypt(&message, &context()).await.unwrap();
-    hand.advance(Duration::from_nanos(59_999_999_999));
+    clock.advance(Duration::from_nanos(59_999_999_999));
     assert!(envelope.try_encrypt(b"x", &context()).is_ok());
     assert!(envelope.try_decrypt(&message, &context()).is_ok());
-    hand.advance(Duration::from_nanos(1));
+    clock.advance(Duration::from_nanos(1));
     assert!(matches!(envelope.try_encrypt(b"x", &context()), Err(Error::NotCached)));
     assert!(matches!(envelope.try_decrypt(&message, &context()), Err(Error::NotCached)));
     envelope.encrypt(b"x", &context()).await.unwrap();
@@ -91,17 +91,17 @@ async fn a_data_key_is_used_up_to_its_age_and_no_longer() {
 #[tokio::test]
 async fn age_counts_from_the_request_not_from_its_answer() {
     let keyring = GatedKeyring::new(0);
-    let (clock, hand) = Clock::manual();
+    let clock = Clock::manual();
     let envelope = caching(keyring.clone(), |builder| {
         builder
             .max_age(Duration::from_mins(1))
-            .cache(&MaterialsCache::builder().clock(clock).build())
+            .cache(&MaterialsCache::builder().clock(&clock).build())
     });
     let context = context();
     let mut waiting = Box::pin(envelope.encrypt(b"x", &context));
     assert!(poll_immediate(&mut waiting).await.is_none());
     eventually(|| keyring.counts().0 == 1).await;
-    hand.advance(Duration::from_mins(1));
+    clock.advance(Duration::from_mins(1));
     keyring.gate.add_permits(1);
     waiting.await.expect("who waited for the key may use it");
     assert!(matches!(envelope.try_encrypt(b"x", &context), Err(Error::NotCached)));
@@ -133,9 +133,9 @@ async fn those_who_miss_together_cost_one_request() {
 #[tokio::test]
 async fn a_failure_is_shared_remembered_and_then_tried_again() {
     let keyring = GatedKeyring::new(0);
-    let (clock, hand) = Clock::manual();
+    let clock = Clock::manual();
     let envelope = caching(keyring.clone(), |builder| {
-        builder.cache(&MaterialsCache::builder().clock(clock).build())
+        builder.cache(&MaterialsCache::builder().clock(&clock).build())
     });
     let context = context();
     let mut waiting: Vec<_> =
@@ -157,7 +157,7 @@ async fn a_failure_is_shared_remembered_and_then_tried_again() {
         let longest = Duration::from_millis(100 * 2_u64.pow(failures - 1));
         assert!(*retry_after <= longest && *retry_after >= longest / 2, "{retry_after:?}");
         assert_eq!((keyring.counts().0, error.keyring_errors().len()), (failures.into(), 1));
-        hand.advance(*retry_after);
+        clock.advance(*retry_after);
         let error = envelope.encrypt(b"x", &context).await.unwrap_err();
         assert!(matches!(error, Error::DataKeyUnavailable(_)), "requested again: {error:?}");
     }
@@ -167,8 +167,8 @@ async fn a_failure_is_shared_remembered_and_then_tried_again() {
 async fn what_cannot_work_is_refused_for_as_long_as_was_set() {
     for remembered in [Duration::from_secs(3), Duration::ZERO] {
         let keyring = GatedKeyring::open();
-        let (clock, hand) = Clock::manual();
-        let cache = MaterialsCache::builder().clock(clock).build();
+        let clock = Clock::manual();
+        let cache = MaterialsCache::builder().clock(&clock).build();
         let envelope = caching(keyring.clone(), |builder| {
             builder.cache(&cache).remember_failures_for(remembered)
         });
@@ -180,7 +180,7 @@ async fn what_cannot_work_is_refused_for_as_long_as_was_set() {
             assert_eq!(keyring.counts().1, asked);
         }
         assert_eq!(cache.stats().decryption.refused, u64::from(!remembered.is_zero()));
-        hand.advance(remembered);
+        clock.advance(remembered);
         let error = envelope.decrypt(&message, &context()).await.unwrap_err();
         assert!(matches!(error, Error::DataKeyNotUnwrapped { .. }), "{error:?}");
     }
@@ -190,15 +190,15 @@ async fn what_cannot_work_is_refused_for_as_long_as_was_set() {
 #[tokio::test]
 async fn nobody_waits_for_a_successor_by_age() {
     let keyring = GatedKeyring::open();
-    let (clock, hand) = Clock::manual();
-    let cache = MaterialsCache::builder().clock(clock).build();
+    let clock = Clock::manual();
+    let cache = MaterialsCache::builder().clock(&clock).build();
     let envelope =
         caching(keyring.clone(), |builder| builder.max_age(Duration::from_mins(1)).cache(&cache));
     let message = envelope.encrypt(b"x", &context()).await.unwrap();
     envelope.decrypt(&message, &context()).await.unwrap();
     for round in 1..=10 {
         // The one in use is now 49 seconds old, and those after it were 11 when they took over.
-        hand.advance(Duration::from_secs(if round == 1 { 49 } else { 38 }));
+        clock.advance(Duration::from_secs(if round == 1 { 49 } else { 38 }));
         let stats = || cache.stats();
         // A use that comes before the last refresh has ended begins no other one.
         eventually(|| {
@@ -207,7 +207,7 @@ async fn nobody_waits_for_a_successor_by_age() {
             (stats().encryption.loads, stats().decryption.loads) == (1 + round, 1 + round)
         })
         .await;
-        hand.advance(Duration::from_secs(11));
+        clock.advance(Duration::from_secs(11));
         envelope.try_encrypt(b"x", &context()).unwrap();
         envelope.try_decrypt(&message, &context()).unwrap();
     }
@@ -221,8 +221,8 @@ async fn nobody_waits_for_a_successor_by_age() {
 #[tokio::test]
 async fn nobody_waits_for_a_successor_by_usage() {
     let keyring = GatedKeyring::open();
-    let (clock, _hand) = Clock::manual();
-    let cache = MaterialsCache::builder().clock(clock).build();
+    let clock = Clock::manual();
+    let cache = MaterialsCache::builder().clock(&clock).build();
     let envelope = caching(keyring.clone(), |builder| builder.max_messages(100).cache(&cache));
     envelope.encrypt(b"x", &context()).await.unwrap();
     let before = keyring.counts().0;
@@ -246,8 +246,8 @@ async fn nobody_waits_for_a_successor_by_usage() {
 #[tokio::test]
 async fn an_outage_is_bridged_up_to_the_ceiling_and_never_past_the_limits() {
     let keyring = GatedKeyring::open();
-    let (clock, hand) = Clock::manual();
-    let cache = MaterialsCache::builder().clock(clock).build();
+    let clock = Clock::manual();
+    let cache = MaterialsCache::builder().clock(&clock).build();
     let envelope = caching(keyring.clone(), |builder| {
         let builder =
             builder.max_age(Duration::from_mins(1)).serve_stale_for(Duration::from_mins(2));
@@ -256,7 +256,7 @@ async fn an_outage_is_bridged_up_to_the_ceiling_and_never_past_the_limits() {
     let message = envelope.encrypt(b"1", &context()).await.unwrap();
     envelope.decrypt(&message, &context()).await.unwrap();
     keyring.gate.close();
-    hand.advance(Duration::from_mins(1));
+    clock.advance(Duration::from_mins(1));
     // The first one asks, and is told that there is an outage; those after it need not ask.
     assert!(envelope.try_encrypt(b"x", &context()).is_err());
     for _ in 0..2 {
@@ -265,11 +265,11 @@ async fn an_outage_is_bridged_up_to_the_ceiling_and_never_past_the_limits() {
     }
     envelope.try_encrypt(b"x", &context()).unwrap();
     envelope.try_decrypt(&message, &context()).unwrap();
-    hand.advance(Duration::from_mins(2) - Duration::from_nanos(1));
+    clock.advance(Duration::from_mins(2) - Duration::from_nanos(1));
     envelope.try_encrypt(b"x", &context()).unwrap();
     assert!(envelope.encrypt(b"6", &context()).await.is_err(), "past max_messages");
     envelope.try_decrypt(&message, &context()).unwrap();
-    hand.advance(Duration::from_nanos(1));
+    clock.advance(Duration::from_nanos(1));
     assert!(envelope.decrypt(&message, &context()).await.is_err(), "past the ceiling");
     assert!(cache.stats().decryption.stale >= 4);
 }
@@ -277,15 +277,15 @@ async fn an_outage_is_bridged_up_to_the_ceiling_and_never_past_the_limits() {
 #[tokio::test]
 async fn without_a_ceiling_nothing_serves_past_its_age() {
     let keyring = GatedKeyring::open();
-    let (clock, hand) = Clock::manual();
+    let clock = Clock::manual();
     let envelope = caching(keyring.clone(), |builder| {
         builder
             .max_age(Duration::from_mins(1))
-            .cache(&MaterialsCache::builder().clock(clock).build())
+            .cache(&MaterialsCache::builder().clock(&clock).build())
     });
     envelope.encrypt(b"1", &context()).await.unwrap();
     keyring.gate.close();
-    hand.advance(Duration::from_mins(1));
+    clock.advance(Duration::from_mins(1));
     assert!(envelope.encrypt(b"x", &context()).await.is_err());
     assert!(envelope.encrypt(b"x", &context()).await.is_err());
 }
@@ -353,8 +353,8 @@ async fn no_more_loads_at_once_than_allowed() {
 #[tokio::test]
 async fn a_load_outlives_its_callers() {
     let keyring = GatedKeyring::open();
-    let (clock, hand) = Clock::manual();
-    let cache = MaterialsCache::builder().clock(clock).max_loads(1).build();
+    let clock = Clock::manual();
+    let cache = MaterialsCache::builder().clock(&clock).max_loads(1).build();
     let envelope = caching(keyring.clone(), |builder| {
         builder
             .cache(&cache)
@@ -362,7 +362,7 @@ async fn a_load_outlives_its_callers() {
             .serve_stale_for(Duration::from_mins(1))
     });
     envelope.encrypt(b"x", &context()).await.unwrap();
-    hand.advance(Duration::from_mins(1));
+    clock.advance(Duration::from_mins(1));
     keyring.gate.forget_permits(usize::MAX);
     let (context, other) = (context(), EncryptionContext::new([("tenant", "43")]).unwrap());
     for _ in 0..3 {
@@ -448,11 +448,11 @@ async fn messages_under_two_data_keys_of_one_context_both_open() {
 #[tokio::test]
 async fn a_stale_answer_serves_only_the_caller_who_asked_for_it() {
     let keyring = GatedKeyring::new(0);
-    let (clock, hand) = Clock::manual();
+    let clock = Clock::manual();
     let envelope = caching(keyring.clone(), |builder| {
         builder
             .max_age(Duration::from_mins(1))
-            .cache(&MaterialsCache::builder().clock(clock).build())
+            .cache(&MaterialsCache::builder().clock(&clock).build())
     });
     let context = context();
     let mut leader = Box::pin(envelope.encrypt(b"x", &context));
@@ -460,7 +460,7 @@ async fn a_stale_answer_serves_only_the_caller_who_asked_for_it() {
     assert!(poll_immediate(&mut leader).await.is_none());
     assert!(poll_immediate(&mut follower).await.is_none());
     eventually(|| keyring.counts().0 == 1).await;
-    hand.advance(Duration::from_hours(24));
+    clock.advance(Duration::from_hours(24));
     keyring.gate.add_permits(2);
     let (leader, follower) = futures_util::future::join(leader, follower).await;
     assert_ne!(encrypted_data_keys(&leader.unwrap()), encrypted_data_keys(&follower.unwrap()));
@@ -507,8 +507,8 @@ async fn partitions_share_entries_if_and_only_if_their_ids_are_equal() {
 #[tokio::test]
 async fn managers_with_different_limits_share_entries_and_keep_to_their_own() {
     const SECOND: Duration = Duration::from_secs(1);
-    let (clock, hand) = Clock::manual();
-    let cache = MaterialsCache::builder().clock(clock).build();
+    let clock = Clock::manual();
+    let cache = MaterialsCache::builder().clock(&clock).build();
     let keyring = GatedKeyring::open();
     let shared =
         |builder: CachingBuilder| builder.cache(&cache).partition_id("both").refresh_ahead(false);
@@ -525,7 +525,7 @@ async fn managers_with_different_limits_share_entries_and_keep_to_their_own() {
         assert!(!is_strict || *used <= 10, "message {used} of a data key");
     }
     let message = lax.encrypt(b"x", &context()).await.unwrap();
-    hand.advance(2 * SECOND);
+    clock.advance(2 * SECOND);
     assert!(matches!(strict.try_encrypt(b"x", &context()), Err(Error::NotCached)));
     let fresh = strict.encrypt(b"x", &context()).await.unwrap();
     assert_ne!(encrypted_data_keys(&fresh), encrypted_data_keys(&message));

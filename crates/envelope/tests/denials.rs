@@ -6,7 +6,7 @@ mod support;
 use std::time::Duration;
 
 use envelope::{
-    Clock, EncryptionContext, Envelope, Error, ManualClock,
+    Clock, EncryptionContext, Envelope, Error,
     keyring::{AwsKmsKeyring, KeyringErrorKind},
     materials::{CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache},
 };
@@ -26,7 +26,7 @@ struct Scene {
     pool: KmsPool,
     key: String,
     cache: MaterialsCache,
-    hand: ManualClock,
+    clock: Clock,
 }
 
 impl Scene {
@@ -38,9 +38,9 @@ impl Scene {
             .build()
             .unwrap();
         let key = kms.create_key(REGION);
-        let (clock, hand) = Clock::manual();
-        let cache = MaterialsCache::builder().capacity(10_000).clock(clock).build();
-        Self { kms, pool, key, cache, hand }
+        let clock = Clock::manual();
+        let cache = MaterialsCache::builder().capacity(10_000).clock(&clock).build();
+        Self { kms, pool, key, cache, clock }
     }
 
     /// A client with its own principal, on the same cache.
@@ -109,7 +109,7 @@ async fn denials_of_one_context_cost_a_probe_each_and_drop_no_other_context() {
         // A call right after the denial is refused from memory.
         let error = envelope.encrypt(b"x", &context("denied")).await.unwrap_err();
         assert!(matches!(error, Error::Remembered { .. }), "{error}");
-        scene.hand.advance(SECOND);
+        scene.clock.advance(SECOND);
     }
     assert_eq!(scene.requests() - before, 12);
     for context in &others {
@@ -134,7 +134,7 @@ async fn only_the_denied_data_key_is_dropped() {
         envelope.decrypt(message, context).await.unwrap();
     }
     scene.kms.faults(REGION).deny_contexts([("tenant", "denied")]);
-    scene.hand.advance(49 * SECOND);
+    scene.clock.advance(49 * SECOND);
     envelope.try_encrypt(b"x", &contexts[0]).unwrap();
     scene
         .until("the refresh and its probe", || scene.cache.stats().encryption.refreshes == 2)
@@ -167,7 +167,7 @@ async fn a_denied_tenant_with_many_contexts_drops_no_other_tenant() {
     for round in 0..5 {
         assert!(envelope.encrypt(b"x", &of("denied", 1_000 + round)).await.is_err());
         scene.until("a probe", || scene.cache.stats().encryption.refreshes > round.into()).await;
-        scene.hand.advance(7 * SECOND);
+        scene.clock.advance(7 * SECOND);
     }
     for context in others.iter().chain(&denied) {
         envelope.try_encrypt(b"x", context).unwrap();
@@ -203,7 +203,7 @@ async fn a_denial_is_probed_by_the_same_operation() {
     let messages = encrypt_all(&envelope, &contexts).await;
     envelope.decrypt(&messages[0], &contexts[0]).await.unwrap();
     scene.kms.faults(REGION).deny_contexts([("tenant", "a")]);
-    scene.hand.advance(49 * SECOND);
+    scene.clock.advance(49 * SECOND);
     envelope.try_decrypt(&messages[0], &contexts[0]).unwrap();
     // There is no other entry for decryption, so one for encryption is probed.
     scene.until("a probe", || scene.cache.stats().encryption.refreshes == 1).await;
@@ -217,7 +217,7 @@ async fn a_denial_is_probed_by_the_same_operation() {
     }
     let before = scene.kms.counters(REGION).requests("Decrypt");
     scene.kms.faults(REGION).deny_access(true);
-    scene.hand.advance(49 * SECOND);
+    scene.clock.advance(49 * SECOND);
     envelope.try_decrypt(&messages[0], &others[0]).unwrap();
     scene.until("all dropped", || scene.held() == (0, 0)).await;
     assert_eq!(scene.kms.counters(REGION).requests("Decrypt") - before, 2);

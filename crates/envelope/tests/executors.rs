@@ -240,17 +240,17 @@ async fn callers_that_do_not_go_on_delay_no_other_caller() {
 /// A refresh that was started on an idle runtime still completes, and so does the next one.
 #[test]
 fn refreshes_do_not_need_the_callers_runtime() {
-    let (clock, hand) = Clock::manual();
-    let cache = MaterialsCache::builder().clock(clock).build();
+    let clock = Clock::manual();
+    let cache = MaterialsCache::builder().clock(&clock).build();
     let envelope =
         caching(NeedsTokio::new(), |builder| builder.cache(&cache).max_age(Duration::from_mins(1)));
     block_on(envelope.encrypt(b"x", &context("a"))).unwrap();
     let idle = runtime();
     for refreshes in 1..4 {
-        hand.advance(Duration::from_secs(if refreshes == 1 { 49 } else { 38 }));
+        clock.advance(Duration::from_secs(if refreshes == 1 { 49 } else { 38 }));
         idle.block_on(async { envelope.try_encrypt(b"x", &context("a")) }).unwrap();
         runtime().block_on(eventually(|| cache.stats().encryption.refreshes == refreshes));
-        hand.advance(Duration::from_secs(11));
+        clock.advance(Duration::from_secs(11));
         envelope.try_encrypt(b"x", &context("a")).unwrap();
     }
 }

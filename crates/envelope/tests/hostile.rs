@@ -153,8 +153,8 @@ async fn throttled_messages_keep_nobody_elses_requests_away() {
         [(true, 1, 3), (false, 1, 3), (true, 1, 15), (false, 4, 15), (true, 16, 15)]
     {
         let provider = Provider::new("key", KeyringErrorKind::Throttled);
-        let (clock, hand) = Clock::manual();
-        let cache = MaterialsCache::builder().clock(clock).build();
+        let clock = Clock::manual();
+        let cache = MaterialsCache::builder().clock(&clock).build();
         let envelope = caching(provider.clone(), |builder| builder.cache(&cache));
         let message = envelope.encrypt(b"x", &context("a")).await.unwrap();
         let mut served = 0;
@@ -164,7 +164,7 @@ async fn throttled_messages_keep_nobody_elses_requests_away() {
             let keys: Vec<_> = decoy.then(|| ("decoy", vec![1])).into_iter().chain(named).collect();
             assert!(envelope.decrypt(&forged(&message, &keys), &context("a")).await.is_err());
             for number in 0..5 {
-                hand.advance(Duration::from_millis(50));
+                clock.advance(Duration::from_millis(50));
                 let other = context(&format!("{round} {number}"));
                 served += u32::from(envelope.encrypt(b"x", &other).await.is_ok());
             }
@@ -179,8 +179,8 @@ async fn throttled_messages_keep_nobody_elses_requests_away() {
 async fn whoever_is_refused_waits_no_longer_than_was_said() {
     for kind in [KeyringErrorKind::Throttled, KeyringErrorKind::Unusable] {
         let provider = Provider::new("key", kind);
-        let (clock, hand) = Clock::manual();
-        let cache = MaterialsCache::builder().clock(clock).build();
+        let clock = Clock::manual();
+        let cache = MaterialsCache::builder().clock(&clock).build();
         let envelope = caching(provider.clone(), |builder| builder.cache(&cache));
         let message = envelope.encrypt(b"x", &context("a")).await.unwrap();
         let hostile = |number| {
@@ -194,7 +194,7 @@ async fn whoever_is_refused_waits_no_longer_than_was_said() {
         let before = provider.requests();
         for number in 3..23 {
             assert!(envelope.decrypt(&hostile(number), &context("a")).await.is_err());
-            hand.advance(retry_after / 20 + Duration::from_nanos(1));
+            clock.advance(retry_after / 20 + Duration::from_nanos(1));
         }
         assert_eq!(provider.requests(), before + 20);
         envelope
@@ -211,8 +211,8 @@ async fn decrypting_with_one_key_does_not_end_the_back_off_of_others() {
         ["failing", "other"].map(|name| Provider::new(name, KeyringErrorKind::Other));
     let both =
         MultiKeyring::builder().generator(failing.clone()).child(other.clone()).build().unwrap();
-    let (clock, hand) = Clock::manual();
-    let cache = MaterialsCache::builder().clock(clock).build();
+    let clock = Clock::manual();
+    let cache = MaterialsCache::builder().clock(&clock).build();
     let envelope = caching(both, |builder| builder.cache(&cache));
     let message = envelope.encrypt(b"x", &context("a")).await.unwrap();
     failing.fail(KeyringErrorKind::TimedOut);
@@ -238,7 +238,7 @@ async fn decrypting_with_one_key_does_not_end_the_back_off_of_others() {
     let keys = [("failing", garbage(8, [2, 2])), ("other", garbage(8, [3, 3]))];
     assert!(envelope.decrypt(&forged(&message, &keys), &context("a")).await.is_err());
     refused("7").await;
-    hand.advance(Duration::from_secs(1));
+    clock.advance(Duration::from_secs(1));
     envelope.encrypt(b"x", &context("8")).await.unwrap();
 }
 
@@ -316,23 +316,23 @@ async fn one_principals_failures_are_not_anothers() {
 #[tokio::test]
 async fn nothing_serves_past_its_age_once_an_outage_is_over() {
     let provider = Provider::new("key", KeyringErrorKind::Other);
-    let (clock, hand) = Clock::manual();
-    let cache = MaterialsCache::builder().clock(clock).build();
+    let clock = Clock::manual();
+    let cache = MaterialsCache::builder().clock(&clock).build();
     let envelope = caching(provider.clone(), |builder| {
         builder.cache(&cache).max_age(MINUTE).serve_stale_for(60 * MINUTE).refresh_ahead(false)
     });
     let handle = envelope.prepare(&context("a")).unwrap();
     handle.encrypt(b"x").await.unwrap();
     provider.fail(KeyringErrorKind::TimedOut);
-    hand.advance(MINUTE);
+    clock.advance(MINUTE);
     handle.encrypt(b"x").await.expect("past its age in an outage");
     cache.clear();
     provider.fail(None);
-    hand.advance(MINUTE);
+    clock.advance(MINUTE);
     envelope.encrypt(b"x", &context("a")).await.unwrap();
     handle.try_encrypt(b"x").unwrap();
     provider.fail(KeyringErrorKind::Denied);
-    hand.advance(MINUTE);
+    clock.advance(MINUTE);
     assert!(handle.try_encrypt(b"x").is_err());
     assert!(handle.encrypt(b"x").await.is_err());
 }
@@ -342,8 +342,8 @@ async fn nothing_serves_past_its_age_once_an_outage_is_over() {
 async fn only_outages_are_bridged() {
     let [one, other] = ["one", "other"].map(|name| Provider::new(name, KeyringErrorKind::Other));
     let both = MultiKeyring::builder().generator(one.clone()).child(other.clone()).build().unwrap();
-    let (clock, hand) = Clock::manual();
-    let cache = MaterialsCache::builder().clock(clock).build();
+    let clock = Clock::manual();
+    let cache = MaterialsCache::builder().clock(&clock).build();
     let envelope = caching(both, |builder| {
         builder.cache(&cache).max_age(MINUTE).serve_stale_for(MINUTE).refresh_ahead(false)
     });
@@ -351,10 +351,10 @@ async fn only_outages_are_bridged() {
     envelope.decrypt(&message, &context("a")).await.unwrap();
     one.fail(KeyringErrorKind::Credentials);
     other.fail(KeyringErrorKind::TimedOut);
-    hand.advance(MINUTE);
+    clock.advance(MINUTE);
     assert!(envelope.decrypt(&message, &context("a")).await.is_err());
     one.fail(KeyringErrorKind::TimedOut);
-    hand.advance(Duration::from_secs(10));
+    clock.advance(Duration::from_secs(10));
     envelope.decrypt(&message, &context("a")).await.expect("now both are out of reach");
 }
 
@@ -362,16 +362,16 @@ async fn only_outages_are_bridged() {
 #[tokio::test]
 async fn an_exhausted_budget_starts_no_outage() {
     let provider = Provider::new("key", KeyringErrorKind::Other);
-    let (clock, hand) = Clock::manual();
-    let cache = MaterialsCache::builder().clock(clock).build();
+    let clock = Clock::manual();
+    let cache = MaterialsCache::builder().clock(&clock).build();
     let envelope = caching(provider.clone(), |builder| {
         builder.cache(&cache).max_age(MINUTE).serve_stale_for(60 * MINUTE).refresh_ahead(false)
     });
     envelope.encrypt(b"x", &context("a")).await.unwrap();
-    hand.advance(MINUTE);
+    clock.advance(MINUTE);
     provider.fail(KeyringErrorKind::OverBudget);
     assert!(envelope.encrypt(b"x", &context("a")).await.unwrap_err().is_retryable());
-    hand.advance(MINUTE);
+    clock.advance(MINUTE);
     provider.fail(KeyringErrorKind::TimedOut);
     envelope.encrypt(b"x", &context("a")).await.expect("usable past its age in an outage");
 }

@@ -45,9 +45,9 @@ impl Diary {
 async fn an_observer_is_told_of_each_thing() {
     let keyring = GatedKeyring::open();
     let diary = Arc::new(Diary::default());
-    let (clock, hand) = Clock::manual();
+    let clock = Clock::manual();
     let cache = MaterialsCache::builder()
-        .clock(clock)
+        .clock(&clock)
         .observer(Arc::clone(&diary) as Arc<dyn Observer>)
         .build();
     let envelope = caching(keyring.clone(), |builder| {
@@ -75,7 +75,7 @@ async fn an_observer_is_told_of_each_thing() {
             // The first one has hardly been used, so the second one waits beside it.
         ]
     );
-    hand.advance(MINUTE);
+    clock.advance(MINUTE);
     keyring.fail(Some(KeyringErrorKind::TimedOut));
     envelope.encrypt(b"x", &ours).await.unwrap();
     envelope.encrypt(b"", &ours).await.unwrap();
@@ -83,7 +83,7 @@ async fn an_observer_is_told_of_each_thing() {
     assert_eq!(page[0], "Encryption tenant Missed(Age)");
     assert_eq!(page[1], "Encryption tenant LoadFailed { ahead: false,");
     assert_eq!(page[2..], ["Encryption tenant Hit", "Encryption tenant StaleServed"].repeat(2));
-    hand.advance(MINUTE);
+    clock.advance(MINUTE);
     assert!(envelope.encrypt(b"x", &ours).await.is_err());
     assert!(envelope.encrypt(b"x", &ours).await.is_err());
     cache.clear();
@@ -96,8 +96,8 @@ async fn an_observer_is_told_of_each_thing() {
 #[tokio::test]
 async fn misses_have_their_reasons_and_failures_their_kinds() {
     let keyring = GatedKeyring::open();
-    let (clock, hand) = Clock::manual();
-    let cache = MaterialsCache::builder().capacity(10).clock(clock).build();
+    let clock = Clock::manual();
+    let cache = MaterialsCache::builder().capacity(10).clock(&clock).build();
     let envelope = caching(keyring.clone(), |builder| {
         builder
             .cache(&cache)
@@ -111,7 +111,7 @@ async fn misses_have_their_reasons_and_failures_their_kinds() {
         envelope.encrypt(b"x", &context("a")).await.unwrap();
     }
     assert_eq!((stats().misses_absent, stats().misses_messages, stats().hits), (1, 1, 1));
-    hand.advance(MINUTE);
+    clock.advance(MINUTE);
     envelope.encrypt(b"x", &context("a")).await.unwrap();
     cache.invalidate(&context("a"));
     envelope.encrypt(b"x", &context("a")).await.unwrap();

@@ -194,17 +194,17 @@ async fn warming_gives_one_result_for_each_and_reserves_nothing() {
 #[tokio::test]
 async fn a_health_check_keeps_idle_contexts_warm() {
     let keyring = GatedKeyring::open();
-    let (clock, hand) = Clock::manual();
-    let cache = MaterialsCache::builder().clock(clock).build();
+    let clock = Clock::manual();
+    let cache = MaterialsCache::builder().clock(&clock).build();
     let envelope =
         caching(keyring.clone(), |builder| builder.cache(&cache).max_age(Duration::from_mins(1)));
     envelope.warm([&context("42")]).await;
-    hand.advance(Duration::from_mins(1));
+    clock.advance(Duration::from_mins(1));
     assert!(envelope.try_encrypt(b"x", &context("42")).is_err());
     envelope.ready().await.unwrap();
     envelope.try_encrypt(b"x", &context("42")).unwrap();
     assert_eq!(cache.remove_older_than(Duration::from_secs(1)), 0);
-    hand.advance(Duration::from_secs(1));
+    clock.advance(Duration::from_secs(1));
     assert_eq!(cache.oldest_data_key_age(), Some(Duration::from_secs(1)));
     assert_eq!(cache.remove_older_than(Duration::from_secs(1)), 1);
     assert_eq!((cache.stats().encryption.entries, cache.oldest_data_key_age()), (0, None));
@@ -279,8 +279,8 @@ async fn signed_messages_are_primed_too() {
 #[tokio::test]
 async fn failures_of_a_wrapping_key_are_everybodys() {
     let keyring = GatedKeyring::open();
-    let (clock, hand) = Clock::manual();
-    let cache = MaterialsCache::builder().clock(clock).build();
+    let clock = Clock::manual();
+    let cache = MaterialsCache::builder().clock(&clock).build();
     let envelope = caching(keyring.clone(), |builder| builder.cache(&cache));
     let contexts: Vec<_> = (0..20).map(|tenant| context(&tenant.to_string())).collect();
     let message = envelope.encrypt(b"x", &contexts[0]).await.unwrap();
@@ -294,7 +294,7 @@ async fn failures_of_a_wrapping_key_are_everybodys() {
     envelope.try_encrypt(b"x", &contexts[0]).expect("cached data keys still work");
     // It works again: the first success ends it for all.
     keyring.fail(None);
-    hand.advance(Duration::from_secs(1));
+    clock.advance(Duration::from_secs(1));
     assert!(
         join_all(contexts[1..].iter().map(|context| envelope.encrypt(b"x", context)))
             .await
@@ -336,15 +336,15 @@ async fn nobody_waits_who_comes_now_and_then() {
     const LATER: u64 = 20;
     for every in [7, 13, 25, 29, 40, 55] {
         let keyring = GatedKeyring::open();
-        let (clock, hand) = Clock::manual();
-        let cache = MaterialsCache::builder().clock(clock).build();
+        let clock = Clock::manual();
+        let cache = MaterialsCache::builder().clock(&clock).build();
         let envelope = caching(keyring.clone(), |builder| {
             builder.cache(&cache).max_age(Duration::from_mins(1))
         });
         let message = envelope.encrypt(b"x", &context("42")).await.unwrap();
         envelope.decrypt(&message, &context("42")).await.unwrap();
         for use_number in 0..50 {
-            hand.advance(Duration::from_secs(every));
+            clock.advance(Duration::from_secs(every));
             envelope
                 .try_encrypt(b"x", &context("42"))
                 .unwrap_or_else(|_| panic!("every {every} s, use {use_number}"));

@@ -28,8 +28,8 @@ async fn a_failed_refresh_drops_what_is_fresh_only_if_the_key_was_refused() {
         (KeyringErrorKind::Unusable, false),
     ] {
         let keyring = GatedKeyring::open();
-        let (clock, hand) = Clock::manual();
-        let cache = MaterialsCache::builder().clock(clock).build();
+        let clock = Clock::manual();
+        let cache = MaterialsCache::builder().clock(&clock).build();
         let envelope = caching(keyring.clone(), |builder| {
             builder.cache(&cache).max_age(MINUTE).serve_stale_for(MINUTE)
         });
@@ -37,7 +37,7 @@ async fn a_failed_refresh_drops_what_is_fresh_only_if_the_key_was_refused() {
         envelope.encrypt(b"x", &context("b")).await.unwrap();
         envelope.decrypt(&message, &context("a")).await.unwrap();
         keyring.fail(Some(kind));
-        hand.advance(Duration::from_secs(49));
+        clock.advance(Duration::from_secs(49));
         envelope.try_encrypt(b"x", &context("a")).unwrap();
         // A denial may concern one context: the other one is requested, too.
         let asked = if kind == KeyringErrorKind::Denied { 2 } else { 1 };
@@ -52,7 +52,7 @@ async fn a_failed_refresh_drops_what_is_fresh_only_if_the_key_was_refused() {
         );
         assert_eq!(envelope.try_decrypt(&message, &context("a")).is_ok(), goes_on, "{kind:?}");
         // Past its age only an outage is bridged.
-        hand.advance(Duration::from_secs(11));
+        clock.advance(Duration::from_secs(11));
         let sealed = envelope.encrypt(b"x", &context("a")).await;
         assert_eq!(sealed.is_ok(), kind == KeyringErrorKind::Throttled, "{kind:?}");
     }
@@ -63,17 +63,17 @@ async fn a_failed_refresh_drops_what_is_fresh_only_if_the_key_was_refused() {
 async fn a_refusal_at_expiry_drops_all_under_the_key_and_is_remembered() {
     for kind in [KeyringErrorKind::Denied, KeyringErrorKind::Unusable] {
         let keyring = GatedKeyring::open();
-        let (clock, hand) = Clock::manual();
-        let cache = MaterialsCache::builder().clock(clock).build();
+        let clock = Clock::manual();
+        let cache = MaterialsCache::builder().clock(&clock).build();
         let envelope = caching(keyring.clone(), |builder| {
             builder.cache(&cache).max_age(MINUTE).refresh_ahead(false)
         });
         envelope.encrypt(b"x", &context("a")).await.unwrap();
-        hand.advance(MINUTE / 2);
+        clock.advance(MINUTE / 2);
         let message = envelope.encrypt(b"x", &context("b")).await.unwrap();
         envelope.decrypt(&message, &context("b")).await.unwrap();
         keyring.fail(Some(kind));
-        hand.advance(MINUTE / 2);
+        clock.advance(MINUTE / 2);
         assert!(matches!(
             envelope.encrypt(b"x", &context("a")).await,
             Err(Error::DataKeyUnavailable(_))

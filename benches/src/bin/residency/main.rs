@@ -27,7 +27,7 @@ use benches::{
 };
 use clap::Parser;
 use envelope::{
-    Clock, DataKey, EncryptionContext, Envelope, ManualClock,
+    Clock, DataKey, EncryptionContext, Envelope,
     keyring::RawAesKeyring,
     materials::{
         CachingMaterialsManager, DecryptionMaterials, DecryptionMaterialsRequest,
@@ -216,7 +216,7 @@ async fn follow(memory: &mut Memory, half: Half, way: Way) -> Result<Trace, Box<
             let mut turns = 0;
             while turns < PATIENCE && memory.look(address, &key)? == Found::Key {
                 turns += 1;
-                subject.hand.advance(MAX_AGE / 20);
+                subject.clock.advance(MAX_AGE / 20);
                 subject.serve(half, &message, &context).await?;
                 // The refresh gets its turn.
                 tokio::task::yield_now().await;
@@ -275,7 +275,7 @@ struct Subject {
     cache: MaterialsCache,
     sealer: Envelope,
     spy: Arc<Spy>,
-    hand: ManualClock,
+    clock: Clock,
 }
 
 impl Subject {
@@ -286,15 +286,15 @@ impl Subject {
             &DataKey::generate(32)?,
         )?);
         let spy = Arc::new(Spy { source: source.clone(), seen: Mutex::default() });
-        let (clock, hand) = Clock::manual();
-        let cache = MaterialsCache::builder().capacity(capacity).clock(clock).build();
+        let clock = Clock::manual();
+        let cache = MaterialsCache::builder().capacity(capacity).clock(&clock).build();
         let manager = CachingMaterialsManager::builder(Watched(Arc::clone(&spy)))
             .cache(&cache)
             .max_age(MAX_AGE)
             .build()?;
         let (envelope, sealer) =
             (Envelope::builder(manager).build()?, Envelope::builder(source).build()?);
-        Ok(Self { envelope, cache, sealer, spy, hand })
+        Ok(Self { envelope, cache, sealer, spy, clock })
     }
 
     /// Has the cache serve one message: to seal another, or to open this one.

@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_failure_is_remembered_for_its_time_and_counted() {
-        let (failures, now) = (Failures::new(10), Clock::system().moment());
+        let (failures, now) = (Failures::new(10), Clock::system().now());
         let note = |now, expected: u32| {
             failures.note(&"a", &Error::Authentication, now, now, |streak| {
                 assert_eq!((streak.failures, streak.waves), (expected, expected));
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_response_ends_the_streak_but_not_the_refusal() {
-        let (failures, now) = (Failures::new(10), Clock::system().moment());
+        let (failures, now) = (Failures::new(10), Clock::system().now());
         let note = |now| {
             let mut seen = Streak::default();
             failures.note(&"a", &Error::Authentication, now, now, |streak| {
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn failures_that_were_asked_for_together_are_one_wave() {
-        let (failures, now) = (Failures::new(10), Clock::system().moment());
+        let (failures, now) = (Failures::new(10), Clock::system().now());
         for (asked, noted, expected) in
             [(0, 5, (1, 1)), (1, 6, (2, 1)), (4, 6, (3, 1)), (6, 9, (4, 2))]
         {

@@ -73,7 +73,7 @@ mod tests {
     /// store drops it.
     #[test]
     fn what_was_dropped_is_found_no_more_and_what_came_after_is() {
-        let (now, policy) = (Clock::system().moment(), policy(Duration::from_secs(10), 100, 100));
+        let (now, policy) = (Clock::system().now(), policy(Duration::from_secs(10), 100, 100));
         let cache = Cache::new(10, Gate::new(1), Operation::Encryption, None);
         let key = Key {
             partition: "p",
@@ -108,7 +108,7 @@ mod tests {
         let store =
             Store::<u8>::new(1_000, Arc::new(Sight::new(1_000, Operation::Encryption, None)));
         let (front, now, contexts) =
-            (Front::new(1_000), Clock::system().moment(), (0..1_000u32).map(u32::to_be_bytes));
+            (Front::new(1_000), Clock::system().now(), (0..1_000u32).map(u32::to_be_bytes));
         let mut found = 0;
         for context in contexts.clone() {
             let key = Key {

@@ -130,7 +130,7 @@ fn promotion() {
         let (messages, values, takers) =
             (random.gen_range(1..6), random.gen_range(1..6), random.gen_range(1..4));
         let is_patient = random.gen_bool(0.7);
-        let (now, policy) = (Clock::system().moment(), policy(AGE, messages, u64::MAX));
+        let (now, policy) = (Clock::system().now(), policy(AGE, messages, u64::MAX));
         let slot = Slot::empty(now);
         let (put, taken, all_put) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
         let take_all = || {
@@ -342,7 +342,7 @@ impl World {
         // Half of what may happen happens in one schedule, so that each can be told apart.
         let mut sometimes = |rate| if random.r#gen() { rate } else { 0.0 };
         Self {
-            now: Clock::system().moment(),
+            now: Clock::system().now(),
             policy,
             failure_rate: sometimes(0.3),
             cancel_rate: sometimes(0.5),

@@ -339,7 +339,7 @@ mod tests {
 
     #[test]
     fn a_standby_takes_over_by_age_and_by_usage() {
-        let (now, policy) = (Clock::system().moment(), policy(10 * SECOND, 3, 100));
+        let (now, policy) = (Clock::system().now(), policy(10 * SECOND, 3, 100));
         let slot = Slot::empty(now);
         assert_eq!(take(&slot, now, &policy, 1), Err(Vacant::Absent));
         assert!(slot.put(&entry(1, now), now, &policy, false));
@@ -354,7 +354,7 @@ mod tests {
 
     #[test]
     fn a_long_message_leaves_room_for_short_ones() {
-        let (now, policy) = (Clock::system().moment(), policy(10 * SECOND, 100, 100));
+        let (now, policy) = (Clock::system().now(), policy(10 * SECOND, 100, 100));
         let slot = Slot::empty(now);
         slot.put(&entry(1, now), now, &policy, false);
         assert_eq!(take(&slot, now, &policy, 60), Ok((1, false)));
@@ -370,7 +370,7 @@ mod tests {
 
     #[test]
     fn a_refresh_is_one_persons_and_waits_after_a_failure() {
-        let (now, policy) = (Clock::system().moment(), policy(10 * SECOND, 100, 100));
+        let (now, policy) = (Clock::system().now(), policy(10 * SECOND, 100, 100));
         let slot = Slot::<u8>::empty(now);
         assert!(slot.begin_refresh(now) && !slot.begin_refresh(now));
         slot.note_failure(now, &policy, 0.0, Some(true));
@@ -386,7 +386,7 @@ mod tests {
 
     #[test]
     fn past_its_age_a_value_serves_in_an_outage_up_to_the_ceiling_alone() {
-        let now = Clock::system().moment();
+        let now = Clock::system().now();
         let policy = Policy { stale: 5 * SECOND, ..policy(10 * SECOND, 3, 100) };
         let slot = Slot::empty(now);
         slot.put(&entry(1, now), now, &policy, false);
@@ -404,7 +404,7 @@ mod tests {
 
     #[test]
     fn a_failure_that_is_not_about_an_outage_neither_begins_nor_ends_one() {
-        let now = Clock::system().moment();
+        let now = Clock::system().now();
         let policy = Policy { stale: 5 * SECOND, ..policy(10 * SECOND, 100, 100) };
         let slot = Slot::empty(now);
         slot.put(&entry(1, now), now, &policy, false);
@@ -420,7 +420,7 @@ mod tests {
 
     #[test]
     fn in_an_outage_a_standby_serves_past_its_age_when_the_current_one_is_spent_or_older() {
-        let now = Clock::system().moment();
+        let now = Clock::system().now();
         let policy = Policy { stale: 5 * SECOND, ..policy(10 * SECOND, 100, 100) };
         for asked in [now, now + 4 * SECOND] {
             let slot = Slot::empty(now);
@@ -436,7 +436,7 @@ mod tests {
 
     #[test]
     fn what_succeeds_a_slot_knows_what_its_loads_came_to() {
-        let now = Clock::system().moment();
+        let now = Clock::system().now();
         let policy = Policy { stale: 5 * SECOND, ..policy(10 * SECOND, 100, 100) };
         let (first, second) = (Slot::empty(now), Slot::empty(now));
         first.note_failure(now, &policy, 0.0, Some(true));
@@ -453,7 +453,7 @@ mod tests {
 
     #[test]
     fn what_was_retired_stays_empty_and_holds_nothing() {
-        let (now, policy) = (Clock::system().moment(), policy(10 * SECOND, 3, 100));
+        let (now, policy) = (Clock::system().now(), policy(10 * SECOND, 3, 100));
         let slot = Slot::empty(now);
         let value = Arc::new(1);
         slot.put(
@@ -473,7 +473,7 @@ mod tests {
     #[test]
     fn threads_together_spend_each_value_exactly() {
         const VALUES: u8 = 200;
-        let (now, policy) = (Clock::system().moment(), policy(10 * SECOND, 100, u64::MAX));
+        let (now, policy) = (Clock::system().now(), policy(10 * SECOND, 100, u64::MAX));
         let (slot, done) = (Slot::empty(now), AtomicBool::new(false));
         let served: Vec<u64> = thread::scope(|scope| {
             let drain = || {

@@ -405,7 +405,7 @@ mod tests {
     }
 
     fn now() -> Moment {
-        Clock::system().moment()
+        Clock::system().now()
     }
 
     fn store(capacity: usize) -> (Store<u8>, Arc<Sight>) {
@@ -415,7 +415,7 @@ mod tests {
 
     #[test]
     fn parts_do_not_run_together() {
-        let (store, now) = (store(10).0, Clock::system().moment());
+        let (store, now) = (store(10).0, Clock::system().now());
         store.slot(&key("p", b"ab", b"c").to_owned(), 1, now);
         assert!(store.find(&key("p", b"ab", b"c")).is_some());
         assert!(store.find(&key("p", b"a", b"bc")).is_none());
@@ -424,7 +424,7 @@ mod tests {
 
     #[test]
     fn the_capacity_holds() {
-        let ((store, sight), now) = (store(50), Clock::system().moment());
+        let ((store, sight), now) = (store(50), Clock::system().now());
         for number in 0..1_000u32 {
             store.slot(&key("p", &number.to_be_bytes(), b"").to_owned(), 1, now);
         }
@@ -435,7 +435,7 @@ mod tests {
     #[test]
     fn as_many_as_the_capacity_find_room() {
         for capacity in [1, 100, 511, 512, 1_000, 1_024, 10_000, 50_000] {
-            let ((store, _), now) = (store(capacity), Clock::system().moment());
+            let ((store, _), now) = (store(capacity), Clock::system().now());
             for number in 0..capacity {
                 store.slot(&key("p", &number.to_be_bytes(), b"").to_owned(), 1, now);
             }
@@ -499,7 +499,7 @@ mod tests {
     /// the same.
     #[test]
     fn what_is_touched_stays_while_others_come_and_go() {
-        let ((store, _), now) = (store(50), Clock::system().moment());
+        let ((store, _), now) = (store(50), Clock::system().now());
         let slot =
             |number: u32| store.slot(&key("p", &number.to_be_bytes(), b"").to_owned(), 1, now);
         // The first ones stay longer than those that come when it is full.
@@ -515,7 +515,7 @@ mod tests {
     /// Slots that come back need room as new ones do.
     #[test]
     fn what_is_touched_stays_while_others_come_back() {
-        let ((store, _), now) = (store(50), Clock::system().moment());
+        let ((store, _), now) = (store(50), Clock::system().now());
         let slot =
             |number: u32| store.slot(&key("p", &number.to_be_bytes(), b"").to_owned(), 1, now);
         let others: Vec<_> = (0..900).map(slot).collect();
@@ -550,7 +550,7 @@ mod tests {
     /// A caller that finds a slot gone can rely on it: holders of the slot cannot use it any more.
     #[test]
     fn what_leaves_is_emptied_before_it_is_gone() {
-        let (now, policy) = (Clock::system().moment(), policy(Duration::from_secs(10), 100, 100));
+        let (now, policy) = (Clock::system().now(), policy(Duration::from_secs(10), 100, 100));
         let ways: [fn(&Store<Witness>, &OwnedKey, Moment); 3] = [
             |store, key, _| assert!(store.remove_if(&key.borrow(), |_| true)),
             |store, key, _| assert_eq!(store.remove_where(|it, _| it == key), 1),

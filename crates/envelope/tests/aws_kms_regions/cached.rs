@@ -56,8 +56,8 @@ async fn a_replica_that_was_disabled_drops_what_it_opened_for_others() {
     let kms = Kms::start().await;
     let primary = kms.local.create_multi_region_key(VIRGINIA, &[IRELAND]);
     let here = related(&primary, IRELAND);
-    let (clock, hand) = Clock::manual();
-    let cache = MaterialsCache::builder().clock(clock).build();
+    let clock = Clock::manual();
+    let cache = MaterialsCache::builder().clock(&clock).build();
     let envelope = caching(AwsKmsKeyring::mrk_aware(kms.clients(), here.parse().unwrap()), &cache);
     let there = Envelope::new(kms.strict(&primary)).unwrap();
     let mut messages = vec![envelope.encrypt(b"x", &context()).await.unwrap()];
@@ -71,7 +71,7 @@ async fn a_replica_that_was_disabled_drops_what_it_opened_for_others() {
     assert_eq!((cache.stats().encryption.entries, cache.stats().decryption.entries), (1, 3));
 
     kms.local.disable_key(IRELAND, &here).unwrap();
-    hand.advance(Duration::from_secs(50));
+    clock.advance(Duration::from_secs(50));
     envelope
         .try_decrypt(&messages[1], &EncryptionContext::empty())
         .expect("cached, and the refresh begins only now");
@@ -84,8 +84,8 @@ async fn a_replica_that_was_disabled_drops_what_it_opened_for_others() {
 async fn a_region_without_the_key_drops_nothing_while_another_does_not_answer() {
     let kms = Kms::start().await;
     let primary = kms.local.create_multi_region_key(VIRGINIA, &[IRELAND]);
-    let (clock, hand) = Clock::manual();
-    let cache = MaterialsCache::builder().clock(clock).build();
+    let clock = Clock::manual();
+    let cache = MaterialsCache::builder().clock(&clock).build();
     let multi = in_each(&kms.mrk_discovery(IRELAND), &[REGIONS[3], IRELAND]);
     let envelope = caching(multi, &cache);
     let message =
@@ -93,18 +93,18 @@ async fn a_region_without_the_key_drops_nothing_while_another_does_not_answer() 
     envelope.decrypt(&message, &context()).await.unwrap();
 
     kms.local.faults(IRELAND).throttle_above(0);
-    hand.advance(Duration::from_secs(50));
+    clock.advance(Duration::from_secs(50));
     envelope.decrypt(&message, &context()).await.unwrap();
     until(|| cache.stats().decryption.load_failures == 1).await;
     assert_eq!(cache.stats().decryption.entries, 1);
     // Past its age, it bridges the outage as it would for a single key.
-    hand.advance(Duration::from_secs(20));
+    clock.advance(Duration::from_secs(20));
     envelope.decrypt(&message, &context()).await.unwrap();
 
     // When both refuse, it goes.
     kms.local.faults(IRELAND).clear();
     kms.local.disable_key(IRELAND, &related(&primary, IRELAND)).unwrap();
-    hand.advance(Duration::from_secs(30));
+    clock.advance(Duration::from_secs(30));
     until(|| {
         let _ = envelope.try_decrypt(&message, &context());
         cache.stats().decryption.entries == 0
@@ -127,7 +127,7 @@ async fn what_a_replica_refuses_for_one_message_it_is_not_asked_for_the_next() {
     }
     kms.local.disable_key(IRELAND, &here).unwrap();
     // Time stands still.
-    let cache = MaterialsCache::builder().clock(Clock::manual().0).build();
+    let cache = MaterialsCache::builder().clock(&Clock::manual()).build();
     let mrk = AwsKmsKeyring::mrk_aware(kms.clients(), here.parse().unwrap());
     for envelope in [caching(mrk, &cache), caching(kms.mrk_discovery(IRELAND), &cache)] {
         kms.forget();

@@ -13,7 +13,7 @@ mod support;
 use std::time::Duration;
 
 use envelope::{
-    Clock, Envelope, ManualClock,
+    Clock, Envelope,
     keyring::AwsKmsKeyring,
     materials::{CachingBuilder, CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache},
 };
@@ -32,7 +32,7 @@ struct Scene {
     principal: Principal,
     key: String,
     cache: MaterialsCache,
-    hand: ManualClock,
+    clock: Clock,
 }
 
 impl Scene {
@@ -55,10 +55,10 @@ impl Scene {
             .unwrap();
         let principal = principal(&server);
         let key = server.create_key(REGION);
-        let (clock, hand) = Clock::manual();
+        let clock = Clock::manual();
         let cache =
-            MaterialsCache::builder().capacity(10_000).max_loads(MAX_LOADS).clock(clock).build();
-        Self { server, pool, principal, key, cache, hand }
+            MaterialsCache::builder().capacity(10_000).max_loads(MAX_LOADS).clock(&clock).build();
+        Self { server, pool, principal, key, cache, clock }
     }
 
     /// A client with this cache, and with other settings as `set` says.

@@ -155,7 +155,7 @@ impl Caller {
             assert_eq!(caller.call().await, Answer::Loaded);
         }
         if matches!(state, State::AtExpiry | State::InGrace) {
-            caller.scene.hand.advance(MAX_AGE);
+            caller.scene.clock.advance(MAX_AGE);
         }
         caller
     }
@@ -189,7 +189,7 @@ impl Caller {
             if fault == Fault::ExpiredCredentials {
                 tokio::time::sleep(POLL).await;
             }
-            self.scene.hand.advance(POLL);
+            self.scene.clock.advance(POLL);
             waited += POLL;
         }
         false

@@ -70,7 +70,7 @@ async fn check(revocation: Revocation, refresh_ahead: bool, stale: Duration) {
                 *last = age;
             }
         }
-        scene.hand.advance(step);
+        scene.clock.advance(step);
         age += step;
     }
     println!("{setting}: last encrypt after {:?}, last decrypt after {:?}", last[0], last[1]);

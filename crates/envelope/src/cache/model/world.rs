@@ -28,7 +28,7 @@ use crate::{
     },
     error::{Error, KeyringError, KeyringErrorKind},
     observer::Operation,
-    time::{Clock, ManualClock, Moment},
+    time::{Clock, Moment},
 };
 
 /// A future that the test drives, and that records its outcome; a background task ends without one.
@@ -39,7 +39,6 @@ pub(super) struct World {
     opening: Arc<Cache<Value>>,
     places: Mutex<[Option<Arc<Place<Value>>>; KEYS]>,
     clock: Clock,
-    hand: ManualClock,
     backoffs: Failures<Arc<str>>,
     state: Mutex<State>,
 }
@@ -78,7 +77,7 @@ impl World {
     pub(super) fn new() -> Arc<Self> {
         // The gate has tests of its own; here nobody waits at it.
         let gate = Gate::new(10_000);
-        let (clock, hand) = Clock::manual();
+        let clock = Clock::manual();
         let state = State {
             answer: Answer::Granted,
             slow: false,
@@ -94,14 +93,13 @@ impl World {
             opening: Arc::new(Cache::new(100, gate, Operation::Decryption, None)),
             places: Mutex::default(),
             clock,
-            hand,
             backoffs: Failures::new(100),
             state: Mutex::new(state),
         })
     }
 
     pub(super) fn advance(&self, time: Duration) {
-        self.hand.advance(time);
+        self.clock.advance(time);
     }
 
     pub(super) fn set_answer(&self, answer: Answer) {
@@ -146,7 +144,7 @@ impl World {
         at_place: bool,
     ) -> Option<Number> {
         let context = [key_byte(request.key)];
-        let (key, now, policy) = (cache_key(&context), self.clock.moment(), &request.policy);
+        let (key, now, policy) = (cache_key(&context), self.clock.now(), &request.policy);
         let taken = if at_place {
             let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
             let place = places[request.key].get_or_insert_with(|| cache.place(key, now));
@@ -321,7 +319,7 @@ impl<const OPENING: bool> Source for Loader<OPENING> {
 
 impl<const OPENING: bool> Settings for Loader<OPENING> {
     fn now(&self) -> Moment {
-        self.world.clock.moment()
+        self.world.clock.now()
     }
 
     fn chance(&self) -> f64 {

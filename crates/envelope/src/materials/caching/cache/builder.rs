@@ -158,8 +158,8 @@ impl MaterialsCacheBuilder {
     }
 
     /// Sets the clock that ages are read from. Default: [`Clock::system`].
-    pub fn clock(mut self, clock: Clock) -> Self {
-        self.clock = clock;
+    pub fn clock(mut self, clock: &Clock) -> Self {
+        self.clock = clock.clone();
         self
     }
 

@@ -136,7 +136,7 @@ impl MaterialsCache {
     ///
     /// An expired data key is never used. Dropping its entry wipes it from memory.
     pub fn remove_older_than(&self, age: Duration) -> u64 {
-        let now = self.0.clock.moment();
+        let now = self.0.clock.now();
         self.0.encryption.remove_older_than(age, now)
             + self.0.decryption.remove_older_than(age, now)
     }
@@ -153,7 +153,7 @@ impl MaterialsCache {
     /// Returns the age of the oldest data key in the cache. Scans all entries.
     #[must_use]
     pub fn oldest_data_key_age(&self) -> Option<Duration> {
-        let now = self.0.clock.moment();
+        let now = self.0.clock.now();
         self.0.encryption.oldest(now).max(self.0.decryption.oldest(now))
     }
 
