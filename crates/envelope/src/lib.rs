@@ -50,6 +50,7 @@ mod error;
 mod format;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
+mod gate;
 #[cfg(all(any(doc, doctest), feature = "aws-kms", feature = "aws-lc-rs"))]
 pub mod guide;
 pub mod keyring;
@@ -58,6 +59,7 @@ mod message;
 pub mod observer;
 pub mod stream;
 mod suite;
+mod sync;
 mod time;
 
 #[cfg(feature = "aws-kms")]

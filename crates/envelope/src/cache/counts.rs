@@ -2,11 +2,14 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::stripe::Counter;
 use crate::{
     error::{Error, KeyringError, KeyringErrorKind},
     observer::{EventKind, MissReason},
+    sync::{Padded, thread_number},
 };
+
+/// How many parts the count of hits has, so that threads do not contend for it.
+const STRIPES: usize = 8;
 
 /// What happened in one half of a cache since it was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -104,10 +107,11 @@ pub struct FailureCounts {
     pub other: u64,
 }
 
-/// Counts while they count. Hits come often and from many threads, everything else does not.
+/// The running counts of one half of a cache.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    pub(super) hits: Counter,
+    /// Hits are frequent, and come from many threads.
+    hits: [Padded<AtomicU64>; STRIPES],
     misses: [AtomicU64; MissReason::ALL.len()],
     failures: [AtomicU64; KeyringErrorKind::ALL.len()],
     loads: AtomicU64,
@@ -122,16 +126,25 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    /// Counts what happened.
+    /// Counts a hit, and returns how many hits this thread's stripe had before.
+    #[inline]
+    pub(super) fn hit(&self) -> u64 {
+        self.hits[thread_number() % STRIPES].0.fetch_add(1, Relaxed)
+    }
+
+    /// Returns the number of hits.
+    pub(super) fn hits(&self) -> u64 {
+        self.hits.iter().map(|stripe| stripe.0.load(Relaxed)).sum()
+    }
+
+    /// Counts an event.
     pub(super) fn count(&self, kind: &EventKind<'_>) {
         let loaded = |ahead: bool| {
             self.loads.fetch_add(1, Relaxed);
             self.refreshes.fetch_add(ahead.into(), Relaxed);
         };
         match kind {
-            EventKind::Hit => {
-                self.hits.count();
-            }
+            EventKind::Hit => _ = self.hit(),
             EventKind::Missed(reason) => _ = self.misses[*reason as usize].fetch_add(1, Relaxed),
             EventKind::Coalesced => _ = self.coalesced.fetch_add(1, Relaxed),
             EventKind::Bypassed => _ = self.bypasses.fetch_add(1, Relaxed),
@@ -149,13 +162,13 @@ impl Counters {
         }
     }
 
-    /// Operations that found an entry, plus operations that did not.
+    /// Returns the number of hits and misses.
     pub(super) fn operations(&self) -> u64 {
         let misses = self.misses.iter().map(|count| count.load(Relaxed));
-        self.hits.total() + misses.sum::<u64>()
+        self.hits() + misses.sum::<u64>()
     }
 
-    /// The counts so far.
+    /// Returns the counts so far.
     pub(super) fn snapshot(&self, entries: usize, bytes: u64) -> Counts {
         let load = |count: &AtomicU64| count.load(Relaxed);
         let [absent, evicted, invalidated, never_repeats, age, messages, too_few_bytes] =
@@ -176,7 +189,7 @@ impl Counters {
         Counts {
             entries,
             bytes,
-            hits: self.hits.total(),
+            hits: self.hits(),
             misses: absent + evicted + invalidated + never_repeats + age + messages + too_few_bytes,
             misses_absent: absent,
             misses_evicted: evicted,
@@ -211,19 +224,30 @@ impl Counters {
     }
 }
 
-/// What kind of failure a load's is, by the first keyring that failed.
+/// Returns the kind of failure of a load: that of the first keyring that failed.
 fn kind_of(error: &Error) -> KeyringErrorKind {
     error.keyring_errors().first().map_or(KeyringErrorKind::Other, KeyringError::kind)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{thread, time::Duration};
 
     use super::*;
 
     #[test]
-    fn each_thing_is_counted_in_its_place() {
+    fn hits_of_all_threads_are_counted() {
+        let counters = Counters::default();
+        thread::scope(|scope| {
+            for _ in 0..20 {
+                scope.spawn(|| (0..1_000).for_each(|_| _ = counters.hit()));
+            }
+        });
+        assert_eq!(counters.hits(), 20_000);
+    }
+
+    #[test]
+    fn each_event_has_a_count_of_its_own() {
         let counters = Counters::default();
         for (count, reason) in (1..).zip(MissReason::ALL) {
             (0..count).for_each(|_| counters.count(&EventKind::Missed(reason)));

@@ -1,114 +1,156 @@
-//! A generic cache with usage limits, single flight, refresh ahead of need, and a memory for
-//! failures. Knows neither keys nor clocks.
+//! A generic cache with usage limits, shared loads, refresh ahead of need, and a memory for
+//! failures. It knows neither keys nor clocks.
+//!
+//! # The life of an entry
+//!
+//! A [`Cache`] finds an [`Entry`] by its [`Key`]. The entry holds up to two values: the current
+//! one, which is lent to operations, and a standby that replaces it when it is spent.
+//!
+//! ```text
+//!               find                                 obtain
+//!                │                                     │
+//!     usable     ▼      nothing usable                 ▼       refused: a failure is remembered
+//!   ◄───────── Entry ────────────────────────►  SharedLoads ──────────────────────────────────►
+//!     value    ▲   │                                   │ one load for each key
+//!              │   │ low: refresh                      ▼
+//!              │   └─────────────────────────────►   Gate       turn by turn
+//!              │                                       │
+//!              │ put                                   ▼
+//!              └──────────── proven? ◄───────────   Source      the keyring, KMS
+//!                   value                              │
+//!                                                      ▼ error
+//!                                                  Failures
+//! ```
+//!
+//! 1. **Miss.** [`Cache::find`] finds no usable value. The caller then waits in [`Cache::obtain`].
+//!    If the key or all its wrapping keys have just failed, the remembered failure is returned at
+//!    once. Otherwise the caller joins the load for this key, or starts one ([`shared_loads`]).
+//! 2. **Load.** The load waits for its turn at the [gate](crate::gate), where partitions and
+//!    encryption contexts take turns. Then it asks its [`Source`]. It runs on the cache's threads if
+//!    there are any, or else its callers drive it.
+//! 3. **Put.** The value becomes [`Loaded`]: with the time of its request, from which its age
+//!    counts, and what has been used of it. If the source can prove that it is the right one, it is
+//!    put into its entry. A value that was requested before an invalidation is returned to the
+//!    callers that wait for it, but never put in.
+//! 4. **Use.** [`Entry::take`] reserves the message and its bytes, and then lends the value. This
+//!    takes no lock. Frequently used entries are found in the store's front, without a lock either.
+//! 5. **Refresh.** When the current value runs low, the operation that notices it starts a load in
+//!    the background. Its value becomes the standby. When the current value is spent, one atomic
+//!    swap promotes the standby. Values for decryption are limited by age only, so a new one
+//!    replaces the current one at once ([`Source::IN_PLACE`]).
+//! 6. **Failure.** A failure that may pass is retried with back-off. A permanent one is remembered
+//!    for a while ([`failures`]). While KMS is unavailable, a value may be used past its age
+//!    ([`Policy::stale`]). A refusal drops the entry.
+//! 7. **End.** An entry leaves when it is evicted for others, invalidated, or refused. It is
+//!    retired before it leaves, so a caller that still holds it gets no value from it. The value is
+//!    wiped when the last operation that uses it ends.
+//!
+//! # Invalidation
+//!
+//! When [`Cache::invalidate`] has returned, no operation that begins after it uses a value that was
+//! requested before it. Three things ensure this. All loads are detached, so nobody joins them any
+//! more. Each load remembers the number of invalidations at its request, and puts its value in only
+//! if that number is still the same. And while a value is put in, the number cannot change.
+//!
+//! # Locks and observers
+//!
+//! An observer may use the cache, so events are reported when no lock is held. What happens under
+//! a lock is collected, and reported after its release: evictions in [`store::Evicted`],
+//! invalidations by their number.
 
 mod counts;
-mod crowding;
-mod departed;
-pub(crate) mod entry;
+mod entry;
 pub(crate) mod failures;
-pub(crate) mod flight;
-mod front;
-pub(crate) mod gate;
-pub(crate) mod limits;
-mod loads;
+mod key;
+mod load;
+mod loaded;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod model;
-mod outcomes;
+mod outcome;
 pub(crate) mod policy;
-mod refusals;
-mod repeats;
-mod sight;
-pub(crate) mod slot;
+mod shared_loads;
 pub(crate) mod source;
-pub(crate) mod store;
-pub(crate) mod stripe;
-pub(crate) mod sync;
+mod store;
+mod telemetry;
 
 #[cfg(all(test, shuttle))]
 mod shuttle_tests;
 
 use std::{
+    hash::RandomState,
     sync::{Arc, PoisonError},
     time::Duration,
 };
 
 pub use self::counts::{Counts, FailureCounts};
+pub(crate) use self::{
+    entry::{Entry, Taken},
+    key::{Key, OwnedKey},
+};
 use self::{
-    entry::Entry,
     failures::Failures,
-    flight::{Boarding, Flights},
-    front::Front,
-    gate::{Gate, Priority},
-    loads::Turn,
-    policy::Policy,
-    refusals::{Fingerprint, Fingerprints, backed_off},
-    sight::Sight,
-    slot::{Slot, Taken, Vacant},
-    source::{Settings, Source},
-    store::{Bounds, Key, OwnedKey, Place, Store},
-    sync::RwLock,
+    loaded::Outcome,
+    policy::{Bounds, Policy},
+    shared_loads::SharedLoads,
+    store::{Evicted, Store},
+    telemetry::Telemetry,
 };
 use crate::{
-    error::Error,
-    observer::{EventKind, Observer, Operation},
+    gate::Gate,
+    observer::{EventKind, MissReason, Observer, Operation},
+    sync::RwLock,
     time::Moment,
 };
-
-/// The maximum size of an entry in the front, which keeps it alive after its eviction.
-const LARGEST_AT_THE_FRONT: u64 = 16 << 10;
 
 /// The maximum number of entries that are compared to pick one: so many that one tenant can hardly
 /// own all of them, and few enough to compare in milliseconds.
 const PICKED_AMONG: usize = 10_000;
 
-/// Whether a hit that was looked up moves its entry to the front: one in 32, at random, because
-/// keys in a fixed order would each always have the same numbers of every 32.
+/// Returns whether a hit that was looked up moves its entry to the front: one in 32, at random.
+/// With keys in a fixed order, counting would select the same ones each time.
 fn goes_to_the_front() -> bool {
     cfg!(any(test, fuzzing)) || fastrand::u8(..) < 8
 }
 
-/// The outcome of a load.
-type Outcome<V> = Result<Arc<Entry<V>>, Error>;
-
-/// Entries, the loads under way for those that are missing, and counts of what happened.
+/// Values under keys, and the loads of those that are missing. See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Cache<V> {
-    slots: Store<V>,
-    front: Front<V>,
-    /// `None` if the task that ran the load ended before it.
-    flights: Flights<Option<Outcome<V>>>,
-    gate: Gate,
-    failures: Failures<Fingerprint>,
-    fingerprints: Fingerprints,
-    /// How often values were invalidated. What was asked for before is not put in after.
+    store: Store<V>,
+    loads: SharedLoads<Outcome<V>>,
+    gate: Arc<Gate>,
+    /// By fingerprint, so that memory does not grow with the length of the keys.
+    failures: Failures<u128>,
+    /// Keyed at random, so that nobody can choose keys or contexts with the same hash.
+    hasher: RandomState,
+    /// How many invalidations there were. Locked for reading while a value is put in, so that no
+    /// invalidation misses it.
     invalidations: RwLock<u64>,
-    sight: Arc<Sight>,
+    telemetry: Arc<Telemetry>,
 }
 
 impl<V: Send + Sync + 'static> Cache<V> {
-    /// An empty cache with these bounds.
+    /// Returns an empty cache with these bounds.
     pub(crate) fn new(
         bounds: impl Into<Bounds>,
-        gate: Gate,
+        gate: impl Into<Arc<Gate>>,
         operation: Operation,
         observer: Option<Arc<dyn Observer>>,
     ) -> Self {
         let bounds = bounds.into();
-        let capacity = bounds.entries;
-        let sight = Arc::new(Sight::new(bounds, operation, observer));
+        let hasher = RandomState::new();
+        let telemetry = Arc::new(Telemetry::new(bounds, hasher.clone(), operation, observer));
         Self {
-            slots: Store::new(bounds, Arc::clone(&sight)),
-            front: Front::new(capacity),
-            flights: Flights::new(),
-            gate,
-            failures: Failures::new(capacity),
-            fingerprints: Fingerprints::default(),
+            store: Store::new(bounds, Arc::clone(&telemetry)),
+            loads: SharedLoads::new(),
+            gate: gate.into(),
+            failures: Failures::new(bounds.entries),
+            hasher,
             invalidations: RwLock::new(0),
-            sight,
+            telemetry,
         }
     }
 
-    /// Lends a value from the entry under `key`, for one message of `bytes` bytes; never waits for
+    /// Lends a value of the entry under `key`, for one message of `bytes` bytes. Does not wait for
     /// a load.
     pub(crate) fn find<R>(
         &self,
@@ -117,320 +159,156 @@ impl<V: Send + Sync + 'static> Cache<V> {
         policy: &Policy,
         bytes: Option<u64>,
         mut borrow: impl FnMut(&Arc<V>) -> R,
-    ) -> Result<Taken<R>, Vacant> {
-        let found = self.front.find(key);
-        if let Some(place) = found.as_deref().and_then(Option::as_ref) {
-            match place.take(now, policy, bytes, &mut borrow) {
-                Err(Vacant::Absent) if place.is_retired() => {}
-                taken => return taken.inspect(|taken| self.used(place, taken)),
+    ) -> Result<Taken<R>, MissReason> {
+        let found = self.store.find_in_front(key);
+        if let Some(entry) = found.as_deref().and_then(Option::as_ref) {
+            match entry.take(now, policy, bytes, &mut borrow) {
+                Err(MissReason::Absent) if entry.is_retired() => {}
+                taken => return taken.inspect(|taken| self.used(entry, taken)),
             }
         }
-        let place = self.slots.find(key).ok_or(Vacant::Absent)?;
-        let taken = place.take(now, policy, bytes, &mut borrow)?;
-        self.sight.taken(key, &taken);
-        if (found.is_some() || goes_to_the_front()) && place.bytes() <= LARGEST_AT_THE_FRONT {
-            self.front.put(place);
+        let entry = self.store.find(key).ok_or(MissReason::Absent)?;
+        let taken = entry.take(now, policy, bytes, &mut borrow)?;
+        self.telemetry.taken(key, &taken);
+        if found.is_some() || goes_to_the_front() {
+            self.store.put_in_front(entry);
         }
         Ok(taken)
     }
 
-    /// A value that is looked up, and nobody is told.
-    fn look(
-        &self,
-        key: &Key<'_>,
-        now: Moment,
-        policy: &Policy,
-        bytes: Option<u64>,
-    ) -> Result<Taken<Arc<V>>, Vacant> {
-        self.slots.find(key).ok_or(Vacant::Absent)?.take(now, policy, bytes, Arc::clone)
-    }
-
-    /// The place of `key`, to find values there without looking it up again.
-    pub(crate) fn place(&self, key: Key<'_>, now: Moment) -> Arc<Place<V>> {
+    /// Returns the entry under `key`, created without a value if it does not exist, for
+    /// [`find_at`](Self::find_at).
+    pub(crate) fn entry(&self, key: Key<'_>, now: Moment) -> Arc<Entry<V>> {
         let key = key.to_owned();
-        // While a slot is being made, nobody who invalidates can see it.
-        let _no_invalidation = self.invalidations.read().unwrap_or_else(PoisonError::into_inner);
         let bytes = Store::<V>::bytes_with(&key, 0);
-        self.slots.slot(&key, bytes, now)
+        let mut evicted = Evicted::default();
+        // An invalidation would not see an entry that is being created.
+        let _no_invalidation = self.invalidations.read().unwrap_or_else(PoisonError::into_inner);
+        self.store.entry(&key, bytes, now, &mut evicted)
     }
 
-    /// Lends a value from a place, as [`find`](Self::find) gives it.
+    /// Lends a value of an entry that was found before, as [`find`](Self::find) does.
     #[inline]
     pub(crate) fn find_at<R>(
         &self,
-        place: &Arc<Place<V>>,
+        entry: &Arc<Entry<V>>,
         now: Moment,
         policy: &Policy,
         bytes: Option<u64>,
         mut borrow: impl FnMut(&Arc<V>) -> R,
-    ) -> Result<Taken<R>, Vacant> {
-        let taken = match place.take(now, policy, bytes, &mut borrow) {
-            Err(Vacant::Absent) if self.put_back(place) => {
-                place.take(now, policy, bytes, &mut borrow)
+    ) -> Result<Taken<R>, MissReason> {
+        let taken = match entry.take(now, policy, bytes, &mut borrow) {
+            Err(MissReason::Absent) if self.put_back(entry) => {
+                entry.take(now, policy, bytes, &mut borrow)
             }
             taken => taken,
         };
-        taken.inspect(|taken| self.used(place, taken))
+        taken.inspect(|taken| self.used(entry, taken))
     }
 
-    /// Something was taken that was not looked up: it must not seem unused when room is needed.
+    /// Records a use of an entry that was not looked up in the store, so that it is not evicted as
+    /// unused.
     #[inline]
-    fn used<R>(&self, place: &Place<V>, taken: &Taken<R>) {
-        self.sight.taken(&place.key(), taken);
-        self.slots.touch(place);
+    fn used<R>(&self, entry: &Entry<V>, taken: &Taken<R>) {
+        self.telemetry.taken(&entry.key(), taken);
+        self.store.touch(entry);
     }
 
-    /// Puts a place's slot back, if that was retired; tells whether it was.
+    /// Puts an entry back in the store, if it was retired. Returns whether it was.
     #[cold]
-    fn put_back(&self, place: &Arc<Place<V>>) -> bool {
-        if !place.is_retired() {
+    fn put_back(&self, entry: &Arc<Entry<V>>) -> bool {
+        if !entry.is_retired() {
             return false;
         }
+        let mut evicted = Evicted::default();
         let _one_at_a_time = self.invalidations.write().unwrap_or_else(PoisonError::into_inner);
-        if place.is_retired() {
-            self.slots.put_back(place);
+        if entry.is_retired() {
+            self.store.put_back(entry, &mut evicted);
         }
         true
     }
 
-    /// A value from the entry under `key`, which is loaded as often as it takes: a load may be used
-    /// up by others who waited for it.
-    ///
-    /// # Errors
-    ///
-    /// The load's, shared by all who waited for it, or remembered from an earlier one.
-    pub(crate) async fn obtain<S: Source<Value = V>>(
-        self: &Arc<Self>,
-        key: Key<'_>,
-        source: S,
-    ) -> Result<Arc<V>, Error> {
-        let key = key.to_owned();
-        let settings = source.settings();
-        let (policy, bytes) = (settings.policy(), source.bytes());
-        // Before any lock: in a forked process, the thread that holds it may be missing.
-        settings.loads_in_background()?;
-        let find = || {
-            let found = self.look(&key.borrow(), settings.now(), policy, bytes);
-            found.inspect(|taken| {
-                if source.is_use() {
-                    self.sight.taken(&key.borrow(), taken);
-                }
-            })
-        };
-        let flight_key = (key.clone(), self.gate.number(source.share().context));
-        // Not for calls that only look up.
-        let mut missed = !source.is_use();
-        loop {
-            let mut vacant = Vacant::Absent;
-            let backed_off = backed_off(&source, settings.now());
-            let find_or_refuse = || match find() {
-                Ok(taken) => Some(Ok((taken.outcome, taken.wants_refresh))),
-                Err(why) => {
-                    vacant = why;
-                    self.remembered(&key, &source, backed_off).map(Err)
-                }
-            };
-            let in_background = settings.loads_in_background()?;
-            let mut task = None;
-            let load = |landing| {
-                let turn = Turn::Foreground;
-                if in_background {
-                    let (load, running) = self.apart(key.clone(), source.clone(), turn, landing);
-                    task = Some(running);
-                    load
-                } else {
-                    self.driven(key.clone(), source.clone(), turn, landing)
-                }
-            };
-            let boarding = self.flights.board(&flight_key, find_or_refuse, load);
-            let (flight, started) = match boarding {
-                Boarding::Landed(Ok((value, wants_refresh))) => {
-                    if wants_refresh {
-                        self.refresh(&key.borrow(), &source.replacing(&value));
-                    }
-                    return Ok(value);
-                }
-                Boarding::Landed(Err((cause, retry_after))) => {
-                    if !missed {
-                        self.sight.missed(&key.borrow(), vacant);
-                    }
-                    return Err(self.refused(&key, cause.remembered(retry_after)));
-                }
-                Boarding::Join(flight) => (flight, false),
-                Boarding::Begin(flight) => (flight, true),
-            };
-            if !std::mem::replace(&mut missed, true) {
-                self.sight.missed(&key.borrow(), vacant);
-            }
-            if !started {
-                self.sight.tell(&key.borrow(), EventKind::Coalesced);
-            }
-            if let Some(task) = task {
-                settings.run(task);
-            }
-            // The task that ran the load has ended: start again.
-            let Some(outcome) = flight.await else { continue };
-            match outcome {
-                // The caller that started the load uses its value, however long the load took.
-                Ok(entry) => {
-                    let usable = started || entry.is_fresh(settings.now(), policy.limits.max_age);
-                    if usable && entry.reserve(&policy.limits, bytes) {
-                        self.keep_if_proven(&key, &entry, &source);
-                        return Ok(Arc::clone(entry.value()));
-                    }
-                }
-                // Another caller's wait was too long; this one has not waited as long.
-                Err(Error::Overloaded { .. }) if !started => {}
-                Err(error) => {
-                    return find()
-                        .map(|taken| taken.outcome)
-                        .map_err(|_| self.refused(&key, error));
-                }
-            }
-        }
-    }
-
-    /// Fetches the next value in the background, unless that is under way, or has just been done.
-    pub(crate) fn refresh<S: Source<Value = V>>(self: &Arc<Self>, key: &Key<'_>, source: &S) {
-        let policy = source.settings().policy();
-        let now = source.settings().now();
-        self.fetch_ahead(key, source, |slot| !slot.is_refreshed(now, policy, S::IN_PLACE));
-    }
-
-    /// Fetches a value in the background to see whether that is still allowed, unless a refresh is
-    /// under way.
-    pub(crate) fn probe<S: Source<Value = V>>(self: &Arc<Self>, key: &Key<'_>, source: &S) {
-        self.fetch_ahead(key, source, |_| true);
-    }
-
-    fn fetch_ahead<S: Source<Value = V>>(
-        self: &Arc<Self>,
-        key: &Key<'_>,
-        source: &S,
-        is_wanted: impl FnOnce(&Slot<V>) -> bool,
-    ) {
-        let now = source.settings().now();
-        // Before any lock, as in `obtain`.
-        if source.settings().loads_in_background().is_err() || backed_off(source, now).is_some() {
-            return;
-        }
-        let Some(slot) = self.slots.find(key).filter(|slot| slot.begin_refresh(now)) else {
-            return;
-        };
-        let end = EndOfRefresh(slot);
-        // Now that no other refresh can end.
-        if !is_wanted(&end.0) {
-            return;
-        }
-        let (cache, key, task_source) = (Arc::clone(self), (*key).to_owned(), source.clone());
-        source.settings().spawn(Box::pin(async move {
-            let _end = end;
-            // Nobody can join it before its turn: who waits must not wait behind what nobody waits
-            // for.
-            let Ok(pass) = cache.enter(&key, &task_source, Priority::Background).await else {
-                return;
-            };
-            let Ok(in_background) = task_source.settings().loads_in_background() else { return };
-            let mut task = None;
-            let load = |landing| {
-                let (source, turn) = (task_source.clone(), Turn::Ahead(pass));
-                if in_background {
-                    let (load, running) = cache.apart(key.clone(), source, turn, landing);
-                    task = Some(running);
-                    load
-                } else {
-                    cache.driven(key.clone(), source, turn, landing)
-                }
-            };
-            let flight_key = (key.clone(), cache.gate.number(task_source.share().context));
-            let boarding = cache.flights.board(&flight_key, || None::<()>, load);
-            // The load itself has recorded any failure.
-            match (boarding, task) {
-                (_, Some(task)) => task.await,
-                (Boarding::Begin(flight) | Boarding::Join(flight), None) => drop(flight.await),
-                (Boarding::Landed(()), None) => {}
-            }
-        }));
-    }
-
-    /// Puts in a value that was come by otherwise, and asked for at `asked`.
-    pub(crate) fn prime<S: Source<Value = V>>(
-        &self,
-        key: &Key<'_>,
-        value: Arc<V>,
-        asked: Moment,
-        source: &S,
-    ) {
-        let invalidations = *self.invalidations.read().unwrap_or_else(PoisonError::into_inner);
-        let settings = source.settings();
-        let asked = (asked, invalidations);
-        let entry = Arc::new(Entry::new(value, asked, settings.now(), settings.policy()));
-        self.put(&(*key).to_owned(), &entry, source);
-    }
-
-    /// The value under `key`, if it exists. Reserves nothing and emits no event.
+    /// Returns the current value under `key`. Reserves nothing and reports nothing.
     pub(crate) fn peek(&self, key: &Key<'_>) -> Option<Arc<V>> {
-        self.slots.find(key)?.current()
+        self.store.find(key)?.current()
     }
 
-    /// The entry with the lowest rank among the first ones that have a rank. Prefers entries that
-    /// can be refreshed now; ties are broken at random. May look at every entry.
+    /// Returns the entry with the lowest rank among the first ones that have a rank, and its value.
+    ///
+    /// Prefers entries that can be refreshed now; ties are broken at random. May look at every
+    /// entry.
     pub(crate) fn pick(
         &self,
         now: Moment,
         rank: impl Fn(&Key<'_>, &V) -> Option<usize>,
-    ) -> Option<(Arc<Place<V>>, Arc<V>)> {
-        let found = self.slots.iter().filter_map(|place| {
-            let value = place.current()?;
-            let rank = (!place.may_refresh(now), rank(&place.key(), &value)?, fastrand::u32(..));
-            Some((rank, place, value))
+    ) -> Option<(Arc<Entry<V>>, Arc<V>)> {
+        let found = self.store.iter().filter_map(|entry| {
+            let value = entry.current()?;
+            let rank = (!entry.may_refresh(now), rank(&entry.key(), &value)?, fastrand::u32(..));
+            Some((rank, entry, value))
         });
         let lowest = found.take(PICKED_AMONG).min_by_key(|(rank, ..)| *rank);
-        lowest.map(|(_, place, value)| (place, value))
+        lowest.map(|(_, entry, value)| (entry, value))
     }
 
-    /// Counts an operation that may not use the cache.
+    /// Counts and reports an operation that may not use the cache.
     pub(crate) fn bypass(&self, key: &Key<'_>) {
-        self.sight.tell(key, EventKind::Bypassed);
+        self.telemetry.report(key, EventKind::Bypassed);
     }
 
-    /// Drops the entries that `doomed` picks, and all memory of failures. Nothing that was asked
-    /// for before is used by an operation that begins after.
+    /// Drops the entries that `doomed` selects, and all memory of failures. Returns how many
+    /// entries.
+    ///
+    /// No operation that begins after this has returned uses a value that was requested before.
     pub(crate) fn invalidate(&self, doomed: impl Fn(&OwnedKey, &V) -> bool) -> u64 {
+        let entries = self.invalidate_quietly(doomed);
+        self.report_invalidated(entries);
+        entries
+    }
+
+    /// Does what [`invalidate`](Self::invalidate) does, but does not report it.
+    pub(crate) fn invalidate_quietly(&self, doomed: impl Fn(&OwnedKey, &V) -> bool) -> u64 {
         let mut invalidations = self.invalidations.write().unwrap_or_else(PoisonError::into_inner);
         *invalidations += 1;
-        self.flights.detach();
-        let entries = self.drop_where(doomed);
-        self.front.clear();
+        self.loads.detach();
+        let entries = self.remove_where(doomed);
         self.failures.clear();
         entries
     }
 
-    /// Drops the entries that `doomed` picks, and nothing else. Values that are being loaded may
+    /// Reports that this many entries were invalidated. Must be called without locks.
+    pub(crate) fn report_invalidated(&self, entries: u64) {
+        self.telemetry.invalidated(entries);
+    }
+
+    /// Drops the entries that `doomed` selects, and nothing else. Values that are being loaded may
     /// still arrive, because their source is asked at this moment.
     pub(crate) fn drop_refused(&self, doomed: impl Fn(&OwnedKey, &V) -> bool) {
-        let _nothing_moves = self.invalidations.read().unwrap_or_else(PoisonError::into_inner);
-        self.drop_where(doomed);
+        let no_put = self.invalidations.read().unwrap_or_else(PoisonError::into_inner);
+        let entries = self.remove_where(doomed);
+        drop(no_put);
+        self.report_invalidated(entries);
     }
 
-    fn drop_where(&self, doomed: impl Fn(&OwnedKey, &V) -> bool) -> u64 {
-        let entries = self.slots.remove_where(|key, slot| {
-            let goes = slot.holds(|entry| doomed(key, entry.value()));
-            if goes {
-                self.sight.invalidated(&key.borrow());
+    fn remove_where(&self, doomed: impl Fn(&OwnedKey, &V) -> bool) -> u64 {
+        self.store.remove_where(|entry| {
+            let is_doomed = entry.holds(|loaded| doomed(entry.owned_key(), loaded.value()));
+            if is_doomed {
+                self.telemetry.left(&entry.key(), MissReason::Invalidated);
             }
-            goes
-        });
-        if entries > 0 {
-            self.sight.invalidated_in_all(entries);
-        }
-        entries
+            is_doomed
+        })
     }
 
-    /// Drops the entry under `key` if it is `unwanted`, and tells whether it was.
-    fn drop_if(&self, key: &Key<'_>, unwanted: impl FnOnce(&Slot<V>) -> bool) -> bool {
-        let _nothing_moves = self.invalidations.read().unwrap_or_else(PoisonError::into_inner);
-        self.slots.remove_if(key, unwanted)
+    /// Drops the entry under `key`, and reports it.
+    fn remove(&self, key: &Key<'_>) {
+        let no_put_back = self.invalidations.read().unwrap_or_else(PoisonError::into_inner);
+        let removed = self.store.remove(key);
+        if removed {
+            self.telemetry.left(key, MissReason::Invalidated);
+        }
+        drop(no_put_back);
+        self.report_invalidated(removed.into());
     }
 
     /// Drops every entry, as [`invalidate`](Self::invalidate) does.
@@ -438,31 +316,60 @@ impl<V: Send + Sync + 'static> Cache<V> {
         self.invalidate(|_, _| true)
     }
 
-    /// Drops the entries whose values are all older than `age`; a value that is being loaded may
-    /// come after.
+    /// Drops the entries whose values are all older than `age`, and returns how many. A value that
+    /// is being loaded may arrive later.
     pub(crate) fn remove_older_than(&self, age: Duration, now: Moment) -> u64 {
-        let _nothing_moves = self.invalidations.read().unwrap_or_else(PoisonError::into_inner);
-        self.front.clear();
-        self.slots.remove_where(|_, slot| !slot.holds(|entry| entry.age(now) < age))
+        let _no_put_back = self.invalidations.read().unwrap_or_else(PoisonError::into_inner);
+        self.store.remove_where(|entry| !entry.holds(|loaded| loaded.age(now) < age))
     }
 
-    /// The age of the oldest value. Looks at each entry.
+    /// Returns the age of the oldest value. Looks at each entry.
     pub(crate) fn oldest(&self, now: Moment) -> Option<Duration> {
-        self.slots.iter().filter_map(|slot| slot.oldest(now)).max()
+        self.store.iter().filter_map(|entry| entry.oldest(now)).max()
     }
 
-    /// What happened so far.
+    /// Returns the counts so far.
     pub(crate) fn counts(&self) -> Counts {
-        self.sight.counts(self.slots.len(), self.slots.bytes())
+        self.telemetry.counts(self.store.len(), self.store.bytes())
+    }
+
+    /// Returns the number of invalidations so far.
+    fn invalidations(&self) -> u64 {
+        *self.invalidations.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Ends a refresh when its task ends or is dropped. Not sooner: an operation that looked just before
-/// the new value came would begin another one.
-struct EndOfRefresh<V>(Arc<Place<V>>);
+#[cfg(test)]
+mod tests {
+    use super::{key::tests::key, loaded::Loaded, policy::tests::policy, *};
+    use crate::time::Clock;
 
-impl<V> Drop for EndOfRefresh<V> {
-    fn drop(&mut self) {
-        self.0.end_refresh();
+    /// An entry in the front is used and counted like one that is looked up, until the store drops
+    /// it.
+    #[test]
+    fn a_dropped_entry_is_not_found_and_its_successor_is() {
+        let now = Clock::system().now();
+        let policy = policy(Duration::from_secs(10), 100, 100);
+        let cache = Cache::new(10, Gate::new(1), Operation::Encryption, None);
+        let key = key(b"k");
+        let put = |value| {
+            let entry = cache.entry(key, now);
+            let loaded = Loaded::new(Arc::new(value), (now, 0), now, &policy);
+            assert!(entry.put(&Arc::new(loaded), now, &policy, true));
+            entry
+        };
+        let find = || {
+            cache.find(&key, now, &policy, Some(1), |value| **value).ok().map(|taken| taken.outcome)
+        };
+        let first = put(1);
+        assert_eq!((find(), find()), (Some(1), Some(1)));
+        assert!(cache.store.find_in_front(&key).is_some());
+        cache.clear();
+        assert_eq!((find(), Arc::strong_count(&first)), (None, 1));
+        // As if it had been evicted.
+        cache.store.put_in_front(first);
+        put(2);
+        assert_eq!((find(), find()), (Some(2), Some(2)));
+        assert_eq!(cache.counts().hits, 4);
     }
 }

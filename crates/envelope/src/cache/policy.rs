@@ -1,36 +1,59 @@
-//! When to refresh, how long to refuse and when to try again. Pure: no clock, and the only chance
-//! is given in.
+//! How long values are used, when they are refreshed, and how long failures are remembered.
+//!
+//! Pure: reads no clock, and random numbers are arguments.
 
 use std::time::Duration;
 
-use super::limits::Limits;
-
-/// The first wait after a failure that may pass, in milliseconds; doubled with each further one.
+/// The first back-off after a transient failure. It is doubled with each further one.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 
-/// How many loads under one wrapping key must fail in a row before it is left alone for a while.
+/// How many consecutive loads under a wrapping key must fail before it is backed off.
 const FAILURES_OF_A_KEY: u32 = 3;
 
-/// What a cache is told to do.
+/// The default limit of a cache in bytes: the minimum, and the number per entry.
+const BYTES: (u64, u64) = (16 << 20, 4 << 10);
+
+/// How much a cache holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    pub(crate) entries: usize,
+    pub(crate) bytes: u64,
+}
+
+/// Bounds with this many entries, and the default number of bytes for them.
+impl From<usize> for Bounds {
+    fn from(entries: usize) -> Self {
+        let (min, each) = BYTES;
+        Self { entries, bytes: (entries as u64).saturating_mul(each).max(min) }
+    }
+}
+
+/// The settings of a caching manager.
 #[derive(Debug, Clone)]
 pub(crate) struct Policy {
-    pub(crate) limits: Limits,
-    /// How long past `max_age` a value serves while KMS is out of reach.
+    /// How long a value is used, counted from its request.
+    pub(crate) max_age: Duration,
+    /// How many messages are encrypted under a value.
+    pub(crate) max_messages: u64,
+    /// How many bytes are encrypted under a value.
+    pub(crate) max_bytes: u64,
+    /// How long past `max_age` a value is used while KMS is unavailable.
     pub(crate) stale: Duration,
-    /// How long a failure is remembered that does not pass by itself.
+    /// How long a permanent failure is remembered.
     pub(crate) refuse_for: Duration,
-    /// The longest wait after failures that may pass.
-    pub(crate) longest_backoff: Duration,
-    /// Whether values are replaced before they are spent.
+    /// The maximum back-off after transient failures.
+    pub(crate) max_backoff: Duration,
+    /// Whether a value is replaced before it is spent.
     pub(crate) refresh_ahead: bool,
-    /// This process's own share of chance, in 0..1: so that a fleet does not refresh in step.
+    /// A random number in 0..1, so that the processes of a fleet do not refresh at the same time.
     pub(crate) jitter: f64,
 }
 
 impl Policy {
-    /// Whether a value of this age and usage, which took `load_time` to come, will be spent soon:
-    /// past half of its messages or bytes, or when at this pace it will be spent within four times
-    /// the load time.
+    /// Returns whether a value will be spent soon, judged by its age and its usage.
+    ///
+    /// That is so when half of its messages or bytes are used, or when at this pace it will be
+    /// spent within four times the time that it took to load.
     #[inline]
     pub(crate) fn is_nearly_used(
         &self,
@@ -38,7 +61,7 @@ impl Policy {
         (messages, bytes): (u64, u64),
         load_time: Duration,
     ) -> bool {
-        let Limits { max_messages, max_bytes, .. } = self.limits;
+        let Self { max_messages, max_bytes, .. } = *self;
         if messages.saturating_mul(8) < max_messages && bytes.saturating_mul(8) < max_bytes {
             return false;
         }
@@ -47,33 +70,35 @@ impl Policy {
             || age.as_secs_f64() * (1.0 - used) / used < load_time.as_secs_f64() * 4.0
     }
 
-    /// The age from which a value that took `load_time` to come is refreshed: seven to eight tenths
-    /// of the most.
-    pub(crate) fn low_age(&self, load_time: Duration) -> Duration {
-        let max_age = self.limits.max_age;
-        let early = max_age.mul_f64(0.8 - self.jitter * 0.1);
+    /// Returns the age at which a value that took `load_time` to load is refreshed: 70 to 80 % of
+    /// the maximum age.
+    pub(crate) fn refresh_age(&self, load_time: Duration) -> Duration {
+        let early = self.max_age.mul_f64(0.8 - self.jitter * 0.1);
         // Slow loads start sooner, but never before half of the age is used.
-        early.min(max_age.saturating_sub(load_time.saturating_mul(4))).max(max_age / 2)
+        early.min(self.max_age.saturating_sub(load_time.saturating_mul(4))).max(self.max_age / 2)
     }
 
-    /// How far apart two uses must be for the time between them to matter.
+    /// Returns how far apart two uses must be for the time between them to matter.
     #[inline]
-    pub(crate) fn least_gap(&self) -> Duration {
-        self.limits.max_age / 32
+    pub(crate) fn min_gap(&self) -> Duration {
+        self.max_age / 32
     }
 
-    /// How long to leave a wrapping key alone after so many failures under it: the first few say
-    /// nothing yet, since they may be one entry's own; then as long as after so many `waves` of
-    /// failures in a row.
+    /// Returns the back-off of a wrapping key after this many consecutive failures.
+    ///
+    /// The first few may concern one entry only, so they cause none. After that, it is the back-off
+    /// for this many `waves` of failures.
     pub(crate) fn key_backoff(&self, failures: u32, waves: u32, chance: f64) -> Duration {
         if failures < FAILURES_OF_A_KEY { Duration::ZERO } else { self.backoff(waves, chance) }
     }
 
-    /// How long to wait after so many failures in a row: doubled each time, and up to a half
-    /// shorter by chance.
+    /// Returns the back-off after this many consecutive failures.
+    ///
+    /// It doubles with each failure. `chance`, a random number in 0..1, shortens it by up to a
+    /// half.
     pub(crate) fn backoff(&self, failures: u32, chance: f64) -> Duration {
         let wait = FIRST_BACKOFF.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
-        wait.min(self.longest_backoff).mul_f64(1.0 - chance * 0.5)
+        wait.min(self.max_backoff).mul_f64(1.0 - chance * 0.5)
     }
 }
 
@@ -90,10 +115,12 @@ pub(crate) mod tests {
 
     pub(crate) fn policy(max_age: Duration, max_messages: u64, max_bytes: u64) -> Policy {
         Policy {
-            limits: Limits { max_age, max_messages, max_bytes },
+            max_age,
+            max_messages,
+            max_bytes,
             stale: Duration::ZERO,
             refuse_for: Duration::from_secs(5),
-            longest_backoff: Duration::from_secs(10),
+            max_backoff: Duration::from_secs(10),
             refresh_ahead: true,
             jitter: 0.5,
         }
@@ -105,9 +132,9 @@ pub(crate) mod tests {
     fn little_used_values_are_refreshed_by_age_alone() {
         let policy = policy(10 * SECOND, 1000, 1000);
         assert!(!policy.is_nearly_used(7 * SECOND, (124, 124), SECOND / 10));
-        assert_eq!(policy.low_age(SECOND / 10), Duration::from_millis(7500));
+        assert_eq!(policy.refresh_age(SECOND / 10), Duration::from_millis(7500));
         // A load that takes long is begun early, but not from the start.
-        assert_eq!(policy.low_age(5 * SECOND), 5 * SECOND);
+        assert_eq!(policy.refresh_age(5 * SECOND), 5 * SECOND);
     }
 
     #[test]
@@ -131,7 +158,7 @@ pub(crate) mod tests {
         fn waits_grow_to_their_limit(failures in 1u32..100, chance in 0.0..1.0) {
             let policy = policy(SECOND, 1, 1);
             let (this, next) = (policy.backoff(failures, 0.0), policy.backoff(failures + 1, 0.0));
-            prop_assert!(next == this * 2 || next == policy.longest_backoff);
+            prop_assert!(next == this * 2 || next == policy.max_backoff);
             let shortened = policy.backoff(failures, chance);
             prop_assert!(shortened <= this && shortened >= this / 2);
         }
@@ -139,8 +166,8 @@ pub(crate) mod tests {
         #[test]
         fn nothing_is_low_without_use_before_half_of_its_age(load in 0u64..10_000, jitter in 0.0..1.0) {
             let policy = Policy { jitter, ..policy(SECOND, 1000, 1000) };
-            let low_age = policy.low_age(Duration::from_millis(load));
-            prop_assert!(low_age >= SECOND / 2 && low_age <= SECOND * 4 / 5);
+            let refresh_age = policy.refresh_age(Duration::from_millis(load));
+            prop_assert!(refresh_age >= SECOND / 2 && refresh_age <= SECOND * 4 / 5);
         }
     }
 }

@@ -28,18 +28,16 @@ use shuttle::{
 };
 
 use super::{
-    Cache,
-    entry::Entry,
+    Cache, Entry,
     failures::Failures,
-    gate::Gate,
-    limits::{Limits, Usage},
+    key::tests::key,
+    loaded::{Loaded, Usage},
     policy::{Policy, tests::policy},
-    slot::Slot,
-    source::{Settings, Share, Source, Task},
-    store::{Key, Place},
+    source::{Settings, Source, Task},
 };
 use crate::{
     error::{Error, KeyringError, KeyringErrorKind},
+    gate::Gate,
     observer::Operation,
     time::{Clock, Moment},
 };
@@ -78,7 +76,7 @@ fn reservation() {
     explore("reservation", 150_000, |reservations| {
         let mut random = thread_rng();
         let (max_messages, max_bytes) = (random.gen_range(1..40), random.gen_range(0..80));
-        let limits = Limits { max_age: AGE, max_messages, max_bytes };
+        let limits = policy(AGE, max_messages, max_bytes);
         let usage =
             if random.r#gen() { Usage::default() } else { Usage::leased(random.gen_range(1..4)) };
         let longest = random.gen_range(0..4);
@@ -131,14 +129,14 @@ fn promotion() {
             (random.gen_range(1..6), random.gen_range(1..6), random.gen_range(1..4));
         let is_patient = random.gen_bool(0.7);
         let (now, policy) = (Clock::system().now(), policy(AGE, messages, u64::MAX));
-        let slot = Slot::empty(now);
+        let entry = Entry::empty(key(b"").to_owned(), 1, now);
         let (put, taken, all_put) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
         let take_all = || {
             let (mut served, mut last) = (vec![0; values], 0);
             loop {
                 let (is_last_look, there) = (all_put.load(Relaxed), put.load(Relaxed) * messages);
                 let there = if is_patient { there } else { 0 };
-                if let Some(value) = take(&slot, now, &policy) {
+                if let Some(value) = take(&entry, now, &policy) {
                     taken.fetch_add(1, Relaxed);
                     assert!(value >= last, "value {value} came back after it was spent");
                     last = value;
@@ -161,15 +159,15 @@ fn promotion() {
         thread::scope(|scope| {
             let threads: Vec<_> = (0..takers).map(|_| scope.spawn(&take_all)).collect();
             for value in 0..values {
-                slot.put(
-                    &Arc::new(Entry::new(Arc::new(value), (now, 0), now, &policy)),
+                entry.put(
+                    &Arc::new(Loaded::new(Arc::new(value), (now, 0), now, &policy)),
                     now,
                     &policy,
                     false,
                 );
                 put.fetch_add(1, Relaxed);
                 // The next one when this one is in use, so that no standby is replaced by another.
-                while is_patient && slot.has_standby() {
+                while is_patient && entry.has_standby() {
                     thread::yield_now();
                 }
             }
@@ -189,8 +187,8 @@ fn promotion() {
     });
 }
 
-fn take(slot: &Slot<usize>, now: Moment, policy: &Policy) -> Option<usize> {
-    slot.take(now, policy, Some(1), |value| **value).ok().map(|taken| taken.outcome)
+fn take(entry: &Entry<usize>, now: Moment, policy: &Policy) -> Option<usize> {
+    entry.take(now, policy, Some(1), |value| **value).ok().map(|taken| taken.outcome)
 }
 
 /// Tasks obtain the same values, give up, and see loads fail, while another one invalidates: at
@@ -243,15 +241,15 @@ fn dropping() {
         let world = Arc::new(World::new());
         let cache = Arc::new(Cache::new(100, Gate::new(1), Operation::Encryption, None));
         let (now, policy) = (world.now, &world.policy);
-        let place = cache.place(key(b"0"), now);
+        let entry = cache.entry(key(b"0"), now);
         let loader = Loader::new(&world, 0, None);
         let put = |invalidations| {
             let value = Value { number: 0, asked_after: 0, served: AtomicU64::new(0) };
-            let entry = Entry::new(Arc::new(value), (now, invalidations), now, policy);
-            cache.put(&place.key().to_owned(), &Arc::new(entry), &loader);
+            let loaded = Loaded::new(Arc::new(value), (now, invalidations), now, policy);
+            cache.put(&entry.key().to_owned(), &Arc::new(loaded), &loader);
         };
-        let find = || cache.find(&place.key(), now, policy, Some(1), |_| ()).is_ok();
-        let find_at_place = || cache.find_at(&place, now, policy, Some(1), |_| ()).is_ok();
+        let find = || cache.find(&entry.key(), now, policy, Some(1), |_| ()).is_ok();
+        let find_at_place = || cache.find_at(&entry, now, policy, Some(1), |_| ()).is_ok();
         put(0);
         // Sometimes it is at the front by then.
         if thread_rng().gen_bool(0.5) {
@@ -266,7 +264,7 @@ fn dropping() {
                 0 => _ = cache.clear(),
                 1 => cache.drop_refused(|_, _| true),
                 _ => {
-                    cache.note_failure(&place.key().to_owned(), &failure(1, false), &loader, now, 1)
+                    cache.note_failure(&entry.key().to_owned(), &failure(1, false), &loader, now, 1)
                 }
             }
         });
@@ -370,7 +368,7 @@ impl World {
     }
 
     /// Obtains a value, or gives up, and checks what came.
-    async fn operation(self: &Arc<Self>, cache: &Arc<Cache<Value>>, places: &[Arc<Place<Value>>]) {
+    async fn operation(self: &Arc<Self>, cache: &Arc<Cache<Value>>, places: &[Arc<Entry<Value>>]) {
         let key = thread_rng().gen_range(0..self.keys);
         let (returned, begun) = (self.returned.load(Relaxed), self.begun.load(Relaxed));
         let undisturbed_since = (returned == begun).then_some(begun);
@@ -412,14 +410,14 @@ impl World {
     fn serve(&self, value: &Value, returned: usize) {
         assert!(value.asked_after >= returned, "a value from before an invalidation");
         let served = value.served.fetch_add(1, Relaxed) + 1;
-        assert!(served <= self.policy.limits.max_messages, "served {served} messages");
+        assert!(served <= self.policy.max_messages, "served {served} messages");
         self.served.fetch_add(1, Relaxed);
     }
 
     /// Where each key's values are, looked up once.
-    fn places(&self, cache: &Cache<Value>) -> Vec<Arc<Place<Value>>> {
+    fn places(&self, cache: &Cache<Value>) -> Vec<Arc<Entry<Value>>> {
         let contexts = (0..self.keys).map(|key| key.to_be_bytes());
-        contexts.map(|context| cache.place(key(&context), self.now)).collect()
+        contexts.map(|context| cache.entry(key(&context), self.now)).collect()
     }
 
     fn invalidate(&self, cache: &Cache<Value>) {
@@ -457,7 +455,7 @@ impl World {
         if self.keys == 1 && self.cancelled.load(Relaxed) == 0 {
             assert_eq!(
                 completed,
-                served.div_ceil(self.policy.limits.max_messages),
+                served.div_ceil(self.policy.max_messages),
                 "for {served} operations"
             );
         }
@@ -517,8 +515,8 @@ impl Source for Loader {
         Some(1)
     }
 
-    fn share(&self) -> Share<'_> {
-        Share { context: &[], requests: 1, bytes: 0 }
+    fn supplied_context(&self) -> &[u8] {
+        &[]
     }
 
     fn wrapping_keys(&self) -> Vec<Arc<str>> {
@@ -526,16 +524,17 @@ impl Source for Loader {
     }
 
     /// All cached values have been dropped.
-    fn failed(&self, error: &Error, _had: bool) {
+    fn failed(&self, error: &Error, _is_ours: bool) {
         let doomed = lock(&self.world.doomed).remove(&failed_load(error));
         lock(&self.world.refused).extend(doomed.into_iter().flatten());
     }
 
-    fn loaded(&self, value: &Arc<Value>, _asked: Moment) {
+    fn loaded(&self, value: &Arc<Value>, _asked: Moment) -> impl FnOnce() + use<> {
         lock(&self.world.kept).entry(self.key).or_default().push(value.number);
+        || ()
     }
 
-    async fn load(self, _background: bool) -> Result<Arc<Value>, Error> {
+    async fn load(self, _ahead: bool) -> Result<Arc<Value>, Error> {
         let world = &self.world;
         let asked_after = world.begun.load(Relaxed);
         let loading = Loading { number: world.loads.fetch_add(1, Relaxed), ..self.began };
@@ -599,16 +598,6 @@ async fn give_up_after<F: Future>(polls: u32, future: F) -> Option<F::Output> {
         future::yield_now().await;
     }
     None
-}
-
-fn key(context: &[u8]) -> Key<'_> {
-    Key {
-        partition: "p",
-        suite_id: 1,
-        encryption_context: context,
-        required_context: b"",
-        encrypted_data_keys: b"",
-    }
 }
 
 /// How the load of this number fails.

@@ -1,4 +1,4 @@
-//! The interface between a cache and its users: the source of values, and the environment.
+//! What a cache needs from its users: where values come from, and the environment.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -6,21 +6,21 @@ use super::{failures::Failures, policy::Policy};
 pub(crate) use crate::background::Task;
 use crate::{error::Error, time::Moment};
 
-/// How values are kept, and what a cache needs of the world around it.
+/// The settings and the environment of a cache.
 pub(crate) trait Settings: Send + Sync {
-    /// The time.
+    /// Returns the current time.
     fn now(&self) -> Moment;
 
-    /// A random number in 0..1.
+    /// Returns a random number in 0..1.
     fn chance(&self) -> f64;
 
-    /// How values are kept.
+    /// Returns how long values are used, and failures remembered.
     fn policy(&self) -> &Policy;
 
-    /// The wrapping keys that failed several times in a row, by name.
+    /// Returns the memory of wrapping keys that have failed several times in a row, by name.
     fn backoffs(&self) -> &Failures<Arc<str>>;
 
-    /// Whether loads run in the background, instead of being driven by their waiters.
+    /// Returns whether loads run in the background, instead of being driven by their callers.
     ///
     /// # Errors
     ///
@@ -31,88 +31,93 @@ pub(crate) trait Settings: Send + Sync {
     /// returned true.
     fn run(&self, load: Task);
 
-    /// Does something in the background, or drops it where there is none.
+    /// Runs a task in the background, or drops it if there is no background.
     fn spawn(&self, task: Task);
 
-    /// Sleeps in the background; for ever if there is none.
+    /// Sleeps in the background; for ever if there is no background.
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send + 'static;
 }
 
-/// How a load is scheduled among the others.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Share<'a> {
-    /// The encryption context that the caller supplied.
-    pub(crate) context: &'a [u8],
-    /// How many requests to the key provider the load may take.
-    pub(crate) requests: usize,
-    /// How many bytes the load holds while it waits.
-    pub(crate) bytes: usize,
-}
-
-/// Where values come from, for one operation. Made only where a value must be loaded.
+/// Where values come from, for one operation. Created only if a value must be loaded.
 pub(crate) trait Source: Clone + Send + Sync + 'static {
     /// The loaded value.
     type Value: Send + Sync + 'static;
 
-    /// Whether a new value takes the place of the current one at once, rather than when that is
-    /// spent.
+    /// Whether a new value replaces the current one at once, not only when that is spent.
     const IN_PLACE: bool;
 
-    /// How values are kept.
+    /// Returns the settings and the environment.
     fn settings(&self) -> &impl Settings;
 
-    /// What the operation reserves, in bytes; `None` is a use that is not counted.
+    /// Returns what the operation reserves, in bytes; `None` is a use that is not counted.
     fn bytes(&self) -> Option<u64>;
 
-    /// Whether somebody wants to use a value, rather than see whether it is there.
+    /// Returns whether the operation uses the value. Otherwise it only makes sure that there is
+    /// one.
     fn is_use(&self) -> bool {
         true
     }
 
-    /// How this load is scheduled.
-    fn share(&self) -> Share<'_>;
+    /// Returns the encryption context that the caller supplied. Loads of each context take turns.
+    fn supplied_context(&self) -> &[u8];
 
-    /// The wrapping keys of which any one may be asked, by the names in
-    /// [`KeyringError`](crate::error::KeyringError); none where that is not known.
+    /// Returns how many requests to the key provider the load may take.
+    fn requests(&self) -> usize {
+        1
+    }
+
+    /// Returns how many bytes the load holds while it waits.
+    fn held_bytes(&self) -> usize {
+        0
+    }
+
+    /// Returns the wrapping keys that the load may use any one of, by the names in
+    /// [`KeyringError`](crate::error::KeyringError); none if that is not known.
     fn wrapping_keys(&self) -> Vec<Arc<str>>;
 
-    /// Asks for a value; in the background when nobody waits for it.
+    /// Loads a value. `ahead` says that no caller waits for it.
     fn load(
         self,
-        background: bool,
+        ahead: bool,
     ) -> impl Future<Output = Result<Arc<Self::Value>, Error>> + Send + 'static;
 
-    /// Whether a value is the right one, as far as this operation can tell. Only such values are
-    /// kept. Default: always.
+    /// Returns whether a value is the right one, as far as this operation can tell.
+    ///
+    /// Only such values are kept. Default: always.
     fn proves(&self, value: &Arc<Self::Value>) -> bool {
         let _ = value;
         true
     }
 
-    /// A source for the replacement of `value`, which was proven.
+    /// Returns a source for the replacement of `value`, which was proven.
     fn replacing(&self, value: &Arc<Self::Value>) -> Self {
         let _ = value;
         self.clone()
     }
 
-    /// The name of the wrapping key that is known to have supplied a value, as in
+    /// Returns the name of the wrapping key that supplied a value, if it is known, as in
     /// [`KeyringError`](crate::error::KeyringError). Not needed if there is only one wrapping key.
     fn answered(&self, value: &Self::Value) -> Option<Arc<str>> {
         let _ = value;
         None
     }
 
-    /// The size of a value in bytes, without its key.
+    /// Returns the size of a value in bytes, without its key.
     fn weight(&self, value: &Self::Value) -> usize {
         size_of_val(value)
     }
 
-    /// Called after a failed load. `had` is true if the value had been kept before, or was to be
-    /// generated.
-    fn failed(&self, error: &Error, had: bool);
+    /// Called after a load failed. `is_ours` says that the failed request was not chosen by the
+    /// sender of a message: the value had been kept before, or was to be generated.
+    fn failed(&self, error: &Error, is_ours: bool);
 
-    /// A value that was asked for at `asked` is about to be kept. Nothing is invalidated meanwhile.
-    fn loaded(&self, value: &Arc<Self::Value>, asked: Moment) {
+    /// Called when a value that was requested at `asked` is kept, while no entry can be
+    /// invalidated.
+    ///
+    /// A lock is held, so events must not be reported. The result is called when the lock has been
+    /// released.
+    fn loaded(&self, value: &Arc<Self::Value>, asked: Moment) -> impl FnOnce() + use<Self> {
         let _ = (value, asked);
+        || ()
     }
 }

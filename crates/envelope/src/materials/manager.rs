@@ -11,7 +11,7 @@ use subtle::ConstantTimeEq as _;
 
 use super::{DecryptionMaterials, EncryptedDataKey, EncryptionMaterials, MaterialsCache};
 use crate::{
-    cache::{Cache, store::Place},
+    cache::{Cache, Entry},
     context::EncryptionContext,
     error::Error,
     format::{encrypted_data_key::EncryptedDataKeys, header::UnverifiedHeader},
@@ -255,10 +255,10 @@ impl<'a> EncryptionMaterialsRequest<'a> {
 
 /// The cache entry for many requests with one encryption context, looked up at the first of them.
 #[derive(Debug, Default)]
-pub(crate) struct PreparedEntry(OnceLock<(SharedCache, SharedPlace)>);
+pub(crate) struct PreparedEntry(OnceLock<(SharedCache, SharedEntry)>);
 
 type SharedCache = Arc<Cache<EncryptionMaterials>>;
-type SharedPlace = Arc<Place<EncryptionMaterials>>;
+type SharedEntry = Arc<Entry<EncryptionMaterials>>;
 
 impl PreparedEntry {
     /// Returns the entry that `find` found in `cache` at the first request; `None` if that was
@@ -266,10 +266,10 @@ impl PreparedEntry {
     pub(crate) fn in_cache(
         &self,
         cache: &SharedCache,
-        find: impl FnOnce() -> SharedPlace,
-    ) -> Option<&SharedPlace> {
-        let (found_in, place) = self.0.get_or_init(|| (Arc::clone(cache), find()));
-        Arc::ptr_eq(found_in, cache).then_some(place)
+        find: impl FnOnce() -> SharedEntry,
+    ) -> Option<&SharedEntry> {
+        let (found_in, entry) = self.0.get_or_init(|| (Arc::clone(cache), find()));
+        Arc::ptr_eq(found_in, cache).then_some(entry)
     }
 }
 

@@ -50,6 +50,8 @@ const ENVELOPE: &[(&str, u8)] = &[
     ("context", 0),
     ("data_key", 0),
     ("observer", 0),
+    ("gate", 0),
+    ("sync", 0),
 ];
 
 /// The files outside of all rooms: they may import everything.

@@ -12,8 +12,28 @@ use std::{
     time::Duration,
 };
 
-use super::{Answer, KEYS, WRAPPING_KEYS, wrapping_key};
 use crate::cache::policy::Policy;
+
+/// How many keys values are cached under, in each half.
+pub(super) const KEYS: usize = 3;
+/// How many wrapping keys there are.
+pub(super) const WRAPPING_KEYS: usize = 2;
+
+/// Returns the wrapping key of the values under a key.
+pub(super) fn wrapping_key(key: usize) -> usize {
+    key % WRAPPING_KEYS
+}
+
+/// How KMS responds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Granted,
+    Throttled,
+    Damaged,
+    Denied,
+    Disabled,
+    Panics,
+}
 
 /// A load, the value that it brought, or the failure, by when it began.
 pub(super) type Number = usize;
@@ -444,7 +464,7 @@ impl Model {
     /// better one, KMS was out of reach, and it is not older than is allowed for that.
     fn is_usable(&mut self, request: &Request, value: Number) -> bool {
         let age = self.age(value);
-        let ceiling = request.policy.limits.max_age + request.policy.stale;
+        let ceiling = request.policy.max_age + request.policy.stale;
         let entry = self.entry(request);
         let (kept, outage, newest) =
             (entry.kept.contains(&value), entry.outage, entry.kept.last().copied());
@@ -455,7 +475,7 @@ impl Model {
     }
 
     fn is_fresh(&self, request: &Request, value: Number) -> bool {
-        self.age(value) < request.policy.limits.max_age
+        self.age(value) < request.policy.max_age
     }
 
     fn age(&self, value: Number) -> Duration {
@@ -463,7 +483,7 @@ impl Model {
     }
 
     fn fits(&self, request: &Request, value: Number) -> bool {
-        let (value, limits) = (&self.values[&value], &request.policy.limits);
+        let (value, limits) = (&self.values[&value], &request.policy);
         let fits =
             |bytes| value.messages < limits.max_messages && value.bytes + bytes <= limits.max_bytes;
         request.bytes.is_none_or(fits)
@@ -497,7 +517,7 @@ impl Model {
     /// Whether a value's successor is surely wanted: nothing else is there, and it is past eight
     /// tenths of its age, or half of its messages or bytes.
     fn must_refresh(&mut self, request: &Request, value: Number) -> bool {
-        let (kept, limits) = (self.entry(request).kept.clone(), request.policy.limits);
+        let (kept, limits) = (self.entry(request).kept.clone(), &request.policy);
         let fresh = self.is_fresh(request, value);
         let gone = |other: &Number| {
             let used = &self.values[other];
@@ -507,7 +527,7 @@ impl Model {
         };
         let (newest, older) = kept.split_last().expect("it was there");
         let (age, used) = (self.age(value), &self.values[&value]);
-        let old = age >= limits.max_age.max(used.policy.limits.max_age).mul_f64(0.8);
+        let old = age >= limits.max_age.max(used.policy.max_age).mul_f64(0.8);
         let low =
             old || used.messages * 2 >= limits.max_messages || used.bytes > limits.max_bytes / 2;
         *newest == value && older.iter().all(gone) && low
@@ -517,13 +537,13 @@ impl Model {
     /// an eighth of its messages or bytes, or too old at the use after the next, if that is as long
     /// in coming as this one was.
     fn may_refresh(&self, request: &Request, value: Number, gap: Duration) -> bool {
-        let (age, used, limits) = (self.age(value), &self.values[&value], request.policy.limits);
+        let (age, used, limits) = (self.age(value), &self.values[&value], &request.policy);
         // The time of the last use is known to a thirty-second of the age.
-        let imprecision = limits.max_age.max(used.policy.limits.max_age) / 8;
+        let imprecision = limits.max_age.max(used.policy.max_age) / 8;
         let newest =
             *self.entries[request.half as usize][request.key].kept.last().expect("it was there");
         let has_successor = newest != value && self.is_fresh(request, newest);
-        let old = age >= limits.max_age.min(used.policy.limits.max_age) / 2;
+        let old = age >= limits.max_age.min(used.policy.max_age) / 2;
         let rare = self.places || age + gap * 2 + imprecision >= limits.max_age;
         let low = old
             || rare
@@ -595,5 +615,5 @@ impl Memory {
 /// 100 milliseconds after the first failure, twice as long after each further one.
 fn backoff(failures: u32, policy: &Policy) -> Duration {
     (Duration::from_millis(100) * 2_u32.saturating_pow(failures.saturating_sub(1)))
-        .min(policy.longest_backoff)
+        .min(policy.max_backoff)
 }

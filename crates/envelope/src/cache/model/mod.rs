@@ -7,20 +7,10 @@ mod world;
 use std::{sync::Arc, time::Duration};
 
 use self::{
-    expected::{End, Half, Model, Refresh, Request, Seen, Ticket},
+    expected::{Answer, End, Half, KEYS, Model, Refresh, Request, Seen, Ticket},
     world::{Waiting, World},
 };
-use super::{limits::Limits, policy::Policy};
-
-/// How many keys values are cached under, in each half.
-const KEYS: usize = 3;
-/// How many wrapping keys there are.
-const WRAPPING_KEYS: usize = 2;
-
-/// What wraps the values under a key.
-fn wrapping_key(key: usize) -> usize {
-    key % WRAPPING_KEYS
-}
+use super::policy::Policy;
 
 /// An operation on the cache, or on the world around it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,17 +50,6 @@ pub(crate) enum Operation {
         stale: Duration,
         refresh_ahead: bool,
     },
-}
-
-/// What KMS answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answer {
-    Granted,
-    Throttled,
-    Damaged,
-    Denied,
-    Disabled,
-    Panics,
 }
 
 impl Operation {
@@ -125,10 +104,12 @@ pub(crate) fn run(operations: impl IntoIterator<Item = Operation>) {
         world: World::new(),
         model: Model::new(),
         policy: Arc::new(Policy {
-            limits: Limits { max_age: Duration::from_secs(10), max_messages: 8, max_bytes: 200 },
+            max_age: Duration::from_secs(10),
+            max_messages: 8,
+            max_bytes: 200,
             stale: Duration::from_secs(5),
             refuse_for: Duration::from_secs(1),
-            longest_backoff: Duration::from_millis(1500),
+            max_backoff: Duration::from_millis(1500),
             refresh_ahead: true,
             jitter: 0.5,
         }),
@@ -157,7 +138,7 @@ impl Run {
     fn step(&mut self, operation: Operation) {
         match operation {
             Operation::Encrypt { key, percent, at_place } => {
-                let bytes = self.policy.limits.max_bytes * percent / 100;
+                let bytes = self.policy.max_bytes * percent / 100;
                 self.model.places |= at_place;
                 self.begin(Half::Sealing, key, Some(bytes), at_place, true);
             }
@@ -200,9 +181,14 @@ impl Run {
                 self.model.invalidate(|_| true);
             }
             Operation::Limits { max_messages, max_bytes, max_age, stale, refresh_ahead } => {
-                let limits = Limits { max_age, max_messages, max_bytes };
-                self.policy =
-                    Arc::new(Policy { limits, stale, refresh_ahead, ..(*self.policy).clone() });
+                self.policy = Arc::new(Policy {
+                    max_age,
+                    max_messages,
+                    max_bytes,
+                    stale,
+                    refresh_ahead,
+                    ..(*self.policy).clone()
+                });
             }
         }
     }
@@ -285,7 +271,7 @@ impl Run {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{expected::WRAPPING_KEYS, *};
 
     fn operations() -> impl Strategy<Value = Vec<Operation>> {
         proptest::collection::vec(any::<(u8, u8, u16)>().prop_map(Operation::decode), 0..160)

@@ -12,21 +12,16 @@ use std::{
 
 use futures_channel::oneshot;
 
-use super::{
-    Answer, KEYS,
-    expected::{End, Half, Number, Request, Seen},
-    wrapping_key,
-};
+use super::expected::{Answer, End, Half, KEYS, Number, Request, Seen, wrapping_key};
 use crate::{
     cache::{
-        Cache,
+        Cache, Entry, Key,
         failures::Failures,
-        gate::Gate,
         policy::Policy,
-        source::{Settings, Share, Source, Task},
-        store::{Key, Place},
+        source::{Settings, Source, Task},
     },
     error::{Error, KeyringError, KeyringErrorKind},
+    gate::Gate,
     observer::Operation,
     time::{Clock, Moment},
 };
@@ -37,7 +32,7 @@ pub(super) type Waiting = Pin<Box<dyn Future<Output = Option<End>>>>;
 pub(super) struct World {
     sealing: Arc<Cache<Value>>,
     opening: Arc<Cache<Value>>,
-    places: Mutex<[Option<Arc<Place<Value>>>; KEYS]>,
+    places: Mutex<[Option<Arc<Entry<Value>>>; KEYS]>,
     clock: Clock,
     backoffs: Failures<Arc<str>>,
     state: Mutex<State>,
@@ -76,7 +71,7 @@ struct Loader<const OPENING: bool> {
 impl World {
     pub(super) fn new() -> Arc<Self> {
         // The gate has tests of its own; here nobody waits at it.
-        let gate = Gate::new(10_000);
+        let gate = Arc::new(Gate::new(10_000));
         let clock = Clock::manual();
         let state = State {
             answer: Answer::Granted,
@@ -89,7 +84,7 @@ impl World {
             held: vec![],
         };
         Arc::new(Self {
-            sealing: Arc::new(Cache::new(100, gate.clone(), Operation::Encryption, None)),
+            sealing: Arc::new(Cache::new(100, Arc::clone(&gate), Operation::Encryption, None)),
             opening: Arc::new(Cache::new(100, gate, Operation::Decryption, None)),
             places: Mutex::default(),
             clock,
@@ -147,7 +142,7 @@ impl World {
         let (key, now, policy) = (cache_key(&context), self.clock.now(), &request.policy);
         let taken = if at_place {
             let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-            let place = places[request.key].get_or_insert_with(|| cache.place(key, now));
+            let place = places[request.key].get_or_insert_with(|| cache.entry(key, now));
             cache.find_at(place, now, policy, request.bytes, Arc::clone)
         } else {
             cache.find(&key, now, policy, request.bytes, Arc::clone)
@@ -254,8 +249,8 @@ impl<const OPENING: bool> Source for Loader<OPENING> {
         self.request.bytes
     }
 
-    fn share(&self) -> Share<'_> {
-        Share { context: &[], requests: 1, bytes: 0 }
+    fn supplied_context(&self) -> &[u8] {
+        &[]
     }
 
     fn wrapping_keys(&self) -> Vec<Arc<str>> {
@@ -273,9 +268,9 @@ impl<const OPENING: bool> Source for Loader<OPENING> {
     }
 
     /// Like the caching materials manager, but without the probe after a denial.
-    fn failed(&self, error: &Error, had: bool) {
+    fn failed(&self, error: &Error, is_ours: bool) {
         for failure in error.keyring_errors() {
-            if had && failure.kind() == KeyringErrorKind::Unusable {
+            if is_ours && failure.kind() == KeyringErrorKind::Unusable {
                 let refused = |key: usize| wrapping_key_name(key) == failure.wrapping_key();
                 self.world.sealing.drop_refused(|_, value| refused(value.key));
                 self.world.opening.drop_refused(|_, value| refused(value.key));
@@ -283,7 +278,7 @@ impl<const OPENING: bool> Source for Loader<OPENING> {
         }
     }
 
-    async fn load(self, _background: bool) -> Result<Arc<Value>, Error> {
+    async fn load(self, _ahead: bool) -> Result<Arc<Value>, Error> {
         let (number, answer) = {
             let mut state = self.world.state();
             let number = state.loads;

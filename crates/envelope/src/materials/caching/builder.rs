@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{CachingMaterialsManager, Inner, MaterialsCache, MaterialsManager, Probes};
 use crate::{
-    cache::{failures::Failures, limits::Limits, policy::Policy},
+    cache::{failures::Failures, policy::Policy},
     crypto::random,
     error::Error,
     keyring::Keyring,
@@ -29,14 +29,12 @@ impl CachingMaterialsManager {
     /// checks requests above this one, not below it.
     pub fn builder(source: impl MaterialsManager + 'static) -> CachingBuilder {
         let policy = Policy {
-            limits: Limits {
-                max_age: Duration::from_mins(5),
-                max_messages: MAX_MESSAGES,
-                max_bytes: MAX_BYTES,
-            },
+            max_age: Duration::from_mins(5),
+            max_messages: MAX_MESSAGES,
+            max_bytes: MAX_BYTES,
             stale: Duration::ZERO,
             refuse_for: Duration::from_secs(1),
-            longest_backoff: Duration::from_secs(5),
+            max_backoff: Duration::from_secs(5),
             refresh_ahead: true,
             jitter: fastrand::f64(),
         };
@@ -98,14 +96,14 @@ impl CachingBuilder {
     /// This is also the longest time that a data key stays in use after KMS would refuse it. Ages
     /// are read from the cache's [`Clock`](crate::Clock), which includes suspended time on Linux.
     pub fn max_age(mut self, max_age: Duration) -> Self {
-        self.policy.limits.max_age = max_age;
+        self.policy.max_age = max_age;
         self
     }
 
     /// Sets the maximum number of messages that are encrypted under one data key. Default: 2^32.
     /// Allowed: 1 to 2^32.
     pub fn max_messages(mut self, max_messages: u64) -> Self {
-        self.policy.limits.max_messages = max_messages;
+        self.policy.max_messages = max_messages;
         self
     }
 
@@ -114,7 +112,7 @@ impl CachingBuilder {
     ///
     /// A longer message gets its own data key, which is not cached.
     pub fn max_bytes(mut self, max_bytes: u64) -> Self {
-        self.policy.limits.max_bytes = max_bytes;
+        self.policy.max_bytes = max_bytes;
         self
     }
 
@@ -176,7 +174,7 @@ impl CachingBuilder {
     /// The pause is 50 to 100 milliseconds after the first failure, and doubles with each further
     /// one. Calls during a pause fail at once with [`Error::Remembered`].
     pub fn max_backoff(mut self, duration: Duration) -> Self {
-        self.policy.longest_backoff = duration;
+        self.policy.max_backoff = duration;
         self
     }
 
@@ -230,7 +228,7 @@ impl CachingBuilder {
     /// [`partition_id`](Self::partition_id) if the identity of the source's wrapping keys is unknown.
     /// [`Error::Random`] if the system's random number generator fails.
     pub fn build(self) -> Result<CachingMaterialsManager, Error> {
-        let Limits { max_age, max_messages, max_bytes } = self.policy.limits;
+        let Policy { max_age, max_messages, max_bytes, .. } = self.policy;
         if max_age.is_zero() {
             return Err(Error::invalid_setting(
                 "max_age",

@@ -29,10 +29,10 @@ pub use crate::cache::{Counts as CacheCounts, FailureCounts};
 use crate::{
     background::Background,
     cache::{
+        Key,
         failures::Failures,
         policy::Policy,
         source::{Settings, Task},
-        store::Key,
     },
     error::Error,
     keyring::Keyring,
@@ -139,8 +139,7 @@ impl CachingMaterialsManager {
     /// key of a suite without key derivation encrypts one message only (specification:
     /// `framework/caching-cmm.md#get-encryption-materials`).
     fn cacheable_length(&self, request: EncryptionMaterialsRequest<'_>) -> Option<u64> {
-        let length =
-            request.plaintext_length.filter(|length| *length <= self.0.policy.limits.max_bytes);
+        let length = request.plaintext_length.filter(|length| *length <= self.0.policy.max_bytes);
         length.filter(|_| !request.suite.is_legacy())
     }
 
@@ -172,11 +171,14 @@ impl CachingMaterialsManager {
         if inner.tenure.load(Acquire) == tenure {
             return;
         }
-        let _one_at_a_time = inner.handover.lock().unwrap_or_else(PoisonError::into_inner);
+        let one_at_a_time = inner.handover.lock().unwrap_or_else(PoisonError::into_inner);
         if inner.tenure.load(Acquire) != tenure {
-            inner.cache.drop_partition(&inner.partition);
+            let report = inner.cache.drop_partition(&inner.partition);
             inner.backoffs.clear();
             inner.tenure.store(tenure, Release);
+            // An observer may use this manager.
+            drop(one_at_a_time);
+            report();
         }
     }
 }

@@ -9,7 +9,7 @@ use super::{
     sources::{DecryptionSource, EncryptionSource},
 };
 use crate::{
-    cache::{source::Settings as _, store::Key},
+    cache::{Key, source::Settings as _},
     context::EncryptionContext,
     error::{Error, KeyringError, KeyringErrorKind},
     format::encrypted_data_key::EncryptedDataKeys,
@@ -65,7 +65,7 @@ impl CachingMaterialsManager {
     pub(super) fn probe_succeeded(&self, probe: Option<&Probe>) {
         if let Some(probe) = probe {
             let policy = self.policy();
-            let pause = (policy.limits.max_age / 10).max(policy.longest_backoff);
+            let pause = (policy.max_age / 10).max(policy.max_backoff);
             probe.succeeded(self.now() + pause);
         }
     }
@@ -94,21 +94,21 @@ impl CachingMaterialsManager {
                 .then(|| denied.iter().map(in_common).sum())
         };
         let probe_encryption = || {
-            let (place, _) = cache.encryption().pick(now, |key, it| {
+            let (entry, _) = cache.encryption().pick(now, |key, it| {
                 rank(key, it.serialized_data_keys(), it.encryption_context())
             })?;
-            let source = EncryptionSource::probing(self.clone(), &place.key(), Arc::clone(probe))?;
-            cache.encryption().probe(&place.key(), &source);
+            let source = EncryptionSource::probing(self.clone(), &entry.key(), Arc::clone(probe))?;
+            cache.encryption().probe(&entry.key(), &source);
             Some(())
         };
         let probe_decryption = || {
-            let (place, known) = cache.decryption().pick(now, |key, it| {
+            let (entry, known) = cache.decryption().pick(now, |key, it| {
                 let keys = EncryptedDataKeys::from_checked(key.encrypted_data_keys);
                 rank(key, keys, it.encryption_context())
             })?;
             let probe = Arc::clone(probe);
-            let source = DecryptionSource::probing(self.clone(), &place.key(), known, probe)?;
-            cache.decryption().probe(&place.key(), &source);
+            let source = DecryptionSource::probing(self.clone(), &entry.key(), known, probe)?;
+            cache.decryption().probe(&entry.key(), &source);
             Some(())
         };
         // The principal may still be allowed one operation, but no longer the other.

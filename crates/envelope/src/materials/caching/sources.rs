@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::{CachingMaterialsManager, probes::Probe};
 use crate::{
     cache::{
-        source::{Settings, Share, Source},
-        store::Key,
+        Key,
+        source::{Settings, Source},
     },
     context::{ContextKeys, EncryptionContext},
     error::Error,
@@ -72,6 +72,33 @@ impl EncryptionSource {
         self.manager.0.source.encryption_materials(request).await
     }
 
+    /// Caches the materials for decryption, too, if the manager primes decryption. The result
+    /// reports events.
+    fn prime_decryption(
+        &self,
+        materials: &Arc<EncryptionMaterials>,
+        asked: Moment,
+    ) -> Option<impl FnOnce() + use<>> {
+        if !self.manager.0.prime_decrypt {
+            return None;
+        }
+        let primed = materials.to_decryption()?;
+        let (stored, keys) =
+            (materials.stored_context().to_canonical(), materials.serialized_data_keys());
+        let primed = Arc::new(primed);
+        let source = DecryptionSource {
+            manager: self.manager.clone(),
+            suite: materials.suite(),
+            supplied: materials.encryption_context().clone(),
+            required: materials.required_context().clone(),
+            stored,
+            keys: keys.as_serialized().into(),
+            evidence: Evidence::Known(Arc::clone(&primed)),
+            probe: None,
+        };
+        Some(self.manager.0.cache.decryption().prime(&source.key(), primed, asked, &source))
+    }
+
     fn request(&self) -> EncryptionMaterialsRequest<'_> {
         let plaintext_length = Some(self.bytes.unwrap_or(0));
         EncryptionMaterialsRequest {
@@ -97,9 +124,12 @@ impl Source for EncryptionSource {
         self.bytes.is_some()
     }
 
-    fn share(&self) -> Share<'_> {
-        let context = self.context.as_serialized();
-        Share { context, requests: 1, bytes: 2 * context.len() }
+    fn supplied_context(&self) -> &[u8] {
+        self.context.as_serialized()
+    }
+
+    fn held_bytes(&self) -> usize {
+        2 * self.context.as_serialized().len()
     }
 
     fn wrapping_keys(&self) -> Vec<Arc<str>> {
@@ -108,8 +138,8 @@ impl Source for EncryptionSource {
         keyring.and_then(|keyring| keyring.wrapping_key(request)).into_iter().collect()
     }
 
-    async fn load(self, background: bool) -> Result<Arc<EncryptionMaterials>, Error> {
-        let request = EncryptionMaterialsRequest { background, ..self.request() };
+    async fn load(self, ahead: bool) -> Result<Arc<EncryptionMaterials>, Error> {
+        let request = EncryptionMaterialsRequest { background: ahead, ..self.request() };
         let materials = self.manager.0.source.encryption_materials(request);
         traced(Operation::Encryption, self.context.keys(), materials).await
     }
@@ -123,26 +153,14 @@ impl Source for EncryptionSource {
         self.manager.refused(error, had, refused, self.probe.as_ref());
     }
 
-    fn loaded(&self, materials: &Arc<EncryptionMaterials>, asked: Moment) {
+    fn loaded(&self, materials: &Arc<EncryptionMaterials>, asked: Moment) -> impl FnOnce() + use<> {
         self.manager.probe_succeeded(self.probe.as_deref());
-        if !self.manager.0.prime_decrypt {
-            return;
+        let report = self.prime_decryption(materials, asked);
+        move || {
+            if let Some(report) = report {
+                report();
+            }
         }
-        let Some(primed) = materials.to_decryption() else { return };
-        let (stored, keys) =
-            (materials.stored_context().to_canonical(), materials.serialized_data_keys());
-        let primed = Arc::new(primed);
-        let source = DecryptionSource {
-            manager: self.manager.clone(),
-            suite: materials.suite(),
-            supplied: materials.encryption_context().clone(),
-            required: materials.required_context().clone(),
-            stored,
-            keys: keys.as_serialized().into(),
-            evidence: Evidence::Known(Arc::clone(&primed)),
-            probe: None,
-        };
-        self.manager.0.cache.decryption().prime(&source.key(), primed, asked, &source);
     }
 }
 
@@ -261,11 +279,17 @@ impl Source for DecryptionSource {
         None
     }
 
-    fn share(&self) -> Share<'_> {
-        let requests = EncryptedDataKeys::from_checked(&self.keys).count();
+    fn supplied_context(&self) -> &[u8] {
+        self.supplied.as_serialized()
+    }
+
+    fn requests(&self) -> usize {
+        EncryptedDataKeys::from_checked(&self.keys).count()
+    }
+
+    fn held_bytes(&self) -> usize {
         // Held in the key and in this source, and once more in the header.
-        let bytes = 3 * (self.keys.len() + self.stored.len());
-        Share { context: self.supplied.as_serialized(), requests, bytes }
+        3 * (self.keys.len() + self.stored.len())
     }
 
     fn wrapping_keys(&self) -> Vec<Arc<str>> {
@@ -301,13 +325,15 @@ impl Source for DecryptionSource {
         }
     }
 
-    fn loaded(&self, _: &Arc<DecryptionMaterials>, _: Moment) {
+    fn loaded(&self, _: &Arc<DecryptionMaterials>, _: Moment) -> impl FnOnce() + use<> {
         self.manager.probe_succeeded(self.probe.as_deref());
+        || ()
     }
 
-    async fn load(self, background: bool) -> Result<Arc<DecryptionMaterials>, Error> {
+    async fn load(self, ahead: bool) -> Result<Arc<DecryptionMaterials>, Error> {
         let header = self.header();
-        let request = DecryptionMaterialsRequest { background, ..self.request(header.as_ref()) };
+        let request =
+            DecryptionMaterialsRequest { background: ahead, ..self.request(header.as_ref()) };
         let materials = self.manager.0.source.decryption_materials(request);
         traced(Operation::Decryption, ContextKeys::of_serialized(&self.stored), materials).await
     }

@@ -89,13 +89,13 @@ impl CachingMaterialsManager {
         let length = self.cacheable_length(request)?;
         let (key, half, now) =
             (self.encryption_key(request), self.0.cache.encryption(), self.now());
-        let place = request.prepared.and_then(|prepared| {
-            let place = prepared.in_cache(half, || half.place(key, now))?;
+        let entry = request.prepared.and_then(|prepared| {
+            let entry = prepared.in_cache(half, || half.entry(key, now))?;
             // A manager above may have changed the request.
-            (place.key() == key).then_some(place)
+            (entry.key() == key).then_some(entry)
         });
-        let taken = match place {
-            Some(place) => half.find_at(place, now, self.policy(), Some(length), borrow),
+        let taken = match entry {
+            Some(entry) => half.find_at(entry, now, self.policy(), Some(length), borrow),
             None => half.find(&key, now, self.policy(), Some(length), borrow),
         };
         if taken.ok()?.wants_refresh {

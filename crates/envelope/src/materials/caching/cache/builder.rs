@@ -5,11 +5,8 @@ use std::{sync::Arc, time::Duration};
 use super::{Halves, MaterialsCache};
 use crate::{
     background::Background,
-    cache::{
-        Cache,
-        gate::{self, Gate},
-        store::Bounds,
-    },
+    cache::{Cache, policy::Bounds},
+    gate::Gate,
     observer::{Observer, Operation},
     time::Clock,
 };
@@ -172,12 +169,12 @@ impl MaterialsCacheBuilder {
     /// Builds the cache.
     #[must_use]
     pub fn build(self) -> MaterialsCache {
-        let Self { max_loads: width, max_waiting: waiting, max_wait: wait, observer, .. } = self;
-        let gate = || Gate::bounded(gate::Bounds { width, waiting, wait });
+        let gate = || Gate::bounded(self.max_loads, self.max_waiting, self.max_wait);
         let default = Bounds::from(self.capacity);
         let bounds = Bounds { bytes: self.max_bytes_held.unwrap_or(default.bytes), ..default };
-        let encryption = Cache::new(bounds, gate(), Operation::Encryption, observer.clone());
-        let decryption = Cache::new(bounds, gate(), Operation::Decryption, observer);
+        let observer = self.observer.clone();
+        let encryption = Cache::new(bounds, gate(), Operation::Encryption, observer);
+        let decryption = Cache::new(bounds, gate(), Operation::Decryption, self.observer);
         MaterialsCache(Arc::new(Halves {
             encryption: Arc::new(encryption),
             decryption: Arc::new(decryption),

@@ -11,7 +11,7 @@ pub(super) use self::names::is_wrapped_by;
 pub use self::{builder::MaterialsCacheBuilder, stats::CacheStats};
 use crate::{
     background::Background,
-    cache::{Cache, store::OwnedKey},
+    cache::{Cache, OwnedKey},
     context::EncryptionContext,
     format::encrypted_data_key::EncryptedDataKeys,
     materials::{DecryptionMaterials, EncryptionMaterials},
@@ -115,9 +115,17 @@ impl MaterialsCache {
     }
 
     /// Drops the entries of one partition, with the guarantee of [`clear`](Self::clear).
-    pub(super) fn drop_partition(&self, partition: &str) {
-        self.0.encryption.invalidate(|key, _| key.borrow().partition == partition);
-        self.0.decryption.invalidate(|key, _| key.borrow().partition == partition);
+    ///
+    /// Reports no events, because the caller may hold a lock. The result reports them.
+    pub(super) fn drop_partition(&self, partition: &str) -> impl FnOnce() + use<> {
+        let Self(halves) = self.clone();
+        let is_here = |key: &OwnedKey| key.borrow().partition == partition;
+        let encryption = halves.encryption.invalidate_quietly(|key, _| is_here(key));
+        let decryption = halves.decryption.invalidate_quietly(|key, _| is_here(key));
+        move || {
+            halves.encryption.report_invalidated(encryption);
+            halves.decryption.report_invalidated(decryption);
+        }
     }
 
     /// Drops the entries under a wrapping key that was refused: in all partitions, or in one.
