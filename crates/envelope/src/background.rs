@@ -48,10 +48,10 @@ pub(crate) fn waiting<T>(wait: impl FnOnce() -> T) -> T {
 /// are none.
 #[derive(Default)]
 pub(crate) struct Background {
-    /// The process that started the threads; zero before the start.
+    /// The process that started the threads; 0 before the start.
     #[cfg(feature = "tokio")]
     process: AtomicU32,
-    /// Identifies the threads among those of other caches; zero before the start.
+    /// The number of this set of threads in the process; 0 before the start.
     #[cfg(feature = "tokio")]
     number: AtomicU64,
     #[cfg(feature = "tokio")]
@@ -114,7 +114,7 @@ impl Background {
         runtime.spawn(task);
     }
 
-    /// Sleeps, on the threads.
+    /// Sleeps. Must be called on the threads.
     pub(crate) async fn sleep(duration: Duration) {
         tokio::time::sleep(duration).await;
     }

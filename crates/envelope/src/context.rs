@@ -8,18 +8,19 @@ use std::{
 
 use crate::error::Error;
 
-/// How many bytes of keys are shown.
-const LONGEST_SHOWN: usize = 256;
-/// Keys with this prefix belong to the message format itself.
+/// The max number of bytes of keys that are displayed.
+const MAX_DISPLAYED: usize = 256;
+/// The prefix of keys that are reserved for the message format.
 const RESERVED_PREFIX: &str = "aws-crypto-";
 
-/// Non-secret pairs that are authenticated with a message and stored beside it: a tenant, a table,
-/// a purpose. On decryption, a pair that contradicts the message's, or that it does not
-/// authenticate, is an error; pairs that you don't supply are not checked, but for those that were
-/// required when it was sealed.
+/// Non-secret key-value pairs that are authenticated with a message: a tenant, a table, a purpose.
 ///
-/// Held in its canonical serialization (sorted by the UTF-8 bytes of the keys), which is what the
-/// header, the wrapping keys and the cache all need. Cloning is cheap.
+/// The message stores them in plaintext. On decryption, a pair that you supply must match the
+/// message: another value, or a key that the message does not authenticate, is an error. Pairs that
+/// you do not supply are not checked, except those that were required on encryption.
+///
+/// The pairs are kept in their canonical serialization, sorted by the UTF-8 bytes of the keys.
+/// Cloning is cheap.
 ///
 /// ```
 /// use envelope::EncryptionContext;
@@ -32,11 +33,11 @@ const RESERVED_PREFIX: &str = "aws-crypto-";
 #[derive(Clone)]
 pub struct EncryptionContext(Serialized);
 
-/// How many bytes of a context are held where it is: those of one or two pairs.
+/// The max length of a serialization that is stored inline: one or two pairs.
 const SHORT: usize = 62;
 
-/// A canonical serialization. Threads that clone a long one at once write to the same count, so
-/// that a short one is copied.
+/// A canonical serialization. A short one is copied, because a shared one has a reference count,
+/// which is slow when many threads clone it at once.
 #[derive(Clone)]
 enum Serialized {
     Short { bytes: [u8; SHORT], length: u8 },
@@ -44,25 +45,25 @@ enum Serialized {
 }
 
 impl EncryptionContext {
-    /// A context with no pairs.
+    /// Returns a context without pairs.
     #[must_use]
     pub const fn empty() -> Self {
         Self(Serialized::Short { bytes: [0; SHORT], length: 0 })
     }
 
-    /// A context with these pairs, in any order.
+    /// Creates a context from pairs in any order.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidEncryptionContext`] when a key stands twice, or when the serialization would
-    /// exceed 65,535 bytes (the header's length field has 16 bits).
+    /// [`Error::InvalidEncryptionContext`] when a key appears twice, or when the serialization is
+    /// longer than 65,535 bytes (the header's length field has 16 bits).
     pub fn new<K: AsRef<str>, V: AsRef<str>>(
         pairs: impl IntoIterator<Item = (K, V)>,
     ) -> Result<Self, Error> {
         let mut pairs: Vec<_> = pairs.into_iter().collect();
         pairs.sort_by(|(a, _), (b, _)| a.as_ref().as_bytes().cmp(b.as_ref().as_bytes()));
         if pairs.windows(2).any(|pair| pair[0].0.as_ref() == pair[1].0.as_ref()) {
-            return Err(Error::InvalidEncryptionContext { problem: "a key stands twice" });
+            return Err(Error::InvalidEncryptionContext { problem: "a key appears twice" });
         }
         if pairs.is_empty() {
             return Ok(Self::empty());
@@ -79,7 +80,7 @@ impl EncryptionContext {
         Ok(Self::from_canonical(&serialized))
     }
 
-    /// The context with this serialization, which stands at `offset` of a message.
+    /// Parses a serialization that starts at `offset` of a message.
     ///
     /// # Errors
     ///
@@ -100,12 +101,11 @@ impl EncryptionContext {
         })
     }
 
-    /// Checks that `serialized`, which stands at `offset` of a message, is a canonical
-    /// serialization.
+    /// Checks that `serialized`, which starts at `offset` of a message, is canonical.
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`] when it is not.
+    /// [`Error::Malformed`] unless `serialized` is empty or canonical.
     pub(crate) fn validate(serialized: &[u8], offset: u64) -> Result<(), Error> {
         let malformed = |at: usize, problem| Error::Malformed {
             field: "encryption context",
@@ -116,20 +116,20 @@ impl EncryptionContext {
             return Ok(());
         }
         let Some((count, mut rest)) = serialized.split_first_chunk() else {
-            return Err(malformed(0, "the pair count is cut off"));
+            return Err(malformed(0, "the pair count is truncated"));
         };
         let count = u16::from_be_bytes(*count);
         if count == 0 {
-            return Err(malformed(0, "an empty context must be serialized as no bytes at all"));
+            return Err(malformed(0, "an empty context must be serialized as zero bytes"));
         }
         let mut previous: Option<&str> = None;
         for _ in 0..count {
             let at = serialized.len() - rest.len();
             let (Some(key), Some(_)) = (take_text(&mut rest), take_text(&mut rest)) else {
-                return Err(malformed(at, "a pair is cut off or not UTF-8"));
+                return Err(malformed(at, "a pair is truncated or not UTF-8"));
             };
             if previous.is_some_and(|previous| previous.as_bytes() >= key.as_bytes()) {
-                return Err(malformed(at, "keys are not sorted, or one stands twice"));
+                return Err(malformed(at, "keys are not sorted, or one appears twice"));
             }
             previous = Some(key);
         }
@@ -139,35 +139,35 @@ impl EncryptionContext {
         Ok(())
     }
 
-    /// The value of `key`.
+    /// Returns the value of `key`.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
         get(self.as_serialized(), key)
     }
 
-    /// The pairs, sorted by the UTF-8 bytes of their keys.
+    /// Returns an iterator over the pairs, sorted by the UTF-8 bytes of their keys.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         pairs(self.as_serialized())
     }
 
-    /// The keys without their values.
+    /// Returns the keys without their values.
     pub fn keys(&self) -> ContextKeys<'_> {
         ContextKeys(self.as_serialized())
     }
 
-    /// How many pairs there are.
+    /// Returns the number of pairs.
     #[must_use]
     pub fn len(&self) -> usize {
         self.iter().count()
     }
 
-    /// Whether there are no pairs.
+    /// Returns whether there are no pairs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.as_serialized().is_empty()
     }
 
-    /// The canonical serialization: empty for no pairs, else the pair count and the sorted pairs.
+    /// Returns the canonical serialization: the pair count and the sorted pairs; empty for no pairs.
     #[must_use]
     pub fn as_serialized(&self) -> &[u8] {
         match &self.0 {
@@ -176,7 +176,7 @@ impl EncryptionContext {
         }
     }
 
-    /// The canonical serialization, to keep.
+    /// Returns the canonical serialization by value.
     pub(crate) fn to_canonical(&self) -> Arc<[u8]> {
         match &self.0 {
             Serialized::Short { .. } => self.as_serialized().into(),
@@ -184,7 +184,7 @@ impl EncryptionContext {
         }
     }
 
-    /// The first key that is reserved for the message format, if any.
+    /// Returns the first key that is reserved for the message format, if any.
     pub(crate) fn reserved_key(&self) -> Option<&str> {
         self.iter().map(|(key, _)| key).find(|key| Self::is_reserved(key))
     }
@@ -194,7 +194,7 @@ impl EncryptionContext {
         key.starts_with(RESERVED_PREFIX)
     }
 
-    /// The first key that `stored`, a canonical serialization, gives another value.
+    /// Returns the first key that has another value in `stored`, a canonical serialization.
     pub(crate) fn first_contradiction<'a>(&'a self, stored: &[u8]) -> Option<&'a str> {
         if self.as_serialized() == stored {
             return None;
@@ -205,18 +205,18 @@ impl EncryptionContext {
             .map(|(key, ..)| key)
     }
 
-    /// The pairs whose keys do not stand in `stored`, a canonical serialization.
+    /// Returns the pairs whose keys are not in `stored`, a canonical serialization.
     pub(crate) fn without(&self, stored: &[u8]) -> Self {
         if self.as_serialized() == stored {
             return Self::empty();
         }
         let missing = self.beside(stored).filter(|(.., other)| other.is_none());
         Self::new(missing.map(|(key, value, _)| (key, value)))
-            .expect("a part of a context is shorter than it")
+            .expect("a part of a context is not too long")
     }
 
-    /// The pairs, each with the value that `stored`, a canonical serialization, gives its key. Both
-    /// are sorted, so that both are walked once.
+    /// Returns the pairs, each with the value of its key in `stored`, a canonical serialization. Both
+    /// are sorted, so each is read only once.
     fn beside<'a, 'b>(
         &'a self,
         stored: &'b [u8],
@@ -228,22 +228,22 @@ impl EncryptionContext {
         })
     }
 
-    /// The pairs whose keys are the caller's, not the message format's.
+    /// Returns the pairs whose keys are not reserved for the message format.
     pub(crate) fn without_reserved(&self) -> Self {
         self.filtered(|key| !Self::is_reserved(key))
     }
 
-    /// The pairs whose keys are wanted.
+    /// Returns the pairs for whose keys `wanted` returns `true`.
     pub(crate) fn filtered(&self, wanted: impl Fn(&str) -> bool) -> Self {
         Self::new(self.iter().filter(|(key, _)| wanted(key)))
-            .expect("a part of a context is shorter than it")
+            .expect("a part of a context is not too long")
     }
 
-    /// The pairs of both, which have no key in common.
+    /// Returns the pairs of both contexts.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidEncryptionContext`] when they have, or when both together are too long.
+    /// [`Error::InvalidEncryptionContext`] when they have a key in common, or are too long together.
     pub(crate) fn with(&self, other: &Self) -> Result<Self, Error> {
         if other.is_empty() {
             return Ok(self.clone());
@@ -278,8 +278,10 @@ impl fmt::Debug for EncryptionContext {
     }
 }
 
-/// The keys of an encryption context, without their values: what logs may show. Displays as `key,
-/// key, …`, escaped, and cut after some 256 bytes: it may be a message's that nobody has verified.
+/// The keys of an encryption context without their values, for logs.
+///
+/// Displays as `key, key, …`. Since the keys may come from an unverified message, they are escaped,
+/// and the text is truncated after about 256 bytes.
 ///
 /// ```
 /// use envelope::EncryptionContext;
@@ -295,12 +297,12 @@ pub struct ContextKeys<'a>(
 );
 
 impl<'a> ContextKeys<'a> {
-    /// The keys in a valid canonical serialization.
+    /// Returns the keys in a valid canonical serialization.
     pub(crate) fn of_serialized(serialized: &'a [u8]) -> Self {
         Self(serialized)
     }
 
-    /// The keys, sorted by their UTF-8 bytes.
+    /// Returns an iterator over the keys, sorted by their UTF-8 bytes.
     pub fn iter(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         pairs(self.0).map(|(key, _)| key)
     }
@@ -312,7 +314,7 @@ impl fmt::Display for ContextKeys<'_> {
         for (at, key) in self.iter().enumerate() {
             f.write_str(if at == 0 { "" } else { ", " })?;
             for character in key.chars() {
-                if written >= LONGEST_SHOWN {
+                if written >= MAX_DISPLAYED {
                     return f.write_str("…");
                 }
                 written += character.len_utf8();
@@ -329,18 +331,18 @@ impl fmt::Debug for ContextKeys<'_> {
     }
 }
 
-/// The pairs of a valid canonical serialization.
+/// Returns the pairs of a valid canonical serialization.
 fn pairs(serialized: &[u8]) -> impl Iterator<Item = (&str, &str)> {
     let mut rest = serialized.get(2..).unwrap_or_default();
     std::iter::from_fn(move || Some((take_text(&mut rest)?, take_text(&mut rest)?)))
 }
 
-/// The value of `key` in a valid canonical serialization.
+/// Returns the value of `key` in a valid canonical serialization.
 fn get<'a>(serialized: &'a [u8], key: &str) -> Option<&'a str> {
     pairs(serialized).find_map(|(k, v)| (k == key).then_some(v))
 }
 
-/// Takes one length-prefixed text off the front of `rest`.
+/// Takes one length-prefixed text from the front of `rest`.
 fn take_text<'a>(rest: &mut &'a [u8]) -> Option<&'a str> {
     let (length, after) = rest.split_first_chunk()?;
     let (text, after) = after.split_at_checked(u16::from_be_bytes(*length).into())?;
@@ -348,7 +350,7 @@ fn take_text<'a>(rest: &mut &'a [u8]) -> Option<&'a str> {
     std::str::from_utf8(text).ok()
 }
 
-/// A length as its 16-bit field.
+/// Converts a length to its 16-bit field.
 fn length(length: usize) -> Result<[u8; 2], Error> {
     u16::try_from(length)
         .map(u16::to_be_bytes)
@@ -364,7 +366,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shown_keys_are_escaped_and_cut() {
+    fn displayed_keys_are_escaped_and_truncated() {
         let shown = |key: &str| {
             EncryptionContext::new([(key, "value"), ("b", "")]).unwrap().keys().to_string()
         };
@@ -373,13 +375,13 @@ mod tests {
     }
 
     #[test]
-    fn empty_has_no_bytes() {
+    fn an_empty_context_has_no_bytes() {
         let none: [(&str, &str); 0] = [];
         assert_eq!(EncryptionContext::new(none).unwrap().as_serialized(), b"");
     }
 
     #[test]
-    fn serialization_is_the_specified_one() {
+    fn the_serialization_is_as_specified() {
         let context = EncryptionContext::new([("b", ""), ("a", "é")]).unwrap();
         assert_eq!(context.as_serialized(), b"\x00\x02\x00\x01a\x00\x02\xc3\xa9\x00\x01b\x00\x00");
     }
@@ -394,11 +396,11 @@ mod tests {
     }
 
     #[test]
-    fn uncanonical_bytes_are_refused() {
+    fn bytes_that_are_not_canonical_are_refused() {
         let cases: [(&[u8], &str); 6] = [
-            (b"\x00", "cut off"),
-            (b"\x00\x00", "no bytes at all"),
-            (b"\x00\x01\x00\x01a\x00\x05x", "cut off"),
+            (b"\x00", "truncated"),
+            (b"\x00\x00", "zero bytes"),
+            (b"\x00\x01\x00\x01a\x00\x05x", "truncated"),
             (b"\x00\x01\x00\x01\xff\x00\x00", "UTF-8"),
             (b"\x00\x02\x00\x01a\x00\x00\x00\x01a\x00\x00", "twice"),
             (b"\x00\x01\x00\x01a\x00\x00!", "follow"),
@@ -410,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn contradictions_and_what_is_not_stored_are_found() {
+    fn contradictions_and_pairs_that_are_not_stored_are_found() {
         let stored = EncryptionContext::new([("a", "1"), ("b", "2")]).unwrap();
         let against = |pairs: &[(&'static str, &str)]| {
             let supplied = EncryptionContext::new(pairs.iter().copied()).unwrap();
@@ -434,7 +436,8 @@ mod tests {
         fn reads_what_it_writes(pairs: BTreeMap<String, String>) {
             let context = EncryptionContext::new(&pairs).unwrap();
             prop_assert!(context.iter().eq(pairs.iter().map(|(k, v)| (k.as_str(), v.as_str()))));
-            prop_assert_eq!(&EncryptionContext::from_serialized(context.as_serialized(), 0).unwrap(), &context);
+            let read = EncryptionContext::from_serialized(context.as_serialized(), 0).unwrap();
+            prop_assert_eq!(read, context);
         }
 
         #[test]
@@ -442,16 +445,20 @@ mod tests {
             supplied in proptest::collection::btree_map("[a-c]{0,2}", "[xy]?", 0..8),
             stored in proptest::collection::btree_map("[a-c]{0,2}", "[xy]?", 0..8),
         ) {
-            let (context, other) = (EncryptionContext::new(&supplied).unwrap(), EncryptionContext::new(&stored).unwrap());
-            let contradicts = |(key, value): &(&String, &String)| stored.get(*key).is_some_and(|other| other != *value);
+            let context = EncryptionContext::new(&supplied).unwrap();
+            let other = EncryptionContext::new(&stored).unwrap();
+            let contradicts = |(key, value): &(&String, &String)| {
+                stored.get(*key).is_some_and(|other| other != *value)
+            };
             let contradiction = supplied.iter().find(contradicts).map(|(key, _)| key.as_str());
             prop_assert_eq!(context.first_contradiction(other.as_serialized()), contradiction);
             let missing = supplied.iter().filter(|(key, _)| !stored.contains_key(*key));
-            prop_assert_eq!(context.without(other.as_serialized()), EncryptionContext::new(missing).unwrap());
+            let missing = EncryptionContext::new(missing).unwrap();
+            prop_assert_eq!(context.without(other.as_serialized()), missing);
         }
 
         #[test]
-        fn what_it_reads_it_writes_back(bytes in proptest::collection::vec(0u8..4, 0..24)) {
+        fn writes_what_it_reads(bytes in proptest::collection::vec(0u8..4, 0..24)) {
             if let Ok(context) = EncryptionContext::from_serialized(&bytes, 0) {
                 let again = EncryptionContext::new(context.iter()).unwrap();
                 prop_assert_eq!(again.as_serialized(), &bytes[..]);

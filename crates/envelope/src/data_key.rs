@@ -7,7 +7,7 @@ use zeroize::Zeroize;
 
 use crate::error::Error;
 
-/// A plaintext data key: wiped on drop, never cloned, never printed.
+/// A plaintext data key. It is wiped on drop, and cannot be cloned or printed.
 ///
 /// ```
 /// let key = envelope::DataKey::from_vec(vec![7; 32]);
@@ -21,7 +21,7 @@ pub struct DataKey {
 }
 
 impl DataKey {
-    /// Takes over key bytes. The vector is wiped: its spare capacity, too, may hold a copy.
+    /// Creates a data key from bytes. Wipes the vector, including its spare capacity.
     #[must_use]
     pub fn from_vec(mut bytes: Vec<u8>) -> Self {
         let key = Self::copied_from(&bytes);
@@ -29,7 +29,7 @@ impl DataKey {
         key
     }
 
-    /// A new random data key of `length` bytes.
+    /// Generates a random data key of `length` bytes.
     ///
     /// # Errors
     ///
@@ -41,15 +41,15 @@ impl DataKey {
         Ok(Self { secret: bytes, wrapping_key: None })
     }
 
-    /// A key with a copy of these bytes; wiping the original is up to the caller.
+    /// Copies a data key. The caller must wipe the original.
     pub(crate) fn copied_from(bytes: &[u8]) -> Self {
         Self { secret: SecretBox::new(bytes.into()), wrapping_key: None }
     }
 
-    /// Records the name of the wrapping key that unwrapped this data key, as it is in messages.
+    /// Sets the name of the wrapping key that decrypted this data key, as messages spell it.
     ///
-    /// For keyrings whose messages may name several wrapping keys. The cache then knows that this
-    /// wrapping key works again after failures, and draws no conclusion about the others.
+    /// For keyrings whose messages may name several wrapping keys. The cache then knows which of them
+    /// works again after failures.
     ///
     /// ```
     /// let key = envelope::DataKey::from_vec(vec![7; 32]).unwrapped_by("tenant-42");
@@ -61,26 +61,26 @@ impl DataKey {
         self
     }
 
-    /// The wrapping key that unwrapped this data key, if its keyring [recorded](Self::unwrapped_by)
-    /// it.
+    /// Returns the name of the wrapping key that decrypted this data key, if its keyring
+    /// [set](Self::unwrapped_by) it.
     #[must_use]
     pub fn wrapping_key(&self) -> Option<&str> {
         self.wrapping_key.as_deref()
     }
 
-    /// The key's length in bytes.
+    /// Returns the length in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.expose_secret().len()
     }
 
-    /// Whether the key has no bytes at all.
+    /// Returns whether the length is zero.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The key itself. For keyrings that wrap it; copy it nowhere.
+    /// Returns the secret bytes, for keyrings that encrypt them. Do not copy them.
     #[must_use]
     pub fn expose_secret(&self) -> &[u8] {
         self.secret.expose_secret()
@@ -99,7 +99,8 @@ mod tests {
 
     #[test]
     fn generated_keys_differ() {
-        let (a, b) = (DataKey::generate(32).unwrap(), DataKey::generate(32).unwrap());
+        let a = DataKey::generate(32).unwrap();
+        let b = DataKey::generate(32).unwrap();
         assert_ne!(a.expose_secret(), b.expose_secret());
     }
 }

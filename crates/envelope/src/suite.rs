@@ -2,17 +2,18 @@
 
 use std::fmt;
 
-/// What a message is sealed with: cipher, key derivation, commitment, signature.
+/// An algorithm suite: cipher, key derivation, key commitment and signature of a message.
 ///
-/// Named as in the specification, without what all have in common (12-byte IVs, 16-byte tags).
+/// The names are those of the specification, without the lengths of IV (12 bytes) and tag (16
+/// bytes), which are the same in all suites.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum AlgorithmSuite {
-    /// `0x0014`: AES-128-GCM straight under the data key. Legacy.
+    /// `0x0014`: AES-128-GCM directly under the data key. Legacy.
     Aes128GcmNoKdf,
-    /// `0x0046`: AES-192-GCM straight under the data key. Legacy.
+    /// `0x0046`: AES-192-GCM directly under the data key. Legacy.
     Aes192GcmNoKdf,
-    /// `0x0078`: AES-256-GCM straight under the data key. Legacy.
+    /// `0x0078`: AES-256-GCM directly under the data key. Legacy.
     Aes256GcmNoKdf,
     /// `0x0114`: AES-128-GCM, HKDF with SHA-256.
     Aes128GcmHkdfSha256,
@@ -26,17 +27,17 @@ pub enum AlgorithmSuite {
     Aes192GcmHkdfSha384EcdsaP384,
     /// `0x0378`: AES-256-GCM, HKDF with SHA-384, ECDSA over P-384.
     Aes256GcmHkdfSha384EcdsaP384,
-    /// `0x0478`: AES-256-GCM, HKDF with SHA-512, key commitment. The default: who seals and who
-    /// opens trust each other.
+    /// `0x0478`: AES-256-GCM, HKDF with SHA-512, key commitment. The default, for encryptors and
+    /// decryptors that trust each other.
     #[default]
     Aes256GcmHkdfSha512CommitKey,
-    /// `0x0578`: AES-256-GCM, HKDF with SHA-512, key commitment, ECDSA over P-384: for readers who
-    /// must not be able to write.
+    /// `0x0578`: AES-256-GCM, HKDF with SHA-512, key commitment, ECDSA over P-384. For decryptors
+    /// that must not be able to create messages.
     Aes256GcmHkdfSha512CommitKeyEcdsaP384,
 }
 
 impl AlgorithmSuite {
-    /// Every suite, in the order of their identifiers.
+    /// All suites, in the order of their ids.
     pub const ALL: [Self; 11] = [
         Self::Aes128GcmNoKdf,
         Self::Aes192GcmNoKdf,
@@ -51,13 +52,13 @@ impl AlgorithmSuite {
         Self::Aes256GcmHkdfSha512CommitKeyEcdsaP384,
     ];
 
-    /// The suite with this identifier, if there is one.
+    /// Returns the suite with this id, if there is one.
     #[must_use]
     pub fn from_id(id: u16) -> Option<Self> {
         Self::ALL.into_iter().find(|suite| suite.id() == id)
     }
 
-    /// The identifier that stands in a message's header.
+    /// Returns the suite's id in a message's header.
     #[must_use]
     pub fn id(self) -> u16 {
         match self {
@@ -75,8 +76,7 @@ impl AlgorithmSuite {
         }
     }
 
-    /// The length in bytes of the data key that a keyring supplies, which is that of the cipher's
-    /// key, too.
+    /// Returns the length in bytes of the data key, which is also the key length of the cipher.
     #[must_use]
     pub fn data_key_length(self) -> usize {
         match self {
@@ -94,26 +94,27 @@ impl AlgorithmSuite {
         }
     }
 
-    /// Whether a message commits to its data key: it can't be made to open differently under two
-    /// keys.
+    /// Returns whether messages commit to their data key: no message can be decrypted under two
+    /// different data keys.
     #[must_use]
     pub fn commits_to_key(self) -> bool {
         self.key_derivation() == KeyDerivation::HkdfSha512
     }
 
-    /// Whether a message is signed.
+    /// Returns whether messages are signed.
     #[must_use]
     pub fn is_signed(self) -> bool {
         self.curve().is_some()
     }
 
-    /// Whether messages are sealed straight under the data key. Such a key is never cached.
+    /// Returns whether messages are encrypted directly under the data key. Such data keys are never
+    /// cached.
     #[must_use]
     pub fn is_legacy(self) -> bool {
         self.key_derivation() == KeyDerivation::Identity
     }
 
-    /// How a message's key comes from the data key.
+    /// Returns how the message's key is derived from the data key.
     pub(crate) fn key_derivation(self) -> KeyDerivation {
         match self {
             Self::Aes128GcmNoKdf | Self::Aes192GcmNoKdf | Self::Aes256GcmNoKdf => {
@@ -132,7 +133,7 @@ impl AlgorithmSuite {
         }
     }
 
-    /// The curve that a message is signed over.
+    /// Returns the curve of the signature; `None` for unsigned suites.
     pub(crate) fn curve(self) -> Option<Curve> {
         match self {
             Self::Aes128GcmHkdfSha256EcdsaP256 => Some(Curve::P256),
@@ -144,17 +145,17 @@ impl AlgorithmSuite {
     }
 }
 
-/// How a message's key comes from the data key.
+/// The derivation of a message's key from the data key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum KeyDerivation {
-    /// It is the data key.
+    /// The data key is the message's key.
     Identity,
     HkdfSha256,
     HkdfSha384,
     HkdfSha512,
 }
 
-/// What a message is signed over, always with ECDSA and the hash of the curve's size.
+/// The curve of an ECDSA signature. The hash has the curve's size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Curve {
     P256,
@@ -167,33 +168,34 @@ impl fmt::Display for AlgorithmSuite {
     }
 }
 
-/// Which messages are written and opened, by whether they commit to their data key (specification:
+/// Which messages are encrypted and decrypted, depending on key commitment (specification:
 /// `framework/commitment-policy.md`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum CommitmentPolicy {
-    /// Write without commitment, open both: while some readers are too old for commitment.
+    /// Encrypt without commitment, decrypt both. For as long as some decryptors do not support
+    /// commitment.
     ForbidEncryptAllowDecrypt,
-    /// Write with commitment, open both: while messages without it are still around.
+    /// Encrypt with commitment, decrypt both. For as long as messages without commitment exist.
     RequireEncryptAllowDecrypt,
-    /// Write and open with commitment only. The default.
+    /// Encrypt and decrypt only with commitment. The default.
     #[default]
     RequireEncryptRequireDecrypt,
 }
 
 impl CommitmentPolicy {
-    /// Whether messages of `suite` may be written.
+    /// Returns whether the policy allows encryption with `suite`.
     #[must_use]
     pub fn allows_encryption(self, suite: AlgorithmSuite) -> bool {
         suite.commits_to_key() == (self != Self::ForbidEncryptAllowDecrypt)
     }
 
-    /// Whether messages of `suite` may be opened.
+    /// Returns whether the policy allows decryption of messages with `suite`.
     #[must_use]
     pub fn allows_decryption(self, suite: AlgorithmSuite) -> bool {
         suite.commits_to_key() || self != Self::RequireEncryptRequireDecrypt
     }
 
-    /// The suite that is written where none is chosen: with HKDF, without signature.
+    /// Returns the default suite under this policy: with HKDF, without signature.
     #[must_use]
     pub fn default_suite(self) -> AlgorithmSuite {
         match self {
@@ -219,9 +221,9 @@ impl fmt::Display for CommitmentPolicy {
 mod tests {
     use super::*;
 
-    /// The specification's table, row by row.
+    /// Each row is one of the specification's table.
     #[test]
-    fn properties_are_the_specified_ones() {
+    fn properties_are_as_specified() {
         use KeyDerivation::{HkdfSha256, HkdfSha384, HkdfSha512, Identity};
         let rows = [
             (0x0014, 16, Identity, None, false),

@@ -62,7 +62,7 @@ impl Clock {
         elapsed.fetch_add(nanos, Ordering::AcqRel);
     }
 
-    /// Returns the time by this clock.
+    /// Returns the current time of this clock.
     #[inline]
     pub(crate) fn now(&self) -> Moment {
         match &self.manual {
@@ -80,26 +80,26 @@ impl Clock {
 pub(crate) struct Moment(u64);
 
 impl Moment {
-    /// Returns how long `earlier` was before this; zero if it was not.
+    /// Returns the time from `earlier` to this moment; zero if `earlier` is later.
     #[inline]
     pub(crate) fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
-    /// Returns the moment as a number, to be kept in an atomic.
+    /// Returns the moment as a number, for atomics.
     #[inline]
     pub(crate) fn to_nanos(self) -> u64 {
         self.0
     }
 
-    /// Returns the moment that was kept as a number.
+    /// Returns the moment of a number from [`to_nanos`](Self::to_nanos).
     #[inline]
     pub(crate) fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 }
 
-/// Returns the moment that is so much later, at most the last one.
+/// Returns the moment that is `duration` later, or the last possible moment.
 impl Add<Duration> for Moment {
     type Output = Self;
 
@@ -121,7 +121,8 @@ impl Sub for Moment {
 #[inline]
 fn system_now() -> Moment {
     let time = clock_gettime(ClockId::Boottime);
-    let (seconds, nanos) = (time.tv_sec.cast_unsigned(), time.tv_nsec.cast_unsigned());
+    let seconds = time.tv_sec.cast_unsigned();
+    let nanos = time.tv_nsec.cast_unsigned();
     Moment(seconds.wrapping_mul(1_000_000_000).wrapping_add(nanos))
 }
 
@@ -144,7 +145,7 @@ mod tests {
         Clock::system().advance(Duration::from_secs(1));
     }
 
-    /// Run by the test below, in a separate time namespace.
+    /// Started by the test below in a separate time namespace.
     #[test]
     #[ignore = "prints the time for the test below"]
     fn print_the_time() {

@@ -1,7 +1,7 @@
 //! AES-GCM with 12-byte nonces and 16-byte tags (NIST SP 800-38D), in place.
 //!
-//! [`Key`] is the backend in use: AWS-LC where the feature `aws-lc-rs` is on, RustCrypto otherwise.
-//! RustCrypto's is always built, and a differential test holds the two equal.
+//! [`Key`] is the backend in use: AWS-LC with the feature `aws-lc-rs`, RustCrypto otherwise. A
+//! differential test checks that both backends agree.
 
 use zeroize::Zeroize;
 
@@ -14,11 +14,11 @@ pub(crate) const TAG_LENGTH: usize = 16;
 pub(crate) use self::aws_lc::Key;
 #[cfg(not(feature = "aws-lc-rs"))]
 pub(crate) use self::rust_crypto::Key;
-/// RustCrypto's backend, to be held against the one in use.
+/// RustCrypto's backend, for comparison with the one in use.
 #[cfg(any(fuzzing, test))]
 pub(crate) use self::rust_crypto::Key as Portable;
 
-/// The tag did not match. Says no more on purpose.
+/// The tag did not match. Gives no details, on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Unauthenticated;
 
@@ -34,7 +34,7 @@ mod aws_lc {
     pub(crate) struct Key(LessSafeKey);
 
     impl Key {
-        /// A key of 16, 24 or 32 bytes; `None` for any other length.
+        /// Creates a key from 16, 24 or 32 bytes; `None` for any other length.
         pub(crate) fn new(key: &[u8]) -> Option<Self> {
             let algorithm = match key.len() {
                 16 => &AES_128_GCM,
@@ -45,7 +45,7 @@ mod aws_lc {
             UnboundKey::new(algorithm, key).ok().map(|key| Self(LessSafeKey::new(key)))
         }
 
-        /// Encrypts `in_out` in place and gives its tag.
+        /// Encrypts `in_out` in place and returns its tag.
         pub(crate) fn seal(
             &self,
             nonce: [u8; NONCE_LENGTH],
@@ -65,7 +65,7 @@ mod aws_lc {
             bytes
         }
 
-        /// Decrypts `in_out` in place if `tag` is right; otherwise wipes it.
+        /// Decrypts `in_out` in place if `tag` is valid, and wipes it otherwise.
         pub(crate) fn open(
             &self,
             nonce: [u8; NONCE_LENGTH],
@@ -94,13 +94,13 @@ mod rust_crypto {
 
     /// An AES-GCM key of RustCrypto, wiped on drop.
     ///
-    /// The key is created on the stack and then moved, and its use copies round keys to the stack.
-    /// Each function that touches it therefore does so in a function that is not inlined, and wipes
-    /// that function's stack afterwards.
+    /// The key is created on the stack and then moved, and encryption copies round keys to the
+    /// stack. Each method therefore uses the key in a function that is not inlined, and wipes the
+    /// stack of that function afterwards.
     pub(crate) struct Key(Box<Cipher>);
 
-    /// More stack than any of these functions uses in a release build, in frames of 2,000 bytes:
-    /// `residency` in `benches` finds no copies left with 10 KiB.
+    /// The number of frames of 2,000 bytes to wipe: more stack than these functions use in a
+    /// release build. With 10 KiB, `residency` in `benches` finds no copies left.
     const FRAMES: u32 = 8;
 
     enum Cipher {
@@ -110,7 +110,7 @@ mod rust_crypto {
     }
 
     impl Key {
-        /// A key of 16, 24 or 32 bytes; `None` for any other length.
+        /// Creates a key from 16, 24 or 32 bytes; `None` for any other length.
         pub(crate) fn new(key: &[u8]) -> Option<Self> {
             let made = Self::new_on_stack(key);
             stack::wipe(FRAMES);
@@ -128,7 +128,7 @@ mod rust_crypto {
             Some(Self(Box::new(cipher)))
         }
 
-        /// Encrypts `in_out` in place and gives its tag.
+        /// Encrypts `in_out` in place and returns its tag.
         pub(crate) fn seal(
             &self,
             nonce: [u8; NONCE_LENGTH],
@@ -147,7 +147,8 @@ mod rust_crypto {
             aad: &[u8],
             in_out: &mut [u8],
         ) -> [u8; TAG_LENGTH] {
-            let (nonce, buffer) = (Nonce::from(nonce), InOutBuf::from(in_out));
+            let nonce = Nonce::from(nonce);
+            let buffer = InOutBuf::from(in_out);
             match &*self.0 {
                 Cipher::Aes128(cipher) => cipher.encrypt_inout_detached(&nonce, aad, buffer),
                 Cipher::Aes192(cipher) => cipher.encrypt_inout_detached(&nonce, aad, buffer),
@@ -157,7 +158,7 @@ mod rust_crypto {
             .into()
         }
 
-        /// Decrypts `in_out` in place if `tag` is right; otherwise wipes it.
+        /// Decrypts `in_out` in place if `tag` is valid, and wipes it otherwise.
         pub(crate) fn open(
             &self,
             nonce: [u8; NONCE_LENGTH],
@@ -178,7 +179,8 @@ mod rust_crypto {
             in_out: &mut [u8],
             tag: &[u8; TAG_LENGTH],
         ) -> Result<(), Unauthenticated> {
-            let (nonce, tag) = (Nonce::from(nonce), Tag::from(*tag));
+            let nonce = Nonce::from(nonce);
+            let tag = Tag::from(*tag);
             let buffer = InOutBuf::from(&mut *in_out);
             match &*self.0 {
                 Cipher::Aes128(cipher) => cipher.decrypt_inout_detached(&nonce, aad, buffer, &tag),
@@ -205,15 +207,16 @@ mod tests {
         }
     }
 
-    /// NIST's GCM test case 16 (AES-256, 60 bytes, 20 bytes of additional data).
+    /// Test case 16 of NIST's GCM specification (AES-256, 60 bytes, 20 bytes of additional data).
     #[test]
-    fn known_answer() {
+    fn agrees_with_a_known_answer() {
         let key = hex::decode("feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308")
             .unwrap();
         let nonce = *b"\xca\xfe\xba\xbe\xfa\xce\xdb\xad\xde\xca\xf8\x88";
         let aad = hex::decode("feedfacedeadbeeffeedfacedeadbeefabaddad2").unwrap();
         let mut text = hex::decode(
-            "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a721c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39",
+            "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a721c3c0c95956809532fcf0e24\
+             49a6b525b16aedf5aa0de657ba637b39",
         )
         .unwrap();
         let tag = Key::new(&key).unwrap().seal(nonce, &aad, &mut text);
@@ -242,14 +245,18 @@ mod tests {
     proptest! {
         #[test]
         fn backends_agree(
-            key in prop_oneof![Just(16), Just(24), Just(32)].prop_flat_map(|n| proptest::collection::vec(any::<u8>(), n)),
+            key in prop_oneof![Just(16), Just(24), Just(32)]
+                .prop_flat_map(|length| proptest::collection::vec(any::<u8>(), length)),
             nonce: [u8; 12],
             aad: Vec<u8>,
             plaintext in proptest::collection::vec(any::<u8>(), 0..5000),
         ) {
-            let (one, other) = (Key::new(&key).unwrap(), Portable::new(&key).unwrap());
-            let (mut a, mut b) = (plaintext.clone(), plaintext.clone());
-            let (tag_a, tag_b) = (one.seal(nonce, &aad, &mut a), other.seal(nonce, &aad, &mut b));
+            let one = Key::new(&key).unwrap();
+            let other = Portable::new(&key).unwrap();
+            let mut a = plaintext.clone();
+            let mut b = plaintext.clone();
+            let tag_a = one.seal(nonce, &aad, &mut a);
+            let tag_b = other.seal(nonce, &aad, &mut b);
             prop_assert_eq!((&a, tag_a), (&b, tag_b));
             prop_assert_eq!(other.open(nonce, &aad, &mut a, &tag_a), Ok(()));
             prop_assert_eq!(one.open(nonce, &aad, &mut b, &tag_b), Ok(()));

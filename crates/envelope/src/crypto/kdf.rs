@@ -1,9 +1,8 @@
 //! Key derivation (specification: `framework/transitive-requirements.md#hkdf-encryption-key` and
 //! `#hkdf-commit-key`; RFC 5869).
 //!
-//! Neither the pseudorandom key nor the message's key leaves this module: it returns only objects
-//! that are ready to encrypt and decrypt. HKDF, like every function that returns arrays, leaves
-//! copies of them on the stack, so the stack is wiped before any other code runs.
+//! Neither the pseudorandom key nor the message's key leaves this module: it only returns ciphers.
+//! HKDF leaves copies of keys on the stack, so the stack is wiped before any other code runs.
 
 use hkdf::{GenericHkdf, Hkdf, HmacImpl};
 use sha2::{Sha256, Sha384, Sha512};
@@ -12,15 +11,16 @@ use zeroize::Zeroizing;
 use super::{aead, stack};
 use crate::suite::{AlgorithmSuite, KeyDerivation};
 
-/// More stack than the derivation uses in a release build (3.1 kB), in frames of 2,000 bytes.
+/// The number of frames of 2,000 bytes to wipe: more than the 3.1 kB of stack that the derivation
+/// uses in a release build.
 const FRAMES: u32 = 2;
 
-/// What one message is sealed with, derived from the data key and the message id.
+/// The keys of one message, derived from the data key and the message id.
 pub(crate) struct MessageKeys {
     /// Computes the header's tag, and encrypts and decrypts the body.
     pub(crate) cipher: aead::Key,
-    /// Public: stands in the header and binds the message to this one data key. Only for suites
-    /// that commit.
+    /// The public value in the header that commits the message to this data key. `None` for suites
+    /// without key commitment.
     pub(crate) commit_key: Option<[u8; 32]>,
 }
 
@@ -31,17 +31,17 @@ pub(crate) fn derive(suite: AlgorithmSuite, data_key: &[u8], message_id: &[u8]) 
     keys
 }
 
-/// Not inlined, so that its stack is below that of the caller, which wipes it.
+/// Not inlined, so that its stack is below the stack of the caller, which wipes it.
 #[inline(never)]
 fn derive_on_stack(suite: AlgorithmSuite, data_key: &[u8], message_id: &[u8]) -> MessageKeys {
     let mut key = Zeroizing::new([0; 32]);
     let key = &mut key[..suite.data_key_length()];
     let commit_key = derive_into(key, suite, data_key, message_id);
-    let cipher = aead::Key::new(key).expect("every suite's key length is one of AES");
+    let cipher = aead::Key::new(key).expect("the key length of every suite is valid for AES");
     MessageKeys { cipher, commit_key }
 }
 
-/// Writes the encryption key to `key`, and returns the commitment key.
+/// Writes the encryption key to `key` and returns the commit key.
 fn derive_into(
     key: &mut [u8],
     suite: AlgorithmSuite,
@@ -88,27 +88,38 @@ mod tests {
     }
 
     proptest! {
-        /// The same keys as AWS-LC derives by RFC 5869.
+        /// AWS-LC derives the same keys (RFC 5869).
         #[test]
         fn agrees_with_aws_lc(
-            suite in proptest::sample::select(&AlgorithmSuite::ALL[..]), data_key: [u8; 32], message_id: [u8; 32],
+            suite in proptest::sample::select(&AlgorithmSuite::ALL[..]),
+            data_key: [u8; 32],
+            message_id: [u8; 32],
         ) {
-            let message_id = if suite.commits_to_key() { &message_id[..] } else { &message_id[..16] };
+            let message_id =
+                if suite.commits_to_key() { &message_id[..] } else { &message_id[..16] };
             let data_key = &data_key[..suite.data_key_length()];
             let expand = |salt: &Salt, info: &[&[u8]], length| {
                 let mut out = vec![0; length];
-                salt.extract(data_key).expand(info, Length(length)).unwrap().fill(&mut out).unwrap();
+                let prk = salt.extract(data_key);
+                prk.expand(info, Length(length)).unwrap().fill(&mut out).unwrap();
                 out
             };
             let id = suite.id().to_be_bytes();
             let length = suite.data_key_length();
             let (key, commit_key) = match suite.key_derivation() {
                 KeyDerivation::Identity => (data_key.to_vec(), None),
-                KeyDerivation::HkdfSha256 => (expand(&Salt::new(HKDF_SHA256, &[]), &[&id, message_id], length), None),
-                KeyDerivation::HkdfSha384 => (expand(&Salt::new(HKDF_SHA384, &[]), &[&id, message_id], length), None),
+                KeyDerivation::HkdfSha256 => {
+                    let salt = Salt::new(HKDF_SHA256, &[]);
+                    (expand(&salt, &[&id, message_id], length), None)
+                }
+                KeyDerivation::HkdfSha384 => {
+                    let salt = Salt::new(HKDF_SHA384, &[]);
+                    (expand(&salt, &[&id, message_id], length), None)
+                }
                 KeyDerivation::HkdfSha512 => {
                     let salt = Salt::new(HKDF_SHA512, message_id);
-                    (expand(&salt, &[&id, b"DERIVEKEY"], 32), Some(expand(&salt, &[b"COMMITKEY"], 32)))
+                    let commit_key = expand(&salt, &[b"COMMITKEY"], 32);
+                    (expand(&salt, &[&id, b"DERIVEKEY"], 32), Some(commit_key))
                 }
             };
             let mut derived = vec![0; length];

@@ -1,4 +1,4 @@
-//! Primitives: authenticated encryption, key derivation, randomness, RSA.
+//! Cryptographic primitives: AES-GCM, key derivation, random bytes, RSA, ECDSA.
 
 pub(crate) mod aead;
 pub(crate) mod kdf;

@@ -1,10 +1,10 @@
-//! Random bytes from the system.
+//! Random bytes from the operating system.
 
 use std::sync::Arc;
 
 use crate::error::Error;
 
-/// `N` bytes of the system's cryptographic random number generator.
+/// Returns `N` bytes from the system's cryptographic random number generator.
 pub(crate) fn bytes<const N: usize>() -> Result<[u8; N], Error> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|cause| Error::Random(Arc::new(cause)))?;

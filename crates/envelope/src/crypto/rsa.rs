@@ -1,8 +1,7 @@
-//! RSA encryption of data keys (RFC 8017, section 7), and the PEM texts that RSA keys come in (RFC
-//! 7468).
+//! RSA encryption of data keys (RFC 8017, section 7), and RSA keys in PEM (RFC 7468).
 //!
-//! AWS-LC does the arithmetic, blinded and in constant time; RustCrypto's `rsa` has an open
-//! advisory on the timing of its decryption (RUSTSEC-2023-0071).
+//! AWS-LC implements RSA with blinding and in constant time. RustCrypto's `rsa` has an open advisory
+//! about the timing of its decryption (RUSTSEC-2023-0071).
 
 use std::fmt;
 
@@ -20,20 +19,21 @@ use zeroize::Zeroizing;
 
 use crate::{data_key::DataKey, error::Error};
 
-/// How a data key is padded before RSA encrypts it (specification:
+/// The padding of a data key before RSA encryption (specification:
 /// `framework/raw-rsa-keyring.md#supported-padding-schemes`).
 ///
-/// Take [`OaepSha256Mgf1`](Self::OaepSha256Mgf1) or a longer hash unless existing messages or peers
-/// say otherwise. No message tells its padding: both sides must agree on it beforehand.
+/// Use [`OaepSha256Mgf1`](Self::OaepSha256Mgf1) or a longer hash, unless existing messages or other
+/// clients need something else. Messages do not store the padding: both sides must use the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RsaPadding {
-    /// PKCS #1 v1.5 (RFC 8017, section 7.2). Only for messages and peers that have nothing else.
+    /// PKCS #1 v1.5 (RFC 8017, section 7.2). Only for messages and clients that support nothing
+    /// else.
     ///
-    /// An attacker who can submit messages and learn, by a response or its time, whether a wrapped
-    /// data key decrypted, can decrypt other wrapped data keys with enough attempts
-    /// (Bleichenbacher, 1998). A keyring answers every failure alike, but a wrapped key that does
-    /// decrypt leads on to another failure, later and in other words. Don't show strangers why a
-    /// message did not open, and limit how often they may try.
+    /// An attacker who can submit messages and learn from a response, or from its time, whether an
+    /// encrypted data key could be decrypted, can decrypt other data keys with enough attempts
+    /// (Bleichenbacher, 1998). The keyring returns the same error for every failure. But if an
+    /// attacker's key does decrypt, the message fails later with another error. Do not tell
+    /// untrusted clients why decryption failed, and limit how often they can try.
     Pkcs1,
     /// OAEP with SHA-1 and MGF1 with SHA-1 (RFC 8017, section 7.1).
     OaepSha1Mgf1,
@@ -46,7 +46,7 @@ pub enum RsaPadding {
 }
 
 impl RsaPadding {
-    /// OAEP's hash functions; `None` for PKCS #1 v1.5.
+    /// Returns the hash functions of OAEP; `None` for PKCS #1 v1.5.
     fn oaep(self) -> Option<&'static OaepAlgorithm> {
         match self {
             Self::Pkcs1 => None,
@@ -58,18 +58,17 @@ impl RsaPadding {
     }
 }
 
-/// An RSA public key of 2048 to 8192 bits: wraps data keys.
+/// An RSA public key of 2048 to 8192 bits, which encrypts data keys.
 #[derive(Clone)]
 pub struct RsaPublicKey(PublicEncryptingKey);
 
 impl RsaPublicKey {
-    /// The key in a PEM text: `PUBLIC KEY` (X.509 `SubjectPublicKeyInfo`) or `RSA PUBLIC KEY` (PKCS
-    /// #1).
+    /// Parses a PEM text: `PUBLIC KEY` (X.509 `SubjectPublicKeyInfo`) or `RSA PUBLIC KEY` (PKCS #1).
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] when the text is not of that form, or the key not an RSA key of
-    /// 2048 to 8192 bits.
+    /// [`Error::InvalidSetting`] when the text has another form, or the key is not an RSA key of 2048
+    /// to 8192 bits.
     pub fn from_pem(pem: &str) -> Result<Self, Error> {
         let invalid = |problem| Error::invalid_setting("RSA public key", problem);
         let (label, der) = decode_pem(pem).map_err(invalid)?;
@@ -78,22 +77,22 @@ impl RsaPublicKey {
             "RSA PUBLIC KEY" => PublicKey::from_der(&der).and_then(|key| spki(&key)),
             _ => {
                 return Err(invalid(
-                    "the PEM label is neither `PUBLIC KEY` nor `RSA PUBLIC KEY`".to_owned(),
+                    "expected the PEM label `PUBLIC KEY` or `RSA PUBLIC KEY`".to_owned(),
                 ));
             }
         };
         key.map(Self).map_err(rejected).map_err(invalid)
     }
 
-    /// Whether this is the public half of `private_key`.
+    /// Returns whether this is the public key of `private_key`.
     pub(crate) fn belongs_to(&self, private_key: &RsaPrivateKey) -> bool {
         let [ours, theirs] = [self, &private_key.public_key].map(|key| key.0.as_der());
         ours.is_ok_and(|ours| theirs.is_ok_and(|theirs| ours.as_ref() == theirs.as_ref()))
     }
 
-    /// Encrypts `data_key`; as long as the key's modulus.
+    /// Encrypts `data_key`. The ciphertext has the length of the modulus.
     ///
-    /// Fails for a data key that does not fit, and for a key that is restricted to RSA-PSS
+    /// Fails for a data key that is too long, and for a key that is restricted to RSA-PSS
     /// signatures.
     pub(crate) fn encrypt(
         &self,
@@ -121,25 +120,24 @@ impl fmt::Debug for RsaPublicKey {
     }
 }
 
-/// An RSA private key of 2048 to 8192 bits: unwraps data keys. Never cloned, never printed; AWS-LC
-/// wipes it when it is dropped.
+/// An RSA private key of 2048 to 8192 bits, which decrypts data keys.
+///
+/// It cannot be cloned or printed, and AWS-LC wipes it when it is dropped.
 pub struct RsaPrivateKey {
     key: PrivateDecryptingKey,
-    /// A copy of the public half. AWS-LC's own is the private key under another name: handed out,
-    /// it would keep the private key from being wiped.
+    /// A copy of the public key. AWS-LC's own public key shares memory with the private key, which
+    /// would not be wiped as long as the public key exists.
     public_key: RsaPublicKey,
 }
 
 impl RsaPrivateKey {
-    /// The key in a PEM text: `PRIVATE KEY` (PKCS #8) or `RSA PRIVATE KEY` (PKCS #1), not
-    /// encrypted.
+    /// Parses an unencrypted PEM text: `PRIVATE KEY` (PKCS #8) or `RSA PRIVATE KEY` (PKCS #1).
     ///
-    /// Takes the text over and wipes it, and every copy made on the way, whether or not it holds a
-    /// key.
+    /// Wipes the text and all copies of it, even if parsing fails.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] when the text is not of that form, or the key not a consistent RSA
+    /// [`Error::InvalidSetting`] when the text has another form, or the key is not a consistent RSA
     /// key of 2048 to 8192 bits.
     pub fn from_pem(pem: String) -> Result<Self, Error> {
         let pem = Zeroizing::new(pem);
@@ -150,7 +148,7 @@ impl RsaPrivateKey {
             "RSA PRIVATE KEY" => KeyPair::from_der(&der).and_then(|key| pkcs8(&key)),
             _ => {
                 return Err(invalid(
-                    "the PEM label is neither `PRIVATE KEY` nor `RSA PRIVATE KEY`".to_owned(),
+                    "expected the PEM label `PRIVATE KEY` or `RSA PRIVATE KEY`".to_owned(),
                 ));
             }
         };
@@ -163,14 +161,13 @@ impl RsaPrivateKey {
         Ok(Self { key, public_key })
     }
 
-    /// The public half, alone: it keeps nothing of the private one.
+    /// Returns the public key, which keeps nothing of the private key alive.
     #[must_use]
     pub fn public_key(&self) -> RsaPublicKey {
         self.public_key.clone()
     }
 
-    /// Decrypts a data key. Fails without saying why, and for any length but that of the key's
-    /// modulus.
+    /// Decrypts a data key. Fails for any length but that of the modulus, and never says why.
     pub(crate) fn decrypt(
         &self,
         padding: RsaPadding,
@@ -196,29 +193,28 @@ impl fmt::Debug for RsaPrivateKey {
     }
 }
 
-/// A PEM text's label and content. The error for an invalid text says why, but quotes nothing of
-/// it.
+/// Returns the label and the content of a PEM text. Errors quote nothing of the text.
 fn decode_pem(pem: &str) -> Result<(&str, Zeroizing<Vec<u8>>), String> {
-    let not_pem = |cause: pem_rfc7468::Error| format!("not one PEM text: {cause}");
+    let not_pem = |cause: pem_rfc7468::Error| format!("expected one PEM text: {cause}");
     let mut decoder =
         pem_rfc7468::Decoder::new_detect_wrap(pem.trim().as_bytes()).map_err(not_pem)?;
-    // Decoded where it stays, so that no growing buffer leaves a copy behind.
+    // The buffer has its final size, so that it leaves no copy behind by growing.
     let mut der = Zeroizing::new(vec![0; decoder.remaining_len()]);
     decoder.decode(&mut der).map_err(not_pem)?;
     Ok((decoder.type_label(), der))
 }
 
-/// From PKCS #1 (RFC 8017, appendix A.1.1) by way of the only form that AWS-LC encrypts with.
+/// Converts PKCS #1 (RFC 8017, appendix A.1.1) to the only form that AWS-LC encrypts with.
 fn spki(key: &PublicKey) -> Result<PublicEncryptingKey, KeyRejected> {
     PublicEncryptingKey::from_der(key.as_der()?.as_ref())
 }
 
-/// From PKCS #1 (RFC 8017, appendix A.1.2) by way of the only form that AWS-LC decrypts with; it
-/// wipes that form.
+/// Converts PKCS #1 (RFC 8017, appendix A.1.2) to the only form that AWS-LC decrypts with. AWS-LC
+/// wipes the converted key.
 fn pkcs8(key: &KeyPair) -> Result<PrivateDecryptingKey, KeyRejected> {
     PrivateDecryptingKey::from_pkcs8(key.as_der()?.as_ref())
 }
 
 fn rejected(cause: KeyRejected) -> String {
-    format!("AWS-LC refuses it ({cause}): an RSA key of 2048 to 8192 bits is needed")
+    format!("AWS-LC rejected the key ({cause}): expected an RSA key of 2048 to 8192 bits")
 }

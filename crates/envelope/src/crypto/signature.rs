@@ -1,12 +1,13 @@
-//! ECDSA over messages (specification: `framework/transitive-requirements.md#ecdsa`), by AWS-LC.
-//! Without the feature `aws-lc-rs` no signed suite is written or opened.
+//! ECDSA signatures of messages (specification: `framework/transitive-requirements.md#ecdsa`).
+//!
+//! AWS-LC implements them. Without the feature `aws-lc-rs`, signed suites are not available.
 
 use crate::{error::Error, suite::Curve};
 
-/// A message's signature is over its header and body; both are hashed as they pass.
+/// A signature covers the header and the body of a message, which are hashed incrementally.
 pub(crate) use self::backend::{Signer, SigningKey, VerificationKey, Verifier};
 
-/// Names the feature that is missing.
+/// Returns the error that names the missing feature.
 #[cfg(not(feature = "aws-lc-rs"))]
 fn unavailable<T>() -> Result<T, Error> {
     Err(Error::invalid_setting("suite", "signed suites need the feature `aws-lc-rs`"))
@@ -27,18 +28,18 @@ mod backend {
 
     use super::{Curve, Error};
 
-    /// A private key that AWS-LC wipes when it frees it, and its public key.
+    /// A key pair. AWS-LC wipes the private key when it frees it.
     pub(crate) struct SigningKey {
         pair: EcdsaKeyPair,
         curve: Curve,
     }
 
     impl SigningKey {
-        /// A new key.
+        /// Generates a key pair.
         ///
         /// # Errors
         ///
-        /// [`Error::Random`] when there are no random numbers to make it from.
+        /// [`Error::Random`] when the random number generator fails.
         pub(crate) fn generate(curve: Curve) -> Result<Self, Error> {
             let algorithm = match curve {
                 Curve::P256 => &ECDSA_P256_SHA256_ASN1_SIGNING,
@@ -49,14 +50,14 @@ mod backend {
             Ok(Self { pair, curve })
         }
 
-        /// The public key as a compressed point (SEC 1, section 2.3.3).
+        /// Returns the public key as a compressed point (SEC 1, section 2.3.3).
         pub(crate) fn public_key(&self) -> Vec<u8> {
             let point: EcPublicKeyCompressedBin<'_> =
                 self.pair.public_key().as_be_bytes().expect("a generated key has a point");
             point.as_ref().to_vec()
         }
 
-        /// A signature to be.
+        /// Starts a signature.
         pub(crate) fn signer(&self) -> Signer {
             Signer(hash(self.curve))
         }
@@ -68,20 +69,20 @@ mod backend {
         }
     }
 
-    /// Hashes the written bytes, to sign them at the end.
+    /// Hashes the bytes of a message and signs the hash.
     pub(crate) struct Signer(Context);
 
     impl Signer {
-        /// The next bytes of the message.
+        /// Hashes the next bytes of the message.
         pub(crate) fn update(&mut self, bytes: &[u8]) {
             self.0.update(bytes);
         }
 
-        /// The signature, as `ECDSA-Sig-Value` in DER.
+        /// Returns the signature, an `ECDSA-Sig-Value` in DER.
         ///
         /// # Errors
         ///
-        /// [`Error::Random`] when there are no random numbers to sign with.
+        /// [`Error::Random`] when the random number generator fails.
         pub(crate) fn sign(self, key: &SigningKey) -> Result<Vec<u8>, Error> {
             let signature = key.pair.sign_digest(&self.0.finish());
             let signature = signature.map_err(|cause| Error::Random(std::sync::Arc::new(cause)))?;
@@ -89,14 +90,14 @@ mod backend {
         }
     }
 
-    /// A public key.
+    /// A public key on a curve.
     pub(crate) struct VerificationKey {
         key: ParsedPublicKey,
         curve: Curve,
     }
 
     impl VerificationKey {
-        /// The key at this compressed point; `None` when it is not one of the curve.
+        /// Parses a compressed point; `None` when it is not on the curve.
         pub(crate) fn from_point(curve: Curve, point: &[u8]) -> Option<Self> {
             let length = match curve {
                 Curve::P256 => 33,
@@ -112,7 +113,7 @@ mod backend {
             Some(Self { key, curve })
         }
 
-        /// A verification to be.
+        /// Starts a verification.
         pub(crate) fn verifier(&self) -> Verifier {
             Verifier(hash(self.curve))
         }
@@ -124,16 +125,16 @@ mod backend {
         }
     }
 
-    /// Hashes the read bytes, to verify their signature at the end.
+    /// Hashes the bytes of a message and verifies a signature of the hash.
     pub(crate) struct Verifier(Context);
 
     impl Verifier {
-        /// The next bytes of the message.
+        /// Hashes the next bytes of the message.
         pub(crate) fn update(&mut self, bytes: &[u8]) {
             self.0.update(bytes);
         }
 
-        /// Whether `signature` is one over all bytes.
+        /// Returns whether `signature` is valid for the bytes.
         pub(crate) fn verify(self, key: &VerificationKey, signature: &[u8]) -> bool {
             key.key.verify_digest_sig(&self.0.finish(), signature).is_ok()
         }
@@ -151,7 +152,7 @@ mod backend {
 mod backend {
     use super::{Curve, Error, unavailable};
 
-    /// None can be made.
+    /// Cannot be created without the feature `aws-lc-rs`.
     #[derive(Debug)]
     pub(crate) enum SigningKey {}
 
@@ -181,7 +182,7 @@ mod backend {
         }
     }
 
-    /// None can be made.
+    /// Cannot be created without the feature `aws-lc-rs`.
     #[derive(Debug)]
     pub(crate) enum VerificationKey {}
 
@@ -213,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_signature_verifies_over_the_same_bytes_alone() {
+    fn a_signature_is_valid_only_for_the_same_bytes() {
         for curve in [Curve::P256, Curve::P384] {
             let key = SigningKey::generate(curve).unwrap();
             let mut signer = key.signer();
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn points_off_the_curve_are_refused() {
+    fn invalid_points_are_refused() {
         for curve in [Curve::P256, Curve::P384] {
             let mut point = SigningKey::generate(curve).unwrap().public_key();
             assert!(VerificationKey::from_point(curve, &point[..10]).is_none());

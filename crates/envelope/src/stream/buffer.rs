@@ -1,27 +1,26 @@
-//! A queue of bytes that may be secret.
+//! A queue of secret bytes.
 
 use std::fmt;
 
 use zeroize::Zeroizing;
 
-/// Bytes that wait to be taken from the front. Wiped on drop, and never left behind in freed memory
-/// by growing.
+/// A queue of bytes. It is wiped on drop, and growing leaves no copy in freed memory.
 #[derive(Default)]
 pub struct Buffer {
     bytes: Zeroizing<Vec<u8>>,
-    /// Where the bytes start that were not taken yet.
+    /// The start of the bytes that were not taken.
     start: usize,
-    /// How many bytes at the end are not released yet.
+    /// The number of bytes at the end that are not released.
     held: usize,
 }
 
 impl Buffer {
-    /// What may be taken.
+    /// Returns the released bytes, which can be taken.
     pub(super) fn released(&self) -> &[u8] {
         &self.bytes[self.start..self.bytes.len() - self.held]
     }
 
-    /// Takes `count` of the released bytes away.
+    /// Removes `count` released bytes from the front.
     pub(super) fn take(&mut self, count: usize) {
         debug_assert!(count <= self.released().len());
         self.start += count;
@@ -31,41 +30,40 @@ impl Buffer {
         }
     }
 
-    /// The bytes from the first one not taken, to append to; appended bytes count as released. At
-    /// most `additional` bytes may be appended.
+    /// Returns the vector to append at most `additional` bytes to. Appended bytes are released.
     pub(super) fn appending(&mut self, additional: usize) -> &mut Vec<u8> {
         self.reserve(additional);
         &mut self.bytes
     }
 
-    /// Holds back the last bytes, from the `length`th of all that are not taken on.
+    /// Holds back all bytes after the first `length` ones.
     pub(super) fn hold_from(&mut self, length: usize) {
         self.held = self.bytes.len() - self.start - length;
     }
 
-    /// Releases what was held back.
+    /// Releases the bytes that were held back.
     pub(super) fn release(&mut self) {
         self.held = 0;
     }
 
-    /// How many bytes are not taken, released or not.
+    /// Returns the number of bytes, released or not.
     pub(super) fn length(&self) -> usize {
         self.bytes.len() - self.start
     }
 
-    /// Wipes everything.
+    /// Wipes and removes all bytes.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
 
-    /// Makes room. Growing by reallocation would leave the bytes behind in freed memory.
+    /// Reserves memory. Reallocation would leave the bytes in freed memory.
     fn reserve(&mut self, additional: usize) {
         if self.bytes.capacity() - self.bytes.len() >= additional {
             return;
         }
         let waiting = &self.bytes[self.start..];
         let needed = waiting.len() + additional;
-        // Twice as much where it grows, so that many small additions cost few copies.
+        // Doubles the capacity when it grows, so that many small additions cost few copies.
         let grown = if needed > self.bytes.capacity() {
             self.bytes.capacity().saturating_mul(2)
         } else {
@@ -79,7 +77,7 @@ impl Buffer {
     }
 }
 
-/// Lengths alone.
+/// Shows only lengths.
 impl fmt::Debug for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Buffer")
@@ -98,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_held_back_waits_for_its_release() {
+    fn bytes_that_are_held_back_cannot_be_taken_before_their_release() {
         let mut buffer = Buffer::default();
         buffer.appending(3).extend_from_slice(b"abc");
         buffer.take(1);
@@ -113,8 +111,10 @@ mod tests {
     }
 
     #[test]
-    fn many_small_additions_reallocate_seldom() {
-        let (mut buffer, mut reallocations, mut capacity) = (Buffer::default(), 0, 0);
+    fn many_small_additions_cause_few_reallocations() {
+        let mut buffer = Buffer::default();
+        let mut reallocations = 0;
+        let mut capacity = 0;
         for _ in 0..100_000 {
             buffer.appending(1).push(0);
             reallocations += usize::from(buffer.bytes.capacity() != capacity);
@@ -125,13 +125,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn gives_what_it_was_given(steps in proptest::collection::vec((any::<Vec<u8>>(), 0usize..50), 0..50)) {
-            let (mut buffer, mut model) = (Buffer::default(), VecDeque::new());
+        fn bytes_come_out_in_order(
+            steps in proptest::collection::vec((any::<Vec<u8>>(), 0usize..50), 0..50),
+        ) {
+            let mut buffer = Buffer::default();
+            let mut model = VecDeque::new();
             for (bytes, taken) in steps {
-                let room = buffer.appending(bytes.len());
-                let pointer = room.as_ptr();
-                room.extend_from_slice(&bytes);
-                prop_assert_eq!(room.as_ptr(), pointer, "grew after it was reserved");
+                let appended = buffer.appending(bytes.len());
+                let pointer = appended.as_ptr();
+                appended.extend_from_slice(&bytes);
+                prop_assert_eq!(appended.as_ptr(), pointer, "reallocated in spite of reserve");
                 model.extend(bytes);
                 let taken = taken.min(model.len());
                 buffer.take(taken);

@@ -1,4 +1,4 @@
-//! Opening a stream (specification: `client-apis/decrypt.md`).
+//! Decryption of a stream (specification: `client-apis/decrypt.md`).
 
 use std::fmt;
 
@@ -15,19 +15,21 @@ use crate::{
     suite::AlgorithmSuite,
 };
 
-/// Which messages may be opened as a stream.
+/// Which messages a stream may decrypt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DecryptionMode {
-    /// Those of unsigned suites. A signed one is refused with [`Error::SignedMessage`].
+    /// Only unsigned messages. A signed message fails with [`Error::SignedMessage`].
     UnsignedOnly,
-    /// All; of a signed one, every frame but the last is released **before the signature is
-    /// verified**. Until the end was read without an error, what came may be by anyone who may
-    /// *open* the message, not by who may sign it: don't act on it before.
+    /// All messages. The frames of a signed message, except the last one, are released **before the
+    /// signature is verified**.
+    ///
+    /// Until you have read to the end without an error, the data may come from anyone who can
+    /// *decrypt* the message, not only from the signer: do not act on it before.
     ReleaseBeforeSignatureIsVerified,
 }
 
 impl DecryptionMode {
-    /// Refuses a signed suite where that is the mode.
+    /// Fails for a signed suite if the mode does not allow it.
     pub(crate) fn check(self, suite: AlgorithmSuite) -> Result<(), Error> {
         match self {
             Self::UnsignedOnly if suite.is_signed() => Err(Error::SignedMessage { suite }),
@@ -36,15 +38,15 @@ impl DecryptionMode {
     }
 }
 
-/// Opens the body of one message, whose header is verified. From
+/// Decrypts the body of one message, whose header is verified. Created by
 /// [`Envelope::decryptor`](crate::Envelope::decryptor).
 pub struct Decryptor {
     opener: Opener,
-    /// What came of the frame, or the footer, that is not complete yet.
+    /// The incomplete frame or footer at the end of the input.
     received: Vec<u8>,
-    /// Where that starts in the message.
+    /// The start of `received` in the message.
     offset: u64,
-    /// How much is missing of it, at the least.
+    /// The number of bytes that are missing after `received`, at least.
     missing: usize,
     output: Buffer,
     state: State,
@@ -56,14 +58,14 @@ pub struct Decryptor {
 enum State {
     Body,
     Footer,
-    /// The message is whole and authentic; whether more follows is not known yet.
+    /// The message is complete and authentic. Whether bytes follow is not known.
     Verified,
     Ended,
     Failed(Error),
 }
 
 impl Decryptor {
-    /// Opens what follows a header of so many bytes.
+    /// Starts to decrypt the body after a header of `header_length` bytes.
     pub(crate) fn start(opener: Opener, header_length: usize, workers: Workers) -> Self {
         Self {
             opener,
@@ -77,41 +79,43 @@ impl Decryptor {
         }
     }
 
-    /// Leaves what follows the message unread, instead of taking it for an error: for a message
-    /// amid other bytes.
+    /// Leaves bytes after the message unread instead of failing. Use this for a message that is
+    /// embedded in other data.
     ///
-    /// A [`Reader`] then asks its source for no byte beyond the message, so a buffered source is
-    /// best.
+    /// A [`Reader`] then never reads past the end of the message, so use a buffered source.
     #[must_use]
     pub fn stop_at_message_end(mut self) -> Self {
         self.stops_at_end = true;
         self
     }
 
-    /// The message's encryption context, authenticated, with what it requires but does not store.
+    /// Returns the authenticated encryption context, with the required pairs that the message does
+    /// not store.
     #[must_use]
     pub fn encryption_context(&self) -> &EncryptionContext {
         self.opener.encryption_context()
     }
 
-    /// The algorithm suite the message was sealed with.
+    /// Returns the message's algorithm suite.
     #[must_use]
     pub fn suite(&self) -> AlgorithmSuite {
         self.opener.suite()
     }
 
-    /// The plaintext of the message whose body is read from `source`, to be read.
+    /// Returns a reader that decrypts the message body from `source`.
     pub fn reader<R>(self, source: R) -> Reader<Self, R> {
         Reader::new(self, source)
     }
 
-    /// Takes the message's body, and writes its plaintext to `sink`. It must be finished, see
-    /// [`Writer`]: the last frame is written only then.
+    /// Returns a writer that decrypts the message body that you write, and writes the plaintext to
+    /// `sink`.
+    ///
+    /// Call [`Writer::finish`] at the end: the last frame is only written then.
     pub fn writer<W>(self, sink: W) -> Writer<Self, W> {
         Writer::new(self, sink)
     }
 
-    /// Remembers a failure, and gives up everything else.
+    /// Stores the error and wipes everything else.
     fn fail<T>(&mut self, error: Error) -> Result<T, Error> {
         self.received = vec![];
         self.output.clear();
@@ -120,7 +124,7 @@ impl Decryptor {
     }
 
     fn push_checked(&mut self, input: &[u8]) -> Result<usize, Error> {
-        // Room for output is made by the input's length.
+        // Memory for the output is reserved by the length of the input.
         let input = &input[..input.len().min(self.chunk())];
         let mut taken = 0;
         while self.output.released().len() < CHUNK {
@@ -155,7 +159,7 @@ impl Decryptor {
             let step = self.step(&received);
             self.received = received;
             match step {
-                // Exactly the missing bytes were taken, so all of them belonged to the piece.
+                // Exactly the missing bytes were taken, so all of them belong to the piece.
                 Ok(_) => self.received.clear(),
                 Err(Error::Truncated { missing, .. }) => self.missing = missing,
                 Err(error) => return Err(error),
@@ -164,12 +168,12 @@ impl Decryptor {
         Ok(taken)
     }
 
-    /// Opens the next piece of the message at the front of `bytes`, and tells how long it was.
+    /// Decrypts the next piece of the message at the front of `bytes`. Returns its length.
     fn step(&mut self, bytes: &[u8]) -> Result<usize, Error> {
         let mut reader = codec::Reader::continuing(bytes, self.offset);
         if matches!(self.state, State::Body) {
             let before = self.output.length();
-            // No piece has more plaintext than bytes.
+            // The plaintext of a piece is not longer than the piece.
             let output = self.output.appending(bytes.len());
             let run = self.opener.regular_frames(&mut reader, &self.workers, output);
             if run == 0 && self.opener.next_piece(&mut reader, output)? {
@@ -231,7 +235,7 @@ impl Steps for Decryptor {
     }
 }
 
-/// How far it is, nothing of what it opens.
+/// Shows the progress, but no data.
 impl fmt::Debug for Decryptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { offset, state, .. } = self;

@@ -1,4 +1,4 @@
-//! Sealing a stream (specification: `client-apis/encrypt.md`).
+//! Encryption of a stream (specification: `client-apis/encrypt.md`).
 
 use std::{fmt, sync::Arc};
 
@@ -17,15 +17,15 @@ use crate::{
     },
 };
 
-/// Seals one message as its plaintext comes. From
+/// Encrypts one message incrementally. Created by
 /// [`Envelope::encryptor`](crate::Envelope::encryptor).
 pub struct Encryptor {
     content_type: ContentType,
     bound: Option<u64>,
-    /// How many plaintext bytes came so far.
+    /// The number of plaintext bytes so far.
     length: u64,
-    /// The plaintext of the frame that is being filled. A full one waits for more plaintext, since
-    /// the last frame is marked.
+    /// The plaintext of the next frame. A full frame waits for more plaintext, because the final
+    /// frame has another format.
     frame: Buffer,
     output: Buffer,
     state: State,
@@ -39,7 +39,7 @@ enum State {
 }
 
 impl Encryptor {
-    /// A message whose header is its first output.
+    /// Starts a message. Its header is the first output.
     pub(crate) fn start(
         materials: Arc<EncryptionMaterials>,
         content_type: ContentType,
@@ -49,21 +49,30 @@ impl Encryptor {
         let mut output = Buffer::default();
         let length = sealer::header_length(&materials);
         let sealer = Sealer::start(materials, content_type, output.appending(length))?;
-        let (frame, state) = (Buffer::default(), State::Open(sealer));
-        Ok(Self { content_type, bound, length: 0, frame, output, state, workers })
+        Ok(Self {
+            content_type,
+            bound,
+            length: 0,
+            frame: Buffer::default(),
+            output,
+            state: State::Open(sealer),
+            workers,
+        })
     }
 
-    /// The message of the plaintext that is read from `source`, to be read.
+    /// Returns a reader that encrypts the plaintext from `source`.
     pub fn reader<R>(self, source: R) -> Reader<Self, R> {
         Reader::new(self, source)
     }
 
-    /// Takes the plaintext, and writes its message to `sink`. It must be finished, see [`Writer`].
+    /// Returns a writer that encrypts the plaintext that you write, and writes the message to `sink`.
+    ///
+    /// Call [`Writer::finish`] at the end.
     pub fn writer<W>(self, sink: W) -> Writer<Self, W> {
         Writer::new(self, sink)
     }
 
-    /// Remembers a failure, and gives up everything else.
+    /// Stores the error and wipes everything else.
     fn fail<T>(&mut self, error: Error) -> Result<T, Error> {
         self.frame.clear();
         self.output.clear();
@@ -78,7 +87,7 @@ impl Encryptor {
         let State::Open(sealer) = &mut self.state else {
             return Err(Error::invalid_setting(
                 "stream",
-                "it was ended: nothing can be written to it any more",
+                "plaintext was written after the message was finished",
             ));
         };
         let mut rest = input;
@@ -87,15 +96,15 @@ impl Encryptor {
             return Ok(rest.len());
         };
         let frame_length = frame::length(frame_length);
-        // At least one byte is taken, however long the frame that must be sealed first: a writer
-        // that takes none is closed.
+        // Takes at least one byte, even if a long frame must be encrypted first: `Ok(0)` from a
+        // writer means that it is closed.
         while !rest.is_empty()
             && (rest.len() == input.len() || self.output.released().len() < CHUNK)
         {
             if self.frame.length() == 0 && rest.len() > frame_length {
-                let most = machine::chunk(&self.workers);
+                let max = machine::chunk(&self.workers);
                 let count = ((rest.len() - 1) / frame_length)
-                    .min((most / workers::cost(frame_length)).max(1));
+                    .min((max / workers::cost(frame_length)).max(1));
                 let (frames, after) = rest.split_at(count * frame_length);
                 let out = self.output.appending(frames.len() + count * frame::REGULAR_OVERHEAD);
                 sealer.regular_frames(frames, frame_length, &self.workers, out)?;
@@ -114,7 +123,7 @@ impl Encryptor {
         Ok(input.len() - rest.len())
     }
 
-    /// Refuses more plaintext than was announced, or than the message holds.
+    /// Fails for more plaintext than the bound, or than a message can hold.
     fn check_length(&self, length: u64) -> Result<(), Error> {
         match self.bound {
             Some(bound) if length > bound => Err(Error::PlaintextBoundExceeded { bound }),
@@ -166,7 +175,7 @@ impl Steps for Encryptor {
     }
 }
 
-/// How far it is, nothing of what it seals.
+/// Shows the progress, but no data.
 impl fmt::Debug for Encryptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {

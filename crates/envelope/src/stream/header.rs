@@ -1,4 +1,4 @@
-//! The header of a message that is read as a stream.
+//! The header of a message, read from a stream.
 
 use std::io::{self, Read as _};
 
@@ -13,8 +13,9 @@ use crate::{
     suite::AlgorithmSuite,
 };
 
-/// A message's header as it was received: well-formed, but **nothing in it is authenticated**
-/// before [`Envelope::decryptor`](crate::Envelope::decryptor) has verified it.
+/// A message's header as received: well-formed, but **not authenticated**.
+///
+/// [`Envelope::decryptor`](crate::Envelope::decryptor) verifies it.
 #[derive(Debug, Clone)]
 pub struct UnverifiedHeader {
     bytes: Vec<u8>,
@@ -22,37 +23,44 @@ pub struct UnverifiedHeader {
 }
 
 impl UnverifiedHeader {
-    /// Reads a header off `source`, and no byte more; `source` is best buffered. More than
-    /// `max_encrypted_data_keys` are an error.
+    /// Reads a header from `source`, and no byte after it.
+    ///
+    /// Use a buffered `source`. Fails if the header has more than `max_encrypted_data_keys` encrypted
+    /// data keys.
     ///
     /// ```
     /// use envelope::stream::UnverifiedHeader;
     ///
     /// # use envelope::{DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring};
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let envelope = Envelope::new(RawAesKeyring::new("example", "key", &DataKey::generate(32)?)?)?;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let keyring = RawAesKeyring::new("example", "key", &DataKey::generate(32)?)?;
+    /// # let envelope = Envelope::new(keyring)?;
     /// # let message = envelope.encrypt(b"", &EncryptionContext::new([("tenant", "42")])?).await?;
     /// let header = UnverifiedHeader::read(&mut &message[..], 16)?;
-    /// assert_eq!(header.encryption_context().get("tenant"), Some("42")); // as claimed by the sender
+    /// assert_eq!(header.encryption_context().get("tenant"), Some("42")); // not authenticated
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
     ///
-    /// The errors of `source`, and with [`Error`] inside, errors of the header's format. Data that
-    /// was read by then is lost: a source that has nothing to read yet must wait rather than fail.
+    /// - Errors of `source`. The bytes that were read before are lost, so `source` must wait for data
+    ///   instead of returning [`WouldBlock`](io::ErrorKind::WouldBlock).
+    /// - [`Error::Truncated`], [`Error::Malformed`], [`Error::Unsupported`] or
+    ///   [`Error::TooManyEncryptedDataKeys`], inside an [`io::Error`].
     pub fn read(source: &mut impl io::Read, max_encrypted_data_keys: usize) -> io::Result<Self> {
         let mut needs = Needs { max_encrypted_data_keys, keys: None };
         let bytes = read_exactly(source, |bytes, at_end| needs.missing(bytes, at_end))?;
         Ok(Self::checked(bytes)?)
     }
 
-    /// Reads like [`read`](Self::read), and waits where there is nothing to read. Cancelled, it
-    /// loses what it has read.
+    /// Reads a header from an async `source`, like [`read`](Self::read).
+    ///
+    /// This method is not cancel-safe: the bytes that were read before are lost.
     ///
     /// # Errors
     ///
-    /// Those of [`read`](Self::read).
+    /// The errors of [`read`](Self::read).
     #[cfg(feature = "tokio")]
     pub async fn read_async(
         source: &mut (impl tokio::io::AsyncRead + Unpin),
@@ -74,25 +82,25 @@ impl UnverifiedHeader {
         }
     }
 
-    /// The version of the message format: 1 or 2.
+    /// Returns the version of the message format: 1 or 2.
     #[must_use]
     pub fn version(&self) -> u8 {
         self.bytes[0]
     }
 
-    /// The algorithm suite.
+    /// Returns the algorithm suite.
     #[must_use]
     pub fn suite(&self) -> AlgorithmSuite {
         self.parsed().suite
     }
 
-    /// The message id: 16 bytes in version 1, 32 in version 2.
+    /// Returns the message id: 16 bytes in version 1, 32 in version 2.
     #[must_use]
     pub fn message_id(&self) -> &[u8] {
         self.parsed().message_id
     }
 
-    /// The encryption context that the message stores.
+    /// Returns the encryption context that the message stores.
     #[must_use]
     pub fn encryption_context(&self) -> &EncryptionContext {
         &self.encryption_context
@@ -103,8 +111,8 @@ impl UnverifiedHeader {
         self.parsed().encrypted_data_keys.iter()
     }
 
-    /// How many plaintext bytes each frame has, the last one at most; `None` where the body is in
-    /// one piece.
+    /// Returns the frame length: the number of plaintext bytes in each frame but the last one, which
+    /// may be shorter. `None` for a non-framed body.
     #[must_use]
     pub fn frame_length(&self) -> Option<u32> {
         match self.parsed().content_type {
@@ -113,13 +121,13 @@ impl UnverifiedHeader {
         }
     }
 
-    /// How long the header is, with its tag, in bytes.
+    /// Returns the length of the header in bytes, tag included.
     #[must_use]
     pub fn length(&self) -> usize {
         self.bytes.len()
     }
 
-    /// The header that these bytes are, which must have been read.
+    /// Creates the header from bytes that were parsed before.
     fn checked(bytes: Vec<u8>) -> Result<Self, Error> {
         let mut header = Self { bytes, encryption_context: EncryptionContext::empty() };
         header.encryption_context =
@@ -127,22 +135,23 @@ impl UnverifiedHeader {
         Ok(header)
     }
 
+    /// Returns the parsed header.
     pub(crate) fn parsed(&self) -> header::UnverifiedHeader<'_> {
         let mut reader = Reader::new(&self.bytes, 0);
-        header::UnverifiedHeader::read(&mut reader, usize::MAX).expect("it was read before")
+        header::UnverifiedHeader::read(&mut reader, usize::MAX).expect("it was parsed before")
     }
 }
 
-/// How much of a header is missing, as it arrives.
+/// Computes how many bytes of a header are missing while it arrives.
 struct Needs {
     max_encrypted_data_keys: usize,
-    /// Where the encrypted data keys end, once that many were allowed.
+    /// Finds the end of the encrypted data keys, once their count was checked.
     keys: Option<Walk>,
 }
 
 impl Needs {
-    /// How many more bytes must come at the least; 0 when the header is whole. `at_end` tells that
-    /// none will.
+    /// Returns how many bytes are missing, at least; 0 when the header is complete. `at_end` means
+    /// that the source has no more bytes.
     fn missing(&mut self, bytes: &[u8], at_end: bool) -> Result<usize, Error> {
         match self.keys.as_mut().map_or(0, |keys| keys.missing(bytes)) {
             missing if missing > 0 && !at_end => return Ok(missing),
@@ -158,7 +167,7 @@ impl Needs {
     }
 }
 
-/// How many more bytes a parse needs; its error when they will not come.
+/// Returns how many more bytes a parser needs, or its error if there are none.
 pub(super) fn shortfall(parsed: Result<(), Error>, at_end: bool) -> Result<usize, Error> {
     match parsed {
         Ok(()) => Ok(0),
@@ -167,8 +176,8 @@ pub(super) fn shortfall(parsed: Result<(), Error>, at_end: bool) -> Result<usize
     }
 }
 
-/// Reads as much as `missing` says, and no byte more. It is asked again as bytes arrive, and at
-/// their end.
+/// Reads until `missing` returns 0, and no further. `missing` is called with the bytes so far, and
+/// whether the source has ended.
 pub(super) fn read_exactly(
     source: &mut impl io::Read,
     mut missing: impl FnMut(&[u8], bool) -> Result<usize, Error>,

@@ -1,40 +1,42 @@
-//! What readers and writers have in common.
+//! The common interface of encryptors and decryptors for readers and writers.
 
 use super::buffer::Buffer;
 use crate::{error::Error, message::workers::Workers};
 
-/// What a reader reads from its source at once where one thread works, and about how much output a
-/// machine makes before it waits for it to be taken, in bytes.
+/// The number of bytes that a reader reads at once with one thread, and about the number of output
+/// bytes that a machine produces before they must be taken.
 pub(super) const CHUNK: usize = 64 * 1024;
 
-/// Turns a stream of bytes into another one: [`Encryptor`](super::Encryptor) and
-/// [`Decryptor`](super::Decryptor). Can't be implemented elsewhere.
+/// Transforms a stream of bytes.
+///
+/// Implemented by [`Encryptor`](super::Encryptor) and [`Decryptor`](super::Decryptor). You cannot
+/// implement it yourself.
 pub trait Machine: Steps {}
 
 impl<M: Steps> Machine for M {}
 
-/// A machine without input or output of its own. Not exported.
+/// The steps of a machine, without I/O. Not exported.
 ///
-/// After an error, every call fails with the same, and there is no output.
+/// After an error, every call fails with the same error, and there is no output.
 pub trait Steps {
-    /// Takes bytes off the front of `input` and tells how many: at least one, unless there is
-    /// output to be taken first or the stream has ended.
+    /// Takes bytes from the front of `input` and returns their number, which is at least one unless
+    /// output must be taken first or the stream has ended.
     fn push(&mut self, input: &[u8]) -> Result<usize, Error>;
 
-    /// The input ends here. May be called again.
+    /// Ends the input. Can be called again.
     fn end(&mut self) -> Result<(), Error>;
 
-    /// How many bytes of input are best fetched at once, at the most.
+    /// Returns the max number of input bytes to fetch at once.
     fn chunk(&self) -> usize;
 
-    /// How many bytes of input may be fetched without reaching beyond what belongs to the stream.
+    /// Returns the number of input bytes that can be fetched without reading past the stream's end.
     fn wanted(&self) -> usize;
 
-    /// What may be released.
+    /// Returns the output.
     fn output(&mut self) -> &mut Buffer;
 }
 
-/// How much these workers are best given at once, in bytes.
+/// Returns the number of bytes to give to these workers at once.
 pub(super) fn chunk(workers: &Workers) -> usize {
     if workers.share(workers.slice()) { workers.slice() } else { CHUNK }
 }

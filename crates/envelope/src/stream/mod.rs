@@ -1,51 +1,55 @@
-//! Messages larger than memory: sealed and opened frame by frame, over [`std::io`] or `tokio::io`.
+//! Encryption and decryption of data larger than memory, over [`std::io`] or `tokio::io`.
 //!
-//! A message starts with a data key, so both directions have one step that may wait for a keyring,
-//! and then go as fast as their input: [`Envelope::encryptor`] gives an [`Encryptor`], and
-//! [`Envelope::decryptor`] a [`Decryptor`] for a header that [`Envelope::read_header`] read. Each
-//! then works behind a [`Reader`], which processes the bytes that you read, or a [`Writer`], which
-//! processes the bytes that you write. These implement the traits of [`std::io`] over a source or
-//! sink that does, and those of `tokio::io` likewise (feature `tokio`).
+//! Each message needs a data key, so both directions start with one async step that may wait for a
+//! keyring. After that, they process data as it arrives. [`Envelope::encryptor`] returns an
+//! [`Encryptor`]. [`Envelope::decryptor`] returns a [`Decryptor`] for a header that
+//! [`Envelope::read_header`] has read. Use either through a [`Reader`], which processes the bytes
+//! that you read, or through a [`Writer`], which processes the bytes that you write. Both implement
+//! the traits of [`std::io`], and with the feature `tokio` those of `tokio::io`, if the source or
+//! sink does.
 //!
 //! # Guarantees
 //!
-//! - No byte of a frame is released before the frame's tag is verified, and the last frame not
-//!   before everything is: that the message ends there, its signature, and that nothing follows it.
-//!   Who reads to the end has read an authentic message, whole.
-//! - Cut, changed, exchanged, repeated or appended data is an error, and after an error nothing
-//!   more is released. The data that was released before is authentic, but only the beginning of
-//!   the plaintext: do not act on it.
-//! - Memory stays at a small multiple of the frame length, plus some 100 KiB, or 1 MiB for each of
-//!   [several threads](crate::EnvelopeBuilder). A message whose body is in one piece is one frame,
-//!   and so held in memory.
-//! - Lengths that a message claims cost memory only as its bytes arrive.
-//! - A call that is cancelled or fails leaves no plaintext behind: plaintext in buffers is wiped on
-//!   drop.
+//! - No byte of a frame is released before the frame's tag is verified. The last frame is not
+//!   released before the end of the message and its signature are verified, and no bytes follow. If
+//!   you have read to the end without an error, you have read the complete, authentic plaintext.
+//! - A truncated, changed, reordered, repeated or extended message is an error, and nothing is
+//!   released after an error. Data that was released before the error is authentic but incomplete:
+//!   do not act on it.
+//! - Memory use is a small multiple of the frame length, plus about 100 KiB, or 1 MiB for each of
+//!   [several threads](crate::EnvelopeBuilder::threads). A non-framed body is like one frame, and is
+//!   held in memory.
+//! - A length in a message does not allocate memory before its bytes arrive.
+//! - When a call is cancelled or fails, no plaintext is left in memory: buffers are wiped on drop.
 //!
-//! The errors are [`io::Error`](std::io::Error)s, with this library's own inside:
-//! [`Error::in_io`](crate::Error::in_io).
+//! Errors are [`io::Error`](std::io::Error)s. [`Error::in_io`](crate::Error::in_io) returns this
+//! crate's error inside.
 //!
 //! # Signed messages
 //!
-//! A signature stands behind the last frame, so a stream can't verify it before it releases the
-//! frames in front. What to do about that is [`DecryptionMode`]'s to say, each time.
+//! The signature follows the last frame, so a stream has to release the other frames before it can
+//! verify the signature. [`DecryptionMode`] says whether you allow this.
 //!
 //! # Example
 //!
 //! ```
 //! use std::io::{self, Read as _, Write as _};
-//! use envelope::{DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring, stream::DecryptionMode};
+//! use envelope::{
+//!     DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring, stream::DecryptionMode,
+//! };
 //!
-//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let envelope = Envelope::new(RawAesKeyring::new("example", "key", &DataKey::generate(32)?)?)?;
 //! let context = EncryptionContext::new([("file", "report")])?;
 //!
-//! let mut writer = envelope.encryptor(&context, None).await?.writer(Vec::new()); // any `Write`, as a file
+//! let sink = Vec::new(); // any `Write`, such as a file
+//! let mut writer = envelope.encryptor(&context, None).await?.writer(sink);
 //! writer.write_all(&[7; 10_000])?;
 //! writer.write_all(&[8; 10_000])?;
-//! let message = writer.finish()?; // without this, the message is cut short, and no one opens it
+//! let message = writer.finish()?; // without this, the message is truncated
 //!
-//! let mut source = &message[..]; // any `Read`, as a buffered file
+//! let mut source = &message[..]; // any `Read`, such as a buffered file
 //! let header = envelope.read_header(&mut source)?;
 //! let decryptor = envelope.decryptor(&header, &context, DecryptionMode::UnsignedOnly).await?;
 //! let mut plaintext = vec![];
@@ -54,21 +58,25 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Over tokio, which takes the feature `tokio`:
+//! With `tokio::io` (feature `tokio`):
 //!
 //! ```
 //! # #[cfg(feature = "tokio")]
-//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! use envelope::{DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring, stream::DecryptionMode};
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use envelope::{
+//!     DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring, stream::DecryptionMode,
+//! };
 //! use tokio::io::copy;
 //!
 //! # let envelope = Envelope::new(RawAesKeyring::new("example", "key", &DataKey::generate(32)?)?)?;
 //! # let context = EncryptionContext::new([("file", "report")])?;
-//! let mut writer = envelope.encryptor(&context, None).await?.writer(Vec::new()); // any `AsyncWrite`
+//! let sink = Vec::new(); // any `AsyncWrite`
+//! let mut writer = envelope.encryptor(&context, None).await?.writer(sink);
 //! copy(&mut &[7; 10_000][..], &mut writer).await?;
 //! let message = writer.finish_async().await?;
 //!
-//! let mut source = &message[..]; // any `AsyncRead`, best buffered
+//! let mut source = &message[..]; // any `AsyncRead`, preferably buffered
 //! let header = envelope.read_header_async(&mut source).await?;
 //! let decryptor = envelope.decryptor(&header, &context, DecryptionMode::UnsignedOnly).await?;
 //! let mut plaintext = vec![];

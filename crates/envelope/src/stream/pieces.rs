@@ -1,4 +1,4 @@
-//! A look at a message's body without its key.
+//! The structure of a message's body, read without its data key.
 
 use std::{
     fmt,
@@ -14,44 +14,45 @@ use crate::{
     format::{codec, footer, frame::UnverifiedPrefix, non_framed},
 };
 
-/// Authentication tag of a piece, in bytes.
+/// The length of a piece's authentication tag in bytes.
 const TAG_LENGTH: u64 = 16;
 
-/// Where the frames of a message lie, or its body in one piece. **Verifies nothing**: anyone can
-/// write a message that looks like this one.
+/// An iterator over the frames of a message, or over its non-framed body. **Verifies nothing**:
+/// anyone can create a message that looks like this one.
 ///
-/// Its source must stand behind the header. It ends after the last piece; then
+/// The source must be positioned after the header. The iterator ends after the last piece. Then
 /// [`signature_length`](Self::signature_length) reads the rest.
 pub struct UnverifiedPieces<R> {
     source: R,
     frame_length: Option<u32>,
     is_signed: bool,
-    /// Where the source stands in the message.
+    /// The position of the source in the message.
     offset: u64,
     ended: bool,
 }
 
-/// A frame, or the body in one piece, as a message presents it.
+/// A frame or a non-framed body, not authenticated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UnverifiedPiece {
-    /// Where it starts in the message, in bytes.
+    /// The start of the piece in the message, in bytes.
     pub offset: u64,
-    /// Its sequence number; 1 for a body in one piece.
+    /// The sequence number; 1 for a non-framed body.
     pub sequence_number: u32,
-    /// Whether it says that it is the last one.
+    /// Whether it is marked as the final frame; `true` for a non-framed body.
     pub is_final: bool,
-    /// How many bytes of content it has.
+    /// The length of the content in bytes.
     pub content_length: u64,
 }
 
 impl UnverifiedPiece {
-    /// Takes what stands before the content.
+    /// Reads the fields before the content.
     fn read_prefix(&mut self, bytes: &[u8], frame_length: Option<u32>) -> Result<(), Error> {
         let mut reader = codec::Reader::continuing(bytes, self.offset);
         if let Some(frame_length) = frame_length {
             let prefix = UnverifiedPrefix::read(&mut reader, frame_length)?;
-            (self.sequence_number, self.is_final) = (prefix.sequence_number, prefix.is_final);
+            self.sequence_number = prefix.sequence_number;
+            self.is_final = prefix.is_final;
             self.content_length = prefix.content_length.into();
         } else {
             self.content_length = non_framed::read_prefix(&mut reader)?.1;
@@ -67,12 +68,13 @@ impl<R: io::Read> UnverifiedPieces<R> {
         Self { source, frame_length, is_signed, offset: header.length() as u64, ended: false }
     }
 
-    /// Reads what follows the last piece: how long the signature is, if the message has one.
+    /// Reads the rest of the message after the last piece. Returns the length of the signature, if
+    /// the message is signed.
     ///
     /// # Errors
     ///
-    /// Those of the source, and with [`Error`] inside, [`Error::Truncated`] or
-    /// [`Error::TrailingBytes`].
+    /// Errors of the source, and [`Error::Truncated`] or [`Error::TrailingBytes`] inside an
+    /// [`io::Error`].
     pub fn signature_length(mut self) -> io::Result<Option<usize>> {
         let mut length = None;
         if self.is_signed {
@@ -93,7 +95,8 @@ impl<R: io::Read> UnverifiedPieces<R> {
     }
 
     fn read_piece(&mut self) -> io::Result<UnverifiedPiece> {
-        let (offset, frame_length) = (self.offset, self.frame_length);
+        let offset = self.offset;
+        let frame_length = self.frame_length;
         let mut piece =
             UnverifiedPiece { offset, sequence_number: 1, is_final: true, content_length: 0 };
         let prefix = read_exactly(&mut self.source, |bytes, at_end| {
@@ -107,8 +110,8 @@ impl<R: io::Read> UnverifiedPieces<R> {
 
     fn skip(&mut self, field: &'static str, length: u64) -> io::Result<()> {
         let skipped = io::copy(&mut self.source.by_ref().take(length), &mut io::sink())?;
-        let (offset, missing) =
-            (self.offset, usize::try_from(length - skipped).unwrap_or(usize::MAX));
+        let offset = self.offset;
+        let missing = usize::try_from(length - skipped).unwrap_or(usize::MAX);
         self.offset += skipped;
         match missing {
             0 => Ok(()),

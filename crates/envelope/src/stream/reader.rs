@@ -1,4 +1,4 @@
-//! Reading through a machine.
+//! Readers that encrypt or decrypt.
 
 use std::{fmt, io};
 #[cfg(feature = "tokio")]
@@ -11,29 +11,29 @@ use zeroize::Zeroizing;
 
 use super::machine::Machine;
 
-/// How much is read from a source at first, in bytes.
+/// The number of bytes that are read from a source at first.
 const FIRST: usize = 4096;
-/// How many times more is read at once after a source has filled all that there was.
+/// The factor by which reads grow when the source fills the buffer.
 const GROWTH: usize = 4;
 
-/// Reads from a source, and gives what a machine makes of it: the message, or its plaintext.
+/// Reads from a source and returns the output of an [`Encryptor`](super::Encryptor) (the message) or
+/// a [`Decryptor`](super::Decryptor) (the plaintext).
 ///
-/// At the end of the source it ends the message, or checks that the message has ended. Reading
-/// `Ok(0)` means that all is well (into a buffer that is not empty). After an error of the source
-/// that passes (interrupted, would block, timed out) reading may go on; after any other, and after
-/// one of the machine, each further read fails: a message is never sealed over what a source failed
-/// to give.
+/// At the end of the source, an encryptor finishes the message, and a decryptor checks that the
+/// message is complete. `Ok(0)` for a non-empty buffer means success. After a transient error of the
+/// source (interrupted, would block, timed out) you can read again. After any other error every read
+/// fails, so a message is never finished with missing plaintext.
 pub struct Reader<M, R> {
     machine: M,
     source: R,
-    /// Grows to what the machine is best given, fourfold while the source fills it, so that short
-    /// streams cost little.
+    /// Grows fourfold while the source fills it, up to the machine's chunk, so that short streams
+    /// need little memory.
     input: Zeroizing<Vec<u8>>,
-    /// Which part of `input` the machine has not taken yet.
+    /// The part of `input` that the machine has not taken.
     unread: std::ops::Range<usize>,
     at_end: bool,
     ended: bool,
-    /// How the source failed for good.
+    /// The permanent error of the source, if any.
     failed: Option<io::ErrorKind>,
 }
 
@@ -43,25 +43,25 @@ impl<M: Machine, R> Reader<M, R> {
         Self { machine, source, input, unread: 0..0, at_end: false, ended: false, failed: None }
     }
 
-    /// The machine.
+    /// Returns the encryptor or decryptor.
     pub fn machine(&self) -> &M {
         &self.machine
     }
 
-    /// The source.
+    /// Returns the source.
     pub fn source(&self) -> &R {
         &self.source
     }
 
-    /// The source. What was read ahead of what was given is lost.
+    /// Consumes the reader and returns the source. Bytes that were read ahead are lost.
     pub fn into_source(self) -> R {
         self.source
     }
 
-    /// Fills `buffer`, and tells how much it took; `None` when the source must be read first.
+    /// Fills `buffer` and returns the number of bytes; `None` when the source must be read first.
     fn serve(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         loop {
-            // Also where there is nothing to push: a machine that failed goes on failing.
+            // Also with no input: a machine that failed returns its error again.
             self.unread.start += self.machine.push(&self.input[self.unread.clone()])?;
             let output = self.machine.output();
             let count = output.released().len().min(buffer.len());
@@ -83,10 +83,10 @@ impl<M: Machine, R> Reader<M, R> {
         }
     }
 
-    /// How much to read from the source at once.
+    /// Returns the number of bytes to read from the source.
     fn wanted(&mut self) -> io::Result<usize> {
         if let Some(kind) = self.failed {
-            return Err(io::Error::new(kind, "the source failed before"));
+            return Err(io::Error::new(kind, "read after an earlier error of the source"));
         }
         let wanted = self.machine.wanted();
         let length = self.input.len();
@@ -97,7 +97,7 @@ impl<M: Machine, R> Reader<M, R> {
         Ok(wanted.min(self.input.len()))
     }
 
-    /// Notes how the source failed, unless that passes.
+    /// Stores the kind of a permanent error of the source.
     fn source_failed(&mut self, error: io::Error) -> io::Error {
         use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
 
@@ -107,7 +107,7 @@ impl<M: Machine, R> Reader<M, R> {
         error
     }
 
-    /// Notes that the source gave so many bytes.
+    /// Records that the source returned `count` bytes.
     fn received(&mut self, count: usize) {
         self.unread = 0..count;
         self.at_end = count == 0;
@@ -167,7 +167,7 @@ mod tests {
         stream::{buffer::Buffer, machine::Steps},
     };
 
-    /// Takes everything, and makes nothing of it.
+    /// Takes all input and has no output.
     struct Sink(Buffer, usize);
 
     impl Steps for Sink {
@@ -192,7 +192,7 @@ mod tests {
         }
     }
 
-    /// Gives so many bytes, and notes how many were asked for at a time.
+    /// Returns this many zeros, and records the length of each read.
     struct Source(usize, Vec<usize>);
 
     impl io::Read for Source {
@@ -205,19 +205,19 @@ mod tests {
     }
 
     #[test]
-    fn the_buffer_grows_while_the_source_fills_it_up_to_what_the_machine_is_best_given() {
+    fn the_buffer_grows_up_to_the_machines_chunk_while_the_source_fills_it() {
         const K: usize = 1024;
-        let asked = |chunk, length| {
+        let reads = |chunk, length| {
             let mut reader = Reader::new(Sink(Buffer::default(), chunk), Source(length, vec![]));
             reader.read_to_end(&mut vec![]).unwrap();
             (reader.source.1, reader.input.len() / K)
         };
-        assert_eq!(asked(64 * K, 0), (vec![4 * K], 4));
-        assert_eq!(asked(64 * K, 4 * K - 1), (vec![4 * K, 4 * K], 4));
+        assert_eq!(reads(64 * K, 0), (vec![4 * K], 4));
+        assert_eq!(reads(64 * K, 4 * K - 1), (vec![4 * K, 4 * K], 4));
         let grown = [4, 16, 64, 64, 64, 64].map(|length| length * K);
-        assert_eq!(asked(64 * K, 200 * K), (grown.to_vec(), 64));
+        assert_eq!(reads(64 * K, 200 * K), (grown.to_vec(), 64));
         let grown = [4, 16, 64, 100, 100, 100, 100].map(|length| length * K);
-        assert_eq!(asked(100 * K, 300 * K), (grown.to_vec(), 100));
-        assert_eq!(asked(K, 2 * K), (vec![K; 3], 4));
+        assert_eq!(reads(100 * K, 300 * K), (grown.to_vec(), 100));
+        assert_eq!(reads(K, 2 * K), (vec![K; 3], 4));
     }
 }

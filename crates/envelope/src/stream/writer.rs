@@ -1,4 +1,4 @@
-//! Writing through a machine.
+//! Writers that encrypt or decrypt.
 
 use std::{fmt, io};
 #[cfg(feature = "tokio")]
@@ -9,14 +9,13 @@ use std::{
 
 use super::Machine;
 
-/// Processes the bytes that you write, and writes the result to a sink: the message, or its
-/// plaintext.
+/// Writes the output of an [`Encryptor`](super::Encryptor) (the message) or a
+/// [`Decryptor`](super::Decryptor) (the plaintext) to a sink.
 ///
-/// It must be finished: by [`finish`](Self::finish), or over `tokio::io` by
-/// [`finish_async`](Self::finish_async) or `shutdown`. If it is dropped, the message is cut short,
-/// and nobody can decrypt it; on decryption, the plaintext was never checked to be complete. If the
-/// input could not be read to its end, drop the writer, and do not finish or shut it down. Flushing
-/// writes the frames that are complete.
+/// Finish it with [`finish`](Self::finish), or over `tokio::io` with
+/// [`finish_async`](Self::finish_async) or `shutdown`. If you drop an unfinished writer, the message
+/// is truncated and cannot be decrypted, or the plaintext may be incomplete. If reading your input
+/// fails, drop the writer: do not finish it or shut it down. `flush` writes only complete frames.
 pub struct Writer<M, W> {
     machine: M,
     sink: W,
@@ -27,12 +26,12 @@ impl<M: Machine, W> Writer<M, W> {
         Self { machine, sink }
     }
 
-    /// The machine.
+    /// Returns the encryptor or decryptor.
     pub fn machine(&self) -> &M {
         &self.machine
     }
 
-    /// The sink.
+    /// Returns the sink.
     pub fn sink(&self) -> &W {
         &self.sink
     }
@@ -41,7 +40,7 @@ impl<M: Machine, W> Writer<M, W> {
         Ok(self.machine.push(input)?)
     }
 
-    /// A machine that failed goes on failing.
+    /// Returns the error of a machine that failed.
     fn check(&mut self) -> io::Result<()> {
         self.push(&[]).map(drop)
     }
@@ -54,7 +53,7 @@ impl<M: Machine, W> Writer<M, W> {
         self.machine.output().released()
     }
 
-    /// Notes that the sink took so many bytes.
+    /// Records that the sink took `count` bytes.
     fn written(&mut self, count: usize) -> io::Result<()> {
         if count == 0 {
             return Err(io::ErrorKind::WriteZero.into());
@@ -65,12 +64,13 @@ impl<M: Machine, W> Writer<M, W> {
 }
 
 impl<M: Machine, W: io::Write> Writer<M, W> {
-    /// Ends the message, or checks that it has ended, and writes the rest. Returns the sink,
-    /// flushed.
+    /// Finishes the message, or checks that it is complete, and writes the rest. Returns the flushed
+    /// sink.
     ///
     /// # Errors
     ///
-    /// The errors of the sink, and with [`Error`](crate::Error) inside, errors of the message.
+    /// Errors of the sink, and errors of the message: an [`Error`](crate::Error) inside an
+    /// [`io::Error`].
     pub fn finish(mut self) -> io::Result<W> {
         self.end()?;
         io::Write::flush(&mut self)?;
@@ -103,12 +103,12 @@ impl<M: Machine, W: io::Write> io::Write for Writer<M, W> {
 
 #[cfg(feature = "tokio")]
 impl<M: Machine + Unpin, W: tokio::io::AsyncWrite + Unpin> Writer<M, W> {
-    /// Ends the message, or checks that it has ended, and writes the rest. Returns the sink,
+    /// Finishes the message, or checks that it is complete, and writes the rest. Returns the sink,
     /// flushed but not shut down.
     ///
     /// # Errors
     ///
-    /// The errors of the sink, and with [`Error`](crate::Error) inside, errors of the message.
+    /// The errors of [`finish`](Self::finish).
     pub async fn finish_async(mut self) -> io::Result<W> {
         self.end()?;
         tokio::io::AsyncWriteExt::flush(&mut self).await?;
@@ -142,7 +142,7 @@ impl<M: Machine + Unpin, W: tokio::io::AsyncWrite + Unpin> tokio::io::AsyncWrite
         Pin::new(&mut self.sink).poll_flush(cx)
     }
 
-    /// Ends the message, or checks that it has ended, writes the rest, and shuts the sink down.
+    /// Finishes the message, or checks that it is complete, writes the rest, and shuts down the sink.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.end()?;
         ready!(self.poll_drain(cx))?;
