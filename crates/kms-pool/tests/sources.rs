@@ -122,6 +122,46 @@ async fn a_profile_that_changes_on_disk_is_read_again() {
     assert_eq!([&first, &second].map(|keys| counted[keys.access_key_id()]), [1, 1]);
 }
 
+#[cfg(all(unix, feature = "credentials-process"))]
+#[tokio::test]
+async fn a_profile_may_name_a_program_that_prints_credentials() {
+    let kms = server().await;
+    let keys = kms.issue_credentials();
+    let folder = tempfile::tempdir().unwrap();
+    let printed = folder.path().join("printed");
+    let id = keys.access_key_id();
+    let secret = keys.secret_access_key();
+    let json = format!(r#"{{"Version": 1, "AccessKeyId": "{id}", "SecretAccessKey": "{secret}"}}"#);
+    fs::write(&printed, json).unwrap();
+    let file = folder.path().join("credentials");
+    let profile = format!("[payments]\ncredential_process = cat {}\n", printed.display());
+    fs::write(&file, profile).unwrap();
+    let pool = builder(&kms).build().unwrap();
+    let client = pool.client(REGION, &Principal::from_profile(&file, "payments")).await.unwrap();
+    random(&client).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_profile_that_needs_a_missing_feature_names_it() {
+    let kms = server().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("credentials");
+    let sso = "sso_start_url = https://127.0.0.1:1\nsso_region = us-east-1\n\
+        sso_account_id = 111122223333\nsso_role_name = payments";
+    let profiles = format!("[sso]\n{sso}\n[program]\ncredential_process = false\n");
+    fs::write(&file, profiles).unwrap();
+    let pool = builder(&kms).build().unwrap();
+    for (profile, feature, is_on) in [
+        ("sso", "`sso` of kms-pool", cfg!(feature = "sso")),
+        ("program", "`credentials-process` of kms-pool", cfg!(feature = "credentials-process")),
+    ] {
+        let error = pool.client(REGION, &Principal::from_profile(&file, profile)).await;
+        let error = error.unwrap_err();
+        assert_eq!(error.kind(), KmsErrorKind::CredentialsUnavailable);
+        assert_eq!(error.to_string().contains(feature), !is_on, "{error}");
+    }
+}
+
 /// Kubernetes swaps a link to the directory of a mounted secret.
 #[cfg(unix)]
 #[tokio::test]

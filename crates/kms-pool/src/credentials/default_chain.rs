@@ -9,6 +9,8 @@ use aws_credential_types::provider::{self, ProvideCredentials as _};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use tokio::sync::OnceCell;
 
+use super::reason::{Reason, missing_feature};
+
 /// The chain, set up on its first use: finding the region may need the network, and therefore a
 /// runtime.
 #[derive(Default)]
@@ -26,7 +28,14 @@ impl DefaultChain {
             tokio::spawn(set_up).await.map_err(CredentialsError::unhandled)?;
         }
         match self.0.get() {
-            Some(chain) => chain.provide_credentials().await,
+            Some(chain) => {
+                chain.provide_credentials().await.map_err(|error| match missing_feature(&error) {
+                    Some(feature) => CredentialsError::invalid_configuration(Reason(format!(
+                        "the profile of the default chain {feature}"
+                    ))),
+                    None => error,
+                })
+            }
             None => Err(CredentialsError::unhandled("the default chain is not set up")),
         }
     }

@@ -144,9 +144,11 @@ impl Principal {
 
     /// Creates a new identity from the default chain of the AWS SDKs.
     ///
-    /// The chain tries environment variables, the shared configuration files (including SSO,
-    /// assumed roles and `credential_process`), a web identity token, the ECS or EKS container, and
-    /// EC2 instance metadata. The first one that has credentials is used.
+    /// The chain tries environment variables, the shared configuration files, a web identity token,
+    /// the ECS or EKS container, and EC2 instance metadata. The first one that has credentials is
+    /// used. Profiles with assumed roles always work. Profiles with SSO need the cargo feature
+    /// `sso`, and profiles with `credential_process` the feature `credentials-process`, which is on
+    /// by default.
     ///
     /// The chain reaches STS and SSO with the pool's trusted certificate authorities, proxy and
     /// connect timeout. It reaches the metadata services without a proxy. If several pools use the

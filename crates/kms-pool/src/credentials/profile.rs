@@ -10,7 +10,7 @@ use aws_credential_types::provider::{self, ProvideCredentials as _};
 use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 
-use super::reason::Reason;
+use super::reason::{Reason, missing_feature};
 
 /// A profile. Its file is read for each load; the SDK's provider would read it only once.
 pub(super) struct ProfileFile {
@@ -36,9 +36,12 @@ impl ProfileFile {
             .profile_name(&self.profile)
             .build();
         // The provider's message names neither the profile nor the file.
-        provider.provide_credentials().await.map_err(|_| {
-            let file = self.file.display();
-            let reason = format!("no credentials in profile `{}` of {file}", self.profile);
+        provider.provide_credentials().await.map_err(|error| {
+            let profile = format!("profile `{}` of {}", self.profile, self.file.display());
+            let reason = match missing_feature(&error) {
+                Some(feature) => format!("{profile} {feature}"),
+                None => format!("no credentials in {profile}"),
+            };
             CredentialsError::not_loaded(Reason(reason))
         })
     }
