@@ -14,7 +14,7 @@ struct Input {
 
 libfuzzer_sys::fuzz_target!(|input: Input| {
     let Input { suite, frame_length, plaintext, changes, plan } = input;
-    envelope::fuzzing::a_stream_fails_like_one_piece(
+    envelope::fuzzing::a_stream_fails_like_one_call(
         suite,
         frame_length.into(),
         &plaintext,

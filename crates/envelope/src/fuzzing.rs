@@ -1,6 +1,6 @@
-//! Doors for the fuzz targets into rooms that are closed otherwise. Only built by `cargo fuzz`, and
-//! for tests.
-#![allow(clippy::missing_panics_doc, reason = "a fuzz target finds by panicking")]
+//! Functions for the fuzz targets, which use private modules. Built only by `cargo fuzz` and for
+//! tests.
+#![allow(clippy::missing_panics_doc, reason = "a fuzz target reports by panicking")]
 
 use std::{
     io::{self, Read, Write as _},
@@ -27,12 +27,12 @@ use crate::{
     suite::{AlgorithmSuite, CommitmentPolicy},
 };
 
-/// Reads a header, and checks that writing it again gives the bytes that were read.
+/// Reads a header and checks that writing it gives the same bytes.
 pub fn header_round_trip(bytes: &[u8]) {
     let _ = read_and_write(bytes);
 }
 
-/// The same; tells whether it was a header.
+/// Does the same. Returns whether `bytes` started with a header.
 fn read_and_write(bytes: &[u8]) -> bool {
     let mut reader = Reader::new(bytes, 0);
     let Ok(header) = UnverifiedHeader::read(&mut reader, usize::MAX) else { return false };
@@ -55,15 +55,18 @@ fn read_and_write(bytes: &[u8]) -> bool {
     true
 }
 
-/// Seals and opens with both AES-GCM backends, and checks that they agree.
+/// Encrypts and decrypts with both AES-GCM backends, and checks that they agree.
 pub fn aead_backends_agree(key: &[u8], nonce: [u8; 12], aad: &[u8], plaintext: &[u8]) {
-    let (used, portable) = (aead::Key::new(key), aead::Portable::new(key));
+    let used = aead::Key::new(key);
+    let portable = aead::Portable::new(key);
     assert_eq!(used.is_some(), portable.is_some());
     let (Some(used), Some(portable)) = (used, portable) else { return };
-    let (mut one, mut other) = (plaintext.to_vec(), plaintext.to_vec());
-    let (tag, other_tag) = (used.seal(nonce, aad, &mut one), portable.seal(nonce, aad, &mut other));
+    let mut one = plaintext.to_vec();
+    let mut other = plaintext.to_vec();
+    let tag = used.seal(nonce, aad, &mut one);
+    let other_tag = portable.seal(nonce, aad, &mut other);
     assert_eq!((&one, tag), (&other, other_tag));
-    // A wrong tag first: neither takes it.
+    // Both refuse a wrong tag.
     let wrong = std::array::from_fn(|at| tag[at] ^ u8::from(at == usize::from(nonce[0]) % 16));
     assert!(used.open(nonce, aad, &mut one.clone(), &wrong).is_err());
     assert!(portable.open(nonce, aad, &mut one.clone(), &wrong).is_err());
@@ -72,8 +75,8 @@ pub fn aead_backends_agree(key: &[u8], nonce: [u8; 12], aad: &[u8], plaintext: &
     assert_eq!((&one[..], &other[..]), (plaintext, plaintext));
 }
 
-/// Seals a stream that is cut in one way, and opens it as a stream that is cut in another, and in
-/// one piece.
+/// Encrypts a stream that is split in one way, and decrypts it at once and as a stream that is split
+/// in another way.
 pub fn any_split_gives_the_same(
     suite: u8,
     frame_length: u32,
@@ -85,11 +88,14 @@ pub fn any_split_gives_the_same(
     let writer = now(envelope.encryptor(&EncryptionContext::empty(), None))
         .expect("the keyring is local")
         .writer(vec![]);
-    let message = write(writer, plaintext, written).expect("it fits");
-    let opened =
-        now(envelope.decrypt(&message, &EncryptionContext::empty())).expect("it was just sealed");
+    let message = write(writer, plaintext, written).expect("the plaintext is short enough");
+    let opened = now(envelope.decrypt(&message, &EncryptionContext::empty()))
+        .expect("the message is authentic");
     assert_eq!(opened.plaintext(), plaintext);
-    assert_eq!(open_stream(&envelope, &message, read).expect("it opens in one piece"), plaintext);
+    assert_eq!(
+        decrypt_stream(&envelope, &message, read).expect("the message is authentic"),
+        plaintext
+    );
     let encryptor =
         now(envelope.encryptor(&EncryptionContext::empty(), Some(plaintext.len() as u64)));
     let mut message = vec![];
@@ -98,14 +104,14 @@ pub fn any_split_gives_the_same(
         .expect("the keyring is local")
         .reader(source)
         .read_to_end(&mut message)
-        .expect("it fits");
-    let opened =
-        now(envelope.decrypt(&message, &EncryptionContext::empty())).expect("it was just sealed");
+        .expect("the plaintext is short enough");
+    let opened = now(envelope.decrypt(&message, &EncryptionContext::empty()))
+        .expect("the message is authentic");
     assert_eq!(opened.plaintext(), plaintext);
 }
 
-/// Changes a message, and checks that it opens, or fails, alike in one piece and as a stream.
-pub fn a_stream_fails_like_one_piece(
+/// Changes a message, and checks that decrypting it at once and as a stream gives the same result.
+pub fn a_stream_fails_like_one_call(
     suite: u8,
     frame_length: u32,
     plaintext: &[u8],
@@ -126,7 +132,7 @@ pub fn a_stream_fails_like_one_piece(
         }
     }
     let whole = now(envelope.decrypt(&message, &EncryptionContext::empty()));
-    match (whole, open_stream(&envelope, &message, plan)) {
+    match (whole, decrypt_stream(&envelope, &message, plan)) {
         (Ok(whole), Ok(streamed)) => assert_eq!(whole.plaintext(), streamed),
         (Err(whole), Err(streamed)) => {
             assert_eq!(
@@ -134,17 +140,17 @@ pub fn a_stream_fails_like_one_piece(
                 Error::in_io(&streamed).expect("memory does not fail").to_string()
             );
         }
-        (whole, streamed) => panic!("in one piece {whole:?}, as a stream {streamed:?}"),
+        (whole, streamed) => panic!("at once {whole:?}, as a stream {streamed:?}"),
     }
 }
 
-/// Does operations to the cache and to a plain model of it, and checks that they agree.
+/// Applies operations to the cache and to a plain model of it, and checks that they agree.
 pub fn cache_operations(operations: &[(u8, u8, u16)]) {
     model::run(operations.iter().copied().map(Operation::decode));
 }
 
-/// A client that opens and writes what it may, under a fixed raw AES key. Frames of `frame_length`,
-/// or one piece for 0.
+/// Returns a client under a fixed raw AES key that writes one of the suites. The body has frames of
+/// `frame_length`, or is non-framed for 0.
 fn envelope(suite: u8, frame_length: u32) -> Envelope {
     let suites = AlgorithmSuite::ALL
         .into_iter()
@@ -163,17 +169,18 @@ fn envelope(suite: u8, frame_length: u32) -> Envelope {
         .suite(suite);
     let builder =
         if frame_length == 0 { builder.framed(false) } else { builder.frame_length(frame_length) };
-    builder.legacy_suites(true).build().expect("the settings are right")
+    builder.legacy_suites(true).build().expect("the settings are valid")
 }
 
-/// What a local keyring answers, which never waits, in as many turns as a long message takes.
+/// Polls a future under a local keyring, which never waits but yields during long messages.
 fn now<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
-    let turns = (0..1_000_000).find_map(|_| future.as_mut().now_or_never());
-    turns.expect("a local keyring never waits")
+    let output = (0..1_000_000).find_map(|_| future.as_mut().now_or_never());
+    output.expect("a local keyring never waits")
 }
 
-fn open_stream(envelope: &Envelope, message: &[u8], plan: &[u16]) -> io::Result<Vec<u8>> {
+/// Decrypts a stream with a reader and with a writer, which must agree.
+fn decrypt_stream(envelope: &Envelope, message: &[u8], plan: &[u16]) -> io::Result<Vec<u8>> {
     let mut source = Cut { bytes: message, plan, step: 0 };
     let header = envelope.read_header(&mut source)?;
     let mode = DecryptionMode::ReleaseBeforeSignatureIsVerified;
@@ -189,7 +196,7 @@ fn open_stream(envelope: &Envelope, message: &[u8], plan: &[u16]) -> io::Result<
     result
 }
 
-/// Writes in pieces as long as the plan says. A writer that takes nothing fails.
+/// Writes in pieces of the plan's lengths. Fails if the writer takes no bytes.
 fn write<M: Machine>(
     mut writer: Writer<M, Vec<u8>>,
     bytes: &[u8],
@@ -205,7 +212,7 @@ fn write<M: Machine>(
     }
 }
 
-/// Is read in pieces as long as its plan says, again and again.
+/// A source that is read in pieces of the plan's lengths, in a cycle.
 struct Cut<'a> {
     bytes: &'a [u8],
     plan: &'a [u16],
@@ -214,12 +221,12 @@ struct Cut<'a> {
 
 impl Read for Cut<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = self
+        let max = self
             .plan
             .get(self.step % self.plan.len().max(1))
             .map_or(usize::MAX, |step| usize::from(*step).max(1));
         self.step += 1;
-        let length = most.min(buffer.len());
+        let length = max.min(buffer.len());
         self.bytes.read(&mut buffer[..length])
     }
 }
@@ -235,25 +242,29 @@ mod tests {
     proptest! {
         #[test]
         fn streams_agree(
-            suite: u8, frame_length in prop_oneof![0u32..10, 10u32..6000, 65_000u32..66_000], plaintext: Vec<u8>,
+            suite: u8,
+            frame_length in prop_oneof![0u32..10, 10u32..6000, 65_000u32..66_000],
+            plaintext: Vec<u8>,
             changes in proptest::collection::vec((any::<u8>(), any::<u16>(), 0u16..50), 0..3),
-            one: Vec<u16>, other: Vec<u16>,
+            one: Vec<u16>,
+            other: Vec<u16>,
         ) {
             any_split_gives_the_same(suite, frame_length, &plaintext, &one, &other);
-            // Writes that end with a frame, longer than what a stream makes at once.
+            // Writes that end with a frame, and are longer than a stream's chunk.
             let frame = u16::try_from(frame_length).unwrap_or(u16::MAX);
-            let (frame_length, long) = (u32::from(frame), vec![7; usize::from(frame) * 2 + plaintext.len()]);
+            let frame_length = u32::from(frame);
+            let long = vec![7; usize::from(frame) * 2 + plaintext.len()];
             if frame_length >= 65_000 {
                 any_split_gives_the_same(suite, frame_length, &long, &[frame], &other);
             }
-            a_stream_fails_like_one_piece(suite, frame_length, &plaintext, &changes, &one);
+            a_stream_fails_like_one_call(suite, frame_length, &plaintext, &changes, &one);
         }
     }
 
-    /// 360 messages that the Python client 1.3.5 wrote; see `tests/published_vectors.rs` for where
-    /// they are.
+    /// The Python client 1.3.5 wrote these 360 messages. `tests/published_vectors.rs` says where they
+    /// are.
     #[test]
-    fn headers_of_python_1_3_5_write_back_to_the_same_bytes() {
+    fn headers_of_python_1_3_5_are_written_back_to_the_same_bytes() {
         let beside = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/vectors"));
         let folder = std::env::var_os("ENVELOPE_VECTORS").map_or(beside, PathBuf::from);
         let Ok(file) = File::open(folder.join("python-1.3.5.zip")) else {

@@ -45,7 +45,7 @@ async fn tracing_shows_the_keys_of_contexts_and_nothing_that_is_secret() {
         "load_data_key{operation=\"decryption\"",
         "context_keys=tenant",
         "reason=\"absent\"",
-        "a data key came",
+        "data key loaded",
         "WARN",
         "told to fail",
     ];

@@ -4,10 +4,10 @@ use std::{fmt, time::Duration};
 
 use crate::{context::ContextKeys, error::Error};
 
-/// Watches what happens in a [`MaterialsCache`](crate::materials::MaterialsCache).
+/// Receives the events of a [`MaterialsCache`](crate::materials::MaterialsCache).
 ///
-/// Called on the thread to which it happens, while locks of the cache are held: it must not wait,
-/// and must not use the cache. If it panics, that goes no further.
+/// It is called on the thread that causes the event, without locks, so it may use the cache. It
+/// should not block. Panics are caught and ignored.
 ///
 /// ```
 /// use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
@@ -28,33 +28,33 @@ use crate::{context::ContextKeys, error::Error};
 /// let cache = MaterialsCache::builder().observer(Arc::new(Alarm::default())).build();
 /// ```
 pub trait Observer: fmt::Debug + Send + Sync {
-    /// Something happened.
+    /// Receives one event.
     fn observe(&self, event: &Event<'_>);
 }
 
-/// Something that happened in a cache.
+/// An event in a cache, with its circumstances.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Event<'a> {
-    /// Whether it happened to what seals or to what opens.
+    /// Whether the event is about encryption or decryption.
     pub operation: Operation,
-    /// The keys, not the values, of the encryption context that it happened to.
+    /// The keys, but not the values, of the encryption context; none for events about many entries.
     pub context_keys: ContextKeys<'a>,
     /// What happened.
     pub kind: EventKind<'a>,
 }
 
-/// What a data key was wanted for.
+/// The operation that a data key is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operation {
-    /// Sealing.
+    /// Encryption.
     Encryption,
-    /// Opening.
+    /// Decryption.
     Decryption,
 }
 
 impl Operation {
-    /// `"encryption"` or `"decryption"`.
+    /// Returns `"encryption"` or `"decryption"`, for metrics and logs.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -64,34 +64,34 @@ impl Operation {
     }
 }
 
-/// A cache event.
+/// The kind of a cache event.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum EventKind<'a> {
-    /// An operation was served without waiting.
+    /// An operation used a cached data key without waiting.
     Hit,
-    /// An operation found no usable data key, and had to wait for one.
+    /// An operation found no usable data key, and waits for one.
     Missed(MissReason),
     /// An operation waits for a load that another one started.
     Coalesced,
-    /// An operation may not use the cache, and got its own data key.
+    /// An operation cannot use the cache, and gets a data key of its own.
     Bypassed,
-    /// An operation was refused without a request to the keyring, because of a remembered failure
-    /// or [`Error::Overloaded`].
+    /// An operation failed without a request to the keyring, with a remembered failure or with
+    /// [`Error::Overloaded`].
     Refused {
         /// The failure.
         cause: &'a Error,
-        /// How long operations are refused; zero if that is not known.
+        /// How long further operations fail; zero if unknown.
         retry_after: Duration,
     },
-    /// A data key was loaded.
+    /// A load succeeded.
     Loaded {
         /// Whether it was a refresh ahead, in the background.
         ahead: bool,
         /// How long the load took.
         took: Duration,
     },
-    /// A data key could not be loaded.
+    /// A load failed.
     LoadFailed {
         /// Whether it was a refresh ahead, in the background.
         ahead: bool,
@@ -100,32 +100,32 @@ pub enum EventKind<'a> {
         /// The failure.
         cause: &'a Error,
     },
-    /// The standby data key replaced a spent one.
+    /// The standby data key replaced one that had reached a limit.
     Promoted,
-    /// An operation used a data key past its age, because its provider is unavailable.
+    /// An operation used a data key past `max_age`, because its provider is unavailable.
     StaleServed,
-    /// An entry was evicted.
+    /// An entry was evicted because the cache was full.
     Evicted,
-    /// Entries were dropped: by [`invalidate`](crate::materials::MaterialsCache::invalidate) or a
-    /// similar method, or because their wrapping key was refused.
+    /// Entries were invalidated: by [`invalidate`](crate::materials::MaterialsCache::invalidate) or
+    /// a similar method, because their wrapping key was refused, or because the identity changed.
     Invalidated {
         /// The number of entries.
         entries: u64,
     },
-    /// Nearly every operation has a new encryption context, so that caching does not help. Emitted
-    /// once for each cache and operation.
+    /// Almost every operation has a new encryption context, so caching has no effect. Emitted once
+    /// for each cache and operation.
     ContextsNeverRepeat,
-    /// The cache is too small for the encryption contexts in use (for decryption: the data keys in
-    /// use).
+    /// The cache is too small for the encryption contexts in use, or for decryption, for the data
+    /// keys in use.
     ///
-    /// More than one operation in ten requests an entry that was evicted, which costs a request to
-    /// the key provider. Raise [`capacity`](crate::materials::MaterialsCacheBuilder::capacity), or
+    /// More than one operation in ten needs an entry that was evicted, which costs a request to the
+    /// key provider. Raise [`capacity`](crate::materials::MaterialsCacheBuilder::capacity), or
     /// [`max_bytes_held`](crate::materials::MaterialsCacheBuilder::max_bytes_held) if entries are
     /// large. Emitted once for each cache and operation.
     CacheTooSmall {
-        /// How many operations requested an evicted entry.
+        /// The number of operations that needed an evicted entry.
         evicted: u64,
-        /// How many operations there were in the same time.
+        /// The number of all operations in the same time.
         operations: u64,
         /// The setting `capacity`.
         capacity: usize,
@@ -138,24 +138,25 @@ pub enum EventKind<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum MissReason {
-    /// There was none, and none was remembered to have been there.
+    /// No entry was cached, and none is known to have been evicted or invalidated recently.
     Absent,
-    /// It had made room for another entry.
+    /// The entry had been evicted.
     Evicted,
-    /// It had been invalidated, or its wrapping key refused.
+    /// The entry had been invalidated.
     Invalidated,
-    /// There was none, and there is no use in looking: contexts hardly ever repeat.
+    /// No entry was cached, and encryption contexts almost never repeat: there is less than one hit
+    /// for 100 new contexts.
     NeverRepeats,
-    /// It was too old.
+    /// The data key had reached `max_age`.
     Age,
-    /// It had sealed as many messages as it may.
+    /// The data key had reached `max_messages`.
     Messages,
-    /// It had not as many bytes left as the message has.
+    /// The message was longer than the bytes left under the data key.
     Bytes,
 }
 
 impl MissReason {
-    /// Every reason, in the order of declaration.
+    /// All reasons, in the order of declaration.
     pub(crate) const ALL: [Self; 7] = [
         Self::Absent,
         Self::Evicted,
@@ -166,7 +167,7 @@ impl MissReason {
         Self::Bytes,
     ];
 
-    /// The reason's name, in `snake_case`: for metrics and logs.
+    /// Returns the name in `snake_case`, for metrics and logs.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

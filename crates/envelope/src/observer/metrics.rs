@@ -1,5 +1,6 @@
-//! Counters and histograms for the `metrics` facade. Their names and labels are listed at
-//! [`MaterialsCache`](crate::materials::MaterialsCache).
+//! Counters and a histogram for the `metrics` facade.
+//!
+//! [`MaterialsCache`](crate::materials::MaterialsCache) lists their names and labels.
 
 use metrics::{counter, histogram};
 
@@ -12,7 +13,12 @@ pub(super) fn emit(event: &Event<'_>) {
     match event.kind {
         EventKind::Hit => {}
         EventKind::Missed(reason) => {
-            counter!("envelope_cache_misses_total", "operation" => operation, "reason" => reason.name()).increment(1);
+            counter!(
+                "envelope_cache_misses_total",
+                "operation" => operation,
+                "reason" => reason.name()
+            )
+            .increment(1);
         }
         EventKind::Coalesced => {
             counter!("envelope_cache_coalesced_total", "operation" => operation).increment(1);
@@ -57,8 +63,13 @@ pub(super) fn hits(operation: Operation, count: u64) {
 
 fn loaded(operation: &'static str, ahead: bool, outcome: &'static str, seconds: f64) {
     let ahead = if ahead { "true" } else { "false" };
-    counter!("envelope_cache_loads_total", "operation" => operation, "ahead" => ahead, "outcome" => outcome)
-        .increment(1);
+    counter!(
+        "envelope_cache_loads_total",
+        "operation" => operation,
+        "ahead" => ahead,
+        "outcome" => outcome
+    )
+    .increment(1);
     histogram!("envelope_cache_load_seconds", "operation" => operation, "outcome" => outcome)
         .record(seconds);
 }

@@ -1,4 +1,4 @@
-//! Receives cache events.
+//! Cache events for your own [`Observer`], for `tracing` and for the `metrics` facade.
 
 mod event;
 #[cfg(feature = "metrics")]
@@ -15,7 +15,7 @@ use std::{
 pub use self::event::{Event, EventKind, MissReason, Observer, Operation};
 use crate::context::ContextKeys;
 
-/// A load, in a span where there is `tracing`.
+/// Runs a load in a span of its own, with the feature `tracing`.
 pub(crate) fn traced<F: Future>(
     operation: Operation,
     context_keys: ContextKeys<'_>,
@@ -28,7 +28,7 @@ pub(crate) fn traced<F: Future>(
     load
 }
 
-/// Runs a task in the caller's span and subscriber, if there is `tracing`.
+/// Runs a task in the caller's span and subscriber, with the feature `tracing`.
 pub(crate) fn in_current_span(
     task: impl Future<Output = ()> + Send + 'static,
 ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
@@ -37,7 +37,7 @@ pub(crate) fn in_current_span(
     Box::pin(task)
 }
 
-/// All who watch one half of a cache.
+/// The observers of one half of a cache.
 #[derive(Debug)]
 pub(crate) struct Observers {
     operation: Operation,
@@ -45,15 +45,15 @@ pub(crate) struct Observers {
 }
 
 impl Observers {
-    /// `own` is the user's; the features `tracing` and `metrics` bring theirs.
+    /// `own` is the user's observer. The features `tracing` and `metrics` add their own.
     pub(crate) fn new(operation: Operation, own: Option<Arc<dyn Observer>>) -> Self {
         Self { operation, own }
     }
 
-    /// Tells all of them.
+    /// Reports an event to all observers.
     pub(crate) fn tell(&self, context_keys: ContextKeys<'_>, kind: EventKind<'_>) {
         let event = Event { operation: self.operation, context_keys, kind };
-        unharmed(|| {
+        ignoring_panics(|| {
             #[cfg(feature = "tracing")]
             tracing::emit(&event);
             #[cfg(feature = "metrics")]
@@ -64,8 +64,8 @@ impl Observers {
         });
     }
 
-    /// Tells of a hit, which only the user's may want to hear: those are too many, and counted
-    /// elsewhere.
+    /// Reports a hit to the user's observer alone. There are too many hits for the others, which
+    /// report counts.
     #[inline]
     pub(crate) fn hit<'a>(&self, context_keys: impl FnOnce() -> ContextKeys<'a>) {
         if let Some(own) = &self.own {
@@ -74,20 +74,19 @@ impl Observers {
                 context_keys: context_keys(),
                 kind: EventKind::Hit,
             };
-            unharmed(|| own.observe(&event));
+            ignoring_panics(|| own.observe(&event));
         }
     }
 
-    /// Tells the `metrics` facade of several hits at once.
+    /// Reports several hits to the `metrics` facade at once.
     #[cfg(feature = "metrics")]
     pub(crate) fn hits(&self, count: u64) {
-        unharmed(|| metrics::hits(self.operation, count));
+        ignoring_panics(|| metrics::hits(self.operation, count));
     }
 }
 
-/// Calls others' code while our own is in the middle of something: a panic of theirs must not stop
-/// ours there.
-fn unharmed(call: impl FnOnce()) {
-    // The panic's message was shown by the hook.
+/// Calls an observer. A panic of an observer must not stop the operation that reports an event.
+fn ignoring_panics(call: impl FnOnce()) {
+    // The panic hook has shown the message.
     let _ = catch_unwind(AssertUnwindSafe(call));
 }
