@@ -8,8 +8,8 @@ use zeroize::Zeroize as _;
 use super::{Decrypted, Envelope, yielding::pause};
 use crate::{context::EncryptionContext, error::Error};
 
-/// What a message costs in addition to its bytes: deriving its keys takes as long as encrypting this
-/// many bytes.
+/// What a message costs in addition to its bytes: deriving its keys takes as long as encrypting
+/// this many bytes.
 const MESSAGE: usize = 12 * 1024;
 /// The maximum number of messages that wait for a data key at once. The cache has its own limit.
 const AT_ONCE: usize = 64;
@@ -24,11 +24,13 @@ impl Envelope {
     /// ```
     /// # use envelope::{DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring};
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), envelope::Error> {
-    /// # let envelope = Envelope::new(RawAesKeyring::new("example", "key", &DataKey::generate(32)?)?)?;
+    /// # let keyring = RawAesKeyring::new("example", "key", &DataKey::generate(32)?)?;
+    /// # let envelope = Envelope::new(keyring)?;
     /// let context = EncryptionContext::new([("table", "cards")])?;
     /// let cards = ["4111 1111 1111 1111", "4242 4242 4242 4242"];
     /// let messages = envelope.encrypt_batch(&cards, &context).await?;
-    /// for (card, decrypted) in cards.iter().zip(envelope.decrypt_batch(&messages, &context).await) {
+    /// let outcomes = envelope.decrypt_batch(&messages, &context).await;
+    /// for (card, decrypted) in cards.iter().zip(outcomes) {
     ///     assert_eq!(decrypted?.plaintext(), card.as_bytes());
     /// }
     /// # Ok(()) }
@@ -140,12 +142,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn groups_cover_everything_once_and_stay_within_the_slice(lengths in prop::collection::vec(0usize..60_000, 0..50)) {
+        fn groups_cover_everything_once_and_stay_within_the_slice(
+            lengths in prop::collection::vec(0usize..60_000, 0..50),
+        ) {
             let messages: Vec<_> = lengths.iter().map(|length| vec![0; *length]).collect();
             let groups: Vec<_> = groups(&messages, 65_536).collect();
             prop_assert!(groups.iter().cloned().flatten().eq(0..messages.len()));
             for group in groups {
-                let cost: usize = lengths[group.clone()].iter().map(|length| length + MESSAGE).sum();
+                let lengths = &lengths[group.clone()];
+                let cost: usize = lengths.iter().map(|length| length + MESSAGE).sum();
                 prop_assert!(group.len() == 1 || cost <= 65_536);
             }
         }

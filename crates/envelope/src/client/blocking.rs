@@ -49,7 +49,8 @@ impl Envelope {
     /// use envelope::{DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring};
     ///
     /// let wrapping_key = DataKey::generate(32)?;
-    /// let envelope = Envelope::new(RawAesKeyring::new("example", "key", &wrapping_key)?)?.blocking();
+    /// let keyring = RawAesKeyring::new("example", "key", &wrapping_key)?;
+    /// let envelope = Envelope::new(keyring)?.blocking();
     ///
     /// let context = EncryptionContext::new([("tenant", "42")])?;
     /// let message = envelope.encrypt(b"4111 1111 1111 1111", &context)?;
@@ -154,6 +155,33 @@ impl BlockingEnvelope {
         context: &EncryptionContext,
     ) -> Vec<Result<Decrypted, Error>> {
         block_on(self.envelope.decrypt_batch(messages, context))
+    }
+
+    /// Decrypts a message and encrypts it again, like [`Envelope::reencrypt`].
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Envelope::reencrypt`].
+    pub fn reencrypt(&self, message: &[u8], context: &EncryptionContext) -> Result<Vec<u8>, Error> {
+        block_on(self.envelope.reencrypt(message, context))
+    }
+
+    /// Re-encrypts messages that are not current, like [`Envelope::reencrypt_batch`].
+    pub fn reencrypt_batch<M: AsRef<[u8]> + Sync>(
+        &self,
+        messages: &[M],
+        context: &EncryptionContext,
+    ) -> Vec<Result<Option<Vec<u8>>, Error>> {
+        block_on(self.envelope.reencrypt_batch(messages, context))
+    }
+
+    /// Returns whether a message is encrypted as now, like [`Envelope::is_current`].
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Envelope::is_current`].
+    pub fn is_current(&self, message: &[u8], context: &EncryptionContext) -> Result<bool, Error> {
+        block_on(self.envelope.is_current(message, context))
     }
 
     /// Starts a message that is encrypted as a stream, like [`Envelope::encryptor`].

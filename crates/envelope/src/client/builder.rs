@@ -28,8 +28,8 @@ impl Envelope {
         Self::builder(CachingMaterialsManager::builder(source).build()?).build()
     }
 
-    /// Returns a builder for a client that uses `manager`: [`CachingMaterialsManager`] to reuse data
-    /// keys, [`DefaultMaterialsManager`] to get a new one per message.
+    /// Returns a builder for a client that uses `manager`: [`CachingMaterialsManager`] to reuse
+    /// data keys, [`DefaultMaterialsManager`] to get a new one per message.
     pub fn builder(manager: impl MaterialsManager + 'static) -> EnvelopeBuilder {
         EnvelopeBuilder {
             manager: Arc::new(manager),
@@ -104,7 +104,8 @@ impl EnvelopeBuilder {
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Error> {
     /// let keyring = RawAesKeyring::new("payments", "2026", &DataKey::generate(32)?)?;
-    /// let manager = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring)).build()?;
+    /// let source = DefaultMaterialsManager::new(keyring);
+    /// let manager = CachingMaterialsManager::builder(source).build()?;
     /// let envelope = Envelope::builder(manager).required_keys(["tenant"]).build()?;
     ///
     /// let acme = EncryptionContext::new([("tenant", "acme"), ("purpose", "card number")])?;
@@ -123,22 +124,22 @@ impl EnvelopeBuilder {
         self
     }
 
-    /// Sets whether messages must commit to their data key, in encryption and in decryption. Default:
-    /// [`CommitmentPolicy::RequireEncryptRequireDecrypt`].
+    /// Sets whether messages must commit to their data key, in encryption and in decryption.
+    /// Default: [`CommitmentPolicy::RequireEncryptRequireDecrypt`].
     pub fn commitment_policy(mut self, policy: CommitmentPolicy) -> Self {
         self.policy = policy;
         self
     }
 
-    /// Sets the algorithm suite for encryption. Default: `0x0478`, or `0x0178` if the policy forbids
-    /// commitment. Signed suites need the feature `aws-lc-rs`.
+    /// Sets the algorithm suite for encryption. Default: `0x0478`, or `0x0178` if the policy
+    /// forbids commitment. Signed suites need the feature `aws-lc-rs`.
     pub fn suite(mut self, suite: AlgorithmSuite) -> Self {
         self.suite = Some(suite);
         self
     }
 
-    /// Sets whether the suites without key derivation are allowed for encryption: `0x0014`, `0x0046`
-    /// and `0x0078`. Default: `false`.
+    /// Sets whether the suites without key derivation are allowed for encryption: `0x0014`,
+    /// `0x0046` and `0x0078`. Default: `false`.
     ///
     /// Use them only for readers that support nothing else. Their data keys are never cached.
     pub fn legacy_suites(mut self, allowed: bool) -> Self {
@@ -182,11 +183,12 @@ impl EnvelopeBuilder {
     /// Use this in programs that process one file at a time. A server whose cores are busy gains
     /// nothing, and async methods process 256 KiB per thread before they yield.
     ///
-    /// If you call the client on a thread of another `rayon` pool, that thread may run other jobs of
-    /// its pool while it waits: do not hold a lock during the call.
+    /// If you call the client on a thread of another `rayon` pool, that thread may run other jobs
+    /// of its pool while it waits: do not hold a lock during the call.
     ///
     /// ```
-    /// # use envelope::{DataKey, Envelope, keyring::RawAesKeyring, materials::DefaultMaterialsManager};
+    /// # use envelope::{DataKey, Envelope, keyring::RawAesKeyring};
+    /// # use envelope::materials::DefaultMaterialsManager;
     /// # let keyring = RawAesKeyring::new("example", "key", &DataKey::generate(32)?)?;
     /// let envelope = Envelope::builder(DefaultMaterialsManager::new(keyring)).threads(4).build()?;
     /// # Ok::<(), envelope::Error>(())
@@ -202,8 +204,8 @@ impl EnvelopeBuilder {
     /// # Errors
     ///
     /// - [`Error::InvalidSetting`] for a setting out of its range, a legacy suite that is not
-    ///   allowed, a signed suite without the feature `aws-lc-rs`, a reserved required key, or threads
-    ///   that do not start.
+    ///   allowed, a signed suite without the feature `aws-lc-rs`, a reserved required key, or
+    ///   threads that do not start.
     /// - [`Error::CommitmentPolicy`] for a suite that the policy does not allow for encryption.
     pub fn build(self) -> Result<Envelope, Error> {
         let Self { manager, policy, frame_length, max_encrypted_data_keys, .. } = self;

@@ -18,8 +18,8 @@ impl Envelope {
     ///
     /// The message must authenticate every pair of `context`: it stores the pair, or it was
     /// encrypted with the pair as [required context](super::EnvelopeBuilder::required_keys). It may
-    /// store further pairs: see [`Decrypted::encryption_context`]. The plaintext of a signed message
-    /// is returned only after its signature has been verified.
+    /// store further pairs: see [`Decrypted::encryption_context`]. The plaintext of a signed
+    /// message is returned only after its signature has been verified.
     ///
     /// # Errors
     ///

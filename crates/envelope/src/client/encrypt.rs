@@ -101,7 +101,8 @@ impl Envelope {
     /// ```
     /// # use envelope::{DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring};
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), envelope::Error> {
-    /// # let envelope = Envelope::new(RawAesKeyring::new("example", "key", &DataKey::generate(32)?)?)?;
+    /// # let keyring = RawAesKeyring::new("example", "key", &DataKey::generate(32)?)?;
+    /// # let envelope = Envelope::new(keyring)?;
     /// let context = EncryptionContext::new([("table", "cards")])?;
     /// envelope.warm([&context]).await; // now the data key is cached
     /// let mut message = Vec::with_capacity(1024);

@@ -8,6 +8,7 @@ mod decrypted;
 mod encrypt;
 mod prepared;
 mod readiness;
+mod reencrypt;
 mod required_keys;
 mod warmed;
 mod yielding;
@@ -60,7 +61,8 @@ use crate::{
 ///
 /// ```
 /// # #[cfg(feature = "tokio")]
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # use envelope::{DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring};
 /// # let envelope = Envelope::new(RawAesKeyring::new("example", "key", &DataKey::generate(32)?)?)?;
 /// let tenant = EncryptionContext::new([("tenant", "42")])?;

@@ -21,7 +21,8 @@ impl Envelope {
     /// ```
     /// # use envelope::{DataKey, EncryptionContext, Envelope, Error, keyring::RawAesKeyring};
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Error> {
-    /// # let envelope = Envelope::new(RawAesKeyring::new("example", "key", &DataKey::generate(32)?)?)?;
+    /// # let keyring = RawAesKeyring::new("example", "key", &DataKey::generate(32)?)?;
+    /// # let envelope = Envelope::new(keyring)?;
     /// let tenant = envelope.prepare(&EncryptionContext::new([("tenant", "42")])?)?;
     /// let message = tenant.encrypt(b"4111 1111 1111 1111").await?;
     /// let another = tenant.try_encrypt(b"4242 4242 4242 4242")?; // never waits

@@ -26,7 +26,8 @@ impl Envelope {
     /// ```
     /// # use envelope::{DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring};
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), envelope::Error> {
-    /// # let envelope = Envelope::new(RawAesKeyring::new("example", "key", &DataKey::generate(32)?)?)?;
+    /// # let keyring = RawAesKeyring::new("example", "key", &DataKey::generate(32)?)?;
+    /// # let envelope = Envelope::new(keyring)?;
     /// let tenants = ["42", "43"].map(|id| EncryptionContext::new([("tenant", id)]).expect("short"));
     /// for (tenant, warmed) in tenants.iter().zip(envelope.warm(&tenants).await) {
     ///     if let Err(error) = warmed {

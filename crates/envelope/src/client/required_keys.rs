@@ -48,6 +48,12 @@ impl RequiredKeys {
             return Ok(EncryptionContext::empty());
         }
         self.check(context)?;
-        Ok(context.filtered(|key| self.0.iter().any(|required| required == key)))
+        Ok(self.required_part_of(context))
+    }
+
+    /// Returns the pairs of `context` that a message must not store, whether they are complete or
+    /// not.
+    pub(super) fn required_part_of(&self, context: &EncryptionContext) -> EncryptionContext {
+        context.filtered(|key| self.0.iter().any(|required| required == key))
     }
 }

@@ -29,7 +29,8 @@ use crate::{
     suite::AlgorithmSuite,
 };
 
-/// The materials to encrypt a message: a data key, in plaintext and as each wrapping key encrypted it.
+/// The materials to encrypt a message: a data key, in plaintext and as each wrapping key encrypted
+/// it.
 #[derive(Debug)]
 pub struct EncryptionMaterials {
     suite: AlgorithmSuite,
@@ -48,8 +49,8 @@ impl EncryptionMaterials {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] if the suite is signed, if the data key has the wrong length for the
-    /// suite, or if there are no encrypted data keys or they do not fit the message format.
+    /// [`Error::InvalidSetting`] if the suite is signed, if the data key has the wrong length for
+    /// the suite, or if there are no encrypted data keys or they do not fit the message format.
     pub fn new(
         suite: AlgorithmSuite,
         encryption_context: EncryptionContext,
@@ -61,7 +62,8 @@ impl EncryptionMaterials {
     }
 
     /// Creates materials of any kind. `required_context` is the part of the context that is not
-    /// stored. Signed suites, and only they, have a signing key, with its public key in the context.
+    /// stored. Signed suites, and only they, have a signing key, with its public key in the
+    /// context.
     pub(crate) fn with_parts(
         suite: AlgorithmSuite,
         encryption_context: EncryptionContext,
@@ -185,8 +187,8 @@ impl DecryptionMaterials {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] if the suite is signed, or if the data key has the wrong length for
-    /// the suite.
+    /// [`Error::InvalidSetting`] if the suite is signed, or if the data key has the wrong length
+    /// for the suite.
     pub fn new(
         suite: AlgorithmSuite,
         encryption_context: EncryptionContext,

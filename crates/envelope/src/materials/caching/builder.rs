@@ -90,8 +90,8 @@ pub struct CachingBuilder {
 }
 
 impl CachingBuilder {
-    /// Sets the maximum age of a data key, counted from its request. Default: 5 minutes. Allowed: over
-    /// zero.
+    /// Sets the maximum age of a data key, counted from its request. Default: 5 minutes. Allowed:
+    /// over zero.
     ///
     /// This is also the longest time that a data key stays in use after KMS would refuse it. Ages
     /// are read from the cache's [`Clock`](crate::Clock), which includes suspended time on Linux.
@@ -129,8 +129,8 @@ impl CachingBuilder {
     /// - It would be too old at the use after the next one, if the pause before that use is as long
     ///   as the last pause was.
     ///
-    /// With `false`, or without the feature `tokio`, a caller that finds no usable data key waits for
-    /// the next one.
+    /// With `false`, or without the feature `tokio`, a caller that finds no usable data key waits
+    /// for the next one.
     pub fn refresh_ahead(mut self, ahead: bool) -> Self {
         self.policy.refresh_ahead = ahead;
         self
@@ -144,13 +144,13 @@ impl CachingBuilder {
     /// credentials, nor the pool's own budget
     /// ([`OverBudget`](crate::keyring::KeyringErrorKind::OverBudget)).
     ///
-    /// `max_messages` and `max_bytes` still apply. A revocation takes up to this time longer to take
-    /// effect.
+    /// `max_messages` and `max_bytes` still apply. A revocation takes up to this time longer to
+    /// take effect.
     ///
     /// After `max_age`, callers wait until the first request has failed, unless a refresh ahead has
     /// detected the outage before. Set `KmsPoolBuilder::operation_timeout` below your callers'
-    /// deadline. With the feature `tokio`, the request continues after its callers are cancelled, so
-    /// that later callers benefit from its outcome.
+    /// deadline. With the feature `tokio`, the request continues after its callers are cancelled,
+    /// so that later callers benefit from its outcome.
     pub fn serve_stale_for(mut self, duration: Duration) -> Self {
         self.policy.stale = duration;
         self
@@ -159,8 +159,8 @@ impl CachingBuilder {
     /// Sets how long permanent failures are remembered. Default: 1 second. Allowed: any; zero
     /// remembers none.
     ///
-    /// Permanent failures are denied access, a disabled or missing KMS key, and an encrypted data key
-    /// that cannot be unwrapped. Until then, calls for the same entry fail at once with
+    /// Permanent failures are denied access, a disabled or missing KMS key, and an encrypted data
+    /// key that cannot be unwrapped. Until then, calls for the same entry fail at once with
     /// [`Error::Remembered`]. If nobody may use the wrapping key, so do calls for every entry under
     /// it.
     pub fn remember_failures_for(mut self, duration: Duration) -> Self {
@@ -203,9 +203,10 @@ impl CachingBuilder {
     ///
     /// This saves the `Decrypt` requests of a process that decrypts its own messages. It also skips
     /// the permission check: a principal with `kms:GenerateDataKey`, but without `kms:Decrypt`, can
-    /// decrypt the messages of this process as long as their data key is cached. While that data key
-    /// is in use, KMS is asked at 70 to 80 % of its age. If it refuses, the entries for encryption
-    /// under that KMS key are dropped, too. So do not set this for a principal that may not decrypt.
+    /// decrypt the messages of this process as long as their data key is cached. While that data
+    /// key is in use, KMS is asked at 70 to 80 % of its age. If it refuses, the entries for
+    /// encryption under that KMS key are dropped, too. So do not set this for a principal that may
+    /// not decrypt.
     ///
     /// ```
     /// # use envelope::{DataKey, keyring::RawAesKeyring};
@@ -225,8 +226,8 @@ impl CachingBuilder {
     /// # Errors
     ///
     /// [`Error::InvalidSetting`] for a limit out of its range, and for a
-    /// [`partition_id`](Self::partition_id) if the identity of the source's wrapping keys is unknown.
-    /// [`Error::Random`] if the system's random number generator fails.
+    /// [`partition_id`](Self::partition_id) if the identity of the source's wrapping keys is
+    /// unknown. [`Error::Random`] if the system's random number generator fails.
     pub fn build(self) -> Result<CachingMaterialsManager, Error> {
         let Policy { max_age, max_messages, max_bytes, .. } = self.policy;
         if max_age.is_zero() {

@@ -41,8 +41,8 @@ use crate::{
 
 /// Keeps data keys for reuse within limits on age, messages and bytes.
 ///
-/// - The limits are reserved before a message is encrypted, so they are never exceeded, however many
-///   tasks encrypt at the same time.
+/// - The limits are reserved before a message is encrypted, so they are never exceeded, however
+///   many tasks encrypt at the same time.
 /// - While a data key is in use, the next one is fetched in the background before a limit is
 ///   reached, and replaces it atomically, so that callers do not wait. This requires the feature
 ///   `tokio`.
@@ -52,12 +52,12 @@ use crate::{
 ///   said that nobody may use it.
 /// - If KMS responds that nobody may use a wrapping key ([`Unusable`]), for a data key that is
 ///   cached or is to be generated, all entries under that wrapping key are dropped.
-/// - If KMS denies access ([`Denied`]), that may concern only the encryption context of the request.
-///   Its entry is dropped, and an entry of another context in the same partition is refreshed in the
-///   background, as a probe. If the probe is denied, a second one follows. If that is denied too, or
-///   there is no entry to probe, the rest of the partition under that wrapping key is dropped. After
-///   a successful probe, further denials start no probe for a tenth of `max_age`, or for
-///   `max_backoff` if that is longer.
+/// - If KMS denies access ([`Denied`]), that may concern only the encryption context of the
+///   request. Its entry is dropped, and an entry of another context in the same partition is
+///   refreshed in the background, as a probe. If the probe is denied, a second one follows. If that
+///   is denied too, or there is no entry to probe, the rest of the partition under that wrapping
+///   key is dropped. After a successful probe, further denials start no probe for a tenth of
+///   `max_age`, or for `max_backoff` if that is longer.
 /// - A message that is longer than `max_bytes`, of unknown length, or of a suite without key
 ///   derivation gets its own data key, which is not cached.
 ///
@@ -118,7 +118,8 @@ struct Inner {
     cache: MaterialsCache,
     partition: Arc<str>,
     policy: Policy,
-    /// By wrapping key. Not shared with other managers, whose principals may fail for other reasons.
+    /// By wrapping key. Not shared with other managers, whose principals may fail for other
+    /// reasons.
     backoffs: Failures<Arc<str>>,
     probes: Probes,
     prime_decrypt: bool,
@@ -135,8 +136,8 @@ impl CachingMaterialsManager {
         &self.0.cache
     }
 
-    /// Returns the number of bytes that a message reserves; `None` if it may not use the cache. A data
-    /// key of a suite without key derivation encrypts one message only (specification:
+    /// Returns the number of bytes that a message reserves; `None` if it may not use the cache. A
+    /// data key of a suite without key derivation encrypts one message only (specification:
     /// `framework/caching-cmm.md#get-encryption-materials`).
     fn cacheable_length(&self, request: EncryptionMaterialsRequest<'_>) -> Option<u64> {
         let length = request.plaintext_length.filter(|length| *length <= self.0.policy.max_bytes);
@@ -163,8 +164,8 @@ impl CachingMaterialsManager {
         }
     }
 
-    /// Drops the partition if another identity has replaced the one that obtained its entries. After
-    /// that, nothing is used that was obtained, or requested, before.
+    /// Drops the partition if another identity has replaced the one that obtained its entries.
+    /// After that, nothing is used that was obtained, or requested, before.
     fn drop_what_others_obtained(&self) {
         let inner = &*self.0;
         let tenure = inner.source.keyring().map_or(0, Keyring::tenure);

@@ -23,9 +23,9 @@ const DENIED_CONTEXTS: usize = 3;
 impl CachingMaterialsManager {
     /// Handles a failed load: drops data keys under a refused wrapping key.
     ///
-    /// `had` is whether the failed load was for a data key that was cached or to be generated. Other
-    /// failures drop nothing: somebody may have sent a new message to cause them. Nothing is dropped
-    /// either if a related key has not responded, because that key may still be valid.
+    /// `had` is whether the failed load was for a data key that was cached or to be generated.
+    /// Other failures drop nothing: somebody may have sent a new message to cause them. Nothing is
+    /// dropped either if a related key has not responded, because that key may still be valid.
     ///
     /// A denial may concern only the encryption context. Other contexts are therefore probed first,
     /// and the rest of the partition is dropped only if they are denied, too.

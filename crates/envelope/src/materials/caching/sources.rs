@@ -21,8 +21,8 @@ use crate::{
     time::Moment,
 };
 
-/// The maximum length of the name of a wrapping key that can fail by itself: AWS's ARNs have at most
-/// 2,048 bytes.
+/// The maximum length of the name of a wrapping key that can fail by itself: AWS's ARNs have at
+/// most 2,048 bytes.
 const MAX_NAME: usize = 2_048;
 
 /// Loads the encryption materials of one context.

@@ -17,8 +17,8 @@ const MAX_WAITING: usize = 1_000;
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
 impl MaterialsCache {
-    /// Creates a cache of at most `capacity` entries for encryption, and as many for decryption. Other
-    /// settings have the defaults of [`builder`](Self::builder).
+    /// Creates a cache of at most `capacity` entries for encryption, and as many for decryption.
+    /// Other settings have the defaults of [`builder`](Self::builder).
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         Self::builder().capacity(capacity).build()

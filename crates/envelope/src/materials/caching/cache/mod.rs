@@ -23,8 +23,8 @@ use crate::{
 ///
 /// A cached data key is wiped when its entry has been evicted, replaced or dropped and the last
 /// operation under it has ended. An expired entry is never used, but stays in memory until it is
-/// requested again, evicted or dropped: see [`remove_older_than`](Self::remove_older_than). An entry
-/// takes about 1.5 KB with one encrypted data key and a short encryption context.
+/// requested again, evicted or dropped: see [`remove_older_than`](Self::remove_older_than). An
+/// entry takes about 1.5 KB with one encrypted data key and a short encryption context.
 ///
 /// [`CachingMaterialsManager`]: crate::materials::CachingMaterialsManager
 ///
@@ -44,8 +44,8 @@ use crate::{
 /// Threads do not survive a `fork`. If the parent had started them, loads in the child fail with
 /// [`Error::Forked`](crate::Error::Forked): create clients after the fork. Cached data keys still
 /// work in the child, unless another thread was using the cache during the fork: that thread may
-/// have held a lock, and the child may wait for it forever. Each process counts its own messages and
-/// bytes, so that both together may exceed a data key's limits.
+/// have held a lock, and the child may wait for it forever. Each process counts its own messages
+/// and bytes, so that both together may exceed a data key's limits.
 ///
 /// Without the feature, the waiting callers drive a load, and it is cancelled with the last of
 /// them.
@@ -97,8 +97,8 @@ impl MaterialsCache {
             + self.0.decryption.invalidate(|_, materials| is_same(materials.encryption_context()))
     }
 
-    /// Drops the entries under one wrapping key, with the guarantee of [`clear`](Self::clear). Scans
-    /// all entries.
+    /// Drops the entries under one wrapping key, with the guarantee of [`clear`](Self::clear).
+    /// Scans all entries.
     ///
     /// Pass the ARN of an AWS KMS key, or the name or `NAMESPACE/NAME` of a raw key, as in error
     /// messages. Keys whose names start with `wrapping_key` match, too. If several keys encrypt a

@@ -2,8 +2,8 @@
 
 use crate::format::encrypted_data_key::{EncryptedDataKey, EncryptedDataKeys};
 
-/// Returns whether one of these is encrypted by the key with this name, or by a key whose name starts
-/// with it.
+/// Returns whether one of these is encrypted by the key with this name, or by a key whose name
+/// starts with it.
 pub(super) fn is_under(keys: EncryptedDataKeys<'_>, wrapping_key: &str) -> bool {
     keys.iter().any(|key| is_named(&key, wrapping_key))
 }
@@ -15,8 +15,8 @@ fn is_named(key: &EncryptedDataKey, wrapping_key: &str) -> bool {
     is_named(wrapping_key) || qualified.is_some_and(is_named)
 }
 
-/// Returns whether one of these is encrypted by the key that a failure names. For AWS KMS, the whole
-/// ARN must match: a message may contain a prefix of the ARNs of other keys.
+/// Returns whether one of these is encrypted by the key that a failure names. For AWS KMS, the
+/// whole ARN must match: a message may contain a prefix of the ARNs of other keys.
 pub(in crate::materials::caching) fn is_wrapped_by(
     keys: EncryptedDataKeys<'_>,
     wrapping_key: &str,

@@ -17,7 +17,8 @@ pub struct CacheStats {
 }
 
 impl CacheStats {
-    /// Returns the number of requests to keyrings. With the AWS KMS keyring, each is one KMS request.
+    /// Returns the number of requests to keyrings. With the AWS KMS keyring, each is one KMS
+    /// request.
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.encryption.requests() + self.decryption.requests()
@@ -29,8 +30,8 @@ impl CacheStats {
         self.encryption.requests_avoided() + self.decryption.requests_avoided()
     }
 
-    /// Returns the cost of the avoided requests at a price for 10,000 requests. AWS KMS charges 0.03
-    /// US dollars in most regions.
+    /// Returns the cost of the avoided requests at a price for 10,000 requests. AWS KMS charges
+    /// 0.03 US dollars in most regions.
     ///
     /// ```
     /// # let cache = envelope::materials::MaterialsCache::new(1_000);
