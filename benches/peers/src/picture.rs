@@ -10,7 +10,7 @@ use crate::{
     requests::{SIDES, Workload},
 };
 
-const COLOURS: [RGBColor; 11] = [
+const COLORS: [RGBColor; 11] = [
     RGBColor(0, 70, 200),
     RGBColor(90, 160, 255),
     RGBColor(0, 190, 220),
@@ -91,7 +91,7 @@ pub(crate) fn requests(file: &Path, workloads: &[Workload]) -> Result<(), Box<dy
         for ((requests, who), place) in workload.requests.iter().zip(SIDES).zip(0..) {
             let left = count(group) + 0.1 + side * count(place);
             let bar = [(left, 0.5), (left + 0.9 * side, count(*requests))];
-            chart.draw_series([Rectangle::new(bar, colour(who).filled())])?;
+            chart.draw_series([Rectangle::new(bar, color(who).filled())])?;
             let label =
                 Text::new(requests.to_string(), (left, count(*requests) * 1.2), ("sans-serif", 14));
             chart.draw_series([label])?;
@@ -107,14 +107,14 @@ pub(crate) fn requests(file: &Path, workloads: &[Workload]) -> Result<(), Box<dy
         root.draw(&Text::new(title, (place.0, place.1 + 8), ("sans-serif", 16)))?;
     }
     for (place, who) in legend.split_evenly((1, SIDES.len())).iter().zip(SIDES) {
-        place.draw(&Rectangle::new([(30, 12), (56, 24)], colour(who).filled()))?;
+        place.draw(&Rectangle::new([(30, 12), (56, 24)], color(who).filled()))?;
         place.draw(&Text::new(who.label(), (64, 10), ("sans-serif", 16)))?;
     }
     Ok(root.present()?)
 }
 
-fn colour(who: Who) -> RGBColor {
-    Who::COMPARED.into_iter().position(|other| other == who).map_or(BLACK, |at| COLOURS[at])
+fn color(who: Who) -> RGBColor {
+    Who::COMPARED.into_iter().position(|other| other == who).map_or(BLACK, |at| COLORS[at])
 }
 
 /// One line for each of those compared, over the sizes; both axes are logarithmic.
@@ -149,22 +149,22 @@ fn panel(
         .label_style(("sans-serif", 14))
         .axis_desc_style(("sans-serif", 16))
         .draw()?;
-    for (who, colour) in Who::COMPARED.into_iter().zip(COLOURS) {
+    for (who, color) in Who::COMPARED.into_iter().zip(COLORS) {
         let points: Vec<_> =
             plan.sizes.iter().map(|&size| (length(size), value(who, size))).collect();
-        chart.draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?;
+        chart.draw_series(LineSeries::new(points.clone(), color.stroke_width(2)))?;
         chart
-            .draw_series(points.into_iter().map(|point| Circle::new(point, 3, colour.filled())))?;
+            .draw_series(points.into_iter().map(|point| Circle::new(point, 3, color.filled())))?;
     }
     Ok(())
 }
 
-/// Whose colour is which.
+/// Whose color is which.
 fn key(area: &Area<'_>) -> Result<(), Box<dyn Error>> {
-    for (place, (who, colour)) in
-        area.split_evenly((2, 6)).iter().zip(Who::COMPARED.into_iter().zip(COLOURS))
+    for (place, (who, color)) in
+        area.split_evenly((2, 6)).iter().zip(Who::COMPARED.into_iter().zip(COLORS))
     {
-        place.draw(&PathElement::new([(30, 18), (60, 18)], colour.stroke_width(3)))?;
+        place.draw(&PathElement::new([(30, 18), (60, 18)], color.stroke_width(3)))?;
         place.draw(&Text::new(who.label(), (68, 10), ("sans-serif", 16)))?;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! What hostile messages, failing neighbours and careless observers can't do to a cache.
+//! What hostile messages, failing neighbors and careless observers can't do to a cache.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -287,7 +287,7 @@ fn resident_megabytes() -> u64 {
 
 /// Two principals under the same KMS key, in one cache.
 #[tokio::test]
-async fn one_principals_failures_are_not_anothers() {
+async fn failures_of_one_principal_do_not_concern_another() {
     let cache = MaterialsCache::new(100);
     let failing = Provider::new("key", KeyringErrorKind::TimedOut);
     let noisy = caching(failing.clone(), |builder| builder.cache(&cache));

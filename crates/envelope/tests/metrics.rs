@@ -29,12 +29,12 @@ async fn metrics_agree_with_the_statistics() {
     let snapshot = snapshotter.snapshot().into_vec();
     let total = |name: &str, labels: &[(&str, &str)]| -> u64 {
         let of_name = snapshot.iter().filter(|(key, ..)| key.key().name() == name);
-        let labelled = of_name.filter(|(key, ..)| {
+        let labeled = of_name.filter(|(key, ..)| {
             labels.iter().all(|(label, value)| {
                 key.key().labels().any(|it| (it.key(), it.value()) == (*label, *value))
             })
         });
-        labelled
+        labeled
             .map(|(.., value)| if let DebugValue::Counter(count) = value { *count } else { 0 })
             .sum()
     };

@@ -57,7 +57,7 @@ fn is_denied<T>(outcome: Result<T, envelope::Error>) -> bool {
 }
 
 #[tokio::test]
-async fn who_takes_anothers_place_uses_none_of_their_data_keys() {
+async fn a_new_identity_uses_none_of_the_previous_ones_data_keys() {
     let scene = Scene::set().await;
     let (envelope, context) = (&scene.envelope, &scene.context);
     let message = envelope.encrypt(b"x", context).await.unwrap();

@@ -45,7 +45,7 @@ impl<'a> MakeWriter<'a> for Log {
     }
 }
 
-/// All that could be recognised in a log: the parts of a key that are secret, whole or cut.
+/// All that could be recognized in a log: the parts of a key that are secret, whole or cut.
 fn secrets(keys: &Credentials) -> Vec<String> {
     let token = keys.session_token().unwrap_or("no token, and nothing printed it");
     [keys.secret_access_key(), token]

@@ -127,7 +127,7 @@ async fn a_wrong_clock_is_corrected() {
 }
 
 #[tokio::test]
-async fn a_date_is_learnt_from_one_refusal_and_used_by_all_requests() {
+async fn a_date_is_learned_from_one_refusal_and_used_by_all_requests() {
     let kms = server().await;
     let pool = builder(&kms).build().unwrap();
     let principal = Principal::new(kms.issue_session(Duration::from_hours(1)));
@@ -250,7 +250,7 @@ async fn expired_credentials_are_refreshed_within_one_attempt_though_this_clock_
 }
 
 #[tokio::test]
-async fn a_wrong_date_in_a_response_that_is_no_refusal_is_not_learnt() {
+async fn a_wrong_date_in_a_response_that_is_no_refusal_is_not_learned() {
     let kms = server().await;
     let pool = builder(&kms).build().unwrap();
     let principal = Principal::new(kms.issue_credentials());

@@ -107,7 +107,7 @@ fn host_and_port(url: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_proxy_is_tunnelled_through() {
+async fn a_proxy_is_tunneled_through() {
     let kms = server().await;
     let proxy = Proxy::start().await;
     let url = format!("http://us%40er:secret@{}", proxy.address);

@@ -385,9 +385,9 @@ mod tests {
     #[test]
     fn a_clone_keeps_the_identity_and_a_label_does_not_change_it() {
         let principal = Principal::new(Credentials::new("id", "secret", None, None, "test"));
-        let labelled = principal.clone().with_label("tenant");
-        assert_eq!(principal, labelled);
-        assert_eq!(labelled.label(), Some("tenant"));
+        let labeled = principal.clone().with_label("tenant");
+        assert_eq!(principal, labeled);
+        assert_eq!(labeled.label(), Some("tenant"));
         assert_ne!(principal, Principal::new(Credentials::new("id", "secret", None, None, "test")));
     }
 }

@@ -312,10 +312,10 @@ mod tests {
     async fn the_number_of_clients_is_bounded() {
         for max in [1, 2, 3, 10, 100] {
             let pool = builder().max_clients(max).build().unwrap();
-            let favourite = principal();
+            let favorite = principal();
             for _ in 0..2 * max + 5 {
                 pool.client("us-east-1", &principal()).await.unwrap();
-                pool.client("us-east-1", &favourite).await.unwrap();
+                pool.client("us-east-1", &favorite).await.unwrap();
                 assert!(pool.stats().clients <= max, "{max}: {:?}", pool.stats());
             }
         }
