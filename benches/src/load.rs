@@ -53,7 +53,7 @@ impl Durations {
         Duration::from_nanos(self.0.max())
     }
 
-    /// The share of them between neighbours of `bounds`.
+    /// The share of them between neighbors of `bounds`.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a share")]
     pub fn shares(&self, bounds: &[Duration]) -> Vec<f64> {

@@ -7,7 +7,7 @@ use plotters::{coord::Shift, prelude::*};
 use crate::load::Durations;
 
 const SIZE: (u32, u32) = (960, 540);
-const COLOURS: [RGBColor; 4] = [BLUE, RED, GREEN, MAGENTA];
+const COLORS: [RGBColor; 4] = [BLUE, RED, GREEN, MAGENTA];
 const BUCKETS_PER_DECADE: i32 = 20;
 /// From a microsecond to a second.
 const DECADES: std::ops::Range<i32> = 0..6;
@@ -52,7 +52,7 @@ pub fn histogram(
         .label_style(("sans-serif", 15))
         .axis_desc_style(("sans-serif", 17))
         .draw()?;
-    for ((name, durations), colour) in series.iter().zip(COLOURS) {
+    for ((name, durations), color) in series.iter().zip(COLORS) {
         let label = format!(
             "{name}: p50 {:.1?}, p99.9 {:.1?}, longest {:.1?}",
             durations.at(0.5),
@@ -62,10 +62,10 @@ pub fn histogram(
         chart
             .draw_series(LineSeries::new(
                 steps(&bounds, &durations.shares(&times), least),
-                colour.stroke_width(2),
+                color.stroke_width(2),
             ))?
             .label(label)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], colour.stroke_width(2)));
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color.stroke_width(2)));
     }
     chart
         .configure_series_labels()
@@ -117,14 +117,14 @@ pub fn bars<const N: usize>(
         .label_style(("sans-serif", 15))
         .axis_desc_style(("sans-serif", 17))
         .draw()?;
-    for (number, (side, colour)) in sides.iter().zip(COLOURS).enumerate() {
+    for (number, (side, color)) in sides.iter().zip(COLORS).enumerate() {
         let at = |row: usize| row * group + number;
         let bars = rows.iter().enumerate().map(|(row, (_, times))| {
             let height = millis(&times[number]);
-            Rectangle::new([(at(row), least), (at(row) + 1, height)], colour.mix(0.7).filled())
+            Rectangle::new([(at(row), least), (at(row) + 1, height)], color.mix(0.7).filled())
         });
         chart.draw_series(bars)?.label(*side).legend(move |(x, y)| {
-            Rectangle::new([(x, y - 5), (x + 20, y + 5)], colour.mix(0.7).filled())
+            Rectangle::new([(x, y - 5), (x + 20, y + 5)], color.mix(0.7).filled())
         });
         let texts = rows.iter().enumerate().map(|(row, (_, times))| {
             let height = millis(&times[number]);
@@ -207,14 +207,14 @@ fn draw_panel(
         .light_line_style(TRANSPARENT)
         .label_style(("sans-serif", 13))
         .draw()?;
-    for ((name, times), colour) in panel.lines.iter().zip(COLOURS) {
+    for ((name, times), color) in panel.lines.iter().zip(COLORS) {
         let points: Vec<_> = times.iter().copied().map(millis).enumerate().collect();
         chart
-            .draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2)))?
+            .draw_series(LineSeries::new(points.iter().copied(), color.stroke_width(2)))?
             .label(*name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color.stroke_width(2)));
         chart
-            .draw_series(points.into_iter().map(|point| Circle::new(point, 3, colour.filled())))?;
+            .draw_series(points.into_iter().map(|point| Circle::new(point, 3, color.filled())))?;
     }
     chart
         .configure_series_labels()
