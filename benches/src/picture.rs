@@ -213,8 +213,7 @@ fn draw_panel(
             .draw_series(LineSeries::new(points.iter().copied(), color.stroke_width(2)))?
             .label(*name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color.stroke_width(2)));
-        chart
-            .draw_series(points.into_iter().map(|point| Circle::new(point, 3, color.filled())))?;
+        chart.draw_series(points.into_iter().map(|point| Circle::new(point, 3, color.filled())))?;
     }
     chart
         .configure_series_labels()
