@@ -2,7 +2,7 @@
 //!
 //! Scheduling is fair between partitions, and within a partition between the encryption contexts
 //! that callers supplied. Each load is charged by its cost, and the next load is taken from the
-//! queue with the lowest total cost (start-time fair queueing, Goyal et al. 1996). A queue that
+//! queue with the lowest total cost (start-time fair queuing, Goyal et al. 1996). A queue that
 //! becomes active again after a pause starts at the current total, so it cannot save up credit.
 
 use std::collections::{HashMap, VecDeque};
