@@ -1,4 +1,4 @@
-//! `envelope decrypt`.
+//! The command `envelope decrypt`.
 
 use envelope::stream::DecryptionMode;
 
@@ -8,15 +8,14 @@ use crate::{
     failure::Failure,
     flow,
     input::Input,
+    keyring::{Purpose, keyring},
     output::Output,
-    wrapping_key::{self, Purpose},
 };
 
 pub(crate) fn run(arguments: &Decrypt) -> Result<(), Failure> {
     let context = context(&arguments.encryption_context)?;
     let runtime = runtime()?;
-    let keyring =
-        wrapping_key::keyring(&arguments.wrapping_keys, Purpose::Decrypt, &arguments.kms)?;
+    let keyring = keyring(&arguments.wrapping_keys, Purpose::Decrypt, &arguments.kms)?;
     let mut input = Input::open(&arguments.files.input)?.buffered();
     let threads = flow::threads(&input, arguments.files.threads);
     let envelope = builder(keyring)
@@ -29,7 +28,7 @@ pub(crate) fn run(arguments: &Decrypt) -> Result<(), Failure> {
     let header = envelope.read_header(&mut input);
     let header = header.map_err(|error| Failure::stream(input.name().display(), &error))?;
     let output = Output::open(arguments.files.output.as_deref(), false, &arguments.wrapping_keys)?;
-    // A file appears after the signature was verified.
+    // A file appears only after the signature is verified.
     let mode = if output.appears_at_the_end() || arguments.release_unverified {
         DecryptionMode::ReleaseBeforeSignatureIsVerified
     } else {

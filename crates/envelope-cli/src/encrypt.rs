@@ -1,4 +1,4 @@
-//! `envelope encrypt`.
+//! The command `envelope encrypt`.
 
 use envelope::{EncryptionContext, Envelope, EnvelopeBuilder, materials::DefaultMaterialsManager};
 
@@ -7,20 +7,19 @@ use crate::{
     failure::Failure,
     flow,
     input::Input,
+    keyring::{Purpose, keyring},
     output::Output,
-    wrapping_key::{self, Purpose},
 };
 
 pub(crate) fn run(arguments: &Encrypt) -> Result<(), Failure> {
     let context = context(&arguments.encryption_context)?;
     if let Some(key) = arguments.required_context.iter().find(|key| context.get(key).is_none()) {
         return Err(Failure::usage(format!(
-            "--required-context {key}: give its pair by --encryption-context {key}=VALUE"
+            "--required-context {key} has no value: add --encryption-context {key}=VALUE"
         )));
     }
     let runtime = runtime()?;
-    let keyring =
-        wrapping_key::keyring(&arguments.wrapping_keys, Purpose::Encrypt, &arguments.kms)?;
+    let keyring = keyring(&arguments.wrapping_keys, Purpose::Encrypt, &arguments.kms)?;
     let input = Input::open(&arguments.files.input)?;
     let threads = flow::threads(&input, arguments.files.threads);
     let envelope = builder(keyring)
@@ -39,18 +38,19 @@ pub(crate) fn run(arguments: &Encrypt) -> Result<(), Failure> {
     flow::copy(input, output, threads, arguments.files.quiet, |sink| encryptor.writer(sink))
 }
 
-/// A client that gets a new data key for each message.
+/// Returns a builder of an envelope that requests a new data key for each message.
 pub(crate) fn builder(keyring: envelope::keyring::MultiKeyring) -> EnvelopeBuilder {
     Envelope::builder(DefaultMaterialsManager::new(keyring))
 }
 
+/// Returns the encryption context of the command line.
 pub(crate) fn context(pairs: &[(String, String)]) -> Result<EncryptionContext, Failure> {
     let pairs = pairs.iter().map(|(key, value)| (key, value));
     EncryptionContext::new(pairs).map_err(|error| Failure::context(&error))
 }
 
-/// Everything on this thread, and no more threads than that.
+/// Returns a runtime that starts no threads.
 pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| Failure::new(format!("can't start: {error}")))
+    runtime.map_err(|error| Failure::new(format!("could not start the async runtime: {error}")))
 }

@@ -1,4 +1,4 @@
-//! Why the program failed, in one line that says what to try.
+//! Failures: one line that says what failed and what to do, and the exit status.
 
 use std::{
     fmt::Display,
@@ -8,24 +8,26 @@ use std::{
 };
 
 use envelope::Error;
+use signal_hook::{consts::SIGPIPE, low_level::emulate_default_handler};
 
-/// The error message, and the exit status.
+/// The end of the program without success.
 #[derive(Debug)]
-pub(crate) struct Failure {
-    text: String,
-    status: u8,
-    /// Whether nothing is printed, because the reader of the output has gone.
-    silent: bool,
+pub(crate) enum Failure {
+    /// Prints a message and exits with a status.
+    Message { text: String, status: u8 },
+    /// The reader of standard output has closed the pipe. Ends like other Unix programs: by
+    /// SIGPIPE, without a message.
+    BrokenPipe,
 }
 
 impl Failure {
     pub(crate) fn new(text: impl Into<String>) -> Self {
-        Self { text: text.into(), status: 1, silent: false }
+        Self::Message { text: text.into(), status: 1 }
     }
 
-    /// The command line is wrong in a way that its grammar does not tell.
+    /// A mistake in the command line that its grammar does not find.
     pub(crate) fn usage(text: impl Into<String>) -> Self {
-        Self { text: text.into(), status: 2, silent: false }
+        Self::Message { text: text.into(), status: 2 }
     }
 
     pub(crate) fn file(path: &Path, error: &io::Error) -> Self {
@@ -36,13 +38,15 @@ impl Failure {
         Self::new(format!("{}: {error}", path.display()))
     }
 
-    /// Standard output could not be written.
+    /// A write to standard output failed.
     pub(crate) fn output(error: &io::Error) -> Self {
-        let silent = error.kind() == io::ErrorKind::BrokenPipe;
-        Self { silent, ..Self::new(format!("standard output: {error}")) }
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::BrokenPipe,
+            _ => Self::new(format!("standard output: {error}")),
+        }
     }
 
-    /// A stream failed: the library, or else `what` by itself.
+    /// A stream failed, either in the library or in `what`.
     pub(crate) fn stream(what: impl Display, error: &io::Error) -> Self {
         match Error::in_io(error) {
             Some(error) => Self::envelope(error),
@@ -50,7 +54,7 @@ impl Failure {
         }
     }
 
-    /// The encryption context of the command line can't be.
+    /// An error of the library, which can be about the encryption context of the command line.
     pub(crate) fn context(error: &Error) -> Self {
         match error {
             Error::InvalidEncryptionContext { .. } => {
@@ -60,29 +64,37 @@ impl Failure {
         }
     }
 
+    /// An error of the library. Adds what to do on the command line.
     pub(crate) fn envelope(error: &Error) -> Self {
         let hint = match error {
             Error::CommitmentPolicy { .. } => {
                 "; choose another --commitment-policy, or another --suite when encrypting"
             }
-            Error::TooManyEncryptedDataKeys { .. } => "; the option is --max-encrypted-data-keys",
+            Error::TooManyEncryptedDataKeys { count, limit, .. } => {
+                return Self::new(format!(
+                    "too many encrypted data keys: {count} (limit {limit}); raise \
+                     --max-encrypted-data-keys if you expect that many"
+                ));
+            }
             Error::EncryptionContextMismatch { .. } | Error::DataKeyNotUnwrapped { .. } => {
-                "; `envelope inspect` shows the stored encryption context and the wrapping keys. Pairs \
-                 of --required-context are not stored: pass them with --encryption-context"
+                "; run `envelope inspect` to see the message's wrapping keys and encryption \
+                 context (pairs encrypted with --required-context are not stored: pass them with \
+                 --encryption-context)"
             }
             Error::SignedMessage { suite } => {
                 return Self::new(format!(
-                    "the message is signed (suite {suite}), and a pipe would get its frames before the signature is verified: \
-                     write to a file with -o FILE, which appears after the verification, or allow it by --release-unverified"
+                    "the message is signed (suite {suite}): a pipe would receive its plaintext \
+                     before the signature is verified; use -o FILE, or allow this with \
+                     --release-unverified"
                 ));
             }
-            Error::InvalidSetting { setting: "suite", .. } => {
-                "; on the command line that is --legacy"
+            Error::InvalidSetting { setting: "suite", .. } => "; use --legacy to allow it",
+            Error::Truncated { offset: 0, .. } => {
+                "; the input is empty or is not an AWS Encryption SDK message"
             }
-            Error::Truncated { offset: 0, .. } => "; the input is empty, or no message",
-            Error::Truncated { .. } => "; is the input whole?",
+            Error::Truncated { .. } => "; the input may be truncated",
             Error::Unsupported { field: "version", .. } => {
-                "; is the input a message of the AWS Encryption SDK?"
+                "; the input may not be an AWS Encryption SDK message"
             }
             _ if error.is_retryable() => "; try again later",
             _ => "",
@@ -90,27 +102,38 @@ impl Failure {
         Self::new(format!("{error}{hint}"))
     }
 
-    /// Says it on standard error, in one line.
+    /// Prints the message on standard error and returns the exit status, or ends the process by
+    /// SIGPIPE.
     pub(crate) fn report(self) -> ExitCode {
-        if !self.silent {
-            say(&self.text);
+        match self {
+            Self::Message { text, status } => {
+                print_line(&text);
+                ExitCode::from(status)
+            }
+            Self::BrokenPipe => {
+                let _ = emulate_default_handler(SIGPIPE);
+                // The status that a shell shows for SIGPIPE.
+                ExitCode::from(128 + 13)
+            }
         }
-        ExitCode::from(self.status)
     }
 }
 
-/// Prints one line on standard error. If its reader has gone, that does not matter.
-pub(crate) fn say(text: &str) {
+/// Prints one line on standard error. Ignores errors.
+pub(crate) fn print_line(text: &str) {
     let line: String =
         text.chars().map(|character| if is_plain(character) { character } else { ' ' }).collect();
     let mut stderr = io::stderr().lock();
-    // On a terminal, in place of any progress.
+    // On a terminal, the line replaces the progress.
     let clear = if stderr.is_terminal() { "\r\x1b[K" } else { "" };
     let _ = writeln!(stderr, "{clear}envelope: {line}");
 }
 
-/// Whether a character does nothing to a terminal or to the order of the text around it.
+/// Whether a character is safe to print: it neither controls a terminal nor reorders text.
 pub(crate) fn is_plain(character: char) -> bool {
-    let reorders = matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let reorders = matches!(
+        character,
+        '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    );
     !character.is_control() && !reorders
 }

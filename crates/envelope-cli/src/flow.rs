@@ -1,5 +1,5 @@
-//! Copies the input through a stream of the library to the output. Large inputs are read ahead and
-//! written behind, on separate threads, so that reading, the cipher and writing run concurrently.
+//! Copies the input through a stream of the library to the output. For a large input, separate
+//! threads read and write, so that reading, the cipher and writing run concurrently.
 
 mod piece;
 mod sink;
@@ -21,27 +21,27 @@ pub(crate) use self::sink::Sink;
 use self::source::{News, PIECE, Source};
 use crate::{failure::Failure, input::Input, output::Output, progress::Progress};
 
-/// A file up to this length is done on one thread: it takes about a millisecond.
+/// The length up to which a file is processed on one thread, which takes about a millisecond.
 const SMALL: u64 = 1024 * 1024;
-/// More would wait for the ones that read and write.
-const MOST_THREADS: usize = 4;
+/// The default maximum of threads. More would wait for reading and writing.
+const MAX_THREADS: usize = 4;
 
-/// How many threads seal or open the input together, if it was not said: half the cores, since
-/// reading and writing take as long as the cipher.
+/// Returns the number of threads that encrypt or decrypt. Default: half the cores, because reading
+/// and writing take as long as the cipher.
 pub(crate) fn threads(input: &Input, wanted: Option<u16>) -> usize {
     if is_small(input) {
         return 1;
     }
     let cores = || thread::available_parallelism().map_or(1, NonZero::get);
-    wanted.map_or_else(|| (cores() / 2).clamp(1, MOST_THREADS), usize::from)
+    wanted.map_or_else(|| (cores() / 2).clamp(1, MAX_THREADS), usize::from)
 }
 
 fn is_small(input: &Input) -> bool {
     input.length().is_some_and(|length| length <= SMALL)
 }
 
-/// Copies everything and makes the output appear. `through` says what it goes through, which shares
-/// its work among so many threads.
+/// Copies the input to the output and finishes the output. `through` returns the stream between
+/// them, which uses `threads` threads.
 pub(crate) fn copy<M: Machine>(
     input: Input,
     output: Output,
@@ -52,7 +52,7 @@ pub(crate) fn copy<M: Machine>(
     let name = input.name();
     let mut progress = Progress::new(input.length(), quiet);
     let is_file = output.appears_at_the_end();
-    let no_thread = |error: io::Error| Failure::new(format!("can't start: {error}"));
+    let no_thread = |error: io::Error| Failure::new(format!("could not start a thread: {error}"));
     let (mut source, sink) = if is_small(&input) {
         (Source::here(input), Sink::here(output.file()))
     } else {
@@ -72,7 +72,7 @@ pub(crate) fn copy<M: Machine>(
         match source.next() {
             News::Read(piece) => {
                 writer.write_all(piece.filled()).map_err(not_written)?;
-                // The reader of a pipe gets all complete data now.
+                // The reader of a pipe receives all complete frames now.
                 if !is_file {
                     writer.flush().map_err(not_written)?;
                 }
@@ -81,7 +81,7 @@ pub(crate) fn copy<M: Machine>(
             }
             News::Ended => break,
             News::NotRead(error) => return Err(Failure::stream(name.display(), &error)),
-            // It says why.
+            // The flush returns the error.
             News::NotWritten => writer.flush().map_err(not_written)?,
         }
     }

@@ -21,13 +21,13 @@ pub(crate) struct Input {
 }
 
 enum Source {
-    /// Without a buffer: the input may be a plaintext, which must not be left in memory.
+    /// Without a buffer: a plaintext must not be left in memory.
     Plain(File),
     Buffered(BufReader<File>),
 }
 
 impl Input {
-    /// Opens the file, or takes standard input for `-`.
+    /// Opens a file, or standard input for `-`.
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
         let source = if path == Path::new("-") {
             io::stdin().as_fd().try_clone_to_owned().map(File::from)
@@ -38,8 +38,7 @@ impl Input {
         let length =
             source.metadata().ok().filter(Metadata::is_file).map(|metadata| metadata.len());
         if length.is_some() {
-            // So that the kernel reads further ahead. It may not know how, and then it does not
-            // matter.
+            // The kernel then reads further ahead. If it does not support this, that is no error.
             let _ = fadvise(&source, 0, None, Advice::Sequential);
         }
         let name =
@@ -47,7 +46,7 @@ impl Input {
         Ok(Self { source: Source::Plain(source), name, length })
     }
 
-    /// The same behind a buffer, for a message, whose header is read in small pieces.
+    /// Returns the same input with a buffer, for a message, whose header is read in small pieces.
     pub(crate) fn buffered(self) -> Self {
         let source = match self.source {
             Source::Plain(source) => Source::Buffered(BufReader::with_capacity(BUFFER, source)),
@@ -56,12 +55,12 @@ impl Input {
         Self { source, ..self }
     }
 
-    /// What to call it in an error.
+    /// Returns the name for error messages.
     pub(crate) fn name(&self) -> PathBuf {
         self.name.clone()
     }
 
-    /// How long it is, if it is a file.
+    /// Returns the length, if the input is a file.
     pub(crate) fn length(&self) -> Option<u64> {
         self.length
     }

@@ -1,4 +1,4 @@
-//! `envelope inspect`.
+//! The command `envelope inspect`.
 
 use std::{collections::BTreeMap, fmt::Write as _, io::Read};
 
@@ -9,13 +9,13 @@ use crate::{
     arguments::Inspect,
     failure::{Failure, is_plain},
     input::Input,
-    print,
+    output::print,
 };
 
-/// A header may have as many as the format allows: none of them costs a request here.
+/// The maximum of the format. Here, encrypted data keys cost no requests.
 const MAX_ENCRYPTED_DATA_KEYS: usize = 65_535;
 
-/// What a message says of itself. Its names are those of the specification.
+/// The unverified content of a message. Field names are those of the specification.
 #[derive(Debug, Serialize)]
 struct Summary {
     verified: bool,
@@ -25,17 +25,17 @@ struct Summary {
     signed: bool,
     message_id: String,
     encryption_context: BTreeMap<String, String>,
-    encrypted_data_keys: Vec<WrappedKey>,
-    /// `null` where the body is in one piece.
+    encrypted_data_keys: Vec<EncryptedDataKey>,
+    /// `null` if the body is non-framed.
     frame_length: Option<u32>,
     header_length: usize,
     body: Option<Body>,
 }
 
 #[derive(Debug, Serialize)]
-struct WrappedKey {
+struct EncryptedDataKey {
     key_provider_id: String,
-    /// What the provider calls the key, where that is text.
+    /// The provider's name of the key, if it is text.
     key_name: Option<String>,
     /// In hexadecimal.
     key_provider_information: String,
@@ -46,7 +46,7 @@ struct WrappedKey {
 struct Body {
     frames: u64,
     plaintext_length: u64,
-    /// `null` where the message has none.
+    /// `null` if the message has no signature.
     signature_length: Option<usize>,
 }
 
@@ -73,13 +73,14 @@ pub(crate) fn run(arguments: &Inspect) -> Result<(), Failure> {
         summary.text()
     };
     print(text.as_bytes())?;
-    // The header was shown, but the message is damaged.
+    // The header is shown even if the body is damaged.
     failure.map_or(Ok(()), Err)
 }
 
 fn body(header: &UnverifiedHeader, input: impl Read) -> std::io::Result<Body> {
     let mut pieces = UnverifiedPieces::new(header, input);
-    let (mut frames, mut plaintext_length) = (0, 0);
+    let mut frames = 0;
+    let mut plaintext_length = 0;
     for piece in &mut pieces {
         frames += 1;
         plaintext_length += piece?.content_length;
@@ -90,7 +91,7 @@ fn body(header: &UnverifiedHeader, input: impl Read) -> std::io::Result<Body> {
 impl Summary {
     fn new(header: &UnverifiedHeader) -> Self {
         let suite = header.suite();
-        let encrypted_data_keys = header.encrypted_data_keys().map(|key| WrappedKey {
+        let encrypted_data_keys = header.encrypted_data_keys().map(|key| EncryptedDataKey {
             key_name: key_name(&key.key_provider_information),
             key_provider_information: hex::encode(&key.key_provider_information),
             key_provider_id: key.key_provider_id,
@@ -114,7 +115,8 @@ impl Summary {
         }
     }
 
-    /// For a person. What the message says stands escaped: it may be hostile to terminals.
+    /// Returns the summary as text. Strings from the message are escaped, because they could
+    /// contain terminal control sequences.
     fn text(&self) -> String {
         let mut out =
             "NOT VERIFIED: anyone can write a message that looks like this one\n".to_owned();
@@ -139,13 +141,13 @@ impl Summary {
                 None => format!("0x{}", key.key_provider_information),
             };
             line(
-                "wrapped data key",
+                "encrypted data key",
                 format!("{:?} {name}, {} bytes", key.key_provider_id, key.ciphertext_length),
             );
         }
         line("header", format!("{} bytes", self.header_length));
         let frame_length = self.frame_length.map(|length| format!("frames of {length} bytes"));
-        line("body", frame_length.unwrap_or_else(|| "in one piece".to_owned()));
+        line("body", frame_length.unwrap_or_else(|| "non-framed".to_owned()));
         if let Some(body) = &self.body {
             if self.frame_length.is_some() {
                 line("frames", body.frames.to_string());
@@ -159,11 +161,11 @@ impl Summary {
     }
 }
 
-/// The name at the start of a key provider's information.
+/// Returns the key name at the start of the key provider information.
 ///
-/// AWS KMS and raw RSA keyrings have a name and nothing else; a raw AES keyring has the length of
-/// its tag in bits, the length of its IV in bytes, and the IV behind it. Source: the AWS Encryption
-/// SDK specification, framework/raw-aes-keyring.md, "Key Provider Information".
+/// For AWS KMS and raw RSA keyrings, that is all of it. For a raw AES keyring, the tag length in
+/// bits, the IV length in bytes and the IV follow. See the AWS Encryption SDK specification,
+/// framework/raw-aes-keyring.md, "Key Provider Information".
 fn key_name(information: &[u8]) -> Option<String> {
     let aes = information
         .split_last_chunk::<12>()
@@ -172,7 +174,7 @@ fn key_name(information: &[u8]) -> Option<String> {
     name.chars().all(is_plain).then(|| name.to_owned())
 }
 
-/// JSON without what a terminal would obey. All of that can only stand inside strings.
+/// Escapes characters in JSON that could control a terminal. They occur only inside strings.
 fn escaped(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for character in json.chars() {

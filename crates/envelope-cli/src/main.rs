@@ -9,18 +9,19 @@ mod failure;
 mod flow;
 mod input;
 mod inspect;
+mod keyring;
 mod output;
 mod progress;
 mod wrapping_key;
 
-use std::{io::Write as _, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
 use self::{
     arguments::{Arguments, Command},
     failure::Failure,
-    output::Output,
+    output::print,
 };
 
 fn main() -> ExitCode {
@@ -51,10 +52,4 @@ fn run(command: Command) -> Result<(), Failure> {
             print(&page)
         }
     }
-}
-
-/// Writes text to standard output.
-fn print(text: &[u8]) -> Result<(), Failure> {
-    let mut out = Output::stdout()?;
-    out.write_all(text).map_err(|error| Failure::output(&error))
 }

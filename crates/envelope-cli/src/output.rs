@@ -1,4 +1,4 @@
-//! The output: a file that appears when it is complete, or standard output.
+//! The output: a file that appears only when it is complete, or standard output.
 
 use std::{
     fs::{self, File, Metadata, OpenOptions, Permissions},
@@ -24,12 +24,12 @@ use crate::{
     wrapping_key::WrappingKey,
 };
 
-/// How far the output is.
+/// The state of the output file, for the thread that handles signals.
 static PROGRESS: Mutex<Progress> = Mutex::new(Progress::Nothing);
 
 enum Progress {
     Nothing,
-    /// A file is being written, under its temporary name.
+    /// A file is being written under its temporary name.
     Unfinished(TempPath),
     /// The file has appeared.
     Finished,
@@ -39,23 +39,23 @@ enum Progress {
 pub(crate) struct Output {
     sink: Arc<File>,
     name: PathBuf,
-    /// What happens when all is well.
+    /// What to do on success.
     then: Then,
 }
 
 enum Then {
-    /// It was standard output, or another stream.
+    /// Nothing, for standard output or another stream.
     Nothing,
-    /// It takes its name, and the place of the file that had it.
+    /// Rename the file, and replace the file that had its name.
     Rename { replaced: Option<Metadata> },
 }
 
 impl Output {
-    /// Opens the output. Anything but a regular file, such as a pipe or a device, is written
-    /// directly, and so is a descriptor that is already open, such as `/dev/stdout`.
+    /// Opens the output. A pipe, a device and an open descriptor, such as `/dev/stdout`, are
+    /// written directly.
     ///
-    /// `binary` output goes to a terminal only where that was asked for. It never takes the place
-    /// of a file in `keys`.
+    /// Refuses to write `binary` output to a terminal, unless `-o -` requests it, and to replace a
+    /// file in `keys`.
     pub(crate) fn open(
         path: Option<&Path>,
         binary: bool,
@@ -63,19 +63,16 @@ impl Output {
     ) -> Result<Self, Failure> {
         let Some(path) = path.filter(|path| *path != Path::new("-")) else {
             if path.is_none() && binary && io::stdout().is_terminal() {
-                let problem =
-                    "a message is no text for a terminal: give -o FILE, or -o - if it must be";
-                return Err(Failure::usage(problem));
+                return Err(Failure::usage(
+                    "refusing to write binary data to a terminal: use -o FILE, or -o - to force it",
+                ));
             }
             return Self::stdout();
         };
         let failed = |error: io::Error| Failure::file(path, &error);
         let replaced = match fs::metadata(path) {
             Ok(metadata) if metadata.is_dir() => {
-                return Err(Failure::new(format!(
-                    "{}: it is a directory: name a file in it",
-                    path.display()
-                )));
+                return Err(Failure::new(format!("{}: is a directory", path.display())));
             }
             Ok(metadata) if !metadata.is_file() || is_descriptor(path) => {
                 let sink = OpenOptions::new().append(true).open(path).map_err(failed)?;
@@ -85,7 +82,7 @@ impl Output {
                 if keys.iter().filter_map(WrappingKey::file).any(|key| is_file(key, &metadata)) =>
             {
                 return Err(Failure::usage(format!(
-                    "{}: it is a wrapping key's file: name another",
+                    "{}: refusing to overwrite a wrapping key file",
                     path.display()
                 )));
             }
@@ -93,14 +90,14 @@ impl Output {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(failed(error)),
         };
-        // A symbolic link stays one: what it points to is replaced.
+        // A symbolic link is kept. Its target is replaced.
         let name = match (&replaced, fs::read_link(path)) {
             (Some(_), _) => fs::canonicalize(path).map_err(failed)?,
             (None, Ok(target)) => folder_of(path).join(target),
             (None, Err(_)) => path.to_owned(),
         };
         let folder = folder_of(&name);
-        // What replaces a file is nobody else's to read before it has that file's permissions.
+        // Until the new file has the permissions of the old one, only its owner can read it.
         let mode = if replaced.is_some() { 0o600 } else { 0o666 };
         let mut builder = tempfile::Builder::new();
         builder.prefix(".envelope-").permissions(Permissions::from_mode(mode));
@@ -108,24 +105,27 @@ impl Output {
         let (sink, temporary) = builder
             .tempfile_in(folder)
             .map_err(|error| {
-                Failure::new(format!("{}: can't write there: {error}", folder.display()))
+                Failure::new(format!(
+                    "{}: could not create a temporary file: {error}",
+                    folder.display()
+                ))
             })?
             .into_parts();
         *progress = Progress::Unfinished(temporary);
         Ok(Self { sink: sink.into(), name, then: Then::Rename { replaced } })
     }
 
-    /// What to write to.
+    /// Returns the file to write to.
     pub(crate) fn file(&self) -> Arc<File> {
         self.sink.clone()
     }
 
-    /// Whether nobody sees anything of it before it is finished.
+    /// Whether the output is invisible until it is finished.
     pub(crate) fn appears_at_the_end(&self) -> bool {
         matches!(self.then, Then::Rename { .. })
     }
 
-    /// Makes everything that was written appear.
+    /// Finishes the output. A file appears under its name.
     pub(crate) fn finish(self) -> Result<(), Failure> {
         let Then::Rename { replaced } = &self.then else { return Ok(()) };
         let inherited = replaced.as_ref().map_or(Ok(()), |replaced| inherit(&self.sink, replaced));
@@ -137,12 +137,12 @@ impl Output {
         };
         temporary.persist(&self.name).map_err(|error| self.failed(&error.error))?;
         *progress = Progress::Finished;
-        // The name, too, should outlive a power failure; not every file system can promise that.
+        // Make the name durable, too. Not every file system supports this.
         let _ = File::open(folder_of(&self.name)).and_then(|folder| folder.sync_all());
         Ok(())
     }
 
-    /// Why it could not be written.
+    /// Returns the failure for an error of a write.
     pub(crate) fn failed(&self, error: &io::Error) -> Failure {
         if self.name == Path::new(STDOUT) {
             Failure::output(error)
@@ -151,9 +151,9 @@ impl Output {
         }
     }
 
-    /// Standard output, past the buffer of the standard library, which takes a closed one for an
-    /// open one.
-    pub(crate) fn stdout() -> Result<Self, Failure> {
+    /// Opens standard output without the buffer of the standard library, which ignores that the
+    /// descriptor is closed.
+    fn stdout() -> Result<Self, Failure> {
         let sink =
             io::stdout().as_fd().try_clone_to_owned().map_err(|error| Failure::output(&error))?;
         Ok(Self { sink: File::from(sink).into(), name: STDOUT.into(), then: Then::Nothing })
@@ -161,6 +161,12 @@ impl Output {
 }
 
 const STDOUT: &str = "standard output";
+
+/// Writes text to standard output.
+pub(crate) fn print(text: &[u8]) -> Result<(), Failure> {
+    let mut out = Output::stdout()?;
+    out.write_all(text).map_err(|error| Failure::output(&error))
+}
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -172,7 +178,7 @@ impl Write for Output {
     }
 }
 
-/// An unfinished file is removed.
+/// Removes an unfinished file.
 impl Drop for Output {
     fn drop(&mut self) {
         let mut progress = progress();
@@ -182,22 +188,23 @@ impl Drop for Output {
     }
 }
 
-/// From now on, Ctrl-C and the signals that request an end remove unfinished files. Signals that
-/// the parent process has set to be ignored, as `nohup` does, stay ignored.
+/// Installs a handler for Ctrl-C, SIGTERM and SIGHUP that removes an unfinished file and exits.
+/// Signals that the parent process ignores, as `nohup` does, stay ignored.
 pub(crate) fn remove_on_interrupt() -> Result<(), Failure> {
     let ignored = ignored_signals();
     let signals =
         [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0);
-    let failed = |error: io::Error| Failure::new(format!("can't wait for interrupts: {error}"));
+    let failed =
+        |error: io::Error| Failure::new(format!("could not install signal handlers: {error}"));
     let mut signals = Signals::new(signals).map_err(failed)?;
     let wait = move || {
         if signals.forever().next().is_none() {
             return;
         }
-        // Held to the end, so that nothing is renamed any more.
+        // Held until the process exits, so that no file is renamed any more.
         let mut progress = progress();
-        let said = match std::mem::replace(&mut *progress, Progress::Nothing) {
-            // It came too late: all is well.
+        let text = match std::mem::replace(&mut *progress, Progress::Nothing) {
+            // The output is complete already.
             Progress::Finished => return,
             Progress::Unfinished(temporary) => {
                 drop(temporary);
@@ -205,24 +212,23 @@ pub(crate) fn remove_on_interrupt() -> Result<(), Failure> {
             }
             Progress::Nothing => "interrupted",
         };
-        failure::say(said);
+        failure::print_line(text);
         process::exit(1);
     };
     thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop).map_err(failed)
 }
 
-/// The signals that are ignored, one bit each, as Linux tells them; elsewhere none.
+/// Returns the ignored signals, one bit each. Only Linux shows them; elsewhere there are none.
 fn ignored_signals() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// Whether a path leads to a descriptor that this process has open, as `/dev/stdout` and
-/// `/dev/fd/5` do.
+/// Whether a path leads to an open descriptor of this process, as `/dev/stdout` and `/dev/fd/5` do.
 fn is_descriptor(path: &Path) -> bool {
     let mut path = path.to_owned();
-    // As many links as Linux follows.
+    // Linux follows as many links.
     for _ in 0..40 {
         let Ok(folder) = fs::canonicalize(folder_of(&path)) else { return false };
         if folder.starts_with("/proc") && folder.ends_with("fd") {
@@ -234,8 +240,8 @@ fn is_descriptor(path: &Path) -> bool {
     false
 }
 
-/// Gives a file the owner, group and permissions of the one that it replaces. What one group may
-/// do, another may not; and nothing runs as its owner.
+/// Copies owner, group and permissions from the file that is replaced. Drops the permissions of the
+/// group if the group differs, and the set-user-ID and set-group-ID bits.
 fn inherit(file: &File, replaced: &Metadata) -> io::Result<()> {
     let ours = file.metadata()?;
     let mut mode = replaced.mode() & 0o777;
@@ -243,13 +249,13 @@ fn inherit(file: &File, replaced: &Metadata) -> io::Result<()> {
         mode &= 0o707;
     }
     if ours.uid() != replaced.uid() {
-        // Only the superuser may; for others the file becomes their own.
+        // Only the superuser can do this. For others, the file belongs to them.
         let _ = fchown(file, Some(replaced.uid()), None);
     }
     file.set_permissions(Permissions::from_mode(mode))
 }
 
-/// Whether a path leads to this file, under any name.
+/// Whether a path leads to this file.
 fn is_file(path: &Path, file: &Metadata) -> bool {
     fs::metadata(path).is_ok_and(|other| (other.dev(), other.ino()) == (file.dev(), file.ino()))
 }

@@ -1,4 +1,4 @@
-//! Progress, shown where a person waits.
+//! Shows progress on a terminal.
 
 use std::{
     io::{self, IsTerminal as _},
@@ -7,18 +7,18 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Work that is done sooner needs no progress.
+/// The time after which progress is shown.
 const SILENT: Duration = Duration::from_secs(1);
 
-/// How much of the input was sealed or opened, on standard error while that is a terminal. Cleared
-/// when dropped.
+/// Shows the processed share of the input on standard error, if that is a terminal. Cleared on
+/// drop.
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     shown: bool,
 }
 
 impl Progress {
-    /// Of so many bytes, if that is known.
+    /// Returns the progress of `length` bytes, if the length is known.
     pub(crate) fn new(length: Option<u64>, quiet: bool) -> Self {
         let wanted = !quiet && io::stderr().is_terminal();
         let bar = wanted.then(|| {
@@ -29,12 +29,12 @@ impl Progress {
                 }
                 None => "{spinner} {bytes}, {bytes_per_sec}, {elapsed}",
             };
-            bar.with_style(ProgressStyle::with_template(template).expect("the template is right"))
+            bar.with_style(ProgressStyle::with_template(template).expect("the template is valid"))
         });
         Self { bar, shown: false }
     }
 
-    /// So many bytes more.
+    /// Adds `count` processed bytes.
     pub(crate) fn advance(&mut self, count: usize) {
         let Some(bar) = &self.bar else { return };
         bar.inc(count as u64);

@@ -1,18 +1,17 @@
-//! What goes from thread to thread.
+//! The buffers that threads pass to each other.
 
 use std::io::{self, Read};
 
 use zeroize::Zeroize as _;
 
-/// A buffer that may hold secrets. Behind what it holds there are zeros, and it leaves none but
-/// zeros.
+/// A buffer that can hold secrets. The bytes after its content are zero, and it is wiped on drop.
 pub(crate) struct Piece {
     bytes: Box<[u8]>,
     length: usize,
 }
 
 impl Piece {
-    /// An empty one. Its memory is taken as it is filled.
+    /// Returns an empty buffer. Its memory is allocated lazily, as it is filled.
     pub(super) fn new(capacity: usize) -> Self {
         Self { bytes: vec![0; capacity].into_boxed_slice(), length: 0 }
     }
@@ -25,7 +24,7 @@ impl Piece {
         self.length == self.bytes.len()
     }
 
-    /// Appends what one read gives, and tells how much that was.
+    /// Appends the bytes of one read, and returns their number.
     pub(super) fn read(&mut self, source: &mut impl Read) -> io::Result<usize> {
         loop {
             match source.read(&mut self.bytes[self.length..]) {
@@ -39,7 +38,7 @@ impl Piece {
         }
     }
 
-    /// Appends what there is room for, and tells how much that was.
+    /// Appends as many bytes as fit, and returns their number.
     pub(super) fn append(&mut self, bytes: &[u8]) -> usize {
         let count = bytes.len().min(self.bytes.len() - self.length);
         self.bytes[self.length..self.length + count].copy_from_slice(&bytes[..count]);
@@ -47,7 +46,7 @@ impl Piece {
         count
     }
 
-    /// Wipes it.
+    /// Wipes the content.
     pub(super) fn clear(&mut self) {
         self.bytes[..self.length].zeroize();
         self.length = 0;

@@ -1,4 +1,4 @@
-//! Writing: here, or behind on a thread of its own.
+//! Writes the output, either on this thread or on a separate one.
 
 use std::{
     fs::File,
@@ -15,16 +15,16 @@ use super::{
     source::{News, PIECE, PIECES},
 };
 
-/// How much of a file is written before the disk is made to begin with it, in bytes.
+/// The number of bytes after which the disk is told to start writing.
 const STEP: usize = 16 * 1024 * 1024;
 
-/// Where the output goes.
+/// The destination of the output.
 pub(crate) enum Sink {
     Here(Arc<File>),
     Behind(Behind),
 }
 
-/// A thread that writes.
+/// A separate thread that writes.
 pub(crate) struct Behind {
     piece: Piece,
     full: Option<Sender<Piece>>,
@@ -38,10 +38,10 @@ impl Sink {
         Self::Here(file)
     }
 
-    /// Starts to write. A failure is sent to `told` at once, and reported by the next write. With
-    /// `synced`, the disk is kept busy meanwhile; otherwise it would only start when the file is
-    /// synced at the end.
-    pub(super) fn behind(file: Arc<File>, synced: bool, told: Sender<News>) -> io::Result<Self> {
+    /// Starts a thread that writes. It sends a failure to `news` at once, and the next write
+    /// returns it. With `synced`, the disk starts writing in the meantime, instead of when the file
+    /// is synced at the end.
+    pub(super) fn behind(file: Arc<File>, synced: bool, news: Sender<News>) -> io::Result<Self> {
         let (full, filled) = mpsc::channel();
         let (spent, empty) = mpsc::channel();
         for _ in 1..PIECES {
@@ -52,15 +52,20 @@ impl Sink {
         let thread = thread::Builder::new().name("writing".to_owned()).spawn(move || {
             let written = write(&file, filled, &spent, steps.as_ref());
             if written.is_err() {
-                let _ = told.send(News::NotWritten);
+                let _ = news.send(News::NotWritten);
             }
             written
         })?;
-        let (piece, full, thread) = (Piece::new(PIECE), Some(full), Some(thread));
-        Ok(Self::Behind(Behind { piece, full, empty, thread, syncing }))
+        Ok(Self::Behind(Behind {
+            piece: Piece::new(PIECE),
+            full: Some(full),
+            empty,
+            thread: Some(thread),
+            syncing,
+        }))
     }
 
-    /// Waits until everything was written.
+    /// Waits until everything is written.
     pub(super) fn finish(self) -> io::Result<()> {
         match self {
             Self::Here(_) => Ok(()),
@@ -86,7 +91,7 @@ impl Write for Sink {
         }
     }
 
-    /// Has everything written that is there; fails if what was there before could not be.
+    /// Passes all bytes to the thread. Returns the error of earlier writes, if there is one.
     fn flush(&mut self) -> io::Result<()> {
         match self {
             Self::Here(_) => Ok(()),
@@ -96,7 +101,7 @@ impl Write for Sink {
 }
 
 impl Behind {
-    /// Passes the piece on, and waits for an empty one.
+    /// Passes the piece to the thread, and waits for an empty one.
     fn pass_on(&mut self) -> io::Result<()> {
         let Ok(empty) = self.empty.recv() else { return self.failed() };
         let piece = std::mem::replace(&mut self.piece, empty);
@@ -106,19 +111,19 @@ impl Behind {
         }
     }
 
-    /// Why the thread takes nothing any more.
+    /// Returns the error with which the thread ended.
     fn failed(&mut self) -> io::Result<()> {
         self.end().and_then(|()| Err(io::ErrorKind::BrokenPipe.into()))
     }
 
-    /// Lets the thread write what it has, and waits for that.
+    /// Waits until the thread has written everything that was passed to it.
     fn end(&mut self) -> io::Result<()> {
         self.full = None;
         join(self.thread.take())
     }
 }
 
-/// A pipe gets what was passed on.
+/// A pipe still receives everything that was passed on.
 impl Drop for Behind {
     fn drop(&mut self) {
         let _ = self.end();
@@ -139,15 +144,15 @@ fn write(
         let _ = spent.send(piece);
         if let Some(steps) = steps.filter(|_| written >= STEP) {
             written = 0;
-            // Where the last step is not done yet, the disk is busy, and that was the aim.
+            // If the last sync is not done yet, the disk is busy, which is the aim.
             let _ = steps.try_send(());
         }
     }
     Ok(())
 }
 
-/// A thread that syncs a file while it is being written. Its errors count: the kernel tells each
-/// only once, so the sync in the end would not see them.
+/// A thread that syncs a file while it is being written. Its errors matter: the kernel reports each
+/// only once, so the sync at the end would not return them.
 struct Syncing {
     steps: SyncSender<()>,
     thread: JoinHandle<io::Result<()>>,

@@ -1,4 +1,4 @@
-//! Reading: here, or ahead on a thread of its own.
+//! Reads the input, either on this thread or ahead on a separate one.
 
 use std::{
     io,
@@ -9,27 +9,28 @@ use std::{
 use super::piece::Piece;
 use crate::input::Input;
 
-/// How much is read at once here, in bytes.
+/// The number of bytes to read at once on this thread.
 const SMALL_PIECE: usize = 64 * 1024;
-/// How much is read or written at once on a thread of its own, for each that seals or opens. More
-/// falls out of a core's cache on its way to the next one, which costs twice what it saves in
-/// calls.
+/// The number of bytes to read or write at once on a separate thread, per encryption thread. Larger
+/// pieces do not fit into the caches of the cores, which costs twice the time that fewer calls
+/// save.
 pub(super) const PIECE: usize = 256 * 1024;
-/// How many pieces there are on either side.
+/// The number of pieces for reading, and for writing.
 pub(super) const PIECES: usize = 4;
 
-/// What happened.
+/// An event that the copying thread waits for.
 pub(super) enum News {
-    /// So much more of the input is there.
+    /// The next piece of the input.
     Read(Piece),
-    /// That was all of it.
+    /// The end of the input.
     Ended,
+    /// Reading failed.
     NotRead(io::Error),
-    /// The output takes nothing any more; its sink knows why.
+    /// Writing failed. The sink has the error.
     NotWritten,
 }
 
-/// Where pieces come from.
+/// The source of pieces.
 pub(super) enum Source {
     Here { input: Input, spare: Option<Piece> },
     Ahead { news: Receiver<News>, spent: Sender<Piece> },
@@ -40,13 +41,13 @@ impl Source {
         Self::Here { input, spare: None }
     }
 
-    /// Starts to read pieces of so many bytes. The thread ends with the input, when it fails, or
-    /// once what it reads is not wanted any more; but nobody waits for it, since a pipe may keep it
+    /// Starts a thread that reads pieces of `piece` bytes. The thread ends with the input, on a
+    /// failure, or when the receiver is dropped. Nothing joins it, because a pipe can block it
     /// forever.
     pub(super) fn ahead(
         input: Input,
         piece: usize,
-        told: Sender<News>,
+        sender: Sender<News>,
         news: Receiver<News>,
     ) -> io::Result<Self> {
         let (spent, empty) = mpsc::channel();
@@ -55,39 +56,39 @@ impl Source {
         }
         thread::Builder::new()
             .name("reading".to_owned())
-            .spawn(move || read(input, &empty, &told))?;
+            .spawn(move || read(input, &empty, &sender))?;
         Ok(Self::Ahead { news, spent })
     }
 
-    /// Waits for what happens next.
+    /// Waits for the next event.
     pub(super) fn next(&mut self) -> News {
         match self {
             Self::Here { input, spare } => {
                 next(input, spare.take().unwrap_or_else(|| Piece::new(SMALL_PIECE)))
             }
-            // A thread that is gone without a word has read who knows what.
+            // A thread that ended without an event may have missed some input.
             Self::Ahead { news, .. } => {
                 news.recv().unwrap_or_else(|error| News::NotRead(io::Error::other(error)))
             }
         }
     }
 
-    /// Takes a piece back, to be filled again.
+    /// Returns a piece, to be filled again.
     pub(super) fn give_back(&mut self, mut piece: Piece) {
         piece.clear();
         match self {
             Self::Here { spare, .. } => *spare = Some(piece),
-            // Nobody wants it when everything was read.
+            // There is no receiver any more after the end of the input.
             Self::Ahead { spent, .. } => drop(spent.send(piece)),
         }
     }
 }
 
-fn read(mut input: Input, empty: &Receiver<Piece>, told: &Sender<News>) {
+fn read(mut input: Input, empty: &Receiver<Piece>, sender: &Sender<News>) {
     while let Ok(piece) = empty.recv() {
         let news = next(&mut input, piece);
-        let goes_on = matches!(news, News::Read(_));
-        if told.send(news).is_err() || !goes_on {
+        let is_piece = matches!(news, News::Read(_));
+        if sender.send(news).is_err() || !is_piece {
             return;
         }
     }

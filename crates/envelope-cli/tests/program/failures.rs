@@ -1,16 +1,18 @@
-//! What fails says why in one line, and leaves everything as it was.
+//! Failures print one line with the reason, and change no file.
 
 use std::{
     fs,
     io::{Read as _, Write as _},
+    os::unix::process::ExitStatusExt as _,
     process::Stdio,
 };
 
 use crate::{AES, OTHER_AES, Place, RSA, RSA_PUBLIC, plaintext};
 
+const SIGPIPE: i32 = 13;
 const DECRYPT: [&str; 3] = ["decrypt", "--wrapping-key", AES];
 
-/// A message of several frames.
+/// Returns a message of several frames.
 fn message(place: &Place) -> Vec<u8> {
     let arguments = [
         "encrypt",
@@ -25,7 +27,7 @@ fn message(place: &Place) -> Vec<u8> {
 }
 
 #[test]
-fn wrong_keys_and_wrong_context_open_nothing() {
+fn wrong_keys_and_wrong_contexts_decrypt_nothing() {
     let place = Place::new();
     place.write("older", b"as it was");
     let message = message(&place);
@@ -51,24 +53,27 @@ fn wrong_keys_and_wrong_context_open_nothing() {
 }
 
 #[test]
-fn a_changed_cut_or_extended_message_leaves_no_file_and_no_byte_of_the_damaged_frame() {
+fn a_damaged_message_leaves_no_file_and_no_byte_of_the_damaged_frame() {
     let place = Place::new();
     place.write("older", b"as it was");
-    let (whole, sealed) = (plaintext(1000), message(&place));
-    let mut changed = sealed.clone();
-    // In the last frame.
+    let whole = plaintext(1000);
+    let encrypted = message(&place);
+    let mut changed = encrypted.clone();
+    // Change the last frame.
     *changed.last_mut().unwrap() ^= 1;
-    let cut = sealed[..sealed.len() - 1].to_vec();
-    let extended = [&sealed[..], b"\n"].concat();
-    for (damaged, expected) in
-        [(changed, "authentication"), (cut, "is the input whole?"), (extended, "more bytes follow")]
-    {
+    let truncated = encrypted[..encrypted.len() - 1].to_vec();
+    let extended = [&encrypted[..], b"\n"].concat();
+    for (damaged, expected) in [
+        (changed, "authentication"),
+        (truncated, "the input may be truncated"),
+        (extended, "more bytes follow"),
+    ] {
         place.write("message", &damaged);
         for output in ["new", "older"] {
             place.fails(&[&DECRYPT[..], &["-o", output]].concat(), &damaged, expected);
             place.fails(&[&DECRYPT[..], &["-i", "message", "-o", output]].concat(), b"", expected);
         }
-        // A pipe has what was verified, and no more.
+        // A pipe received only verified frames.
         let piped = place.fails(&DECRYPT, &damaged, expected).output;
         assert!(
             piped.len().is_multiple_of(100) && whole.starts_with(&piped),
@@ -95,7 +100,7 @@ fn a_signed_message_goes_to_a_file_or_is_released_on_request() {
         place.does(&[&DECRYPT[..], &["--release-unverified"]].concat(), &message),
         plaintext(10_000)
     );
-    // The footer of another message.
+    // Use the footer of another message.
     let other =
         place.does(&["encrypt", "--wrapping-key", AES, "--suite", "0578"], &plaintext(10_000));
     let forged = [&message[..message.len() - 80], &other[other.len() - 80..]].concat();
@@ -111,7 +116,7 @@ fn policies_and_limits_are_enforced() {
     let old = [&encrypt[..], &["--commitment-policy", "forbid-encrypt-allow-decrypt"]].concat();
     place.fails(&[&old[..], &["--suite", "0478"]].concat(), b"secret", "--commitment-policy");
     let message = place.does(&old, b"secret");
-    // Operators open old data, unless they say otherwise.
+    // The program decrypts messages without key commitment by default.
     assert_eq!(
         place.does(&[&DECRYPT[..], &["--release-unverified"]].concat(), &message),
         b"secret"
@@ -136,7 +141,7 @@ fn files_that_cannot_be_read_or_written_are_named() {
     for command in [&encrypt[..], &DECRYPT] {
         place.fails(&[command, &["-i", "missing", "-o", "out"]].concat(), b"", "missing: ");
         place.fails(&[command, &["-i", "folder", "-o", "out"]].concat(), b"", "folder");
-        place.fails(&[command, &["-o", "folder"]].concat(), &message, "folder: it is a directory");
+        place.fails(&[command, &["-o", "folder"]].concat(), &message, "folder: is a directory");
         place.fails(&[command, &["-o", "missing/out"]].concat(), &message, "missing");
         place.fails(&[command, &["-o", "aes.key/out"]].concat(), &message, "aes.key/out");
         place.fails(&[command, &["-o", "/dev/full"]].concat(), &message, "/dev/full: No space");
@@ -166,7 +171,7 @@ fn a_full_disk_leaves_no_file() {
     place.write("older", b"as it was");
     let before = place.files();
     for output in ["new", "older"] {
-        // A file may grow to some kilobytes, and then writing fails.
+        // Writes fail when the file has grown to a few kilobytes.
         let script = format!(
             "ulimit -f 8; trap '' XFSZ; exec '{program}' encrypt --wrapping-key {AES} -o {output}"
         );
@@ -187,7 +192,7 @@ fn a_full_disk_leaves_no_file() {
 }
 
 #[test]
-fn a_wrapping_key_is_not_written_over() {
+fn a_wrapping_key_file_is_not_overwritten() {
     let place = Place::new();
     let message = message(&place);
     fs::hard_link(place.path("aes.key"), place.path("another name")).unwrap();
@@ -196,7 +201,8 @@ fn a_wrapping_key_is_not_written_over() {
         for output in ["aes.key", "./aes.key", "another name"] {
             let ran = place.run(&[command, "--wrapping-key", AES, "-o", output], input);
             assert!(
-                ran.status == Some(2) && ran.said.contains("wrapping key's file"),
+                ran.status == Some(2)
+                    && ran.said.contains("refusing to overwrite a wrapping key file"),
                 "{}",
                 ran.said
             );
@@ -206,12 +212,12 @@ fn a_wrapping_key_is_not_written_over() {
 }
 
 #[test]
-fn wrong_usage_is_told_apart() {
+fn usage_errors_have_their_own_status() {
     let place = Place::new();
     for (arguments, expected) in [
         (&["encrypt"][..], "--wrapping-key"),
         (&["decrypt"], "--wrapping-key"),
-        (&["encrypt", "--wrapping-key", "key"], "raw-aes,"),
+        (&["encrypt", "--wrapping-key", "key"], "raw-aes or raw-rsa"),
         (&["encrypt", "--wrapping-key", "aws-kms-discovery"], "aws-kms:KEY-ARN"),
         (
             &[
@@ -221,7 +227,7 @@ fn wrong_usage_is_told_apart() {
                 "--wrapping-key",
                 "aws-kms-discovery,region=eu-west-1",
             ],
-            "only decrypts",
+            "aws-kms-discovery cannot encrypt",
         ),
         (
             &["decrypt", "--wrapping-key", "aws-kms-discovery,region=EU"],
@@ -275,7 +281,7 @@ fn wrong_usage_is_told_apart() {
 }
 
 #[test]
-fn an_output_that_takes_nothing_is_a_failure() {
+fn an_unwritable_standard_output_is_a_failure() {
     let place = Place::new();
     let message = message(&place);
     let closed = fs::File::open("/dev/null").unwrap();
@@ -287,7 +293,7 @@ fn an_output_that_takes_nothing_is_a_failure() {
 }
 
 #[test]
-fn a_message_that_is_wrong_is_no_wrong_usage() {
+fn a_damaged_message_is_not_a_usage_error() {
     let place = Place::new();
     let old = [
         "encrypt",
@@ -308,7 +314,7 @@ fn a_message_that_is_wrong_is_no_wrong_usage() {
 }
 
 #[test]
-fn nobody_is_told_that_the_reader_has_gone() {
+fn a_closed_pipe_ends_the_program_by_sigpipe_without_a_message() {
     let place = Place::new();
     place
         .write("message", &place.does(&["encrypt", "--wrapping-key", AES], &plaintext(10_000_000)));
@@ -316,20 +322,20 @@ fn nobody_is_told_that_the_reader_has_gone() {
     let mut first = [0; 10];
     process.stdout.take().unwrap().read_exact(&mut first).unwrap();
     let done = process.wait_with_output().unwrap();
-    assert_eq!((done.status.code(), &*done.stderr), (Some(1), &b""[..]));
+    assert_eq!((done.status.signal(), &*done.stderr), (Some(SIGPIPE), &b""[..]));
 }
 
-/// Nobody writes to the program's input any more, nor closes it: the failure must end it all the
-/// same.
+/// The input stays open and sends nothing more. The failure of the output must still end the
+/// program.
 #[test]
-fn an_output_that_failed_ends_it_while_the_input_waits() {
+fn a_failed_output_ends_the_program_while_the_input_waits() {
     let place = Place::new();
     let mut process = place.command(&["encrypt", "--wrapping-key", AES]).spawn().unwrap();
     let mut stdin = process.stdin.take().unwrap();
     process.stdout.take().unwrap().read_exact(&mut [0; 20]).unwrap();
     stdin.write_all(&plaintext(10_000)).unwrap();
     let done = process.wait_with_output().unwrap();
-    assert_eq!((done.status.code(), &*done.stderr), (Some(1), &b""[..]));
+    assert_eq!((done.status.signal(), &*done.stderr), (Some(SIGPIPE), &b""[..]));
     drop(stdin);
 
     let before = place.files();
@@ -345,7 +351,7 @@ fn an_output_that_failed_ends_it_while_the_input_waits() {
         .stderr(Stdio::piped());
     let mut process = shell.spawn().unwrap();
     let mut stdin = process.stdin.take().unwrap();
-    // It may be gone before it has read it all.
+    // The program may end before it has read everything.
     let _ = stdin.write_all(&plaintext(1_000_000));
     let done = process.wait_with_output().unwrap();
     assert!(
@@ -357,14 +363,15 @@ fn an_output_that_failed_ends_it_while_the_input_waits() {
 }
 
 #[test]
-fn an_input_that_fails_in_the_middle_leaves_no_file() {
+fn an_input_that_is_damaged_in_the_middle_leaves_no_file() {
     let place = Place::new();
     let message = place.does(&["encrypt", "--wrapping-key", AES], &plaintext(5_000_000));
     let mut changed = message.clone();
     changed[3_000_000] ^= 1;
     place.write("changed", &changed);
     place.write("cut", &message[..4_000_000]);
-    for (input, expected) in [("changed", "authentication"), ("cut", "is the input whole?")] {
+    for (input, expected) in [("changed", "authentication"), ("cut", "the input may be truncated")]
+    {
         place.fails(&[&DECRYPT[..], &["-i", input, "-o", "new"]].concat(), b"", expected);
         let piped = place.fails(&[&DECRYPT[..], &["-i", input]].concat(), b"", expected).output;
         assert!(plaintext(5_000_000).starts_with(&piped));

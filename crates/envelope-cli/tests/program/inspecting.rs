@@ -1,10 +1,11 @@
-//! `inspect`, and what the program says about itself.
+//! `inspect`, and the help, completions and manual pages of the program.
 
 use serde_json::{Value, json};
 
 use crate::{AES, Place, RSA_PUBLIC, plaintext};
 
-/// A signed message under two keys, with a hostile encryption context.
+/// Returns a signed message under two keys, with an encryption context that tries to control the
+/// terminal.
 fn message(place: &Place) -> Vec<u8> {
     let context =
         ["--encryption-context", "a\x1b[31m=\u{202e}b\n", "--encryption-context", "tenant=42"];
@@ -13,7 +14,7 @@ fn message(place: &Place) -> Vec<u8> {
 }
 
 #[test]
-fn everything_is_shown_without_a_key_and_called_unverified() {
+fn the_summary_needs_no_key_and_says_that_it_is_unverified() {
     let place = Place::new();
     let shown = String::from_utf8(place.does(&["inspect"], &message(&place))).unwrap();
     assert!(shown.starts_with("NOT VERIFIED"), "{shown}");
@@ -33,7 +34,7 @@ fn everything_is_shown_without_a_key_and_called_unverified() {
 }
 
 #[test]
-fn json_has_the_same() {
+fn json_has_the_same_content() {
     let place = Place::new();
     let shown = place.does(&["inspect", "--json"], &message(&place));
     assert!(shown.iter().all(|byte| byte.is_ascii_graphic() || b" \n".contains(byte)));
@@ -44,7 +45,10 @@ fn json_has_the_same() {
     assert_eq!(shown["encryption_context"]["a\x1b[31m"], "\u{202e}b\n");
     assert_eq!(shown["encrypted_data_keys"][0]["key_name"], "aes");
     let rsa = json!({
-        "key_provider_id": "ns", "key_name": "rsa", "key_provider_information": "727361", "ciphertext_length": 256,
+        "key_provider_id": "ns",
+        "key_name": "rsa",
+        "key_provider_information": "727361",
+        "ciphertext_length": 256,
     });
     assert_eq!(shown["encrypted_data_keys"][1], rsa);
     assert_eq!(shown["message_id"].as_str().unwrap().len(), 64);
@@ -55,7 +59,7 @@ fn json_has_the_same() {
 }
 
 #[test]
-fn a_damaged_message_shows_its_header_and_fails() {
+fn a_damaged_message_fails_after_its_header_is_shown() {
     let place = Place::new();
     let message = message(&place);
     for cut in [

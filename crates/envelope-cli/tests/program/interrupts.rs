@@ -1,4 +1,4 @@
-//! Signals in the middle of the work: no output appears.
+//! Signals during the work: no output appears.
 
 use std::{
     fs,
@@ -9,7 +9,8 @@ use std::{
 
 use crate::{AES, Place, plaintext};
 
-/// More than the program reads ahead and a pipe holds: once it was taken, the work is under way.
+/// More bytes than the program reads ahead and a pipe holds. Once they are written, the program is
+/// at work.
 const MUCH: usize = 4_000_000;
 
 fn kill(process: &Child, signal: &str) {
@@ -27,7 +28,7 @@ fn is_ignored(signal: &str) -> bool {
     Command::new("sh").args(["-c", &script]).status().unwrap().code() == Some(0)
 }
 
-/// Starts a command, lets it work, and sends it a signal while it waits for more to come.
+/// Starts a command, lets it work, and sends it a signal while it waits for more input.
 fn interrupted(place: &Place, command: &str, output: &str, input: &[u8], signal: &str) {
     let mut process =
         place.command(&[command, "--wrapping-key", AES, "-o", output]).spawn().unwrap();
@@ -50,7 +51,7 @@ fn interrupted(place: &Place, command: &str, output: &str, input: &[u8], signal:
 }
 
 #[test]
-fn no_output_appears_and_an_older_one_stays() {
+fn no_output_appears_and_an_existing_file_stays() {
     let place = Place::new();
     place.write("older", b"as it was");
     let plaintext = plaintext(MUCH + 100_000);
@@ -66,8 +67,8 @@ fn no_output_appears_and_an_older_one_stays() {
     }
 }
 
-/// A SIGKILL leaves nobody to tidy up: the temporary file stays, under a name that nobody takes for
-/// the output.
+/// Nothing can clean up after SIGKILL: the temporary file stays, under a name that differs from the
+/// output.
 #[test]
 fn a_sigkill_leaves_at_most_a_hidden_temporary_file() {
     let place = Place::new();
@@ -86,7 +87,7 @@ fn a_sigkill_leaves_at_most_a_hidden_temporary_file() {
     assert_eq!(after, before);
 }
 
-/// What replaces a private file is private from its first byte.
+/// A file that replaces a private file is private from its first byte.
 #[test]
 fn an_unfinished_file_is_as_private_as_the_one_it_replaces() {
     let place = Place::new();
@@ -108,7 +109,7 @@ fn an_unfinished_file_is_as_private_as_the_one_it_replaces() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_signal_that_was_ignored_stays_ignored() {
+fn an_ignored_signal_stays_ignored() {
     let place = Place::new();
     let command = place.command(&[]);
     let program = command.get_program().to_str().unwrap();
@@ -129,7 +130,7 @@ fn a_signal_that_was_ignored_stays_ignored() {
 }
 
 #[test]
-fn a_pipe_is_told_of_the_interruption() {
+fn an_interruption_during_a_pipe_is_reported() {
     let place = Place::new();
     let mut process = place.command(&["encrypt", "--wrapping-key", AES]).spawn().unwrap();
     let mut stdin = process.stdin.take().unwrap();

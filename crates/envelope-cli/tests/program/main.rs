@@ -1,5 +1,4 @@
-//! The program as its users meet it: the real binary, real files, real pipes, a real KMS on a
-//! socket.
+//! Tests the program as its users run it: the real binary, files, pipes, and a KMS on a socket.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod failures;
@@ -27,12 +26,12 @@ struct Place {
     variables: Vec<(&'static str, String)>,
 }
 
-/// What the program did.
+/// The result of a run.
 #[derive(Debug)]
 struct Ran {
     status: Option<i32>,
     output: Vec<u8>,
-    /// What it said on standard error.
+    /// The text on standard error.
     said: String,
 }
 
@@ -60,7 +59,7 @@ impl Place {
         fs::read(self.path(name)).unwrap()
     }
 
-    /// The program, with nothing of AWS in its environment but what the place has.
+    /// Returns a command of the program. Its AWS settings are only those of `variables`.
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_envelope"));
         for (name, _) in
@@ -80,7 +79,7 @@ impl Place {
         let mut process = self.command(arguments).spawn().unwrap();
         let mut stdin = process.stdin.take().unwrap();
         let done = thread::scope(|scope| {
-            // Who fails early does not read it all.
+            // A program that fails early does not read everything.
             scope.spawn(move || drop(stdin.write_all(input)));
             process.wait_with_output().unwrap()
         });
@@ -91,14 +90,15 @@ impl Place {
         }
     }
 
-    /// Runs what must succeed, and gives what it wrote to standard output.
+    /// Runs the program, which must succeed, and returns its standard output.
     fn does(&self, arguments: &[&str], input: &[u8]) -> Vec<u8> {
         let ran = self.run(arguments, input);
         assert_eq!((ran.status, &*ran.said), (Some(0), ""), "{arguments:?}");
         ran.output
     }
 
-    /// Runs what must fail, with `expected` in its one line on standard error, and leave no trace.
+    /// Runs the program, which must fail with one line on standard error that contains `expected`,
+    /// and must not change any file.
     fn fails(&self, arguments: &[&str], input: &[u8], expected: &str) -> Ran {
         let before = self.files();
         let ran = self.run(arguments, input);
@@ -106,11 +106,11 @@ impl Place {
         assert!(ran.said.contains(expected), "{arguments:?} said: {}", ran.said);
         assert!(ran.said.starts_with("envelope: ") && ran.said.ends_with('\n'), "{}", ran.said);
         assert_eq!(ran.said.lines().count(), 1, "{}", ran.said);
-        assert_eq!(self.files(), before, "{arguments:?} left, took or changed a file");
+        assert_eq!(self.files(), before, "{arguments:?} created, removed or changed a file");
         ran
     }
 
-    /// Every file here, and what it holds.
+    /// Returns the names and contents of all files in the folder.
     fn files(&self) -> Vec<(String, Vec<u8>)> {
         let files = fs::read_dir(&self.folder).unwrap().map(|entry| entry.unwrap());
         let mut files: Vec<_> = files

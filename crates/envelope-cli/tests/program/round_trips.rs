@@ -40,7 +40,7 @@ fn through_pipes_and_files_of_any_length() {
 }
 
 #[test]
-fn under_several_keys_any_of_which_opens() {
+fn under_several_keys_any_of_which_decrypts() {
     let place = Place::new();
     let arguments = [
         "encrypt",
@@ -55,7 +55,7 @@ fn under_several_keys_any_of_which_opens() {
     for key in [AES, RSA, OTHER_AES] {
         assert_eq!(place.does(&["decrypt", "--wrapping-key", key], &message), b"secret");
     }
-    // The first one may be RSA, and a private key serves to encrypt, too.
+    // The first key can be RSA, and a private key can encrypt, too.
     for first in [RSA, RSA_PUBLIC] {
         let message =
             place.does(&["encrypt", "--wrapping-key", first, "--wrapping-key", AES], b"secret");
@@ -143,7 +143,7 @@ fn onto_the_input_itself_through_a_link_and_with_its_permissions() {
 }
 
 #[test]
-fn a_link_that_leads_nowhere_yet_stays_one() {
+fn a_dangling_link_is_kept() {
     let place = Place::new();
     std::os::unix::fs::symlink("target", place.path("link")).unwrap();
     place.does(&["encrypt", "--wrapping-key", AES, "-o", "link"], b"secret");
@@ -152,7 +152,7 @@ fn a_link_that_leads_nowhere_yet_stays_one() {
 }
 
 #[test]
-fn what_runs_as_its_owner_does_so_no_more() {
+fn a_replaced_file_loses_its_set_user_id_bit() {
     let place = Place::new();
     place.write("older", b"as it was");
     fs::set_permissions(place.path("older"), fs::Permissions::from_mode(0o4750)).unwrap();
@@ -160,7 +160,7 @@ fn what_runs_as_its_owner_does_so_no_more() {
     assert_eq!(fs::metadata(place.path("older")).unwrap().permissions().mode() & 0o7777, 0o750);
 }
 
-/// A descriptor that is open already is written to, not replaced.
+/// An open descriptor is written to, not replaced.
 #[test]
 fn onto_a_descriptor_by_its_name() {
     let place = Place::new();
@@ -180,7 +180,7 @@ fn onto_a_descriptor_by_its_name() {
 }
 
 #[test]
-fn frames_are_as_long_as_was_asked() {
+fn frames_have_the_requested_length() {
     let place = Place::new();
     for (length, frames) in [("1", 10_001), ("4096", 3), ("10000", 2), ("4294967295", 1)] {
         let message = place.does(
@@ -190,7 +190,7 @@ fn frames_are_as_long_as_was_asked() {
         let shown: serde_json::Value =
             serde_json::from_slice(&place.does(&["inspect", "--json"], &message)).unwrap();
         assert_eq!(shown["frame_length"].to_string(), length);
-        // A message ends with a final frame, which is empty where the others hold everything.
+        // A message ends with a final frame, which is empty if the others hold the whole plaintext.
         assert!(
             shown["body"]["frames"] == frames || shown["body"]["frames"] == frames - 1,
             "{shown}"
@@ -209,8 +209,9 @@ async fn under_aws_kms() {
         ("AWS_ACCESS_KEY_ID", credentials.access_key_id().to_owned()),
         ("AWS_SECRET_ACCESS_KEY", credentials.secret_access_key().to_owned()),
     ];
-    let (arn, other) = (kms.create_key(REGION), kms.create_key(REGION));
-    let (key, other_key) = (format!("aws-kms:{arn}"), format!("aws-kms:{other}"));
+    let arn = kms.create_key(REGION);
+    let key = format!("aws-kms:{arn}");
+    let other_key = format!("aws-kms:{}", kms.create_key(REGION));
     let endpoint = kms.endpoint(REGION).to_string();
     let options = ["--endpoint-url", &endpoint, "--ca-file", "ca.pem"];
 
@@ -229,12 +230,12 @@ async fn under_aws_kms() {
     );
     assert!(!told.said.contains("secret"));
 
-    // The environment says it as well.
+    // The environment can contain the same settings.
     place.variables.push(("AWS_ENDPOINT_URL_KMS", endpoint.clone()));
     place.variables.push(("AWS_CA_BUNDLE", place.path("ca.pem").to_str().unwrap().to_owned()));
     assert_eq!(place.does(&["decrypt", "--wrapping-key", &key], &message), b"secret");
 
-    // KMS can't be reached, knows no such key, or gets no credentials.
+    // KMS has no such key, is unavailable, or receives no credentials.
     let missing = format!("aws-kms:{}00000000-0000-0000-0000-000000000000", &arn[..arn.len() - 36]);
     place.fails(&["encrypt", "--wrapping-key", &missing, "-o", "out"], b"secret", "no such key");
     let nobody =
@@ -265,7 +266,7 @@ async fn under_keys_of_aws_kms_that_the_message_names() {
     let run = |region: &str, command: &str, key: &str, input: &[u8]| {
         place.does(&[command, "--wrapping-key", key, "--endpoint-url", kms.endpoint(region)], input)
     };
-    let asked = || kms.counters(REGION).requests("Decrypt");
+    let requests = || kms.counters(REGION).requests("Decrypt");
 
     let single = run(REGION, "encrypt", &format!("aws-kms:{}", kms.create_key(REGION)), b"secret");
     for filter in
@@ -276,8 +277,8 @@ async fn under_keys_of_aws_kms_that_the_message_names() {
             assert_eq!(run(REGION, "decrypt", &key, &single), b"secret", "{key}");
         }
     }
-    // Of other accounts, partitions and regions nobody is asked.
-    let before = asked();
+    // No request is sent for other accounts, partitions and regions.
+    let before = requests();
     for excluding in
         ["account=444455556666", "account=111122223333,partition=aws-cn", "region=us-east-1"]
     {
@@ -285,51 +286,51 @@ async fn under_keys_of_aws_kms_that_the_message_names() {
         let decrypt = ["decrypt", "--wrapping-key", &key, "--endpoint-url", kms.endpoint(REGION)];
         place.fails(&decrypt, &single, "none of the message's encrypted data keys");
     }
-    assert_eq!(asked(), before);
+    assert_eq!(requests(), before);
 
-    // A multi-Region key, sealed under there and opened here.
+    // A multi-Region key encrypts in one region and decrypts in another.
     let there = kms.create_multi_region_key("us-east-1", &[REGION]);
-    let sealed = run("us-east-1", "encrypt", &format!("aws-kms-mrk:{there}"), b"secret");
+    let message = run("us-east-1", "encrypt", &format!("aws-kms-mrk:{there}"), b"secret");
     let related = format!("aws-kms-mrk:{}", there.replace("us-east-1", REGION));
     for key in [
         &*related,
         &format!("aws-kms-discovery,{here}"),
         &format!("aws-kms-discovery,account=111122223333,{here}"),
     ] {
-        assert_eq!(run(REGION, "decrypt", key, &sealed), b"secret", "{key}");
+        assert_eq!(run(REGION, "decrypt", key, &message), b"secret", "{key}");
     }
     assert_eq!(kms.counters("us-east-1").requests("Decrypt"), 0);
     let strict = related.replace("aws-kms-mrk:", "aws-kms:");
     let decrypt = ["decrypt", "--wrapping-key", &strict, "--endpoint-url", kms.endpoint(REGION)];
-    place.fails(&decrypt, &sealed, "none of the message's encrypted data keys");
+    place.fails(&decrypt, &message, "none of the message's encrypted data keys");
 }
 
 /// Slow input from a pipe is encrypted, and decrypted, frame by frame.
 #[test]
 fn a_frame_does_not_wait_for_more_than_the_next_byte() {
     let place = Place::new();
-    let mut sealing = place
+    let mut encrypting = place
         .command(&["encrypt", "--wrapping-key", AES, "--frame-length", "100"])
         .spawn()
         .unwrap();
-    let mut opening = place.command(&["decrypt", "--wrapping-key", AES]);
-    let mut opening = opening.stdin(sealing.stdout.take().unwrap()).spawn().unwrap();
-    let mut slow = sealing.stdin.take().unwrap();
-    let mut opened = opening.stdout.take().unwrap();
+    let mut decrypting = place.command(&["decrypt", "--wrapping-key", AES]);
+    let mut decrypting = decrypting.stdin(encrypting.stdout.take().unwrap()).spawn().unwrap();
+    let mut slow = encrypting.stdin.take().unwrap();
+    let mut decrypted = decrypting.stdout.take().unwrap();
     for _ in 0..20 {
         slow.write_all(&plaintext(101)).unwrap();
         slow.flush().unwrap();
         let mut frame = [0; 100];
-        opened.read_exact(&mut frame).unwrap();
+        decrypted.read_exact(&mut frame).unwrap();
     }
     drop(slow);
     let mut rest = vec![];
-    opened.read_to_end(&mut rest).unwrap();
+    decrypted.read_to_end(&mut rest).unwrap();
     assert_eq!(rest.len(), 20);
-    assert!(sealing.wait().unwrap().success() && opening.wait().unwrap().success());
+    assert!(encrypting.wait().unwrap().success() && decrypting.wait().unwrap().success());
 }
 
-/// So much that the disk begins before the end.
+/// The disk starts writing before the end.
 #[test]
 fn from_file_to_file_of_many_megabytes() {
     let place = Place::new();

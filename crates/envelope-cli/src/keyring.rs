@@ -1,0 +1,175 @@
+//! The keyring for the wrapping keys of the command line.
+
+use std::{
+    fs::{self, File},
+    io::Read as _,
+    path::Path,
+};
+
+use envelope::{
+    DataKey,
+    keyring::{
+        AwsKmsDiscoveryKeyring, AwsKmsKeyring, Keyring, MultiKeyring, MultiKeyringBuilder,
+        RawAesKeyring, RawRsaKeyring, RsaPadding, RsaPrivateKey, RsaPublicKey,
+    },
+};
+use kms_pool::{BuildError, KmsPool, PooledClients, Principal, Region};
+use zeroize::Zeroizing;
+
+use crate::{
+    arguments::Kms,
+    failure::Failure,
+    wrapping_key::{Filter, WrappingKey},
+};
+
+/// The maximum length of a PEM file, in bytes: four times that of a key of 16,384 bits.
+const MAX_PEM: usize = 64 * 1024;
+
+/// What the wrapping keys are used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Encrypt,
+    Decrypt,
+}
+
+/// Returns a keyring in which the first key generates data keys, and all keys unwrap them.
+pub(crate) fn keyring(
+    keys: &[WrappingKey],
+    purpose: Purpose,
+    kms: &Kms,
+) -> Result<MultiKeyring, Failure> {
+    let mut shared = None;
+    let mut clients = || match &shared {
+        Some(clients) => Ok(PooledClients::clone(clients)),
+        None => pooled_clients(kms).map(|clients| shared.insert(clients).clone()),
+    };
+    let mut builder = MultiKeyring::builder();
+    for (index, key) in keys.iter().enumerate() {
+        builder = match key {
+            WrappingKey::AwsKms(arn) => {
+                add(builder, index, AwsKmsKeyring::new(clients()?, arn.clone()))
+            }
+            WrappingKey::AwsKmsMrk(arn) => {
+                add(builder, index, AwsKmsKeyring::mrk_aware(clients()?, arn.clone()))
+            }
+            WrappingKey::AwsKmsDiscovery { .. } if purpose == Purpose::Encrypt => {
+                let problem = "aws-kms-discovery cannot encrypt: use aws-kms:KEY-ARN";
+                return Err(Failure::usage(format!("--wrapping-key: {problem}")));
+            }
+            WrappingKey::AwsKmsDiscovery { filter, region } => add(
+                builder,
+                index,
+                discovery_keyring(filter.as_ref(), region.as_ref(), clients()?)?,
+            ),
+            WrappingKey::RawAes { namespace, name, key_file } => {
+                let keyring = RawAesKeyring::new(namespace, name, &aes_key(key_file)?);
+                let keyring = keyring.map_err(|error| Failure::key_file(key_file, &error))?;
+                add(builder, index, keyring)
+            }
+            WrappingKey::RawRsa { namespace, name, padding, key_file } => {
+                let keyring = rsa_keyring(namespace, name, *padding, key_file, purpose)?;
+                add(builder, index, keyring)
+            }
+        };
+    }
+    builder.build().map_err(|error| Failure::envelope(&error))
+}
+
+/// Adds a keyring: the first as the generator, the others as children.
+fn add(
+    builder: MultiKeyringBuilder,
+    index: usize,
+    keyring: impl Keyring + 'static,
+) -> MultiKeyringBuilder {
+    if index == 0 { builder.generator(keyring) } else { builder.child(keyring) }
+}
+
+/// Returns KMS clients for all regions, with the credentials of the default chain.
+fn pooled_clients(kms: &Kms) -> Result<PooledClients, Failure> {
+    Ok(pool(kms)?.clients(&Principal::from_default_chain()))
+}
+
+fn pool(kms: &Kms) -> Result<KmsPool, Failure> {
+    let failed = |error: BuildError| Failure::new(format!("invalid AWS KMS settings: {error}"));
+    let mut builder = KmsPool::builder().with_environment().map_err(failed)?;
+    if let Some(url) = &kms.endpoint_url {
+        builder = builder.endpoint_url(url);
+    }
+    if let Some(file) = &kms.ca_file {
+        builder =
+            builder.trust_root_pem(fs::read(file).map_err(|error| Failure::file(file, &error))?);
+    }
+    builder.build().map_err(failed)
+}
+
+fn discovery_keyring(
+    filter: Option<&Filter>,
+    region: Option<&Region>,
+    clients: PooledClients,
+) -> Result<AwsKmsDiscoveryKeyring, Failure> {
+    let keyring = match region {
+        Some(region) => AwsKmsDiscoveryKeyring::mrk_aware(clients, region.clone()),
+        None => AwsKmsDiscoveryKeyring::new(clients),
+    };
+    let Some(Filter { partition, accounts }) = filter else { return Ok(keyring) };
+    let filtered = keyring.with_filter(partition, accounts);
+    filtered.map_err(|error| Failure::usage(format!("--wrapping-key: {error}")))
+}
+
+/// Reads an AES key into memory that is wiped. Reads one byte more than a key has, to detect a
+/// longer file.
+fn aes_key(file: &Path) -> Result<DataKey, Failure> {
+    let mut bytes = Vec::with_capacity(64);
+    let read = File::open(file).and_then(|file| file.take(33).read_to_end(&mut bytes));
+    let key = DataKey::from_vec(bytes);
+    read.map_err(|error| Failure::file(file, &error))?;
+    if ![16, 24, 32].contains(&key.len()) {
+        let problem = "expected 16, 24 or 32 raw bytes, not hexadecimal or Base64";
+        return Err(Failure::new(format!("{}: invalid AES key: {problem}", file.display())));
+    }
+    Ok(key)
+}
+
+fn rsa_keyring(
+    namespace: &str,
+    name: &str,
+    padding: RsaPadding,
+    file: &Path,
+    purpose: Purpose,
+) -> Result<RawRsaKeyring, Failure> {
+    let pem = pem(file)?;
+    let failed = |error: envelope::Error| Failure::key_file(file, &error);
+    let keyring = match RsaPublicKey::from_pem(&pem) {
+        Ok(_) if purpose == Purpose::Decrypt => {
+            let problem = "this is a public key: decryption needs the private key";
+            return Err(Failure::new(format!("{}: {problem}", file.display())));
+        }
+        Ok(public_key) => RawRsaKeyring::with_public_key(namespace, name, padding, public_key),
+        Err(_) => {
+            let private_key = RsaPrivateKey::from_pem(pem).map_err(failed)?;
+            RawRsaKeyring::with_key_pair(
+                namespace,
+                name,
+                padding,
+                private_key.public_key(),
+                private_key,
+            )
+        }
+    };
+    keyring.map_err(failed)
+}
+
+/// Reads a PEM file into memory that is wiped. It never grows, so it leaves no copies behind.
+fn pem(file: &Path) -> Result<String, Failure> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_PEM + 1));
+    let read =
+        File::open(file).and_then(|file| file.take(MAX_PEM as u64 + 1).read_to_end(&mut bytes));
+    read.map_err(|error| Failure::file(file, &error))?;
+    match std::str::from_utf8(&bytes) {
+        Ok(pem) if bytes.len() <= MAX_PEM => Ok(pem.to_owned()),
+        _ => Err(Failure::new(format!(
+            "{}: invalid PEM file: expected `-----BEGIN`",
+            file.display()
+        ))),
+    }
+}
