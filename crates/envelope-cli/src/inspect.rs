@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, io::Read};
 
-use envelope::stream::{UnverifiedHeader, UnverifiedPieces};
+use envelope::stream::UnverifiedHeader;
 use serde::Serialize;
 
 use crate::{
@@ -78,14 +78,13 @@ pub(crate) fn run(arguments: &Inspect) -> Result<(), Failure> {
 }
 
 fn body(header: &UnverifiedHeader, input: impl Read) -> std::io::Result<Body> {
-    let mut pieces = UnverifiedPieces::new(header, input);
     let mut frames = 0;
     let mut plaintext_length = 0;
-    for piece in &mut pieces {
+    let signature_length = header.read_body(input, |content| {
         frames += 1;
-        plaintext_length += piece?.content_length;
-    }
-    Ok(Body { frames, plaintext_length, signature_length: pieces.signature_length()? })
+        plaintext_length += content.end - content.start;
+    })?;
+    Ok(Body { frames, plaintext_length, signature_length })
 }
 
 impl Summary {

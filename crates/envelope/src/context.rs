@@ -151,7 +151,7 @@ impl EncryptionContext {
     }
 
     /// Returns the keys without their values.
-    pub fn keys(&self) -> ContextKeys<'_> {
+    pub(crate) fn keys(&self) -> ContextKeys<'_> {
         ContextKeys(self.as_serialized())
     }
 
@@ -282,16 +282,8 @@ impl fmt::Debug for EncryptionContext {
 ///
 /// Displays as `key, key, …`. Since the keys may come from an unverified message, they are escaped,
 /// and the text is truncated after about 256 bytes.
-///
-/// ```
-/// use envelope::EncryptionContext;
-///
-/// let context = EncryptionContext::new([("tenant", "42"), ("purpose", "card number")])?;
-/// assert_eq!(context.keys().to_string(), "purpose, tenant");
-/// # Ok::<(), envelope::Error>(())
-/// ```
 #[derive(Clone, Copy)]
-pub struct ContextKeys<'a>(
+pub(crate) struct ContextKeys<'a>(
     /// A valid canonical serialization.
     &'a [u8],
 );
@@ -303,7 +295,7 @@ impl<'a> ContextKeys<'a> {
     }
 
     /// Returns an iterator over the keys, sorted by their UTF-8 bytes.
-    pub fn iter(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+    fn iter(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         pairs(self.0).map(|(key, _)| key)
     }
 }

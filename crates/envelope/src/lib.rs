@@ -67,7 +67,7 @@ pub use kms_pool;
 
 pub use crate::{
     client::{BlockingEnvelope, Decrypted, Envelope, EnvelopeBuilder, PreparedContext},
-    context::{ContextKeys, EncryptionContext},
+    context::EncryptionContext,
     data_key::DataKey,
     error::Error,
     suite::{AlgorithmSuite, CommitmentPolicy},

@@ -17,7 +17,7 @@ use envelope::{
     AlgorithmSuite, CommitmentPolicy, DataKey, EncryptionContext, Envelope, Error,
     keyring::RawAesKeyring,
     materials::DefaultMaterialsManager,
-    stream::{DecryptionMode, UnverifiedHeader, UnverifiedPieces},
+    stream::{DecryptionMode, UnverifiedHeader},
 };
 use futures_util::FutureExt;
 use serde_json::Value;
@@ -137,17 +137,13 @@ impl Vector {
     fn contents(&self) -> Vec<Range<usize>> {
         let mut source = &self.message[..];
         let header = UnverifiedHeader::read(&mut source, 4).unwrap();
-        let content = |piece: envelope::stream::UnverifiedPiece| {
-            // Sequence numbers, IV and length, as many as this kind of piece has.
-            let before = match (self.frame_length, piece.is_final) {
-                (None, _) => 12 + 8,
-                (Some(_), false) => 4 + 12,
-                (Some(_), true) => 4 + 4 + 12 + 4,
-            };
-            let start = usize::try_from(piece.offset).unwrap() + before;
-            start..start + usize::try_from(piece.content_length).unwrap()
+        let mut contents = vec![];
+        let content = |range: Range<u64>| {
+            let [start, end] = [range.start, range.end].map(|at| usize::try_from(at).unwrap());
+            contents.push(start..end);
         };
-        UnverifiedPieces::new(&header, source).map(|piece| content(piece.unwrap())).collect()
+        header.read_body(source, content).unwrap();
+        contents
     }
 
     /// What to change, at which byte, and how that has to fail.

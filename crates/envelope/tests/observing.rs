@@ -24,10 +24,12 @@ struct Diary(Mutex<Vec<String>>);
 
 impl Observer for Diary {
     fn observe(&self, event: &Event<'_>) {
-        self.0
-            .lock()
-            .unwrap()
-            .push(format!("{:?} {} {:?}", event.operation, event.context_keys, event.kind));
+        self.0.lock().unwrap().push(format!(
+            "{:?} {} {:?}",
+            event.operation,
+            event.context_keys(),
+            event.kind
+        ));
     }
 }
 

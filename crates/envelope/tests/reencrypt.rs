@@ -50,7 +50,7 @@ fn a_message_moves_to_the_newest_key_with_its_context() {
     assert!(matches!(wrong, Err(Error::EncryptionContextMismatch { .. })), "{wrong:?}");
     let forged = [&old[..old.len() - 1], &[old[old.len() - 1] ^ 1]].concat();
     let forged = block_on(envelope.reencrypt(&forged, &context("42")));
-    assert!(matches!(forged, Err(Error::Authentication { .. })), "{forged:?}");
+    assert!(matches!(forged, Err(Error::Authentication)), "{forged:?}");
 }
 
 /// A current message may be encrypted again, too: under a new data key, if that is wanted.

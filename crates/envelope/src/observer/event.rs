@@ -38,10 +38,21 @@ pub trait Observer: fmt::Debug + Send + Sync {
 pub struct Event<'a> {
     /// Whether the event is about encryption or decryption.
     pub operation: Operation,
-    /// The keys, but not the values, of the encryption context; none for events about many entries.
-    pub context_keys: ContextKeys<'a>,
+    pub(crate) context_keys: ContextKeys<'a>,
     /// What happened.
     pub kind: EventKind<'a>,
+}
+
+impl<'a> Event<'a> {
+    /// Returns the keys of the encryption context without their values, for logs: `key, key, …`. Empty
+    /// for events about many entries.
+    ///
+    /// The keys may come from an unverified message. They are therefore escaped, and the text is
+    /// truncated after about 256 bytes.
+    #[must_use]
+    pub fn context_keys(&self) -> impl fmt::Display + fmt::Debug + use<'a> {
+        self.context_keys
+    }
 }
 
 /// The operation that a data key is for.

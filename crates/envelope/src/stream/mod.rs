@@ -91,12 +91,12 @@
 //! [`Envelope::decryptor`]: crate::Envelope::decryptor
 //! [`Envelope::read_header`]: crate::Envelope::read_header
 
+mod body;
 mod buffer;
 mod decryptor;
 mod encryptor;
 mod header;
 mod machine;
-mod pieces;
 mod reader;
 mod writer;
 
@@ -105,7 +105,6 @@ pub use self::{
     encryptor::Encryptor,
     header::UnverifiedHeader,
     machine::Machine,
-    pieces::{UnverifiedPiece, UnverifiedPieces},
     reader::Reader,
     writer::Writer,
 };
