@@ -40,7 +40,7 @@ mod parent {
     use kms_local::KmsLocal;
     use kms_pool::{KmsError, KmsErrorKind, KmsPool, Principal};
 
-    use crate::support::{REGION, builder, random};
+    use crate::support::{REGION, builder, random, wait_until};
 
     const CONNECTIONS: u64 = 16;
 
@@ -53,9 +53,7 @@ mod parent {
                 thread::spawn(move || block_on(random(&client)))
             })
             .collect();
-        while kms.counters(REGION).in_flight < CONNECTIONS {
-            thread::yield_now();
-        }
+        wait_until(|| kms.counters(REGION).in_flight >= CONNECTIONS);
         kms.faults(REGION).clear();
         for request in requests {
             request.join().expect("a thread").expect("an answer");

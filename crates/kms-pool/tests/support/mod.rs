@@ -1,8 +1,9 @@
-//! A server, pools for it, and providers.
+//! A server, pools for it, providers, and bounded waits.
 
-#![allow(dead_code, reason = "each test takes what it needs")]
+#![allow(dead_code, reason = "not every test uses all of it")]
 
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use aws_credential_types::provider::{ProvideCredentials, future};
@@ -13,12 +14,15 @@ use kms_pool::{KmsError, KmsPool, KmsPoolBuilder};
 pub(crate) const REGION: &str = "us-east-1";
 pub(crate) const OTHER: &str = "eu-west-1";
 
+/// For conditions that hold after milliseconds on an idle machine.
+const MAX_WAIT: Duration = Duration::from_mins(1);
+
 pub(crate) async fn server() -> Arc<KmsLocal> {
     let server = KmsLocal::builder().region(REGION).region(OTHER);
     Arc::new(server.start().await.unwrap())
 }
 
-/// A pool that tries nothing again.
+/// The settings of a pool that does not retry.
 pub(crate) fn builder(kms: &KmsLocal) -> KmsPoolBuilder {
     let builder = KmsPool::builder().trust_root_pem(kms.ca_pem()).max_attempts(1);
     kms.regions()
@@ -30,7 +34,7 @@ pub(crate) async fn random(client: &Client) -> Result<(), KmsError> {
     Ok(())
 }
 
-/// Makes a new session each time it is asked, not quite at once.
+/// Returns a new session on each call, after a yield to other tasks.
 #[derive(Debug)]
 pub(crate) struct Sessions(pub(crate) Arc<KmsLocal>);
 
@@ -43,5 +47,26 @@ impl ProvideCredentials for Sessions {
             tokio::task::yield_now().await;
             Ok(self.0.issue_session(Duration::from_hours(1)))
         })
+    }
+}
+
+/// Waits until the condition holds.
+pub(crate) async fn until(condition: impl Fn() -> bool) {
+    let holds = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(MAX_WAIT, holds).await.expect("the condition did not hold in time");
+}
+
+/// Waits until the condition holds, and blocks its thread.
+#[track_caller]
+pub(crate) fn wait_until(condition: impl Fn() -> bool) {
+    let mut waited = Duration::ZERO;
+    while !condition() {
+        assert!(waited < MAX_WAIT, "the condition did not hold in time");
+        thread::sleep(Duration::from_millis(1));
+        waited += Duration::from_millis(1);
     }
 }

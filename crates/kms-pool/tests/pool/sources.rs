@@ -1,7 +1,5 @@
 //! Where credentials come from, and when they are asked for again.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -14,9 +12,7 @@ use aws_credential_types::provider::{ProvideCredentials, future};
 use kms_local::{Faults, KmsLocal};
 use kms_pool::{BuildError, ClientSupplier as _, KmsErrorKind, Principal, Role};
 
-use support::{OTHER, REGION, Sessions, builder, random, server};
-
-mod support;
+use crate::support::{OTHER, REGION, Sessions, builder, random, server, until};
 
 /// Sessions that the server ends after two seconds, from a provider that can be broken.
 #[derive(Debug)]
@@ -44,9 +40,7 @@ async fn credentials_are_renewed_before_their_end_though_nobody_asks_for_them() 
     let pool = builder(&kms).build().unwrap();
     let principal = Principal::new(ShortSessions { kms: Arc::clone(&kms), broken: Arc::default() });
     let client = pool.client(REGION, &principal).await.unwrap();
-    while pool.stats().rotations < 2 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until(|| pool.stats().rotations >= 2).await;
     random(&client).await.unwrap();
     assert_eq!(
         kms.counters(REGION).total(),
@@ -68,9 +62,7 @@ async fn a_broken_provider_costs_nothing_until_the_end_of_what_it_gave_and_littl
     while pool.stats().failures == 0 {
         random(&client).await.unwrap();
     }
-    while pool.client_stats()[0].credentials_left > Some(Duration::ZERO) {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until(|| pool.client_stats()[0].credentials_left <= Some(Duration::ZERO)).await;
     let error = random(&client).await.unwrap_err();
     assert_eq!(error.kind(), KmsErrorKind::CredentialsUnavailable);
     broken.store(false, SeqCst);
@@ -114,9 +106,7 @@ async fn a_profile_that_changes_on_disk_is_read_again() {
     let next = folder.path().join("next");
     write_profile(&next, &second);
     fs::rename(next, &file).unwrap();
-    while pool.stats().rotations == 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| pool.stats().rotations > 0).await;
     random(&client).await.unwrap();
     let counted = kms.counters(REGION).access_keys;
     assert_eq!([&first, &second].map(|keys| counted[keys.access_key_id()]), [1, 1]);
@@ -187,9 +177,7 @@ async fn a_swapped_file_of_the_same_length_and_time_is_read_again() {
     std::os::unix::fs::symlink("second", &next).unwrap();
     fs::rename(next, &link).unwrap();
     let swapped = async {
-        while pool.stats().rotations == 0 {
-            tokio::task::yield_now().await;
-        }
+        until(|| pool.stats().rotations > 0).await;
     };
     tokio::time::timeout(Duration::from_secs(30), swapped).await.expect("the new file is read");
     random(&client).await.unwrap();
@@ -312,9 +300,7 @@ async fn the_end_of_a_pool_disturbs_no_refresh_in_another_one() {
     }
     kms.sts_faults().hang(true);
     let under_way = async {
-        while kms.sts_counters().in_flight < 1 {
-            tokio::task::yield_now().await;
-        }
+        until(|| kms.sts_counters().in_flight >= 1).await;
         assert!(first.shutdown(Duration::from_secs(10)).await);
         drop(first);
         kms.sts_faults().clear();
@@ -370,9 +356,7 @@ async fn a_web_identity_is_read_again_when_its_token_changes() {
     let sessions = kms.role_sessions().len();
     kms.accept_web_identity_token("second");
     fs::write(&file, "second").unwrap();
-    while kms.role_sessions().len() == sessions {
-        tokio::task::yield_now().await;
-    }
+    until(|| kms.role_sessions().len() != sessions).await;
 }
 
 #[tokio::test]

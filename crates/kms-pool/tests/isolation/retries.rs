@@ -1,14 +1,10 @@
-//! The retry quota. In a separate binary, because it keeps the processor busy.
-
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+//! The retry quota of a principal.
 
 use aws_credential_types::Credentials;
 use futures_util::future::join_all;
 use kms_pool::Principal;
 
-use support::{REGION, builder, random, server};
-
-mod support;
+use crate::support::{REGION, builder, random, server};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failing_principal_uses_up_only_its_own_retries() {

@@ -1,7 +1,5 @@
 //! Dead network paths: connections that a NAT dropped, and addresses that do not respond.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -14,9 +12,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 
-use support::{OTHER, REGION, builder, random, server};
-
-mod support;
+use crate::support::{OTHER, REGION, builder, random, server, until};
 
 /// The state of an old connection after a cut.
 #[derive(Clone, Copy)]
@@ -62,7 +58,7 @@ impl Path {
 
     fn pool(&self, builder: KmsPoolBuilder) -> KmsPool {
         let builder = builder.endpoint_url_for(REGION, format!("https://{}", self.address));
-        let timeout = Duration::from_secs(3);
+        let timeout = Duration::from_secs(1);
         builder
             .connect_timeout(timeout)
             .attempt_timeout(timeout)
@@ -117,29 +113,18 @@ async fn open(client: &Client, pool: &KmsPool, kms: &KmsLocal, connections: u64)
     kms.faults(REGION).hang(true);
     let requests = (0..connections).map(|_| random(client));
     let all_there = async {
-        while kms.counters(REGION).in_flight < connections {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        until(|| kms.counters(REGION).in_flight >= connections).await;
         kms.faults(REGION).clear();
     };
     let (answers, ()) = tokio::join!(join_all(requests), all_there);
     assert!(answers.iter().all(Result::is_ok), "{answers:?}");
-    assert_eq!(pool.stats().connections, connections);
-}
-
-/// Waits for a condition, for 10 seconds at most.
-async fn until(condition: impl Fn() -> bool) {
-    let holds = async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), holds).await.unwrap();
+    // One more if a connection became idle while another one was being opened.
+    assert!(pool.stats().connections >= connections);
 }
 
 #[tokio::test]
 async fn dropped_idle_connections_fail_no_request() {
-    let trials = [1, 4, 8, 64].map(|idle| async move {
+    let trials = [1, 4, 8, 32].map(|idle| async move {
         let kms = server().await;
         let path = Path::to(address(&kms), Cut::Forgets).await;
         // `max_attempts` counts neither the first failure nor the retry after it.
@@ -151,8 +136,8 @@ async fn dropped_idle_connections_fail_no_request() {
         random(&client).await.unwrap();
         random(&client).await.unwrap();
         assert_eq!(pool.stats().retries, 1, "{idle}");
-        // The dropped connections close in the background.
-        until(|| pool.stats().connections == 1).await;
+        // The dropped connections close in the background; each request may have opened one.
+        until(|| pool.stats().connections <= 2).await;
     });
     join_all(trials).await;
 }
@@ -163,20 +148,20 @@ async fn dropped_connections_say_nothing_about_the_region() {
     let path = Path::to(address(&kms), Cut::Forgets).await;
     let pool = path.pool(builder(&kms).circuit_opens_after(1));
     let client = client(&kms, &pool).await;
-    open(&client, &pool, &kms, 64).await;
+    open(&client, &pool, &kms, 32).await;
 
     path.cut();
-    let answers = join_all((0..64).map(|_| random(&client))).await;
+    let answers = join_all((0..32).map(|_| random(&client))).await;
     assert!(answers.iter().all(Result::is_ok), "{answers:?}");
     let stats = pool.stats();
-    assert_eq!((stats.retries, stats.circuits_opened), (64, 0), "{stats:?}");
+    assert_eq!((stats.retries, stats.circuits_opened), (32, 0), "{stats:?}");
 
     // But a region that does not respond over a new connection either is failing.
     kms.faults(REGION).hang(true);
     let error = random(&client).await.unwrap_err();
     assert_eq!(error.kind(), KmsErrorKind::TimedOut);
     let stats = pool.stats();
-    assert_eq!((stats.retries, stats.circuits_opened), (65, 1), "{stats:?}");
+    assert_eq!((stats.retries, stats.circuits_opened), (33, 1), "{stats:?}");
 }
 
 #[tokio::test]
@@ -191,9 +176,7 @@ async fn many_failures_on_reused_connections_beside_responses_count_as_one() {
     let stale = join_all((0..8).map(|_| random(&client)));
     let others = async {
         // The first request opens a connection, and the second one reuses it.
-        while pool.stats().in_flight < 8 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        until(|| pool.stats().in_flight >= 8).await;
         random(&client).await.unwrap();
         random(&client).await.unwrap();
     };
@@ -337,9 +320,7 @@ async fn slow_addresses_are_not_given_up_and_losers_are_closed() {
     assert_eq!(stats.connections_failed, 0, "{stats:?}");
     assert!((17..=32).contains(&counted.connections), "{}", counted.connections);
     let losers_closed = async {
-        while kms.counters(REGION).open_connections > pool.stats().connections {
-            tokio::task::yield_now().await;
-        }
+        until(|| kms.counters(REGION).open_connections <= pool.stats().connections).await;
     };
     tokio::time::timeout(Duration::from_secs(30), losers_closed).await.unwrap();
 }

@@ -1,7 +1,5 @@
 //! Regions that are out of order, and others that stand in for them.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +12,7 @@ use kms_pool::{
     CircuitState, ClientSupplier as _, KmsError, KmsErrorKind, KmsPool, Principal, Replicas,
 };
 
-use support::{OTHER, REGION, Sessions, builder, random, server};
-
-mod support;
+use crate::support::{OTHER, REGION, Sessions, builder, random, server, until};
 
 fn hasty(kms: &KmsLocal) -> KmsPool {
     builder(kms).max_attempts(3).attempt_timeout(Duration::from_secs(1)).build().unwrap()
@@ -91,9 +87,7 @@ async fn a_second_region_is_asked_when_the_first_is_slow_and_the_loser_is_given_
     let replicas = replicas(&pool, &principal).hedge_after(Duration::from_millis(20));
     kms.faults(REGION).hang(true);
     assert_eq!(&*ask(&replicas).await.unwrap(), OTHER);
-    while pool.stats().in_flight > 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| pool.stats().in_flight == 0).await;
     kms.faults(REGION).clear();
     // A denial in the second region does not spoil the answer of the first.
     kms.faults(OTHER).deny_access(true);
@@ -157,9 +151,7 @@ async fn a_region_that_hangs_takes_no_room_from_another() {
             })
         })
         .collect();
-    while kms.counters(REGION).in_flight < 2 {
-        tokio::task::yield_now().await;
-    }
+    until(|| kms.counters(REGION).in_flight >= 2).await;
     let other = pool.client(OTHER, &principal).await.unwrap();
     for outcome in join_all((0..8).map(|_| random(&other))).await {
         outcome.unwrap();

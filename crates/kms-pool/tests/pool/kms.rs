@@ -1,7 +1,5 @@
 //! The pool against a server that speaks the real protocol, over TLS.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
 use std::sync::Arc;
@@ -16,9 +14,11 @@ use futures_util::future::{join_all, poll_immediate};
 use kms_local::KmsLocal;
 use kms_pool::{KmsError, KmsErrorKind, KmsPool, Principal, Purpose};
 
-use support::{OTHER, REGION, Sessions, builder, random, server};
+use crate::support::{OTHER, REGION, Sessions, builder, random, server, until};
 
-mod support;
+/// For requests one after another. A request may open a connection if the last one's has not become
+/// idle yet.
+const MAX_HANDSHAKES: u64 = 3;
 
 async fn decrypt(client: &Client, key: &str, ciphertext: &[u8]) -> Result<(), KmsError> {
     client.decrypt().key_id(key).ciphertext_blob(Blob::new(ciphertext)).send().await?;
@@ -91,7 +91,8 @@ async fn a_rotation_keeps_client_and_connection() {
         random(&client).await.unwrap();
     }
     let counters = kms.counters(REGION);
-    assert_eq!(counters.tls_handshakes, 1, "new credentials opened a new connection");
+    let handshakes = counters.tls_handshakes;
+    assert!(handshakes <= MAX_HANDSHAKES, "new credentials opened {handshakes} connections");
     assert_eq!(counters.access_keys.len(), 21);
     assert_eq!((pool.stats().builds, pool.stats().rotations), (1, 20));
 }
@@ -282,9 +283,7 @@ async fn callers_that_do_not_go_on_keep_nobody_else_waiting() {
     for request in &mut left {
         assert!(poll_immediate(request).await.is_none());
     }
-    while kms.counters(REGION).in_flight < 2 {
-        tokio::task::yield_now().await;
-    }
+    until(|| kms.counters(REGION).in_flight >= 2).await;
     kms.faults(REGION).clear();
     random(&client).await.unwrap();
     join_all(left).await.into_iter().for_each(Result::unwrap);
@@ -302,13 +301,12 @@ async fn connections_stay_as_long_as_the_region_has_a_client() {
         random(&pool.client(REGION, &other).await.unwrap()).await.unwrap();
         pool.remove(&other);
     }
-    assert_eq!((kms.counters(REGION).tls_handshakes, pool.stats().connections), (1, 1));
+    let before = kms.counters(REGION).tls_handshakes;
+    assert!(before <= MAX_HANDSHAKES && pool.stats().connections > 0);
     pool.clear();
-    while kms.counters(REGION).open_connections > 0 || pool.stats().connections > 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| kms.counters(REGION).open_connections == 0 && pool.stats().connections == 0).await;
     random(&pool.client(REGION, &one).await.unwrap()).await.unwrap();
-    assert_eq!(kms.counters(REGION).tls_handshakes, 2);
+    assert_eq!(kms.counters(REGION).tls_handshakes, before + 1);
 }
 
 #[tokio::test]
@@ -318,9 +316,7 @@ async fn an_unused_client_is_dropped_with_its_connections() {
     random(&pool.client(REGION, &Principal::new(kms.issue_credentials())).await.unwrap())
         .await
         .unwrap();
-    while pool.stats().clients > 0 || kms.counters(REGION).open_connections > 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| pool.stats().clients == 0 && kms.counters(REGION).open_connections == 0).await;
     assert_eq!(pool.stats().idle_evictions, 1);
 }
 
@@ -334,8 +330,12 @@ async fn warming_up_connects_each_region_by_itself() {
     let kinds: Vec<_> =
         warmed.into_iter().map(|warmed| warmed.map_err(|error| error.kind())).collect();
     assert_eq!(kinds, [Ok(()), Err(KmsErrorKind::TimedOut), Err(KmsErrorKind::InvalidRequest)]);
-    random(&pool.client(REGION, &principal).await.unwrap()).await.unwrap();
     assert_eq!(kms.counters(REGION).tls_handshakes, 1);
+    let client = pool.client(REGION, &principal).await.unwrap();
+    for _ in 0..10 {
+        random(&client).await.unwrap();
+    }
+    assert!(kms.counters(REGION).tls_handshakes <= MAX_HANDSHAKES);
 }
 
 #[tokio::test]
@@ -346,9 +346,7 @@ async fn a_pool_that_was_shut_down_answers_what_is_under_way_and_nothing_more() 
     let client = pool.client(REGION, &principal).await.unwrap();
     kms.faults(REGION).hang(true);
     let request = tokio::spawn(async move { random(&client).await });
-    while kms.counters(REGION).in_flight == 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| kms.counters(REGION).in_flight > 0).await;
     assert!(!pool.shutdown(Duration::from_millis(1)).await);
     kms.faults(REGION).clear();
     assert!(pool.shutdown(Duration::from_secs(10)).await);
@@ -370,9 +368,7 @@ async fn shutting_down_waits_for_operations_between_two_attempts_and_begins_none
         let client = client.clone();
         async move { random(&client).await }
     });
-    while kms.counters(REGION).requests("GenerateRandom") < 2 {
-        tokio::task::yield_now().await;
-    }
+    until(|| kms.counters(REGION).requests("GenerateRandom") >= 2).await;
     assert!(!pool.shutdown(Duration::from_millis(1)).await);
     kms.faults(REGION).clear();
     assert!(pool.shutdown(Duration::from_secs(10)).await);
@@ -413,9 +409,7 @@ async fn a_request_in_flight_survives_the_clearing_of_its_slot() {
     let client = pool.client(REGION, &principal).await.unwrap();
     kms.faults(REGION).hang(true);
     let request = tokio::spawn(async move { random(&client).await });
-    while kms.counters(REGION).in_flight == 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| kms.counters(REGION).in_flight > 0).await;
     pool.clear();
     pool.remove(&principal);
     kms.faults(REGION).clear();

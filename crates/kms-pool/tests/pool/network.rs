@@ -1,7 +1,5 @@
 //! What lies between a pool and KMS: TLS, a proxy, the names of endpoints.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -15,9 +13,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _,
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use support::{REGION, builder, random, server};
-
-mod support;
+use crate::support::{REGION, builder, random, server};
 
 #[tokio::test]
 async fn the_key_exchange_is_post_quantum() {
@@ -115,8 +111,11 @@ async fn a_proxy_is_tunneled_through() {
     let client = pool.client(REGION, &Principal::new(kms.issue_credentials())).await.unwrap();
     random(&client).await.unwrap();
     random(&client).await.unwrap();
-    assert_eq!(proxy.targets(), [host_and_port(kms.endpoint(REGION))]);
-    assert_eq!(kms.counters(REGION).tls_handshakes, 1);
+    let targets = proxy.targets();
+    assert!(targets.iter().all(|target| *target == host_and_port(kms.endpoint(REGION))));
+    // The second request opens a connection if the first one's has not become idle yet.
+    assert!((1..=2).contains(&targets.len()), "{targets:?}");
+    assert_eq!(kms.counters(REGION).tls_handshakes, targets.len() as u64);
     let asked = proxy.asked.lock().unwrap()[0].to_ascii_lowercase();
     // `us@er:secret`
     let header = "proxy-authorization: basic dxnazxi6c2vjcmv0";
@@ -210,7 +209,7 @@ async fn host(builder: KmsPoolBuilder, region: &str) -> String {
 
 #[tokio::test]
 async fn endpoints_are_named_as_asked() {
-    let pool = || KmsPool::builder().trust_root_pem(include_bytes!("data/root.pem"));
+    let pool = || KmsPool::builder().trust_root_pem(include_bytes!("../data/root.pem"));
     assert_eq!(host(pool(), "us-east-1").await, "https://kms.us-east-1.amazonaws.com/");
     assert_eq!(
         host(pool().use_fips(true), "us-east-1").await,

@@ -1,14 +1,9 @@
-//! When the threads of a pool end. A single test, because it counts all threads of the process.
-
-#![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![allow(clippy::print_stderr, reason = "prints what it waits for, in case it hangs")]
+//! When the threads of a pool end.
 
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
 
 use aws_credential_types::provider::{self, ProvideCredentials, future};
@@ -17,9 +12,8 @@ use futures_executor::block_on;
 use kms_local::KmsLocal;
 use kms_pool::{KmsPool, Principal};
 
-use support::{REGION, Sessions, builder, random, server};
-
-mod support;
+use crate::ONE_AT_A_TIME;
+use crate::support::{REGION, Sessions, builder, random, server, wait_until};
 
 /// The number of threads of pools.
 fn threads() -> usize {
@@ -28,12 +22,9 @@ fn threads() -> usize {
     names.filter(|name| name.trim() == "kms-pool").count()
 }
 
-fn wait_until_ended(how: &str) {
-    // The test runner's time limit is the deadline.
-    eprintln!("waiting for the threads to end: {how}");
-    while threads() > 0 {
-        thread::yield_now();
-    }
+#[track_caller]
+fn wait_until_ended() {
+    wait_until(|| threads() == 0);
 }
 
 fn used(kms: &Arc<KmsLocal>) -> (KmsPool, Client) {
@@ -69,6 +60,7 @@ impl ProvideCredentials for Holder {
 
 #[test]
 fn threads_end_with_the_last_user_on_any_thread() {
+    let _alone = ONE_AT_A_TIME.blocking_lock();
     let panics = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&panics);
     let before = std::panic::take_hook();
@@ -79,6 +71,8 @@ fn threads_end_with_the_last_user_on_any_thread() {
     let servers = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let kms = servers.block_on(server());
 
+    // The threads of the tests before.
+    wait_until_ended();
     drop(builder(&kms).build().unwrap());
     assert_eq!(threads(), 0, "an unused pool has no threads");
 
@@ -86,20 +80,20 @@ fn threads_end_with_the_last_user_on_any_thread() {
     drop(pool);
     block_on(random(&client)).unwrap();
     drop(client);
-    wait_until_ended("the last client");
+    wait_until_ended();
 
     let last = used(&kms);
     servers.block_on(async { tokio::spawn(async move { drop(last) }).await.unwrap() });
-    wait_until_ended("inside a task");
+    wait_until_ended();
 
     let last = used(&kms);
     let local = tokio::runtime::Builder::new_current_thread().build().unwrap();
     local.block_on(async { drop(last) });
-    wait_until_ended("inside a runtime of one thread");
+    wait_until_ended();
 
     let (pool, client) = used(&kms);
     assert!(block_on(pool.shutdown(Duration::from_secs(10))));
-    wait_until_ended("by a shutdown");
+    wait_until_ended();
     block_on(random(&client)).unwrap_err();
     drop((pool, client));
 
@@ -108,12 +102,10 @@ fn threads_end_with_the_last_user_on_any_thread() {
     kms.faults(REGION).hang(true);
     let in_flight = kms.counters(REGION).in_flight;
     let request = servers.spawn(async move { random(&client).await });
-    while kms.counters(REGION).in_flight == in_flight {
-        thread::yield_now();
-    }
+    wait_until(|| kms.counters(REGION).in_flight != in_flight);
     drop(pool);
     request.abort();
-    wait_until_ended("with a cancelled request");
+    wait_until_ended();
     kms.faults(REGION).clear();
 
     // The provider holds the pool, and the provider's future is dropped last.
@@ -125,12 +117,10 @@ fn threads_end_with_the_last_user_on_any_thread() {
         let holder = Principal::new(holder);
         pool.client(REGION, &holder).await.map(drop)
     });
-    while asked.load(SeqCst) == 0 {
-        thread::yield_now();
-    }
+    wait_until(|| asked.load(SeqCst) > 0);
     waiting.abort();
     release.send(()).unwrap();
-    wait_until_ended("on a separate thread");
+    wait_until_ended();
 
     assert_eq!(panics.load(SeqCst), 0);
 }
