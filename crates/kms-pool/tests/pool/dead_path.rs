@@ -11,8 +11,9 @@ use kms_pool::{KmsErrorKind, KmsPool, KmsPoolBuilder, Principal, Replicas};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use crate::support::{OTHER, REGION, builder, random, server, until};
+use crate::support::{self, OTHER, REGION, builder, random, server, until};
 
 /// The state of an old connection after a cut.
 #[derive(Clone, Copy)]
@@ -56,10 +57,17 @@ impl Path {
         self.cuts.send_modify(|cuts| *cuts += 1);
     }
 
-    fn pool(&self, builder: KmsPoolBuilder) -> KmsPool {
-        let builder = builder.endpoint_url_for(REGION, format!("https://{}", self.address));
-        let timeout = Duration::from_secs(1);
+    /// A pool whose attempts time out after four times as long as it takes to open these
+    /// connections, which depends on the machine and its load.
+    async fn pool(&self, builder: KmsPoolBuilder, kms: &KmsLocal, connections: u64) -> KmsPool {
+        let generous = Duration::from_mins(1);
+        let other = support::builder(kms).connect_timeout(generous).attempt_timeout(generous);
+        let other = other.operation_timeout(generous).build().unwrap();
+        let began = Instant::now();
+        open(&client(kms, &other).await, &other, kms, connections).await;
+        let timeout = (began.elapsed() * 4).clamp(Duration::from_millis(500), generous / 2);
         builder
+            .endpoint_url_for(REGION, format!("https://{}", self.address))
             .connect_timeout(timeout)
             .attempt_timeout(timeout)
             .operation_timeout(timeout * 10)
@@ -128,7 +136,7 @@ async fn dropped_idle_connections_fail_no_request() {
         let kms = server().await;
         let path = Path::to(address(&kms), Cut::Forgets).await;
         // `max_attempts` counts neither the first failure nor the retry after it.
-        let pool = path.pool(builder(&kms).max_attempts(1));
+        let pool = path.pool(builder(&kms).max_attempts(1), &kms, idle).await;
         let client = client(&kms, &pool).await;
         open(&client, &pool, &kms, idle).await;
 
@@ -146,7 +154,7 @@ async fn dropped_idle_connections_fail_no_request() {
 async fn dropped_connections_say_nothing_about_the_region() {
     let kms = server().await;
     let path = Path::to(address(&kms), Cut::Forgets).await;
-    let pool = path.pool(builder(&kms).circuit_opens_after(1));
+    let pool = path.pool(builder(&kms).circuit_opens_after(1), &kms, 32).await;
     let client = client(&kms, &pool).await;
     open(&client, &pool, &kms, 32).await;
 
@@ -168,7 +176,7 @@ async fn dropped_connections_say_nothing_about_the_region() {
 async fn many_failures_on_reused_connections_beside_responses_count_as_one() {
     let kms = server().await;
     let path = Path::to(address(&kms), Cut::Forgets).await;
-    let pool = path.pool(builder(&kms).max_attempts(2).circuit_opens_after(2));
+    let pool = path.pool(builder(&kms).max_attempts(2).circuit_opens_after(2), &kms, 8).await;
     let client = client(&kms, &pool).await;
     open(&client, &pool, &kms, 8).await;
 
@@ -190,7 +198,7 @@ async fn many_failures_on_reused_connections_beside_responses_count_as_one() {
 async fn idle_connections_that_are_reset_fail_no_request() {
     let kms = server().await;
     let path = Path::to(address(&kms), Cut::Resets).await;
-    let pool = path.pool(builder(&kms).circuit_opens_after(1));
+    let pool = path.pool(builder(&kms).circuit_opens_after(1), &kms, 8).await;
     let client = client(&kms, &pool).await;
     open(&client, &pool, &kms, 8).await;
     path.cut();
@@ -205,7 +213,7 @@ async fn no_other_region_is_asked_because_of_idle_connections() {
     let trials = [Cut::Resets, Cut::Forgets, Cut::BreaksOff].map(|kind| async move {
         let kms = server().await;
         let path = Path::to(address(&kms), kind).await;
-        let pool = path.pool(builder(&kms).circuit_opens_after(1));
+        let pool = path.pool(builder(&kms).circuit_opens_after(1), &kms, 8).await;
         let principal = Principal::new(kms.issue_credentials());
         let client = pool.client(REGION, &principal).await.unwrap();
         open(&client, &pool, &kms, 8).await;
