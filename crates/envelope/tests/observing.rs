@@ -4,17 +4,26 @@
 mod support;
 
 use std::{
-    sync::{Arc, Mutex},
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc,
+    },
+    thread,
     time::Duration,
 };
 
 use envelope::{
-    Clock,
-    keyring::KeyringErrorKind,
-    materials::MaterialsCache,
+    Clock, DataKey, Envelope, PreparedContext,
+    keyring::{
+        GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture, KeyringRequest,
+    },
+    materials::{EncryptedDataKey, MaterialsCache},
     observer::{Event, Observer},
 };
 use support::{GatedKeyring, caching, context};
+use tokio::sync::Semaphore;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -169,6 +178,195 @@ async fn contexts_that_never_repeat_are_told_of_once() {
     let stats = cache.stats().encryption;
     assert_eq!((told, stats.misses), (1, 3_000));
     assert!(stats.misses_never_repeats > 1_900 && stats.hits == 0, "{stats:?}");
+}
+
+/// Uses the cache on every event, in each way that an observer may.
+#[derive(Debug, Default)]
+struct Meddler {
+    envelope: OnceLock<(MaterialsCache, Envelope, PreparedContext, Vec<u8>)>,
+    /// Whether it also invalidates entries.
+    invalidates: bool,
+    /// The kinds of events, with the number of each.
+    seen: Mutex<BTreeMap<String, u32>>,
+}
+
+impl Observer for Meddler {
+    fn observe(&self, event: &Event<'_>) {
+        let kind = format!("{:?} {:?}", event.operation, event.kind);
+        let kind = kind.split([' ', '(']).take(2).collect::<Vec<_>>().join(" ");
+        *self.seen.lock().unwrap().entry(kind).or_default() += 1;
+        let Some((cache, envelope, prepared, message)) = self.envelope.get() else { return };
+        let before = cache.stats();
+        // They succeed or fail, but return.
+        let _ = envelope.try_encrypt(b"x", &context("meddler"));
+        let _ = prepared.try_encrypt(b"x");
+        let _ = envelope.try_decrypt(message, &context("meddler"));
+        let _ = cache.oldest_data_key_age();
+        if self.invalidates {
+            cache.invalidate(&context("nobody"));
+            cache.remove_older_than(MINUTE * 100);
+        }
+        let after = cache.stats();
+        assert!(after.encryption.hits >= before.encryption.hits);
+    }
+}
+
+/// A keyring that says when another identity has replaced its own.
+#[derive(Debug, Clone)]
+struct Replaceable(GatedKeyring, Arc<AtomicU64>);
+
+impl Keyring for Replaceable {
+    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey> {
+        self.0.generate(request)
+    }
+
+    fn wrap<'a>(
+        &'a self,
+        request: KeyringRequest<'a>,
+        data_key: &'a DataKey,
+    ) -> KeyringFuture<'a, Vec<EncryptedDataKey>> {
+        self.0.wrap(request, data_key)
+    }
+
+    fn unwrap<'a>(
+        &'a self,
+        request: KeyringRequest<'a>,
+        encrypted_data_keys: &'a [EncryptedDataKey],
+    ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
+        self.0.unwrap(request, encrypted_data_keys)
+    }
+
+    fn wrapping_key(&self, request: KeyringRequest<'_>) -> Option<Arc<str>> {
+        self.0.wrapping_key(request)
+    }
+
+    fn identity(&self) -> Option<String> {
+        self.0.identity()
+    }
+
+    fn tenure(&self) -> u64 {
+        self.1.load(Relaxed)
+    }
+}
+
+/// Causes every kind of event, and in each way: by an operation, by a load that a caller waits for,
+/// in the background, by an eviction, an invalidation, a refusal, and another identity.
+async fn cause_each_event(meddler: &Arc<Meddler>) {
+    let keyring = GatedKeyring::open();
+    let tenure = Arc::<AtomicU64>::default();
+    let clock = Clock::manual();
+    let cache = MaterialsCache::builder()
+        .capacity(10)
+        .clock(&clock)
+        .observer(Arc::clone(meddler) as Arc<dyn Observer>)
+        .build();
+    let envelope = caching(Replaceable(keyring.clone(), Arc::clone(&tenure)), |builder| {
+        builder
+            .cache(&cache)
+            .max_age(MINUTE)
+            .max_messages(8)
+            .max_bytes(1_000)
+            .serve_stale_for(MINUTE)
+            .prime_decrypt(true)
+    });
+    let ours = context("meddler");
+    let prepared = envelope.prepare(&ours).unwrap();
+    let message = envelope.encrypt(b"x", &ours).await.unwrap();
+    meddler.envelope.set((cache.clone(), envelope.clone(), prepared, message.clone())).unwrap();
+    let seen = |kind: &str| meddler.seen.lock().unwrap().get(kind).copied().unwrap_or_default();
+
+    // A bypass, hits, refreshes and promotions, and misses of either half.
+    envelope.encrypt(&[0; 1_001], &ours).await.unwrap();
+    for _ in 0..100 {
+        envelope.encrypt(b"x", &ours).await.unwrap();
+        envelope.decrypt(&message, &ours).await.unwrap();
+    }
+    cache.clear();
+    envelope.decrypt(&message, &ours).await.unwrap();
+    // Evictions, of primed entries, too.
+    for tenant in 0..50 {
+        envelope.encrypt(b"x", &context(&tenant.to_string())).await.unwrap();
+    }
+    // Many callers of one load.
+    let shared = context("shared");
+    keyring.gate.forget_permits(usize::MAX);
+    let (first, second, ()) =
+        tokio::join!(envelope.encrypt(b"x", &shared), envelope.encrypt(b"x", &shared), async {
+            keyring.gate.add_permits(Semaphore::MAX_PERMITS);
+        });
+    first.and(second).unwrap();
+    // An outage, in which a data key past its age is used, and then a failure is remembered.
+    let stale = context("stale");
+    envelope.encrypt(b"x", &stale).await.unwrap();
+    keyring.fail(Some(KeyringErrorKind::TimedOut));
+    clock.advance(MINUTE);
+    let _ = envelope.encrypt(b"x", &stale).await;
+    let _ = envelope.encrypt(b"x", &context("new")).await;
+    let _ = envelope.encrypt(b"x", &context("new")).await;
+    keyring.fail(None);
+    cache.clear();
+    encrypt_again(&envelope, &clock).await;
+    // A refusal drops the entries.
+    keyring.fail(Some(KeyringErrorKind::Unusable));
+    let _ = envelope.encrypt(b"x", &context("refused")).await;
+    keyring.fail(None);
+    encrypt_again(&envelope, &clock).await;
+    // Another identity.
+    let before = seen("Encryption Invalidated");
+    tenure.store(1, Relaxed);
+    encrypt_again(&envelope, &clock).await;
+    assert!(seen("Encryption Invalidated") > before);
+}
+
+/// Encrypts when the failures so far are forgotten.
+async fn encrypt_again(envelope: &Envelope, clock: &Clock) {
+    for _ in 0..100 {
+        if envelope.encrypt(b"x", &context("meddler")).await.is_ok() {
+            return;
+        }
+        clock.advance(Duration::from_secs(1));
+    }
+    panic!("the failures are never forgotten");
+}
+
+/// The observer must not wait for a lock that its caller holds.
+#[test]
+fn an_observer_may_use_the_cache_on_every_event() {
+    for invalidates in [false, true] {
+        let meddler = Arc::new(Meddler { invalidates, ..Meddler::default() });
+        let (ended, wait) = mpsc::channel();
+        let scene = Arc::clone(&meddler);
+        thread::spawn(move || {
+            futures_executor::block_on(cause_each_event(&scene));
+            ended.send(()).unwrap();
+        });
+        wait.recv_timeout(MINUTE).expect("an observer waits for ever, or the scene failed");
+        if invalidates {
+            // That forgets failures and loads under way, too.
+            continue;
+        }
+        let seen = meddler.seen.lock().unwrap();
+        // The other kinds are reported together with a miss.
+        let missing: Vec<_> = [
+            "Hit",
+            "Missed",
+            "Coalesced",
+            "Bypassed",
+            "Refused",
+            "Loaded",
+            "LoadFailed",
+            "Promoted",
+            "StaleServed",
+            "Evicted",
+            "Invalidated",
+        ]
+        .into_iter()
+        .map(|kind| format!("Encryption {kind}"))
+        .chain(["Hit", "Missed", "Loaded", "Evicted"].map(|kind| format!("Decryption {kind}")))
+        .filter(|kind| !seen.contains_key(kind))
+        .collect();
+        assert!(missing.is_empty(), "never saw {missing:?}, only {seen:?}");
+    }
 }
 
 #[cfg(feature = "serde")]

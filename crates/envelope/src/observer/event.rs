@@ -6,8 +6,16 @@ use crate::{context::ContextKeys, error::Error};
 
 /// Receives the events of a [`MaterialsCache`](crate::materials::MaterialsCache).
 ///
-/// It is called on the thread that causes the event, without locks, so it may use the cache. It
-/// should not block. Panics are caught and ignored.
+/// It is called on the thread that causes the event, without locks, so it may use the cache: for
+/// example read [`stats`], call `try_encrypt`, or invalidate entries. It should not block. Panics
+/// are caught and ignored.
+///
+/// Events that an observer causes while it is called, on the same thread, are counted but not
+/// reported to it.
+///
+/// [`stats`]: crate::materials::MaterialsCache::stats
+///
+/// # Examples
 ///
 /// ```
 /// use std::sync::{Arc, atomic::{AtomicU64, Ordering}};

@@ -7,6 +7,7 @@ mod metrics;
 mod tracing;
 
 use std::{
+    cell::Cell,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
@@ -58,10 +59,10 @@ impl Observers {
             tracing::emit(&event);
             #[cfg(feature = "metrics")]
             metrics::emit(&event);
-            if let Some(own) = &self.own {
-                own.observe(&event);
-            }
         });
+        if let Some(own) = &self.own {
+            observe(own, &event);
+        }
     }
 
     /// Reports a hit to the user's observer alone. There are too many hits for the others, which
@@ -74,7 +75,7 @@ impl Observers {
                 context_keys: context_keys(),
                 kind: EventKind::Hit,
             };
-            ignoring_panics(|| own.observe(&event));
+            observe(own, &event);
         }
     }
 
@@ -82,6 +83,17 @@ impl Observers {
     #[cfg(feature = "metrics")]
     pub(crate) fn hits(&self, count: u64) {
         ignoring_panics(|| metrics::hits(self.operation, count));
+    }
+}
+
+/// Calls the user's observer, unless it has caused the event itself.
+fn observe(own: &Arc<dyn Observer>, event: &Event<'_>) {
+    thread_local! {
+        static IS_OBSERVING: Cell<bool> = const { Cell::new(false) };
+    }
+    if !IS_OBSERVING.replace(true) {
+        ignoring_panics(|| own.observe(event));
+        IS_OBSERVING.set(false);
     }
 }
 
