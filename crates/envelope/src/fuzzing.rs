@@ -261,8 +261,8 @@ mod tests {
         }
     }
 
-    /// The Python client 1.3.5 wrote these 360 messages. `tests/published_vectors.rs` says where they
-    /// are.
+    /// The Python client 1.3.5 wrote these 360 messages. `tests/messages/published_vectors.rs` says
+    /// where they are.
     #[test]
     fn headers_of_python_1_3_5_are_written_back_to_the_same_bytes() {
         let beside = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/vectors"));
