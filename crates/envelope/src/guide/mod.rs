@@ -6,8 +6,9 @@
 //! | [`getting_started`] | How do I encrypt and decrypt, with and without AWS? |
 //! | [`contexts_and_limits`] | Which encryption contexts, partitions and limits do I choose? |
 //! | [`sizing`] | How many bytes, KMS requests and dollars does it cost? |
-//! | [`tenants`] | How do I serve many tenants, and bind a message to its row? |
-//! | [`rotation_and_revocation`] | How do I rotate keys, revoke access, and delete a tenant? |
+//! | [`tenants`] | How do I serve many tenants? |
+//! | [`binding`] | How do I bind a message to its tenant, table and row? |
+//! | [`rotation_and_revocation`] | How do I rotate keys, re-encrypt, revoke access, and delete a tenant? |
 //! | [`outages`] | What happens when KMS is slow or unavailable? |
 //! | [`observability`] | What can I measure and log? |
 //! | [`streams_and_files`] | How do I encrypt data that is larger than memory? |
@@ -27,6 +28,7 @@ page!(getting_started);
 page!(contexts_and_limits);
 page!(sizing);
 page!(tenants);
+page!(binding);
 page!(rotation_and_revocation);
 page!(outages);
 page!(observability);
