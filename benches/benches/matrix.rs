@@ -1,6 +1,5 @@
-//! Criterion's view of the matrix: every operation at every size, suite, frame length and number of
-//! threads, beside its floors. Short samples, since there are over a thousand; `cargo bench --
-//! 'seal 0x0478'` runs some of them.
+//! The [matrix](benches::matrix) with Criterion: each row with its floors. The samples are short,
+//! because there are over a thousand; `cargo bench -- 'encrypt 0x0478'` runs some of them.
 #![allow(missing_docs, reason = "Criterion's macros write public items")]
 
 use std::{cell::LazyCell, iter, thread, time::Duration};
@@ -11,7 +10,7 @@ use tokio::time::Instant;
 
 fn all(criterion: &mut Criterion) {
     for case in matrix::cases() {
-        // Set up when the first of them runs: most are left out where only some are asked for.
+        // Set up when the first one runs, because a filter may skip all of them.
         let sides = LazyCell::new(|| case.sides().expect("the system has random numbers"));
         for threads in THREADS {
             let mut group = criterion.benchmark_group(format!("{case}, threads {threads}"));
@@ -20,7 +19,7 @@ fn all(criterion: &mut Criterion) {
                 group.bench_function(BenchmarkId::new(*name, case.size), |bencher| {
                     let (library, floors) = &*sides;
                     let side = if number == 0 { library } else { &floors[number - 1].1 };
-                    bencher.iter_custom(|times| spend(times, threads, side));
+                    bencher.iter_custom(|times| measure(times, threads, side));
                 });
             }
             group.finish();
@@ -28,8 +27,8 @@ fn all(criterion: &mut Criterion) {
     }
 }
 
-/// How long `threads` take to do it so many times each, at once.
-fn spend(times: u64, threads: usize, side: &Side) -> Duration {
+/// Returns how long it takes if each thread does it so many times.
+fn measure(times: u64, threads: usize, side: &Side) -> Duration {
     let repeat = || (0..times).for_each(|_| side());
     let started = Instant::now();
     if threads == 1 {

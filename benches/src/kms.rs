@@ -1,154 +1,54 @@
-//! A KMS in this process, on threads of its own, and caching clients for it.
+//! A KMS in this process, and clients for it.
 
-use std::{error::Error, ops::Deref};
+use std::{fmt, ops::Deref, sync::Arc, time::Duration};
 
+use aws_sdk_kms::{
+    Client,
+    config::{BehaviorVersion, Config, Region, SharedHttpClient, retry::RetryConfig},
+    types::DataKeySpec,
+};
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode};
+use benches::Result;
 use envelope::{
     Envelope,
     keyring::AwsKmsKeyring,
     materials::{CachingBuilder, CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache},
 };
-use kms_local::{Counters, Faults, KmsLocal};
-use kms_pool::{KmsPool, KmsPoolBuilder, Principal};
-use tokio::runtime::{self, Runtime};
+use futures_util::future::try_join_all;
+use kms_local::{Counters, Faults, KmsLocal, KmsLocalBuilder};
+use kms_pool::{Credentials, KmsError, KmsErrorKind, KmsPool, KmsPoolBuilder, Principal};
+use tokio::runtime::{Builder, Runtime};
 
-/// The server's only region.
-pub const REGION: &str = "us-east-1";
+use crate::load::{self, Crowd, until};
 
-/// An empty cache of at most `capacity` entries and at most `max_loads` requests at once.
-#[must_use]
-pub fn cache(capacity: usize, max_loads: usize) -> MaterialsCache {
-    MaterialsCache::builder().capacity(capacity).max_loads(max_loads).build()
-}
+pub(crate) const REGION: &str = "us-east-1";
+/// The maximum number of concurrent requests of one principal, in benchmarks of the pool.
+pub(crate) const MAX_IN_FLIGHT: usize = 32;
+/// The wanted load, in requests a second.
+const WANTED: f64 = 2_000.0;
 
-/// A running KMS with one key, and a client whose cache counts.
-#[derive(Debug)]
-pub struct Kms {
-    /// The server.
-    pub server: Server,
-    /// The client.
-    pub envelope: Envelope,
-    /// The client's cache.
-    pub cache: MaterialsCache,
-    pool: KmsPool,
-    principal: Principal,
-    key: String,
-}
-
-impl Kms {
-    /// Starts the server, and builds a client as `set` says.
-    ///
-    /// # Errors
-    ///
-    /// When the server can't start.
-    pub async fn start(
-        cache: MaterialsCache,
-        set: impl FnOnce(CachingBuilder) -> CachingBuilder,
-    ) -> Result<Self, Box<dyn Error>> {
-        let principal = |server: &KmsLocal| Principal::new(server.issue_credentials());
-        Self::start_with(principal, |pool| pool, cache, set).await
-    }
-
-    /// The same, for a certain principal and with a pool as `set_pool` says.
-    ///
-    /// # Errors
-    ///
-    /// If the server cannot start, or if a setting is out of range.
-    pub async fn start_with(
-        principal: impl FnOnce(&KmsLocal) -> Principal,
-        set_pool: impl FnOnce(KmsPoolBuilder) -> KmsPoolBuilder,
-        cache: MaterialsCache,
-        set: impl FnOnce(CachingBuilder) -> CachingBuilder,
-    ) -> Result<Self, Box<dyn Error>> {
-        let server = Server::start(KmsLocal::builder().region(REGION)).await?;
-        let pool = KmsPool::builder()
-            .endpoint_url(server.endpoint(REGION))
-            .trust_root_pem(server.ca_pem());
-        let pool = set_pool(pool).build()?;
-        let (principal, key) = (principal(&server), server.create_key(REGION));
-        let envelope = client(&pool, &principal, &key, &cache, set)?;
-        Ok(Self { server, envelope, cache, pool, principal, key })
-    }
-
-    /// A further client of the same server, over the same connections, with a cache of its own.
-    ///
-    /// # Errors
-    ///
-    /// For what `set` sets out of range.
-    pub fn client(
-        &self,
-        cache: &MaterialsCache,
-        set: impl FnOnce(CachingBuilder) -> CachingBuilder,
-    ) -> Result<Envelope, Box<dyn Error>> {
-        client(&self.pool, &self.principal, &self.key, cache, set)
-    }
-
-    /// The pool of the client.
-    pub fn pool(&self) -> &KmsPool {
-        &self.pool
-    }
-
-    /// The client's principal.
-    pub fn principal(&self) -> &Principal {
-        &self.principal
-    }
-
-    /// The ARN of the key.
-    pub fn key(&self) -> &str {
-        &self.key
-    }
-
-    /// What the server counted since it started, or since they were last reset.
-    pub fn counters(&self) -> Counters {
-        self.server.counters(REGION)
-    }
-
-    /// Resets the counters.
-    pub fn reset_counters(&self) {
-        self.server.reset_counters(REGION);
-    }
-
-    /// How often the server did an operation with success.
-    pub fn succeeded(&self, operation: &str) -> u64 {
-        self.counters().succeeded(operation)
-    }
-
-    /// What goes wrong at the server.
-    pub fn faults(&self) -> Faults {
-        self.server.faults(REGION)
-    }
-}
-
-fn client(
-    pool: &KmsPool,
-    principal: &Principal,
-    key: &str,
-    cache: &MaterialsCache,
-    set: impl FnOnce(CachingBuilder) -> CachingBuilder,
-) -> Result<Envelope, Box<dyn Error>> {
-    let source =
-        DefaultMaterialsManager::new(AwsKmsKeyring::new(pool.clients(principal), key.parse()?));
-    let manager = set(CachingMaterialsManager::builder(source).cache(cache)).build()?;
-    Ok(Envelope::builder(manager).build()?)
-}
-
-/// A running server. It has its own threads, so that it does not delay the measured tasks.
-#[derive(Debug)]
-pub struct Server {
+/// A server with its own threads, which do not delay the measured tasks.
+pub(crate) struct Server {
     // It stops before its threads do.
     kms: KmsLocal,
     _threads: Threads,
 }
 
+struct Threads(Option<Runtime>);
+
 impl Server {
-    /// Starts what `builder` says.
-    ///
-    /// # Errors
-    ///
-    /// When it can't start.
-    pub async fn start(builder: kms_local::KmsLocalBuilder) -> Result<Self, Box<dyn Error>> {
-        let threads = Threads::start()?;
-        let kms = threads.spawn(builder.start()).await??;
-        Ok(Self { kms, _threads: threads })
+    pub(crate) fn start(builder: KmsLocalBuilder) -> Result<Arc<Self>> {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let kms = futures_executor::block_on(runtime.spawn(builder.start()))??;
+        Ok(Arc::new(Self { kms, _threads: Threads(Some(runtime)) }))
+    }
+
+    /// A builder of pools for this server.
+    pub(crate) fn pool(&self) -> KmsPoolBuilder {
+        let builder = KmsPool::builder().trust_root_pem(self.ca_pem());
+        self.regions().fold(builder, |builder, region| {
+            builder.endpoint_url_for(region, self.endpoint(region))
+        })
     }
 }
 
@@ -160,32 +60,193 @@ impl Deref for Server {
     }
 }
 
-#[derive(Debug)]
-struct Threads(Option<Runtime>);
-
-impl Threads {
-    fn start() -> Result<Self, Box<dyn Error>> {
-        let runtime = runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("kms-local")
-            .enable_all()
-            .build()?;
-        Ok(Self(Some(runtime)))
-    }
-
-    fn spawn<F>(&self, future: F) -> tokio::task::JoinHandle<F::Output>
-    where
-        F: Future<Output: Send> + Send + 'static,
-    {
-        self.0.as_ref().expect("it ends only when dropped").spawn(future)
-    }
-}
-
 impl Drop for Threads {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
-            // May be dropped on another runtime, which must not wait.
+            // It may be dropped inside another runtime, which must not block.
             runtime.shutdown_background();
         }
+    }
+}
+
+/// A server with one key, a pool for it, and a principal whose credentials stay.
+pub(crate) struct Kms {
+    pub(crate) server: Arc<Server>,
+    pub(crate) pool: KmsPool,
+    pub(crate) principal: Principal,
+    pub(crate) key: Arc<str>,
+}
+
+impl Kms {
+    pub(crate) fn start() -> Result<Self> {
+        Self::with(|pool| pool)
+    }
+
+    /// The same with another pool.
+    pub(crate) fn with(set: impl FnOnce(KmsPoolBuilder) -> KmsPoolBuilder) -> Result<Self> {
+        let server = Server::start(KmsLocal::builder().region(REGION))?;
+        let pool = set(server.pool()).build()?;
+        let principal = Principal::new(server.issue_credentials());
+        let key = server.create_key(REGION).into();
+        Ok(Self { server, pool, principal, key })
+    }
+
+    /// A client with this cache.
+    pub(crate) fn envelope(
+        &self,
+        cache: &MaterialsCache,
+        set: impl FnOnce(CachingBuilder) -> CachingBuilder,
+    ) -> Result<Envelope> {
+        let keyring = keyring(&self.pool, &self.principal, &self.key)?;
+        let builder = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring));
+        Ok(Envelope::builder(set(builder.cache(cache)).build()?).build()?)
+    }
+
+    pub(crate) fn counters(&self) -> Counters {
+        self.server.counters(REGION)
+    }
+
+    pub(crate) fn faults(&self) -> Faults {
+        self.server.faults(REGION)
+    }
+
+    pub(crate) fn caller(&self, principal: Principal) -> Caller {
+        Caller { pool: self.pool.clone(), principal, key: Arc::clone(&self.key) }
+    }
+
+    /// Opens more connections than the load needs: each caller sends [`MAX_IN_FLIGHT`] requests,
+    /// and the server answers none before the last one has arrived.
+    pub(crate) async fn connect(&self, callers: &[&Caller]) -> Result<()> {
+        self.faults().hang(true);
+        let requests =
+            callers.iter().flat_map(|caller| (0..MAX_IN_FLIGHT).map(|_| caller.data_key()));
+        let wanted = (callers.len() * MAX_IN_FLIGHT) as u64;
+        let all_there = async {
+            until(Duration::from_secs(2), || self.counters().in_flight >= wanted).await;
+            self.faults().hang(false);
+            Ok(())
+        };
+        let answered = async { try_join_all(requests).await.map(drop) };
+        Ok(tokio::try_join!(answered, all_there).map(drop)?)
+    }
+
+    /// The load for this machine: the wanted one, or half of what the machine can do.
+    pub(crate) async fn pace(&self, caller: &Caller) -> Result<Pace> {
+        let caller = caller.clone();
+        let request = move || {
+            let caller = caller.clone();
+            async move { Ok(caller.data_key().await?) }
+        };
+        let max = load::capacity(MAX_IN_FLIGHT, Duration::from_secs(3), request).await?;
+        Ok(Pace { max, per_second: WANTED.min(max / 2.0) })
+    }
+}
+
+/// A keyring for one key.
+pub(crate) fn keyring(pool: &KmsPool, principal: &Principal, key: &str) -> Result<AwsKmsKeyring> {
+    Ok(AwsKmsKeyring::new(pool.clients(principal), key.parse()?))
+}
+
+/// A load.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    /// What the machine can do, with the server, in requests a second.
+    max: f64,
+    pub(crate) per_second: f64,
+}
+
+impl Pace {
+    /// The time from the start of one request to the start of the next one.
+    pub(crate) fn interval(self) -> Duration {
+        Duration::from_secs(1).div_f64(self.per_second)
+    }
+}
+
+impl fmt::Display for Pace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { max, per_second } = self;
+        write!(f, "{per_second:.0} requests a second; the machine can do {max:.0}")
+    }
+}
+
+/// A principal with a pool.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    pub(crate) pool: KmsPool,
+    pub(crate) principal: Principal,
+    key: Arc<str>,
+}
+
+impl Caller {
+    /// Generates a data key, with the client that the pool returns for it.
+    pub(crate) async fn data_key(&self) -> std::result::Result<(), KmsError> {
+        let client = self.pool.client(REGION, &self.principal).await?;
+        client.generate_data_key().key_id(&*self.key).key_spec(DataKeySpec::Aes256).send().await?;
+        Ok(())
+    }
+
+    /// Sends such requests at a steady pace, however many are in flight.
+    pub(crate) async fn crowd(&self, interval: Duration, length: Duration) -> Crowd {
+        let caller = self.clone();
+        let request = move || {
+            let caller = caller.clone();
+            async move { caller.data_key().await.map_err(|error| Kind(error.kind())) }
+        };
+        load::crowd(interval, length, request).await
+    }
+}
+
+/// The kind of a failure, to count failures by.
+pub(crate) struct Kind(pub(crate) KmsErrorKind);
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+/// The settings of clients of the AWS SDK without a pool, which the pool is compared with.
+pub(crate) struct Sdk {
+    tls: TlsContext,
+    credentials: Credentials,
+}
+
+impl Sdk {
+    /// Reads the certificate of the server, and those of the platform if `native_roots`.
+    pub(crate) fn new(server: &KmsLocal, native_roots: bool) -> Result<Self> {
+        let roots = TrustStore::empty()
+            .with_native_roots(native_roots)
+            .with_pem_certificate(server.ca_pem());
+        let tls = TlsContext::builder().with_trust_store(roots).build()?;
+        Ok(Self { tls, credentials: server.issue_credentials() })
+    }
+
+    /// A new HTTPS client with its own connections.
+    pub(crate) fn https(&self) -> SharedHttpClient {
+        aws_smithy_http_client::Builder::new()
+            .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+            .tls_context(self.tls.clone())
+            .build_https()
+    }
+
+    pub(crate) fn config(
+        &self,
+        server: &KmsLocal,
+        region: &str,
+        https: SharedHttpClient,
+    ) -> Config {
+        Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(region.to_owned()))
+            .endpoint_url(server.endpoint(region))
+            .credentials_provider(self.credentials.clone())
+            .retry_config(RetryConfig::standard())
+            .http_client(https)
+            .build()
+    }
+
+    /// A new client with its own HTTPS client, and the SDK's standard retries: three attempts.
+    pub(crate) fn client(&self, server: &KmsLocal, region: &str) -> Client {
+        Client::from_conf(self.config(server, region, self.https()))
     }
 }

@@ -1,104 +1,78 @@
-//! What the benchmarks share: warm clients, and the [`floor`] beneath them.
+//! What the benchmarks share: clients with a warm cache, the [`floor`] of what they cost, and the
+//! limits that figures are held to.
+#![allow(clippy::missing_errors_doc, reason = "no other package uses this one")]
+#![allow(clippy::missing_panics_doc, reason = "no other package uses this one")]
 
-pub mod file;
 pub mod floor;
-pub mod kms;
-pub mod load;
+pub mod limits;
 pub mod matrix;
-pub mod memory;
-pub mod picture;
-pub mod plain;
-pub mod pool;
-pub mod rounds;
-pub mod secrets;
-pub mod trials;
-mod verdict;
 
-use std::{pin::pin, time::Duration};
-
-pub use self::verdict::{Lines, verdict};
-
-use futures_util::FutureExt as _;
+use std::{error::Error, hint::black_box, pin::pin, process::ExitCode, time::Duration};
 
 use envelope::{
-    AlgorithmSuite, CommitmentPolicy, DataKey, EncryptionContext, Envelope, Error,
+    AlgorithmSuite, CommitmentPolicy, DataKey, EncryptionContext, Envelope,
     keyring::{Keyring, RawAesKeyring},
     materials::{CachingMaterialsManager, DefaultMaterialsManager},
 };
+use futures_util::FutureExt as _;
+
+/// The result of a benchmark: the exit code of the program, or why it could not be run.
+pub type Result<T = ExitCode> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// The frame length of [`warm`], in bytes.
 pub const FRAME_LENGTH: u32 = 4096;
+/// A `max_age` that no benchmark reaches.
+pub const LONG: Duration = Duration::from_hours(24);
 
-/// A client whose cache holds the data key for [`context`], to seal and to open.
-///
-/// # Errors
-///
-/// None, unless the machine has no random numbers.
-pub async fn warm() -> Result<Envelope, Error> {
-    warm_for(AlgorithmSuite::default(), Some(FRAME_LENGTH)).await
+/// Returns a client whose cache holds the data keys for [`context`].
+pub fn warm() -> Result<Envelope> {
+    warm_with(raw_aes()?, &context(), AlgorithmSuite::default(), Some(FRAME_LENGTH))
 }
 
-/// The same for `suite`, with frames of `frame_length` bytes, or the body in one piece.
-///
-/// # Errors
-///
-/// Those of [`warm`].
-pub async fn warm_for(suite: AlgorithmSuite, frame_length: Option<u32>) -> Result<Envelope, Error> {
-    warm_under(raw_aes()?, &context()?, suite, frame_length).await
-}
-
-/// The same under `keyring`, for `context`.
-///
-/// # Errors
-///
-/// Those of [`warm`], and of the keyring.
-pub async fn warm_under(
+/// Returns the same for another keyring, context, suite and frame length. Without a frame length,
+/// the body is in one piece.
+pub fn warm_with(
     keyring: impl Keyring + 'static,
     context: &EncryptionContext,
     suite: AlgorithmSuite,
     frame_length: Option<u32>,
-) -> Result<Envelope, Error> {
-    let manager = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring))
-        .max_age(FOR_LONG)
-        .build()?;
+) -> Result<Envelope> {
+    let source = DefaultMaterialsManager::new(keyring);
+    let manager = CachingMaterialsManager::builder(source).max_age(LONG).build()?;
     let policy = if suite.commits_to_key() {
         CommitmentPolicy::RequireEncryptRequireDecrypt
     } else {
         CommitmentPolicy::ForbidEncryptAllowDecrypt
     };
-    let builder = Envelope::builder(manager)
+    let envelope = Envelope::builder(manager)
         .commitment_policy(policy)
         .suite(suite)
-        .framed(frame_length.is_some());
-    let envelope = builder.frame_length(frame_length.unwrap_or(FRAME_LENGTH)).build()?;
-    let message = envelope.encrypt(b"", context).await?;
-    envelope.decrypt(&message, context).await?;
+        .framed(frame_length.is_some())
+        .frame_length(frame_length.unwrap_or(FRAME_LENGTH))
+        .build()?;
+    let message = futures_executor::block_on(envelope.encrypt(b"", context))?;
+    futures_executor::block_on(envelope.decrypt(&message, context))?;
     Ok(envelope)
 }
 
-/// So that no data key is replaced while something is measured.
-pub const FOR_LONG: Duration = Duration::from_hours(24);
-
-/// A keyring with an AES key of its own.
-///
-/// # Errors
-///
-/// None, unless the machine has no random numbers.
-pub fn raw_aes() -> Result<RawAesKeyring, Error> {
-    RawAesKeyring::new("benches", "key", &DataKey::generate(32)?)
+/// Returns a keyring with a new AES key.
+pub fn raw_aes() -> Result<RawAesKeyring> {
+    Ok(RawAesKeyring::new("benches", "key", &DataKey::generate(32)?)?)
 }
 
-/// The encryption context that the benchmarks use.
-///
-/// # Errors
-///
-/// None.
-pub fn context() -> Result<EncryptionContext, Error> {
-    EncryptionContext::new([("tenant", "42")])
+/// Returns the encryption context of the benchmarks.
+#[must_use]
+pub fn context() -> EncryptionContext {
+    tenant("42")
 }
 
-/// Polls until it is done: what finds its data key in the cache waits for nobody, and at most gives
-/// others their turn.
+/// Returns the encryption context of a tenant.
+#[must_use]
+pub fn tenant(name: &str) -> EncryptionContext {
+    EncryptionContext::new([("tenant", name)]).expect("one short pair is allowed")
+}
+
+/// Polls a future until it is ready. Operations that find their data key in the cache only yield.
 pub fn finished<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     loop {
@@ -106,4 +80,9 @@ pub fn finished<F: Future>(future: F) -> F::Output {
             return output;
         }
     }
+}
+
+/// Drops a result that the compiler must not optimize away.
+pub fn done<T>(result: T) {
+    drop(black_box(result));
 }

@@ -1,62 +1,57 @@
-//! A steady load, and how long its operations take.
+//! Loads, and how long their operations take.
 //!
-//! The load is an open loop: each operation has its start time, independent of earlier ones, and
-//! its latency counts from then. A pause therefore delays all operations that should have started
-//! during it, and not only the one that was running.
+//! [`steady`] and [`crowd`] are open loops: each operation has its start time, independent of
+//! earlier ones, and its latency counts from then. A pause therefore delays all operations that
+//! should have started during it, and not only the one that was running.
 
 use std::{
-    collections::HashMap,
-    fs,
-    future::Future,
-    hash::Hash,
+    collections::BTreeMap,
+    fmt, fs, io,
     sync::{Arc, Mutex, PoisonError},
     thread,
     time::Duration,
 };
 
+use benches::Result;
 use hdrhistogram::Histogram;
-use tokio::{runtime::Handle, sync::mpsc, time::Instant};
+use tokio::{
+    runtime::Handle,
+    sync::mpsc,
+    time::{Instant, timeout},
+};
 
-/// Longer ones count as this.
-const LONGEST: Duration = Duration::from_mins(1);
+/// Operations that take longer than this count as failed.
+const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long operations took, to three digits.
+/// Durations with three digits, up to a minute.
 #[derive(Debug, Clone)]
-pub struct Durations(Histogram<u64>);
+pub(crate) struct Durations(Histogram<u64>);
 
 impl Durations {
-    /// Adds one more.
-    pub fn record(&mut self, duration: Duration) {
+    pub(crate) fn record(&mut self, duration: Duration) {
         self.0.saturating_record(nanos(duration));
     }
 
-    /// How many there are.
-    #[must_use]
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.0.len()
     }
 
-    /// What this share of them did not exceed.
-    #[must_use]
-    pub fn at(&self, share: f64) -> Duration {
+    /// The duration that this share of them does not exceed.
+    pub(crate) fn at(&self, share: f64) -> Duration {
         Duration::from_nanos(self.0.value_at_quantile(share))
     }
 
-    /// Adds those of another.
-    pub fn merge(&mut self, other: &Self) {
-        self.0 += &other.0;
-    }
-
-    /// The longest.
-    #[must_use]
-    pub fn longest(&self) -> Duration {
+    pub(crate) fn max(&self) -> Duration {
         Duration::from_nanos(self.0.max())
     }
 
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.0 += &other.0;
+    }
+
     /// The share of them between neighbors of `bounds`.
-    #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a share")]
-    pub fn shares(&self, bounds: &[Duration]) -> Vec<f64> {
+    pub(crate) fn shares(&self, bounds: &[Duration]) -> Vec<f64> {
         let within = |pair: &[Duration]| self.0.count_between(nanos(pair[0]), nanos(pair[1]) - 1);
         bounds.windows(2).map(|pair| within(pair) as f64 / self.count() as f64).collect()
     }
@@ -64,157 +59,153 @@ impl Durations {
 
 impl Default for Durations {
     fn default() -> Self {
-        Self(
-            Histogram::new_with_bounds(1, nanos(LONGEST), 3)
-                .expect("three digits of a minute are allowed"),
-        )
+        let max = nanos(Duration::from_mins(1));
+        Self(Histogram::new_with_bounds(1, max, 3).expect("three digits of a minute are allowed"))
     }
 }
 
-/// What a load's operations took.
+/// The outcomes of operations.
 #[derive(Debug, Default, Clone)]
-pub struct Measured {
-    /// From when each was due until it was done.
-    pub latency: Durations,
-    /// From when each began until it was done.
-    pub service: Durations,
-    /// How long the thread was ready and no core was free: what the machine did, and not what was
-    /// measured. Zero where the system does not tell. A load that moves between threads has no such
-    /// time.
-    pub without_core: Duration,
+pub(crate) struct Outcomes {
+    /// From when each was due until it ended.
+    pub(crate) latency: Durations,
+    /// From when each began until it ended.
+    pub(crate) service: Durations,
+    /// How many failed, by error.
+    pub(crate) failures: BTreeMap<String, u64>,
+    /// When the last one that failed was due.
+    pub(crate) last_failed: Option<Duration>,
+    /// How long the thread was ready while no core was free. Zero where the system does not say,
+    /// and for loads that move between threads.
+    pub(crate) without_core: Duration,
 }
 
-impl Measured {
-    /// Adds what another load took.
-    pub fn merge(&mut self, other: &Self) {
-        self.latency.merge(&other.latency);
-        self.service.merge(&other.service);
-        self.without_core += other.without_core;
-    }
-}
+/// The columns of the `Display` of [`Outcomes`].
+pub(crate) const HEAD: &str = "   all failed       p50       p99     p99.9    p99.99       max";
 
-/// Begins an operation each `interval` for so long, and adds to `measured` what each took.
-///
-/// # Errors
-///
-/// The first of an operation.
-pub async fn steady<T, E, F: Future<Output = Result<T, E>>>(
-    interval: Duration,
-    length: Duration,
-    measured: &mut Measured,
-    mut operation: impl FnMut() -> F,
-) -> Result<(), E> {
-    let without_core = without_core();
-    let (begun, mut due) = (Instant::now(), Duration::ZERO);
-    while due < length {
-        let mut now = begun.elapsed();
-        while now < due {
-            // As in a service, other tasks of this thread get their turn.
-            tokio::task::yield_now().await;
-            now = begun.elapsed();
-        }
-        operation().await?;
-        let done = begun.elapsed();
-        measured.latency.record(done.saturating_sub(due));
-        measured.service.record(done.saturating_sub(now));
-        due += interval;
-    }
-    measured.without_core += self::without_core().saturating_sub(without_core);
-    Ok(())
-}
-
-/// How the operations of a crowd fared.
-#[derive(Debug, Clone)]
-pub struct Fared<E> {
-    /// What each took, whether it failed or not.
-    pub measured: Measured,
-    /// How many failed, by what they failed with.
-    pub failures: HashMap<E, u64>,
-    /// When the last one that failed was due, from the beginning of the load.
-    pub last_failed: Option<Duration>,
-}
-
-impl<E: Eq + Hash> Fared<E> {
-    /// How many failed.
-    #[must_use]
-    pub fn failed(&self) -> u64 {
+impl Outcomes {
+    pub(crate) fn failed(&self) -> u64 {
         self.failures.values().sum()
     }
 
-    /// Adds how others fared. When the last of them failed stays the latest of both.
-    pub fn merge(&mut self, other: Self) {
-        self.measured.merge(&other.measured);
-        self.last_failed = self.last_failed.max(other.last_failed);
-        for (failure, count) in other.failures {
-            *self.failures.entry(failure).or_default() += count;
-        }
+    /// Runs an operation that is due now, and records its outcome.
+    pub(crate) async fn run<T, E: fmt::Display>(
+        &mut self,
+        operation: impl Future<Output = std::result::Result<T, E>>,
+    ) {
+        let began = Instant::now();
+        let failure = match timeout(PATIENCE, operation).await {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some(format!("no response within {PATIENCE:?}")),
+        };
+        self.record([Duration::ZERO, Duration::ZERO, began.elapsed()], failure);
     }
 
-    fn note(&mut self, [due, began, done]: [Duration; 3], failure: Option<E>) {
-        self.measured.latency.record(done.saturating_sub(due));
-        self.measured.service.record(done.saturating_sub(began));
+    fn record(&mut self, [due, began, ended]: [Duration; 3], failure: Option<String>) {
+        self.latency.record(ended.saturating_sub(due));
+        self.service.record(ended.saturating_sub(began));
         if let Some(failure) = failure {
             *self.failures.entry(failure).or_default() += 1;
             self.last_failed = self.last_failed.max(Some(due));
         }
     }
-}
 
-impl<E> Default for Fared<E> {
-    fn default() -> Self {
-        Self { measured: Measured::default(), failures: HashMap::new(), last_failed: None }
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.latency.merge(&other.latency);
+        self.service.merge(&other.service);
+        self.last_failed = self.last_failed.max(other.last_failed);
+        self.without_core += other.without_core;
+        for (failure, count) in other.failures {
+            *self.failures.entry(failure).or_default() += count;
+        }
     }
 }
 
-/// Operations that have all begun and may not all have ended.
-#[derive(Debug)]
-pub struct Crowd<E> {
-    fared: Arc<Mutex<Fared<E>>>,
+impl fmt::Display for Outcomes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:>6} {:>6} {}", self.latency.count(), self.failed(), self.latency)?;
+        if self.failures.is_empty() { Ok(()) } else { write!(f, "   {:?}", self.failures) }
+    }
+}
+
+/// The percentiles, and the maximum.
+impl fmt::Display for Durations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for share in [0.5, 0.99, 0.999, 0.9999, 1.0] {
+            let duration = if share < 1.0 { self.at(share) } else { self.max() };
+            write!(f, " {:>9}", format!("{duration:.1?}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Starts an operation each `interval` for so long, on this task. Returns the first error.
+pub(crate) async fn steady<T, E, F: Future<Output = std::result::Result<T, E>>>(
+    interval: Duration,
+    length: Duration,
+    mut operation: impl FnMut() -> F,
+) -> std::result::Result<Outcomes, E> {
+    let mut outcomes = Outcomes::default();
+    let waited = without_core();
+    let begun = Instant::now();
+    let mut due = Duration::ZERO;
+    while due < length {
+        let mut now = begun.elapsed();
+        while now < due {
+            // As in a service, other tasks of this thread run meanwhile.
+            tokio::task::yield_now().await;
+            now = begun.elapsed();
+        }
+        operation().await?;
+        outcomes.record([due, now, begun.elapsed()], None);
+        due += interval;
+    }
+    outcomes.without_core = without_core().saturating_sub(waited);
+    Ok(outcomes)
+}
+
+/// Operations that have all been started, and may not all have ended.
+pub(crate) struct Crowd {
+    outcomes: Arc<Mutex<Outcomes>>,
     ends: mpsc::Receiver<()>,
 }
 
-impl<E> Crowd<E> {
+impl Crowd {
     /// Waits for all of them.
-    ///
-    /// # Panics
-    ///
-    /// Never: nobody panics with the figures in hand.
-    pub async fn ended(mut self) -> Fared<E> {
-        // Nothing is ever sent: it ends when the last one lets its end go.
+    pub(crate) async fn ended(mut self) -> Outcomes {
+        // Nothing is ever sent: the channel closes when the last operation ends.
         while self.ends.recv().await.is_some() {}
-        std::mem::take(&mut self.fared.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.outcomes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Begins an operation each `interval` for so long, each on a task of its own, however many are
-/// under way. A thread of its own keeps the time, to a fraction of the millisecond that the
-/// runtime's timers keep it to.
-///
-/// # Panics
-///
-/// When `operation` does.
-pub async fn crowd<E, F>(
+/// Starts an operation each `interval` for so long, each on its own task. A separate thread keeps
+/// the time more precisely than the timers of the runtime do.
+pub(crate) async fn crowd<E, F>(
     interval: Duration,
     length: Duration,
     operation: impl Fn() -> F + Send + 'static,
-) -> Crowd<E>
+) -> Crowd
 where
-    E: Eq + Hash + Send + 'static,
-    F: Future<Output = Result<(), E>> + Send + 'static,
+    E: fmt::Display,
+    F: Future<Output = std::result::Result<(), E>> + Send + 'static,
 {
-    let (runtime, fared) = (Handle::current(), Arc::new(Mutex::new(Fared::default())));
+    let runtime = Handle::current();
+    let outcomes = Arc::<Mutex<Outcomes>>::default();
     let (end, ends) = mpsc::channel(1);
-    let crowd = Crowd { fared: Arc::clone(&fared), ends };
+    let crowd = Crowd { outcomes: Arc::clone(&outcomes), ends };
     let clock = move || {
-        let (start, mut due) = (Instant::now(), Duration::ZERO);
+        let start = Instant::now();
+        let mut due = Duration::ZERO;
         while due < length {
             thread::sleep(due.saturating_sub(start.elapsed()));
-            let (operation, fared, end) = (operation(), Arc::clone(&fared), end.clone());
+            let (operation, outcomes, end) = (operation(), Arc::clone(&outcomes), end.clone());
             runtime.spawn(async move {
                 let began = start.elapsed();
-                let outcome = operation.await;
+                let failure = operation.await.err().map(|error| error.to_string());
                 let times = [due, began, start.elapsed()];
-                fared.lock().unwrap_or_else(PoisonError::into_inner).note(times, outcome.err());
+                outcomes.lock().unwrap_or_else(PoisonError::into_inner).record(times, failure);
                 drop(end);
             });
             due += interval;
@@ -224,23 +215,15 @@ where
     crowd
 }
 
-/// How many operations `tasks` do together in a second when each begins as the one before it ends.
-///
-/// # Errors
-///
-/// The first of an operation.
-///
-/// # Panics
-///
-/// When an operation does.
-pub async fn capacity_together<E, F>(
+/// Returns how many operations `tasks` complete in a second, if each starts when the one before it
+/// has ended.
+pub(crate) async fn capacity<F>(
     tasks: usize,
     length: Duration,
     operation: impl Fn() -> F + Clone + Send + 'static,
-) -> Result<f64, E>
+) -> Result<f64>
 where
-    E: Send + 'static,
-    F: Future<Output = Result<(), E>> + Send + 'static,
+    F: Future<Output = Result<()>> + Send + 'static,
 {
     let begun = Instant::now();
     let tasks: Vec<_> = (0..tasks)
@@ -252,34 +235,42 @@ where
                     operation().await?;
                     count += 1.0;
                 }
-                Ok(count)
+                Result::Ok(count)
             })
         })
         .collect();
     let mut count = 0.0;
     for task in tasks {
-        count += task.await.expect("an operation does not panic")?;
+        count += task.await??;
     }
     Ok(count / begun.elapsed().as_secs_f64())
 }
 
-/// How many operations one thread does in a second when each begins as the one before it ends.
-///
-/// # Errors
-///
-/// The first of an operation.
-pub async fn capacity<T, E, F: Future<Output = Result<T, E>>>(
-    mut operation: impl FnMut() -> F,
-) -> Result<f64, E> {
-    let (begun, mut count) = (Instant::now(), 0.0);
-    while begun.elapsed() < Duration::from_secs(2) {
-        operation().await?;
-        count += 1.0;
+/// Waits until the condition holds, but not longer than `patience`. Returns whether it holds.
+pub(crate) async fn until(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + patience;
+    while !condition() {
+        if Instant::now() >= deadline {
+            return condition();
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    Ok(count / begun.elapsed().as_secs_f64())
+    true
 }
 
-/// How long this thread has been ready while no core was free, ever since it began.
+/// Returns the bytes of this process that are in memory.
+pub(crate) fn resident() -> io::Result<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    status_bytes(&status, "VmRSS:").ok_or_else(|| io::Error::other("no VmRSS in /proc/self/status"))
+}
+
+/// Returns a size from a `/proc/…/status` in bytes.
+pub(crate) fn status_bytes(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+}
+
+/// How long this thread has been ready while no core was free.
 fn without_core() -> Duration {
     let schedule = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     let waited = schedule.split_whitespace().nth(1).and_then(|nanos| nanos.parse().ok());
@@ -290,6 +281,15 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
+pub(crate) fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+pub(crate) fn count(number: u64) -> f64 {
+    number as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -297,53 +297,50 @@ mod tests {
     #[test]
     fn shares_count_each_duration_once() {
         let mut durations = Durations::default();
-        [1, 2, 3, 5_000]
-            .into_iter()
-            .map(Duration::from_micros)
-            .for_each(|duration| durations.record(duration));
+        for micros in [1, 2, 3, 5_000] {
+            durations.record(Duration::from_micros(micros));
+        }
         let bounds = [1, 3, 1_000, 10_000].map(Duration::from_micros);
         assert_eq!(durations.shares(&bounds), [0.5, 0.25, 0.25]);
     }
 
     #[tokio::test]
-    async fn a_pause_counts_for_all_who_came_during_it() {
-        let (mut measured, mut first) = (Measured::default(), true);
+    async fn a_pause_delays_all_operations_that_were_due_during_it() {
         let pause = Duration::from_millis(20);
+        let mut is_first = true;
         let operation = || {
-            let begins = std::mem::take(&mut first);
+            let pauses = std::mem::take(&mut is_first);
             async move {
-                if begins {
+                if pauses {
                     thread::sleep(pause);
                 }
-                Ok::<_, ()>(())
+                Ok::<_, io::Error>(())
             }
         };
-        steady(pause / 20, pause, &mut measured, operation).await.unwrap();
-        // Due in the first half of the pause, at least.
-        assert!(measured.latency.at(0.5) >= pause / 3);
+        let outcomes = steady(pause / 20, pause, operation).await.unwrap();
+        assert!(outcomes.latency.at(0.5) >= pause / 3);
     }
 
     #[tokio::test]
-    async fn a_crowd_waits_for_nobody_and_tells_its_failures_apart() {
-        let (leave, counter) = (Arc::new(tokio::sync::Semaphore::new(0)), Arc::new(Mutex::new(0)));
-        let operation = {
-            let leave = Arc::clone(&leave);
-            move || {
-                let mut counter = counter.lock().unwrap();
-                *counter += 1;
-                let (number, leave) = (*counter, Arc::clone(&leave));
-                async move {
-                    leave.acquire().await.unwrap().forget();
-                    if number % 2 == 0 { Ok(()) } else { Err(number) }
-                }
+    async fn a_crowd_waits_for_no_operation_and_counts_failures_by_error() {
+        let leave = Arc::new(tokio::sync::Semaphore::new(0));
+        let number = Mutex::new(0);
+        let gate = Arc::clone(&leave);
+        let operation = move || {
+            let mut number = number.lock().unwrap();
+            *number += 1;
+            let (number, gate) = (*number, Arc::clone(&gate));
+            async move {
+                gate.acquire().await.unwrap().forget();
+                if number % 2 == 0 { Ok(()) } else { Err(number) }
             }
         };
-        let (interval, length) = (Duration::from_millis(1), Duration::from_millis(4));
-        let crowd = crowd(interval, length, operation).await;
+        let interval = Duration::from_millis(1);
+        let crowd = crowd(interval, interval * 4, operation).await;
         leave.add_permits(4);
-        let fared = crowd.ended().await;
-        assert_eq!((fared.measured.latency.count(), fared.failed()), (4, 2));
-        assert_eq!((fared.failures[&1], fared.failures[&3]), (1, 1));
-        assert_eq!(fared.last_failed, Some(interval * 2));
+        let outcomes = crowd.ended().await;
+        assert_eq!((outcomes.latency.count(), outcomes.failed()), (4, 2));
+        assert_eq!((outcomes.failures["1"], outcomes.failures["3"]), (1, 1));
+        assert_eq!(outcomes.last_failed, Some(interval * 2));
     }
 }

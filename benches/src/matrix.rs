@@ -1,20 +1,13 @@
-//! Every operation at every size, suite, frame length and number of threads, each beside its
-//! floors.
+//! Every operation at every size, suite, frame length and number of threads, with its floors.
 
 use std::{
     collections::HashMap,
-    error::Error,
     fmt,
     hint::black_box,
     io::{Read as _, Write as _},
     sync::Arc,
 };
 
-use crate::{
-    FOR_LONG, context, finished,
-    floor::{Backend, Floor},
-    raw_aes, warm_for,
-};
 use envelope::{
     AlgorithmSuite, DataKey, EncryptionContext, Envelope,
     materials::{
@@ -24,34 +17,39 @@ use envelope::{
     stream::DecryptionMode,
 };
 
+use crate::{
+    LONG, Result, context, done, finished,
+    floor::{Backend, Floor},
+    raw_aes, warm_with,
+};
+
 /// Plaintext lengths in bytes.
 pub const SIZES: [usize; 7] = [16, 256, 1024, 4096, 65_536, 1_048_576, 67_108_864];
-/// With commitment, with commitment and signature, with neither.
+/// With key commitment, with key commitment and signature, with neither.
 pub const SUITES: [AlgorithmSuite; 3] = [
     AlgorithmSuite::Aes256GcmHkdfSha512CommitKey,
     AlgorithmSuite::Aes256GcmHkdfSha512CommitKeyEcdsaP384,
     AlgorithmSuite::Aes256GcmHkdfSha256,
 ];
-/// Frame lengths in bytes; `None` is the body in one piece.
+/// Frame lengths in bytes. `None` is the body in one piece.
 pub const FRAME_LENGTHS: [Option<u32>; 3] = [Some(4096), Some(65_536), None];
-/// Threads that do the same at once, on one client.
+/// Threads that do the same at the same time, with one client.
 pub const THREADS: [usize; 2] = [1, 2];
 
 /// The measured operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     /// `try_encrypt`.
-    Seal,
+    Encrypt,
     /// `try_decrypt`.
-    Open,
+    Decrypt,
     /// `encryptor` and `writer`, into memory.
-    SealStream,
+    EncryptStream,
     /// `read_header`, `decryptor` and `reader`, into memory.
-    OpenStream,
-    /// `read_header` alone. Its floor is a copy of the header's bytes, since it keeps them.
+    DecryptStream,
+    /// `read_header`. Its floor is a copy of the bytes of the header.
     ReadHeader,
-    /// A data key from the cache alone. Its floor is a look-up in a `HashMap`, and a clone of the
-    /// `Arc` in it.
+    /// A data key from the cache. Its floor is a lookup in a `HashMap`, and a clone of its `Arc`.
     CacheHit,
 }
 
@@ -64,26 +62,25 @@ pub struct Case {
     pub suite: AlgorithmSuite,
     /// Bytes in a frame.
     pub frame_length: Option<u32>,
-    /// Bytes of plaintext; zero where it is of no account.
+    /// Bytes of plaintext. Zero if the operation does not depend on it.
     pub size: usize,
 }
 
 /// One way to do what a case says.
 pub type Side = Box<dyn Fn() + Send + Sync>;
-/// The library's side, and the floors by their names.
+/// The library, and the floors with their names.
 pub type Sides = (Side, Vec<(&'static str, Side)>);
 
-/// The rows, without the threads.
+/// Returns the rows, without the threads.
 #[must_use]
 pub fn cases() -> Vec<Case> {
+    use Operation::{CacheHit, Decrypt, DecryptStream, Encrypt, EncryptStream, ReadHeader};
     let mut cases = vec![];
     for suite in SUITES {
-        for operation in [Operation::ReadHeader, Operation::CacheHit] {
+        for operation in [ReadHeader, CacheHit] {
             cases.push(Case { operation, suite, frame_length: FRAME_LENGTHS[0], size: 0 });
         }
-        for operation in
-            [Operation::Seal, Operation::Open, Operation::SealStream, Operation::OpenStream]
-        {
+        for operation in [Encrypt, Decrypt, EncryptStream, DecryptStream] {
             for frame_length in FRAME_LENGTHS {
                 cases.extend(SIZES.map(|size| Case { operation, suite, frame_length, size }));
             }
@@ -93,7 +90,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 impl Case {
-    /// The floors' names, without setting anything up.
+    /// Returns the names of the floors, without any setup.
     #[must_use]
     pub fn floors(self) -> &'static [&'static str] {
         match self.operation {
@@ -103,30 +100,24 @@ impl Case {
         }
     }
 
-    /// What takes turns.
-    ///
-    /// # Errors
-    ///
-    /// None, unless the machine has no random numbers.
-    pub fn sides(self) -> Result<Sides, Box<dyn Error>> {
-        let context = context()?;
+    /// Sets up the library and the floors.
+    pub fn sides(self) -> Result<Sides> {
+        let context = context();
         if self.operation == Operation::CacheHit {
-            return cache_hit(self.suite, &context);
+            return cache_hit(self.suite, context);
         }
-        let envelope = finished(warm_for(self.suite, self.frame_length))?;
+        let envelope = warm_with(raw_aes()?, &context, self.suite, self.frame_length)?;
         let plaintext = vec![7; self.size];
         let message = envelope.try_encrypt(&plaintext, &context)?;
         if self.operation == Operation::ReadHeader {
             let header = message[..envelope.read_header(&mut &message[..])?.length()].to_vec();
             let library = move || done(envelope.read_header(&mut black_box(&message[..])));
-            return Ok((
-                Box::new(library),
-                vec![("copy", Box::new(move || done(black_box(&header).clone())))],
-            ));
+            let copy = move || done(black_box(&header).clone());
+            return Ok((Box::new(library), vec![("copy", Box::new(copy))]));
         }
-        let floors =
-            Backend::ALL.map(|backend| (backend.name(), self.floor(backend, plaintext.clone())));
-        Ok((self.library(envelope, context, plaintext, message), floors.into()))
+        let floor = |backend: Backend| (backend.name(), self.floor(backend, plaintext.clone()));
+        let floors = Backend::ALL.map(floor).into();
+        Ok((self.library(envelope, context, plaintext, message), floors))
     }
 
     fn library(
@@ -137,27 +128,26 @@ impl Case {
         message: Vec<u8>,
     ) -> Side {
         match self.operation {
-            Operation::Seal => {
+            Operation::Encrypt => {
                 Box::new(move || done(envelope.try_encrypt(black_box(&plaintext), &context)))
             }
-            Operation::Open => {
+            Operation::Decrypt => {
                 Box::new(move || done(envelope.try_decrypt(black_box(&message), &context)))
             }
-            Operation::SealStream => {
-                Box::new(move || done(seal_stream(&envelope, &context, &plaintext, &message)))
+            Operation::EncryptStream => {
+                Box::new(move || done(encrypt_stream(&envelope, &context, &plaintext, &message)))
             }
-            _ => Box::new(move || done(open_stream(&envelope, &context, &plaintext, &message))),
+            _ => Box::new(move || done(decrypt_stream(&envelope, &context, &plaintext, &message))),
         }
     }
 
     fn floor(self, backend: Backend, plaintext: Vec<u8>) -> Side {
-        let floor =
-            Floor::new(backend, self.suite, self.frame_length.map(|length| length as usize));
-        if matches!(self.operation, Operation::Seal | Operation::SealStream) {
-            return Box::new(move || done(floor.seal(black_box(&plaintext))));
+        let floor = Floor::new(backend, self.suite, self.frame_length);
+        if matches!(self.operation, Operation::Encrypt | Operation::EncryptStream) {
+            return Box::new(move || done(floor.encrypt(black_box(&plaintext))));
         }
-        let sealed = floor.seal(&plaintext);
-        Box::new(move || done(floor.open(black_box(&sealed))))
+        let message = floor.encrypt(&plaintext);
+        Box::new(move || done(floor.decrypt(black_box(&message))))
     }
 }
 
@@ -165,10 +155,10 @@ impl Case {
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let operation = match self.operation {
-            Operation::Seal => "seal",
-            Operation::Open => "open",
-            Operation::SealStream => "seal stream",
-            Operation::OpenStream => "open stream",
+            Operation::Encrypt => "encrypt",
+            Operation::Decrypt => "decrypt",
+            Operation::EncryptStream => "encrypt stream",
+            Operation::DecryptStream => "decrypt stream",
             Operation::ReadHeader => return write!(f, "read header {}", self.suite),
             Operation::CacheHit => return write!(f, "cache hit {}", self.suite),
         };
@@ -179,59 +169,49 @@ impl fmt::Display for Case {
     }
 }
 
-fn seal_stream(
+fn encrypt_stream(
     envelope: &Envelope,
     context: &EncryptionContext,
     plaintext: &[u8],
     message: &[u8],
 ) -> Vec<u8> {
-    let encryptor = finished(envelope.encryptor(context, Some(plaintext.len() as u64)))
-        .expect("a short context");
-    // A signature may be some bytes longer than the last one.
-    let mut writer = encryptor.writer(Vec::with_capacity(message.len() + 16));
-    writer.write_all(black_box(plaintext)).expect("memory takes it");
-    writer.finish().expect("memory takes it")
+    let encryptor = finished(envelope.encryptor(context, Some(plaintext.len() as u64)));
+    // A signature may be a few bytes longer than the last one.
+    let sink = Vec::with_capacity(message.len() + 16);
+    let mut writer = encryptor.expect("a short context").writer(sink);
+    writer.write_all(black_box(plaintext)).expect("memory does not fail");
+    writer.finish().expect("memory does not fail")
 }
 
-fn open_stream(
+fn decrypt_stream(
     envelope: &Envelope,
     context: &EncryptionContext,
     plaintext: &[u8],
     message: &[u8],
 ) -> Vec<u8> {
     let mut source = black_box(message);
-    let header = envelope.read_header(&mut source).expect("it was sealed here");
-    let decryptor = finished(envelope.decryptor(
-        &header,
-        context,
-        DecryptionMode::ReleaseBeforeSignatureIsVerified,
-    ));
-    let decryptor = decryptor.expect("it was sealed here");
-    let mut opened = Vec::with_capacity(plaintext.len() + 1);
-    decryptor.reader(source).read_to_end(&mut opened).expect("it was sealed here");
-    opened
+    let header = envelope.read_header(&mut source).expect("it was encrypted here");
+    let mode = DecryptionMode::ReleaseBeforeSignatureIsVerified;
+    let decryptor = finished(envelope.decryptor(&header, context, mode));
+    let mut decrypted = Vec::with_capacity(plaintext.len() + 1);
+    let mut reader = decryptor.expect("it was encrypted here").reader(source);
+    reader.read_to_end(&mut decrypted).expect("it was encrypted here");
+    decrypted
 }
 
-fn cache_hit(suite: AlgorithmSuite, context: &EncryptionContext) -> Result<Sides, Box<dyn Error>> {
-    let manager = CachingMaterialsManager::builder(DefaultMaterialsManager::new(raw_aes()?))
-        .max_age(FOR_LONG)
-        .build()?;
-    let request = EncryptionMaterialsRequest::new(suite, context, Some(1024));
-    finished(manager.encryption_materials(request))?;
-    let map = HashMap::from([(context.as_serialized().to_vec(), Arc::new(DataKey::generate(32)?))]);
-    let (context, key) = (context.clone(), context.as_serialized().to_vec());
+fn cache_hit(suite: AlgorithmSuite, context: EncryptionContext) -> Result<Sides> {
+    let source = DefaultMaterialsManager::new(raw_aes()?);
+    let manager = CachingMaterialsManager::builder(source).max_age(LONG).build()?;
+    let request = EncryptionMaterialsRequest::new(suite, &context, Some(1024));
+    futures_executor::block_on(manager.encryption_materials(request))?;
+    let key = context.as_serialized().to_vec();
+    let map = HashMap::from([(key.clone(), Arc::new(DataKey::generate(32)?))]);
     let library = move || {
         let request = EncryptionMaterialsRequest::new(suite, black_box(&context), Some(1024));
         let mut hit = None;
         let found = manager.cached_encryption_materials(request, &mut |it| hit = Some(it.clone()));
         done((found, hit));
     };
-    Ok((
-        Box::new(library),
-        vec![("HashMap", Box::new(move || done(map.get(black_box(&key)).cloned())))],
-    ))
-}
-
-fn done<T>(outcome: T) {
-    drop(black_box(outcome));
+    let lookup = move || done(map.get(black_box(&key)).cloned());
+    Ok((Box::new(library), vec![("HashMap", Box::new(lookup))]))
 }

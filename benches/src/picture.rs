@@ -1,7 +1,8 @@
 //! Pictures for the report, as SVG.
 
-use std::{error::Error, fs, path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf, time::Duration};
 
+use benches::Result;
 use plotters::{coord::Shift, prelude::*};
 
 use crate::load::Durations;
@@ -14,15 +15,7 @@ const DECADES: std::ops::Range<i32> = 0..6;
 
 /// Draws how often which latency occurred, and gives the file's path: `benches/report/<name>.svg`.
 /// Both axes are logarithmic: the few that took long are what matters.
-///
-/// # Errors
-///
-/// When the file can't be written.
-pub fn histogram(
-    name: &str,
-    title: &str,
-    series: &[(&str, &Durations)],
-) -> Result<PathBuf, Box<dyn Error>> {
+pub(crate) fn histogram(name: &str, title: &str, series: &[(&str, &Durations)]) -> Result<PathBuf> {
     let path = path(name)?;
     let bounds: Vec<_> = (DECADES.start * BUCKETS_PER_DECADE..=DECADES.end * BUCKETS_PER_DECADE)
         .map(|bucket| 10_f64.powf(f64::from(bucket) / f64::from(BUCKETS_PER_DECADE)))
@@ -54,10 +47,10 @@ pub fn histogram(
         .draw()?;
     for ((name, durations), color) in series.iter().zip(COLORS) {
         let label = format!(
-            "{name}: p50 {:.1?}, p99.9 {:.1?}, longest {:.1?}",
+            "{name}: p50 {:.1?}, p99.9 {:.1?}, max {:.1?}",
             durations.at(0.5),
             durations.at(0.999),
-            durations.longest()
+            durations.max()
         );
         chart
             .draw_series(LineSeries::new(
@@ -82,16 +75,12 @@ pub fn histogram(
 
 /// Draws a group of bars for each row, one bar for each of `sides`, and gives the file's path. The
 /// axis of time is logarithmic, and each bar bears its time.
-///
-/// # Errors
-///
-/// When the file can't be written.
-pub fn bars<const N: usize>(
+pub(crate) fn bars<const N: usize>(
     name: &str,
     title: &str,
     sides: &[&str; N],
     rows: &[(&str, [Duration; N])],
-) -> Result<PathBuf, Box<dyn Error>> {
+) -> Result<PathBuf> {
     let path = path(name)?;
     let millis = |time: &Duration| time.as_secs_f64() * 1e3;
     let times = || rows.iter().flat_map(|(_, times)| times).map(millis);
@@ -153,21 +142,17 @@ pub fn bars<const N: usize>(
 
 /// One of several pictures side by side: what something costs at each of some points.
 #[derive(Debug)]
-pub struct Panel {
+pub(crate) struct Panel {
     /// What grows from point to point.
-    pub title: String,
+    pub(crate) title: String,
     /// The points' names.
-    pub points: Vec<String>,
+    pub(crate) points: Vec<String>,
     /// The lines' names, and nanoseconds at each point.
-    pub lines: Vec<(&'static str, Vec<f64>)>,
+    pub(crate) lines: Vec<(&'static str, Vec<f64>)>,
 }
 
 /// Draws panels in rows of three, and gives the file's path. The axes of time are logarithmic.
-///
-/// # Errors
-///
-/// When the file can't be written.
-pub fn panels(name: &str, title: &str, panels: &[Panel]) -> Result<PathBuf, Box<dyn Error>> {
+pub(crate) fn panels(name: &str, title: &str, panels: &[Panel]) -> Result<PathBuf> {
     let path = path(name)?;
     let rows = panels.len().div_ceil(3);
     let height = u32::try_from(rows)? * 320 + 48;
@@ -183,10 +168,7 @@ pub fn panels(name: &str, title: &str, panels: &[Panel]) -> Result<PathBuf, Box<
     Ok(path)
 }
 
-fn draw_panel(
-    area: &DrawingArea<SVGBackend<'_>, Shift>,
-    panel: &Panel,
-) -> Result<(), Box<dyn Error>> {
+fn draw_panel(area: &DrawingArea<SVGBackend<'_>, Shift>, panel: &Panel) -> Result<()> {
     let millis = |nanos: f64| nanos / 1e6;
     let times = || panel.lines.iter().flat_map(|(_, times)| times).copied().map(millis);
     let least = 10_f64.powf(times().fold(f64::INFINITY, f64::min).log10().floor());
@@ -229,7 +211,7 @@ fn label(millis: f64) -> String {
     if millis < 1.0 { format!("{time:.0?}") } else { format!("{time:.1?}") }
 }
 
-fn path(name: &str) -> Result<PathBuf, Box<dyn Error>> {
+fn path(name: &str) -> Result<PathBuf> {
     let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/report"));
     fs::create_dir_all(&folder)?;
     Ok(folder.join(name).with_extension("svg"))

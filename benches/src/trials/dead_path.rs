@@ -1,222 +1,185 @@
-//! Addresses that do not respond, and connections that a router has dropped silently.
+//! Addresses that do not respond, and connections that a router has dropped without notice.
 #![expect(clippy::print_stdout, reason = "what a program reports to a person")]
 
 use std::{
-    env,
-    error::Error,
-    fs, io,
-    net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _},
-    process::{Command, ExitCode},
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
+use benches::{Result, limits::Limits};
 use futures_util::future::{join, join_all};
-use kms_pool::{KmsError, KmsPool, Principal};
-use tokio::runtime::Runtime;
-
-use super::relay::Relay;
-use crate::{
-    Lines,
-    kms::{REGION, Server},
-    pool::until,
-    trials::{Fared, HEAD, Trial, count, millis, new_runtime},
+use kms_pool::{KmsError, KmsPool, KmsPoolBuilder, Principal};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::watch,
+    time::timeout,
 };
 
-type Outcome<T> = Result<T, Box<dyn Error>>;
+use crate::{
+    Args,
+    kms::{Kms, REGION},
+    load::{HEAD, Outcomes, count, millis, until},
+};
 
-/// The program starts itself with this subcommand, inside the new namespaces.
-pub const INSIDE: &str = "dead-path-inside";
 /// The maximum delay from a dead address: the stagger of RFC 8305, and 100 ms.
-const ADDED: Duration = Duration::from_millis(350);
-/// The attempt timeout.
-const ATTEMPT: Duration = Duration::from_secs(2);
+const MAX_DELAY: Duration = Duration::from_millis(350);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The maximum duration of a normal request, including its connection.
 const NORMAL: Duration = Duration::from_millis(250);
 
-/// Runs the trial in separate network and mount namespaces, which requires root.
-///
-/// # Errors
-///
-/// If `unshare` is not installed.
-pub fn run(quick: bool) -> Trial {
-    let mut inside = Command::new("unshare");
-    inside.args(["--net", "--mount", "--"]).arg(env::current_exe()?).arg(INSIDE);
-    let status = inside.args(quick.then_some("--quick")).status()?;
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// The trial itself.
-///
-/// # Errors
-///
-/// If the addresses cannot be made unreachable: the trial could then not be run.
-pub fn run_inside(quick: bool) -> Trial {
-    prepare()?;
-    let (runtime, mut lines) = (new_runtime()?, Lines::default());
-    let server =
-        futures_executor::block_on(Server::start(kms_local::KmsLocal::builder().region(REGION)))?;
-    println!("Requests of pools without a connection:\n\n{:>36}  {HEAD}", "");
-    let rounds = if quick { 3 } else { 20 };
-    name_addresses(&["127.0.0.1"])?;
-    let normal = cold(&server, &runtime, "one address", rounds)?;
-    // This listener accepts connections and never responds.
-    let port = port_of(&server)?;
-    let _mute = TcpListener::bind((MUTE, port))?;
-    for (name, dead) in
-        [("dead IPv4 + IPv4", DEAD_V4), ("dead IPv6 + IPv4", DEAD_V6), ("mute IPv4 + IPv4", MUTE)]
-    {
-        name_addresses(&[dead, "127.0.0.1"])?;
-        if dead != MUTE {
-            check_dead(dead, port)?;
-        }
-        let fared = cold(&server, &runtime, name, rounds)?;
-        let added = fared.took.longest().saturating_sub(normal.took.at(0.5));
-        lines.at_most(format!("{name}: failed"), count(fared.failed), 0.0);
-        lines.at_most(format!("{name}: added, ms"), millis(added), millis(ADDED));
+pub(crate) async fn run(args: &Args) -> Result {
+    let kms = Kms::start()?;
+    let mut limits = Limits::default();
+    let server: SocketAddr = kms.server.endpoint(REGION).replace("https://", "").parse()?;
+    let rounds = args.pick(3, 20);
+    println!("requests of pools without connections\n{:>36}  {HEAD}", "");
+    let normal = first_requests(&kms, "one address", &[server.ip()], rounds).await?;
+    for (name, address) in [("dead IPv4 and IPv4", "127.0.0.2"), ("dead IPv6 and IPv4", "::1")] {
+        let address = SocketAddr::new(address.parse()?, server.port());
+        let _dead = Dead::at(address).await?;
+        compare(&kms, name, [address.ip(), server.ip()], rounds, &normal, &mut limits).await?;
     }
-    println!(
-        "\nThe attempt timeout is {ATTEMPT:?}; requests after idle connections were dropped:\n"
-    );
-    println!("{:>36}  {HEAD}", "");
+    // It accepts connections, and never responds.
+    let mute = SocketAddr::new("127.0.0.3".parse()?, server.port());
+    let _mute = TcpListener::bind(mute).await?;
+    let addresses = [mute.ip(), server.ip()];
+    compare(&kms, "mute IPv4 and IPv4", addresses, rounds, &normal, &mut limits).await?;
+
+    println!("\nrequests after idle connections were dropped; attempts of {ATTEMPT_TIMEOUT:?}");
     for connections in [1, 4, 8, 64] {
-        let singly = (connections > 1).then_some(1);
-        for at_once in singly.into_iter().chain([connections]) {
-            let (normal, fared) = forgotten(&server, &runtime, connections, at_once)?;
-            let name = format!("{connections} dropped, {at_once} at once");
-            println!("{name:>36}  {fared}");
-            let most = ATTEMPT + normal.max(NORMAL);
-            lines.at_most(format!("{name}: failed"), count(fared.failed), 0.0);
-            lines.at_most(
-                format!("{name}: longest, ms"),
-                millis(fared.took.longest()),
-                millis(most).round(),
-            );
+        let single = (connections > 1).then_some(1);
+        for requests in single.into_iter().chain([connections]) {
+            let (normal, outcomes) = dropped(&kms, server, connections, requests).await?;
+            let name = format!("{connections} dropped, {requests} at a time");
+            println!("{name:>36}  {outcomes}");
+            let max = millis(ATTEMPT_TIMEOUT + normal.max(NORMAL)).round();
+            limits.at_most(format!("{name}: failed"), count(outcomes.failed()), 0.0);
+            limits.at_most(format!("{name}: max, in ms"), millis(outcomes.latency.max()), max);
         }
     }
-    println!();
-    Ok(lines.verdict())
+    Ok(limits.verdict())
 }
 
-const DEAD_V4: &str = "10.8.0.2";
-const DEAD_V6: &str = "fd00:8::2";
-const MUTE: &str = "10.8.0.1";
-
-fn port_of(server: &Server) -> Outcome<u16> {
-    Ok(server.endpoint(REGION).rsplit(':').next().ok_or("no port")?.parse()?)
-}
-
-/// Adds addresses to this network namespace whose packets disappear. Sets up a resolver in this
-/// mount namespace that reads only `hosts`, and prefers IPv6 and the dead network.
-fn prepare() -> Outcome<()> {
-    // Packets to a network behind the loopback device return, match no host, and are dropped.
-    for command in [
-        "ip link set lo up",
-        "ip address add 10.8.0.1/32 dev lo",
-        "ip route add 10.8.0.0/24 dev lo src 10.8.0.1",
-        "ip -6 address add fd00:8::1/128 dev lo nodad",
-        "ip -6 route add fd00:8::/64 dev lo",
-        "mount -t tmpfs none /etc",
-    ] {
-        let mut words = command.split(' ');
-        let program = words.next().unwrap_or_default();
-        if !Command::new(program).args(words).status()?.success() {
-            return Err(format!("the trial could not be run: `{command}` failed").into());
-        }
-    }
-    fs::write("/etc/nsswitch.conf", "hosts: files\n")?;
-    fs::write("/etc/host.conf", "multi on\n")?;
-    fs::write("/etc/resolv.conf", "nameserver 127.0.0.1\n")?;
-    let order = "precedence ::ffff:10.8.0.0/120 100\nprecedence ::/0 40\n\
-                 precedence ::ffff:0:0/96 10\n";
-    Ok(fs::write("/etc/gai.conf", order)?)
-}
-
-/// Makes `localhost` resolve to these addresses, in this order.
-fn name_addresses(all: &[&str]) -> Outcome<()> {
-    let lines: Vec<_> = all.iter().map(|address| format!("{address} localhost\n")).collect();
-    fs::write("/etc/hosts", lines.concat())?;
-    let found = ("localhost", 1).to_socket_addrs()?;
-    let named: Vec<_> = found.map(|it| it.ip().to_string()).collect();
-    if named != all {
-        let problem = format!("the trial could not be run: localhost is {named:?}, not {all:?}");
-        return Err(problem.into());
-    }
+async fn compare(
+    kms: &Kms,
+    name: &str,
+    addresses: [IpAddr; 2],
+    rounds: usize,
+    normal: &Outcomes,
+    limits: &mut Limits,
+) -> Result<()> {
+    let outcomes = first_requests(kms, name, &addresses, rounds).await?;
+    let delay = outcomes.latency.max().saturating_sub(normal.latency.at(0.5));
+    limits.at_most(format!("{name}: failed"), count(outcomes.failed()), 0.0);
+    limits.at_most(format!("{name}: delay, in ms"), millis(delay), millis(MAX_DELAY));
     Ok(())
 }
 
-/// Checks that a dead address does not respond at all.
-fn check_dead(address: &str, port: u16) -> Outcome<()> {
-    let address = SocketAddr::new(address.parse()?, port);
-    let connected = TcpStream::connect_timeout(&address, Duration::from_millis(100));
-    if connected.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut) {
-        return Ok(());
-    }
-    Err(format!("the trial could not be run: {address} is not dead").into())
-}
-
-/// First requests of pools without connections.
-fn cold(server: &Server, runtime: &Runtime, name: &str, rounds: usize) -> Outcome<Fared> {
-    let endpoint = server.endpoint(REGION).replace("127.0.0.1", "localhost");
-    let mut fared = Fared::default();
+/// The first requests of new pools, with a name that has these addresses.
+async fn first_requests(
+    kms: &Kms,
+    name: &str,
+    addresses: &[IpAddr],
+    rounds: usize,
+) -> Result<Outcomes> {
+    let mut outcomes = Outcomes::default();
     for _ in 0..rounds {
-        let pool = KmsPool::builder().endpoint_url(&endpoint).trust_root_pem(server.ca_pem());
-        let (pool, principal) = (pool.build()?, Principal::new(server.issue_credentials()));
-        runtime.block_on(fared.note(request(&pool, &principal)));
+        let url = kms.server.endpoint(REGION).replace("127.0.0.1", "localhost");
+        let pool = kms.server.pool().endpoint_url_for(REGION, url);
+        let pool = pool.resolve("localhost", addresses.iter().copied()).build()?;
+        outcomes.run(request(&pool, &kms.principal)).await;
     }
-    println!("{name:>36}  {fared}");
-    Ok(fared)
+    println!("{name:>36}  {outcomes}");
+    Ok(outcomes)
 }
 
-async fn request(pool: &KmsPool, principal: &Principal) -> Result<(), KmsError> {
+async fn request(pool: &KmsPool, principal: &Principal) -> std::result::Result<(), KmsError> {
     let client = pool.client(REGION, principal).await?;
     client.generate_random().number_of_bytes(32).send().await?;
     Ok(())
 }
 
-/// Concurrent requests after as many idle connections were dropped on the path. First measures the
-/// slowest of as many requests that must connect.
-fn forgotten(
-    server: &Server,
-    runtime: &Runtime,
-    connections: usize,
-    at_once: usize,
-) -> Outcome<(Duration, Fared)> {
-    let relay = Relay::start(port_of(server)?)?;
-    let principal = Principal::new(server.issue_credentials());
-    let pool = || {
-        let builder = KmsPool::builder().trust_root_pem(server.ca_pem()).attempt_timeout(ATTEMPT);
-        builder.endpoint_url(format!("https://127.0.0.1:{}", relay.port())).build()
-    };
-    let normal = runtime.block_on(together(&pool()?, &principal, at_once)).took.longest();
-    let pool = pool()?;
-    let faults = server.faults(REGION);
-    let opened = runtime.block_on(async {
-        faults.hang(true);
-        let under_way = async {
-            let all = || server.counters(REGION).in_flight >= connections as u64;
-            until(ATTEMPT / 2, all).await;
-            faults.hang(false);
-        };
-        join(together(&pool, &principal, connections), under_way).await.0
-    });
-    if opened.failed > 0 || pool.stats().connections < connections as u64 {
-        return Err(format!("the trial could not be run: {:?}", pool.stats()).into());
-    }
-    relay.forget();
-    let mut fared = Fared::default();
-    for _ in 0..3 {
-        fared.merge(runtime.block_on(together(&pool, &principal, at_once)));
-    }
-    Ok((normal, fared))
+/// An address that never responds, because its queue of connections is full.
+struct Dead {
+    _listener: TcpListener,
+    _queue: Vec<TcpStream>,
 }
 
-async fn together(pool: &KmsPool, principal: &Principal, number: usize) -> Fared {
+impl Dead {
+    async fn at(address: SocketAddr) -> Result<Self> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.bind(address)?;
+        let (listener, mut queue) = (socket.listen(1)?, vec![]);
+        let patience = Duration::from_millis(500);
+        while let Ok(stream) = timeout(patience, TcpStream::connect(address)).await {
+            queue.push(stream?);
+        }
+        Ok(Self { _listener: listener, _queue: queue })
+    }
+}
+
+/// Concurrent requests after idle connections were dropped on the way. Also returns the slowest of
+/// as many requests that must connect.
+async fn dropped(
+    kms: &Kms,
+    server: SocketAddr,
+    connections: usize,
+    requests: usize,
+) -> Result<(Duration, Outcomes)> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("https://{}", listener.local_addr()?);
+    let drops = watch::Sender::new(());
+    tokio::spawn(relay(listener, server, drops.subscribe()));
+    let pool = || -> Result<KmsPool> {
+        let set = |pool: KmsPoolBuilder| pool.endpoint_url_for(REGION, &url);
+        Ok(set(kms.server.pool()).attempt_timeout(ATTEMPT_TIMEOUT).build()?)
+    };
+    let normal = together(&pool()?, &kms.principal, requests).await.latency.max();
+    let pool = pool()?;
+    kms.faults().hang(true);
+    let all_there = async {
+        let wanted = connections as u64;
+        until(ATTEMPT_TIMEOUT / 2, || kms.counters().in_flight >= wanted).await;
+        kms.faults().hang(false);
+    };
+    let (opened, ()) = join(together(&pool, &kms.principal, connections), all_there).await;
+    if opened.failed() > 0 || pool.stats().connections < connections as u64 {
+        return Err(format!("could not open the connections: {:?}", pool.stats()).into());
+    }
+    drops.send_replace(());
+    let mut outcomes = Outcomes::default();
+    for _ in 0..3 {
+        outcomes.merge(together(&pool, &kms.principal, requests).await);
+    }
+    Ok((normal, outcomes))
+}
+
+async fn together(pool: &KmsPool, principal: &Principal, number: usize) -> Outcomes {
     let requests = (0..number).map(|_| async {
-        let mut fared = Fared::default();
-        fared.note(request(pool, principal)).await;
-        fared
+        let mut outcomes = Outcomes::default();
+        outcomes.run(request(pool, principal)).await;
+        outcomes
     });
-    let mut all = Fared::default();
-    join_all(requests).await.into_iter().for_each(|one| all.merge(one));
+    let mut all = Outcomes::default();
+    join_all(requests).await.into_iter().for_each(|outcomes| all.merge(outcomes));
     all
+}
+
+/// Forwards connections. When told to, it drops all existing ones like a NAT: they stay open, and
+/// no data passes through them any more.
+async fn relay(listener: TcpListener, server: SocketAddr, drops: watch::Receiver<()>) {
+    while let Ok((mut near, _)) = listener.accept().await {
+        let mut drops = drops.clone();
+        drops.mark_unchanged();
+        tokio::spawn(async move {
+            let Ok(mut far) = TcpStream::connect(server).await else { return };
+            // Nagle's algorithm would delay small messages.
+            let _ = (near.set_nodelay(true), far.set_nodelay(true));
+            tokio::select! {
+                Ok(()) = drops.changed() => std::future::pending().await,
+                _ = copy_bidirectional(&mut near, &mut far) => {}
+            }
+        });
+    }
 }

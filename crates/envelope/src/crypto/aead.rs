@@ -100,7 +100,7 @@ mod rust_crypto {
     pub(crate) struct Key(Box<Cipher>);
 
     /// The number of frames of 2,000 bytes to wipe: more stack than these functions use in a
-    /// release build. With 10 KiB, `residency` in `benches` finds no copies left.
+    /// release build. With 10 KiB, the test `residency` finds no copies left.
     const FRAMES: u32 = 8;
 
     enum Cipher {

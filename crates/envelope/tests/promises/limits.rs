@@ -1,4 +1,4 @@
-//! No data key serves more messages or bytes than its limits allow, and almost all of them are used.
+//! No data key serves more messages or bytes than its limits allow, and almost all are used.
 
 use std::{
     collections::HashMap,

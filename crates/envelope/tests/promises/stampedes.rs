@@ -68,8 +68,8 @@ async fn cold_entries_cost_a_request_each_and_few_at_the_same_time() {
     assert!(max_in_flight <= 2 * MAX_LOADS as u64, "{max_in_flight}");
 }
 
-/// KMS takes requests and never answers them. The memory that is printed is that of this test only if
-/// the test runs by itself.
+/// KMS takes requests and never answers them. The printed memory is only that of this test if the
+/// test runs alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_that_give_up_leave_no_load_and_no_task_behind() {
     const CALLERS: usize = 1_000;
