@@ -13,7 +13,7 @@ use crate::request::{Lane, LaneClient, NoteAttempt, PING, Priority, Retries};
 use crate::stats::ClientStats;
 use crate::time::Now;
 
-/// The purpose of a client: see [`KmsPool::client_for`](crate::KmsPool::client_for).
+/// The purpose of a client's requests: see [`KmsPool::client_for`](crate::KmsPool::client_for).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Purpose {

@@ -1,34 +1,35 @@
-//! AWS KMS clients for a whole process: one per region and principal, built once, kept warm.
+//! A process-wide pool of AWS KMS clients, one per region and principal.
 //!
-//! An `aws_sdk_kms::Client` is cheap to clone but expensive to build: a new client has a new
-//! connection pool, so its first request pays for DNS, TCP and TLS. If each task builds its own
-//! client, each task pays that price. Credentials make it worse: a client usually gets them when it
-//! is built, and they rotate every hour or so.
+//! An [`aws_sdk_kms::Client`] is cheap to clone but expensive to create: a new client has a new
+//! connection pool, so its first request pays for DNS, TCP and TLS. Tasks that each create a client
+//! pay this every time. Credentials make it worse: a client usually gets them when it is created,
+//! and they rotate about once an hour.
 //!
-//! A [`KmsPool`] keeps one client for each pair of region and [`Principal`]. The principal's
-//! credentials change from one *generation* to the next below the client: each attempt of a request
-//! is signed with the current generation. A new generation is an atomic swap. It costs no client,
-//! no connection and no failed request, and also reaches clients that you have held for days.
+//! A [`KmsPool`] keeps one client per region and [`Principal`]. A principal's credentials come in
+//! *generations*: each attempt of a request is signed with the current credential generation. The
+//! next generation is swapped in atomically: no client is created, no connection is closed and no
+//! request fails. It also reaches clients that you have kept for days.
 //!
-//! - A background task per principal refreshes credentials before they expire. No caller waits for
-//!   a provider while the current credentials are valid. Requests that KMS refuses because of their
-//!   credentials share one refresh and are then signed again.
-//! - Principals never share a client, even if their keys look alike. All clients for a region share
-//!   its connections: requests are signed one by one.
-//! - Each account has a budget per region, which adapts when KMS throttles. Each client has a
-//!   circuit breaker, which stops requests to a region that is failing; [`Replicas`] then use
+//! - A background task per principal refreshes credentials before they expire. No request waits for
+//!   a provider while the current credentials are valid. If KMS rejects the credentials of several
+//!   requests, one refresh serves them all, and each is signed again.
+//! - Principals never share a client, even if their access keys are equal. All clients for a region
+//!   share its connections, because each request is signed separately.
+//! - Each account has a request budget per region, which adapts when KMS throttles. Each client has
+//!   a circuit breaker, which stops requests to a region that is failing. [`Replicas`] then use
 //!   another region.
-//! - [`KmsError`] classifies errors of KMS, the network and the providers by what you can do about
-//!   them.
-//! - No secrets appear in `Debug`, `Display`, logs, metrics or statistics, and no HTTP response is
-//!   kept.
-//! # Example
+//! - [`KmsError`] classifies errors of KMS, the network and credentials providers by what you can
+//!   do about them.
+//! - Secrets do not appear in `Debug`, `Display`, logs, metrics or statistics, and no HTTP response
+//!   is kept.
+//!
+//! # Examples
 //!
 //! ```no_run
 //! use kms_pool::{KmsError, KmsPool, Principal};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! // Once in the process:
+//! // Once per process:
 //! let pool = KmsPool::builder().build()?;
 //! let principal = Principal::from_default_chain();
 //!
@@ -43,30 +44,37 @@
 //! # }
 //! ```
 //!
-//! # Where credentials come from
+//! # Credentials
 //!
-//! Credentials come from any `ProvideCredentials` of the AWS SDK ([`Principal::new`]), from the
-//! SDK's default chain ([`Principal::from_default_chain`]), from a role that another principal
-//! assumes, with its own session tags per tenant and region ([`Role`]), from a web identity token
-//! or a profile that changes on disk ([`Role::with_web_identity`], [`Principal::from_profile`]), or
-//! from your own code ([`Principal::rotate`]). [`Principal::replace`] switches a principal to
-//! another identity; caches detect the change by its [`tenure`](Principal::tenure).
+//! A principal gets its credentials from one of these sources:
+//!
+//! | source | function |
+//! | --- | --- |
+//! | the default chain of the AWS SDKs | [`Principal::from_default_chain`] |
+//! | a profile in a file, which is read again when it changes | [`Principal::from_profile`] |
+//! | any `ProvideCredentials` of the AWS SDK | [`Principal::new`] |
+//! | a role that another principal assumes, for example with session tags for a tenant | [`Role::assumed_by`] |
+//! | a role that the bearer of a web identity token assumes | [`Role::with_web_identity`] |
+//! | your own code | [`Principal::rotate`] |
+//!
+//! [`Principal::replace`] switches a principal to another identity. Caches detect the change by its
+//! [`tenure`](Principal::tenure).
 //!
 //! # Threads
 //!
 //! A pool has its own small Tokio runtime: two threads named `kms-pool`, which start when you get
 //! the first client. Connections, attempts, credential refreshes, watchers and timers run there.
-//! You need no Tokio runtime: a pool and its clients work under any executor, and in a `static`
-//! that many runtimes use, at once or one after another. A runtime of yours that ends or stalls
+//! You need no Tokio runtime. A pool and its clients work under any executor, and in a `static`
+//! that several runtimes use, at once or one after another. A runtime of yours that ends or stalls
 //! does not delay callers on other runtimes.
 //!
 //! Credentials providers run on further threads of that runtime, one call at a time per principal.
-//! A provider may block its thread: it delays only callers that wait for its credentials, up to
-//! [`provider_timeout`](KmsPoolBuilder::provider_timeout). The pool does not call it again until it
-//! returns.
+//! A provider may block its thread. This delays only callers that wait for its credentials, up to
+//! [`provider_timeout`](KmsPoolBuilder::provider_timeout). The pool does not call the provider
+//! again until it returns.
 //!
-//! The threads end after [`KmsPool::shutdown`], or when the pool and its clients have been dropped,
-//! on any thread. [`Replicas`] with hedging use one more thread.
+//! The threads end after [`KmsPool::shutdown`], or when the pool and its clients have been dropped.
+//! You can drop them on any thread. [`Replicas`] with hedging use one more thread.
 //!
 //! # After a fork
 //!
@@ -76,7 +84,7 @@
 //!
 //! # Clocks
 //!
-//! | what | clock |
+//! | purpose | clock |
 //! | --- | --- |
 //! | timeouts, pauses between attempts, budgets, circuits, idle clients | monotonic; suspended time does not count |
 //! | pauses between credential refreshes, and how long a failed refresh is remembered | monotonic |
@@ -86,62 +94,71 @@
 //!
 //! The pool reads the wall clock once, when it is built. From then on it measures elapsed time with
 //! a clock that cannot be set; on Linux this clock includes suspended time. Later changes of the
-//! wall clock have no effect. When KMS refuses a request because its date is more than four minutes
-//! off, the pool sets the region's date from the `Date` header of that response and signs the
-//! request again. Once KMS has accepted a request with the new date, it becomes the pool's date as
-//! well. Only responses over TLS count: with an `http://` endpoint a wrong clock is not corrected.
+//! wall clock have no effect.
+//!
+//! If KMS refuses a request because its date is more than four minutes off, the pool sets the
+//! region's date from the `Date` header of that response and signs the request again. Once KMS has
+//! accepted a request with the new date, it becomes the pool's date as well. Only responses over
+//! TLS count: with an `http://` endpoint a wrong clock is not corrected.
 //!
 //! # Defaults
 //!
 //! | setting | default | range |
 //! | --- | --- | --- |
-//! | [`connect_timeout`](KmsPoolBuilder::connect_timeout), TCP, proxy and TLS together | 2 s | 1 ms – 5 min |
-//! | [`attempt_timeout`](KmsPoolBuilder::attempt_timeout), from the start of the request, after any wait for the budget, to the end of its response | 3 s | 1 ms – 5 min |
-//! | [`operation_timeout`](KmsPoolBuilder::operation_timeout), with all attempts and waits | 10 s | 1 ms – 5 min |
-//! | [`provider_timeout`](KmsPoolBuilder::provider_timeout) | 5 s | 1 ms – 5 min |
-//! | [`max_attempts`](KmsPoolBuilder::max_attempts) | 3 | 1 – 10 |
-//! | [`refresh_lead`](KmsPoolBuilder::refresh_lead) | 5 min | 0 – 1 h |
-//! | [`refresh_jitter`](KmsPoolBuilder::refresh_jitter) | 1 min | 0 – 1 h |
-//! | [`watch_files_every`](KmsPoolBuilder::watch_files_every) | 5 s | 10 ms – 1 h |
-//! | [`max_clients`](KmsPoolBuilder::max_clients) | 1000 | 1 – 1,000,000 |
-//! | [`idle_timeout`](KmsPoolBuilder::idle_timeout) | 10 min | 10 ms – 24 h |
-//! | [`max_in_flight`](KmsPoolBuilder::max_in_flight) for an account and region | 256 | 1 – 100,000 |
-//! | [`max_requests_per_second`](KmsPoolBuilder::max_requests_per_second) for an account and region | learned | 1 – 1,000,000 |
-//! | [`decrypt_share`](KmsPoolBuilder::decrypt_share), [`encrypt_share`](KmsPoolBuilder::encrypt_share) | 1 | 0.01 – 1 |
-//! | [`circuit_opens_after`](KmsPoolBuilder::circuit_opens_after) failures in a row | 10 | 0 (never) – 1,000,000 |
-//! | [`connection_idle_timeout`](KmsPoolBuilder::connection_idle_timeout) | 90 s | 10 ms – 1 h |
-//! | TLS | rustls over aws-lc-rs, X25519MLKEM768 preferred; the platform's certificate authorities | custom ones by [`trust_root_pem`](KmsPoolBuilder::trust_root_pem) |
+//! | [`connect_timeout`](KmsPoolBuilder::connect_timeout), for TCP, proxy and TLS together | 2 s | 1 ms to 5 min |
+//! | [`attempt_timeout`](KmsPoolBuilder::attempt_timeout), from when the budget admits the request to the end of its response | 3 s | 1 ms to 5 min |
+//! | [`operation_timeout`](KmsPoolBuilder::operation_timeout), including all attempts and the pauses between them | 10 s | 1 ms to 5 min |
+//! | [`provider_timeout`](KmsPoolBuilder::provider_timeout) | 5 s | 1 ms to 5 min |
+//! | [`max_attempts`](KmsPoolBuilder::max_attempts) | 3 | 1 to 10 |
+//! | [`refresh_lead`](KmsPoolBuilder::refresh_lead) | 5 min | 0 to 1 h |
+//! | [`refresh_jitter`](KmsPoolBuilder::refresh_jitter) | 1 min | 0 to 1 h |
+//! | [`watch_files_every`](KmsPoolBuilder::watch_files_every) | 5 s | 10 ms to 1 h |
+//! | [`max_clients`](KmsPoolBuilder::max_clients) | 1000 | 1 to 1,000,000 |
+//! | [`idle_timeout`](KmsPoolBuilder::idle_timeout) | 10 min | 10 ms to 24 h |
+//! | [`max_in_flight`](KmsPoolBuilder::max_in_flight) per account and region | 256 | 1 to 100,000 |
+//! | [`max_requests_per_second`](KmsPoolBuilder::max_requests_per_second) per account and region | learned | 1 to 1,000,000 |
+//! | [`decrypt_share`](KmsPoolBuilder::decrypt_share), [`encrypt_share`](KmsPoolBuilder::encrypt_share) | 1 | 0.01 to 1 |
+//! | [`circuit_opens_after`](KmsPoolBuilder::circuit_opens_after) consecutive failures | 10 | 0 (never) to 1,000,000 |
+//! | [`connection_idle_timeout`](KmsPoolBuilder::connection_idle_timeout) | 90 s | 10 ms to 1 h |
+//! | TLS | rustls over aws-lc-rs, preferring X25519MLKEM768; the platform's certificate authorities | custom ones by [`trust_root_pem`](KmsPoolBuilder::trust_root_pem) |
 //!
-//! The timeouts fit together. KMS responds in about 10 ms, or about 200 ms across an ocean. A
-//! connect timeout of 2 s therefore allows many round trips, even for a handshake with a lost
-//! packet. After a first attempt of 3 s, a second one still has its full time, and 10 s leave room
-//! for a third with the pauses between them. The timeout that expires first applies.
+//! The timeouts are nested. KMS responds in about 10 ms, or 200 ms across an ocean, so 2 s are
+//! enough for a TLS handshake with a lost packet. After a first attempt of 3 s, a second attempt
+//! has its full 3 s, and 10 s leave room for a third one and the pauses. The timeout that expires
+//! first applies.
 //!
 //! Only [`Principal::from_default_chain`] and [`KmsPoolBuilder::with_environment`] read environment
 //! variables.
 //!
 //! # Retries
 //!
-//! Only the AWS SDK's standard strategy retries, with at most
-//! [`max_attempts`](KmsPoolBuilder::max_attempts) attempts per operation and a quota per region.
-//! The pool adds no retry loop. It tells the strategy to retry when signing again may help, because
-//! the credentials have been refreshed or the clock was wrong, at most once each per operation.
-//! Requests that the pool itself refuses, because the budget is used up or a circuit is open, are
+//! An *operation* is one call of the SDK, and an *attempt* is one HTTP request for it. Only the AWS
+//! SDK's standard retry strategy decides on retries, with at most
+//! [`max_attempts`](KmsPoolBuilder::max_attempts) attempts per operation and a quota per client.
+//!
+//! The pool adds no retry loop. It tells the strategy to sign and send a request again after a
+//! refresh of the credentials or a correction of the clock, at most once each per operation. These
+//! retries count as attempts. If `max_attempts` is 1, they are allowed in addition.
+//!
+//! Requests that the pool does not send, because the budget is used up or a circuit is open, are
 //! not retried. [`Replicas`] call each region once.
 //!
 //! # Observability
 //!
-//! [`KmsPool::stats`] returns counters. [`KmsPool::client_stats`] returns, for each client, its credential
-//! generation and remaining lifetime, the state of its circuit and the rate of its budget. Each
-//! attempt is a `tracing` span at `DEBUG`, named `kms_request`, with the fields `operation`,
+//! [`KmsPool::stats`] returns counters. [`KmsPool::client_stats`] returns, for each client, the
+//! generation and remaining lifetime of its credentials, the state of its circuit, and the rate of
+//! its budget.
+//!
+//! Each attempt is a `tracing` span at `DEBUG`, named `kms_request`, with the fields `operation`,
 //! `region`, `attempt`, `request_id`, `outcome` (`ok`, `refused`, `credentials_rejected`,
 //! `throttled`, `failed`, `timed_out`, `disconnected`, `cancelled`) and `milliseconds`. Credential
 //! rotations are events at `DEBUG`. Failing providers, circuits that open and corrected dates are
-//! events at `WARN`. All have the target `kms_pool`. The SDK logs much more under its own targets
-//! (`aws_*`, `hyper`): access key ids at `DEBUG`, and whole requests at `TRACE`. The filter
-//! `kms_pool=debug,warn` excludes them.
+//! events at `WARN`. All have the target `kms_pool`.
 //!
-//! With the feature `metrics`, the pool records these metrics with the installed recorder:
+//! The SDK logs much more under its own targets (`aws_*`, `hyper`): access key ids at `DEBUG`, and
+//! whole requests at `TRACE`. The filter `kms_pool=debug,warn` excludes them.
+//!
+//! With the feature `metrics`, the installed recorder receives these metrics:
 //!
 //! | name | kind | labels |
 //! | --- | --- | --- |
@@ -153,6 +170,14 @@
 //! | `kms_pool_other_regions_total` | counter | `why` (`failover`, `hedge`) |
 //! | `kms_pool_connections` | gauge | |
 //! | `kms_pool_connections_opened_total`, `kms_pool_connections_failed_total` | counter | |
+//!
+//! # Features
+//!
+//! - `credentials-process` (on by default): profiles with `credential_process`.
+//! - `sso`: profiles with SSO. It adds eight crates. Without it, such a profile is an error that
+//!   names the feature.
+//! - `metrics`: the metrics above.
+
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod background;

@@ -1,5 +1,4 @@
-//! Several regions that can serve the same request: the next one after a failure, or a second one
-//! if the first is slow.
+//! Fails over between the regions of a multi-Region key, and hedges slow requests.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,22 +24,28 @@ use crate::time::monotonic;
 ///
 /// A call goes to the first region. If that region does not respond in time, is unreachable, fails
 /// internally or has an open circuit, the call goes to the next one, and so on. A refusal is final:
-/// no other region is called if access is denied or a ciphertext is damaged. Each region is called
-/// once, so the attempts of a pool's clients are not multiplied by the number of regions.
-/// (Credentials that KMS refuses are refreshed here too.)
+/// no other region is called if access is denied or a ciphertext is invalid. Each region is called
+/// once, without retries, so attempts are not multiplied by the number of regions. Credentials that
+/// KMS rejects are still refreshed.
+///
+/// # Examples
 ///
 /// ```no_run
-/// # async fn example(pool: kms_pool::KmsPool, principal: kms_pool::Principal, blob: aws_sdk_kms::primitives::Blob)
-/// # -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn example(
+/// #     pool: kms_pool::KmsPool,
+/// #     principal: kms_pool::Principal,
+/// #     ciphertext: kms_pool::aws_sdk_kms::primitives::Blob,
+/// # ) -> Result<(), Box<dyn std::error::Error>> {
 /// use std::time::Duration;
 /// use kms_pool::{KmsError, Replicas};
 ///
 /// let replicas = Replicas::new(pool.clients(&principal), ["eu-central-1", "eu-west-1"])?
 ///     .hedge_after(Duration::from_millis(200));
-/// let answer = replicas
+/// let key_id = "key/mrk-1234abcd12ab34cd56ef1234567890ab";
+/// let response = replicas
 ///     .call(|client, region| {
-///         let key = format!("arn:aws:kms:{region}:111122223333:key/mrk-1234abcd12ab34cd56ef1234567890ab");
-///         let request = client.decrypt().key_id(key).ciphertext_blob(blob.clone());
+///         let key = format!("arn:aws:kms:{region}:111122223333:{key_id}");
+///         let request = client.decrypt().key_id(key).ciphertext_blob(ciphertext.clone());
 ///         async move { request.send().await.map_err(KmsError::from) }
 ///     })
 ///     .await?;
@@ -58,13 +63,13 @@ pub struct Replicas {
     timers: Background,
 }
 
-/// What [`Replicas`] have done so far.
+/// The counters of [`Replicas`]: see [`Replicas::stats`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReplicasStats {
-    /// Times that a region was asked because another one was out of order.
+    /// Calls of a region because another one failed.
     pub failovers: u64,
-    /// Times that a region was asked because another one was slow.
+    /// Calls of a second region because the first one was slow.
     pub hedges: u64,
 }
 
@@ -78,23 +83,24 @@ struct Replica {
     region: Region,
     /// The recent latency of calls, in microseconds; 0 if it is unknown.
     latency: AtomicU64,
-    /// Whether the last call that counts failed.
+    /// Whether the last call failed, refused ones aside.
     failed: AtomicBool,
-    /// When it was last measured, in milliseconds since `epoch`.
+    /// When the latency was last measured, in milliseconds since `epoch`.
     measured: AtomicU64,
     epoch: Instant,
 }
 
-/// An older measurement counts as unknown, and the latency is measured again.
+/// The latency counts as unknown when it was not measured for this long.
 const FORGET_AFTER: Duration = Duration::from_mins(5);
 
 impl Replicas {
-    /// These regions, in the order in which they are asked, with clients from `supplier`.
+    /// Returns these regions, in the order in which they are called, with clients from `supplier`.
     ///
     /// # Errors
     ///
-    /// [`BuildError::Region`] for an invalid region name, [`BuildError::DuplicateRegion`], and
-    /// [`BuildError::NoRegion`].
+    /// - [`BuildError::Region`] if a region name is invalid.
+    /// - [`BuildError::DuplicateRegion`] if a region is repeated.
+    /// - [`BuildError::NoRegion`] if there is no region.
     pub fn new(
         supplier: impl ClientSupplier + 'static,
         regions: impl IntoIterator<Item = impl AsRef<str>>,
@@ -152,12 +158,12 @@ impl Replicas {
         self
     }
 
-    /// The regions, in the order in which they were given.
+    /// Returns the regions, in the order in which they were given.
     pub fn regions(&self) -> impl Iterator<Item = &str> {
         self.regions.iter().map(|replica| replica.region.as_str())
     }
 
-    /// What happened so far; of all clones together.
+    /// Returns the counters, which all clones share.
     pub fn stats(&self) -> ReplicasStats {
         ReplicasStats {
             failovers: self.counts.failovers.value(),
@@ -165,17 +171,17 @@ impl Replicas {
         }
     }
 
-    /// Grows when the clients are those of another identity than before.
+    /// Returns a number that grows when the identity behind the clients changes: see
+    /// [`Principal::tenure`](crate::Principal::tenure).
     pub fn tenure(&self) -> u64 {
         self.supplier.tenure()
     }
 
-    /// Does `operation` in one of the regions: it is given the region's client and the region's
-    /// name.
+    /// Runs `operation` in one of the regions, with the region's client and name.
     ///
     /// # Errors
     ///
-    /// What the first region refused, or the failure of the last one when all failed.
+    /// The first refusal, or the error of the last region if all of them failed.
     pub async fn call<T, F, Fut>(&self, operation: F) -> Result<T, KmsError>
     where
         F: Fn(Client, Region) -> Fut,
@@ -193,7 +199,7 @@ impl Replicas {
                             self.counts.failovers.increment();
                             telemetry::another_region(replica.region.as_str(), "failover");
                         }
-                        running.push(self.ask(replica, &operation));
+                        running.push(self.call_region(replica, &operation));
                     }
                     _ => return Err(refused.or(failed).unwrap_or_else(no_region)),
                 }
@@ -218,14 +224,14 @@ impl Replicas {
                     if let Some(replica) = waiting.next() {
                         self.counts.hedges.increment();
                         telemetry::another_region(replica.region.as_str(), "hedge");
-                        running.push(self.ask(replica, &operation));
+                        running.push(self.call_region(replica, &operation));
                     }
                 }
             }
         }
     }
 
-    async fn ask<T, F, Fut>(&self, replica: &Replica, operation: &F) -> Result<T, KmsError>
+    async fn call_region<T, F, Fut>(&self, replica: &Replica, operation: &F) -> Result<T, KmsError>
     where
         F: Fn(Client, Region) -> Fut,
         Fut: Future<Output = Result<T, KmsError>>,
@@ -255,7 +261,7 @@ impl Replicas {
     }
 }
 
-/// Tells a replica, when dropped, how long it took.
+/// Records the latency of a call when this is dropped.
 struct Measured<'a> {
     replica: &'a Replica,
     began: Instant,
@@ -272,7 +278,7 @@ impl Drop for Measured<'_> {
 }
 
 impl Replica {
-    /// The rank: whether the last call failed, and the recent latency; zero if unknown.
+    /// Sorts regions: those that failed come last, and unknown latencies first.
     fn rank(&self, now: Instant) -> (bool, u64) {
         if self.is_forgotten(now) {
             (false, 0)
@@ -290,20 +296,20 @@ impl Replica {
         let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         let last = if self.is_forgotten(ended) { 0 } else { self.latency.load(Relaxed) };
         let new = micros(ended - began).max(1);
-        // An eighth of the new one: as TCP smooths its round-trip times (RFC 6298).
+        // The weight of the new value is an eighth, as for the round-trip times of TCP (RFC 6298).
         let smoothed = if last == 0 { new } else { last - last / 8 + new / 8 };
         self.latency.store(smoothed.max(1), Relaxed);
         self.measured.store(micros(ended - self.epoch) / 1000, Relaxed);
     }
 }
 
-/// Whether another region may do better.
+/// Whether another region may succeed.
 fn fails_over(error: &KmsError) -> bool {
     matches!(error.kind(), KmsErrorKind::TimedOut | KmsErrorKind::Unavailable)
 }
 
 fn no_region() -> KmsError {
-    KmsError::local(KmsErrorKind::Unavailable, "there is no region to ask", None)
+    KmsError::local(KmsErrorKind::Unavailable, "no region is left to call", None)
 }
 
 impl fmt::Debug for Replicas {
@@ -335,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn regions_are_named_once_and_well() {
+    fn regions_must_be_valid_and_different() {
         assert!(matches!(replicas(&[]), Err(BuildError::NoRegion)));
         let twice = replicas(&["us-east-1", "us-east-1"]);
         assert!(matches!(twice, Err(BuildError::DuplicateRegion { .. })));
@@ -344,7 +350,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_fastest_of_late_comes_first_and_the_unknown_before_it() {
+    async fn the_fastest_region_comes_first_after_the_unknown_ones() {
         let replicas = replicas(&["a", "b", "c"]).unwrap().fastest_first();
         let order = || {
             replicas
@@ -363,7 +369,7 @@ mod tests {
         assert_eq!(order(), "cba");
         measure(2, 25);
         assert_eq!(order(), "bca");
-        // One slow call is no reason, several are.
+        // One slow call changes nothing, several do.
         measure(1, 40);
         assert_eq!(order(), "bca");
         (0..10).for_each(|_| measure(1, 40));

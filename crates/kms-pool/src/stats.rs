@@ -9,6 +9,15 @@ use crate::request::CircuitState;
 /// The counters of a [`KmsPool`](crate::KmsPool): see [`KmsPool::stats`](crate::KmsPool::stats).
 ///
 /// They are read one after the other, so under load they may differ by a few calls.
+///
+/// # Examples
+///
+/// ```no_run
+/// # fn example(pool: kms_pool::KmsPool) {
+/// let stats = pool.stats();
+/// println!("{} of {} connections are open", stats.connections, stats.connections_opened);
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolStats {
@@ -49,6 +58,20 @@ pub struct PoolStats {
 
 /// The state of one client of a [`KmsPool`](crate::KmsPool): see
 /// [`KmsPool::client_stats`](crate::KmsPool::client_stats).
+///
+/// # Examples
+///
+/// ```no_run
+/// use kms_pool::CircuitState;
+///
+/// # fn example(pool: kms_pool::KmsPool) {
+/// for client in pool.client_stats() {
+///     if client.circuit != CircuitState::Closed {
+///         eprintln!("{} is failing", client.region);
+///     }
+/// }
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct ClientStats {
@@ -94,7 +117,7 @@ pub(crate) struct Counters {
 
 impl Counters {
     pub(crate) fn snapshot(&self, clients: usize) -> PoolStats {
-        // Closed before opened, so that the difference is never negative.
+        // Read before the opened ones, so that the difference is never negative.
         let closed = self.connections_closed.value();
         let opened = self.connections_opened.value();
         PoolStats {
@@ -118,8 +141,8 @@ impl Counters {
     }
 }
 
-/// A count that orders nothing else, hence relaxed. On its own cache line, because many threads add
-/// to each.
+/// A counter. It orders no other memory access, hence relaxed. It has its own cache line, because
+/// many threads increment it.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct Counter(AtomicU64);

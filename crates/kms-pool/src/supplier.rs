@@ -1,4 +1,4 @@
-//! Supplies the KMS client of a region.
+//! Supplies KMS clients for regions.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -13,23 +13,25 @@ use crate::error::{KmsError, KmsErrorKind};
 use crate::pool::KmsPool;
 use crate::region::check_region;
 
-/// A future that returns a client.
+/// The future that [`ClientSupplier::client`] returns.
 pub type ClientFuture<'a> = Pin<Box<dyn Future<Output = Result<Client, KmsError>> + Send + 'a>>;
 
 /// Supplies a KMS client for a region: the *client supplier* of the AWS Encryption SDK.
 ///
-/// Code that uses KMS keys of many regions takes a supplier instead of a client, and calls it for
-/// each region that it needs. The implementation decides which regions may be used, and with which
-/// principal. [`PooledClients`] implements it over a [`KmsPool`].
+/// Code that uses KMS keys of several regions takes a supplier instead of a client, and calls it
+/// for each region that it needs. The implementation decides which regions are allowed, and which
+/// principal signs. [`PooledClients`] implements it over a [`KmsPool`].
+///
+/// # Examples
 ///
 /// ```
 /// use kms_pool::{ClientFuture, ClientSupplier};
 ///
-/// /// Says on standard error which regions are asked for.
+/// /// Prints each region for which a client is needed.
 /// #[derive(Debug)]
-/// struct Watched<S>(S);
+/// struct Traced<S>(S);
 ///
-/// impl<S: ClientSupplier> ClientSupplier for Watched<S> {
+/// impl<S: ClientSupplier> ClientSupplier for Traced<S> {
 ///     fn client<'a>(&'a self, region: &'a str) -> ClientFuture<'a> {
 ///         eprintln!("a client for {region}");
 ///         self.0.client(region)
@@ -37,15 +39,15 @@ pub type ClientFuture<'a> = Pin<Box<dyn Future<Output = Result<Client, KmsError>
 /// }
 /// ```
 pub trait ClientSupplier: fmt::Debug + Send + Sync {
-    /// Returns the client of `region`, which may come from an untrusted message.
+    /// Returns the client for `region`. The name may come from an untrusted message.
     ///
     /// # Errors
     ///
-    /// [`KmsErrorKind::InvalidRequest`] for an invalid region, or one that is not allowed, and any
-    /// error that prevents building the client. No request is sent to KMS.
+    /// - [`KmsErrorKind::InvalidRequest`] if `region` is invalid or not allowed.
+    /// - Any error of creating the client. No request is sent to KMS.
     fn client<'a>(&'a self, region: &'a str) -> ClientFuture<'a>;
 
-    /// Returns the client for requests with a certain purpose. Default: one client for all of them.
+    /// Returns the client for requests with a certain purpose. Default: [`client`](Self::client).
     ///
     /// # Errors
     ///
@@ -55,8 +57,8 @@ pub trait ClientSupplier: fmt::Debug + Send + Sync {
         self.client(region)
     }
 
-    /// Grows when the clients belong to another identity than before: see
-    /// [`Principal::tenure`](crate::Principal::tenure). Default: it never grows.
+    /// Returns a number that grows when the identity behind the clients changes: see
+    /// [`Principal::tenure`]. Default: 0.
     fn tenure(&self) -> u64 {
         0
     }
@@ -76,13 +78,18 @@ impl<S: ClientSupplier + ?Sized> ClientSupplier for Arc<S> {
     }
 }
 
-/// Clients of a pool, with one principal for all regions, or a separate one for some regions.
+/// Clients of a pool, with one principal for all regions or separate ones for some of them.
+///
+/// [`KmsPool::clients`] creates it.
+///
+/// # Examples
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// use kms_pool::{ClientSupplier as _, KmsPool, Principal};
 ///
-/// let (pool, principal) = (KmsPool::builder().build()?, Principal::from_default_chain());
+/// let pool = KmsPool::builder().build()?;
+/// let principal = Principal::from_default_chain();
 /// # let role_for_europe = principal.clone();
 /// let clients = pool
 ///     .clients(&principal)
@@ -93,17 +100,18 @@ impl<S: ClientSupplier + ?Sized> ClientSupplier for Arc<S> {
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub struct PooledClients {
     pool: KmsPool,
     principal: Principal,
     by_region: HashMap<String, Principal>,
     limited_to: Option<Vec<String>>,
-    /// The regions that were asked for so far. Shared by all clones.
+    /// The regions that clients were supplied for. Shared by all clones.
     seen: Arc<Mutex<HashSet<Box<str>>>>,
 }
 
-/// More than AWS has. Regions may come from untrusted messages, and each takes the place of a client in the pool.
+/// More regions than AWS has. Their names may come from untrusted messages, and each takes the
+/// place of a client in the pool.
 const MAX_REGIONS: usize = 64;
 
 impl KmsPool {
@@ -122,44 +130,42 @@ impl PooledClients {
         Self { pool, principal, by_region: HashMap::new(), limited_to: None, seen: Arc::default() }
     }
 
-    /// Signs as `principal` in `region`, for example under a role that is for this region alone.
-    /// Repeatable; the last call for a region wins.
+    /// Sets the principal for one region, for example a role for this region only.
+    ///
+    /// If this is called more than once for a region, the last call applies.
     #[must_use]
     pub fn with_principal_in(mut self, region: impl Into<String>, principal: Principal) -> Self {
         self.by_region.insert(region.into(), principal);
         self
     }
 
-    /// Supplies no client for any other region. Default: every region is supplied, up to 64
-    /// different ones; who opens messages of strangers names the regions, so that made-up ones do
-    /// not use up that number.
+    /// Sets the allowed regions. Default: any region, up to 64 different ones.
+    ///
+    /// If you decrypt untrusted messages, set the allowed regions: otherwise invented region names
+    /// can use up the 64.
     #[must_use]
     pub fn limited_to(mut self, regions: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.limited_to = Some(regions.into_iter().map(Into::into).collect());
         self
     }
-}
 
-impl PooledClients {
     async fn supply(&self, region: &str, purpose: Purpose) -> Result<Client, KmsError> {
         check_region(region)?;
         if self.limited_to.as_ref().is_some_and(|regions| !regions.iter().any(|it| it == region)) {
-            let message = "the region is not among those that clients are supplied for";
+            let message = "the region is not allowed by `limited_to`";
             return Err(KmsError::local(KmsErrorKind::InvalidRequest, message, None));
         }
         if self.limited_to.is_none() && !self.is_one_of_few(region) {
-            let message = "clients were supplied for 64 other regions: name the regions that may be reached, by `limited_to`";
+            let message = "too many regions, at most 64 are allowed: set them by `limited_to`";
             return Err(KmsError::local(KmsErrorKind::InvalidRequest, message, None));
         }
         let principal = self.by_region.get(region).unwrap_or(&self.principal);
         self.pool.client_for(region, principal, purpose).await
     }
-}
 
-impl PooledClients {
     /// Whether a client for this region is within [`MAX_REGIONS`].
     fn is_one_of_few(&self, region: &str) -> bool {
-        // An insertion is whole or not there.
+        // A single insertion: a panic cannot leave it half done.
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.contains(region) || (seen.len() < MAX_REGIONS && seen.insert(region.into()))
     }

@@ -1,4 +1,4 @@
-//! Observability of a pool: `tracing` spans and events, and metrics. See the [crate
+//! Emits `tracing` spans and events, and records metrics: see the [crate
 //! documentation](crate#observability).
 
 use std::error::Error;
@@ -15,7 +15,7 @@ use crate::time::monotonic;
 /// The target of all spans and events.
 const TARGET: &str = "kms_pool";
 
-/// The span of one attempt; the fields that are not known yet are filled in at its end.
+/// The span of one attempt. [`ended`] fills in the empty fields.
 pub(crate) fn request(operation: &'static str, region: &str, attempt: u32) -> Span {
     tracing::debug_span!(
         target: TARGET,
@@ -29,7 +29,7 @@ pub(crate) fn request(operation: &'static str, region: &str, attempt: u32) -> Sp
     )
 }
 
-/// Fills in the current span, and counts.
+/// Fills in the current span, and records metrics.
 fn ended(
     operation: &'static str,
     region: &Arc<str>,
@@ -57,8 +57,7 @@ fn ended(
     let _ = (operation, region);
 }
 
-/// A request that was sent: counted as in flight until it ends, or is dropped because it was
-/// cancelled.
+/// A request that was sent. It counts as in flight until it ends or is cancelled.
 pub(crate) struct InFlight {
     counters: Arc<Counters>,
     operation: &'static str,
@@ -104,28 +103,32 @@ pub(crate) fn rotated(principal: &str, generation: u64) {
 
 pub(crate) fn refresh_failed(principal: &str, error: &KmsError) {
     // Without the cause: the messages of other providers may contain secrets.
-    tracing::warn!(target: TARGET, principal, reason = error.message(), "could not refresh credentials");
+    let reason = error.message();
+    tracing::warn!(target: TARGET, principal, reason, "could not refresh credentials");
     #[cfg(feature = "metrics")]
     metrics::counter!("kms_pool_rotations_total", "outcome" => "failed").increment(1);
 }
 
 pub(crate) fn date_learned(region: &str) {
-    tracing::warn!(target: TARGET, region, "KMS refused the date of a request: using the date of KMS from now on");
+    tracing::warn!(target: TARGET, region, "KMS refused the date of a request: using the date of KMS");
 }
 
 pub(crate) fn circuit_opened(region: &Arc<str>) {
-    tracing::warn!(target: TARGET, region = &**region, "circuit opened: the last requests all failed");
+    let name: &str = region;
+    tracing::warn!(target: TARGET, region = name, "circuit opened: the last requests all failed");
     #[cfg(feature = "metrics")]
-    metrics::counter!("kms_pool_circuits_opened_total", "region" => metrics::SharedString::from_shared(Arc::clone(region)))
-        .increment(1);
+    {
+        let region = metrics::SharedString::from_shared(Arc::clone(region));
+        metrics::counter!("kms_pool_circuits_opened_total", "region" => region).increment(1);
+    }
 }
 
 pub(crate) fn circuit_closed(region: &str) {
-    tracing::info!(target: TARGET, region, "circuit closed: the region answers again");
+    tracing::info!(target: TARGET, region, "circuit closed: the region responds again");
 }
 
 pub(crate) fn another_region(region: &str, why: &'static str) {
-    tracing::debug!(target: TARGET, region, why, "another region is asked");
+    tracing::debug!(target: TARGET, region, why, "calling another region");
     #[cfg(feature = "metrics")]
     metrics::counter!("kms_pool_other_regions_total", "why" => why).increment(1);
 }

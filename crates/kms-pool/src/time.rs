@@ -1,4 +1,4 @@
-//! The only place that reads the clocks. Everything else takes `now` as an argument, or asks here.
+//! The only module that reads the clocks. Others take `now` as an argument, or call this one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
@@ -78,8 +78,7 @@ impl TimeSource for Clock {
     }
 }
 
-/// How long the machine has been suspended since some moment before the program's start, if the
-/// platform reports it.
+/// How long the machine has been suspended since it started, if the platform reports it.
 pub(crate) fn suspended() -> Duration {
     #[cfg(target_os = "linux")]
     {
@@ -91,12 +90,12 @@ pub(crate) fn suspended() -> Duration {
     Duration::ZERO
 }
 
-/// Sufficient until the year 2262.
+/// The nanoseconds of a duration, which fit until the year 2262.
 fn nanos(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// Time since some moment before the program's start. It includes suspended time if the platform
+/// The time since a moment before the program started. It includes suspended time if the platform
 /// has a clock that counts it.
 #[cfg(target_os = "linux")]
 fn uptime() -> Duration {

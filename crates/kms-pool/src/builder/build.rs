@@ -23,7 +23,14 @@ impl KmsPoolBuilder {
     ///
     /// # Errors
     ///
-    /// A [`BuildError`] that names the first setting that cannot be used.
+    /// A [`BuildError`] that names the first invalid setting.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// let pool = kms_pool::KmsPool::builder().build()?;
+    /// # Ok::<(), kms_pool::BuildError>(())
+    /// ```
     pub fn build(self) -> Result<KmsPool, BuildError> {
         self.check()?;
         let app_name = self.app_name.map(AppName::new).transpose();
@@ -36,7 +43,7 @@ impl KmsPoolBuilder {
         let mut common = config::Builder::new()
             .behavior_version(BehaviorVersion::v2026_01_12())
             .sleep_impl(background.clone())
-            // The clock of each region already follows KMS's date; the SDK would correct it twice.
+            // The clock of each region is already corrected; the SDK would correct it twice.
             .disable_clock_skew_correction(true)
             // No attempt timeout here: it must not run while a request waits for the budget.
             .timeout_config(
@@ -45,8 +52,7 @@ impl KmsPoolBuilder {
                     .operation_timeout(self.operation_timeout)
                     .build(),
             )
-            // Sessions refresh credentials. The SDK's cache would only make requests wait once
-            // more.
+            // Sessions cache and refresh credentials. The SDK's cache would make requests wait.
             .identity_cache(IdentityCache::no_cache())
             // Not needed: bodies are a few KiB, and the attempt timeout bounds them.
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())

@@ -47,8 +47,8 @@ impl KmsPoolBuilder {
         in_range("decrypt_share", &self.budget.decrypt_share, &SHARES)?;
         in_range("encrypt_share", &self.budget.encrypt_share, &SHARES)?;
         in_range("circuit_opens_after", &self.circuit.failures, &CIRCUIT_FAILURES)?;
-        if let Some(most) = &self.budget.max_per_second {
-            in_range("max_requests_per_second", most, &PER_SECOND)?;
+        if let Some(max) = &self.budget.max_per_second {
+            in_range("max_requests_per_second", max, &PER_SECOND)?;
         }
         let named = self.fips || self.dual_stack;
         if let Some(url) = &self.endpoint {
@@ -62,7 +62,8 @@ impl KmsPoolBuilder {
             .or(self.endpoint.as_ref().map(|_| "all regions"))
             && named
         {
-            let reason = "cannot be combined with `use_fips` or `use_dual_stack`: set the URL of an endpoint that has both";
+            let reason = "cannot be combined with `use_fips` or `use_dual_stack`: set \
+                the URL of the FIPS or dual-stack endpoint";
             return Err(BuildError::Endpoint { region: region.to_owned(), reason });
         }
         for (region, url) in &self.endpoints {
@@ -150,11 +151,11 @@ mod tests {
     }
 
     #[test]
-    fn endpoint_urls_and_endpoint_kinds_exclude_each_other() {
+    fn endpoint_urls_exclude_fips_and_dual_stack() {
         for builder in [builder().use_fips(true), builder().use_dual_stack(true)] {
             let error = builder.endpoint_url("https://localhost").build().unwrap_err();
             assert!(
-                matches!(&error, BuildError::Endpoint { reason, .. } if reason.contains("use_fips")),
+                matches!(&error, BuildError::Endpoint { reason, .. } if reason.contains("fips")),
                 "{error}"
             );
         }

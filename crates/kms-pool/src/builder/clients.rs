@@ -6,9 +6,12 @@ use super::KmsPoolBuilder;
 
 /// Settings of clients and their credentials.
 impl KmsPoolBuilder {
-    /// How many clients the pool keeps. Beyond that it evicts the least recently used ones; callers
-    /// that hold an evicted client can still use it. Default 1000; 1 to 1,000,000. The actual limit
-    /// may be higher by less than 8 × the number of CPUs.
+    /// Sets the maximum number of clients in the pool. Default: 1000. Range: 1 to 1,000,000.
+    ///
+    /// Beyond that the pool evicts the least recently used ones. An evicted client that you hold
+    /// still works. The actual limit may be higher by less than eight times the number of CPUs.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -19,12 +22,13 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// How long the pool keeps an unused client. Default 10 min; 10 ms to 24 h. Eviction can be
-    /// late by up to a quarter of this time. The last client of a region takes the region's
-    /// connections with it.
+    /// Sets how long the pool keeps an unused client. Default: 10 min. Range: 10 ms to 24 h.
     ///
-    /// Individual idle connections close earlier: see
+    /// A client may be dropped later, by up to a quarter of this time. When the last client of a
+    /// region is dropped, the region's connections close. Idle connections close earlier: see
     /// [`connection_idle_timeout`](Self::connection_idle_timeout).
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use std::time::Duration;
@@ -36,8 +40,12 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// How long before their expiry credentials are refreshed. Default 5 min; 0 to 1 h. Credentials
-    /// that live less than twice as long are refreshed halfway through their lifetime.
+    /// Sets how long before their expiry credentials are refreshed. Default: 5 min. Range: 0 to
+    /// 1 h.
+    ///
+    /// Credentials that live less than twice as long are refreshed halfway through their lifetime.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use std::time::Duration;
@@ -49,9 +57,13 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// The maximum random time by which a refresh starts before
-    /// [`refresh_lead`](Self::refresh_lead), so that a fleet that started together does not refresh
-    /// together. Drawn for each credential generation. Default 1 min; 0 to 1 h.
+    /// Sets the maximum random time by which a refresh starts before
+    /// [`refresh_lead`](Self::refresh_lead). Default: 1 min. Range: 0 to 1 h.
+    ///
+    /// The time is drawn for each credential generation, so that the processes of a fleet do not
+    /// refresh at the same time.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use std::time::Duration;
@@ -63,8 +75,11 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// How long a call of a principal's credentials provider may take. Default 5 s; 1 ms to 5 min.
-    /// Requests wait for the provider only if there are no valid credentials.
+    /// Sets the timeout for a call of a credentials provider. Default: 5 s. Range: 1 ms to 5 min.
+    ///
+    /// Requests wait for a provider only if there are no valid credentials.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use std::time::Duration;
@@ -76,8 +91,12 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// How often the files of a principal are checked for changes: see
-    /// [`Principal::with_files`](crate::Principal::with_files). Default 5 s; 10 ms to 1 h.
+    /// Sets how often a principal's files are checked for changes. Default: 5 s. Range: 10 ms to
+    /// 1 h.
+    ///
+    /// See [`Principal::with_files`](crate::Principal::with_files).
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use std::time::Duration;

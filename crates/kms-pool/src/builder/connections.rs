@@ -9,11 +9,13 @@ use crate::error::BuildError;
 
 /// Settings of endpoints and connections.
 impl KmsPoolBuilder {
-    /// Sets the endpoint of every region without an [`endpoint_url_for`](Self::endpoint_url_for).
-    /// Default: the AWS endpoint of the region.
+    /// Sets the endpoint of all regions. Default: the AWS endpoint of each region.
     ///
-    /// Must be `https://`, because plaintext data keys travel over it; `http://` is allowed only
-    /// for `localhost`, `127.0.0.1` and `[::1]`.
+    /// [`endpoint_url_for`](Self::endpoint_url_for) takes precedence. The URL must be `https://`,
+    /// because plaintext data keys travel over it. `http://` is allowed only for `localhost`,
+    /// `127.0.0.1` and `[::1]`.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -24,9 +26,12 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// Sets the endpoint of one region. It takes precedence over
-    /// [`endpoint_url`](Self::endpoint_url) and follows the same rules. Repeatable; the last call
-    /// for a region wins.
+    /// Sets the endpoint of one region. Default: [`endpoint_url`](Self::endpoint_url).
+    ///
+    /// The same rules apply as for `endpoint_url`. If this is called more than once for a region,
+    /// the last call applies.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -38,8 +43,11 @@ impl KmsPoolBuilder {
     }
 
     /// Uses the endpoints that are validated under FIPS 140, such as
-    /// `kms-fips.us-east-1.amazonaws.com`. Default: off. This does not change the cryptography in
-    /// your process.
+    /// `kms-fips.us-east-1.amazonaws.com`. Default: off.
+    ///
+    /// This does not change the cryptography in your process.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -53,6 +61,8 @@ impl KmsPoolBuilder {
     /// Uses the endpoints that are also reachable over IPv6, such as `kms.us-east-1.api.aws`.
     /// Default: off.
     ///
+    /// # Examples
+    ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
     /// builder.use_dual_stack(true);
@@ -62,8 +72,12 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// Adds certificate authorities in PEM format, one or several, that are trusted *instead of*
-    /// the platform's. Repeatable. Default: the platform's authorities.
+    /// Adds trusted certificate authorities in PEM format, *instead of* the platform's. Default:
+    /// the platform's.
+    ///
+    /// The text may contain several certificates, and you can call this several times.
+    ///
+    /// # Examples
     ///
     /// ```no_run
     /// # fn example(builder: kms_pool::KmsPoolBuilder) -> std::io::Result<()> {
@@ -76,8 +90,11 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// Trusts the platform's certificate authorities in addition to custom ones. Without custom
-    /// ones, they are always trusted.
+    /// Trusts the platform's certificate authorities in addition to custom ones. Default: off.
+    ///
+    /// Without custom ones, the platform's are always trusted.
+    ///
+    /// # Examples
     ///
     /// ```no_run
     /// # fn example(builder: kms_pool::KmsPoolBuilder) -> std::io::Result<()> {
@@ -90,18 +107,24 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// Connects to KMS through this HTTP proxy with `CONNECT`, so that TLS ends at KMS and not at
-    /// the proxy. Default: none. [`with_environment`](Self::with_environment) uses the proxy of the
-    /// environment.
+    /// Connects to KMS through an HTTP proxy with `CONNECT`, so that TLS ends at KMS and not at the
+    /// proxy. Default: none.
     ///
-    /// The URL is `http://` or `https://`. With `https://`, the connection to the proxy itself also
-    /// uses TLS, with the pool's certificate authorities. As with curl, a URL without a scheme is
-    /// `http://`, the default port is 1080, or 443 for `https://`, and a percent-encoded
-    /// `user:password@` before the host is sent to the proxy by "Basic" authentication. Plain
-    /// `http://` endpoints are on this machine and bypass the proxy.
+    /// The URL is `http://` or `https://`. With `https://`, the connection to the proxy also uses
+    /// TLS, with the pool's certificate authorities. As with curl, a URL without a scheme is
+    /// `http://`, and the default port is 1080, or 443 for `https://`. A percent-encoded
+    /// `user:password@` before the host is sent to the proxy by "Basic" authentication. Endpoints
+    /// with plain `http://` are on this machine and bypass the proxy.
     ///
     /// A principal from a profile, from the default chain, or from a [`Role`](crate::Role) without
     /// its own proxy also reaches STS and SSO through this proxy.
+    /// [`with_environment`](Self::with_environment) uses the proxy of the environment.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::Proxy`] if `url` is not a valid proxy URL.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # fn example() -> Result<(), kms_pool::BuildError> {
@@ -109,23 +132,21 @@ impl KmsPoolBuilder {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`BuildError::Proxy`] if `url` is not a valid proxy URL.
     pub fn proxy(mut self, url: &str) -> Result<Self, BuildError> {
         self.connections.proxies = Proxies::all(url)?;
         Ok(self)
     }
 
-    /// How long connecting may take: TCP, a proxy's tunnel and the TLS handshake together. Default
-    /// 2 s; 1 ms to 5 min.
+    /// Sets the timeout for connecting: TCP, the tunnel of a proxy and the TLS handshake together.
+    /// Default: 2 s. Range: 1 ms to 5 min.
     ///
     /// If a host has several addresses, they are tried according to RFC 8305 ("Happy Eyeballs"):
     /// IPv6 and IPv4 alternate, and each attempt starts 250 ms after the previous one, or at once
     /// when that one fails.
     ///
-    /// This setting belongs to the pool: a client's own configuration cannot override it.
+    /// This applies to the whole pool: the configuration of an SDK client cannot override it.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use std::time::Duration;
@@ -137,19 +158,22 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// How long an idle connection stays open. Default 90 s; 10 ms to 1 h.
+    /// Sets how long an idle connection stays open. Default: 90 s. Range: 10 ms to 1 h.
     ///
-    /// Load balancers and NAT gateways drop idle connections (those of AWS after 350 s), usually
-    /// without notifying either side. The pool therefore probes idle connections by TCP keepalive,
-    /// first after 30 s.
+    /// Load balancers and NAT gateways drop idle connections, usually without notifying either
+    /// side; those of AWS do so after 350 s. The pool therefore probes idle connections by TCP
+    /// keepalive, first after 30 s.
     ///
     /// When a request on a reused connection fails by a timeout or a reset, the pool closes all
-    /// idle connections of the region and sends the request again at once over a new connection. It
-    /// does so once per operation, in addition to [`max_attempts`](Self::max_attempts). Only the
-    /// outcome of the second try counts for the [circuit](Self::circuit_opens_after). After a
-    /// timeout the pool does this only if no other request on a reused connection got a response in
-    /// the meantime: otherwise KMS is slow and the connection is not dead, so the timeout is left
-    /// to the SDK's retries.
+    /// idle connections of the region and sends the request again at once over a new connection.
+    /// This happens once per operation, in addition to [`max_attempts`](Self::max_attempts). Only
+    /// the outcome of the second try counts for the [circuit](Self::circuit_opens_after).
+    ///
+    /// There is one exception: if another request on a reused connection got a response in the
+    /// meantime, a timeout means that KMS is slow and not that the connection is dead. The SDK's
+    /// retries then handle the timeout.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use std::time::Duration;
@@ -168,8 +192,10 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// Sets a name for the `User-Agent` header, by which AWS `CloudTrail` tells applications apart.
+    /// Sets the name of the application in the `User-Agent` header, which AWS CloudTrail records.
     /// Default: none.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();

@@ -15,12 +15,19 @@ impl KmsPoolBuilder {
     ///   host.
     ///
     /// The proxy variables have the same meaning as for curl: the lower-case name takes precedence,
-    /// and an empty variable counts as unset. `NO_PROXY` is just `*` for all hosts, or a list of
+    /// and an empty variable counts as unset. `NO_PROXY` is `*` for all hosts, or a list of
     /// host names (which include their subdomains), IP addresses and networks such as `10.0.0.0/8`.
     /// Unlike for curl, an entry can have a port, such as `kms.internal:8443`, and then applies to
     /// that port only.
     ///
     /// The pool reads no environment variables unless you call this method.
+    ///
+    /// # Errors
+    ///
+    /// - [`BuildError::CaBundle`] if the file in `AWS_CA_BUNDLE` cannot be read.
+    /// - [`BuildError::Proxy`] if a proxy variable is not a valid proxy URL.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # fn example() -> Result<(), kms_pool::BuildError> {
@@ -28,11 +35,6 @@ impl KmsPoolBuilder {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`BuildError::CaBundle`] if the file in `AWS_CA_BUNDLE` cannot be read, and
-    /// [`BuildError::Proxy`] if a proxy variable is not a valid proxy URL.
     pub fn with_environment(self) -> Result<Self, BuildError> {
         self.with_variables(|name| std::env::var(name).ok())
     }

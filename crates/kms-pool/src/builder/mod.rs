@@ -1,4 +1,4 @@
-//! The settings of a pool, each with its unit, default, range and an example.
+//! The builder of a pool.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,7 +16,9 @@ mod connections;
 mod environment;
 mod requests;
 
-/// Builds a [`KmsPool`](crate::KmsPool).
+/// Configures and builds a [`KmsPool`](crate::KmsPool).
+///
+/// All settings have defaults: see the [table](crate#defaults).
 ///
 /// # Examples
 ///
@@ -31,7 +33,7 @@ mod requests;
 /// # Ok::<(), kms_pool::BuildError>(())
 /// ```
 #[derive(Clone)]
-#[must_use = "a builder does nothing until `build`"]
+#[must_use = "a builder does nothing until `build` is called"]
 pub struct KmsPoolBuilder {
     endpoint: Option<String>,
     endpoints: HashMap<String, String>,
@@ -89,7 +91,7 @@ impl KmsPoolBuilder {
 
 impl fmt::Debug for KmsPoolBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Without endpoints and roots: they are long, and a URL may contain a password.
+        // Without endpoints, because a URL may contain a password.
         f.debug_struct("KmsPoolBuilder")
             .field("connect_timeout", &self.connections.connect_timeout)
             .field("connection_idle_timeout", &self.connections.idle_timeout)

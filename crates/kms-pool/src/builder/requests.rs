@@ -6,10 +6,13 @@ use super::KmsPoolBuilder;
 
 /// Settings of requests.
 impl KmsPoolBuilder {
-    /// How long one attempt may take, including connecting. Default 3 s; 1 ms to 5 min.
+    /// Sets the timeout for one attempt, including connecting. Default: 3 s. Range: 1 ms to 5 min.
     ///
-    /// If a reused connection was dead, the second try over a new connection may take as long
-    /// again: see [`connection_idle_timeout`](Self::connection_idle_timeout).
+    /// It begins when the budget admits the request. If a reused connection was dead, the second
+    /// try over a new connection may take as long again: see
+    /// [`connection_idle_timeout`](Self::connection_idle_timeout).
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use std::time::Duration;
@@ -21,8 +24,12 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// How long a KMS operation may take, including all attempts and the pauses between them.
-    /// Default 10 s; 1 ms to 5 min. The timeout that expires first applies.
+    /// Sets the timeout for an operation, including all attempts and the pauses between them.
+    /// Default: 10 s. Range: 1 ms to 5 min.
+    ///
+    /// The timeout that expires first applies.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use std::time::Duration;
@@ -34,14 +41,18 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// How many times the SDK tries an operation, including the first attempt, in its standard
-    /// retry mode. Default 3; 1 to 10. Only the SDK retries; the pool adds one exception, for a
-    /// connection that died while it was [idle](Self::connection_idle_timeout). A retry quota per
-    /// principal and region stops retries when KMS is down. A principal whose requests fail uses up
-    /// only its own quota.
+    /// Sets the maximum number of attempts per operation, including the first one. Default: 3.
+    /// Range: 1 to 10.
     ///
-    /// A request that KMS refuses because of its credentials is signed again after they have been
-    /// refreshed, even if this is 1.
+    /// The SDK makes the attempts, in its standard retry mode. Each principal has a retry quota per
+    /// region, which stops its retries when KMS is down.
+    ///
+    /// If KMS rejects the credentials, the request is signed again after a refresh, as one of these
+    /// attempts. The same happens after a correction of the clock. If the maximum is 1, up to two
+    /// more attempts are allowed for these two reasons. A retry because of a connection that died
+    /// while it was [idle](Self::connection_idle_timeout) does not count.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -52,11 +63,15 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// How many requests of one account may be in flight in one region at once; further requests
-    /// wait in a queue. Default 256; 1 to 100,000. A request that waits too long to finish within
-    /// its operation timeout fails with [`OverBudget`](crate::KmsErrorKind::OverBudget).
+    /// Sets the maximum number of requests in flight per account and region. Default: 256. Range: 1
+    /// to 100,000.
     ///
-    /// Each region has a separate limit, so a slow region does not delay another.
+    /// Each attempt counts as a request. Further requests wait in a queue. A request that waits too
+    /// long to finish within its operation timeout fails with
+    /// [`OverBudget`](crate::KmsErrorKind::OverBudget). Each region has a separate limit, so a slow
+    /// region does not delay another.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -67,16 +82,20 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// The maximum number of requests per second of one account to one region. 1 to 1,000,000.
-    /// Default: unlimited until KMS throttles. The limit then drops to nine tenths of the requests
-    /// that KMS accepted in the last second. It grows until KMS throttles again: by a hundredth of
-    /// that number in the first second, and by twice as much in each further second.
+    /// Sets the maximum number of requests per second of one account to one region. Default:
+    /// learned. Range: 1 to 1,000,000.
+    ///
+    /// Without this setting, the rate is unlimited until KMS throttles. It then drops to 90 % of
+    /// the requests that KMS accepted in the last second, and grows until KMS throttles again: by
+    /// 1 % in the first second, and by twice as much in each further second.
     ///
     /// A request that cannot start in time fails at once with
-    /// [`OverBudget`](crate::KmsErrorKind::OverBudget);
-    /// [`retry_after`](crate::KmsError::retry_after) says when to try again. "In time" means that a
-    /// whole attempt still fits into the operation timeout, or by half of the operation timeout if
-    /// that is later. With the default timeouts that is within 7 s.
+    /// [`OverBudget`](crate::KmsErrorKind::OverBudget), and
+    /// [`retry_after`](crate::KmsError::retry_after) says when to try again. In time means early
+    /// enough for a full attempt within the operation timeout, or within half of the operation
+    /// timeout if that is longer. With the default timeouts, this is 7 s.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -87,8 +106,12 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// The maximum share of the budget for `Decrypt` and `ReEncrypt`. Default 1, all of it; 0.01 to
-    /// 1. With 0.7, a share of 0.3 remains for encryption, however many messages are decrypted.
+    /// Sets the maximum share of the budget for `Decrypt` and `ReEncrypt`. Default: 1. Range: 0.01
+    /// to 1.
+    ///
+    /// With 0.7, a share of 0.3 is reserved for encryption, however many messages are decrypted.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -99,7 +122,9 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// The maximum share of the budget for all other operations. Default 1, all of it; 0.01 to 1.
+    /// Sets the maximum share of the budget for all other operations. Default: 1. Range: 0.01 to 1.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();
@@ -110,11 +135,15 @@ impl KmsPoolBuilder {
         self
     }
 
-    /// How many consecutive failures (timeouts, broken connections, internal errors) open the
-    /// circuit of a client. Default 10; 0 disables the circuit. While the circuit is open, requests
-    /// fail at once with [`Unavailable`](crate::KmsErrorKind::Unavailable). After 500 ms one
-    /// request is sent as a probe. Each probe that fails doubles the time until the next one, up to
-    /// 10 s.
+    /// Sets how many consecutive failures open the circuit of a client. Default: 10. Range: 0
+    /// (never) to 1,000,000.
+    ///
+    /// Failures are timeouts, broken connections and internal errors of KMS. While the circuit is
+    /// open, requests fail at once with [`Unavailable`](crate::KmsErrorKind::Unavailable). After
+    /// 500 ms one request is sent as a probe. Each probe that fails doubles the time until the next
+    /// one, up to 10 s.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # let builder = kms_pool::KmsPool::builder();

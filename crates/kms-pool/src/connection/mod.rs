@@ -1,4 +1,4 @@
-//! Connections of a pool: the HTTPS client of each region, and the one of its credentials providers.
+//! Connections of a pool: one HTTPS client per region, and one for credentials providers.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ mod race;
 mod sdk;
 mod tls;
 
-/// How connections are opened and kept.
+/// The settings of connections.
 #[derive(Clone)]
 pub(crate) struct ConnectionSettings {
     pub(crate) roots: TrustRoots,

@@ -1,4 +1,4 @@
-//! Adapts the HTTPS client to the AWS SDK, for requests of credentials providers.
+//! Adapts the HTTPS client to the AWS SDK, for credentials providers.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Determines the identity that credentials belong to, as far as they show it.
+//! Determines the account that credentials belong to.
 
 use aws_credential_types::Credentials;
 use aws_credential_types::attributes::AccountId;

@@ -18,15 +18,14 @@ pub(super) struct Stamps(Vec<Option<Stamp>>);
 struct Stamp {
     length: u64,
     modified: Option<SystemTime>,
-    /// Tells a file from another one in its place that has the same length and time.
+    /// Distinguishes the file from another one with the same path, length and time.
     place: Place,
-    /// Whether the file was modified a moment ago, so that another change might leave the metadata
-    /// the same. Later this flag is false, the stamps differ, and the file counts as changed once
-    /// more.
+    /// Whether the file was modified just now, so that another change might leave the metadata the
+    /// same. Later this is false, the stamps differ, and the file counts as changed once more.
     is_new: bool,
 }
 
-/// Where a file is stored, and when its metadata last changed, which no program can set.
+/// Where a file is stored, and when its metadata last changed. No program can set that time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Place {
     device: u64,

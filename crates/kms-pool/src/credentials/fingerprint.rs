@@ -1,10 +1,10 @@
-//! Telling one set of credentials from the next without keeping any of it.
+//! Distinguishes sets of credentials without keeping them.
 
 use aws_credential_types::Credentials;
 use sha2::{Digest as _, Sha256};
 
-/// A SHA-256 over access key id and session token, each with its length in front, so that no two
-/// pairs run together. It has no `Debug`: nothing of it is ever printed.
+/// A SHA-256 hash over access key id and session token, each with its length before it, so that no
+/// two pairs have the same input. It has no `Debug`, so that it is never printed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fingerprint([u8; 32]);
 
@@ -13,7 +13,7 @@ impl Fingerprint {
         Self::of_parts(credentials.access_key_id(), credentials.session_token())
     }
 
-    /// The same of what a signed request shows of its credentials.
+    /// The fingerprint of the credentials that signed a request.
     pub(crate) fn of_parts(access_key_id: &str, session_token: Option<&str>) -> Self {
         let mut hash = Sha256::new();
         let mut absorb = |part: &str| {
@@ -21,7 +21,7 @@ impl Fingerprint {
             hash.update(part);
         };
         absorb(access_key_id);
-        // No token ends the input here, and so differs from an empty one.
+        // Without a token the input ends here, unlike with an empty one.
         if let Some(token) = session_token {
             absorb(token);
         }
@@ -40,7 +40,7 @@ mod tests {
     }
 
     #[test]
-    fn fingerprints_do_not_run_id_and_token_together() {
+    fn fingerprints_separate_id_and_token() {
         let pairs = [
             ("ab", Some("c")),
             ("a", Some("bc")),
@@ -59,7 +59,7 @@ mod tests {
     }
 
     proptest! {
-        // A small alphabet with the prefix's own bytes makes collisions of a sloppy encoding
+        // A small alphabet with the bytes of a length makes collisions of an ambiguous encoding
         // likely.
         #[test]
         fn fingerprints_are_equal_only_for_equal_pairs(

@@ -1,4 +1,4 @@
-//! One set of credentials, and when to replace it.
+//! A credential generation: one set of credentials, and when to replace it.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
@@ -9,11 +9,11 @@ use tokio::time::Instant;
 use super::fingerprint::Fingerprint;
 use crate::time::Now;
 
-/// What requests are signed with at the moment. Never changed, only replaced.
+/// A credential generation, which is never changed, only replaced.
 pub(crate) struct Generation {
     /// Counts the generations of a session, from 1.
     pub(crate) number: u64,
-    /// The number of the rotation that it belongs to: see [`Identity`](super::principal::Identity).
+    /// The rotation of the principal that it belongs to.
     pub(crate) rotation: u64,
     pub(crate) credentials: Credentials,
     pub(crate) since: Instant,
@@ -49,18 +49,18 @@ impl Generation {
         self.fingerprint == fingerprint
     }
 
-    /// Whether these are the same credentials with the same end.
+    /// Whether these are the same credentials with the same expiry.
     pub(crate) fn is_of_credentials(&self, credentials: &Credentials) -> bool {
         self.credentials.expiry() == credentials.expiry()
             && self.is_of(Fingerprint::of(credentials))
     }
 
-    /// When the next one is due; `None` for credentials without an end.
+    /// When the next generation is due; `None` for credentials that do not expire.
     pub(crate) fn refresh_at(&self) -> Option<SystemTime> {
         self.refresh_at
     }
 
-    /// Whether it can be used without a refresh.
+    /// Whether requests can be signed with it without a refresh.
     pub(crate) fn is_fresh(&self, now: SystemTime) -> bool {
         !self.is_due(now) && !self.is_refused()
     }
@@ -89,8 +89,7 @@ impl Generation {
     }
 }
 
-/// `lead` before the end, but for credentials so short-lived that it would be now: those get half
-/// their life.
+/// `lead` before the expiry, but at the earliest after half of the remaining lifetime.
 fn refresh_time(expiry: SystemTime, lead: Duration, now: SystemTime) -> SystemTime {
     let half = expiry.duration_since(now).unwrap_or_default() / 2;
     expiry.checked_sub(lead.min(half)).unwrap_or(SystemTime::UNIX_EPOCH)
@@ -101,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credentials_are_due_a_lead_before_their_end_or_at_half_their_life() {
+    fn credentials_are_due_a_lead_before_their_expiry_or_halfway() {
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         let lead = Duration::from_mins(1);
         assert_eq!(refresh_time(at(3600), lead, at(0)), at(3540));

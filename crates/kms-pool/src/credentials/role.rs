@@ -13,11 +13,13 @@ use super::sts::{RoleSessions, SessionRequest};
 use crate::connection::{ConnectionSettings, Connections, Proxies, TrustRoots, check_endpoint};
 use crate::error::BuildError;
 
-/// An IAM role to call KMS with, by sessions from AWS STS.
+/// An IAM role to call KMS with, which is assumed through AWS STS.
 ///
-/// Each principal that is made from a role is a separate identity, so tenants that share a role but
-/// have different session tags never share a client. Sessions are refreshed like all credentials of
-/// a pool, and the role's account is the account of the principal.
+/// Each principal that is created from a role is a separate identity, so tenants with the same role
+/// but different session tags never share a client. Sessions are refreshed like all credentials of
+/// a pool. The role's account is the account of the principal.
+///
+/// # Examples
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -43,7 +45,7 @@ pub struct Role {
 }
 
 impl Role {
-    /// The role of this ARN, with sessions from the STS of `region`.
+    /// Returns a role with this ARN, which is assumed at the STS of `region`.
     pub fn new(arn: impl Into<String>, region: impl Into<String>) -> Self {
         Self {
             region: region.into(),
@@ -60,8 +62,11 @@ impl Role {
         }
     }
 
-    /// The name of the sessions, as AWS `CloudTrail` shows it. Default `kms-pool`; STS takes 2 to
-    /// 64 characters of letters, digits and `=,.@-_`.
+    /// Sets the session name, which AWS CloudTrail records. Default: `kms-pool`.
+    ///
+    /// STS accepts 2 to 64 letters, digits and `=,.@-_`.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # let role = kms_pool::Role::new("arn:aws:iam::111122223333:role/payments", "eu-central-1");
@@ -72,8 +77,11 @@ impl Role {
         self
     }
 
-    /// How long a session lasts. Default 1 h; STS takes 15 min up to what the role allows, in whole
-    /// seconds.
+    /// Sets how long a session lasts, in whole seconds. Default: 1 h.
+    ///
+    /// STS accepts 15 min up to the role's maximum.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use std::time::Duration;
@@ -85,7 +93,9 @@ impl Role {
         self
     }
 
-    /// What the role's trust policy asks of third parties. Default: none.
+    /// Sets the external id that the role's trust policy requires. Default: none.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # let role = kms_pool::Role::new("arn:aws:iam::111122223333:role/payments", "eu-central-1");
@@ -96,8 +106,10 @@ impl Role {
         self
     }
 
-    /// Tags the sessions, for key policies that tell tenants apart by `aws:PrincipalTag`.
-    /// Repeatable. Default: none.
+    /// Adds a session tag, for key policies that distinguish tenants by `aws:PrincipalTag`.
+    /// Default: none.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # let role = kms_pool::Role::new("arn:aws:iam::111122223333:role/payments", "eu-central-1");
@@ -108,9 +120,11 @@ impl Role {
         self
     }
 
-    /// The endpoint of STS, under the rules of
-    /// [`KmsPoolBuilder::endpoint_url`](crate::KmsPoolBuilder::endpoint_url). Default: AWS's
-    /// endpoint of the region.
+    /// Sets the endpoint of STS. Default: the AWS endpoint of the region.
+    ///
+    /// The rules of [`KmsPoolBuilder::endpoint_url`](crate::KmsPoolBuilder::endpoint_url) apply.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # let role = kms_pool::Role::new("arn:aws:iam::111122223333:role/payments", "eu-central-1");
@@ -121,12 +135,14 @@ impl Role {
         self
     }
 
-    /// Adds certificate authorities for STS in PEM format, trusted instead of the pool's.
-    /// Repeatable.
+    /// Adds trusted certificate authorities for STS in PEM format, instead of the pool's. Default:
+    /// the pool's.
     ///
     /// A role with its own certificate authorities or its own proxy uses none of the pool's
     /// settings for STS. Any other role reaches STS with the pool's certificate authorities, proxy
     /// and connect timeout.
+    ///
+    /// # Examples
     ///
     /// ```no_run
     /// # fn example(role: kms_pool::Role) -> std::io::Result<()> {
@@ -139,9 +155,16 @@ impl Role {
         self
     }
 
-    /// Reaches STS through this proxy; the URL has the syntax of [`KmsPoolBuilder::proxy`].
-    /// Default: the pool's proxy, or none if the role has its own [certificate
-    /// authorities](Self::trust_root_pem).
+    /// Reaches STS through a proxy. Default: the pool's proxy, or none if the role has its own
+    /// [certificate authorities](Self::trust_root_pem).
+    ///
+    /// The URL has the syntax of [`KmsPoolBuilder::proxy`](crate::KmsPoolBuilder::proxy).
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::Proxy`] if `url` is not a valid proxy URL.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # fn example(role: kms_pool::Role) -> Result<(), kms_pool::BuildError> {
@@ -149,12 +172,6 @@ impl Role {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`BuildError::Proxy`] if `url` is not a valid proxy URL.
-    ///
-    /// [`KmsPoolBuilder::proxy`]: crate::KmsPoolBuilder::proxy
     pub fn proxy(mut self, url: &str) -> Result<Self, BuildError> {
         self.proxies = Proxies::all(url)?;
         Ok(self)

@@ -27,8 +27,8 @@ pub(super) enum BudgetOwner {
     /// An account that was set on the principal.
     Account(Box<str>),
     /// An account that a provider returned. A provider may return any account, so this shares no
-    /// budget with [`Account`](Self::Account). Without one, the account in the access key id is not
-    /// used: a tenant that invents an id would share the budget of the account in it.
+    /// budget with [`Account`](Self::Account). The account in the access key id is not used: a
+    /// tenant that invents an id would share the budget of that account.
     ProviderAccount(Box<str>),
     Principal(u64),
 }
@@ -65,10 +65,10 @@ impl Parts {
 impl BudgetOwner {
     pub(super) fn of(session: &Session) -> Self {
         let principal = &session.principal;
-        let said = session
+        let returned = session
             .current()
             .and_then(|it| it.credentials.account_id().map(|id| id.as_str().into()));
-        match (principal.account(), said) {
+        match (principal.account(), returned) {
             (Some(account), _) => Self::Account(account.into()),
             (None, Some(account)) => Self::ProviderAccount(account),
             (None, None) => Self::Principal(principal.id()),

@@ -82,10 +82,10 @@ const MAX_IDLE: usize = 1024;
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Suspensions of the machine longer than this are noticed.
+/// Suspensions of the machine that are longer than this are detected.
 const NAP: Duration = Duration::from_secs(10);
 
-/// If a caller drops a request after this time, and neither it nor another request on a reused
+/// If a caller cancels a request after this time, and neither it nor another request on a reused
 /// connection got a response, the other idle connections may be dead too.
 const SILENCE: Duration = Duration::from_millis(500);
 
@@ -139,8 +139,8 @@ impl HttpsClient {
         Ok(Exchange { answer, connection, began, over, client: self, has_ended: false })
     }
 
-    /// The connections to use. Connections from before a suspension are not reused, because nobody
-    /// knows how long they were idle.
+    /// The connections to use. Connections from before a suspension are not reused, because they may
+    /// have been idle for any time.
     fn group(&self, suspended: Duration) -> Arc<ConnectionGroup> {
         let current = self.current.load_full();
         if suspended <= current.suspended + NAP {
