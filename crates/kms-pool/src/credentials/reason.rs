@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_feature_is_recognised_by_the_message_of_the_sdk() {
+    fn a_missing_feature_is_recognized_by_the_message_of_the_sdk() {
         let missing = |feature: &str| {
             missing_feature(&CredentialsError::invalid_configuration(format!(
                 "ProfileFile provider could not be built: This behavior requires following cargo \
