@@ -1,5 +1,5 @@
-//! Decrypts arbitrary bytes under a raw AES keyring: nothing may panic, and an authentic message can
-//! be encrypted and decrypted again.
+//! Decrypts arbitrary bytes under a raw AES keyring: nothing may panic, and an authentic message
+//! can be encrypted and decrypted again.
 #![no_main]
 
 use std::sync::LazyLock;

@@ -64,9 +64,17 @@ class Server:
     def alias_arn(self, name):
         return f"arn:aws:kms:{self.region}:{self.account}:{name}"
 
-    def raw(self, target="TrentService.GenerateRandom", body=b'{"NumberOfBytes":8}', service="kms",
-            region=None, sign=True, skew=datetime.timedelta(), change=None):
-        """Sends a request without boto3's client; returns its status, its headers and its error type."""
+    def raw(
+        self,
+        target="TrentService.GenerateRandom",
+        body=b'{"NumberOfBytes":8}',
+        service="kms",
+        region=None,
+        sign=True,
+        skew=datetime.timedelta(),
+        change=None,
+    ):
+        """Sends a request without boto3's client; returns its status, headers and error type."""
         headers = {"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": target}
         request = AWSRequest("POST", self.options.endpoint + "/", data=body, headers=headers)
         if sign:
@@ -230,15 +238,23 @@ def disable_and_enable_key(server):
 @case
 def key_states_are_not_changed_by_alias(server):
     server.kms.create_alias(AliasName="alias/states", TargetKeyId=server.key())
-    for change in [server.kms.enable_key, server.kms.disable_key,
-                   server.kms.schedule_key_deletion, server.kms.cancel_key_deletion]:
+    for change in [
+        server.kms.enable_key,
+        server.kms.disable_key,
+        server.kms.schedule_key_deletion,
+        server.kms.cancel_key_deletion,
+    ]:
         refused("NotFoundException", change, KeyId="alias/states")
 
 
 @case
 def key_states_of_unknown_keys_are_not_changed(server):
-    for change in [server.kms.enable_key, server.kms.disable_key,
-                   server.kms.schedule_key_deletion, server.kms.cancel_key_deletion]:
+    for change in [
+        server.kms.enable_key,
+        server.kms.disable_key,
+        server.kms.schedule_key_deletion,
+        server.kms.cancel_key_deletion,
+    ]:
         refused("NotFoundException", change, KeyId=UNKNOWN_ID)
 
 
@@ -379,8 +395,10 @@ def encrypt_takes_1_to_4096_bytes(server):
 @case
 def encrypt_refuses_other_algorithms(server):
     key = server.key()
-    for algorithm, code in [("RSAES_OAEP_SHA_256", "InvalidKeyUsageException"),
-                            ("ROT13", "ValidationException")]:
+    for algorithm, code in [
+        ("RSAES_OAEP_SHA_256", "InvalidKeyUsageException"),
+        ("ROT13", "ValidationException"),
+    ]:
         refused(code, server.kms.encrypt, KeyId=key, Plaintext=b"x", EncryptionAlgorithm=algorithm)
 
 
@@ -395,7 +413,9 @@ def decrypt_refuses_another_context(server):
     blob = sealed["CiphertextBlob"]
     for context in [{}, {"a": "bc"}, {"ab": "d"}, {"ab": "c", "d": "e"}]:
         decrypt = server.kms.decrypt
-        refused("InvalidCiphertextException", decrypt, CiphertextBlob=blob, EncryptionContext=context)
+        refused(
+            "InvalidCiphertextException", decrypt, CiphertextBlob=blob, EncryptionContext=context
+        )
 
 
 @case
@@ -425,13 +445,17 @@ def re_encrypt_changes_key_and_context(server):
     source, destination = server.key(), server.key()
     sealed = server.kms.encrypt(KeyId=source, Plaintext=b"x", EncryptionContext={"a": "1"})
     moved = server.kms.re_encrypt(
-        CiphertextBlob=sealed["CiphertextBlob"], SourceEncryptionContext={"a": "1"},
-        DestinationKeyId=destination, DestinationEncryptionContext={"b": "2"},
+        CiphertextBlob=sealed["CiphertextBlob"],
+        SourceEncryptionContext={"a": "1"},
+        DestinationKeyId=destination,
+        DestinationEncryptionContext={"b": "2"},
     )
     equal((moved["SourceKeyId"], moved["KeyId"]), (source, destination))
     equal(moved["SourceEncryptionAlgorithm"], "SYMMETRIC_DEFAULT")
     equal(moved["DestinationEncryptionAlgorithm"], "SYMMETRIC_DEFAULT")
-    opened = server.kms.decrypt(CiphertextBlob=moved["CiphertextBlob"], EncryptionContext={"b": "2"})
+    opened = server.kms.decrypt(
+        CiphertextBlob=moved["CiphertextBlob"], EncryptionContext={"b": "2"}
+    )
     equal((opened["Plaintext"], opened["KeyId"]), (b"x", destination))
 
 
@@ -449,8 +473,12 @@ def re_encrypt_refuses_what_is_wrong(server):
 @case
 def generate_data_key_by_spec_and_by_length(server):
     key = server.key()
-    for size, length in [({"KeySpec": "AES_256"}, 32), ({"KeySpec": "AES_128"}, 16),
-                         ({"NumberOfBytes": 1}, 1), ({"NumberOfBytes": 1024}, 1024)]:
+    for size, length in [
+        ({"KeySpec": "AES_256"}, 32),
+        ({"KeySpec": "AES_128"}, 16),
+        ({"NumberOfBytes": 1}, 1),
+        ({"NumberOfBytes": 1024}, 1024),
+    ]:
         made = server.kms.generate_data_key(KeyId=key, EncryptionContext={"a": "b"}, **size)
         equal((made["KeyId"], len(made["Plaintext"])), (key, length))
         opened = server.kms.decrypt(
@@ -471,8 +499,13 @@ def generate_data_key_without_plaintext_hides_it(server):
 def data_keys_need_one_length_within_bounds(server):
     key = server.key()
     for call in [server.kms.generate_data_key, server.kms.generate_data_key_without_plaintext]:
-        for size in [{}, {"NumberOfBytes": 0}, {"NumberOfBytes": 1025}, {"KeySpec": "AES_512"},
-                     {"KeySpec": "AES_256", "NumberOfBytes": 32}]:
+        for size in [
+            {},
+            {"NumberOfBytes": 0},
+            {"NumberOfBytes": 1025},
+            {"KeySpec": "AES_512"},
+            {"KeySpec": "AES_256", "NumberOfBytes": 32},
+        ]:
             refused("ValidationException", call, KeyId=key, **size)
 
 

@@ -1,17 +1,21 @@
 #!/usr/bin/env python3
 """The AWS Encryption SDK for Python as a peer: answers one JSON request per line of standard input.
 
-    {"operation": "encrypt" | "decrypt", "keyring": KEYRING, "context": {...}, "data": BASE64, "frame_length": N,
-     "suite": ID, "streaming": BOOL}
-    KEYRING: {"aws_kms": ARN, "endpoint": URL} | {"aws_kms_mrk": ARN, "endpoint": URL}
-        | {"aws_kms_discovery": REGION, "endpoint": URL, "account": ID} | {"aws_kms_mrk_discovery": the same}
+    {"operation": "encrypt" | "decrypt", "keyring": KEYRING, "context": {...}, "data": BASE64,
+     "frame_length": N, "suite": ID, "streaming": BOOL}
+    KEYRING: {"aws_kms": ARN, "endpoint": URL}
+        | {"aws_kms_mrk": ARN, "endpoint": URL}
+        | {"aws_kms_discovery": REGION, "endpoint": URL, "account": ID}
+        | {"aws_kms_mrk_discovery": REGION, "endpoint": URL, "account": ID}
         | {"raw_aes": {"namespace": ..., "name": ..., "key": BASE64}}
-        | {"raw_rsa": {"namespace": ..., "name": ..., "padding": ..., "public_pem": ..., "private_pem": ...}}
+        | {"raw_rsa": {"namespace": ..., "name": ..., "padding": ..., "public_pem": ...,
+           "private_pem": ...}}
         | {"multi": [GENERATOR or null, CHILD, ...]}
 
-answers {"data": BASE64, "context": {...}} or {"error": TEXT}. A frame length of 0 writes the body in one piece; the
-suite is 0x0478 unless given; a stream is given and gives small pieces. AWS KMS is reached at AWS_ENDPOINT_URL_KMS
-unless its endpoint is given, with the root CA in AWS_CA_BUNDLE and credentials from the environment.
+The answer is {"data": BASE64, "context": {...}} or {"error": TEXT}. A frame length of 0 writes a
+non-framed body. The default suite is 0x0478. A stream is read and written in small pieces. Without
+an endpoint, AWS KMS is at AWS_ENDPOINT_URL_KMS. Its root CA is in AWS_CA_BUNDLE, and credentials
+come from the environment.
 """
 
 import base64
@@ -42,7 +46,10 @@ from aws_encryption_sdk.identifiers import AlgorithmSuite, CommitmentPolicy
 
 COMMITTING, FORBIDDING = (
     aws_encryption_sdk.EncryptionSDKClient(commitment_policy=policy)
-    for policy in (CommitmentPolicy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT, CommitmentPolicy.FORBID_ENCRYPT_ALLOW_DECRYPT)
+    for policy in (
+        CommitmentPolicy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT,
+        CommitmentPolicy.FORBID_ENCRYPT_ALLOW_DECRYPT,
+    )
 )
 PROVIDERS = AwsCryptographicMaterialProviders(config=MaterialProvidersConfig())
 # How many bytes a stream is given and gives at once.
@@ -61,27 +68,39 @@ def keyring_of(text):
     if "aws_kms" in described:
         arn = described["aws_kms"]
         client = kms_client(arn.split(":")[3], described)
-        return PROVIDERS.create_aws_kms_keyring(CreateAwsKmsKeyringInput(kms_key_id=arn, kms_client=client))
+        return PROVIDERS.create_aws_kms_keyring(
+            CreateAwsKmsKeyringInput(kms_key_id=arn, kms_client=client)
+        )
     if "aws_kms_mrk" in described:
         arn = described["aws_kms_mrk"]
         client = kms_client(arn.split(":")[3], described)
-        return PROVIDERS.create_aws_kms_mrk_keyring(CreateAwsKmsMrkKeyringInput(kms_key_id=arn, kms_client=client))
+        return PROVIDERS.create_aws_kms_mrk_keyring(
+            CreateAwsKmsMrkKeyringInput(kms_key_id=arn, kms_client=client)
+        )
     if "aws_kms_discovery" in described:
         client = kms_client(described["aws_kms_discovery"], described)
-        settings = CreateAwsKmsDiscoveryKeyringInput(kms_client=client, discovery_filter=discovery_filter(described))
+        settings = CreateAwsKmsDiscoveryKeyringInput(
+            kms_client=client, discovery_filter=discovery_filter(described)
+        )
         return PROVIDERS.create_aws_kms_discovery_keyring(settings)
     if "aws_kms_mrk_discovery" in described:
         region = described["aws_kms_mrk_discovery"]
         settings = CreateAwsKmsMrkDiscoveryKeyringInput(
-            kms_client=kms_client(region, described), region=region, discovery_filter=discovery_filter(described)
+            kms_client=kms_client(region, described),
+            region=region,
+            discovery_filter=discovery_filter(described),
         )
         return PROVIDERS.create_aws_kms_mrk_discovery_keyring(settings)
     if "multi" in described:
         generator, *children = map(keyring, described["multi"])
-        return PROVIDERS.create_multi_keyring(CreateMultiKeyringInput(generator=generator, child_keyrings=children))
+        return PROVIDERS.create_multi_keyring(
+            CreateMultiKeyringInput(generator=generator, child_keyrings=children)
+        )
     if "raw_rsa" in described:
         raw = described["raw_rsa"]
-        public, private = (raw.get(which) and raw[which].encode() for which in ("public_pem", "private_pem"))
+        public, private = (
+            raw.get(which) and raw[which].encode() for which in ("public_pem", "private_pem")
+        )
         settings = CreateRawRsaKeyringInput(
             key_namespace=raw["namespace"],
             key_name=raw["name"],
@@ -94,7 +113,10 @@ def keyring_of(text):
     key = base64.b64decode(raw["key"])
     algorithm = getattr(AesWrappingAlg, f"ALG_AES{WRAPPING[len(key)]}_GCM_IV12_TAG16")
     settings = CreateRawAesKeyringInput(
-        key_namespace=raw["namespace"], key_name=raw["name"], wrapping_key=key, wrapping_alg=algorithm
+        key_namespace=raw["namespace"],
+        key_name=raw["name"],
+        wrapping_key=key,
+        wrapping_alg=algorithm,
     )
     return PROVIDERS.create_raw_aes_keyring(settings)
 

@@ -48,8 +48,8 @@ impl DataKey {
 
     /// Sets the name of the wrapping key that decrypted this data key, as messages spell it.
     ///
-    /// For keyrings whose messages may name several wrapping keys. The cache then knows which of them
-    /// works again after failures.
+    /// For keyrings whose messages may name several wrapping keys. The cache then knows which of
+    /// them works again after failures.
     ///
     /// ```
     /// let key = envelope::DataKey::from_vec(vec![7; 32]).unwrapped_by("tenant-42");

@@ -1,7 +1,7 @@
 //! RSA encryption of data keys (RFC 8017, section 7), and RSA keys in PEM (RFC 7468).
 //!
-//! AWS-LC implements RSA with blinding and in constant time. RustCrypto's `rsa` has an open advisory
-//! about the timing of its decryption (RUSTSEC-2023-0071).
+//! AWS-LC implements RSA with blinding and in constant time. RustCrypto's `rsa` has an open
+//! advisory about the timing of its decryption (RUSTSEC-2023-0071).
 
 use std::fmt;
 
@@ -63,12 +63,13 @@ impl RsaPadding {
 pub struct RsaPublicKey(PublicEncryptingKey);
 
 impl RsaPublicKey {
-    /// Parses a PEM text: `PUBLIC KEY` (X.509 `SubjectPublicKeyInfo`) or `RSA PUBLIC KEY` (PKCS #1).
+    /// Parses a PEM text: `PUBLIC KEY` (X.509 `SubjectPublicKeyInfo`) or `RSA PUBLIC KEY` (PKCS
+    /// #1).
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] when the text has another form, or the key is not an RSA key of 2048
-    /// to 8192 bits.
+    /// [`Error::InvalidSetting`] when the text has another form, or the key is not an RSA key of
+    /// 2048 to 8192 bits.
     pub fn from_pem(pem: &str) -> Result<Self, Error> {
         let invalid = |problem| Error::invalid_setting("RSA public key", problem);
         let (label, der) = decode_pem(pem).map_err(invalid)?;

@@ -245,7 +245,10 @@ mod tests {
         }
 
         #[test]
-        fn the_bound_is_at_most_8_bytes_too_high(plaintext in 0usize..100_000, frame in 1u32..5000) {
+        fn the_bound_is_at_most_8_bytes_too_high(
+            plaintext in 0usize..100_000,
+            frame in 1u32..5000,
+        ) {
             let body = body_length(plaintext, count(plaintext as u64, frame).unwrap());
             prop_assert!((plaintext..=plaintext + 8).contains(&plaintext_length(body, frame)));
         }

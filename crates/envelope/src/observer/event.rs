@@ -52,8 +52,8 @@ pub struct Event<'a> {
 }
 
 impl<'a> Event<'a> {
-    /// Returns the keys of the encryption context without their values, for logs: `key, key, …`. Empty
-    /// for events about many entries.
+    /// Returns the keys of the encryption context without their values, for logs: `key, key, …`.
+    /// Empty for events about many entries.
     ///
     /// The keys may come from an unverified message. They are therefore escaped, and the text is
     /// truncated after about 256 bytes.

@@ -65,7 +65,8 @@ impl Encryptor {
         Reader::new(self, source)
     }
 
-    /// Returns a writer that encrypts the plaintext that you write, and writes the message to `sink`.
+    /// Returns a writer that encrypts the plaintext that you write, and writes the message to
+    /// `sink`.
     ///
     /// Call [`Writer::finish`] at the end.
     pub fn writer<W>(self, sink: W) -> Writer<Self, W> {

@@ -16,13 +16,13 @@ const FIRST: usize = 4096;
 /// The factor by which reads grow when the source fills the buffer.
 const GROWTH: usize = 4;
 
-/// Reads from a source and returns the output of an [`Encryptor`](super::Encryptor) (the message) or
-/// a [`Decryptor`](super::Decryptor) (the plaintext).
+/// Reads from a source and returns the output of an [`Encryptor`](super::Encryptor) (the message)
+/// or a [`Decryptor`](super::Decryptor) (the plaintext).
 ///
 /// At the end of the source, an encryptor finishes the message, and a decryptor checks that the
-/// message is complete. `Ok(0)` for a non-empty buffer means success. After a transient error of the
-/// source (interrupted, would block, timed out) you can read again. After any other error every read
-/// fails, so a message is never finished with missing plaintext.
+/// message is complete. `Ok(0)` for a non-empty buffer means success. After a transient error of
+/// the source (interrupted, would block, timed out) you can read again. After any other error every
+/// read fails, so a message is never finished with missing plaintext.
 pub struct Reader<M, R> {
     machine: M,
     source: R,

@@ -13,9 +13,10 @@ use super::Machine;
 /// [`Decryptor`](super::Decryptor) (the plaintext) to a sink.
 ///
 /// Finish it with [`finish`](Self::finish), or over `tokio::io` with
-/// [`finish_async`](Self::finish_async) or `shutdown`. If you drop an unfinished writer, the message
-/// is truncated and cannot be decrypted, or the plaintext may be incomplete. If reading your input
-/// fails, drop the writer: do not finish it or shut it down. `flush` writes only complete frames.
+/// [`finish_async`](Self::finish_async) or `shutdown`. If you drop an unfinished writer, the
+/// message is truncated and cannot be decrypted, or the plaintext may be incomplete. If reading
+/// your input fails, drop the writer: do not finish it or shut it down. `flush` writes only
+/// complete frames.
 pub struct Writer<M, W> {
     machine: M,
     sink: W,
@@ -64,8 +65,8 @@ impl<M: Machine, W> Writer<M, W> {
 }
 
 impl<M: Machine, W: io::Write> Writer<M, W> {
-    /// Finishes the message, or checks that it is complete, and writes the rest. Returns the flushed
-    /// sink.
+    /// Finishes the message, or checks that it is complete, and writes the rest. Returns the
+    /// flushed sink.
     ///
     /// # Errors
     ///
@@ -142,7 +143,8 @@ impl<M: Machine + Unpin, W: tokio::io::AsyncWrite + Unpin> tokio::io::AsyncWrite
         Pin::new(&mut self.sink).poll_flush(cx)
     }
 
-    /// Finishes the message, or checks that it is complete, writes the rest, and shuts down the sink.
+    /// Finishes the message, or checks that it is complete, writes the rest, and shuts down the
+    /// sink.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.end()?;
         ready!(self.poll_drain(cx))?;

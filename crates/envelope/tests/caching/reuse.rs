@@ -499,8 +499,8 @@ async fn partitions_share_entries_if_and_only_if_their_ids_are_equal() {
     assert!(own_2.try_encrypt(b"x", &context()).is_err());
 }
 
-/// Of two managers that share their entries, each keeps to its own limits, also for entries that the
-/// other one loaded.
+/// Of two managers that share their entries, each keeps to its own limits, also for entries that
+/// the other one loaded.
 #[tokio::test]
 async fn managers_with_different_limits_share_entries_and_keep_to_their_own() {
     const SECOND: Duration = Duration::from_secs(1);

@@ -126,7 +126,7 @@ fn with_a_generator_it_does_not_wrap_another_s_data_key() {
     let with_generator = || builder().generator(aes("a")).child(aes("b")).build().unwrap();
     let error = wrap(&with_generator(), &DataKey::generate(32).unwrap()).unwrap_err();
     assert!(matches!(&error, Error::DataKeyUnavailable(_)) && !error.is_retryable(), "{error:?}");
-    assert!(error.to_string().contains("has a generator"), "{error}");
+    assert!(error.to_string().contains("a multi-keyring with a generator"), "{error}");
     let nested = builder().generator(aes("c")).child(with_generator()).build().unwrap();
     assert!(generate(&nested).is_err());
     // Opening asks it like any other child.

@@ -41,7 +41,8 @@ impl<K: Keyring + 'static> Keys<K> {
 /// Of `length` bytes.
 pub(crate) fn raw_aes(name: &str, length: u8) -> Keys<RawAesKeyring> {
     let key: Vec<u8> = (0..length).collect();
-    let theirs = json!({ "raw_aes": { "namespace": "ns", "name": name, "key": BASE64_STANDARD.encode(&key) } });
+    let encoded = BASE64_STANDARD.encode(&key);
+    let theirs = json!({ "raw_aes": { "namespace": "ns", "name": name, "key": encoded } });
     let ours = RawAesKeyring::new("ns", name, &DataKey::from_vec(key)).unwrap();
     Keys { name: format!("raw AES-{}", u32::from(length) * 8), theirs, ours }
 }
@@ -59,7 +60,8 @@ pub(crate) fn raw_rsa(padding_name: &str, padding: RsaPadding, bits: u32) -> Key
     let name = format!("rsa-{bits}");
     let ours = RawRsaKeyring::with_key_pair("ns", &name, padding, keys.0, keys.1).unwrap();
     let theirs = json!({ "raw_rsa": {
-        "namespace": "ns", "name": name, "padding": padding_name, "public_pem": public, "private_pem": private,
+        "namespace": "ns", "name": name, "padding": padding_name,
+        "public_pem": public, "private_pem": private,
     } });
     Keys { name: format!("raw RSA-{bits} {padding_name}"), theirs, ours }
 }

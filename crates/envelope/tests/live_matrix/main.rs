@@ -99,8 +99,9 @@ impl Case<'_> {
     fn request(&self, operation: &str, data: &[u8], streaming: bool) -> Value {
         let context: BTreeMap<_, _> = self.context.iter().collect();
         json!({
-            "operation": operation, "keyring": self.keys.theirs, "suite": self.suite.id(), "context": context,
-            "frame_length": self.frame_length, "data": BASE64_STANDARD.encode(data), "streaming": streaming,
+            "operation": operation, "keyring": self.keys.theirs, "suite": self.suite.id(),
+            "context": context, "frame_length": self.frame_length,
+            "data": BASE64_STANDARD.encode(data), "streaming": streaming,
         })
     }
 
@@ -537,7 +538,8 @@ fn each_opens_what_the_others_seal() {
         "left out under raw RSA: other lengths and frames, which it never sees: Python is slow at it"
     );
     println!(
-        "left out under RSA-3072 and RSA-4096: all suites but the default: the data keys have the same lengths"
+        "left out under RSA-3072 and RSA-4096: all suites but the default, because the data keys \
+         have the same lengths"
     );
 
     let everything = multi(
@@ -560,7 +562,8 @@ fn each_opens_what_the_others_seal() {
     matrix.each_member_opens(tenant);
     matrix.another_context_is_refused(&case(&aes_256, AlgorithmSuite::default()));
     println!(
-        "left out: multi-Region keys and discovery in JavaScript: its side of these tests makes strict keyrings alone"
+        "left out: multi-Region keys and discovery in JavaScript, whose side of these tests only \
+         creates strict keyrings"
     );
     matrix.regions_open_for_each_other(
         &regions::Kms { local: &kms, clients: pool.clients(&principal) },

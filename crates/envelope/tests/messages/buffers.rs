@@ -49,13 +49,18 @@ proptest! {
     /// The result does not depend on the buffer.
     #[test]
     fn every_way_opens_what_every_way_seals(
-        frame_length in prop_oneof![Just(0u32), 1u32..100, Just(4096)], length in 0usize..1000, signed: bool,
+        frame_length in prop_oneof![Just(0u32), 1u32..100, Just(4096)],
+        length in 0usize..1000,
+        signed: bool,
     ) {
-        let (envelope, context, plaintext) = (envelope(frame_length, signed), context("42"), plaintext(length));
+        let envelope = envelope(frame_length, signed);
+        let context = context("42");
+        let plaintext = plaintext(length);
         let mut message = BEFORE.to_vec();
         now(envelope.encrypt_into(&plaintext, &context, &mut message)).unwrap();
         prop_assert!(message.starts_with(BEFORE));
-        for mut message in [message.split_off(BEFORE.len()), now(envelope.encrypt(&plaintext, &context)).unwrap()] {
+        let other_message = now(envelope.encrypt(&plaintext, &context)).unwrap();
+        for mut message in [message.split_off(BEFORE.len()), other_message] {
             let opened = now(envelope.decrypt(&message, &context)).unwrap();
             prop_assert_eq!(opened.plaintext(), &plaintext);
             let mut into = BEFORE.to_vec();
@@ -71,9 +76,14 @@ proptest! {
     /// After any change of the message, no plaintext is left anywhere.
     #[test]
     fn what_fails_leaves_nothing_behind(
-        frame_length in prop_oneof![Just(0u32), 16u32..100], length in 64usize..500, signed: bool, at: prop::sample::Index,
+        frame_length in prop_oneof![Just(0u32), 16u32..100],
+        length in 64usize..500,
+        signed: bool,
+        at: prop::sample::Index,
     ) {
-        let (envelope, context, plaintext) = (envelope(frame_length, signed), context("42"), plaintext(length));
+        let envelope = envelope(frame_length, signed);
+        let context = context("42");
+        let plaintext = plaintext(length);
         let mut message = now(envelope.encrypt(&plaintext, &context)).unwrap();
         *at.get_mut(&mut message) ^= 1;
         let mut into = BEFORE.to_vec();

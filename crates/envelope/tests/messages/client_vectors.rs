@@ -82,7 +82,8 @@ impl Vector {
         if usable.len() < count {
             let left_out = count - usable.len();
             println!(
-                "left out {left_out} of {count} messages: signed or under RSA alone, and without aws-lc-rs"
+                "left out {left_out} of {count} messages: without aws-lc-rs, signed messages and \
+                 RSA are not supported"
             );
         }
         assert!(usable.len() >= 200, "{} messages", usable.len());

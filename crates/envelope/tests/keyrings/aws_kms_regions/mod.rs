@@ -221,7 +221,11 @@ impl Intercept for Watch {
                 } else)* { panic!("{:?}", context.input()) }
             };
         }
-        let asked = asked!("GenerateDataKey": GenerateDataKeyInput, "Encrypt": EncryptInput, "Decrypt": DecryptInput);
+        let asked = asked!(
+            "GenerateDataKey": GenerateDataKeyInput,
+            "Encrypt": EncryptInput,
+            "Decrypt": DecryptInput
+        );
         self.asked.lock().unwrap().push(asked);
         Ok(())
     }
