@@ -129,7 +129,7 @@ pub(crate) fn print_line(text: &str) {
     let _ = writeln!(stderr, "{clear}envelope: {line}");
 }
 
-/// Whether a character is safe to print: it neither controls a terminal nor reorders text.
+/// Returns whether a character is safe to print: it neither controls a terminal nor reorders text.
 pub(crate) fn is_plain(character: char) -> bool {
     let reorders = matches!(
         character,

@@ -120,7 +120,7 @@ impl Output {
         self.sink.clone()
     }
 
-    /// Whether the output is invisible until it is finished.
+    /// Returns whether the output is invisible until it is finished.
     pub(crate) fn appears_at_the_end(&self) -> bool {
         matches!(self.then, Then::Rename { .. })
     }
@@ -225,7 +225,7 @@ fn ignored_signals() -> u64 {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// Whether a path leads to an open descriptor of this process, as `/dev/stdout` and `/dev/fd/5` do.
+/// Returns whether a path leads to an open descriptor of this process, such as `/dev/stdout`.
 fn is_descriptor(path: &Path) -> bool {
     let mut path = path.to_owned();
     // Linux follows as many links.
@@ -255,7 +255,7 @@ fn inherit(file: &File, replaced: &Metadata) -> io::Result<()> {
     file.set_permissions(Permissions::from_mode(mode))
 }
 
-/// Whether a path leads to this file.
+/// Returns whether a path leads to this file.
 fn is_file(path: &Path, file: &Metadata) -> bool {
     fs::metadata(path).is_ok_and(|other| (other.dev(), other.ino()) == (file.dev(), file.ino()))
 }

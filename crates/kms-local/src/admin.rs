@@ -127,8 +127,8 @@ fn json(value: &impl Serialize) -> Outcome {
         .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }
 
-/// Parses a JSON body. Requires its content type, because a web page cannot send it to another
-/// origin unasked.
+/// Parses a JSON body. Requires the JSON content type, which browsers do not let web pages send to
+/// other origins without permission.
 fn parse<T: DeserializeOwned>(head: &Parts, body: &[u8]) -> Result<T, (StatusCode, String)> {
     let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|it| it.to_str().ok());
     if content_type.and_then(|it| it.split(';').next()).map(str::trim) != Some("application/json") {

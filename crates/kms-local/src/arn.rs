@@ -10,7 +10,8 @@ use crate::error::Refusal;
 const MULTI_REGION: &str = "mrk-";
 
 /// The id of a key in its region: `1234abcd-12ab-…` for a single-Region key, and
-/// `mrk-1234abcd12ab…` for a multi-Region key. With the same number, these are two keys.
+/// `mrk-1234abcd12ab…` for a multi-Region key. They name different
+/// keys, even with the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct KeyId {
     /// The first field, so that keys are in the order of their ids as text.
@@ -85,8 +86,8 @@ impl Home {
     ///
     /// # Errors
     ///
-    /// [`Refusal::NotFound`] for an ARN of another region or account, and for any other text, like
-    /// AWS.
+    /// [`Refusal::NotFound`] for an ARN of another region or account and, like AWS, for any other
+    /// text.
     pub(crate) fn parse<'a>(&self, name: &'a str) -> Result<KeyName<'a>, Refusal> {
         let resource = if name.starts_with("arn:") {
             self.resource_of(name)?

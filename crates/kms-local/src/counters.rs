@@ -74,11 +74,11 @@ impl Counters {
 
 /// The outcome of a request that succeeded.
 pub(crate) const OK: &str = "ok";
-/// The outcome of a request whose connection was reset instead.
+/// The outcome of a request whose connection was reset.
 pub(crate) const RESET: &str = "ConnectionReset";
 const ABANDONED: &str = "Abandoned";
 
-/// The running counters. Each is locked for a moment only, so they share one lock.
+/// The running counters. The lock is only held for a moment, so they share one.
 #[derive(Clone, Default)]
 pub(crate) struct Tally {
     counts: Arc<Mutex<Counts>>,

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::context::EncryptionContext;
 
-/// The maximum clock offset. Dates within it have a form in the protocol.
+/// The maximum clock offset. The protocol's formats can represent all dates within it.
 const MAX_CLOCK_OFFSET: Duration = Duration::from_hours(10 * 365 * 24);
 
 /// The faults of a service, except the denied encryption contexts. Default: no faults.
@@ -36,7 +36,7 @@ pub(crate) struct FaultPlan {
     pub(crate) max_requests_per_second: Option<u32>,
     /// The share of requests, 0 to 1, that fail with `KMSInternalException` and status 500.
     pub(crate) internal_error_share: f64,
-    /// The share of requests, 0 to 1, whose connection is reset instead of a response.
+    /// The share of requests, 0 to 1, whose connection is reset without a response.
     pub(crate) connection_reset_share: f64,
     /// Whether requests get no response until this fault is cleared.
     pub(crate) hang: bool,
@@ -87,7 +87,7 @@ struct Dice {
     random: fastrand::Rng,
     /// Separate from `random`, so that slowness does not change the other decisions.
     slowness: fastrand::Rng,
-    /// The number of requests that are still allowed, and the time of that number.
+    /// The number of requests that were still allowed at a time.
     allowance: Option<(f64, Instant)>,
 }
 
@@ -164,7 +164,7 @@ impl Faults {
         self.change(|plan| plan.internal_error_share = share);
     }
 
-    /// Resets the connection of a `share` of requests, 0 to 1, instead of responding.
+    /// Resets the connection of a `share` of requests, 0 to 1, without a response.
     pub fn connection_resets(&self, share: f64) {
         self.change(|plan| plan.connection_reset_share = share);
     }
@@ -201,12 +201,12 @@ impl Faults {
         *self.denied_contexts() = pairs;
     }
 
-    /// Whether access is denied for this context.
+    /// Returns whether access is denied for this context.
     pub(crate) fn denies(&self, context: &EncryptionContext) -> bool {
         self.denied_contexts().iter().any(|(key, value)| context.get(key) == Some(value))
     }
 
-    /// Whether access is denied for any context.
+    /// Returns whether access is denied for any context.
     pub(crate) fn denies_some_contexts(&self) -> bool {
         !self.denied_contexts().is_empty()
     }
@@ -221,8 +221,9 @@ impl Faults {
         self.change(|plan| plan.wrong_key_id = wrong);
     }
 
-    /// Restarts the random generator from `seed`: the same seed makes the same decisions. Default:
-    /// 0.
+    /// Restarts the random generator from `seed`. Default: 0.
+    ///
+    /// The same seed makes the same decisions.
     pub fn seed(&self, seed: u64) {
         self.change(|plan| plan.seed = seed);
         let mut dice = self.dice();
@@ -280,7 +281,9 @@ impl Faults {
         }
     }
 
-    /// Whether the rate allows one more request: a token bucket for the requests of one second.
+    /// Returns whether the rate allows one more request.
+    ///
+    /// It is a token bucket with the requests of one second.
     pub(crate) fn admits(&self, now: Instant) -> bool {
         let Some(rate) = self.plan().max_requests_per_second.map(f64::from) else { return true };
         let mut dice = self.dice();

@@ -18,7 +18,7 @@ const PROVIDER: &str = "kms-local";
 
 /// How long an ended session is kept, to tell its holder that it has expired.
 const KEPT: Duration = Duration::from_mins(5);
-/// The number of access keys below which old sessions are not searched for.
+/// The number of access keys below which ended sessions are not removed.
 const FEW: usize = 1024;
 
 /// Every access key that the server knows.
@@ -57,7 +57,7 @@ pub(crate) struct Caller {
 }
 
 impl Principals {
-    /// Returns an empty set, which will create access keys for `account`, twelve digits.
+    /// Returns an empty set. New access keys belong to `account`, twelve digits.
     pub(crate) fn new(account: &str) -> Self {
         Self { account: account.to_owned(), known: RwLock::default() }
     }
@@ -229,7 +229,7 @@ impl Principal {
         }
     }
 
-    /// Whether this is a session that ended more than `ago` before `now`.
+    /// Returns whether this is a session that ended more than `ago` before `now`.
     fn ended_before(&self, now: SystemTime, ago: Duration) -> bool {
         let long_past = |end: SystemTime| end.checked_add(ago).is_some_and(|until| until < now);
         self.session_token.is_some()

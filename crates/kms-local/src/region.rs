@@ -96,7 +96,7 @@ impl Region {
         Ok(())
     }
 
-    /// Runs an operation, on a thread that may block if it waits for a disk.
+    /// Runs an operation. If it waits for a disk, it runs on a thread that may block.
     async fn run(&self, operation: &'static Operation, body: Bytes) -> Result<Vec<u8>, Refusal> {
         if !(operation.changes && self.store.is_persistent()) {
             return operation.run(&self.store, &body, time::now());

@@ -99,7 +99,7 @@ impl Service {
         }
     }
 
-    /// Returns the time on the server's clock, which a fault can set wrong.
+    /// Returns the time on the server's clock, which a fault can offset.
     pub(crate) fn clock(&self) -> SystemTime {
         self.faults.clock(time::now())
     }

@@ -15,7 +15,7 @@ use super::{
     source::{News, PIECE, PIECES},
 };
 
-/// The number of bytes after which the disk is told to start writing.
+/// The number of bytes after which the file is synced, so that the disk starts writing.
 const STEP: usize = 16 * 1024 * 1024;
 
 /// The destination of the output.

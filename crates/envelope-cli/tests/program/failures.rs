@@ -7,7 +7,7 @@ use std::{
     process::Stdio,
 };
 
-use crate::{AES, OTHER_AES, Place, RSA, RSA_PUBLIC, plaintext};
+use crate::{AES, OTHER_AES, Place, RSA, RSA_PUBLIC, finish, plaintext};
 
 const SIGPIPE: i32 = 13;
 const DECRYPT: [&str; 3] = ["decrypt", "--wrapping-key", AES];
@@ -23,7 +23,7 @@ fn message(place: &Place) -> Vec<u8> {
         "--encryption-context",
         "tenant=42",
     ];
-    place.does(&arguments, &plaintext(1000))
+    place.succeeds(&arguments, &plaintext(1000))
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn wrong_keys_and_wrong_contexts_decrypt_nothing() {
             &message,
             expected,
         );
-        assert!(ran.said.contains("envelope inspect"), "{}", ran.said);
+        assert!(ran.stderr.contains("envelope inspect"), "{}", ran.stderr);
     }
 }
 
@@ -90,19 +90,19 @@ fn a_damaged_message_leaves_no_file_and_no_byte_of_the_damaged_frame() {
 fn a_signed_message_goes_to_a_file_or_is_released_on_request() {
     let place = Place::new();
     let message =
-        place.does(&["encrypt", "--wrapping-key", AES, "--suite", "0578"], &plaintext(10_000));
+        place.succeeds(&["encrypt", "--wrapping-key", AES, "--suite", "0578"], &plaintext(10_000));
     let refused = place.fails(&DECRYPT, &message, "--release-unverified");
     assert_eq!(refused.output, b"");
     place.fails(&[&DECRYPT[..], &["-o", "/dev/null"]].concat(), &message, "-o FILE");
-    place.does(&[&DECRYPT[..], &["-o", "again"]].concat(), &message);
+    place.succeeds(&[&DECRYPT[..], &["-o", "again"]].concat(), &message);
     assert_eq!(place.read("again"), plaintext(10_000));
     assert_eq!(
-        place.does(&[&DECRYPT[..], &["--release-unverified"]].concat(), &message),
+        place.succeeds(&[&DECRYPT[..], &["--release-unverified"]].concat(), &message),
         plaintext(10_000)
     );
     // Use the footer of another message.
     let other =
-        place.does(&["encrypt", "--wrapping-key", AES, "--suite", "0578"], &plaintext(10_000));
+        place.succeeds(&["encrypt", "--wrapping-key", AES, "--suite", "0578"], &plaintext(10_000));
     let forged = [&message[..message.len() - 80], &other[other.len() - 80..]].concat();
     place.fails(&[&DECRYPT[..], &["-o", "forged"]].concat(), &forged, "");
     place.fails(&[&DECRYPT[..], &["--release-unverified"]].concat(), &forged, "");
@@ -115,10 +115,10 @@ fn policies_and_limits_are_enforced() {
     place.fails(&[&encrypt[..], &["--suite", "0178"]].concat(), b"secret", "--commitment-policy");
     let old = [&encrypt[..], &["--commitment-policy", "forbid-encrypt-allow-decrypt"]].concat();
     place.fails(&[&old[..], &["--suite", "0478"]].concat(), b"secret", "--commitment-policy");
-    let message = place.does(&old, b"secret");
+    let message = place.succeeds(&old, b"secret");
     // The program decrypts messages without key commitment by default.
     assert_eq!(
-        place.does(&[&DECRYPT[..], &["--release-unverified"]].concat(), &message),
+        place.succeeds(&[&DECRYPT[..], &["--release-unverified"]].concat(), &message),
         b"secret"
     );
     let strict =
@@ -183,10 +183,10 @@ fn a_full_disk_leaves_no_file() {
             .stderr(Stdio::piped());
         let mut shell = shell.spawn().unwrap();
         let _ = std::io::Write::write_all(&mut shell.stdin.take().unwrap(), &plaintext(1_000_000));
-        let done = shell.wait_with_output().unwrap();
+        let done = finish(shell);
         assert_eq!(done.status.code(), Some(1));
-        let said = String::from_utf8(done.stderr).unwrap();
-        assert!(said.contains(output) && said.lines().count() == 1, "{said}");
+        let stderr = String::from_utf8(done.stderr).unwrap();
+        assert!(stderr.contains(output) && stderr.lines().count() == 1, "{stderr}");
         assert_eq!(place.files(), before);
     }
 }
@@ -202,9 +202,9 @@ fn a_wrapping_key_file_is_not_overwritten() {
             let ran = place.run(&[command, "--wrapping-key", AES, "-o", output], input);
             assert!(
                 ran.status == Some(2)
-                    && ran.said.contains("refusing to overwrite a wrapping key file"),
+                    && ran.stderr.contains("refusing to overwrite a wrapping key file"),
                 "{}",
-                ran.said
+                ran.stderr
             );
             assert_eq!(place.files(), before);
         }
@@ -275,8 +275,13 @@ fn usage_errors_have_their_own_status() {
         (&[], "Usage"),
     ] {
         let ran = place.run(arguments, b"secret");
-        assert_eq!((ran.status, &*ran.output), (Some(2), &b""[..]), "{arguments:?}: {}", ran.said);
-        assert!(ran.said.contains(expected), "{arguments:?}: {}", ran.said);
+        assert_eq!(
+            (ran.status, &*ran.output),
+            (Some(2), &b""[..]),
+            "{arguments:?}: {}",
+            ran.stderr
+        );
+        assert!(ran.stderr.contains(expected), "{arguments:?}: {}", ran.stderr);
     }
 }
 
@@ -287,9 +292,9 @@ fn an_unwritable_standard_output_is_a_failure() {
     let closed = fs::File::open("/dev/null").unwrap();
     let mut process = place.command(&DECRYPT).stdout(closed).spawn().unwrap();
     std::io::Write::write_all(&mut process.stdin.take().unwrap(), &message).unwrap();
-    let done = process.wait_with_output().unwrap();
-    let said = String::from_utf8(done.stderr).unwrap();
-    assert!(done.status.code() == Some(1) && said.contains("standard output"), "{said}");
+    let done = finish(process);
+    let stderr = String::from_utf8(done.stderr).unwrap();
+    assert!(done.status.code() == Some(1) && stderr.contains("standard output"), "{stderr}");
 }
 
 #[test]
@@ -304,7 +309,7 @@ fn a_damaged_message_is_not_a_usage_error() {
         "--suite",
         "0178",
     ];
-    let mut message = place.does(
+    let mut message = place.succeeds(
         &[&old[..], &["--encryption-context", "aws-kripto-public-key=1"]].concat(),
         b"secret",
     );
@@ -316,12 +321,14 @@ fn a_damaged_message_is_not_a_usage_error() {
 #[test]
 fn a_closed_pipe_ends_the_program_by_sigpipe_without_a_message() {
     let place = Place::new();
-    place
-        .write("message", &place.does(&["encrypt", "--wrapping-key", AES], &plaintext(10_000_000)));
+    place.write(
+        "message",
+        &place.succeeds(&["encrypt", "--wrapping-key", AES], &plaintext(10_000_000)),
+    );
     let mut process = place.command(&[&DECRYPT[..], &["-i", "message"]].concat()).spawn().unwrap();
     let mut first = [0; 10];
     process.stdout.take().unwrap().read_exact(&mut first).unwrap();
-    let done = process.wait_with_output().unwrap();
+    let done = finish(process);
     assert_eq!((done.status.signal(), &*done.stderr), (Some(SIGPIPE), &b""[..]));
 }
 
@@ -334,7 +341,7 @@ fn a_failed_output_ends_the_program_while_the_input_waits() {
     let mut stdin = process.stdin.take().unwrap();
     process.stdout.take().unwrap().read_exact(&mut [0; 20]).unwrap();
     stdin.write_all(&plaintext(10_000)).unwrap();
-    let done = process.wait_with_output().unwrap();
+    let done = finish(process);
     assert_eq!((done.status.signal(), &*done.stderr), (Some(SIGPIPE), &b""[..]));
     drop(stdin);
 
@@ -353,7 +360,7 @@ fn a_failed_output_ends_the_program_while_the_input_waits() {
     let mut stdin = process.stdin.take().unwrap();
     // The program may end before it has read everything.
     let _ = stdin.write_all(&plaintext(1_000_000));
-    let done = process.wait_with_output().unwrap();
+    let done = finish(process);
     assert!(
         done.status.code() == Some(1) && done.stderr.starts_with(b"envelope: new: "),
         "{done:?}"
@@ -365,7 +372,7 @@ fn a_failed_output_ends_the_program_while_the_input_waits() {
 #[test]
 fn an_input_that_is_damaged_in_the_middle_leaves_no_file() {
     let place = Place::new();
-    let message = place.does(&["encrypt", "--wrapping-key", AES], &plaintext(5_000_000));
+    let message = place.succeeds(&["encrypt", "--wrapping-key", AES], &plaintext(5_000_000));
     let mut changed = message.clone();
     changed[3_000_000] ^= 1;
     place.write("changed", &changed);

@@ -10,13 +10,13 @@ fn message(place: &Place) -> Vec<u8> {
     let context =
         ["--encryption-context", "a\x1b[31m=\u{202e}b\n", "--encryption-context", "tenant=42"];
     let keys = ["encrypt", "--wrapping-key", AES, "--wrapping-key", RSA_PUBLIC, "--suite", "0578"];
-    place.does(&[&keys[..], &context, &["--frame-length", "1000"]].concat(), &plaintext(2500))
+    place.succeeds(&[&keys[..], &context, &["--frame-length", "1000"]].concat(), &plaintext(2500))
 }
 
 #[test]
 fn the_summary_needs_no_key_and_says_that_it_is_unverified() {
     let place = Place::new();
-    let shown = String::from_utf8(place.does(&["inspect"], &message(&place))).unwrap();
+    let shown = String::from_utf8(place.succeeds(&["inspect"], &message(&place))).unwrap();
     assert!(shown.starts_with("NOT VERIFIED"), "{shown}");
     for part in [
         "0x0578",
@@ -36,7 +36,7 @@ fn the_summary_needs_no_key_and_says_that_it_is_unverified() {
 #[test]
 fn json_has_the_same_content() {
     let place = Place::new();
-    let shown = place.does(&["inspect", "--json"], &message(&place));
+    let shown = place.succeeds(&["inspect", "--json"], &message(&place));
     assert!(shown.iter().all(|byte| byte.is_ascii_graphic() || b" \n".contains(byte)));
     let shown: Value = serde_json::from_slice(&shown).unwrap();
     assert_eq!(shown["verified"], false);
@@ -79,7 +79,7 @@ fn a_damaged_message_fails_after_its_header_is_shown() {
 #[test]
 fn the_program_describes_itself() {
     let place = Place::new();
-    let text = |arguments: &[&str]| String::from_utf8(place.does(arguments, b"")).unwrap();
+    let text = |arguments: &[&str]| String::from_utf8(place.succeeds(arguments, b"")).unwrap();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         assert!(text(&["completions", shell]).contains("--required-context") || shell == "fish");
     }

@@ -4,22 +4,14 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 
-use crate::{AES, Place, plaintext};
+use crate::{AES, Place, finish, kill, plaintext};
 
 /// More bytes than the program reads ahead and a pipe holds. Once they are written, the program is
 /// at work.
 const MUCH: usize = 4_000_000;
-
-fn kill(process: &Child, signal: &str) {
-    let sent = Command::new("sh")
-        .args(["-c", &format!("kill -s {signal} {}", process.id())])
-        .status()
-        .unwrap();
-    assert!(sent.success());
-}
 
 /// Whether this process ignores a signal, e.g. under `nohup`. The program then ignores it, too.
 fn is_ignored(signal: &str) -> bool {
@@ -34,16 +26,16 @@ fn interrupted(place: &Place, command: &str, output: &str, input: &[u8], signal:
         place.command(&[command, "--wrapping-key", AES, "-o", output]).spawn().unwrap();
     let mut stdin = process.stdin.take().unwrap();
     stdin.write_all(input).unwrap();
-    kill(&process, signal);
-    let done = process.wait_with_output().unwrap();
+    kill(process.id(), signal);
+    let done = finish(process);
     drop(stdin);
     let what = format!("{command} -o {output}, {signal}");
     if signal == "KILL" {
         assert_eq!(done.status.signal(), Some(9), "{what}");
     } else {
-        let said = String::from_utf8(done.stderr).unwrap();
+        let stderr = String::from_utf8(done.stderr).unwrap();
         assert_eq!(
-            (done.status.code(), &*said),
+            (done.status.code(), &*stderr),
             (Some(1), "envelope: interrupted: nothing was written\n"),
             "{what}"
         );
@@ -55,7 +47,7 @@ fn no_output_appears_and_an_existing_file_stays() {
     let place = Place::new();
     place.write("older", b"as it was");
     let plaintext = plaintext(MUCH + 100_000);
-    let message = place.does(&["encrypt", "--wrapping-key", AES], &plaintext);
+    let message = place.succeeds(&["encrypt", "--wrapping-key", AES], &plaintext);
     let before = place.files();
     for (command, input) in [("encrypt", &plaintext[..MUCH]), ("decrypt", &message[..MUCH])] {
         for output in ["new", "older"] {
@@ -74,7 +66,7 @@ fn a_sigkill_leaves_at_most_a_hidden_temporary_file() {
     let place = Place::new();
     place.write("older", b"as it was");
     let plaintext = plaintext(MUCH + 100_000);
-    let message = place.does(&["encrypt", "--wrapping-key", AES], &plaintext);
+    let message = place.succeeds(&["encrypt", "--wrapping-key", AES], &plaintext);
     let mut before = place.files();
     for (command, input) in [("encrypt", &plaintext[..MUCH]), ("decrypt", &message[..MUCH])] {
         for output in ["new", "older"] {
@@ -104,7 +96,7 @@ fn an_unfinished_file_is_as_private_as_the_one_it_replaces() {
     assert_eq!(unfinished.len(), 1);
     assert_eq!(unfinished[0].metadata().unwrap().permissions().mode() & 0o777, 0o600);
     drop(stdin);
-    assert!(process.wait().unwrap().success());
+    assert!(finish(process).status.success());
 }
 
 #[cfg(target_os = "linux")]
@@ -123,10 +115,13 @@ fn an_ignored_signal_stays_ignored() {
         .unwrap();
     let mut stdin = process.stdin.take().unwrap();
     stdin.write_all(&plaintext(MUCH)).unwrap();
-    kill(&process, "HUP");
+    kill(process.id(), "HUP");
     drop(stdin);
-    assert!(process.wait().unwrap().success());
-    assert_eq!(place.does(&["decrypt", "--wrapping-key", AES, "-i", "new"], b""), plaintext(MUCH));
+    assert!(finish(process).status.success());
+    assert_eq!(
+        place.succeeds(&["decrypt", "--wrapping-key", AES, "-i", "new"], b""),
+        plaintext(MUCH)
+    );
 }
 
 #[test]
@@ -136,8 +131,8 @@ fn an_interruption_during_a_pipe_is_reported() {
     let mut stdin = process.stdin.take().unwrap();
     stdin.write_all(&plaintext(100_000)).unwrap();
     process.stdout.as_mut().unwrap().read_exact(&mut [0; 20]).unwrap();
-    kill(&process, "INT");
-    let done = process.wait_with_output().unwrap();
+    kill(process.id(), "INT");
+    let done = finish(process);
     drop(stdin);
     assert_eq!((done.status.code(), &*done.stderr), (Some(1), &b"envelope: interrupted\n"[..]));
 }

@@ -10,8 +10,10 @@ use std::{
     fs,
     io::Write as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Output, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
     thread,
+    time::Duration,
 };
 
 const AES: &str = "raw-aes,namespace=ns,name=aes,key-file=aes.key";
@@ -32,7 +34,7 @@ struct Ran {
     status: Option<i32>,
     output: Vec<u8>,
     /// The text on standard error.
-    said: String,
+    stderr: String,
 }
 
 impl Place {
@@ -81,19 +83,19 @@ impl Place {
         let done = thread::scope(|scope| {
             // A program that fails early does not read everything.
             scope.spawn(move || drop(stdin.write_all(input)));
-            process.wait_with_output().unwrap()
+            finish(process)
         });
         Ran {
             status: done.status.code(),
             output: done.stdout,
-            said: String::from_utf8(done.stderr).unwrap(),
+            stderr: String::from_utf8(done.stderr).unwrap(),
         }
     }
 
     /// Runs the program, which must succeed, and returns its standard output.
-    fn does(&self, arguments: &[&str], input: &[u8]) -> Vec<u8> {
+    fn succeeds(&self, arguments: &[&str], input: &[u8]) -> Vec<u8> {
         let ran = self.run(arguments, input);
-        assert_eq!((ran.status, &*ran.said), (Some(0), ""), "{arguments:?}");
+        assert_eq!((ran.status, &*ran.stderr), (Some(0), ""), "{arguments:?}");
         ran.output
     }
 
@@ -102,10 +104,14 @@ impl Place {
     fn fails(&self, arguments: &[&str], input: &[u8], expected: &str) -> Ran {
         let before = self.files();
         let ran = self.run(arguments, input);
-        assert_eq!(ran.status, Some(1), "{arguments:?}: {}", ran.said);
-        assert!(ran.said.contains(expected), "{arguments:?} said: {}", ran.said);
-        assert!(ran.said.starts_with("envelope: ") && ran.said.ends_with('\n'), "{}", ran.said);
-        assert_eq!(ran.said.lines().count(), 1, "{}", ran.said);
+        assert_eq!(ran.status, Some(1), "{arguments:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains(expected), "{arguments:?}: {}", ran.stderr);
+        assert!(
+            ran.stderr.starts_with("envelope: ") && ran.stderr.ends_with('\n'),
+            "{}",
+            ran.stderr
+        );
+        assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
         assert_eq!(self.files(), before, "{arguments:?} created, removed or changed a file");
         ran
     }
@@ -120,6 +126,27 @@ impl Place {
         files.sort();
         files
     }
+}
+
+/// Waits for a program to end. Kills it after a minute, so that a test fails instead of hanging.
+fn finish(process: Child) -> Output {
+    let id = process.id();
+    let (finished, waiting) = mpsc::channel::<()>();
+    let watchdog = thread::spawn(move || {
+        if waiting.recv_timeout(Duration::from_mins(1)) == Err(RecvTimeoutError::Timeout) {
+            kill(id, "KILL");
+        }
+    });
+    let output = process.wait_with_output().unwrap();
+    drop(finished);
+    watchdog.join().unwrap();
+    output
+}
+
+fn kill(process: u32, signal: &str) {
+    let sent =
+        Command::new("sh").args(["-c", &format!("kill -s {signal} {process}")]).status().unwrap();
+    assert!(sent.success());
 }
 
 fn plaintext(length: usize) -> Vec<u8> {

@@ -8,7 +8,7 @@ use std::{
 
 use kms_local::KmsLocal;
 
-use crate::{AES, OTHER_AES, Place, RSA, RSA_PUBLIC, plaintext};
+use crate::{AES, OTHER_AES, Place, RSA, RSA_PUBLIC, finish, plaintext};
 
 const REGION: &str = "eu-west-1";
 
@@ -17,19 +17,22 @@ fn through_pipes_and_files_of_any_length() {
     let place = Place::new();
     for length in [0, 1, 4095, 4096, 4097, 1_000_000, 3_000_000] {
         let plaintext = plaintext(length);
-        let message = place.does(&["encrypt", "--wrapping-key", AES], &plaintext);
+        let message = place.succeeds(&["encrypt", "--wrapping-key", AES], &plaintext);
         assert_eq!(
-            place.does(&["decrypt", "--wrapping-key", AES, "-i", "-", "-o", "-"], &message),
+            place.succeeds(&["decrypt", "--wrapping-key", AES, "-i", "-", "-o", "-"], &message),
             plaintext
         );
 
         place.write("plain", &plaintext);
-        place.does(&["encrypt", "--wrapping-key", AES, "-i", "plain", "-o", "message"], b"");
+        place.succeeds(&["encrypt", "--wrapping-key", AES, "-i", "plain", "-o", "message"], b"");
         assert_eq!(
-            place.does(&["decrypt", "--wrapping-key", AES, "--input", "message"], b""),
+            place.succeeds(&["decrypt", "--wrapping-key", AES, "--input", "message"], b""),
             plaintext
         );
-        place.does(&["decrypt", "--wrapping-key", AES, "-i", "message", "--output", "again"], b"");
+        place.succeeds(
+            &["decrypt", "--wrapping-key", AES, "-i", "message", "--output", "again"],
+            b"",
+        );
         assert_eq!(place.read("again"), plaintext);
     }
     let names: Vec<_> = place.files().into_iter().map(|(name, _)| name).collect();
@@ -51,17 +54,20 @@ fn under_several_keys_any_of_which_decrypts() {
         "--wrapping-key",
         OTHER_AES,
     ];
-    let message = place.does(&arguments, b"secret");
+    let message = place.succeeds(&arguments, b"secret");
     for key in [AES, RSA, OTHER_AES] {
-        assert_eq!(place.does(&["decrypt", "--wrapping-key", key], &message), b"secret");
+        assert_eq!(place.succeeds(&["decrypt", "--wrapping-key", key], &message), b"secret");
     }
     // The first key can be RSA, and a private key can encrypt, too.
     for first in [RSA, RSA_PUBLIC] {
         let message =
-            place.does(&["encrypt", "--wrapping-key", first, "--wrapping-key", AES], b"secret");
-        assert_eq!(place.does(&["decrypt", "--wrapping-key", RSA], &message), b"secret");
+            place.succeeds(&["encrypt", "--wrapping-key", first, "--wrapping-key", AES], b"secret");
+        assert_eq!(place.succeeds(&["decrypt", "--wrapping-key", RSA], &message), b"secret");
         assert_eq!(
-            place.does(&["decrypt", "--wrapping-key", OTHER_AES, "--wrapping-key", AES], &message),
+            place.succeeds(
+                &["decrypt", "--wrapping-key", OTHER_AES, "--wrapping-key", AES],
+                &message
+            ),
             b"secret"
         );
     }
@@ -73,16 +79,16 @@ fn under_each_length_of_aes_and_each_padding_of_rsa() {
     for length in [16, 24, 32] {
         place.write("a, \\ b.key", &vec![9; length]);
         let key = "raw-aes,namespace=n\\,s,name=\\\\,key-file=a\\, \\\\ b.key";
-        let message = place.does(&["encrypt", "--wrapping-key", key], b"secret");
-        assert_eq!(place.does(&["decrypt", "--wrapping-key", key], &message), b"secret");
-        let shown = place.does(&["inspect"], &message);
+        let message = place.succeeds(&["encrypt", "--wrapping-key", key], b"secret");
+        assert_eq!(place.succeeds(&["decrypt", "--wrapping-key", key], &message), b"secret");
+        let shown = place.succeeds(&["inspect"], &message);
         assert!(String::from_utf8(shown).unwrap().contains(r#""n,s""#));
     }
     for padding in ["pkcs1", "oaep-sha1", "oaep-sha256", "oaep-sha384", "oaep-sha512"] {
         let public = RSA_PUBLIC.replace("oaep-sha256", padding);
-        let message = place.does(&["encrypt", "--wrapping-key", &public], b"secret");
+        let message = place.succeeds(&["encrypt", "--wrapping-key", &public], b"secret");
         let private = RSA.replace("oaep-sha256", padding);
-        assert_eq!(place.does(&["decrypt", "--wrapping-key", &private], &message), b"secret");
+        assert_eq!(place.succeeds(&["decrypt", "--wrapping-key", &private], &message), b"secret");
     }
 }
 
@@ -101,8 +107,8 @@ fn in_every_suite() {
             place.fails(&arguments, b"secret", "--legacy");
             arguments.push("--legacy");
         }
-        place.does(&arguments, b"secret");
-        place.does(&["decrypt", "--wrapping-key", AES, "-i", "message", "-o", "again"], b"");
+        place.succeeds(&arguments, b"secret");
+        place.succeeds(&["decrypt", "--wrapping-key", AES, "-i", "message", "-o", "again"], b"");
         assert_eq!(place.read("again"), b"secret", "{suite}");
     }
 }
@@ -112,19 +118,19 @@ fn with_encryption_context_stored_and_required() {
     let place = Place::new();
     let stored = ["--encryption-context", "tenant=42", "--encryption-context", "zweck=a=b, ü"];
     let message =
-        place.does(&[&["encrypt", "--wrapping-key", AES], &stored[..]].concat(), b"secret");
+        place.succeeds(&[&["encrypt", "--wrapping-key", AES], &stored[..]].concat(), b"secret");
     let decrypt = ["decrypt", "--wrapping-key", AES];
     for supplied in [&stored[..], &stored[..2], &stored[2..], &[]] {
-        assert_eq!(place.does(&[&decrypt, supplied].concat(), &message), b"secret");
+        assert_eq!(place.succeeds(&[&decrypt, supplied].concat(), &message), b"secret");
     }
 
     let encrypt =
         [&["encrypt", "--wrapping-key", AES, "--required-context", "tenant"], &stored[..]].concat();
-    let message = place.does(&encrypt, b"secret");
-    assert_eq!(place.does(&[&decrypt, &stored[..2]].concat(), &message), b"secret");
+    let message = place.succeeds(&encrypt, b"secret");
+    assert_eq!(place.succeeds(&[&decrypt, &stored[..2]].concat(), &message), b"secret");
     place.fails(&decrypt, &message, "encryption context");
     place.fails(&[&decrypt, &["--encryption-context", "tenant=43"][..]].concat(), &message, "");
-    let shown = String::from_utf8(place.does(&["inspect"], &message)).unwrap();
+    let shown = String::from_utf8(place.succeeds(&["inspect"], &message)).unwrap();
     assert!(shown.contains("zweck") && !shown.contains("tenant"), "{shown}");
 }
 
@@ -134,11 +140,11 @@ fn onto_the_input_itself_through_a_link_and_with_its_permissions() {
     place.write("file", b"secret");
     fs::set_permissions(place.path("file"), fs::Permissions::from_mode(0o600)).unwrap();
     std::os::unix::fs::symlink("file", place.path("link")).unwrap();
-    place.does(&["encrypt", "--wrapping-key", AES, "-i", "file", "-o", "link"], b"");
+    place.succeeds(&["encrypt", "--wrapping-key", AES, "-i", "file", "-o", "link"], b"");
     assert!(fs::symlink_metadata(place.path("link")).unwrap().is_symlink());
     assert_eq!(fs::metadata(place.path("file")).unwrap().permissions().mode() & 0o777, 0o600);
     assert_ne!(place.read("file"), b"secret");
-    place.does(&["decrypt", "--wrapping-key", AES, "-i", "file", "-o", "file"], b"");
+    place.succeeds(&["decrypt", "--wrapping-key", AES, "-i", "file", "-o", "file"], b"");
     assert_eq!(place.read("file"), b"secret");
 }
 
@@ -146,7 +152,7 @@ fn onto_the_input_itself_through_a_link_and_with_its_permissions() {
 fn a_dangling_link_is_kept() {
     let place = Place::new();
     std::os::unix::fs::symlink("target", place.path("link")).unwrap();
-    place.does(&["encrypt", "--wrapping-key", AES, "-o", "link"], b"secret");
+    place.succeeds(&["encrypt", "--wrapping-key", AES, "-o", "link"], b"secret");
     assert!(fs::symlink_metadata(place.path("link")).unwrap().is_symlink());
     assert!(!place.read("target").is_empty());
 }
@@ -156,7 +162,7 @@ fn a_replaced_file_loses_its_set_user_id_bit() {
     let place = Place::new();
     place.write("older", b"as it was");
     fs::set_permissions(place.path("older"), fs::Permissions::from_mode(0o4750)).unwrap();
-    place.does(&["encrypt", "--wrapping-key", AES, "-o", "older"], b"secret");
+    place.succeeds(&["encrypt", "--wrapping-key", AES, "-o", "older"], b"secret");
     assert_eq!(fs::metadata(place.path("older")).unwrap().permissions().mode() & 0o7777, 0o750);
 }
 
@@ -164,7 +170,7 @@ fn a_replaced_file_loses_its_set_user_id_bit() {
 #[test]
 fn onto_a_descriptor_by_its_name() {
     let place = Place::new();
-    let message = place.does(&["encrypt", "--wrapping-key", AES], b"secret");
+    let message = place.succeeds(&["encrypt", "--wrapping-key", AES], b"secret");
     for name in ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"] {
         place.write("log", b"line\n");
         let log = fs::OpenOptions::new().append(true).open(place.path("log")).unwrap();
@@ -174,7 +180,7 @@ fn onto_a_descriptor_by_its_name() {
             .spawn()
             .unwrap();
         std::io::Write::write_all(&mut process.stdin.take().unwrap(), &message).unwrap();
-        assert!(process.wait().unwrap().success(), "{name}");
+        assert!(finish(process).status.success(), "{name}");
         assert_eq!(place.read("log"), b"line\nsecret", "{name}");
     }
 }
@@ -183,19 +189,22 @@ fn onto_a_descriptor_by_its_name() {
 fn frames_have_the_requested_length() {
     let place = Place::new();
     for (length, frames) in [("1", 10_001), ("4096", 3), ("10000", 2), ("4294967295", 1)] {
-        let message = place.does(
+        let message = place.succeeds(
             &["encrypt", "--wrapping-key", AES, "--frame-length", length],
             &plaintext(10_000),
         );
         let shown: serde_json::Value =
-            serde_json::from_slice(&place.does(&["inspect", "--json"], &message)).unwrap();
+            serde_json::from_slice(&place.succeeds(&["inspect", "--json"], &message)).unwrap();
         assert_eq!(shown["frame_length"].to_string(), length);
         // A message ends with a final frame, which is empty if the others hold the whole plaintext.
         assert!(
             shown["body"]["frames"] == frames || shown["body"]["frames"] == frames - 1,
             "{shown}"
         );
-        assert_eq!(place.does(&["decrypt", "--wrapping-key", AES], &message), plaintext(10_000));
+        assert_eq!(
+            place.succeeds(&["decrypt", "--wrapping-key", AES], &message),
+            plaintext(10_000)
+        );
     }
 }
 
@@ -217,23 +226,23 @@ async fn under_aws_kms() {
 
     let encrypt =
         [&["encrypt", "--wrapping-key", &key, "--wrapping-key", AES], &options[..]].concat();
-    let message = place.does(&encrypt, b"secret");
+    let message = place.succeeds(&encrypt, b"secret");
     assert_eq!(
-        place.does(&[&["decrypt", "--wrapping-key", &key], &options[..]].concat(), &message),
+        place.succeeds(&[&["decrypt", "--wrapping-key", &key], &options[..]].concat(), &message),
         b"secret"
     );
-    assert_eq!(place.does(&["decrypt", "--wrapping-key", AES], &message), b"secret");
-    let told = place.fails(
+    assert_eq!(place.succeeds(&["decrypt", "--wrapping-key", AES], &message), b"secret");
+    let failed = place.fails(
         &[&["decrypt", "--wrapping-key", &other_key], &options[..]].concat(),
         &message,
         "inspect",
     );
-    assert!(!told.said.contains("secret"));
+    assert!(!failed.stderr.contains("secret"));
 
     // The environment can contain the same settings.
     place.variables.push(("AWS_ENDPOINT_URL_KMS", endpoint.clone()));
     place.variables.push(("AWS_CA_BUNDLE", place.path("ca.pem").to_str().unwrap().to_owned()));
-    assert_eq!(place.does(&["decrypt", "--wrapping-key", &key], &message), b"secret");
+    assert_eq!(place.succeeds(&["decrypt", "--wrapping-key", &key], &message), b"secret");
 
     // KMS has no such key, is unavailable, or receives no credentials.
     let missing = format!("aws-kms:{}00000000-0000-0000-0000-000000000000", &arn[..arn.len() - 36]);
@@ -264,7 +273,10 @@ async fn under_keys_of_aws_kms_that_the_message_names() {
     ];
     let here = format!("region={REGION}");
     let run = |region: &str, command: &str, key: &str, input: &[u8]| {
-        place.does(&[command, "--wrapping-key", key, "--endpoint-url", kms.endpoint(region)], input)
+        place.succeeds(
+            &[command, "--wrapping-key", key, "--endpoint-url", kms.endpoint(region)],
+            input,
+        )
     };
     let requests = || kms.counters(REGION).requests("Decrypt");
 
@@ -327,7 +339,7 @@ fn a_frame_does_not_wait_for_more_than_the_next_byte() {
     let mut rest = vec![];
     decrypted.read_to_end(&mut rest).unwrap();
     assert_eq!(rest.len(), 20);
-    assert!(encrypting.wait().unwrap().success() && decrypting.wait().unwrap().success());
+    assert!(finish(encrypting).status.success() && finish(decrypting).status.success());
 }
 
 /// The disk starts writing before the end.
@@ -338,11 +350,17 @@ fn from_file_to_file_of_many_megabytes() {
     place.write("plain", &plaintext);
     for threads in [&[][..], &["--threads", "1"], &["--threads", "3"]] {
         let with = |arguments: &[&'static str]| [arguments, threads].concat();
-        place.does(&with(&["encrypt", "--wrapping-key", AES, "-i", "plain", "-o", "message"]), b"");
-        place.does(&with(&["decrypt", "--wrapping-key", AES, "-i", "message", "-o", "again"]), b"");
+        place.succeeds(
+            &with(&["encrypt", "--wrapping-key", AES, "-i", "plain", "-o", "message"]),
+            b"",
+        );
+        place.succeeds(
+            &with(&["decrypt", "--wrapping-key", AES, "-i", "message", "-o", "again"]),
+            b"",
+        );
         assert!(place.read("again") == plaintext);
         assert!(
-            place.does(&with(&["decrypt", "--wrapping-key", AES, "-i", "message"]), b"")
+            place.succeeds(&with(&["decrypt", "--wrapping-key", AES, "-i", "message"]), b"")
                 == plaintext
         );
     }

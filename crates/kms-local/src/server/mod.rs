@@ -48,6 +48,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// # Ok(())
 /// # }
 /// ```
+#[must_use = "the server stops when this is dropped"]
 pub struct KmsLocal {
     pub(crate) regions: BTreeMap<String, StartedRegion>,
     pub(crate) principals: Arc<Principals>,

@@ -50,8 +50,8 @@ impl KmsLocal {
 
     /// Returns the ARNs of the multi-Region key with this alias, one for each region.
     ///
-    /// Creates what is missing: the primary key in the first region, replicas in the others, and
-    /// the alias in all of them. Blocks for the disk if there is a data directory.
+    /// Creates missing keys and aliases: the primary key in the first region, replicas in the
+    /// others, and the alias in all of them. Blocks for the disk if there is a data directory.
     ///
     /// # Errors
     ///

@@ -28,7 +28,7 @@ impl KeyStore {
         Self { home, state: RwLock::new(state), changing: Mutex::new(()), disk }
     }
 
-    /// Whether a change waits for a disk, and must therefore run on a thread that may block.
+    /// Returns whether changes wait for a disk. They must then run on a thread that may block.
     pub(crate) fn is_persistent(&self) -> bool {
         self.disk.is_some()
     }
@@ -44,8 +44,8 @@ impl KeyStore {
     ///
     /// # Errors
     ///
-    /// The error of `plan`, or [`Refusal::Internal`] if the commit failed. Nothing has changed
-    /// then.
+    /// The error of `plan`, or [`Refusal::Internal`] if the commit failed. After an error, nothing
+    /// has changed.
     pub(crate) fn change<T>(
         &self,
         plan: impl FnOnce(&State) -> Result<(Change, T), Refusal>,
@@ -60,7 +60,7 @@ impl KeyStore {
         Ok(response)
     }
 
-    /// Whether the key exists, in any state.
+    /// Returns whether the key exists, in any state.
     pub(crate) fn holds(&self, id: KeyId, now: SystemTime) -> bool {
         self.read().keys.get(&id).is_some_and(|key| !key.is_gone(now))
     }

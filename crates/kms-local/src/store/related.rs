@@ -46,7 +46,7 @@ impl StoreHandle {
         self.all.relating.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns where the replicas of a multi-Region key are.
+    /// Returns the regions that have a replica of a multi-Region key.
     pub(crate) fn replicas(&self, key: &Key, now: SystemTime) -> Vec<&Home> {
         let stores = self.all.stores.values();
         let others = stores.filter(|store| key.primary_region.as_ref() != Some(&store.home.region));

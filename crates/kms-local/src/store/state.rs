@@ -92,8 +92,9 @@ impl Key {
         Self { state, ..self.clone() }
     }
 
-    /// Whether the waiting period before deletion is over. The key then no longer exists for
-    /// callers.
+    /// Returns whether the waiting period before deletion is over.
+    ///
+    /// For callers, the key then no longer exists.
     pub(crate) fn is_gone(&self, now: SystemTime) -> bool {
         matches!(self.state, KeyState::PendingDeletion { on } if on <= now)
     }

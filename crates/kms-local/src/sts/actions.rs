@@ -161,7 +161,7 @@ fn check_session_name(name: &str) -> Result<(), Fault> {
     }
 }
 
-/// Whether a text can be the name of a role or of a session.
+/// Returns whether a text can be the name of a role or of a session.
 fn is_name(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "_+=,.@-".contains(c))
 }

@@ -16,6 +16,19 @@ const MAX_SESSIONS: usize = 1000;
 /// A session that `AssumeRole` or `AssumeRoleWithWebIdentity` created, without its secrets.
 ///
 /// Returned by [`KmsLocal::role_sessions`](crate::KmsLocal::role_sessions).
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let kms = kms_local::KmsLocal::builder().sts().start().await?;
+/// // … run the code under test, which assumes a role …
+/// for session in kms.role_sessions() {
+///     let requests = kms.counters("us-east-1").access_keys.get(&session.access_key_id).copied();
+///     println!("{} sent {} requests", session.role_arn, requests.unwrap_or(0));
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RoleSession {
@@ -32,7 +45,7 @@ pub struct RoleSession {
     pub access_key_id: String,
 }
 
-/// The sessions of roles, and what is needed to create them.
+/// The sessions of roles, with the principals and tokens that create them.
 pub(crate) struct Roles {
     pub(super) principals: Arc<Principals>,
     sessions: Mutex<VecDeque<RoleSession>>,

@@ -1,7 +1,7 @@
 use crate::support::{REGION, Setup, code, setup};
 
 #[tokio::test]
-async fn an_alias_is_made_moved_and_removed() {
+async fn an_alias_is_created_updated_and_deleted() {
     let Setup { kms, client, key } = setup().await;
     let other = kms.create_key(REGION);
     let target = async |alias: &str| {
@@ -22,7 +22,7 @@ async fn an_alias_is_made_moved_and_removed() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_an_alias_is_refused() {
+async fn invalid_aliases_are_refused() {
     let Setup { kms: _kms, client, key, .. } = setup().await;
     let create = |name: &str, target: &str| {
         client.create_alias().alias_name(name).target_key_id(target).send()

@@ -7,7 +7,7 @@ use kms_local::KmsLocal;
 
 use crate::support::{REGION, Setup, client, code, setup};
 
-async fn sealed(client: &Client, key: &str, context: &[(&str, &str)]) -> Blob {
+async fn encrypted(client: &Client, key: &str, context: &[(&str, &str)]) -> Blob {
     let mut encrypt = client.encrypt().key_id(key).plaintext(Blob::new("secret"));
     for (name, value) in context {
         encrypt = encrypt.encryption_context(*name, *value);
@@ -53,7 +53,7 @@ async fn plaintexts_have_1_to_4096_bytes() {
 }
 
 #[tokio::test]
-async fn another_context_does_not_open() {
+async fn another_context_does_not_decrypt() {
     let Setup { kms: _kms, client, key, .. } = setup().await;
     let decrypt = async |blob: &Blob, context: &[(&str, &str)]| {
         let mut decrypt = client.decrypt().ciphertext_blob(blob.clone());
@@ -62,7 +62,7 @@ async fn another_context_does_not_open() {
         }
         decrypt.send().await
     };
-    let blob = sealed(&client, &key, &[("ab", "c"), ("x", "y")]).await;
+    let blob = encrypted(&client, &key, &[("ab", "c"), ("x", "y")]).await;
     decrypt(&blob, &[("x", "y"), ("ab", "c")]).await.unwrap();
     for other in [
         &[][..],
@@ -77,9 +77,9 @@ async fn another_context_does_not_open() {
 }
 
 #[tokio::test]
-async fn a_changed_blob_does_not_open() {
+async fn a_changed_blob_does_not_decrypt() {
     let Setup { kms: _kms, client, key, .. } = setup().await;
-    let blob = sealed(&client, &key, &[]).await.into_inner();
+    let blob = encrypted(&client, &key, &[]).await.into_inner();
     let decrypt = |blob: Vec<u8>| client.decrypt().ciphertext_blob(Blob::new(blob)).send();
     for at in [0, 17, 29, blob.len() - 1] {
         let mut changed = blob.clone();
@@ -93,17 +93,17 @@ async fn a_changed_blob_does_not_open() {
     assert_eq!(code(decrypt(Vec::new()).await), "ValidationException");
     assert_eq!(code(decrypt(vec![1; 6145]).await), "ValidationException");
 
-    // A key id of no key here: AWS does not tell whether there is one elsewhere.
+    // No key in this region has this id. AWS does not reveal whether another region has one.
     let mut elsewhere = blob;
     elsewhere[5] ^= 1;
     assert_eq!(code(decrypt(elsewhere).await), "AccessDeniedException");
 }
 
 #[tokio::test]
-async fn another_key_does_not_open() {
+async fn another_key_does_not_decrypt() {
     let Setup { kms, client, key } = setup().await;
     let other = kms.create_key(REGION);
-    let blob = sealed(&client, &key, &[]).await;
+    let blob = encrypted(&client, &key, &[]).await;
     let decrypt = |key: &str| client.decrypt().key_id(key).ciphertext_blob(blob.clone()).send();
     decrypt(&key).await.unwrap();
     assert_eq!(code(decrypt(&other).await), "IncorrectKeyException");
@@ -111,13 +111,13 @@ async fn another_key_does_not_open() {
 }
 
 #[tokio::test]
-async fn regions_have_keys_of_their_own() {
+async fn each_region_has_its_own_keys() {
     let kms = KmsLocal::builder().region(REGION).region("eu-west-1").start().await.unwrap();
     let credentials = kms.issue_credentials();
     let here = client(&kms, REGION, credentials.clone());
     let there = client(&kms, "eu-west-1", credentials);
     let key = kms.create_key(REGION);
-    let blob = sealed(&here, &key, &[]).await;
+    let blob = encrypted(&here, &key, &[]).await;
     let refused = there.decrypt().ciphertext_blob(blob.clone()).send().await;
     assert_eq!(code(refused), "AccessDeniedException");
     let refused = there.decrypt().key_id(&key).ciphertext_blob(blob).send().await;
@@ -126,7 +126,7 @@ async fn regions_have_keys_of_their_own() {
 }
 
 #[tokio::test]
-async fn data_keys_open_to_what_they_were() {
+async fn data_keys_decrypt_to_their_plaintext() {
     let Setup { kms: _kms, client, key, .. } = setup().await;
     let generate = || client.generate_data_key().key_id(&key).encryption_context("a", "b");
     for (request, length) in [
@@ -135,19 +135,21 @@ async fn data_keys_open_to_what_they_were() {
         (generate().number_of_bytes(1), 1),
         (generate().number_of_bytes(1024), 1024),
     ] {
-        let made = request.send().await.unwrap();
-        assert_eq!(made.key_id(), Some(&*key));
-        let plaintext = made.plaintext().unwrap().as_ref();
+        let generated = request.send().await.unwrap();
+        assert_eq!(generated.key_id(), Some(&*key));
+        let plaintext = generated.plaintext().unwrap().as_ref();
         assert_eq!(plaintext.len(), length);
         let decrypt = client.decrypt().encryption_context("a", "b");
-        let opened = decrypt.ciphertext_blob(made.ciphertext_blob.clone().unwrap()).send().await;
-        assert_eq!(opened.unwrap().plaintext().unwrap().as_ref(), plaintext);
+        let decrypted =
+            decrypt.ciphertext_blob(generated.ciphertext_blob.clone().unwrap()).send().await;
+        assert_eq!(decrypted.unwrap().plaintext().unwrap().as_ref(), plaintext);
     }
 
     let hidden = client.generate_data_key_without_plaintext().key_id(&key);
-    let made = hidden.key_spec(DataKeySpec::Aes256).send().await.unwrap();
-    let opened = client.decrypt().ciphertext_blob(made.ciphertext_blob.unwrap()).send().await;
-    assert_eq!(opened.unwrap().plaintext().unwrap().as_ref().len(), 32);
+    let generated = hidden.key_spec(DataKeySpec::Aes256).send().await.unwrap();
+    let decrypted =
+        client.decrypt().ciphertext_blob(generated.ciphertext_blob.unwrap()).send().await;
+    assert_eq!(decrypted.unwrap().plaintext().unwrap().as_ref().len(), 32);
 }
 
 #[tokio::test]
@@ -173,7 +175,7 @@ async fn data_keys_have_one_length_within_bounds() {
 async fn re_encryption_changes_key_and_context() {
     let Setup { kms, client, key } = setup().await;
     let other = kms.create_key(REGION);
-    let blob = sealed(&client, &key, &[("old", "1")]).await;
+    let blob = encrypted(&client, &key, &[("old", "1")]).await;
     let request = || {
         client
             .re_encrypt()
@@ -188,8 +190,8 @@ async fn re_encryption_changes_key_and_context() {
     assert_eq!(moved.source_encryption_algorithm(), symmetric);
     assert_eq!(moved.destination_encryption_algorithm(), symmetric);
     let decrypt = client.decrypt().encryption_context("new", "2").key_id(&other);
-    let opened = decrypt.ciphertext_blob(moved.ciphertext_blob.unwrap()).send().await.unwrap();
-    assert_eq!(opened.plaintext().unwrap().as_ref(), b"secret");
+    let decrypted = decrypt.ciphertext_blob(moved.ciphertext_blob.unwrap()).send().await.unwrap();
+    assert_eq!(decrypted.plaintext().unwrap().as_ref(), b"secret");
 
     assert_eq!(code(request().send().await), "InvalidCiphertextException");
     let wrong = request().source_encryption_context("old", "1").source_key_id(&other);
@@ -199,7 +201,7 @@ async fn re_encryption_changes_key_and_context() {
 }
 
 #[tokio::test]
-async fn random_bytes_are_as_many_as_asked() {
+async fn random_bytes_have_the_requested_length() {
     let Setup { kms: _kms, client, .. } = setup().await;
     let generate = |bytes| client.generate_random().number_of_bytes(bytes).send();
     for bytes in [1, 1024] {
@@ -213,9 +215,9 @@ async fn random_bytes_are_as_many_as_asked() {
 }
 
 #[tokio::test]
-async fn a_dry_run_says_what_would_have_been() {
+async fn a_dry_run_returns_the_error_of_a_real_run() {
     let Setup { kms, client, key } = setup().await;
-    let blob = sealed(&client, &key, &[]).await;
+    let blob = encrypted(&client, &key, &[]).await;
     let dry = "DryRunOperationException";
     let encrypt = client.encrypt().key_id(&key).plaintext(Blob::new("x")).dry_run(true);
     assert_eq!(code(encrypt.send().await), dry);

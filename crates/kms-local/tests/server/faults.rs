@@ -7,7 +7,7 @@ use kms_local::KmsLocal;
 use serde_json::json;
 
 use crate::support::{
-    REGION, RawAnswer, RawConnection, RawRequest, Setup, client, code, setup, until,
+    REGION, RawConnection, RawRequest, RawResponse, Setup, client, code, setup, until,
 };
 
 #[tokio::test]
@@ -24,7 +24,7 @@ async fn a_rate_throttles() {
 }
 
 #[tokio::test]
-async fn a_share_of_requests_fails_by_seed() {
+async fn the_seed_decides_which_requests_fail() {
     let Setup { kms, client, .. } = setup().await;
     let faults = kms.faults(REGION);
     let failures = async |seed| {
@@ -50,7 +50,7 @@ async fn a_share_of_requests_fails_by_seed() {
 }
 
 #[tokio::test]
-async fn a_reset_is_no_answer() {
+async fn a_reset_replaces_the_response() {
     let Setup { kms, client, .. } = setup().await;
     kms.faults(REGION).connection_resets(1.0);
     let refused = client.list_keys().send().await.unwrap_err();
@@ -66,7 +66,7 @@ async fn a_reset_reaches_the_socket() {
     let kms = KmsLocal::builder().plaintext_http().start().await.unwrap();
     kms.faults(REGION).connection_resets(1.0);
     let mut connection = RawConnection::open(kms.endpoint(REGION)).await;
-    let request = RawRequest::right(kms.issue_credentials()).signed();
+    let request = RawRequest::valid(kms.issue_credentials()).signed();
     let error = connection.try_send(request).await.unwrap_err();
     let cause = std::error::Error::source(&error).unwrap();
     let cause: &std::io::Error = cause.downcast_ref().unwrap();
@@ -74,7 +74,7 @@ async fn a_reset_reaches_the_socket() {
 }
 
 #[tokio::test]
-async fn what_hangs_is_answered_when_the_fault_is_cleared() {
+async fn hanging_requests_get_a_response_when_the_fault_is_cleared() {
     let Setup { kms, client, .. } = setup().await;
     kms.faults(REGION).hang(true);
     let waiting = tokio::spawn(client.list_keys().send());
@@ -86,7 +86,7 @@ async fn what_hangs_is_answered_when_the_fault_is_cleared() {
 }
 
 #[tokio::test]
-async fn what_hangs_is_forgotten_when_the_caller_goes_away() {
+async fn hanging_requests_end_when_the_caller_disconnects() {
     let Setup { kms, client, .. } = setup().await;
     kms.faults(REGION).hang(true);
     let waiting = tokio::spawn(client.list_keys().send());
@@ -98,7 +98,7 @@ async fn what_hangs_is_forgotten_when_the_caller_goes_away() {
 }
 
 #[tokio::test]
-async fn what_hangs_ends_with_the_server() {
+async fn hanging_requests_end_with_the_server() {
     for graceful in [true, false] {
         let Setup { kms, client, .. } = setup().await;
         kms.faults(REGION).hang(true);
@@ -115,7 +115,7 @@ async fn what_hangs_ends_with_the_server() {
 }
 
 #[tokio::test]
-async fn latency_delays_and_no_more() {
+async fn latency_only_delays() {
     let Setup { kms, client, .. } = setup().await;
     kms.faults(REGION).latency(Duration::from_hours(1));
     let waiting = tokio::spawn(client.list_keys().send());
@@ -149,11 +149,11 @@ async fn a_share_of_requests_is_slow() {
     waiting.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
-/// Of 20 draws of a half with seed 3.
+/// The number of slow requests among 20, with a share of one half and seed 3.
 const SLOW: u64 = 6;
 
 #[tokio::test]
-async fn access_is_denied_to_whoever_signs_right() {
+async fn access_is_denied_despite_a_valid_signature() {
     let Setup { kms, client: allowed, key } = setup().await;
     let generate =
         async || allowed.generate_data_key().key_id(&key).number_of_bytes(32).send().await;
@@ -196,8 +196,8 @@ async fn access_is_denied_for_one_encryption_context() {
 async fn responses_contain_the_id_of_another_key() {
     let Setup { kms, client, key } = setup().await;
     let generate = async || {
-        let answer = client.generate_data_key().key_id(&key).number_of_bytes(32).send().await;
-        answer.unwrap().key_id.unwrap()
+        let response = client.generate_data_key().key_id(&key).number_of_bytes(32).send().await;
+        response.unwrap().key_id.unwrap()
     };
     assert_eq!(generate().await, key);
     kms.faults(REGION).wrong_key_ids(true);
@@ -225,7 +225,7 @@ async fn a_key_is_disabled_and_enabled_without_a_request() {
 }
 
 #[tokio::test]
-async fn counters_tell_operations_outcomes_and_access_keys() {
+async fn counters_count_by_operation_outcome_and_access_key() {
     let Setup { kms, client: first, key } = setup().await;
     let credentials = kms.issue_credentials();
     let second = client(&kms, REGION, credentials.clone());
@@ -268,7 +268,7 @@ async fn open_connections_and_their_key_exchanges_are_counted() {
 }
 
 #[tokio::test]
-async fn the_most_requests_in_flight_are_remembered() {
+async fn the_maximum_of_requests_in_flight_is_counted() {
     let Setup { kms, client, .. } = setup().await;
     kms.faults(REGION).hang(true);
     let waiting: Vec<_> = (0..5).map(|_| tokio::spawn(client.list_keys().send())).collect();
@@ -281,7 +281,7 @@ async fn the_most_requests_in_flight_are_remembered() {
     assert_eq!((counters.in_flight, counters.max_in_flight), (0, 5));
 }
 
-async fn admin(kms: &KmsLocal, method: Method, path: &str, body: serde_json::Value) -> RawAnswer {
+async fn admin(kms: &KmsLocal, method: Method, path: &str, body: serde_json::Value) -> RawResponse {
     let mut connection = RawConnection::open(kms.admin_endpoint().unwrap()).await;
     let request = Request::builder()
         .method(method)
@@ -323,7 +323,7 @@ async fn the_admin_endpoint_counts_and_sets_faults() {
         (&faults[REGION]["slow_latency_ms"], &faults[REGION]["clock_offset_ms"]),
         (&json!(7), &json!(-600_000))
     );
-    // Another client, because each learns from the `Date` how far off the server is.
+    // Use a new client, because each client learns the clock offset from the `Date` header.
     let learning = crate::support::client(&kms, REGION, kms.issue_credentials());
     assert_eq!(code(learning.list_keys().send().await), "InvalidSignatureException");
     learning.list_keys().send().await.unwrap();
@@ -335,10 +335,29 @@ async fn the_admin_endpoint_counts_and_sets_faults() {
 
     let elsewhere = json!({ REGION: { "hang": true }, "mars-1": {} });
     assert_eq!(admin(&kms, Method::PUT, "/faults", elsewhere).await.status, 404);
-    let misspelt = json!({ REGION: { "hangs": true } });
-    assert_eq!(admin(&kms, Method::PUT, "/faults", misspelt).await.status, 422);
-    // Nothing of the refused plans was set.
+    let misspelled = json!({ REGION: { "hangs": true } });
+    assert_eq!(admin(&kms, Method::PUT, "/faults", misspelled).await.status, 422);
+    // None of the refused faults was set.
     client.list_keys().send().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_admin_endpoint_refuses_other_requests() {
+    let kms = KmsLocal::builder().admin(0).start().await.unwrap();
+    assert_eq!(admin(&kms, Method::GET, "/", json!(null)).await.status, 404);
+    assert_eq!(admin(&kms, Method::POST, "/faults", json!({})).await.status, 404);
+
+    // A web page could send this request to the port, without `content-type: application/json`.
+    let key = kms.create_key(REGION);
+    let mut connection = RawConnection::open(kms.admin_endpoint().unwrap()).await;
+    let request = Request::post("/keys/disable")
+        .header("host", "localhost")
+        .header("content-type", "text/plain")
+        .body(Full::from(json!({ "region": REGION, "key_id": key }).to_string()))
+        .unwrap();
+    assert_eq!(connection.send(request).await.status, 415);
+    let client = client(&kms, REGION, kms.issue_credentials());
+    client.generate_data_key().key_id(&key).number_of_bytes(32).send().await.unwrap();
 }
 
 #[tokio::test]

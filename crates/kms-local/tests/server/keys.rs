@@ -30,7 +30,7 @@ async fn a_key_is_described_as_it_was_created() {
 }
 
 #[tokio::test]
-async fn what_is_not_a_symmetric_key_is_refused() {
+async fn other_kinds_of_keys_are_refused() {
     let Setup { kms: _kms, client, .. } = setup().await;
     let create = || client.create_key();
     let unsupported = "UnsupportedOperationException";
@@ -90,11 +90,11 @@ async fn keys_are_listed_page_by_page() {
 }
 
 #[tokio::test]
-async fn a_disabled_key_does_nothing_until_it_is_enabled() {
+async fn a_disabled_key_cannot_be_used_until_it_is_enabled() {
     let Setup { kms: _kms, client, key, .. } = setup().await;
     let blob = aws_sdk_kms::primitives::Blob::new("text");
     let encrypt = || client.encrypt().key_id(&key).plaintext(blob.clone()).send();
-    let sealed = encrypt().await.unwrap().ciphertext_blob.unwrap();
+    let encrypted = encrypt().await.unwrap().ciphertext_blob.unwrap();
 
     client.disable_key().key_id(&key).send().await.unwrap();
     let described = client.describe_key().key_id(&key).send().await.unwrap().key_metadata.unwrap();
@@ -102,10 +102,10 @@ async fn a_disabled_key_does_nothing_until_it_is_enabled() {
     assert!(!described.enabled());
     let disabled = "DisabledException";
     assert_eq!(code(encrypt().await), disabled);
-    assert_eq!(code(client.decrypt().ciphertext_blob(sealed.clone()).send().await), disabled);
+    assert_eq!(code(client.decrypt().ciphertext_blob(encrypted.clone()).send().await), disabled);
     let data_key = client.generate_data_key().key_id(&key).number_of_bytes(32);
     assert_eq!(code(data_key.send().await), disabled);
-    let re_encrypt = client.re_encrypt().ciphertext_blob(sealed).destination_key_id(&key);
+    let re_encrypt = client.re_encrypt().ciphertext_blob(encrypted).destination_key_id(&key);
     assert_eq!(code(re_encrypt.send().await), disabled);
 
     client.enable_key().key_id(&key).send().await.unwrap();
@@ -113,7 +113,7 @@ async fn a_disabled_key_does_nothing_until_it_is_enabled() {
 }
 
 #[tokio::test]
-async fn a_key_waits_for_its_deletion_and_can_be_saved() {
+async fn a_key_is_pending_deletion_until_that_is_cancelled() {
     let Setup { kms: _kms, client, key, .. } = setup().await;
     let blob = aws_sdk_kms::primitives::Blob::new("text");
     let encrypt = || client.encrypt().key_id(&key).plaintext(blob.clone()).send();
@@ -140,8 +140,8 @@ async fn a_key_waits_for_its_deletion_and_can_be_saved() {
     assert_eq!(code(client.enable_key().key_id(&key).send().await), invalid_state);
     assert_eq!(code(client.disable_key().key_id(&key).send().await), invalid_state);
 
-    let saved = client.cancel_key_deletion().key_id(&key).send().await.unwrap();
-    assert_eq!(saved.key_id(), Some(&*key));
+    let cancelled = client.cancel_key_deletion().key_id(&key).send().await.unwrap();
+    assert_eq!(cancelled.key_id(), Some(&*key));
     assert_eq!(code(encrypt().await), "DisabledException");
     assert_eq!(code(client.cancel_key_deletion().key_id(&key).send().await), invalid_state);
     let scheduled = schedule().send().await.unwrap();

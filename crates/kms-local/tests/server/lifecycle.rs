@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 use crate::support::{REGION, Setup, client, setup, until};
 
 #[tokio::test]
-async fn without_a_region_there_is_us_east_1() {
+async fn the_default_region_is_us_east_1() {
     let kms = KmsLocal::builder().start().await.unwrap();
     assert_eq!(kms.regions().collect::<Vec<_>>(), ["us-east-1"]);
     assert!(kms.admin_endpoint().is_none());
@@ -28,7 +28,7 @@ async fn plain_http_needs_no_authority() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_started_says_why() {
+async fn invalid_settings_have_separate_errors() {
     let start = async |builder: kms_local::KmsLocalBuilder| builder.start().await.unwrap_err();
     let builder = KmsLocal::builder;
     for name in ["", "us east", "../x", "US-EAST-1", &"x".repeat(33)] {
@@ -66,7 +66,7 @@ async fn nothing_listens_after_a_drop() {
 }
 
 #[tokio::test]
-async fn a_graceful_stop_answers_what_is_under_way() {
+async fn a_graceful_stop_responds_to_requests_in_flight() {
     let Setup { kms, client, .. } = setup().await;
     kms.faults(REGION).hang(true);
     let faults = kms.faults(REGION);
@@ -74,12 +74,12 @@ async fn a_graceful_stop_answers_what_is_under_way() {
     until(|| kms.counters(REGION).in_flight == 1).await;
     faults.clear();
     waiting.await.unwrap().unwrap();
-    // An idle, kept-alive connection does not hold the server up.
+    // An idle connection does not delay the shutdown.
     kms.shutdown().await;
 }
 
 #[tokio::test]
-async fn a_handle_on_faults_does_not_keep_the_data_directory() {
+async fn a_faults_handle_does_not_lock_the_data_directory() {
     let directory = tempfile::tempdir().unwrap();
     let start = || KmsLocal::builder().data_dir(directory.path()).start();
     let kms = start().await.unwrap();
@@ -92,7 +92,7 @@ async fn a_handle_on_faults_does_not_keep_the_data_directory() {
 }
 
 #[tokio::test]
-async fn a_start_that_fails_lets_the_data_directory_go() {
+async fn a_failed_start_releases_the_data_directory() {
     let directory = tempfile::tempdir().unwrap();
     let taken = KmsLocal::builder().start().await.unwrap();
     let port = taken.endpoint(REGION).rsplit(':').next().unwrap().parse().unwrap();

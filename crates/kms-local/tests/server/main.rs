@@ -6,11 +6,11 @@ mod aliases;
 #[cfg(test)]
 mod data;
 #[cfg(test)]
-mod distance;
-#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod keys;
+#[cfg(test)]
+mod latency;
 #[cfg(test)]
 mod lifecycle;
 #[cfg(test)]

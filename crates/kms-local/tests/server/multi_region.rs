@@ -11,7 +11,7 @@ const HERE: &str = "us-east-1";
 const THERE: &str = "eu-west-1";
 const CHINA: &str = "cn-north-1";
 
-/// A server with three regions and a client of each of the first two.
+/// A server with three regions, and clients for the first two.
 struct Regions {
     kms: KmsLocal,
     here: Client,
@@ -37,8 +37,8 @@ async fn describe(client: &Client, key: &str) -> KeyMetadata {
 }
 
 async fn encrypt(client: &Client, key: &str) -> Blob {
-    let sealed = client.encrypt().key_id(key).plaintext(Blob::new("text")).send().await.unwrap();
-    sealed.ciphertext_blob.unwrap()
+    let encrypted = client.encrypt().key_id(key).plaintext(Blob::new("text")).send().await.unwrap();
+    encrypted.ciphertext_blob.unwrap()
 }
 
 #[tokio::test]
@@ -71,38 +71,38 @@ async fn a_primary_is_replicated_and_each_is_described() {
 }
 
 #[tokio::test]
-async fn what_one_related_key_seals_each_opens() {
+async fn related_keys_decrypt_the_ciphertexts_of_each_other() {
     let Regions { kms, here, there } = regions().await;
     let key = kms.create_multi_region_key(HERE, &[THERE]);
     let replica = elsewhere(&key);
-    for (sealer, name, opener, opens) in
+    for (encrypting, name, decrypting, decrypts_under) in
         [(&here, &key, &there, &replica), (&there, &replica, &here, &key)]
     {
-        let blob = encrypt(sealer, name).await;
-        for named in [None, Some(opens.clone())] {
-            let opened = opener
+        let blob = encrypt(encrypting, name).await;
+        for named in [None, Some(decrypts_under.clone())] {
+            let decrypted = decrypting
                 .decrypt()
                 .ciphertext_blob(blob.clone())
                 .set_key_id(named)
                 .send()
                 .await
                 .unwrap();
-            assert_eq!(opened.plaintext().unwrap().as_ref(), b"text");
-            assert_eq!(opened.key_id(), Some(&**opens));
+            assert_eq!(decrypted.plaintext().unwrap().as_ref(), b"text");
+            assert_eq!(decrypted.key_id(), Some(&**decrypts_under));
         }
-        let re_encrypted = opener
+        let re_encrypted = decrypting
             .re_encrypt()
             .ciphertext_blob(blob.clone())
-            .destination_key_id(opens)
+            .destination_key_id(decrypts_under)
             .send()
             .await;
-        assert_eq!(re_encrypted.unwrap().source_key_id(), Some(&**opens));
-        // Each region knows its own ARNs alone.
-        let refused = opener.decrypt().ciphertext_blob(blob).key_id(name).send().await;
+        assert_eq!(re_encrypted.unwrap().source_key_id(), Some(&**decrypts_under));
+        // Each region knows only its own ARNs.
+        let refused = decrypting.decrypt().ciphertext_blob(blob).key_id(name).send().await;
         assert_eq!(code(refused), "NotFoundException");
     }
 
-    // Keys that are not related do not open it, also where one has the same digits.
+    // Unrelated keys cannot decrypt it.
     let blob = encrypt(&here, &key).await;
     let other = kms.create_multi_region_key(THERE, &[]);
     let refused = there.decrypt().ciphertext_blob(blob).key_id(other).send().await;
@@ -112,7 +112,7 @@ async fn what_one_related_key_seals_each_opens() {
 }
 
 #[tokio::test]
-async fn the_two_spellings_name_two_keys() {
+async fn the_two_formats_of_an_id_name_two_keys() {
     let Regions { kms, here, .. } = regions().await;
     let multi = kms.create_multi_region_key(HERE, &[]);
     let single = kms.create_key(HERE);
@@ -139,7 +139,7 @@ async fn the_two_spellings_name_two_keys() {
 }
 
 #[tokio::test]
-async fn related_keys_have_states_of_their_own() {
+async fn related_keys_have_separate_states() {
     let Regions { kms, here, there } = regions().await;
     let key = kms.create_multi_region_key(HERE, &[THERE]);
     let blob = encrypt(&here, &key).await;
@@ -156,7 +156,7 @@ async fn related_keys_have_states_of_their_own() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_replicated_is_refused() {
+async fn invalid_replications_are_refused() {
     let Regions { kms, here, there } = regions().await;
     let replicate = async |client: &Client, key: &str, region: &str| {
         code(client.replicate_key().key_id(key).replica_region(region).send().await)
@@ -181,7 +181,7 @@ async fn what_cannot_be_replicated_is_refused() {
 }
 
 #[tokio::test]
-async fn a_primary_with_replicas_waits_for_them_to_be_deleted() {
+async fn a_primary_key_waits_for_the_deletion_of_its_replicas() {
     let Regions { kms, here, there } = regions().await;
     let key = kms.create_multi_region_key(HERE, &[THERE]);
     let scheduled =
@@ -232,15 +232,15 @@ async fn related_keys_survive_a_restart() {
     assert_eq!(kms.ensure_multi_region_alias(&[HERE, THERE], "alias/app").unwrap(), arns);
     let [here, there] = [HERE, THERE].map(|region| client(&kms, region, kms.issue_credentials()));
     assert_eq!([describe(&here, &arns[0]).await, describe(&here, &waiting).await], described);
-    let opened = there.decrypt().ciphertext_blob(blob).key_id("alias/app").send().await.unwrap();
+    let decrypted = there.decrypt().ciphertext_blob(blob).key_id("alias/app").send().await.unwrap();
     assert_eq!(
-        (opened.plaintext().unwrap().as_ref(), opened.key_id()),
+        (decrypted.plaintext().unwrap().as_ref(), decrypted.key_id()),
         (&b"text"[..], Some(&*arns[1]))
     );
 }
 
 #[tokio::test]
-async fn an_alias_that_stands_for_something_else_is_left_alone() {
+async fn an_alias_of_another_key_is_not_changed() {
     let Regions { kms, .. } = regions().await;
     let ensure = |regions: &[&str], alias| {
         kms.ensure_multi_region_alias(regions, alias).map_err(|refused| refused.code)

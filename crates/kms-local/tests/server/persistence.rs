@@ -27,8 +27,8 @@ async fn keys_states_and_aliases_survive_a_restart() {
 
     let kms = start().await.unwrap();
     let new = client(&kms, REGION, kms.issue_credentials());
-    let opened = new.decrypt().ciphertext_blob(blob).send().await.unwrap();
-    assert_eq!(opened.plaintext().unwrap().as_ref(), b"x");
+    let decrypted = new.decrypt().ciphertext_blob(blob).send().await.unwrap();
+    assert_eq!(decrypted.plaintext().unwrap().as_ref(), b"x");
     let again = new.describe_key().key_id("alias/app").send().await.unwrap().key_metadata;
     assert_eq!(again, described);
     assert_eq!(new.list_aliases().send().await.unwrap().aliases, aliases);
@@ -60,7 +60,7 @@ async fn a_data_directory_has_one_server_and_one_account() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn the_file_with_the_keys_is_for_its_owner_alone() {
+async fn only_the_owner_can_read_the_file_with_the_keys() {
     use std::{os::unix::fs::PermissionsExt as _, path::Path};
 
     let directory = tempfile::tempdir().unwrap();

@@ -4,6 +4,9 @@ use std::{
     io::{BufRead as _, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::Duration,
 };
 
 use aws_credential_types::Credentials;
@@ -58,10 +61,21 @@ impl Program {
     }
 
     /// Stops the program with SIGTERM, and returns whether it exited with success.
+    /// Kills it after a minute, so that a test fails instead of hanging.
     fn terminate(mut self) -> bool {
         let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
-        self.child.wait().unwrap().success()
+        let kill = |signal: &str, id: &str| Command::new("kill").args([signal, id]).status();
+        assert!(kill("-TERM", &id).unwrap().success());
+        let (finished, waiting) = mpsc::channel::<()>();
+        let watchdog = thread::spawn(move || {
+            if waiting.recv_timeout(Duration::from_mins(1)) == Err(RecvTimeoutError::Timeout) {
+                kill("-KILL", &id).unwrap();
+            }
+        });
+        let status = self.child.wait().unwrap();
+        drop(finished);
+        watchdog.join().unwrap();
+        status.success()
     }
 }
 

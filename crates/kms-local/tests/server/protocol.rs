@@ -10,35 +10,36 @@ use crate::support::{REGION, RawConnection, RawRequest, Setup, setup, until};
 async fn plain() -> (KmsLocal, RawConnection, RawRequest) {
     let kms = KmsLocal::builder().plaintext_http().start().await.unwrap();
     let connection = RawConnection::open(kms.endpoint(REGION)).await;
-    let right = RawRequest::right(kms.issue_credentials());
-    (kms, connection, right)
+    let valid = RawRequest::valid(kms.issue_credentials());
+    (kms, connection, valid)
 }
 
 #[tokio::test]
-async fn every_answer_has_an_id_and_a_type() {
-    let (_kms, mut connection, right) = plain().await;
-    let answers = [connection.send(right.signed()).await, connection.send(right.unsigned()).await];
-    let ids = answers.map(|answer| {
-        assert_eq!(answer.headers["content-type"], "application/x-amz-json-1.1");
-        let id = answer.headers["x-amzn-requestid"].to_str().unwrap().to_owned();
+async fn every_response_has_an_id_and_a_type() {
+    let (_kms, mut connection, valid) = plain().await;
+    let responses =
+        [connection.send(valid.signed()).await, connection.send(valid.unsigned()).await];
+    let ids = responses.map(|response| {
+        assert_eq!(response.headers["content-type"], "application/x-amz-json-1.1");
+        let id = response.headers["x-amzn-requestid"].to_str().unwrap().to_owned();
         uuid::Uuid::parse_str(&id).unwrap()
     });
     assert_ne!(ids[0], ids[1]);
 }
 
 #[tokio::test]
-async fn what_is_no_operation_is_refused() {
-    let (_kms, mut connection, right) = plain().await;
+async fn unknown_operations_are_refused() {
+    let (_kms, mut connection, valid) = plain().await;
     for target in ["TrentService.Sign", "TrentService.", "GenerateRandom", "x"] {
-        let right = RawRequest::right(right.credentials.clone());
-        let answer = connection.send(right.target(target, b"{}").signed()).await;
-        assert_eq!((answer.status, &*answer.code()), (400, "UnknownOperationException"));
+        let valid = RawRequest::valid(valid.credentials.clone());
+        let response = connection.send(valid.target(target, b"{}").signed()).await;
+        assert_eq!((response.status, &*response.code()), (400, "UnknownOperationException"));
     }
-    let mut get = right.signed();
+    let mut get = valid.signed();
     *get.method_mut() = Method::GET;
-    let mut path = right.signed();
+    let mut path = valid.signed();
     *path.uri_mut() = Uri::from_static("/path");
-    let mut query = right.signed();
+    let mut query = valid.signed();
     *query.uri_mut() = Uri::from_static("/?query");
     for other in [get, path, query] {
         assert_eq!(connection.send(other).await.code(), "UnknownOperationException");
@@ -46,9 +47,9 @@ async fn what_is_no_operation_is_refused() {
 }
 
 #[tokio::test]
-async fn what_is_no_json_of_the_operation_is_refused() {
-    let (_kms, mut connection, right) = plain().await;
-    let credentials = right.credentials;
+async fn invalid_json_is_refused() {
+    let (_kms, mut connection, valid) = plain().await;
+    let credentials = valid.credentials;
     for body in [
         &b""[..],
         b"x",
@@ -58,39 +59,39 @@ async fn what_is_no_json_of_the_operation_is_refused() {
         b"{\"NumberOfBytes\":1e400}",
         b"\xff\xfe",
     ] {
-        let right = RawRequest::right(credentials.clone());
-        let request = right.target("TrentService.GenerateRandom", body).signed();
+        let valid = RawRequest::valid(credentials.clone());
+        let request = valid.target("TrentService.GenerateRandom", body).signed();
         assert_eq!(connection.send(request).await.code(), "SerializationException", "{body:?}");
     }
     for body in [r#"{"KeyId":"x","Plaintext":"?"}"#, r#"{"KeyId":"x","Plaintext":"AA"}"#] {
-        let right = RawRequest::right(credentials.clone());
-        let request = right.target("TrentService.Encrypt", body.as_bytes()).signed();
+        let valid = RawRequest::valid(credentials.clone());
+        let request = valid.target("TrentService.Encrypt", body.as_bytes()).signed();
         assert_eq!(connection.send(request).await.code(), "SerializationException", "{body}");
     }
     let deep = "[".repeat(200_000);
-    let request = RawRequest::right(credentials.clone())
+    let request = RawRequest::valid(credentials.clone())
         .target("TrentService.Encrypt", deep.as_bytes())
         .signed();
     assert_eq!(connection.send(request).await.code(), "SerializationException");
-    let request = RawRequest::right(credentials).target("TrentService.Encrypt", b"{}").signed();
+    let request = RawRequest::valid(credentials).target("TrentService.Encrypt", b"{}").signed();
     assert_eq!(connection.send(request).await.code(), "ValidationException");
 }
 
 #[tokio::test]
-async fn a_body_is_bounded_whatever_it_says_of_its_length() {
-    let (kms, mut connection, right) = plain().await;
-    let large = right.target("TrentService.Encrypt", &vec![b' '; 300_000]).signed();
-    let answer = connection.send(large).await;
-    assert_eq!((answer.status, &*answer.code()), (413, "RequestEntityTooLargeException"));
+async fn a_body_is_limited_for_any_declared_length() {
+    let (kms, mut connection, valid) = plain().await;
+    let large = valid.target("TrentService.Encrypt", &vec![b' '; 300_000]).signed();
+    let response = connection.send(large).await;
+    assert_eq!((response.status, &*response.code()), (413, "RequestEntityTooLargeException"));
 
     let address = kms.endpoint(REGION).strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(address).await.unwrap();
     let head = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 18446744073709551615\r\n\r\n{}";
     stream.write_all(head.as_bytes()).await.unwrap();
-    let mut answer = vec![0; 64];
-    let length = stream.read(&mut answer).await.unwrap();
-    let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
-    assert!(answer.starts_with("HTTP/1.1 4") || length == 0, "{answer}");
+    let mut response = vec![0; 64];
+    let length = stream.read(&mut response).await.unwrap();
+    let response = String::from_utf8_lossy(&response[..length]).into_owned();
+    assert!(response.starts_with("HTTP/1.1 4") || length == 0, "{response}");
 }
 
 #[tokio::test]
@@ -115,7 +116,7 @@ async fn a_connection_without_handshake_counts_as_one() {
 }
 
 #[tokio::test]
-async fn a_stranger_to_the_authority_does_not_connect() {
+async fn a_client_that_does_not_trust_the_authority_cannot_connect() {
     let one = setup().await;
     let other = setup().await;
     let credentials = one.kms.issue_credentials();
@@ -127,7 +128,7 @@ async fn a_stranger_to_the_authority_does_not_connect() {
 }
 
 #[tokio::test]
-async fn the_certificate_is_good_for_localhost() {
+async fn the_certificate_is_valid_for_localhost() {
     let Setup { kms, .. } = setup().await;
     let endpoint = kms.endpoint(REGION).replace("127.0.0.1", "localhost");
     let credentials = kms.issue_credentials();

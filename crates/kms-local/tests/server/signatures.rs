@@ -4,7 +4,9 @@ use aws_credential_types::Credentials;
 use http::{HeaderValue, header};
 use kms_local::KmsLocal;
 
-use crate::support::{REGION, RawAnswer, RawConnection, RawRequest, client, code, kms_time, setup};
+use crate::support::{
+    REGION, RawConnection, RawRequest, RawResponse, client, code, kms_time, setup,
+};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -20,20 +22,20 @@ async fn raw() -> Raw {
 }
 
 #[tokio::test]
-async fn the_hand_made_request_is_right() {
+async fn the_raw_request_is_valid() {
     let Raw { kms, mut connection } = raw().await;
-    let right = RawRequest::right(kms.issue_credentials());
-    assert_eq!(connection.send(right.signed()).await.status, 200);
+    let valid = RawRequest::valid(kms.issue_credentials());
+    assert_eq!(connection.send(valid.signed()).await.status, 200);
 }
 
 #[tokio::test]
 async fn a_request_without_signature_is_refused() {
     let Raw { kms, mut connection } = raw().await;
-    let right = RawRequest::right(kms.issue_credentials());
-    let answer = connection.send(right.unsigned()).await;
-    assert_eq!(answer.status, 400);
-    assert_eq!(answer.code(), "MissingAuthenticationTokenException");
-    let mut garbled = right.signed();
+    let valid = RawRequest::valid(kms.issue_credentials());
+    let response = connection.send(valid.unsigned()).await;
+    assert_eq!(response.status, 400);
+    assert_eq!(response.code(), "MissingAuthenticationTokenException");
+    let mut garbled = valid.signed();
     garbled.headers_mut().insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer x"));
     assert_eq!(connection.send(garbled).await.code(), "IncompleteSignatureException");
 }
@@ -41,9 +43,9 @@ async fn a_request_without_signature_is_refused() {
 #[tokio::test]
 async fn an_unknown_access_key_is_refused() {
     let Raw { kms: _kms, mut connection } = raw().await;
-    let stranger = Credentials::new("AKIAXXXXXXXXXXXXXXXX", "secret", None, None, "test");
-    let answer = connection.send(RawRequest::right(stranger).signed()).await;
-    assert_eq!(answer.code(), "UnrecognizedClientException");
+    let unknown = Credentials::new("AKIAXXXXXXXXXXXXXXXX", "secret", None, None, "test");
+    let response = connection.send(RawRequest::valid(unknown).signed()).await;
+    assert_eq!(response.code(), "UnrecognizedClientException");
 }
 
 #[tokio::test]
@@ -51,71 +53,71 @@ async fn a_wrong_secret_is_refused() {
     let Raw { kms, mut connection } = raw().await;
     let id = kms.issue_credentials().access_key_id().to_owned();
     let wrong = Credentials::new(id, "wrong", None, None, "test");
-    let answer = connection.send(RawRequest::right(wrong).signed()).await;
-    assert_eq!(answer.code(), "InvalidSignatureException");
-    assert!(answer.message().contains("does not match"), "{}", answer.message());
+    let response = connection.send(RawRequest::valid(wrong).signed()).await;
+    assert_eq!(response.code(), "InvalidSignatureException");
+    assert!(response.message().contains("does not match"), "{}", response.message());
 }
 
 #[tokio::test]
-async fn what_changes_after_signing_is_noticed() {
+async fn changes_after_signing_are_refused() {
     let Raw { kms, mut connection } = raw().await;
-    let right = RawRequest::right(kms.issue_credentials());
+    let valid = RawRequest::valid(kms.issue_credentials());
 
-    let mut body = right.signed();
+    let mut body = valid.signed();
     *body.body_mut() = http_body_util::Full::from(&br#"{"NumberOfBytes":9}"#[..]);
-    let mut target = right.signed();
+    let mut target = valid.signed();
     let operation = HeaderValue::from_static("TrentService.CreateKey");
     target.headers_mut().insert("x-amz-target", operation);
-    let mut host = right.signed();
+    let mut host = valid.signed();
     host.headers_mut().insert(header::HOST, HeaderValue::from_static("elsewhere"));
     for changed in [body, target, host] {
-        let answer = connection.send(changed).await;
-        assert_eq!(answer.code(), "InvalidSignatureException");
+        let response = connection.send(changed).await;
+        assert_eq!(response.code(), "InvalidSignatureException");
     }
 
-    let mut added = right.signed();
+    let mut added = valid.signed();
     added.headers_mut().insert("x-amz-more", HeaderValue::from_static("1"));
-    let answer = connection.send(added).await;
-    assert_eq!(answer.code(), "InvalidSignatureException");
-    assert!(answer.message().contains("x-amz-more"), "{}", answer.message());
+    let response = connection.send(added).await;
+    assert_eq!(response.code(), "InvalidSignatureException");
+    assert!(response.message().contains("x-amz-more"), "{}", response.message());
 
-    let mut unsigned_extra = right.signed();
+    let mut unsigned_extra = valid.signed();
     unsigned_extra.headers_mut().insert("x-other", HeaderValue::from_static("1"));
     assert_eq!(connection.send(unsigned_extra).await.status, 200);
 }
 
 #[tokio::test]
-async fn the_host_has_to_be_signed() {
+async fn the_host_must_be_signed() {
     let Raw { kms, mut connection } = raw().await;
-    let mut request = RawRequest::right(kms.issue_credentials()).signed();
+    let mut request = RawRequest::valid(kms.issue_credentials()).signed();
     let authorization = request.headers()[header::AUTHORIZATION].to_str().unwrap();
     let without = authorization.replace(";host;", ";");
     assert_ne!(authorization, without);
     request.headers_mut().insert(header::AUTHORIZATION, without.parse().unwrap());
-    let answer = connection.send(request).await;
-    assert_eq!(answer.code(), "InvalidSignatureException");
-    assert!(answer.message().contains("'host'"), "{}", answer.message());
+    let response = connection.send(request).await;
+    assert_eq!(response.code(), "InvalidSignatureException");
+    assert!(response.message().contains("'host'"), "{}", response.message());
 }
 
 #[tokio::test]
 async fn another_region_or_service_is_refused() {
     let Raw { kms, mut connection } = raw().await;
-    let right = || RawRequest::right(kms.issue_credentials());
-    let region = RawRequest { region: "eu-west-1".to_owned(), ..right() };
-    let answer = connection.send(region.signed()).await;
-    assert_eq!(answer.code(), "InvalidSignatureException");
-    assert_eq!(answer.message(), "Credential should be scoped to a valid region.");
+    let valid = || RawRequest::valid(kms.issue_credentials());
+    let region = RawRequest { region: "eu-west-1".to_owned(), ..valid() };
+    let response = connection.send(region.signed()).await;
+    assert_eq!(response.code(), "InvalidSignatureException");
+    assert_eq!(response.message(), "Credential should be scoped to a valid region.");
 
-    let service = RawRequest { service: "s3", ..right() };
-    let answer = connection.send(service.signed()).await;
-    assert_eq!(answer.code(), "InvalidSignatureException");
-    assert!(answer.message().contains("service"), "{}", answer.message());
+    let service = RawRequest { service: "s3", ..valid() };
+    let response = connection.send(service.signed()).await;
+    assert_eq!(response.code(), "InvalidSignatureException");
+    assert!(response.message().contains("service"), "{}", response.message());
 }
 
 #[tokio::test]
 async fn a_clock_off_by_more_than_five_minutes_is_refused() {
     let Raw { kms, mut connection } = raw().await;
-    let at = |time| RawRequest { time, ..RawRequest::right(kms.issue_credentials()) }.signed();
+    let at = |time| RawRequest { time, ..RawRequest::valid(kms.issue_credentials()) }.signed();
     let now = kms_time();
     assert_eq!(connection.send(at(now - 4 * MINUTE)).await.status, 200);
     assert_eq!(connection.send(at(now + 4 * MINUTE)).await.status, 200);
@@ -133,30 +135,30 @@ async fn a_session_needs_its_own_token() {
     let session = kms.issue_session(60 * MINUTE);
     let with = |token: Option<String>| {
         let (id, secret) = (session.access_key_id(), session.secret_access_key());
-        RawRequest::right(Credentials::new(id, secret, token, None, "test")).signed()
+        RawRequest::valid(Credentials::new(id, secret, token, None, "test")).signed()
     };
     let token = session.session_token().map(str::to_owned);
     assert_eq!(connection.send(with(token)).await.status, 200);
     for wrong in [None, Some("wrong".to_owned())] {
-        let answer = connection.send(with(wrong)).await;
-        assert_eq!(answer.code(), "UnrecognizedClientException");
+        let response = connection.send(with(wrong)).await;
+        assert_eq!(response.code(), "UnrecognizedClientException");
     }
 
     let id = kms.issue_credentials();
     let (id, secret) = (id.access_key_id(), id.secret_access_key());
     let needless = Credentials::new(id, secret, Some("token".to_owned()), None, "test");
-    let answer = connection.send(RawRequest::right(needless).signed()).await;
-    assert_eq!(answer.code(), "UnrecognizedClientException");
+    let response = connection.send(RawRequest::valid(needless).signed()).await;
+    assert_eq!(response.code(), "UnrecognizedClientException");
 }
 
 #[tokio::test]
 async fn an_expired_session_is_refused() {
     let Raw { kms, mut connection } = raw().await;
-    let expired = RawRequest::right(kms.issue_session(Duration::ZERO));
+    let expired = RawRequest::valid(kms.issue_session(Duration::ZERO));
     assert_eq!(connection.send(expired.signed()).await.code(), "ExpiredTokenException");
 
-    let session = RawRequest::right(kms.issue_session(60 * MINUTE));
-    let lasting = RawRequest::right(kms.issue_credentials());
+    let session = RawRequest::valid(kms.issue_session(60 * MINUTE));
+    let lasting = RawRequest::valid(kms.issue_credentials());
     assert_eq!(connection.send(session.signed()).await.status, 200);
     kms.expire_sessions();
     assert_eq!(connection.send(session.signed()).await.code(), "ExpiredTokenException");
@@ -164,26 +166,27 @@ async fn an_expired_session_is_refused() {
 }
 
 #[tokio::test]
-async fn a_clock_that_is_wrong_is_told_by_the_date_and_believed_by_the_server() {
+async fn a_wrong_clock_shows_in_the_date_and_decides_about_signatures() {
     let Raw { kms, mut connection } = raw().await;
     let lasting = kms.issue_credentials();
     let session = kms.issue_session(20 * MINUTE);
     let at = |credentials: &Credentials, time| {
-        RawRequest { time, ..RawRequest::right(credentials.clone()) }.signed()
+        RawRequest { time, ..RawRequest::valid(credentials.clone()) }.signed()
     };
-    let shown = |answer: &RawAnswer| answer.headers[header::DATE].to_str().unwrap().to_owned();
+    let shown =
+        |response: &RawResponse| response.headers[header::DATE].to_str().unwrap().to_owned();
     let now = kms_time();
 
-    let right = connection.send(at(&session, now)).await;
-    assert_eq!(right.status, 200);
+    let valid = connection.send(at(&session, now)).await;
+    assert_eq!(valid.status, 200);
     kms.faults(REGION).clock_ahead(30 * MINUTE);
     let refused = connection.send(at(&lasting, now)).await;
     assert_eq!(refused.code(), "InvalidSignatureException");
-    assert_ne!(shown(&refused), shown(&right));
-    let answer = connection.send(at(&lasting, now + 30 * MINUTE)).await;
-    assert_eq!(answer.status, 200);
-    let answer = connection.send(at(&session, now + 30 * MINUTE)).await;
-    assert_eq!(answer.code(), "ExpiredTokenException");
+    assert_ne!(shown(&refused), shown(&valid));
+    let response = connection.send(at(&lasting, now + 30 * MINUTE)).await;
+    assert_eq!(response.status, 200);
+    let response = connection.send(at(&session, now + 30 * MINUTE)).await;
+    assert_eq!(response.code(), "ExpiredTokenException");
 
     kms.faults(REGION).clock_behind(30 * MINUTE);
     assert_eq!(connection.send(at(&session, now)).await.code(), "InvalidSignatureException");
@@ -193,11 +196,11 @@ async fn a_clock_that_is_wrong_is_told_by_the_date_and_believed_by_the_server() 
 }
 
 #[tokio::test]
-async fn what_is_revoked_is_refused_from_now_on() {
+async fn revoked_access_keys_are_refused() {
     let Raw { kms, mut connection } = raw().await;
     let [lasting, session, other] =
         [kms.issue_credentials(), kms.issue_session(60 * MINUTE), kms.issue_session(60 * MINUTE)];
-    let request = |credentials: &Credentials| RawRequest::right(credentials.clone());
+    let request = |credentials: &Credentials| RawRequest::valid(credentials.clone());
     for credentials in [&lasting, &session, &other] {
         assert_eq!(connection.send(request(credentials).signed()).await.status, 200);
     }
@@ -211,7 +214,7 @@ async fn what_is_revoked_is_refused_from_now_on() {
     assert_eq!(connection.send(request(&session).signed()).await.code(), "ExpiredTokenException");
     assert_eq!(connection.send(request(&other).signed()).await.status, 200);
 
-    // No clock restores a session that was ended explicitly.
+    // A clock that is behind does not restore a session that was ended explicitly.
     kms.faults(REGION).clock_behind(30 * MINUTE);
     let earlier = RawRequest { time: kms_time() - 30 * MINUTE, ..request(&session) };
     assert_eq!(connection.send(earlier.signed()).await.code(), "ExpiredTokenException");
@@ -223,20 +226,20 @@ async fn credentials_from_elsewhere_are_accepted() {
     let token = Some("token".to_owned());
     kms.accept_credentials("AKIDEXAMPLE", "secret", token.clone(), Some(kms_time() + MINUTE));
     let same = Credentials::new("AKIDEXAMPLE", "secret", token.clone(), None, "test");
-    let request = RawRequest::right(same);
+    let request = RawRequest::valid(same);
     assert_eq!(connection.send(request.signed()).await.status, 200);
     kms.accept_credentials("AKIDEXAMPLE", "secret", token, Some(kms_time()));
     assert_eq!(connection.send(request.signed()).await.code(), "ExpiredTokenException");
 }
 
 #[tokio::test]
-async fn the_sdk_reads_the_refusals() {
+async fn the_sdk_parses_the_errors() {
     let setup = setup().await;
     let expired = client(&setup.kms, REGION, setup.kms.issue_session(60 * MINUTE));
     expired.list_keys().send().await.unwrap();
     setup.kms.expire_sessions();
     assert_eq!(code(expired.list_keys().send().await), "ExpiredTokenException");
-    let stranger = Credentials::new("AKIAXXXXXXXXXXXXXXXX", "secret", None, None, "test");
-    let stranger = client(&setup.kms, REGION, stranger);
-    assert_eq!(code(stranger.list_keys().send().await), "UnrecognizedClientException");
+    let unknown = Credentials::new("AKIAXXXXXXXXXXXXXXXX", "secret", None, None, "test");
+    let unknown = client(&setup.kms, REGION, unknown);
+    assert_eq!(code(unknown.list_keys().send().await), "UnrecognizedClientException");
 }

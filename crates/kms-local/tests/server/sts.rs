@@ -34,8 +34,8 @@ fn sts(kms: &KmsLocal, credentials: Credentials) -> aws_sdk_sts::Client {
     aws_sdk_sts::Client::new(&config(kms, credentials))
 }
 
-/// What a client makes of an answer's credentials.
-fn taken(given: &aws_sdk_sts::types::Credentials) -> Credentials {
+/// Returns the credentials in a response, for a client.
+fn credentials_of(given: &aws_sdk_sts::types::Credentials) -> Credentials {
     let (id, secret, token) =
         (given.access_key_id(), given.secret_access_key(), given.session_token());
     Credentials::new(id, secret, Some(token.to_owned()), None, "test")
@@ -46,7 +46,7 @@ fn tag(key: &str, value: &str) -> Tag {
 }
 
 #[tokio::test]
-async fn a_role_is_assumed_and_good_for_the_kms() {
+async fn the_kms_accepts_the_session_of_a_role() {
     let kms = start().await;
     let assume = sts(&kms, kms.issue_credentials())
         .assume_role()
@@ -78,7 +78,7 @@ async fn a_role_is_assumed_and_good_for_the_kms() {
     assert_eq!(kms.sts_counters().succeeded("AssumeRole"), 1);
     assert_eq!(kms.sts_counters().connections, 1);
 
-    let with_role = client(&kms, REGION, taken(given));
+    let with_role = client(&kms, REGION, credentials_of(given));
     with_role.list_keys().send().await.unwrap();
     assert_eq!(kms.counters(REGION).access_keys[given.access_key_id()], 1);
     kms.revoke(given.access_key_id());
@@ -86,7 +86,7 @@ async fn a_role_is_assumed_and_good_for_the_kms() {
 }
 
 #[tokio::test]
-async fn the_provider_of_the_sdk_assumes_it_too() {
+async fn the_provider_of_the_sdk_assumes_a_role() {
     let kms = start().await;
     let provider = AssumeRoleProvider::builder(ROLE)
         .session_name("provider")
@@ -105,18 +105,18 @@ async fn the_provider_of_the_sdk_assumes_it_too() {
     assert_eq!(kms.sts_counters().succeeded("AssumeRole"), 2);
     assert!(kms.role_sessions().iter().all(|session| session.tags["tenant"] == "7"));
 
-    let stranger = Credentials::new("AKIAXXXXXXXXXXXXXXXX", "secret", None, None, "test");
+    let unknown = Credentials::new("AKIAXXXXXXXXXXXXXXXX", "secret", None, None, "test");
     let provider =
-        AssumeRoleProvider::builder(ROLE).configure(&config(&kms, stranger)).build().await;
+        AssumeRoleProvider::builder(ROLE).configure(&config(&kms, unknown)).build().await;
     provider.provide_credentials().await.unwrap_err();
     assert_eq!(kms.sts_counters().outcomes("AssumeRole", "InvalidClientTokenId"), 1);
 }
 
 #[tokio::test]
-async fn a_web_identity_needs_a_token_that_was_accepted_and_no_signature() {
+async fn a_web_identity_needs_an_accepted_token_and_no_signature() {
     let kms = start().await;
-    let nobody = Credentials::new("AKIAXXXXXXXXXXXXXXXX", "secret", None, None, "test");
-    let client_of_sts = sts(&kms, nobody);
+    let unknown = Credentials::new("AKIAXXXXXXXXXXXXXXXX", "secret", None, None, "test");
+    let client_of_sts = sts(&kms, unknown);
     let assume = || {
         let request = client_of_sts.assume_role_with_web_identity().web_identity_token("a.b.c");
         request.role_arn(ROLE).role_session_name("web").send()
@@ -129,7 +129,11 @@ async fn a_web_identity_needs_a_token_that_was_accepted_and_no_signature() {
     kms.accept_web_identity_token("a.b.c");
     let [first, second] = [assume().await.unwrap(), assume().await.unwrap()];
     assert_ne!(first.credentials(), second.credentials());
-    client(&kms, REGION, taken(first.credentials().unwrap())).list_keys().send().await.unwrap();
+    client(&kms, REGION, credentials_of(first.credentials().unwrap()))
+        .list_keys()
+        .send()
+        .await
+        .unwrap();
     assert_eq!(kms.role_sessions()[1].session_name, "web");
     let counters = kms.sts_counters();
     assert_eq!(counters.succeeded("AssumeRoleWithWebIdentity"), 2);
@@ -138,30 +142,30 @@ async fn a_web_identity_needs_a_token_that_was_accepted_and_no_signature() {
 }
 
 #[tokio::test]
-async fn callers_are_told_who_they_are() {
+async fn callers_learn_their_identity() {
     let kms = start().await;
     let user = kms.issue_credentials();
     let id = user.access_key_id().to_owned();
     let as_user = sts(&kms, user);
-    let told = as_user.get_caller_identity().send().await.unwrap();
-    assert_eq!(told.arn(), Some(&*format!("arn:aws:iam::111122223333:user/{id}")));
-    assert_eq!((told.account(), told.user_id()), (Some("111122223333"), Some(&*id)));
+    let identity = as_user.get_caller_identity().send().await.unwrap();
+    assert_eq!(identity.arn(), Some(&*format!("arn:aws:iam::111122223333:user/{id}")));
+    assert_eq!((identity.account(), identity.user_id()), (Some("111122223333"), Some(&*id)));
 
     let role = ROLE.replace("111122223333", "444455556666");
     let assumed =
         as_user.assume_role().role_arn(role).role_session_name("s-1").send().await.unwrap();
-    let session = taken(assumed.credentials().unwrap());
-    let told = sts(&kms, session.clone()).get_caller_identity().send().await.unwrap();
-    assert_eq!(told.arn(), Some("arn:aws:sts::444455556666:assumed-role/app/s-1"));
-    assert_eq!(told.account(), Some("444455556666"));
-    assert_eq!(told.user_id(), Some(assumed.assumed_role_user().unwrap().assumed_role_id()));
+    let session = credentials_of(assumed.credentials().unwrap());
+    let identity = sts(&kms, session.clone()).get_caller_identity().send().await.unwrap();
+    assert_eq!(identity.arn(), Some("arn:aws:sts::444455556666:assumed-role/app/s-1"));
+    assert_eq!(identity.account(), Some("444455556666"));
+    assert_eq!(identity.user_id(), Some(assumed.assumed_role_user().unwrap().assumed_role_id()));
 
     kms.expire_sessions();
     assert_eq!(code(sts(&kms, session).get_caller_identity().send().await), "ExpiredToken");
 }
 
 #[tokio::test]
-async fn what_is_asked_wrongly_is_refused() {
+async fn invalid_requests_are_refused() {
     let kms = start().await;
     let client_of_sts = sts(&kms, kms.issue_credentials());
     let assume = || client_of_sts.assume_role().role_arn(ROLE).role_session_name("session");
@@ -195,65 +199,66 @@ async fn signatures_are_for_this_service_and_this_body() {
             ("content-type", "application/x-www-form-urlencoded".to_owned()),
         ],
         body: b"Action=GetCallerIdentity&Version=2011-06-15".to_vec(),
-        ..RawRequest::right(kms.issue_credentials())
+        ..RawRequest::valid(kms.issue_credentials())
     };
-    let said = |answer: &crate::support::RawAnswer| String::from_utf8(answer.body.clone()).unwrap();
+    let text =
+        |response: &crate::support::RawResponse| String::from_utf8(response.body.clone()).unwrap();
     for region in [REGION, "mars-1"] {
-        let answer = connection.send(request("sts", region).signed()).await;
-        assert_eq!(answer.status, 200, "{}", said(&answer));
-        assert_eq!(answer.headers[header::CONTENT_TYPE], HeaderValue::from_static("text/xml"));
+        let response = connection.send(request("sts", region).signed()).await;
+        assert_eq!(response.status, 200, "{}", text(&response));
+        assert_eq!(response.headers[header::CONTENT_TYPE], HeaderValue::from_static("text/xml"));
     }
-    let answer = connection.send(request("kms", REGION).signed()).await;
+    let response = connection.send(request("kms", REGION).signed()).await;
     assert!(
-        answer.status == 403 && said(&answer).contains("<Code>SignatureDoesNotMatch</Code>"),
-        "{answer:?}"
+        response.status == 403 && text(&response).contains("<Code>SignatureDoesNotMatch</Code>"),
+        "{response:?}"
     );
-    let answer = connection.send(request("sts", REGION).unsigned()).await;
-    assert!(said(&answer).contains("<Code>MissingAuthenticationToken</Code>"), "{answer:?}");
+    let response = connection.send(request("sts", REGION).unsigned()).await;
+    assert!(text(&response).contains("<Code>MissingAuthenticationToken</Code>"), "{response:?}");
     let mut changed = request("sts", REGION).signed();
     *changed.body_mut() =
         http_body_util::Full::from(&b"Action=GetCallerIdentity&Version=2011-06-15&A=b"[..]);
-    assert!(said(&connection.send(changed).await).contains("SignatureDoesNotMatch"));
-    // And the KMS takes no signature for the STS.
+    assert!(text(&connection.send(changed).await).contains("SignatureDoesNotMatch"));
+    // The KMS does not accept a signature for the STS.
     let mut region = RawConnection::open(kms.endpoint(REGION)).await;
-    let other = RawRequest { service: "sts", ..RawRequest::right(kms.issue_credentials()) };
+    let other = RawRequest { service: "sts", ..RawRequest::valid(kms.issue_credentials()) };
     assert_eq!(region.send(other.signed()).await.code(), "InvalidSignatureException");
 }
 
 #[tokio::test]
-async fn faults_have_the_words_of_sts() {
+async fn faults_have_the_error_names_of_sts() {
     let kms = start().await;
-    let asked = async || {
-        // A new client each time, which has learned nothing of the clock.
-        let asked = sts(&kms, kms.issue_credentials()).get_caller_identity().send().await;
-        asked.map_err(|error| {
+    let request = async || {
+        // Use a new client each time, because clients learn the clock offset.
+        let identity = sts(&kms, kms.issue_credentials()).get_caller_identity().send().await;
+        identity.map_err(|error| {
             (error.raw_response().map(|raw| raw.status().as_u16()), code::<(), _>(Err(error)))
         })
     };
     let faults = kms.sts_faults();
     faults.throttle_above(0);
-    assert_eq!(asked().await.unwrap_err(), (Some(400), "Throttling".to_owned()));
+    assert_eq!(request().await.unwrap_err(), (Some(400), "Throttling".to_owned()));
     faults.clear();
     faults.internal_errors(1.0);
-    assert_eq!(asked().await.unwrap_err(), (Some(500), "InternalFailure".to_owned()));
+    assert_eq!(request().await.unwrap_err(), (Some(500), "InternalFailure".to_owned()));
     faults.clear();
     faults.deny_access(true);
-    assert_eq!(asked().await.unwrap_err(), (Some(403), "AccessDenied".to_owned()));
+    assert_eq!(request().await.unwrap_err(), (Some(403), "AccessDenied".to_owned()));
     faults.clear();
     faults.clock_ahead(Duration::from_mins(10));
-    assert_eq!(asked().await.unwrap_err(), (Some(403), "SignatureDoesNotMatch".to_owned()));
+    assert_eq!(request().await.unwrap_err(), (Some(403), "SignatureDoesNotMatch".to_owned()));
     faults.clear();
     faults.connection_resets(1.0);
     let reset = sts(&kms, kms.issue_credentials()).get_caller_identity().send().await.unwrap_err();
     assert!(matches!(reset, SdkError::DispatchFailure(_)), "{reset:?}");
     faults.clear();
-    asked().await.unwrap();
+    request().await.unwrap();
     assert_eq!(kms.sts_counters().requests("GetCallerIdentity"), 6);
-    // The KMS has faults of its own.
+    // The faults of the STS do not affect the KMS.
     assert_eq!(kms.counters(REGION).total(), 0);
 }
 
 #[tokio::test]
-async fn there_is_none_unless_it_is_asked_for() {
+async fn there_is_no_sts_by_default() {
     assert!(KmsLocal::builder().start().await.unwrap().sts_endpoint().is_none());
 }

@@ -1,4 +1,4 @@
-//! Clients and requests that the tests share.
+//! Clients and requests for several tests.
 
 use std::{
     fmt::Debug,
@@ -27,7 +27,7 @@ use tokio::net::TcpStream;
 
 pub(crate) const REGION: &str = "us-east-1";
 
-/// A server with one region, a client of it, and the ARN of a key in it.
+/// A server with one region, its client, and the ARN of a key in the region.
 pub(crate) struct Setup {
     pub(crate) kms: KmsLocal,
     pub(crate) client: Client,
@@ -41,7 +41,7 @@ pub(crate) async fn setup() -> Setup {
     Setup { kms, client, key }
 }
 
-/// A client that trusts the server's authority and does not retry.
+/// Returns a client that trusts the server's authority and does not retry.
 pub(crate) fn client(kms: &KmsLocal, region: &str, credentials: Credentials) -> Client {
     client_of(kms.endpoint(region), kms.ca_pem(), region, credentials)
 }
@@ -63,7 +63,7 @@ pub(crate) fn client_of(
     Client::from_conf(config)
 }
 
-/// An HTTP client that trusts this authority alone.
+/// Returns an HTTP client that trusts only this authority.
 pub(crate) fn http_client(ca_pem: &str) -> SharedHttpClient {
     let trust = TrustStore::empty().with_pem_certificate(ca_pem);
     aws_smithy_http_client::Builder::new()
@@ -72,13 +72,13 @@ pub(crate) fn http_client(ca_pem: &str) -> SharedHttpClient {
         .build_https()
 }
 
-/// The error type that a call was refused with.
+/// Returns the error type of a refused call.
 pub(crate) fn code<T: Debug, E: ProvideErrorMetadata + Debug>(result: Result<T, E>) -> String {
-    let error = result.expect_err("the call should have been refused");
+    let error = result.expect_err("the call is refused");
     error.code().unwrap_or_else(|| panic!("not a refusal: {error:?}")).to_owned()
 }
 
-/// A raw request, so that each part of it can be wrong.
+/// A raw request, in which each part can be invalid.
 pub(crate) struct RawRequest {
     pub(crate) credentials: Credentials,
     pub(crate) region: String,
@@ -88,17 +88,17 @@ pub(crate) struct RawRequest {
     pub(crate) body: Vec<u8>,
 }
 
-/// What came back.
+/// A raw response.
 #[derive(Debug)]
-pub(crate) struct RawAnswer {
+pub(crate) struct RawResponse {
     pub(crate) status: u16,
     pub(crate) headers: http::HeaderMap,
     pub(crate) body: Vec<u8>,
 }
 
 impl RawRequest {
-    /// A `GenerateRandom` that is right in every part.
-    pub(crate) fn right(credentials: Credentials) -> Self {
+    /// Returns a valid `GenerateRandom` request.
+    pub(crate) fn valid(credentials: Credentials) -> Self {
         Self {
             credentials,
             region: REGION.to_owned(),
@@ -120,7 +120,7 @@ impl RawRequest {
         self
     }
 
-    /// Signs it; what a test changes afterwards, the signature does not cover.
+    /// Signs the request. The signature does not cover later changes.
     pub(crate) fn signed(&self) -> Request<Full<bytes::Bytes>> {
         let identity = self.credentials.clone().into();
         let params = v4::SigningParams::builder()
@@ -150,12 +150,12 @@ impl RawRequest {
     }
 }
 
-impl RawAnswer {
+impl RawResponse {
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
 
-    /// The error type in the body.
+    /// Returns the error type in the body.
     pub(crate) fn code(&self) -> String {
         self.json()["__type"].as_str().unwrap_or_else(|| panic!("no error: {self:?}")).to_owned()
     }
@@ -165,7 +165,7 @@ impl RawAnswer {
     }
 }
 
-/// One connection of plain HTTP.
+/// A plain HTTP connection.
 pub(crate) struct RawConnection(SendRequest<Full<bytes::Bytes>>);
 
 impl RawConnection {
@@ -177,32 +177,32 @@ impl RawConnection {
         Self(sender)
     }
 
-    pub(crate) async fn send(&mut self, request: Request<Full<bytes::Bytes>>) -> RawAnswer {
+    pub(crate) async fn send(&mut self, request: Request<Full<bytes::Bytes>>) -> RawResponse {
         self.try_send(request).await.unwrap()
     }
 
     pub(crate) async fn try_send(
         &mut self,
         request: Request<Full<bytes::Bytes>>,
-    ) -> Result<RawAnswer, hyper::Error> {
+    ) -> Result<RawResponse, hyper::Error> {
         self.0.ready().await?;
         let (head, body) = self.0.send_request(request).await?.into_parts();
         let body = body.collect().await?.to_bytes().to_vec();
-        Ok(RawAnswer { status: head.status.as_u16(), headers: head.headers, body })
+        Ok(RawResponse { status: head.status.as_u16(), headers: head.headers, body })
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a client has a clock of its own")]
+#[expect(clippy::disallowed_methods, reason = "a client has its own clock")]
 pub(crate) fn kms_time() -> SystemTime {
     SystemTime::now()
 }
 
-/// Lets the server's tasks run until `done`, or fails after a deadline that no passing test meets.
+/// Lets the server's tasks run until `done`. Fails after a timeout that no passing test reaches.
 pub(crate) async fn until(mut done: impl FnMut() -> bool) {
     let wait = async {
         while !done() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), wait).await.expect("it should have come true");
+    tokio::time::timeout(Duration::from_secs(30), wait).await.expect("the condition becomes true");
 }

@@ -1,4 +1,5 @@
-//! Only lower bounds: how much longer something takes is the machine's affair.
+//! Simulated network latency. The tests assert lower bounds only, because the machine can add any
+//! delay.
 
 use std::time::{Duration, Instant};
 
@@ -9,18 +10,18 @@ use crate::support::{REGION, RawConnection, RawRequest, client, until};
 
 const ROUND_TRIP: Duration = Duration::from_millis(60);
 
-#[expect(clippy::disallowed_methods, reason = "a client has a clock of its own")]
+#[expect(clippy::disallowed_methods, reason = "a client has its own clock")]
 fn clock() -> Instant {
     Instant::now()
 }
 
-fn far() -> KmsLocalBuilder {
+fn delayed() -> KmsLocalBuilder {
     KmsLocal::builder().round_trip_time(ROUND_TRIP)
 }
 
 #[tokio::test]
-async fn connecting_shaking_hands_and_asking_take_a_round_trip_each() {
-    let kms = far().start().await.unwrap();
+async fn connecting_handshake_and_request_take_a_round_trip_each() {
+    let kms = delayed().start().await.unwrap();
     let client = client(&kms, REGION, kms.issue_credentials());
     let start = clock();
     client.list_keys().send().await.unwrap();
@@ -32,27 +33,27 @@ async fn connecting_shaking_hands_and_asking_take_a_round_trip_each() {
 }
 
 #[tokio::test]
-async fn plain_http_has_no_handshake_to_pay_for() {
-    let kms = far().plaintext_http().start().await.unwrap();
+async fn plain_http_needs_no_round_trip_for_a_handshake() {
+    let kms = delayed().plaintext_http().start().await.unwrap();
     let start = clock();
     let mut connection = RawConnection::open(kms.endpoint(REGION)).await;
-    let request = RawRequest::right(kms.issue_credentials());
+    let request = RawRequest::valid(kms.issue_credentials());
     assert_eq!(connection.send(request.signed()).await.status, 200);
     assert!(start.elapsed() >= 2 * ROUND_TRIP, "{:?}", start.elapsed());
 }
 
 #[tokio::test]
-async fn bodies_larger_than_a_buffer_arrive_whole() {
-    let kms = far().start().await.unwrap();
+async fn bodies_larger_than_a_buffer_arrive_complete() {
+    let kms = delayed().start().await.unwrap();
     let client = client(&kms, REGION, kms.issue_credentials());
     let create = client.create_key().policy("x".repeat(100 * 1024));
     create.description("y".repeat(8000)).send().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_region_moves_for_new_connections() {
+async fn a_changed_round_trip_applies_to_new_connections() {
     let kms = KmsLocal::builder().plaintext_http().start().await.unwrap();
-    let request = || RawRequest::right(kms.issue_credentials()).signed();
+    let request = || RawRequest::valid(kms.issue_credentials()).signed();
     let mut near = RawConnection::open(kms.endpoint(REGION)).await;
     near.send(request()).await;
     kms.set_round_trip_time(REGION, ROUND_TRIP);
@@ -64,8 +65,8 @@ async fn a_region_moves_for_new_connections() {
 }
 
 #[tokio::test]
-async fn a_reset_travels_and_an_end_too() {
-    let kms = far().start().await.unwrap();
+async fn resets_and_closed_connections_are_delayed_too() {
+    let kms = delayed().start().await.unwrap();
     let client = client(&kms, REGION, kms.issue_credentials());
     kms.faults(REGION).connection_resets(1.0);
     let start = clock();
@@ -82,8 +83,8 @@ async fn a_reset_travels_and_an_end_too() {
 }
 
 #[tokio::test]
-async fn a_caller_that_goes_away_is_noticed_from_afar() {
-    let kms = far().start().await.unwrap();
+async fn a_disconnected_caller_is_noticed_despite_the_latency() {
+    let kms = delayed().start().await.unwrap();
     let client = client(&kms, REGION, kms.issue_credentials());
     kms.faults(REGION).hang(true);
     let waiting = tokio::spawn(client.list_keys().send());
@@ -95,8 +96,8 @@ async fn a_caller_that_goes_away_is_noticed_from_afar() {
 }
 
 #[tokio::test]
-async fn a_graceful_stop_waits_for_what_is_on_its_way() {
-    let kms = far().start().await.unwrap();
+async fn a_graceful_stop_waits_for_delayed_bytes() {
+    let kms = delayed().start().await.unwrap();
     let client = client(&kms, REGION, kms.issue_credentials());
     client.list_keys().send().await.unwrap();
     let waiting = tokio::spawn(client.list_keys().send());
