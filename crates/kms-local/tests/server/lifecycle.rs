@@ -87,7 +87,7 @@ async fn a_faults_handle_does_not_lock_the_data_directory() {
     let client = client(&kms, REGION, kms.issue_credentials());
     client.list_keys().send().await.unwrap();
     drop(kms);
-    start().await.unwrap();
+    let _kms = start().await.unwrap();
     faults.clear();
 }
 
@@ -99,5 +99,5 @@ async fn a_failed_start_releases_the_data_directory() {
     let builder = KmsLocal::builder().data_dir(directory.path()).region(REGION);
     let failed = builder.clone().region_on_port("eu-west-1", port).start().await;
     assert!(matches!(failed, Err(StartError::Bind { .. })), "{failed:?}");
-    builder.start().await.unwrap();
+    let _kms = builder.start().await.unwrap();
 }

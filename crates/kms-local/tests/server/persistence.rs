@@ -55,7 +55,7 @@ async fn a_data_directory_has_one_server_and_one_account() {
     drop(kms);
     let error = builder().account("111122223333").start().await.unwrap_err();
     assert!(matches!(error, StartError::AccountMismatch { .. }), "{error:?}");
-    builder().start().await.unwrap();
+    let _kms = builder().start().await.unwrap();
 }
 
 #[cfg(unix)]
