@@ -1,13 +1,13 @@
 //! Failures: one line that says what failed and what to do, and the exit status.
 
 use std::{
-    fmt::Display,
+    fmt::{Display, Write as _},
     io::{self, IsTerminal as _, Write as _},
     path::Path,
     process::ExitCode,
 };
 
-use envelope::Error;
+use envelope::{Error, keyring::KeyringError};
 use signal_hook::{consts::SIGPIPE, low_level::emulate_default_handler};
 
 /// The end of the program without success.
@@ -35,7 +35,7 @@ impl Failure {
     }
 
     pub(crate) fn key_file(path: &Path, error: &Error) -> Self {
-        Self::new(format!("{}: {error}", path.display()))
+        Self::new(format!("{}: {}", path.display(), with_causes(error)))
     }
 
     /// A write to standard output failed.
@@ -99,7 +99,7 @@ impl Failure {
             _ if error.is_retryable() => "; try again later",
             _ => "",
         };
-        Self::new(format!("{error}{hint}"))
+        Self::new(format!("{}{hint}", with_causes(error)))
     }
 
     /// Prints the message on standard error and returns the exit status, or ends the process by
@@ -117,6 +117,21 @@ impl Failure {
             }
         }
     }
+}
+
+/// An error and its causes, up to the one that a key provider returned: deeper ones may come from a
+/// credentials provider, and contain secrets.
+pub(crate) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut current = error;
+    while let Some(cause) = current.source() {
+        let _ = write!(text, ": {cause}");
+        if current.is::<KeyringError>() {
+            break;
+        }
+        current = cause;
+    }
+    text
 }
 
 /// Prints one line on standard error. Ignores errors.

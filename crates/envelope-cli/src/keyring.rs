@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     arguments::Kms,
-    failure::Failure,
+    failure::{Failure, with_causes},
     wrapping_key::{Filter, WrappingKey},
 };
 
@@ -90,7 +90,7 @@ fn pooled_clients(kms: &Kms) -> Result<PooledClients, Failure> {
 }
 
 fn pool(kms: &Kms) -> Result<KmsPool, Failure> {
-    let failed = |error: BuildError| Failure::new(format!("invalid AWS KMS settings: {error}"));
+    let failed = |error: BuildError| Failure::new(with_causes(&error));
     let mut builder = KmsPool::builder().with_environment().map_err(failed)?;
     if let Some(url) = &kms.endpoint_url {
         builder = builder.endpoint_url(url);

@@ -101,8 +101,8 @@ pub struct FailureCounts {
     pub credentials: u64,
     /// See [`KeyringErrorKind::InvalidCiphertext`].
     pub invalid_ciphertext: u64,
-    /// See [`KeyringErrorKind::InvalidAnswer`].
-    pub invalid_answer: u64,
+    /// See [`KeyringErrorKind::InvalidResponse`].
+    pub invalid_response: u64,
     /// See [`KeyringErrorKind::Other`]; and what no keyring failed with.
     pub other: u64,
 }
@@ -183,7 +183,7 @@ impl Counters {
             unusable,
             credentials,
             invalid_ciphertext,
-            invalid_answer,
+            invalid_response,
             other,
         ] = failures;
         Counts {
@@ -209,7 +209,7 @@ impl Counters {
                 unusable,
                 credentials,
                 invalid_ciphertext,
-                invalid_answer,
+                invalid_response,
                 other,
             },
             coalesced: load(&self.coalesced),

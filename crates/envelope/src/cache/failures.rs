@@ -166,7 +166,7 @@ impl Failures<Arc<str>> {
                 continue;
             }
             // Without the rest of the error: it may contain names that other callers must not see.
-            let passing = failures.iter().filter(of_key).find(|it| it.is_retryable());
+            let passing = failures.iter().filter(of_key).find(|it| it.kind().is_retryable());
             let error = Error::DataKeyUnavailable(passing.unwrap_or(failure).clone());
             self.note(&key.into(), &error, asked, now, |failures, waves| {
                 if unusable {

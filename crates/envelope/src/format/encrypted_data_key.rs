@@ -19,6 +19,53 @@ pub struct EncryptedDataKey {
     pub ciphertext: Vec<u8>,
 }
 
+/// The middle of a raw AES keyring's information: the tag length in bits and the IV length in bytes
+/// (specification: `framework/raw-aes-keyring.md#key-provider-information`).
+pub(crate) const RAW_AES_LENGTHS: [u8; 8] = [0, 0, 0, 128, 0, 0, 0, 12];
+
+impl EncryptedDataKey {
+    /// Returns the name of the wrapping key: the ARN of an AWS KMS key, or the name of a raw key.
+    /// Returns `None` if the name is not UTF-8.
+    ///
+    /// The information of AWS KMS and raw RSA keyrings is the name. The information of raw AES
+    /// keyrings is the name, two lengths and an IV.
+    #[must_use]
+    pub fn key_name(&self) -> Option<&str> {
+        let information = &*self.key_provider_information;
+        let without_iv = information.split_last_chunk::<12>().map(|(rest, _iv)| rest);
+        let aes = without_iv.and_then(|rest| rest.strip_suffix(&RAW_AES_LENGTHS));
+        std::str::from_utf8(aes.unwrap_or(information)).ok()
+    }
+
+    /// Returns the wrapping key as errors and the cache name it: the ARN of an AWS KMS key, or
+    /// `NAMESPACE/NAME` of a raw key.
+    ///
+    /// Bytes that are not UTF-8 are replaced. A name from a message that is not verified can contain
+    /// any text: escape it before you print it.
+    ///
+    /// ```
+    /// use envelope::materials::EncryptedDataKey;
+    ///
+    /// let key = EncryptedDataKey {
+    ///     key_provider_id: "partners".to_owned(),
+    ///     key_provider_information: b"2026-key".to_vec(),
+    ///     ciphertext: vec![],
+    /// };
+    /// assert_eq!(key.wrapping_key(), "partners/2026-key");
+    /// ```
+    #[must_use]
+    pub fn wrapping_key(&self) -> String {
+        let name = match self.key_name() {
+            Some(name) => name.into(),
+            None => String::from_utf8_lossy(&self.key_provider_information),
+        };
+        match &*self.key_provider_id {
+            "aws-kms" => name.into_owned(),
+            namespace => format!("{namespace}/{name}"),
+        }
+    }
+}
+
 /// The encrypted data keys in a message's header, well-formed but not authenticated.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EncryptedDataKeys<'a>(&'a [u8]);
@@ -166,6 +213,24 @@ mod tests {
         let mut reader = Reader::new(b"\x00\x04", 0);
         let error = EncryptedDataKeys::read(&mut reader, 3).unwrap_err();
         assert!(matches!(error, Error::TooManyEncryptedDataKeys { count: 4, limit: 3 }));
+    }
+
+    #[test]
+    fn the_wrapping_key_is_named_as_in_errors() {
+        let named = |id: &str, information: &[u8]| EncryptedDataKey {
+            key_provider_id: id.to_owned(),
+            key_provider_information: information.to_vec(),
+            ciphertext: vec![],
+        };
+        let arn = "arn:aws:kms:eu-west-1:1:key/a";
+        assert_eq!(named("aws-kms", arn.as_bytes()).wrapping_key(), arn);
+        assert_eq!(named("ns", b"rsa").wrapping_key(), "ns/rsa");
+        let aes = [b"aes", &RAW_AES_LENGTHS[..], &[0xFF; 12]].concat();
+        assert_eq!(named("ns", &aes).key_name(), Some("aes"));
+        assert_eq!(named("ns", &aes).wrapping_key(), "ns/aes");
+        // Without its IV, it is not the information of a raw AES keyring.
+        assert_eq!(named("ns", &aes[..11]).key_name(), None);
+        assert_eq!(named("ns", b"\xFF").wrapping_key(), "ns/\u{FFFD}");
     }
 
     #[test]

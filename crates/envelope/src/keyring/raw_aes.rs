@@ -11,6 +11,7 @@ use crate::{
     },
     data_key::DataKey,
     error::Error,
+    format::encrypted_data_key::RAW_AES_LENGTHS as LENGTHS,
 };
 
 /// Wraps data keys locally under an AES key that the caller keeps: AES-GCM, 128, 192 or 256 bits.
@@ -114,8 +115,6 @@ impl RawAesKeyring {
     }
 }
 
-/// Tag length in bits and IV length in bytes, as they stand in the key provider information.
-const LENGTHS: [u8; 8] = [0, 0, 0, 128, 0, 0, 0, 12];
 const PROVIDER_SUFFIX_LENGTH: usize = LENGTHS.len() + NONCE_LENGTH;
 
 impl Keyring for RawAesKeyring {

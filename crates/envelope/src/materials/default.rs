@@ -90,7 +90,8 @@ impl MaterialsManager for DefaultMaterialsManager {
             let required = request.required_context.clone();
             let data_key = unwrapped.map_err(|failures| {
                 let not_stored = required.iter().map(|(key, _)| key.to_owned()).collect();
-                Error::DataKeyNotUnwrapped { failures, not_stored }
+                let names = keys.iter().map(|key| key.wrapping_key());
+                Error::data_key_not_unwrapped(failures, names, self.keyring.identity(), not_stored)
             })?;
             DecryptionMaterials::with_parts(suite, context, required, data_key, verification_key)
                 .map(Arc::new)

@@ -3,7 +3,7 @@
 use tracing::{Instrument, debug, debug_span, info, instrument::Instrumented, warn};
 
 use super::event::{Event, EventKind, Operation};
-use crate::context::ContextKeys;
+use crate::{context::ContextKeys, error::Chain};
 
 /// Runs a load in a span of its own, so that events of the key provider show what the load is for.
 pub(super) fn in_span<F>(
@@ -43,7 +43,7 @@ pub(super) fn emit(event: &Event<'_>) {
             target: TARGET,
             operation,
             %context_keys,
-            %cause,
+            cause = %Chain(cause),
             ?retry_after,
             "refused without a request"
         ),
@@ -56,7 +56,7 @@ pub(super) fn emit(event: &Event<'_>) {
             %context_keys,
             ahead,
             ?took,
-            %cause,
+            cause = %Chain(cause),
             "could not load a data key"
         ),
         EventKind::Promoted => {

@@ -106,6 +106,30 @@ impl UnverifiedHeader {
         &self.encryption_context
     }
 
+    /// Returns the wrapping keys that the message claims to be under: ARNs of AWS KMS keys, and
+    /// `NAMESPACE/NAME` of raw keys, in the order of the message.
+    ///
+    /// **They are not verified**: anyone can write a message that names them. Use them to find
+    /// messages under an old key, not to decide whom to trust.
+    ///
+    /// ```
+    /// use envelope::stream::UnverifiedHeader;
+    ///
+    /// # use envelope::{DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let keyring = RawAesKeyring::new("payments", "2025-key", &DataKey::generate(32)?)?;
+    /// # let envelope = Envelope::new(keyring)?;
+    /// # let message = envelope.encrypt(b"", &EncryptionContext::empty()).await?;
+    /// let header = UnverifiedHeader::read(&mut &message[..], 16)?;
+    /// let is_outdated = header.wrapping_keys().any(|key| key == "payments/2025-key");
+    /// assert!(is_outdated);
+    /// # Ok(()) }
+    /// ```
+    pub fn wrapping_keys(&self) -> impl Iterator<Item = String> {
+        self.encrypted_data_keys().map(|key| key.wrapping_key())
+    }
+
     /// Returns the encrypted data keys, in the message's order.
     pub fn encrypted_data_keys(&self) -> impl Iterator<Item = EncryptedDataKey> + use<'_> {
         self.parsed().encrypted_data_keys.iter()

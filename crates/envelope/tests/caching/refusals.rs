@@ -20,7 +20,7 @@ async fn a_failed_refresh_drops_what_is_fresh_only_if_the_key_was_refused() {
         (KeyringErrorKind::Other, true),
         (KeyringErrorKind::Throttled, true),
         (KeyringErrorKind::OverBudget, true),
-        (KeyringErrorKind::InvalidAnswer, true),
+        (KeyringErrorKind::InvalidResponse, true),
         (KeyringErrorKind::Denied, false),
         (KeyringErrorKind::Unusable, false),
     ] {

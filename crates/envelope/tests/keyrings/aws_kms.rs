@@ -8,7 +8,7 @@ use std::{collections::HashMap, time::Duration};
 
 use envelope::{
     Clock, DataKey, EncryptionContext, Envelope, Error,
-    keyring::{AwsKmsKeyring, Keyring, KeyringRequest},
+    keyring::{AwsKmsKeyring, Keyring, KeyringError, KeyringRequest},
     materials::{
         CachingBuilder, CachingMaterialsManager, DefaultMaterialsManager, EncryptedDataKey,
         MaterialsCache,
@@ -100,16 +100,22 @@ async fn generate(
     (generated.data_key, generated.encrypted_data_keys)
 }
 
+fn not_unwrapped(failures: Vec<KeyringError>) -> Error {
+    Error::DataKeyNotUnwrapped {
+        failures,
+        wrapping_keys: vec![],
+        keyring: None,
+        not_stored: vec![],
+    }
+}
+
 async fn unwrap(
     keyring: &AwsKmsKeyring,
     context: &EncryptionContext,
     keys: &[EncryptedDataKey],
 ) -> Result<DataKey, Error> {
     let request = KeyringRequest::new(envelope::AlgorithmSuite::default(), context);
-    keyring
-        .unwrap(request, keys)
-        .await
-        .map_err(|failures| Error::DataKeyNotUnwrapped { failures, not_stored: vec![] })
+    keyring.unwrap(request, keys).await.map_err(not_unwrapped)
 }
 
 mod any_kms {

@@ -66,7 +66,7 @@ fn unwrap(
 /// The one failure's words.
 fn refusal(keyring: &RawRsaKeyring, key: EncryptedDataKey) -> String {
     let [failure] = <[_; 1]>::try_from(unwrap(keyring, &[key]).expect_err("unwrapped")).unwrap();
-    assert!(!failure.is_retryable());
+    assert!(!failure.kind().is_retryable());
     failure.to_string()
 }
 

@@ -47,6 +47,12 @@ pub enum KmsErrorKind {
 }
 
 impl KmsErrorKind {
+    /// Returns whether the same call may succeed later without any change.
+    #[must_use]
+    pub fn is_retryable(self) -> bool {
+        matches!(self, Self::Throttled | Self::OverBudget | Self::TimedOut | Self::Unavailable)
+    }
+
     /// What failed, and what to do next.
     pub(super) fn in_words(self) -> (&'static str, &'static str) {
         match self {

@@ -295,7 +295,7 @@ impl<const OPENING: bool> Source for Loader<OPENING> {
         let fail = |kind| {
             let cause = KeyringError::new(wrapping_key_name(key), kind, number.to_string());
             Err(if OPENING {
-                Error::DataKeyNotUnwrapped { failures: vec![cause], not_stored: vec![] }
+                Error::data_key_not_unwrapped(vec![cause], [], None, vec![])
             } else {
                 Error::DataKeyUnavailable(cause)
             })

@@ -209,7 +209,7 @@ impl Failure {
             Self::Kms(error) => KeyringError::new(key.clone(), kind(error.kind()), error),
             Self::Contract(problem) => {
                 let problem = format!("AWS KMS broke its contract: {problem}");
-                KeyringError::new(key.clone(), KeyringErrorKind::InvalidAnswer, problem)
+                KeyringError::new(key.clone(), KeyringErrorKind::InvalidResponse, problem)
             }
         }
     }
@@ -302,6 +302,32 @@ fn encrypted_data_key(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keyrings_and_the_pool_agree_on_what_is_retryable() {
+        use KmsErrorKind::*;
+        for it in [
+            Throttled,
+            OverBudget,
+            TimedOut,
+            Unavailable,
+            AccessDenied,
+            KeyDisabled,
+            KeyInvalidState,
+            KeyNotFound,
+            InvalidCiphertext,
+            IncorrectKey,
+            CredentialsExpired,
+            CredentialsRejected,
+            CredentialsUnavailable,
+            AfterFork,
+            InvalidRequest,
+            LimitExceeded,
+            Other,
+        ] {
+            assert_eq!(kind(it).is_retryable(), it.is_retryable(), "{it:?}");
+        }
+    }
 
     #[test]
     fn a_response_of_another_key_or_length_is_an_error() {

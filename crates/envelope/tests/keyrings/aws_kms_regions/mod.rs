@@ -15,7 +15,7 @@ use std::{
 use envelope::{
     AlgorithmSuite, DataKey, EncryptionContext, Error,
     keyring::{
-        AwsKmsDiscoveryKeyring, AwsKmsKeyring, Keyring, KeyringRequest, MultiKeyring,
+        AwsKmsDiscoveryKeyring, AwsKmsKeyring, Keyring, KeyringError, KeyringRequest, MultiKeyring,
         MultiKeyringBuilder,
     },
     materials::EncryptedDataKey,
@@ -121,9 +121,18 @@ fn request(context: &EncryptionContext) -> KeyringRequest<'_> {
     KeyringRequest::new(AlgorithmSuite::default(), context)
 }
 
+fn not_unwrapped(failures: Vec<KeyringError>) -> Error {
+    Error::DataKeyNotUnwrapped {
+        failures,
+        wrapping_keys: vec![],
+        keyring: None,
+        not_stored: vec![],
+    }
+}
+
 async fn unwrap(keyring: &impl Keyring, keys: &[EncryptedDataKey]) -> Result<DataKey, Error> {
     let unwrapped = keyring.unwrap(request(&context()), keys).await;
-    unwrapped.map_err(|failures| Error::DataKeyNotUnwrapped { failures, not_stored: vec![] })
+    unwrapped.map_err(not_unwrapped)
 }
 
 async fn opens(keyring: &impl Keyring, sealed: &Sealed) -> bool {

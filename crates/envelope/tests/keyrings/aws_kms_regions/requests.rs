@@ -1,7 +1,7 @@
 //! The requests to KMS, independent of its responses.
 
 use envelope::{
-    DataKey, Error,
+    DataKey,
     keyring::{
         AwsKmsDiscoveryKeyring, AwsKmsKeyring, Keyring, KeyringError, KeyringErrorKind,
         MultiKeyring,
@@ -13,7 +13,7 @@ use kms_pool::KmsKeyArn;
 
 use super::{
     Asked, IRELAND, Kms, Sealed, VIRGINIA, Watched, assert_no_match, context, in_each,
-    multi_region::related, opens, request, unwrap,
+    multi_region::related, not_unwrapped, opens, request, unwrap,
 };
 
 const SINGLE: &str = "arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
@@ -60,11 +60,11 @@ async fn a_response_for_another_key_is_refused() {
                 .unwrap(request(&context), std::slice::from_ref(&sealed.wrapped))
                 .await
                 .map(drop)
-                .map_err(|failures| Error::DataKeyNotUnwrapped { failures, not_stored: vec![] }),
+                .map_err(not_unwrapped),
         ];
         for outcome in outcomes {
             let error = outcome.unwrap_err();
-            assert_eq!(error.keyring_errors()[0].kind(), KeyringErrorKind::InvalidAnswer);
+            assert_eq!(error.keyring_errors()[0].kind(), KeyringErrorKind::InvalidResponse);
             assert!(
                 error.to_string().contains("KMS responded for the key arn:aws:kms:"),
                 "{error}"
