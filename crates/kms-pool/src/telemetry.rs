@@ -110,7 +110,7 @@ pub(crate) fn refresh_failed(principal: &str, error: &KmsError) {
 }
 
 pub(crate) fn date_learned(region: &str) {
-    tracing::warn!(target: TARGET, region, "KMS refused the date of a request: using the date of KMS");
+    tracing::warn!(target: TARGET, region, "KMS refused the date of a request: using its date");
 }
 
 pub(crate) fn circuit_opened(region: &Arc<str>) {

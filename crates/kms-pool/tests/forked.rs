@@ -1,5 +1,4 @@
-//! A child that was forked from a process that uses a pool. Without a test harness, because the
-//! child must not run one.
+//! Pools in a forked child. Without a test harness, because the child must not run one.
 
 #![allow(clippy::print_stdout, reason = "it reports like a test")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]

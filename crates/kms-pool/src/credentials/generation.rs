@@ -19,8 +19,8 @@ pub(crate) struct Generation {
     pub(crate) since: Instant,
     fingerprint: Fingerprint,
     refresh_at: Option<SystemTime>,
-    /// Whether KMS has refused these credentials.
-    refused: AtomicBool,
+    /// Whether KMS has rejected these credentials.
+    rejected: AtomicBool,
 }
 
 impl Generation {
@@ -41,7 +41,7 @@ impl Generation {
             since: now.instant,
             fingerprint,
             refresh_at,
-            refused: AtomicBool::new(false),
+            rejected: AtomicBool::new(false),
         }
     }
 
@@ -62,7 +62,7 @@ impl Generation {
 
     /// Whether requests can be signed with it without a refresh.
     pub(crate) fn is_fresh(&self, now: SystemTime) -> bool {
-        !self.is_due(now) && !self.is_refused()
+        !self.is_due(now) && !self.is_rejected()
     }
 
     pub(crate) fn is_due(&self, now: SystemTime) -> bool {
@@ -73,19 +73,19 @@ impl Generation {
         self.credentials.expiry().is_some_and(|at| at <= now)
     }
 
-    pub(crate) fn refuse(&self) {
-        self.refused.store(true, Relaxed);
+    pub(crate) fn reject(&self) {
+        self.rejected.store(true, Relaxed);
     }
 
     pub(crate) fn accept(&self) {
         // Usually false already: skip the write, which would slow down other threads.
-        if self.is_refused() {
-            self.refused.store(false, Relaxed);
+        if self.is_rejected() {
+            self.rejected.store(false, Relaxed);
         }
     }
 
-    pub(crate) fn is_refused(&self) -> bool {
-        self.refused.load(Relaxed)
+    pub(crate) fn is_rejected(&self) -> bool {
+        self.rejected.load(Relaxed)
     }
 }
 

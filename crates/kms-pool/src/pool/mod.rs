@@ -64,14 +64,17 @@ impl KmsPool {
     ///
     /// No request is sent to KMS.
     ///
-    /// - [`InvalidRequest`](crate::KmsErrorKind::InvalidRequest) if `region` is not a valid region name,
-    ///   or if the pool has been [shut down](Self::shutdown).
-    /// - [`CredentialsUnavailable`](crate::KmsErrorKind::CredentialsUnavailable) if the provider fails,
-    ///   panics or takes longer than [`provider_timeout`].
-    /// - [`AfterFork`](crate::KmsErrorKind::AfterFork) in a child that was forked after the pool was first
-    ///   used.
-    /// - [`Unavailable`](crate::KmsErrorKind::Unavailable) if the pool's threads cannot be started.
+    /// - [`KmsErrorKind::InvalidRequest`] if `region` is not a valid region name, or if the pool has
+    ///   been [shut down](Self::shutdown).
+    /// - [`KmsErrorKind::CredentialsUnavailable`] if the provider fails, panics or takes longer than
+    ///   [`provider_timeout`].
+    /// - [`KmsErrorKind::AfterFork`] in a child that was forked after the pool was first used.
+    /// - [`KmsErrorKind::Unavailable`] if the pool's threads cannot be started.
     ///
+    /// [`KmsErrorKind::AfterFork`]: crate::KmsErrorKind::AfterFork
+    /// [`KmsErrorKind::CredentialsUnavailable`]: crate::KmsErrorKind::CredentialsUnavailable
+    /// [`KmsErrorKind::InvalidRequest`]: crate::KmsErrorKind::InvalidRequest
+    /// [`KmsErrorKind::Unavailable`]: crate::KmsErrorKind::Unavailable
     /// [`refresh_lead`]: crate::KmsPoolBuilder::refresh_lead
     /// [`provider_timeout`]: crate::KmsPoolBuilder::provider_timeout
     pub async fn client(&self, region: &str, principal: &Principal) -> Result<Client, KmsError> {
@@ -152,12 +155,14 @@ impl KmsPool {
     ///
     /// # Errors
     ///
-    /// - [`CredentialsUnavailable`](crate::KmsErrorKind::CredentialsUnavailable) if the provider fails.
-    ///   The old credentials stay in use.
-    /// - [`InvalidRequest`](crate::KmsErrorKind::InvalidRequest) if the pool has been
-    ///   [shut down](Self::shutdown).
-    /// - [`AfterFork`](crate::KmsErrorKind::AfterFork) in a child that was forked after the pool was first
-    ///   used.
+    /// - [`KmsErrorKind::CredentialsUnavailable`] if the provider fails. The old credentials stay in
+    ///   use.
+    /// - [`KmsErrorKind::InvalidRequest`] if the pool has been [shut down](Self::shutdown).
+    /// - [`KmsErrorKind::AfterFork`] in a child that was forked after the pool was first used.
+    ///
+    /// [`KmsErrorKind::AfterFork`]: crate::KmsErrorKind::AfterFork
+    /// [`KmsErrorKind::CredentialsUnavailable`]: crate::KmsErrorKind::CredentialsUnavailable
+    /// [`KmsErrorKind::InvalidRequest`]: crate::KmsErrorKind::InvalidRequest
     pub async fn refresh(&self, principal: &Principal) -> Result<(), KmsError> {
         self.shared.check_open()?;
         let session = self.shared.sessions.of(principal);

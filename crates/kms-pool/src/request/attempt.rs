@@ -211,7 +211,7 @@ impl Lane {
         let is_region_at_fault = is_unknown && self.session.is_accepted();
         !is_region_at_fault
             && operation.take_refresh()
-            && self.session.refused(signature.signer, self.session.clock.now()).await
+            && self.session.rejected(signature.signer, self.session.clock.now()).await
     }
 
     fn short_circuited(&self, pause: Duration) -> ConnectorError {

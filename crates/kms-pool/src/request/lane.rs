@@ -32,8 +32,8 @@ pub(crate) struct Lane {
     pub(crate) session: Arc<Session>,
     /// The runtime that its requests run on.
     pub(crate) background: Background,
-    /// The region's clock, for the dates of requests. The expiry of credentials is compared with the
-    /// session's clock.
+    /// The region's clock, for the dates of requests. The session's clock is for the expiry of
+    /// credentials.
     pub(crate) clock: Clock,
     /// Whether the clock has learned a date with which no request has been accepted yet.
     pub(crate) has_learned: AtomicBool,

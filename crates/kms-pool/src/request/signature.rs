@@ -32,8 +32,8 @@ impl Signature {
         }
     }
 
-    /// The server's date, if it differs so much from the signature's that this may be the reason for
-    /// the refusal.
+    /// The server's date, if it differs so much from the signature's that the server refused the
+    /// request for this reason.
     ///
     /// Only the date of an authenticated server is used: somebody who could set the date could
     /// choose when our signatures are valid.

@@ -41,7 +41,7 @@ impl<'a> MakeWriter<'a> for Log {
     }
 }
 
-/// All that could be recognized in a log: the parts of a key that are secret, whole or cut.
+/// The beginnings and ends of the secret parts of a key, which a log might contain.
 fn secrets(keys: &Credentials) -> Vec<String> {
     let token = keys.session_token().unwrap_or("no token, and nothing printed it");
     [keys.secret_access_key(), token]
@@ -50,7 +50,7 @@ fn secrets(keys: &Credentials) -> Vec<String> {
         .collect()
 }
 
-/// Goes through all that a pool logs of: first credentials, rotations, refusals, failures,
+/// Causes each event that a pool logs: first credentials, rotations, rejections, failures,
 /// connections, circuits.
 async fn eventful_life(kms: &Arc<KmsLocal>) -> Vec<Credentials> {
     let pool = builder(kms).circuit_opens_after(2).build().unwrap();
@@ -83,13 +83,13 @@ async fn eventful_life(kms: &Arc<KmsLocal>) -> Vec<Credentials> {
 }
 
 #[tokio::test]
-async fn nothing_that_is_logged_holds_a_secret() {
+async fn no_log_entry_contains_a_secret() {
     let log = Log::default();
     let writer = tracing_subscriber::fmt::layer().with_writer(log.clone()).with_ansi(false);
-    // For the whole process: credentials are refreshed by tasks of their own.
+    // For the whole process, because tasks of the pool refresh credentials.
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(writer)).unwrap();
     let used = eventful_life(&server().await).await;
-    // The SDK, at this level, prints whole requests: see the crate's documentation.
+    // Without the SDK, which logs whole requests at this level.
     let text: String = log
         .text()
         .lines()

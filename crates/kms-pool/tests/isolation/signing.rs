@@ -8,7 +8,7 @@ use kms_pool::Principal;
 use crate::support::{REGION, builder, random, server};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn each_request_is_signed_by_its_principal_whatever_rotates() {
+async fn each_request_is_signed_by_its_principal_while_all_of_them_rotate() {
     let kms = server().await;
     let pool = builder(&kms).build().unwrap();
     let tasks = (1..=8_u64).map(|number| {
@@ -34,7 +34,7 @@ async fn each_request_is_signed_by_its_principal_whatever_rotates() {
 }
 
 #[tokio::test]
-async fn who_takes_the_place_of_another_signs_at_once_and_is_told_apart() {
+async fn a_replaced_identity_signs_at_once_and_has_another_tenure() {
     let kms = server().await;
     let pool = builder(&kms).build().unwrap();
     let (alice, bob) = (kms.issue_credentials(), kms.issue_credentials());
@@ -46,7 +46,7 @@ async fn who_takes_the_place_of_another_signs_at_once_and_is_told_apart() {
     assert_eq!(kms.counters(REGION).access_keys[bob.access_key_id()], 1);
     assert_eq!(principal.tenure(), 1);
     assert_eq!(principal.clone().with_label("x").tenure(), 1);
-    // Whose account the requests count against is found out again, once.
+    // A client is built for the new identity, once, with the budget of its account.
     for _ in 0..2 {
         pool.client(REGION, &principal).await.unwrap();
         assert_eq!(pool.stats().builds, 2);

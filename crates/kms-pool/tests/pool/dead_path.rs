@@ -85,7 +85,7 @@ async fn forward(
     let mut server = TcpStream::connect(server).await.unwrap();
     tokio::select! {
         biased;
-        // The path is gone with its test.
+        // An error: the test has ended.
         changed = cut.changed() => if changed.is_err() { return },
         _ = tokio::io::copy_bidirectional(&mut client, &mut server) => return,
     }
@@ -164,7 +164,7 @@ async fn dropped_connections_say_nothing_about_the_region() {
     let stats = pool.stats();
     assert_eq!((stats.retries, stats.circuits_opened), (32, 0), "{stats:?}");
 
-    // But a region that does not respond over a new connection either is failing.
+    // A region that does not respond over a new connection either is failing.
     kms.faults(REGION).hang(true);
     let error = random(&client).await.unwrap_err();
     assert_eq!(error.kind(), KmsErrorKind::TimedOut);
@@ -173,7 +173,7 @@ async fn dropped_connections_say_nothing_about_the_region() {
 }
 
 #[tokio::test]
-async fn many_failures_on_reused_connections_beside_responses_count_as_one() {
+async fn many_failures_on_reused_connections_count_as_one_if_others_respond() {
     let kms = server().await;
     let path = Path::to(address(&kms), Cut::Forgets).await;
     let pool = path.pool(builder(&kms).max_attempts(2).circuit_opens_after(2), &kms, 8).await;
@@ -207,9 +207,9 @@ async fn idle_connections_that_are_reset_fail_no_request() {
     assert_eq!(pool.stats().circuits_opened, 0);
 }
 
-/// A server closes an idle connection just when a request is sent over it, or worse.
+/// Idle connections that die in any way, just when a request is sent over them.
 #[tokio::test]
-async fn no_other_region_is_asked_because_of_idle_connections() {
+async fn dead_idle_connections_cause_no_failover() {
     let trials = [Cut::Resets, Cut::Forgets, Cut::BreaksOff].map(|kind| async move {
         let kms = server().await;
         let path = Path::to(address(&kms), kind).await;
@@ -292,7 +292,7 @@ async fn one_dead_address_of_two_fails_no_request() {
 
 /// An address that accepts connections and then says nothing in the TLS handshake.
 #[tokio::test]
-async fn one_mute_address_of_two_fails_no_request_and_is_not_tried_first_again() {
+async fn one_silent_address_of_two_fails_no_request_and_is_not_tried_first_again() {
     let kms = server().await;
     let port = address(&kms).port();
     let mute = SocketAddr::from(([127, 0, 0, 2], port));
@@ -310,7 +310,7 @@ async fn one_mute_address_of_two_fails_no_request_and_is_not_tried_first_again()
 
 /// Each address takes longer than the time after which the next one is tried as well.
 #[tokio::test]
-async fn slow_addresses_are_not_given_up_and_losers_are_closed() {
+async fn slow_addresses_are_not_abandoned_and_losing_connections_close() {
     let kms = KmsLocal::builder().region(REGION).round_trip_time(Duration::from_millis(400));
     let kms = kms.start().await.unwrap();
     let server = address(&kms);

@@ -1,4 +1,4 @@
-//! The pool against a server that speaks the real protocol, over TLS.
+//! Clients, refreshes, clocks and errors of a pool.
 
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
@@ -98,7 +98,7 @@ async fn a_rotation_keeps_client_and_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn requests_whose_credentials_are_refused_are_signed_again_after_one_renewal() {
+async fn requests_whose_credentials_are_refused_are_signed_again_after_one_refresh() {
     let kms = server().await;
     let pool = builder(&kms).build().unwrap();
     let principal = Principal::new(Sessions(Arc::clone(&kms)));
@@ -149,9 +149,9 @@ async fn a_date_is_learned_from_one_refusal_and_used_by_all_requests() {
     assert_eq!(pool.stats().refreshes, refreshes, "a wrong date causes no refresh");
 }
 
-/// Nobody who is refused can end the credentials of others by the date of the refusal.
+/// The date of a refusal must not expire the credentials of other principals.
 #[tokio::test]
-async fn a_date_with_which_nothing_was_accepted_ends_no_credentials() {
+async fn a_date_that_no_accepted_request_confirmed_expires_no_credentials() {
     let kms = server().await;
     let pool = builder(&kms).build().unwrap();
     let session = Principal::new(kms.issue_session(Duration::from_hours(1)));
@@ -159,14 +159,14 @@ async fn a_date_with_which_nothing_was_accepted_ends_no_credentials() {
     kms.faults(REGION).clock_ahead(Duration::from_hours(2));
     let unknown = Principal::new(Credentials::new("AKIDUNKNOWN", "secret", None, None, "test"));
     random(&pool.client(REGION, &unknown).await.unwrap()).await.unwrap_err();
-    // The date was learned, or there would have been one request.
+    // The date was learned: otherwise there would have been one request.
     assert!(kms.counters(REGION).total() > 1);
     let left = pool.client_stats().into_iter().find_map(|client| client.credentials_left).unwrap();
     assert!(left > Duration::from_mins(50), "{left:?}");
 }
 
 #[tokio::test]
-async fn a_region_with_a_wrong_clock_misleads_no_other() {
+async fn a_region_with_a_wrong_clock_affects_no_other() {
     let kms = server().await;
     let pool = builder(&kms).build().unwrap();
     let principal = Principal::new(kms.issue_credentials());
@@ -207,7 +207,7 @@ async fn a_denial_is_final_even_if_the_servers_date_differs() {
 
 /// All clients follow a date that then turns out to be wrong.
 #[tokio::test]
-async fn a_clock_that_is_set_right_again_fails_no_request() {
+async fn a_clock_that_becomes_right_again_fails_no_request() {
     let kms = server().await;
     let pool = builder(&kms).build().unwrap();
     let principal = Principal::new(kms.issue_credentials());
@@ -272,9 +272,9 @@ async fn a_wrong_date_in_a_response_that_is_no_refusal_is_not_learned() {
     assert_eq!(kms.counters(REGION).total(), 32, "nothing was refused");
 }
 
-/// A caller begins a request and then waits for something else first.
+/// A caller may start a request and then wait for something else.
 #[tokio::test]
-async fn callers_that_do_not_go_on_keep_nobody_else_waiting() {
+async fn callers_that_stop_polling_delay_no_others() {
     let kms = server().await;
     let pool = builder(&kms).max_in_flight(2).build().unwrap();
     let client = pool.client(REGION, &Principal::new(kms.issue_credentials())).await.unwrap();
@@ -321,7 +321,7 @@ async fn an_unused_client_is_dropped_with_its_connections() {
 }
 
 #[tokio::test]
-async fn warming_up_connects_each_region_by_itself() {
+async fn regions_are_warmed_independently() {
     let kms = server().await;
     let pool = builder(&kms).attempt_timeout(Duration::from_secs(1)).build().unwrap();
     let principal = Principal::new(kms.issue_credentials());
@@ -339,7 +339,7 @@ async fn warming_up_connects_each_region_by_itself() {
 }
 
 #[tokio::test]
-async fn a_pool_that_was_shut_down_answers_what_is_under_way_and_nothing_more() {
+async fn a_shut_down_pool_completes_running_operations_and_starts_none() {
     let kms = server().await;
     let pool = builder(&kms).build().unwrap();
     let principal = Principal::new(kms.issue_credentials());
@@ -357,7 +357,7 @@ async fn a_pool_that_was_shut_down_answers_what_is_under_way_and_nothing_more() 
 }
 
 #[tokio::test]
-async fn shutting_down_waits_for_operations_between_two_attempts_and_begins_none() {
+async fn a_shutdown_waits_for_operations_between_two_attempts() {
     let kms = server().await;
     let pool =
         builder(&kms).max_attempts(10).operation_timeout(Duration::from_mins(1)).build().unwrap();
@@ -402,7 +402,7 @@ fn a_pool_outlives_the_runtime_that_it_was_first_used_on() {
 }
 
 #[tokio::test]
-async fn a_request_in_flight_survives_the_clearing_of_its_slot() {
+async fn a_request_in_flight_survives_the_removal_of_its_client() {
     let kms = server().await;
     let pool = builder(&kms).build().unwrap();
     let principal = Principal::new(kms.issue_credentials());
@@ -416,7 +416,7 @@ async fn a_request_in_flight_survives_the_clearing_of_its_slot() {
     request.await.unwrap().unwrap();
 }
 
-/// One failure of each kind that the server can bring about, by a name for messages.
+/// One failure of each kind that the server can cause, by a name for messages.
 async fn failures(kms: &KmsLocal) -> HashMap<&'static str, KmsError> {
     let pool = builder(kms).build().unwrap();
     let hasty = builder(kms).attempt_timeout(Duration::from_millis(200)).build().unwrap();
@@ -474,7 +474,7 @@ fn forged(keys: &Credentials, secret: &str) -> Credentials {
 }
 
 #[tokio::test]
-async fn every_failure_has_its_kind() {
+async fn each_failure_has_its_kind() {
     use KmsErrorKind as Kind;
     let failures = failures(&*server().await).await;
     let expected = HashMap::from([
@@ -505,7 +505,7 @@ async fn every_failure_has_its_kind() {
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_be_reached_or_believed_is_unavailable() {
+async fn a_server_that_is_unreachable_or_untrusted_is_unavailable() {
     let kms = server().await;
     let principal = Principal::new(kms.issue_credentials());
     let other = server().await;
@@ -530,7 +530,7 @@ async fn a_server_that_cannot_be_reached_or_believed_is_unavailable() {
 }
 
 #[tokio::test]
-async fn an_attempt_is_made_again_when_allowed() {
+async fn failures_are_retried_up_to_the_maximum_of_attempts() {
     let kms = server().await;
     let pool = builder(&kms).max_attempts(2).build().unwrap();
     let principal = Principal::new(kms.issue_credentials());
@@ -541,10 +541,10 @@ async fn an_attempt_is_made_again_when_allowed() {
     assert_eq!(kms.counters(REGION).requests("GenerateRandom"), 2);
 }
 
-/// Fails with a text that its author should have thought about.
+/// Fails with a message that contains a secret.
 #[derive(Debug)]
 struct Talkative {
-    #[expect(dead_code, reason = "it is there to be printed by Debug")]
+    #[expect(dead_code, reason = "`Debug` would print it")]
     secret: &'static str,
 }
 
@@ -559,7 +559,7 @@ impl ProvideCredentials for Talkative {
 }
 
 #[tokio::test]
-async fn nothing_secret_is_ever_printed() {
+async fn secrets_are_never_printed() {
     let kms = server().await;
     let keys = kms.issue_session(Duration::from_hours(1));
     let pool = builder(&kms).build().unwrap();

@@ -1,4 +1,4 @@
-//! What lies between a pool and KMS: TLS, a proxy, the names of endpoints.
+//! TLS, proxies and endpoints.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -191,7 +191,7 @@ async fn a_profile_reaches_sts_with_the_pools_settings() {
     assert!(targets.iter().any(|target| target.starts_with("sts.")), "{targets:?}");
 }
 
-/// The host that a client's requests go to: an impossible proxy keeps them from getting there.
+/// The URL that a client sends requests to. The request fails before it is sent.
 async fn host(builder: KmsPoolBuilder, region: &str) -> String {
     let seen = Arc::new(Mutex::new(String::new()));
     let pool = builder.trust_platform_roots().build().unwrap();
@@ -208,7 +208,7 @@ async fn host(builder: KmsPoolBuilder, region: &str) -> String {
 }
 
 #[tokio::test]
-async fn endpoints_are_named_as_asked() {
+async fn the_settings_choose_the_endpoint() {
     let pool = || KmsPool::builder().trust_root_pem(include_bytes!("../data/root.pem"));
     assert_eq!(host(pool(), "us-east-1").await, "https://kms.us-east-1.amazonaws.com/");
     assert_eq!(

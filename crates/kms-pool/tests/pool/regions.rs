@@ -1,4 +1,4 @@
-//! Regions that are out of order, and others that stand in for them.
+//! Failing regions, failover and hedging.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ fn replicas(pool: &KmsPool, principal: &Principal) -> Replicas {
     Replicas::new(pool.clients(principal), [REGION, OTHER]).unwrap()
 }
 
-/// Which region answered.
+/// Returns the region that responded.
 async fn ask(replicas: &Replicas) -> Result<Arc<str>, KmsError> {
     replicas
         .call(
@@ -31,7 +31,7 @@ async fn ask(replicas: &Replicas) -> Result<Arc<str>, KmsError> {
         .await
 }
 
-/// How the outage is caused, and how many requests the region gets.
+/// The cause of an outage, and how many requests the region gets.
 type Outage<'a> = (&'a dyn Fn(&Faults), u64);
 
 #[tokio::test]
@@ -61,7 +61,7 @@ async fn another_region_replaces_a_failing_one_without_retries_there() {
 }
 
 #[tokio::test]
-async fn what_a_region_refuses_no_other_is_asked_for() {
+async fn a_refusal_is_final() {
     let kms = server().await;
     let (pool, principal) = (hasty(&kms), Principal::new(kms.issue_credentials()));
     kms.faults(REGION).deny_access(true);
@@ -71,7 +71,7 @@ async fn what_a_region_refuses_no_other_is_asked_for() {
 }
 
 #[tokio::test]
-async fn a_region_that_cannot_be_reached_is_passed_over() {
+async fn an_unreachable_region_is_skipped() {
     let kms = server().await;
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let pool = builder(&kms).endpoint_url_for(REGION, format!("https://{closed}")).build().unwrap();
@@ -80,7 +80,7 @@ async fn a_region_that_cannot_be_reached_is_passed_over() {
 }
 
 #[tokio::test]
-async fn a_second_region_is_asked_when_the_first_is_slow_and_the_loser_is_given_up() {
+async fn a_slow_region_is_hedged_and_the_loser_is_cancelled() {
     let kms = server().await;
     let (pool, principal) =
         (builder(&kms).build().unwrap(), Principal::new(kms.issue_credentials()));
@@ -89,7 +89,7 @@ async fn a_second_region_is_asked_when_the_first_is_slow_and_the_loser_is_given_
     assert_eq!(&*ask(&replicas).await.unwrap(), OTHER);
     until(|| pool.stats().in_flight == 0).await;
     kms.faults(REGION).clear();
-    // A denial in the second region does not spoil the answer of the first.
+    // A refusal in the second region does not discard the response of the first.
     kms.faults(OTHER).deny_access(true);
     kms.faults(REGION).latency(Duration::from_millis(100));
     assert_eq!(&*ask(&replicas).await.unwrap(), REGION);
@@ -97,7 +97,7 @@ async fn a_second_region_is_asked_when_the_first_is_slow_and_the_loser_is_given_
 }
 
 #[tokio::test]
-async fn credentials_are_renewed_where_nothing_else_is_tried_again() {
+async fn credentials_are_refreshed_although_nothing_else_is_retried() {
     let kms = server().await;
     let (pool, principal) =
         (builder(&kms).build().unwrap(), Principal::new(Sessions(Arc::clone(&kms))));
@@ -109,7 +109,7 @@ async fn credentials_are_renewed_where_nothing_else_is_tried_again() {
 }
 
 #[tokio::test]
-async fn an_open_circuit_spares_the_region_until_a_probe_succeeds() {
+async fn an_open_circuit_sends_no_requests_until_a_probe_succeeds() {
     let kms = server().await;
     let pool = builder(&kms).circuit_opens_after(3).build().unwrap();
     let principal = Principal::new(kms.issue_credentials());
@@ -137,7 +137,7 @@ async fn an_open_circuit_spares_the_region_until_a_probe_succeeds() {
 }
 
 #[tokio::test]
-async fn a_region_that_hangs_takes_no_room_from_another() {
+async fn a_region_that_hangs_uses_no_budget_of_another() {
     let kms = server().await;
     let pool = builder(&kms).max_in_flight(2).build().unwrap();
     let principal = Principal::new(kms.issue_credentials());
@@ -156,7 +156,7 @@ async fn a_region_that_hangs_takes_no_room_from_another() {
     for outcome in join_all((0..8).map(|_| random(&other))).await {
         outcome.unwrap();
     }
-    assert_eq!(kms.counters(REGION).max_in_flight, 2, "the others wait for their turn");
+    assert_eq!(kms.counters(REGION).max_in_flight, 2, "the others wait in the queue");
     kms.faults(REGION).clear();
     for outcome in join_all(stuck).await {
         outcome.unwrap().unwrap();
@@ -180,7 +180,7 @@ async fn invented_regions_take_few_clients() {
 }
 
 #[tokio::test]
-async fn a_region_that_loses_every_race_is_left_alone() {
+async fn a_region_that_loses_every_race_gets_no_calls_for_a_while() {
     let kms = server().await;
     let pool = builder(&kms).circuit_opens_after(3).build().unwrap();
     let principal = Principal::new(kms.issue_credentials());
@@ -201,7 +201,7 @@ async fn a_region_that_loses_every_race_is_left_alone() {
         "{:?}",
         in_order.stats()
     );
-    // The first one that is measured is the last that is asked.
+    // After the measurement, the slow region is called last.
     ask(&replicas).await.unwrap();
     let hedges = replicas.stats().hedges;
     for _ in 0..10 {
@@ -211,7 +211,7 @@ async fn a_region_that_loses_every_race_is_left_alone() {
 }
 
 #[tokio::test]
-async fn time_outs_open_the_circuit_and_who_waits_in_line_does_not_wait_for_them() {
+async fn timeouts_open_the_circuit_and_queued_requests_fail_at_once() {
     let kms = server().await;
     let pool = builder(&kms)
         .circuit_opens_after(2)
@@ -227,7 +227,7 @@ async fn time_outs_open_the_circuit_and_who_waits_in_line_does_not_wait_for_them
 }
 
 #[tokio::test]
-async fn at_most_one_region_is_asked_because_another_is_slow() {
+async fn at_most_one_region_is_called_because_another_is_slow() {
     let kms =
         KmsLocal::builder().region(REGION).region(OTHER).region("sa-east-1").start().await.unwrap();
     let pool = builder(&kms).attempt_timeout(Duration::from_secs(1)).build().unwrap();
@@ -286,7 +286,7 @@ async fn a_region_does_not_become_the_fastest_by_refusing_fast() {
 async fn an_exhausted_budget_is_distinguished_from_an_outage() {
     let kms = server().await;
     let keys = kms.issue_credentials();
-    // One request a second: requests without room in the next seconds are refused.
+    // One request per second: requests that cannot start within the next seconds fail.
     let pool = builder(&kms).max_requests_per_second(1.0).build().unwrap();
     let client = pool.client(REGION, &Principal::new(keys.clone())).await.unwrap();
     let mut requests: FuturesUnordered<_> = (0..60).map(|_| random(&client)).collect();

@@ -88,7 +88,7 @@ fn an_idle_runtime_delays_no_other_caller() {
     let principal = Principal::new(kms.issue_credentials());
     let kept = runtime();
     kept.block_on(ask(&pool, &principal));
-    // Each request is polled until it is sent or waits, and then not any more.
+    // The request is polled once, and not again until the others have ended.
     let client = kept.block_on(pool.client(REGION, &principal)).unwrap();
     let mut request = Box::pin(random(&client));
     kept.block_on(async { assert!(request.as_mut().now_or_never().is_none()) });
@@ -198,7 +198,7 @@ fn timeouts_work_under_any_executor() {
 }
 
 #[test]
-fn a_provider_that_blocks_its_thread_delays_no_other_and_no_shutdown() {
+fn a_provider_that_blocks_its_thread_delays_neither_others_nor_the_shutdown() {
     #[derive(Debug)]
     struct Blocking(std::sync::Mutex<std::sync::mpsc::Receiver<()>>, Arc<AtomicU64>);
 
@@ -238,7 +238,7 @@ fn a_provider_that_blocks_its_thread_delays_no_other_and_no_shutdown() {
 
 #[test]
 fn the_default_chain_is_set_up_on_first_use() {
-    // This reads nothing yet: there is no runtime here.
+    // This loads nothing: there is no runtime here.
     let principal = Principal::from_default_chain();
     assert_eq!(principal.label(), None);
 }

@@ -1,4 +1,4 @@
-//! Where credentials come from, and when they are asked for again.
+//! Sources of credentials, and when they are called again.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ use kms_pool::{BuildError, ClientSupplier as _, KmsErrorKind, Principal, Role};
 
 use crate::support::{OTHER, REGION, Sessions, builder, random, server, until};
 
-/// Sessions that the server ends after two seconds, from a provider that can be broken.
+/// Sessions that expire after two seconds, from a provider that can be broken.
 #[derive(Debug)]
 struct ShortSessions {
     kms: Arc<KmsLocal>,
@@ -35,7 +35,7 @@ impl ProvideCredentials for ShortSessions {
 }
 
 #[tokio::test]
-async fn credentials_are_renewed_before_their_end_though_nobody_asks_for_them() {
+async fn credentials_are_refreshed_before_they_expire_without_any_caller() {
     let kms = server().await;
     let pool = builder(&kms).build().unwrap();
     let principal = Principal::new(ShortSessions { kms: Arc::clone(&kms), broken: Arc::default() });
@@ -51,7 +51,7 @@ async fn credentials_are_renewed_before_their_end_though_nobody_asks_for_them() 
 }
 
 #[tokio::test]
-async fn a_broken_provider_costs_nothing_until_the_end_of_what_it_gave_and_little_after() {
+async fn a_broken_provider_fails_no_request_until_its_credentials_expire() {
     let kms = server().await;
     let pool = builder(&kms).build().unwrap();
     let broken = Arc::new(AtomicBool::new(false));
@@ -66,7 +66,7 @@ async fn a_broken_provider_costs_nothing_until_the_end_of_what_it_gave_and_littl
     let error = random(&client).await.unwrap_err();
     assert_eq!(error.kind(), KmsErrorKind::CredentialsUnavailable);
     broken.store(false, SeqCst);
-    // The failure is told for a moment to all who come.
+    // The failure is repeated to callers for a moment.
     while random(&client).await.is_err() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -102,7 +102,7 @@ async fn a_profile_that_changes_on_disk_is_read_again() {
     let pool = builder(&kms).watch_files_every(Duration::from_millis(10)).build().unwrap();
     let client = pool.client(REGION, &Principal::from_profile(&file, "payments")).await.unwrap();
     random(&client).await.unwrap();
-    // As it is done where it matters: the file is whole at any time.
+    // By a rename, so that the file is complete at any time.
     let next = folder.path().join("next");
     write_profile(&next, &second);
     fs::rename(next, &file).unwrap();
@@ -195,7 +195,7 @@ async fn server_with_sts() -> Arc<KmsLocal> {
 }
 
 #[tokio::test]
-async fn tenants_share_a_role_and_no_client_and_bear_their_tags() {
+async fn tenants_with_the_same_role_have_their_own_clients_and_tags() {
     let kms = server_with_sts().await;
     let pool = builder(&kms).build().unwrap();
     let service = Principal::new(kms.issue_credentials());
@@ -215,7 +215,7 @@ async fn tenants_share_a_role_and_no_client_and_bear_their_tags() {
 }
 
 #[tokio::test]
-async fn roles_share_the_load_of_their_base_and_reload_when_sts_refuses() {
+async fn roles_share_the_load_of_their_base_and_refresh_it_when_sts_rejects_it() {
     #[derive(Debug)]
     struct Counted(Arc<KmsLocal>, Arc<AtomicU64>);
 
@@ -287,7 +287,7 @@ async fn a_role_works_though_this_machines_clock_is_wrong() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_pool_disturbs_no_refresh_in_another_one() {
+async fn a_shutdown_disturbs_no_refresh_in_another_pool() {
     let kms = server_with_sts().await;
     let [first, second] = [(); 2].map(|()| builder(&kms).build().unwrap());
     let service = Principal::new(Sessions(Arc::clone(&kms)));
@@ -329,7 +329,7 @@ async fn each_region_can_have_a_role_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_role_is_assumed_with_what_its_base_has_become() {
+async fn a_role_is_assumed_with_the_current_credentials_of_its_base() {
     let kms = server_with_sts().await;
     let pool = builder(&kms).build().unwrap();
     let service = Principal::new(kms.issue_session(Duration::from_hours(1)));
@@ -360,7 +360,7 @@ async fn a_web_identity_is_read_again_when_its_token_changes() {
 }
 
 #[tokio::test]
-async fn what_sts_has_against_a_role_is_told() {
+async fn the_error_contains_the_reason_of_sts() {
     let kms = server_with_sts().await;
     let pool = builder(&kms).build().unwrap();
     kms.sts_faults().deny_access(true);
@@ -384,7 +384,7 @@ async fn what_sts_has_against_a_role_is_told() {
 }
 
 #[tokio::test]
-async fn an_account_that_changes_while_no_slot_is_there_is_another_identity() {
+async fn an_account_that_changes_while_there_is_no_client_is_another_identity() {
     let kms = server().await;
     let pool = builder(&kms).build().unwrap();
     let of_account = |account: &str| {
@@ -443,7 +443,7 @@ async fn credentials_of_another_account_start_another_tenure() {
 }
 
 #[tokio::test]
-async fn credentials_that_are_refused_are_signed_with_twice_and_no_more() {
+async fn rejected_credentials_are_refreshed_once_per_operation() {
     let kms = server().await;
     let pool = builder(&kms).max_attempts(10).build().unwrap();
     let principal = Principal::new(Strangers);
@@ -453,9 +453,9 @@ async fn credentials_that_are_refused_are_signed_with_twice_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_region_that_knows_no_credentials_renews_none() {
+async fn a_region_that_knows_no_access_key_causes_no_refresh() {
     let kms = server().await;
-    // The other region is another's: it knows none of these access keys.
+    // The server of the other region does not know these access keys.
     let foreign = server().await;
     let pool = builder(&kms)
         .endpoint_url_for(OTHER, foreign.endpoint(OTHER))
@@ -484,7 +484,7 @@ impl ProvideCredentials for Each {
     }
 }
 
-/// Access keys that nobody has issued, others each time.
+/// Returns unknown access keys, different ones on each call.
 #[derive(Debug)]
 struct Strangers;
 

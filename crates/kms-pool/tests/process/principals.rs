@@ -1,4 +1,4 @@
-//! Principals never sign for one another, and those that come and go leave nothing behind.
+//! Principals never sign for each other, and removed principals leave nothing behind.
 
 #![allow(clippy::print_stdout, reason = "figures, for `--nocapture`")]
 
@@ -21,7 +21,7 @@ const WAVES: usize = 10;
 const MEMORY_TOLERANCE: u64 = 10 * 1024;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn principals_that_come_and_go_leave_nothing_behind() {
+async fn removed_principals_leave_nothing_behind() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let kms = server().await;
     let pool = builder(&kms).build().unwrap();
@@ -58,14 +58,14 @@ async fn wave(kms: &KmsLocal, pool: &KmsPool) {
     kms.reset_counters(REGION);
 }
 
-/// The number of sockets of this process. Zero where the system does not say.
+/// The number of sockets of this process. Zero on systems that do not report it.
 fn sockets() -> usize {
     let descriptors = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
     let targets = descriptors.filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
     targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
 }
 
-/// Zero where the system does not say.
+/// Zero on systems that do not report it.
 fn resident_kilobytes() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

@@ -71,7 +71,7 @@ fn threads_end_with_the_last_user_on_any_thread() {
     let servers = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let kms = servers.block_on(server());
 
-    // The threads of the tests before.
+    // The threads of earlier tests.
     wait_until_ended();
     drop(builder(&kms).build().unwrap());
     assert_eq!(threads(), 0, "an unused pool has no threads");
@@ -97,7 +97,7 @@ fn threads_end_with_the_last_user_on_any_thread() {
     block_on(random(&client)).unwrap_err();
     drop((pool, client));
 
-    // A request whose caller drops it together with the pool and the client.
+    // A request that its caller drops together with the pool and the client.
     let (pool, client) = used(&kms);
     kms.faults(REGION).hang(true);
     let in_flight = kms.counters(REGION).in_flight;

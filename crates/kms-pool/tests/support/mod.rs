@@ -14,7 +14,7 @@ use kms_pool::{KmsError, KmsPool, KmsPoolBuilder};
 pub(crate) const REGION: &str = "us-east-1";
 pub(crate) const OTHER: &str = "eu-west-1";
 
-/// For conditions that hold after milliseconds on an idle machine.
+/// For conditions that become true after milliseconds on an idle machine.
 const MAX_WAIT: Duration = Duration::from_mins(1);
 
 pub(crate) async fn server() -> Arc<KmsLocal> {

@@ -139,8 +139,8 @@ impl HttpsClient {
         Ok(Exchange { answer, connection, began, over, client: self, has_ended: false })
     }
 
-    /// The connections to use. Connections from before a suspension are not reused, because they may
-    /// have been idle for any time.
+    /// The connections to use. Connections from before a suspension are not reused: they may have
+    /// been idle for any time.
     fn group(&self, suspended: Duration) -> Arc<ConnectionGroup> {
         let current = self.current.load_full();
         if suspended <= current.suspended + NAP {

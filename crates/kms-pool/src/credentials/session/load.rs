@@ -122,7 +122,7 @@ impl Call {
         match &session {
             Ok(_) => base.accepted(signer),
             Err(refusal) if refusal.is_of_credentials => {
-                if base.refused(signer, base.clock.now()).await {
+                if base.rejected(signer, base.clock.now()).await {
                     session = assume().await;
                 }
             }

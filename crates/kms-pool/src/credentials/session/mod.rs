@@ -1,4 +1,4 @@
-//! A principal's session: the credentials in use, and the load in progress, if any.
+//! The session of a principal in a pool: its current credentials, and the load in progress.
 
 mod load;
 mod refresh;
@@ -31,14 +31,14 @@ use crate::stats::Counters;
 use crate::telemetry;
 use crate::time::{Clock, Now};
 
-/// How a pool refreshes credentials.
+/// The settings of refreshes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RefreshSettings {
     /// How long before their expiry a refresh is due.
     pub(crate) lead: Duration,
     /// The maximum random time by which a refresh is due earlier.
     pub(crate) jitter: Duration,
-    /// How long a call of the provider may take.
+    /// The timeout for a call of the provider.
     pub(crate) provider_timeout: Duration,
     /// How often a principal's files are checked.
     pub(crate) files_every: Duration,
@@ -46,15 +46,14 @@ pub(crate) struct RefreshSettings {
 
 /// The sessions of a pool, one for each principal in use.
 ///
-/// A session lives as long as its users keep it; the map only finds it.
+/// The map does not keep sessions alive: a session lives as long as its users.
 pub(crate) struct Sessions {
     refresh: RefreshSettings,
     /// The HTTP client of this crate's own providers.
     http: SharedHttpClient,
     counters: Arc<Counters>,
-    /// The runtime of the pool. A load keeps its session alive, so a session must not keep the
-    /// runtime alive: the runtime ends with the pool and its clients, and the load ends with the
-    /// runtime.
+    /// The runtime of the pool. A session must not keep it alive, because a load on the runtime keeps
+    /// its session alive: then neither would end.
     background: WeakBackground,
     clock: Clock,
     by_principal: Mutex<HashMap<u64, Weak<Session>>>,
@@ -95,17 +94,16 @@ impl Sessions {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Weak<Session>>> {
-        // A map of weak references, which a panic cannot leave in a harmful state.
+        // A panic leaves a map of weak references in a harmless state.
         self.by_principal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The credentials of one principal in one pool.
 ///
-/// Fresh credentials are one atomic load away. All other cases go through [`Refresh::step`], which
-/// decides under a short lock who calls the provider; the lock is never held while waiting. A task
-/// on the pool's runtime calls the provider, so its duration and outcome do not depend on any
-/// request.
+/// Fresh credentials cost one atomic load. All other cases go through [`Refresh::step`], which
+/// decides under a lock who calls the provider; the lock is never held while waiting. A task on the
+/// pool's runtime calls the provider, so its outcome does not depend on any request.
 pub(crate) struct Session {
     pub(crate) principal: Principal,
     pub(crate) clock: Clock,
@@ -119,14 +117,13 @@ pub(crate) struct Session {
     state: Mutex<State>,
 }
 
-/// One load: a call of the provider, until its result is installed as a generation.
+/// A load: a call of the provider, until its result becomes the current generation.
 #[derive(Clone)]
 struct Load {
     outcome: Shared<BoxFuture<'static, Result<Arc<Generation>, KmsError>>>,
     /// `None` if the load could not start.
     task: Option<AbortHandle>,
-    /// The rotation for which the provider is called: a result from before a rotation is not used
-    /// after it.
+    /// The rotation at the start. After another rotation, the result is not used.
     rotation: u64,
 }
 
@@ -174,7 +171,7 @@ impl Session {
         Ok(self.generation(now).await?.credentials.clone())
     }
 
-    /// The generation to use: the slow path.
+    /// The generation to sign with: the slow path.
     async fn generation(self: &Arc<Self>, now: Now) -> Result<Arc<Generation>, KmsError> {
         loop {
             let (load, fallback) = match self.next_step(now) {
@@ -207,7 +204,7 @@ impl Session {
         }
     }
 
-    /// Whether KMS has accepted the credentials in use, in any region.
+    /// Whether KMS has accepted the current credentials, in any region.
     pub(crate) fn is_accepted(&self) -> bool {
         self.current
             .load()
@@ -224,15 +221,15 @@ impl Session {
         }
     }
 
-    /// The generation in use, if any.
+    /// The current generation, if any.
     pub(crate) fn current(&self) -> Option<Arc<Generation>> {
         self.current.load_full()
     }
 
-    /// Records that KMS refused the credentials of a request, and waits for the refresh that
+    /// Records that KMS rejected the credentials of a request, and waits for the refresh that
     /// follows. Returns whether there are new credentials, so that the request should be signed
     /// again.
-    pub(crate) async fn refused(self: &Arc<Self>, fingerprint: Fingerprint, now: Now) -> bool {
+    pub(crate) async fn rejected(self: &Arc<Self>, fingerprint: Fingerprint, now: Now) -> bool {
         let load = {
             let mut state = self.lock();
             let Some(current) = self.current.load_full() else { return false };
@@ -241,12 +238,12 @@ impl Session {
             }
             match self.running(&state) {
                 Some(load) => {
-                    current.refuse();
+                    current.reject();
                     load
                 }
-                None if !state.refresh.take_refusal(now) => return false,
+                None if !state.refresh.take_rejection(now) => return false,
                 None => {
-                    current.refuse();
+                    current.reject();
                     self.begin_load(&mut state, now)
                 }
             }
@@ -267,7 +264,7 @@ impl Session {
     }
 
     /// When the watcher must check again; `None` if there is nothing to watch.
-    pub(super) fn next_look(&self, now: Now) -> Option<Duration> {
+    pub(super) fn next_check(&self, now: Now) -> Option<Duration> {
         let state = self.lock();
         let due = self.current.load().as_ref().and_then(|current| current.refresh_at());
         let due = due.map(|at| {
@@ -299,7 +296,7 @@ impl Session {
         let running = self.running(&state);
         match (state.refresh.step(current.as_deref(), running.is_some(), now), current) {
             (Step::Use, Some(current)) => Next::Use(current),
-            (Step::UseAndAsk, Some(current)) => {
+            (Step::UseAndLoad, Some(current)) => {
                 drop(self.begin_load(&mut state, now));
                 Next::Use(current)
             }
@@ -307,7 +304,7 @@ impl Session {
             (Step::AwaitOrUse, fallback) => {
                 Next::Await { load: self.load(&mut state, running, now), fallback }
             }
-            (Step::Await | Step::Use | Step::UseAndAsk, _) => {
+            (Step::Await | Step::Use | Step::UseAndLoad, _) => {
                 Next::Await { load: self.load(&mut state, running, now), fallback: None }
             }
         }
@@ -390,17 +387,17 @@ impl Session {
             if let Some(current) = current.filter(|current| {
                 current.rotation == loaded.rotation && current.is_of_credentials(&credentials)
             }) {
-                state.refresh.brought_nothing(now);
+                state.refresh.returned_nothing_new(now);
                 return Ok(current);
             }
             let generation = self.install(&mut state, loaded.rotation, credentials, now);
-            state.refresh.brought(&generation, now);
+            state.refresh.returned_new(&generation, now);
             return Ok(generation);
         }
     }
 
-    /// Installs these credentials as the ones in use. Requests that were signed with the last ones
-    /// are not affected.
+    /// Makes these credentials the current generation. Requests that are already signed are not
+    /// affected.
     fn install(
         self: &Arc<Self>,
         state: &mut State,
@@ -453,7 +450,7 @@ impl Session {
     }
 }
 
-/// What a caller does next.
+/// The next action of a caller.
 enum Next {
     Use(Arc<Generation>),
     Fail(KmsError),

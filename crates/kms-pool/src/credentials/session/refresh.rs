@@ -1,4 +1,4 @@
-//! Decides when a principal's provider is called: only the rules, without tasks, locks and clocks.
+//! Decides when a principal's provider is called, without tasks, locks and clocks.
 //!
 //! Pauses are measured with the monotonic clock, so that changes of the wall clock cannot lengthen
 //! them. Only the expiry of credentials is a date.
@@ -11,27 +11,27 @@ use crate::credentials::generation::Generation;
 use crate::error::KmsError;
 use crate::time::Now;
 
-/// The minimum pause after the provider has failed or returned nothing new. It doubles each time in
-/// a row, up to [`MAX_PAUSE`].
+/// The pause after the provider has failed or returned nothing new. It doubles each consecutive
+/// time, up to [`MAX_PAUSE`].
 const MIN_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// Without valid credentials, a failure is repeated to callers for this time before the provider is
 /// called again.
-const TELL_FAILURE_FOR: Duration = Duration::from_millis(100);
-/// The maximum number of refreshes in a row that refusals by KMS may cause; after that, one is
-/// allowed each [`REFUSAL_EVERY`].
-pub(super) const REFUSALS: u32 = 5;
-const REFUSAL_EVERY: Duration = Duration::from_secs(10);
+const REPEAT_FAILURE_FOR: Duration = Duration::from_millis(100);
+/// The maximum number of consecutive refreshes because KMS rejected the credentials. After that, one
+/// is allowed each [`REJECTION_EVERY`].
+pub(super) const MAX_REJECTIONS: u32 = 5;
+const REJECTION_EVERY: Duration = Duration::from_secs(10);
 
-/// State that is remembered of earlier refreshes.
+/// The state of earlier refreshes.
 pub(super) struct Refresh {
     /// The last failure, and until when callers get it.
     failed: Option<(KmsError, Instant)>,
-    /// How many refreshes may still be caused by refusals.
-    refusals_left: u32,
-    /// Since when `refusals_left` grows back; `None` before the first refusal.
-    refusals_since: Option<Instant>,
-    /// Consecutive refreshes that brought nothing new.
+    /// How many refreshes rejections may still cause.
+    rejections_left: u32,
+    /// Since when `rejections_left` grows back; `None` before the first refusal.
+    rejections_since: Option<Instant>,
+    /// Consecutive refreshes that returned nothing new.
     fruitless: u32,
     /// Whether the last call of the provider succeeded.
     answered: bool,
@@ -39,13 +39,13 @@ pub(super) struct Refresh {
     not_before: Option<Instant>,
 }
 
-/// What a caller that needs credentials does.
+/// The next action of a caller that needs credentials.
 #[derive(Debug)]
 pub(super) enum Step {
     /// Sign with the current credentials.
     Use,
     /// Sign with the current credentials, and start a load in the background.
-    UseAndAsk,
+    UseAndLoad,
     /// Wait for the load in progress, or start one.
     Await,
     /// Like `Await`, but sign with the current credentials if the load fails.
@@ -58,8 +58,8 @@ impl Default for Refresh {
     fn default() -> Self {
         Self {
             failed: None,
-            refusals_left: REFUSALS,
-            refusals_since: None,
+            rejections_left: MAX_REJECTIONS,
+            rejections_since: None,
             fruitless: 0,
             answered: false,
             not_before: None,
@@ -70,20 +70,20 @@ impl Default for Refresh {
 impl Refresh {
     /// Decides what to do with the `current` credentials, if any, depending on whether a load is in
     /// progress.
-    pub(super) fn step(&self, current: Option<&Generation>, is_asking: bool, now: Now) -> Step {
+    pub(super) fn step(&self, current: Option<&Generation>, is_loading: bool, now: Now) -> Step {
         if current.is_some_and(|current| current.is_fresh(now.date)) {
             return Step::Use;
         }
         let waits = !self.pause(now).is_zero();
         // Credentials that were returned just now are used even if they look expired: this
         // machine's clock may be wrong.
-        let just_now = waits && self.answered && !is_asking;
+        let just_now = waits && self.answered && !is_loading;
         match current.filter(|current| just_now || !current.is_expired(now.date)) {
-            Some(good) if is_asking && good.is_refused() => Step::AwaitOrUse,
-            Some(good) if !is_asking && good.is_due(now.date) && !waits => Step::UseAndAsk,
+            Some(good) if is_loading && good.is_rejected() => Step::AwaitOrUse,
+            Some(good) if !is_loading && good.is_due(now.date) && !waits => Step::UseAndLoad,
             Some(_) => Step::Use,
             None => match &self.failed {
-                Some((error, until)) if !is_asking && now.instant < *until => {
+                Some((error, until)) if !is_loading && now.instant < *until => {
                     Step::Fail(error.clone())
                 }
                 _ => Step::Await,
@@ -102,7 +102,7 @@ impl Refresh {
     }
 
     /// Records that the load returned new credentials.
-    pub(super) fn brought(&mut self, new: &Generation, now: Now) {
+    pub(super) fn returned_new(&mut self, new: &Generation, now: Now) {
         self.failed = None;
         self.answered = true;
         if new.is_expired(now.date) {
@@ -114,7 +114,7 @@ impl Refresh {
     }
 
     /// Records that the load returned the credentials that are already in use.
-    pub(super) fn brought_nothing(&mut self, now: Now) {
+    pub(super) fn returned_nothing_new(&mut self, now: Now) {
         self.failed = None;
         self.answered = true;
         self.pause_longer(now);
@@ -122,7 +122,7 @@ impl Refresh {
 
     /// Records that the load failed.
     pub(super) fn failed(&mut self, error: &KmsError, now: Now) {
-        self.failed = Some((error.clone(), now.instant + TELL_FAILURE_FOR));
+        self.failed = Some((error.clone(), now.instant + REPEAT_FAILURE_FOR));
         self.answered = false;
         self.pause_longer(now);
     }
@@ -132,21 +132,21 @@ impl Refresh {
         self.not_before = Some(now.instant + pause_after(self.fruitless));
     }
 
-    /// Whether a refusal by KMS may cause a refresh. This is limited: somebody who can get requests
-    /// refused, in a region where nothing else works, must not be able to keep the provider busy
-    /// and all other callers waiting.
-    pub(super) fn take_refusal(&mut self, now: Now) -> bool {
+    /// Whether a rejection by KMS may cause a refresh. Their number is limited: somebody who can
+    /// cause rejections in one region must not keep the provider busy and all callers waiting.
+    pub(super) fn take_rejection(&mut self, now: Now) -> bool {
         if self.fruitless > 0 && !self.pause(now).is_zero() {
             return false;
         }
-        let since = self.refusals_since.unwrap_or(now.instant);
+        let since = self.rejections_since.unwrap_or(now.instant);
         let passed = now.instant.saturating_duration_since(since);
-        let periods = passed.as_secs() / REFUSAL_EVERY.as_secs();
+        let periods = passed.as_secs() / REJECTION_EVERY.as_secs();
         let grown = u32::try_from(periods).unwrap_or(u32::MAX);
-        let left = self.refusals_left.saturating_add(grown).min(REFUSALS);
-        let since = if left == REFUSALS { now.instant } else { since + REFUSAL_EVERY * grown };
-        self.refusals_left = left.saturating_sub(1);
-        self.refusals_since = Some(since);
+        let left = self.rejections_left.saturating_add(grown).min(MAX_REJECTIONS);
+        let since =
+            if left == MAX_REJECTIONS { now.instant } else { since + REJECTION_EVERY * grown };
+        self.rejections_left = left.saturating_sub(1);
+        self.rejections_since = Some(since);
         left > 0
     }
 }

@@ -14,10 +14,10 @@ impl Session {
     /// for as long as the session is used and has anything to watch.
     pub(super) async fn watch(session: Weak<Self>) {
         loop {
-            let next_look =
-                session.upgrade().and_then(|session| session.next_look(session.clock.now()));
-            let Some(next_look) = next_look else { return };
-            tokio::time::sleep(next_look.min(MAX_SLEEP)).await;
+            let next_check =
+                session.upgrade().and_then(|session| session.next_check(session.clock.now()));
+            let Some(next_check) = next_check else { return };
+            tokio::time::sleep(next_check.min(MAX_SLEEP)).await;
             let Some(session) = session.upgrade() else { return };
             // The files count as changed until the provider has responded again.
             if session.have_files_changed().await || session.is_due(session.clock.now()) {

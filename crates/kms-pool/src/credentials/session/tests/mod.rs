@@ -11,7 +11,7 @@ use aws_credential_types::provider::{self, ProvideCredentials, future};
 use futures_util::future::{join_all, pending};
 use tokio::sync::Semaphore;
 
-use super::refresh::REFUSALS;
+use super::refresh::MAX_REJECTIONS;
 use super::*;
 use crate::background::Background;
 use crate::connection::{ConnectionSettings, Connections};
@@ -37,10 +37,10 @@ fn dated(date: SystemTime, seconds: u64) -> Now {
     Now { date, instant: *START + Duration::from_secs(seconds) }
 }
 
-/// What the provider does on each call; the last action repeats.
+/// The action of the provider on a call. The last one repeats.
 #[derive(Clone, Copy, Debug)]
 enum Answer {
-    /// Returns keys with this number, valid until that second.
+    /// Returns keys with this number, which are valid until that second.
     Keys(u64, Option<u64>),
     Failure,
     Panic,
@@ -87,7 +87,7 @@ impl Provider {
     async fn answer(&self) -> provider::Result {
         let turn = usize::try_from(self.0.asked.fetch_add(1, SeqCst)).expect("few turns");
         self.0.gate.acquire().await.expect("never closed").forget();
-        // Other tasks get to run even if the gate is open.
+        // Lets other tasks run even if the gate is open.
         tokio::task::yield_now().await;
         let answer = {
             let answers = self.0.answers.lock().unwrap();
@@ -212,7 +212,7 @@ async fn a_load_without_waiters_still_ends() {
     assert_eq!(number(&session, 950).now_or_never(), Some(1));
     settle_unseen(&session).await;
     let two = Fingerprint::of(&session.credentials(at(951)).await.unwrap());
-    assert!(session.refused(two, at(960)).await, "the provider is called again");
+    assert!(session.rejected(two, at(960)).await, "the provider is called again");
     assert_eq!(session.refresh_now(at(961)).await.unwrap().number, 4);
     assert_eq!(provider.asked(), 4);
 }
@@ -234,7 +234,7 @@ async fn a_waiter_does_not_sign_as_the_replaced_identity() {
     let session = session(&alice);
     alice.let_through(1);
     let one = Fingerprint::of(&session.credentials(at(0)).await.unwrap());
-    let mut refused = Box::pin(session.refused(one, at(10)));
+    let mut refused = Box::pin(session.rejected(one, at(10)));
     assert!(refused.as_mut().now_or_never().is_none());
     let mut waits = Box::pin(session.credentials(at(10)));
     assert!(waits.as_mut().now_or_never().is_none());
@@ -254,18 +254,18 @@ async fn after_a_replacement_callers_do_not_wait_for_the_old_provider() {
 }
 
 #[tokio::test]
-async fn refusals_cause_few_refreshes() {
+async fn rejections_cause_few_refreshes() {
     let answers: Vec<_> = (1..100).map(|number| Answer::Keys(number, None)).collect();
     let provider = Provider::open(&answers);
     let session = session(&provider);
     let refuse = async |seconds| {
         let of = Fingerprint::of(&session.credentials(at(seconds)).await.unwrap());
-        session.refused(of, at(seconds)).await
+        session.rejected(of, at(seconds)).await
     };
     for _ in 0..20 {
         refuse(0).await;
     }
-    assert_eq!(provider.asked(), 1 + u64::from(REFUSALS));
+    assert_eq!(provider.asked(), 1 + u64::from(MAX_REJECTIONS));
     assert!(!refuse(9).await && refuse(10).await && !refuse(10).await);
 }
 
@@ -352,39 +352,39 @@ async fn a_provider_with_nothing_new_is_called_less_and_less_often() {
 }
 
 #[tokio::test]
-async fn refused_credentials_are_refreshed_once_and_requests_signed_again() {
+async fn rejected_credentials_are_refreshed_once_and_requests_signed_again() {
     let provider = Provider::shut(&[Answer::Keys(1, None), Answer::Keys(2, None)]);
     let session = session(&provider);
     provider.let_through(1);
     let refused = Fingerprint::of(&session.credentials(at(0)).await.unwrap());
-    let requests = join_all((0..64).map(|_| session.refused(refused, at(0))));
-    let newcomer = async {
+    let requests = join_all((0..64).map(|_| session.rejected(refused, at(0))));
+    let new_caller = async {
         tokio::task::yield_now().await;
-        // Waits for the refresh, because KMS has refused the current credentials.
+        // Waits for the refresh, because KMS has rejected the current credentials.
         let credentials = session.credentials(at(0));
         provider.let_through(1);
         number_of(&credentials.await.unwrap())
     };
-    let (again, newcomer) = tokio::join!(requests, newcomer);
+    let (again, new_caller) = tokio::join!(requests, new_caller);
     assert!(again.into_iter().all(|again| again));
-    assert_eq!(newcomer, 2);
+    assert_eq!(new_caller, 2);
     assert_eq!(provider.asked(), 2);
-    assert!(session.refused(refused, at(0)).await, "a latecomer signs again at once");
+    assert!(session.rejected(refused, at(0)).await, "a later request signs again at once");
     assert_eq!(provider.asked(), 2);
 }
 
 #[tokio::test]
-async fn credentials_that_stay_refused_are_not_retried_and_rarely_refreshed() {
+async fn credentials_that_stay_rejected_are_not_retried_and_rarely_refreshed() {
     let provider = Provider::open(&[Answer::Keys(1, None)]);
     let session = session(&provider);
     let refused = Fingerprint::of(&session.credentials(at(0)).await.unwrap());
     for _ in 0..10 {
-        assert!(!session.refused(refused, at(0)).await);
+        assert!(!session.rejected(refused, at(0)).await);
         assert_eq!(number(&session, 0).now_or_never(), Some(1), "they are still used: KMS decides");
     }
     assert_eq!(provider.asked(), 2);
     provider.offer(Answer::Keys(2, None));
-    assert!(session.refused(refused, at(1)).await);
+    assert!(session.rejected(refused, at(1)).await);
     assert_eq!(number(&session, 1).now_or_never(), Some(2));
 }
 
@@ -455,15 +455,15 @@ async fn a_date_that_jumps_ahead_and_back_blocks_no_refresh() {
 }
 
 #[tokio::test]
-async fn a_date_that_jumps_back_does_not_change_the_limit_on_refusals() {
+async fn a_date_that_jumps_back_does_not_change_the_limit_on_rejections() {
     let answers: Vec<_> = (1..100).map(|number| Answer::Keys(number, None)).collect();
     let provider = Provider::open(&answers);
     let session = session(&provider);
     let refuse = async |now| {
         let of = Fingerprint::of(&session.credentials(now).await.unwrap());
-        session.refused(of, now).await
+        session.rejected(of, now).await
     };
-    for second in 0..REFUSALS {
+    for second in 0..MAX_REJECTIONS {
         assert!(refuse(dated(date(7200), u64::from(second))).await);
     }
     assert!(!refuse(dated(date(9), 9)).await);
@@ -489,12 +489,12 @@ async fn credentials_that_are_accepted_after_all_need_no_lock_again() {
     let provider = Provider::open(&[Answer::Keys(1, None)]);
     let session = session(&provider);
     let signer = Fingerprint::of(&session.credentials(at(0)).await.unwrap());
-    assert!(!session.refused(signer, at(0)).await);
-    assert!(session.current().unwrap().is_refused());
+    assert!(!session.rejected(signer, at(0)).await);
+    assert!(session.current().unwrap().is_rejected());
     session.accepted(Fingerprint::of(&keys(2, None)));
-    assert!(session.current().unwrap().is_refused(), "other credentials were accepted");
+    assert!(session.current().unwrap().is_rejected(), "other credentials were accepted");
     session.accepted(signer);
-    assert!(!session.current().unwrap().is_refused() && session.is_accepted());
+    assert!(!session.current().unwrap().is_rejected() && session.is_accepted());
 }
 
 #[tokio::test]

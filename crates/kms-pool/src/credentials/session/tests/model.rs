@@ -37,7 +37,7 @@ impl Model {
         let good = held.filter(|(_, _, end)| now < *end || (waits && self.answered));
         let due = held.is_none_or(|(_, due, _)| due <= now);
         if good.is_none() && self.failed_at == Some(now) {
-            // The failure is repeated, but for less than a second.
+            // The failure is repeated for less than a second.
             return (false, None);
         }
         let asks = due && (good.is_none() || !waits);
