@@ -42,7 +42,7 @@ fn wrong_keys_and_wrong_contexts_decrypt_nothing() {
             assert_eq!(ran.output, b"");
         }
     }
-    for (pair, expected) in [("tenant=43", "contradicts"), ("other=1", "other")] {
+    for (pair, expected) in [("tenant=43", "mismatch"), ("other=1", "other")] {
         let ran = place.fails(
             &[&DECRYPT[..], &["--encryption-context", pair, "-o", "older"]].concat(),
             &message,
@@ -66,7 +66,7 @@ fn a_damaged_message_leaves_no_file_and_no_byte_of_the_damaged_frame() {
     for (damaged, expected) in [
         (changed, "authentication"),
         (truncated, "the input may be truncated"),
-        (extended, "more bytes follow"),
+        (extended, "trailing bytes"),
     ] {
         place.write("message", &damaged);
         for output in ["new", "older"] {

@@ -68,11 +68,11 @@ fn a_damaged_message_fails_after_its_header_is_shown() {
         &[&message[..], b"x"].concat(),
     ] {
         for arguments in [&["inspect"][..], &["inspect", "--json"]] {
-            let ran = place.fails(arguments, cut, "message ends");
+            let ran = place.fails(arguments, cut, "message truncated");
             assert!(String::from_utf8(ran.output).unwrap().contains("0x0578"));
         }
     }
-    assert_eq!(place.fails(&["inspect"], &message[..50], "message ends").output, b"");
+    assert_eq!(place.fails(&["inspect"], &message[..50], "message truncated").output, b"");
     assert_eq!(place.fails(&["inspect"], b"", "empty").output, b"");
 }
 

@@ -296,7 +296,7 @@ async fn under_keys_of_aws_kms_that_the_message_names() {
     {
         let key = format!("aws-kms-discovery,{excluding}");
         let decrypt = ["decrypt", "--wrapping-key", &key, "--endpoint-url", kms.endpoint(REGION)];
-        place.fails(&decrypt, &single, "none of the message's encrypted data keys");
+        place.fails(&decrypt, &single, "no encrypted data key in the message matches");
     }
     assert_eq!(requests(), before);
 
@@ -314,7 +314,7 @@ async fn under_keys_of_aws_kms_that_the_message_names() {
     assert_eq!(kms.counters("us-east-1").requests("Decrypt"), 0);
     let strict = related.replace("aws-kms-mrk:", "aws-kms:");
     let decrypt = ["decrypt", "--wrapping-key", &strict, "--endpoint-url", kms.endpoint(REGION)];
-    place.fails(&decrypt, &message, "none of the message's encrypted data keys");
+    place.fails(&decrypt, &message, "no encrypted data key in the message matches");
 }
 
 /// Slow input from a pipe is encrypted, and decrypted, frame by frame.

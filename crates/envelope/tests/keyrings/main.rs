@@ -15,6 +15,7 @@ mod multi_keyring;
 mod raw_aes;
 #[cfg(feature = "aws-lc-rs")]
 mod raw_rsa;
+mod rotating;
 #[cfg(feature = "aws-kms")]
 mod tenure;
 

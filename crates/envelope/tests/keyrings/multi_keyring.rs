@@ -95,7 +95,8 @@ fn without_a_generator_it_wraps_but_does_not_generate() {
     let keyring = builder().child(aes("b")).child(aes("c")).build().unwrap();
     let error = generate(&keyring).unwrap_err();
     assert!(matches!(&error, Error::DataKeyUnavailable(_)) && !error.is_retryable(), "{error:?}");
-    assert!(error.to_string().contains("no generator"), "{error}");
+    let cause = error.keyring_errors()[0].cause().to_string();
+    assert!(cause.contains("no generator"), "{cause}");
 
     let data_key = DataKey::generate(32).unwrap();
     let keys = wrap(&keyring, &data_key).unwrap();
@@ -126,7 +127,8 @@ fn with_a_generator_it_does_not_wrap_another_s_data_key() {
     let with_generator = || builder().generator(aes("a")).child(aes("b")).build().unwrap();
     let error = wrap(&with_generator(), &DataKey::generate(32).unwrap()).unwrap_err();
     assert!(matches!(&error, Error::DataKeyUnavailable(_)) && !error.is_retryable(), "{error:?}");
-    assert!(error.to_string().contains("a multi-keyring with a generator"), "{error}");
+    let cause = error.keyring_errors()[0].cause().to_string();
+    assert!(cause.contains("a multi-keyring with a generator"), "{cause}");
     let nested = builder().generator(aes("c")).child(with_generator()).build().unwrap();
     assert!(generate(&nested).is_err());
     // Opening asks it like any other child.

@@ -67,7 +67,7 @@ fn unwrap(
 fn refusal(keyring: &RawRsaKeyring, key: EncryptedDataKey) -> String {
     let [failure] = <[_; 1]>::try_from(unwrap(keyring, &[key]).expect_err("unwrapped")).unwrap();
     assert!(!failure.kind().is_retryable());
-    failure.to_string()
+    format!("{failure}: {}", failure.cause())
 }
 
 fn setting(error: &Error) -> &'static str {
@@ -112,7 +112,7 @@ fn messages_go_round_from_the_public_to_the_private_key() {
         let error = block_on(opening.encrypt(b"secret", &context)).unwrap_err();
         assert!(
             matches!(&error, Error::DataKeyUnavailable(_))
-                && error.to_string().contains("no public key")
+                && error.keyring_errors()[0].cause().to_string().contains("no public key")
         );
     }
 }
@@ -317,7 +317,7 @@ fn every_failed_unwrapping_says_the_same() {
             "{padding:?}: {messages:?}"
         );
         assert!(
-            messages[0].starts_with("ns/name: the wrapped data key did not decrypt"),
+            messages[0].starts_with("ns/name failed: the wrapped data key did not decrypt"),
             "{}",
             messages[0]
         );

@@ -197,7 +197,13 @@ impl Keyring for AwsKmsDiscoveryKeyring {
     }
 
     fn identity(&self) -> Option<String> {
-        Some(format!("AWS KMS discovery {:?} {:?}", self.calls, self.filter))
+        let calls = match &self.calls {
+            Calls::AnyRegion => "any region".to_owned(),
+            Calls::OneRegion(region) => format!("only {region}"),
+            Calls::MrkAware(region) => format!("MRK-aware in {region}"),
+        };
+        let filter = self.filter.as_ref().map(ToString::to_string).unwrap_or_default();
+        Some(format!("AWS KMS discovery, {calls}{filter}"))
     }
 
     fn tenure(&self) -> u64 {

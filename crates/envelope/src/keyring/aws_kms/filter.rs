@@ -1,6 +1,6 @@
 //! The discovery filter (specification: `framework/aws-kms/aws-kms-discovery-keyring.md`).
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt};
 
 use kms_pool::KmsKeyArn;
 
@@ -49,6 +49,13 @@ impl Filter {
     /// Returns whether the key may be called.
     pub(super) fn allows(&self, key: &KmsKeyArn) -> bool {
         self.partition == key.partition() && self.accounts.contains(key.account())
+    }
+}
+
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, ", accounts of {}:", self.partition)?;
+        self.accounts.iter().try_for_each(|account| write!(f, " {account}"))
     }
 }
 

@@ -87,7 +87,7 @@ async fn a_name_that_is_no_key_arn_fails_before_anybody_is_asked() {
             for keyring in keyrings {
                 let failures = keyring.unwrap(request(&context()), &keys).await.unwrap_err();
                 assert!(
-                    failures[0].to_string().contains("invalid KMS key ARN"),
+                    failures[0].cause().to_string().contains("invalid KMS key ARN"),
                     "{keyring:?}: {failures:?}"
                 );
             }
@@ -183,7 +183,8 @@ async fn nothing_is_sealed() {
     let multi =
         MultiKeyring::builder().generator(generator).child(kms.discovery()).build().unwrap();
     let error = Envelope::new(multi).unwrap().encrypt(b"x", &context).await.unwrap_err();
-    assert!(error.to_string().contains("only decrypts"), "{error}");
+    let cause = error.keyring_errors()[0].cause().to_string();
+    assert!(cause.contains("only decrypts"), "{cause}");
 }
 
 #[tokio::test]

@@ -65,10 +65,8 @@ async fn a_response_for_another_key_is_refused() {
         for outcome in outcomes {
             let error = outcome.unwrap_err();
             assert_eq!(error.keyring_errors()[0].kind(), KeyringErrorKind::InvalidResponse);
-            assert!(
-                error.to_string().contains("KMS responded for the key arn:aws:kms:"),
-                "{error}"
-            );
+            let cause = error.keyring_errors()[0].cause().to_string();
+            assert!(cause.contains("KMS responded for the key arn:aws:kms:"), "{cause}");
             assert!(!error.is_retryable());
         }
     }
