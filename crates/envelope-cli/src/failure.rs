@@ -76,7 +76,10 @@ impl Failure {
                      --max-encrypted-data-keys if you expect that many"
                 ));
             }
-            Error::EncryptionContextMismatch { .. } | Error::DataKeyNotUnwrapped { .. } => {
+            Error::EncryptionContextMismatch { .. } => {
+                "; run `envelope inspect` to see the message's encryption context"
+            }
+            Error::DataKeyNotUnwrapped { .. } => {
                 "; run `envelope inspect` to see the message's wrapping keys and encryption \
                  context (pairs encrypted with --required-context are not stored: pass them with \
                  --encryption-context)"
@@ -88,7 +91,9 @@ impl Failure {
                      --release-unverified"
                 ));
             }
-            Error::InvalidSetting { setting: "suite", .. } => "; use --legacy to allow it",
+            Error::InvalidSetting { setting: "suite", .. } => {
+                return Self::new("invalid suite: no key derivation; use --legacy to allow it");
+            }
             Error::Truncated { offset: 0, .. } => {
                 "; the input is empty or is not an AWS Encryption SDK message"
             }
