@@ -4,7 +4,11 @@
 mod support;
 
 use envelope::{keyring::KeyringErrorKind, materials::MaterialsCache};
-use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+use metrics::{SharedString, Unit};
+use metrics_util::{
+    CompositeKey,
+    debugging::{DebugValue, DebuggingRecorder},
+};
 use support::{GatedKeyring, caching, context};
 
 /// The metrics agree with the statistics.
@@ -27,17 +31,7 @@ async fn metrics_agree_with_the_statistics() {
     cache.clear();
     let stats = cache.stats();
     let snapshot = snapshotter.snapshot().into_vec();
-    let total = |name: &str, labels: &[(&str, &str)]| -> u64 {
-        let of_name = snapshot.iter().filter(|(key, ..)| key.key().name() == name);
-        let labeled = of_name.filter(|(key, ..)| {
-            labels.iter().all(|(label, value)| {
-                key.key().labels().any(|it| (it.key(), it.value()) == (*label, *value))
-            })
-        });
-        labeled
-            .map(|(.., value)| if let DebugValue::Counter(count) = value { *count } else { 0 })
-            .sum()
-    };
+    let total = |name: &str, labels: &[(&str, &str)]| sum(&snapshot, name, labels);
     let encryption = ("operation", "encryption");
     assert_eq!(stats.encryption.hits, 2 * 1_499);
     assert_eq!(total("envelope_cache_hits_total", &[encryption]), stats.encryption.hits);
@@ -47,4 +41,38 @@ async fn metrics_agree_with_the_statistics() {
     assert_eq!(total("envelope_cache_refused_total", &[encryption]), stats.encryption.refused);
     assert_eq!(total("envelope_cache_invalidations_total", &[encryption]), 2);
     assert!(snapshot.iter().any(|(key, ..)| key.key().name() == "envelope_cache_load_seconds"));
+
+    // Another cache, which labels partitions.
+    let cache = MaterialsCache::builder().label_partitions(true).build();
+    let tenant =
+        |id: &str| caching(GatedKeyring::open(), |builder| builder.cache(&cache).partition_id(id));
+    let tenants = [tenant("tenant-1"), tenant("tenant/2")];
+    for (envelope, messages) in tenants.iter().zip([3, 5]) {
+        for _ in 0..messages {
+            envelope.encrypt(b"x", &context("a")).await.unwrap();
+        }
+    }
+    let snapshot = snapshotter.snapshot().into_vec();
+    let total = |name: &str, labels: &[(&str, &str)]| sum(&snapshot, name, labels);
+    for (partition, hits) in [("tenant-1", 2), ("tenant/2", 4)] {
+        let labels = [encryption, ("partition", partition)];
+        assert_eq!(total("envelope_cache_hits_total", &labels), hits, "{partition}");
+        assert_eq!(total("envelope_cache_misses_total", &labels), 1, "{partition}");
+        assert_eq!(total("envelope_cache_loads_total", &labels), 1, "{partition}");
+    }
+}
+
+type Snapshot = [(CompositeKey, Option<Unit>, Option<SharedString>, DebugValue)];
+
+/// Returns the sum of the counters of this name that have all of these labels.
+fn sum(snapshot: &Snapshot, name: &str, labels: &[(&str, &str)]) -> u64 {
+    let has = |key: &CompositeKey, (label, value): (&str, &str)| {
+        key.key().labels().any(|it| (it.key(), it.value()) == (label, value))
+    };
+    let counters = snapshot.iter().filter(|(key, ..)| {
+        key.key().name() == name && labels.iter().all(|label| has(key, *label))
+    });
+    counters
+        .map(|(.., value)| if let DebugValue::Counter(count) = value { *count } else { 0 })
+        .sum()
 }

@@ -38,6 +38,12 @@ impl<'a> Key<'a> {
         }
     }
 
+    /// Returns the partition id that the user has set: the partition without the identity of the
+    /// wrapping keys, which follows the last `/`.
+    pub(crate) fn partition_id(&self) -> &'a str {
+        self.partition.rsplit_once('/').map_or(self.partition, |(id, _)| id)
+    }
+
     /// Returns a number that stands for the key where memory must not grow with its length.
     ///
     /// The hasher is keyed at random, so nobody can choose keys with the same fingerprint.

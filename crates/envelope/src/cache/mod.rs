@@ -97,7 +97,7 @@ use self::{
 };
 use crate::{
     gate::Gate,
-    observer::{EventKind, MissReason, Observer, Operation},
+    observer::{EventKind, MissReason, Observers},
     sync::RwLock,
     time::Moment,
 };
@@ -133,12 +133,11 @@ impl<V: Send + Sync + 'static> Cache<V> {
     pub(crate) fn new(
         bounds: impl Into<Bounds>,
         gate: impl Into<Arc<Gate>>,
-        operation: Operation,
-        observer: Option<Arc<dyn Observer>>,
+        observers: Observers,
     ) -> Self {
         let bounds = bounds.into();
         let hasher = RandomState::new();
-        let telemetry = Arc::new(Telemetry::new(bounds, hasher.clone(), operation, observer));
+        let telemetry = Arc::new(Telemetry::new(bounds, hasher.clone(), observers));
         Self {
             store: Store::new(bounds, Arc::clone(&telemetry)),
             loads: SharedLoads::new(),
@@ -342,7 +341,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
 #[cfg(test)]
 mod tests {
     use super::{key::tests::key, loaded::Loaded, policy::tests::policy, *};
-    use crate::time::Clock;
+    use crate::{observer::Operation, time::Clock};
 
     /// An entry in the front is used and counted like one that is looked up, until the store drops
     /// it.
@@ -350,7 +349,11 @@ mod tests {
     fn a_dropped_entry_is_not_found_and_its_successor_is() {
         let now = Clock::system().now();
         let policy = policy(Duration::from_secs(10), 100, 100);
-        let cache = Cache::new(10, Gate::new(1), Operation::Encryption, None);
+        let cache = Cache::new(
+            10,
+            Gate::new(1),
+            Observers::new(crate::observer::Operation::Encryption, None),
+        );
         let key = key(b"k");
         let put = |value| {
             let entry = cache.entry(key, now);

@@ -2,10 +2,7 @@
 
 use std::{
     hash::{BuildHasher as _, RandomState},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
 use super::{
@@ -16,7 +13,7 @@ use super::{
 };
 use crate::{
     context::ContextKeys,
-    observer::{EventKind, MissReason, Observer, Observers, Operation},
+    observer::{EventKind, MissReason, Observers},
 };
 
 /// After how many hits of one stripe they are published to the `metrics` facade.
@@ -42,15 +39,14 @@ impl Telemetry {
     pub(super) fn new(
         bounds: impl Into<Bounds>,
         hasher: RandomState,
-        operation: Operation,
-        observer: Option<Arc<dyn Observer>>,
+        observers: Observers,
     ) -> Self {
         let bounds = bounds.into();
         Self {
             counters: Counters::default(),
             misses: Misses::new(bounds.entries, hasher),
             bounds,
-            observers: Observers::new(operation, observer),
+            observers,
             #[cfg(feature = "metrics")]
             published: AtomicU64::new(0),
         }
@@ -59,7 +55,7 @@ impl Telemetry {
     /// Counts and reports an event of the entry under `key`.
     pub(super) fn report(&self, key: &Key<'_>, kind: EventKind<'_>) {
         self.counters.count(&kind);
-        self.observers.tell(key.context_keys(), kind);
+        self.observers.tell(Some(key.partition_id()), key.context_keys(), kind);
         #[cfg(feature = "metrics")]
         self.publish_hits();
     }
@@ -72,7 +68,7 @@ impl Telemetry {
             expect(unused_variables, reason = "only the metrics facade needs it")
         )]
         let hits = self.counters.hit();
-        self.observers.hit(|| key.context_keys());
+        self.observers.hit(|| (key.partition_id(), key.context_keys()));
         if taken.stale {
             self.report(key, EventKind::StaleServed);
         }
@@ -126,7 +122,7 @@ impl Telemetry {
         if entries > 0 {
             let kind = EventKind::Invalidated { entries };
             self.counters.count(&kind);
-            self.observers.tell(ContextKeys::of_serialized(&[]), kind);
+            self.observers.tell(None, ContextKeys::of_serialized(&[]), kind);
         }
     }
 

@@ -46,6 +46,12 @@ pub trait Observer: fmt::Debug + Send + Sync {
 pub struct Event<'a> {
     /// Whether the event is about encryption or decryption.
     pub operation: Operation,
+    /// The [`partition_id`] of the entry, if the cache [labels partitions]; `None` for events about
+    /// many entries.
+    ///
+    /// [`partition_id`]: crate::materials::CachingBuilder::partition_id
+    /// [labels partitions]: crate::materials::MaterialsCacheBuilder::label_partitions
+    pub partition: Option<&'a str>,
     pub(crate) context_keys: ContextKeys<'a>,
     /// What happened.
     pub kind: EventKind<'a>,

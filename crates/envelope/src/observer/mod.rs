@@ -43,17 +43,30 @@ pub(crate) fn in_current_span(
 pub(crate) struct Observers {
     operation: Operation,
     own: Option<Arc<dyn Observer>>,
+    labels_partitions: bool,
 }
 
 impl Observers {
     /// `own` is the user's observer. The features `tracing` and `metrics` add their own.
     pub(crate) fn new(operation: Operation, own: Option<Arc<dyn Observer>>) -> Self {
-        Self { operation, own }
+        Self { operation, own, labels_partitions: false }
     }
 
-    /// Reports an event to all observers.
-    pub(crate) fn tell(&self, context_keys: ContextKeys<'_>, kind: EventKind<'_>) {
-        let event = Event { operation: self.operation, context_keys, kind };
+    /// Sets whether events and metrics have the partition of the entry.
+    pub(crate) fn label_partitions(mut self, labels_partitions: bool) -> Self {
+        self.labels_partitions = labels_partitions;
+        self
+    }
+
+    /// Reports an event to all observers. `partition` is `None` for events about many entries.
+    pub(crate) fn tell(
+        &self,
+        partition: Option<&str>,
+        context_keys: ContextKeys<'_>,
+        kind: EventKind<'_>,
+    ) {
+        let partition = partition.filter(|_| self.labels_partitions);
+        let event = Event { operation: self.operation, partition, context_keys, kind };
         ignoring_panics(|| {
             #[cfg(feature = "tracing")]
             tracing::emit(&event);
@@ -65,24 +78,29 @@ impl Observers {
         }
     }
 
-    /// Reports a hit to the user's observer alone. There are too many hits for the others, which
-    /// report counts.
+    /// Reports a hit to the user's observer, and with its partition to the `metrics` facade. Without
+    /// partitions, [`hits`](Self::hits) reports counts, because there are too many hits.
     #[inline]
-    pub(crate) fn hit<'a>(&self, context_keys: impl FnOnce() -> ContextKeys<'a>) {
+    pub(crate) fn hit<'a>(&self, entry: impl Fn() -> (&'a str, ContextKeys<'a>)) {
         if let Some(own) = &self.own {
-            let event = Event {
-                operation: self.operation,
-                context_keys: context_keys(),
-                kind: EventKind::Hit,
-            };
-            observe(own, &event);
+            let (partition, context_keys) = entry();
+            let partition = Some(partition).filter(|_| self.labels_partitions);
+            let kind = EventKind::Hit;
+            observe(own, &Event { operation: self.operation, partition, context_keys, kind });
+        }
+        #[cfg(feature = "metrics")]
+        if self.labels_partitions {
+            let (partition, _) = entry();
+            ignoring_panics(|| metrics::hits(self.operation, Some(partition), 1));
         }
     }
 
     /// Reports several hits to the `metrics` facade at once.
     #[cfg(feature = "metrics")]
     pub(crate) fn hits(&self, count: u64) {
-        ignoring_panics(|| metrics::hits(self.operation, count));
+        if !self.labels_partitions {
+            ignoring_panics(|| metrics::hits(self.operation, None, count));
+        }
     }
 }
 

@@ -23,36 +23,40 @@ pub(super) fn in_span<F>(
 pub(super) fn emit(event: &Event<'_>) {
     const TARGET: &str = "envelope::cache";
     let operation = event.operation.name();
+    let partition = event.partition;
     let context_keys = event.context_keys;
     match event.kind {
         EventKind::Hit => {}
         EventKind::Missed(reason) => debug!(
             target: TARGET,
             operation,
+            partition,
             %context_keys,
             reason = reason.name(),
             "no data key in the cache"
         ),
         EventKind::Coalesced => {
-            debug!(target: TARGET, operation, %context_keys, "waiting for a load in progress");
+            debug!(target: TARGET, operation, partition, %context_keys, "waiting for a load in progress");
         }
         EventKind::Bypassed => {
-            debug!(target: TARGET, operation, %context_keys, "cannot be served from the cache");
+            debug!(target: TARGET, operation, partition, %context_keys, "cannot be served from the cache");
         }
         EventKind::Refused { cause, retry_after } => debug!(
             target: TARGET,
             operation,
+            partition,
             %context_keys,
             cause = %Chain(cause),
             ?retry_after,
             "refused without a request"
         ),
         EventKind::Loaded { ahead, took } => {
-            debug!(target: TARGET, operation, %context_keys, ahead, ?took, "data key loaded");
+            debug!(target: TARGET, operation, partition, %context_keys, ahead, ?took, "data key loaded");
         }
         EventKind::LoadFailed { ahead, took, cause } => warn!(
             target: TARGET,
             operation,
+            partition,
             %context_keys,
             ahead,
             ?took,
@@ -60,20 +64,21 @@ pub(super) fn emit(event: &Event<'_>) {
             "could not load a data key"
         ),
         EventKind::Promoted => {
-            debug!(target: TARGET, operation, %context_keys, "standby data key in use");
+            debug!(target: TARGET, operation, partition, %context_keys, "standby data key in use");
         }
         EventKind::StaleServed => {
-            debug!(target: TARGET, operation, %context_keys, "used a data key past its max_age");
+            debug!(target: TARGET, operation, partition, %context_keys, "used a data key past its max_age");
         }
         EventKind::Evicted => {
-            debug!(target: TARGET, operation, %context_keys, "entry evicted");
+            debug!(target: TARGET, operation, partition, %context_keys, "entry evicted");
         }
         EventKind::Invalidated { entries } => {
-            info!(target: TARGET, operation, entries, "entries invalidated");
+            info!(target: TARGET, operation, partition, entries, "entries invalidated");
         }
         EventKind::ContextsNeverRepeat => warn!(
             target: TARGET,
             operation,
+            partition,
             %context_keys,
             "almost no encryption context repeats, so caching has no effect: remove values that \
              differ in each message, such as ids and times, or use `DefaultMaterialsManager`"
@@ -81,6 +86,7 @@ pub(super) fn emit(event: &Event<'_>) {
         EventKind::CacheTooSmall { evicted, operations, capacity, max_bytes_held } => warn!(
             target: TARGET,
             operation,
+            partition,
             %context_keys,
             evicted,
             operations,

@@ -22,7 +22,7 @@ use crate::{
     },
     error::{Error, KeyringError, KeyringErrorKind},
     gate::Gate,
-    observer::Operation,
+    observer::{Observers, Operation},
     time::{Clock, Moment},
 };
 
@@ -84,8 +84,12 @@ impl World {
             held: vec![],
         };
         Arc::new(Self {
-            sealing: Arc::new(Cache::new(100, Arc::clone(&gate), Operation::Encryption, None)),
-            opening: Arc::new(Cache::new(100, gate, Operation::Decryption, None)),
+            sealing: Arc::new(Cache::new(
+                100,
+                Arc::clone(&gate),
+                Observers::new(Operation::Encryption, None),
+            )),
+            opening: Arc::new(Cache::new(100, gate, Observers::new(Operation::Decryption, None))),
             places: Mutex::default(),
             clock,
             backoffs: Failures::new(100),

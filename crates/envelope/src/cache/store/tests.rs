@@ -7,7 +7,7 @@ use std::{
 use super::*;
 use crate::{
     cache::{key::tests::key, loaded::Loaded, policy::tests::policy},
-    observer::Operation,
+    observer::{Observers, Operation},
     time::Clock,
 };
 
@@ -17,7 +17,8 @@ fn now() -> Moment {
 
 fn store<V>(bounds: impl Into<Bounds>) -> Store<V> {
     let bounds = bounds.into();
-    let telemetry = Telemetry::new(bounds, RandomState::new(), Operation::Encryption, None);
+    let telemetry =
+        Telemetry::new(bounds, RandomState::new(), Observers::new(Operation::Encryption, None));
     Store::new(bounds, Arc::new(telemetry))
 }
 
@@ -36,8 +37,11 @@ fn create_number(store: &Store<u8>, number: usize) -> Arc<Entry<u8>> {
 #[test]
 fn the_capacity_holds_and_evictions_are_counted() {
     let bounds = Bounds::from(50);
-    let telemetry =
-        Arc::new(Telemetry::new(bounds, RandomState::new(), Operation::Encryption, None));
+    let telemetry = Arc::new(Telemetry::new(
+        bounds,
+        RandomState::new(),
+        Observers::new(Operation::Encryption, None),
+    ));
     let store = Store::new(bounds, Arc::clone(&telemetry));
     (0..1_000).for_each(|number| drop(create_number(&store, number)));
     assert!((1..=50).contains(&store.len()), "{}", store.len());

@@ -277,6 +277,7 @@ impl CachingBuilder {
 }
 
 /// Returns the cache partition for this id and for keyrings with this identity.
+/// [`Key::partition_id`](crate::cache::key::Key::partition_id) depends on this form.
 fn partition(id: &str, identity: &str) -> String {
     let digest = u128::from_be_bytes(*Sha256::digest(identity).first_chunk().expect("of 32 bytes"));
     format!("{id}/{digest:032x}")

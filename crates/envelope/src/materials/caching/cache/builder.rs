@@ -7,7 +7,7 @@ use crate::{
     background::Background,
     cache::{Cache, policy::Bounds},
     gate::Gate,
-    observer::{Observer, Operation},
+    observer::{Observer, Observers, Operation},
     time::Clock,
 };
 
@@ -34,6 +34,7 @@ impl MaterialsCache {
             max_wait: MAX_WAIT,
             clock: Clock::system(),
             observer: None,
+            label_partitions: false,
         }
     }
 }
@@ -62,6 +63,7 @@ pub struct MaterialsCacheBuilder {
     max_wait: Duration,
     clock: Clock,
     observer: Option<Arc<dyn Observer>>,
+    label_partitions: bool,
 }
 
 impl MaterialsCacheBuilder {
@@ -166,18 +168,36 @@ impl MaterialsCacheBuilder {
         self
     }
 
+    /// Sets whether events and metrics have a label `partition` with the [`partition_id`] of the
+    /// entry. Default: `false`.
+    ///
+    /// Use this to see each tenant's share, if each tenant has a partition. Each partition then adds
+    /// time series to your metrics, and each hit is reported to the `metrics` facade by itself.
+    ///
+    /// [`partition_id`]: crate::materials::CachingBuilder::partition_id
+    ///
+    /// ```
+    /// use envelope::materials::MaterialsCache;
+    ///
+    /// let cache = MaterialsCache::builder().label_partitions(true).build();
+    /// ```
+    pub fn label_partitions(mut self, label_partitions: bool) -> Self {
+        self.label_partitions = label_partitions;
+        self
+    }
+
     /// Builds the cache.
     #[must_use]
     pub fn build(self) -> MaterialsCache {
         let gate = || Gate::bounded(self.max_loads, self.max_waiting, self.max_wait);
         let default = Bounds::from(self.capacity);
         let bounds = Bounds { bytes: self.max_bytes_held.unwrap_or(default.bytes), ..default };
-        let observer = self.observer.clone();
-        let encryption = Cache::new(bounds, gate(), Operation::Encryption, observer);
-        let decryption = Cache::new(bounds, gate(), Operation::Decryption, self.observer);
+        let observers = |operation| {
+            Observers::new(operation, self.observer.clone()).label_partitions(self.label_partitions)
+        };
         MaterialsCache(Arc::new(Halves {
-            encryption: Arc::new(encryption),
-            decryption: Arc::new(decryption),
+            encryption: Arc::new(Cache::new(bounds, gate(), observers(Operation::Encryption))),
+            decryption: Arc::new(Cache::new(bounds, gate(), observers(Operation::Decryption))),
             clock: self.clock,
             background: Background::default(),
         }))

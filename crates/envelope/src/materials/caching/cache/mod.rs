@@ -58,7 +58,7 @@ use crate::{
 /// contain the keys of encryption contexts, never their values. With the feature `metrics`, the
 /// `metrics` facade gets:
 ///
-/// | metric | labels beside `operation` (`encryption`, `decryption`) |
+/// | metric | labels in addition to `operation` (`encryption`, `decryption`), and to `partition` if the cache [labels partitions](MaterialsCacheBuilder::label_partitions) |
 /// | --- | --- |
 /// | `envelope_cache_hits_total`; updated with other events and by [`stats`](Self::stats), otherwise delayed by up to 1,024 hits per thread | |
 /// | `envelope_cache_misses_total` | `reason`: `absent`, `evicted`, `invalidated`, `never_repeats`, `age`, `messages`, `bytes` |
