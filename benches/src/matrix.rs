@@ -14,7 +14,6 @@ use envelope::{
         CachingMaterialsManager, DefaultMaterialsManager, EncryptionMaterialsRequest,
         MaterialsManager as _,
     },
-    stream::DecryptionMode,
 };
 
 use crate::{
@@ -191,8 +190,7 @@ fn decrypt_stream(
 ) -> Vec<u8> {
     let mut source = black_box(message);
     let header = envelope.read_header(&mut source).expect("it was encrypted here");
-    let mode = DecryptionMode::ReleaseBeforeSignatureIsVerified;
-    let decryptor = finished(envelope.decryptor(&header, context, mode));
+    let decryptor = finished(envelope.decryptor_before_signature(&header, context));
     let mut decrypted = Vec::with_capacity(plaintext.len() + 1);
     let mut reader = decryptor.expect("it was encrypted here").reader(source);
     reader.read_to_end(&mut decrypted).expect("it was encrypted here");

@@ -1,7 +1,5 @@
 //! The command `envelope decrypt`.
 
-use envelope::stream::DecryptionMode;
-
 use crate::{
     arguments::Decrypt,
     encrypt::{builder, context, runtime},
@@ -29,12 +27,11 @@ pub(crate) fn run(arguments: &Decrypt) -> Result<(), Failure> {
     let header = header.map_err(|error| Failure::stream(input.name().display(), &error))?;
     let output = Output::open(arguments.files.output.as_deref(), false, &arguments.wrapping_keys)?;
     // A file appears only after the signature is verified.
-    let mode = if output.appears_at_the_end() || arguments.release_unverified {
-        DecryptionMode::ReleaseBeforeSignatureIsVerified
+    let decryptor = if output.appears_at_the_end() || arguments.release_unverified {
+        runtime.block_on(envelope.decryptor_before_signature(&header, &context))
     } else {
-        DecryptionMode::UnsignedOnly
+        runtime.block_on(envelope.decryptor(&header, &context))
     };
-    let decryptor = runtime.block_on(envelope.decryptor(&header, &context, mode));
     let decryptor = decryptor.map_err(|error| Failure::envelope(&error))?;
     flow::copy(input, output, threads, arguments.files.quiet, |sink| decryptor.writer(sink))
 }

@@ -23,7 +23,7 @@ use crate::{
     },
     keyring::RawAesKeyring,
     materials::DefaultMaterialsManager,
-    stream::{DecryptionMode, Machine, Writer},
+    stream::{Machine, Writer},
     suite::{AlgorithmSuite, CommitmentPolicy},
 };
 
@@ -183,8 +183,8 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 fn decrypt_stream(envelope: &Envelope, message: &[u8], plan: &[u16]) -> io::Result<Vec<u8>> {
     let mut source = Cut { bytes: message, plan, step: 0 };
     let header = envelope.read_header(&mut source)?;
-    let mode = DecryptionMode::ReleaseBeforeSignatureIsVerified;
-    let decryptor = || now(envelope.decryptor(&header, &EncryptionContext::empty(), mode));
+    let decryptor =
+        || now(envelope.decryptor_before_signature(&header, &EncryptionContext::empty()));
     let rest = source.bytes;
     let mut read = vec![];
     let result = decryptor()?.reader(source).read_to_end(&mut read).map(|_| read);

@@ -19,7 +19,7 @@ use crate::{
     background::waiting,
     context::EncryptionContext,
     error::Error,
-    stream::{DecryptionMode, Decryptor, Encryptor, UnverifiedHeader},
+    stream::{Decryptor, Encryptor, UnverifiedHeader},
 };
 
 /// An [`Envelope`] whose methods block the calling thread. Created by [`Envelope::blocking`].
@@ -210,9 +210,21 @@ impl BlockingEnvelope {
         &self,
         header: &UnverifiedHeader,
         context: &EncryptionContext,
-        mode: DecryptionMode,
     ) -> Result<Decryptor, Error> {
-        block_on(self.envelope.decryptor(header, context, mode))
+        block_on(self.envelope.decryptor(header, context))
+    }
+
+    /// Also decrypts signed messages as a stream, like [`Envelope::decryptor_before_signature`].
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Envelope::decryptor_before_signature`].
+    pub fn decryptor_before_signature(
+        &self,
+        header: &UnverifiedHeader,
+        context: &EncryptionContext,
+    ) -> Result<Decryptor, Error> {
+        block_on(self.envelope.decryptor_before_signature(header, context))
     }
 
     /// Fetches a data key for each of these contexts, like [`Envelope::warm`].

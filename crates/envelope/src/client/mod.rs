@@ -27,7 +27,7 @@ use crate::{
     format::{encrypted_data_key, header::ContentType},
     materials::{MaterialsCache, MaterialsManager},
     message::workers::Workers,
-    stream::{DecryptionMode, Decryptor, Encryptor, UnverifiedHeader},
+    stream::{Decryptor, Encryptor, UnverifiedHeader},
     suite::{AlgorithmSuite, CommitmentPolicy},
 };
 
@@ -150,20 +150,39 @@ impl Envelope {
     ///
     /// # Errors
     ///
-    /// [`Error::SignedMessage`] if the message is signed and `mode` is
-    /// [`DecryptionMode::UnsignedOnly`], and the errors of [`decrypt`](Self::decrypt).
+    /// [`Error::SignedMessage`] if the message is signed: see
+    /// [`decryptor_before_signature`](Self::decryptor_before_signature). Otherwise the errors of
+    /// [`decrypt`](Self::decrypt).
     pub async fn decryptor(
         &self,
         header: &UnverifiedHeader,
         context: &EncryptionContext,
-        mode: DecryptionMode,
+    ) -> Result<Decryptor, Error> {
+        match header.suite() {
+            suite if suite.is_signed() => Err(Error::SignedMessage { suite }),
+            _ => self.decryptor_before_signature(header, context).await,
+        }
+    }
+
+    /// Like [`decryptor`](Self::decryptor), but also decrypts signed messages. Their frames, except
+    /// the last one, are released **before the signature is verified**.
+    ///
+    /// Until you have read to the end without an error, the data may come from anyone who can
+    /// *decrypt* the message, not only from the signer: do not act on it before.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`decrypt`](Self::decrypt).
+    pub async fn decryptor_before_signature(
+        &self,
+        header: &UnverifiedHeader,
+        context: &EncryptionContext,
     ) -> Result<Decryptor, Error> {
         let unverified = header.parsed();
         encrypted_data_key::check_count(
             unverified.encrypted_data_keys.count(),
             self.max_encrypted_data_keys,
         )?;
-        mode.check(unverified.suite)?;
         let opener = self.opener(&unverified, context).await?;
         Ok(Decryptor::start(opener, header.length(), self.workers.clone()))
     }

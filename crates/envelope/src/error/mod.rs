@@ -128,7 +128,7 @@ pub enum Error {
     /// A signed message was passed to a stream that accepts only unsigned messages.
     #[error(
         "signed message (suite {suite}) in a stream for unsigned messages: use `Envelope::decrypt`, \
-         or `DecryptionMode::ReleaseBeforeSignatureIsVerified`"
+         or `Envelope::decryptor_before_signature`"
     )]
     SignedMessage {
         /// The suite of the message.

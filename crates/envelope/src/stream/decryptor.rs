@@ -15,29 +15,6 @@ use crate::{
     suite::AlgorithmSuite,
 };
 
-/// Which messages a stream may decrypt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DecryptionMode {
-    /// Only unsigned messages. A signed message fails with [`Error::SignedMessage`].
-    UnsignedOnly,
-    /// All messages. The frames of a signed message, except the last one, are released **before the
-    /// signature is verified**.
-    ///
-    /// Until you have read to the end without an error, the data may come from anyone who can
-    /// *decrypt* the message, not only from the signer: do not act on it before.
-    ReleaseBeforeSignatureIsVerified,
-}
-
-impl DecryptionMode {
-    /// Fails for a signed suite if the mode does not allow it.
-    pub(crate) fn check(self, suite: AlgorithmSuite) -> Result<(), Error> {
-        match self {
-            Self::UnsignedOnly if suite.is_signed() => Err(Error::SignedMessage { suite }),
-            _ => Ok(()),
-        }
-    }
-}
-
 /// Decrypts the body of one message, whose header is verified. Created by
 /// [`Envelope::decryptor`](crate::Envelope::decryptor).
 pub struct Decryptor {

@@ -28,14 +28,15 @@
 //! # Signed messages
 //!
 //! The signature follows the last frame, so a stream has to release the other frames before it can
-//! verify the signature. [`DecryptionMode`] says whether you allow this.
+//! verify the signature. [`Envelope::decryptor`] refuses signed messages for this reason;
+//! [`Envelope::decryptor_before_signature`] accepts them.
 //!
 //! # Example
 //!
 //! ```
 //! use std::io::{self, Read as _, Write as _};
 //! use envelope::{
-//!     DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring, stream::DecryptionMode,
+//!     DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring,
 //! };
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -51,7 +52,7 @@
 //!
 //! let mut source = &message[..]; // any `Read`, such as a buffered file
 //! let header = envelope.read_header(&mut source)?;
-//! let decryptor = envelope.decryptor(&header, &context, DecryptionMode::UnsignedOnly).await?;
+//! let decryptor = envelope.decryptor(&header, &context).await?;
 //! let mut plaintext = vec![];
 //! decryptor.reader(source).read_to_end(&mut plaintext)?;
 //! assert_eq!(plaintext, [[7; 10_000], [8; 10_000]].concat());
@@ -65,7 +66,7 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use envelope::{
-//!     DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring, stream::DecryptionMode,
+//!     DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring,
 //! };
 //! use tokio::io::copy;
 //!
@@ -78,7 +79,7 @@
 //!
 //! let mut source = &message[..]; // any `AsyncRead`, preferably buffered
 //! let header = envelope.read_header_async(&mut source).await?;
-//! let decryptor = envelope.decryptor(&header, &context, DecryptionMode::UnsignedOnly).await?;
+//! let decryptor = envelope.decryptor(&header, &context).await?;
 //! let mut plaintext = vec![];
 //! copy(&mut decryptor.reader(source), &mut plaintext).await?;
 //! assert_eq!(plaintext, [7; 10_000]);
@@ -89,6 +90,7 @@
 //!
 //! [`Envelope::encryptor`]: crate::Envelope::encryptor
 //! [`Envelope::decryptor`]: crate::Envelope::decryptor
+//! [`Envelope::decryptor_before_signature`]: crate::Envelope::decryptor_before_signature
 //! [`Envelope::read_header`]: crate::Envelope::read_header
 
 mod body;
@@ -101,10 +103,6 @@ mod reader;
 mod writer;
 
 pub use self::{
-    decryptor::{DecryptionMode, Decryptor},
-    encryptor::Encryptor,
-    header::UnverifiedHeader,
-    machine::Machine,
-    reader::Reader,
-    writer::Writer,
+    decryptor::Decryptor, encryptor::Encryptor, header::UnverifiedHeader, machine::Machine,
+    reader::Reader, writer::Writer,
 };

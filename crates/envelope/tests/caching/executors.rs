@@ -19,7 +19,6 @@ use envelope::{
     materials::{
         CachingMaterialsManager, DefaultMaterialsManager, EncryptedDataKey, MaterialsCache,
     },
-    stream::DecryptionMode,
 };
 use futures_executor::block_on;
 use futures_util::future::{join_all, poll_immediate};
@@ -100,8 +99,7 @@ fn callers_need_no_tokio_without_a_cache() {
     std::io::copy(&mut encryptor.reader(&b"4111 1111"[..]), &mut message).unwrap();
     let mut source = &message[..];
     let header = envelope.read_header(&mut source).unwrap();
-    let mode = DecryptionMode::UnsignedOnly;
-    let decryptor = block_on(envelope.decryptor(&header, &context("a"), mode)).unwrap();
+    let decryptor = block_on(envelope.decryptor(&header, &context("a"))).unwrap();
     let mut plaintext = vec![];
     std::io::copy(&mut decryptor.reader(source), &mut plaintext).unwrap();
     assert_eq!(plaintext, b"4111 1111");

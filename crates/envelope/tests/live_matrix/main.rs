@@ -28,7 +28,6 @@ use std::{
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use envelope::{
     AlgorithmSuite, CommitmentPolicy, EncryptionContext, Envelope, Error, keyring::RsaPadding,
-    stream::DecryptionMode,
 };
 use kms_local::KmsLocal;
 use kms_pool::{KmsPool, Principal};
@@ -129,13 +128,8 @@ impl Case<'_> {
         }
         let mut source = message;
         let header = envelope.read_header(&mut source).map_err(|error| error.to_string())?;
-        let mode = if self.suite.is_signed() {
-            DecryptionMode::ReleaseBeforeSignatureIsVerified
-        } else {
-            DecryptionMode::UnsignedOnly
-        };
         let decryptor = envelope
-            .decryptor(&header, self.context, mode)
+            .decryptor_before_signature(&header, self.context)
             .await
             .map_err(|error| error.to_string())?;
         let context = pairs(decryptor.encryption_context());

@@ -10,9 +10,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use envelope::keyring::{RawRsaKeyring, RsaPadding, RsaPrivateKey};
 use envelope::{
     AlgorithmSuite, CommitmentPolicy, DataKey, EncryptionContext, Envelope, Error,
-    keyring::RawAesKeyring,
-    materials::DefaultMaterialsManager,
-    stream::{DecryptionMode, UnverifiedHeader},
+    keyring::RawAesKeyring, materials::DefaultMaterialsManager, stream::UnverifiedHeader,
 };
 use futures_util::FutureExt;
 use serde_json::Value;
@@ -230,12 +228,7 @@ fn as_stream(envelope: &Envelope, message: &[u8], context: &EncryptionContext) -
         |error: std::io::Error| Error::in_io(&error).expect("the source does not fail").clone();
     let mut source = message;
     let header = envelope.read_header(&mut source).map_err(in_io)?;
-    let mode = if header.suite().is_signed() {
-        DecryptionMode::ReleaseBeforeSignatureIsVerified
-    } else {
-        DecryptionMode::UnsignedOnly
-    };
-    let decryptor = now(envelope.decryptor(&header, context, mode))?;
+    let decryptor = now(envelope.decryptor_before_signature(&header, context))?;
     let stored = decryptor.encryption_context().clone();
     let mut plaintext = vec![];
     decryptor.reader(source).read_to_end(&mut plaintext).map_err(in_io)?;

@@ -3,9 +3,7 @@
 use std::io::{Read as _, Write as _};
 
 use crate::support::{context, keyring};
-use envelope::{
-    AlgorithmSuite, Envelope, Error, materials::DefaultMaterialsManager, stream::DecryptionMode,
-};
+use envelope::{AlgorithmSuite, Envelope, Error, materials::DefaultMaterialsManager};
 use futures_util::FutureExt as _;
 
 const SUITES: [AlgorithmSuite; 2] = [
@@ -66,13 +64,14 @@ async fn streams_in_large_pieces_agree_with_one_piece() {
 
             let mut source = &message[..];
             let header = together.read_header(&mut source).unwrap();
-            let mode = DecryptionMode::ReleaseBeforeSignatureIsVerified;
-            let decryptor = together.decryptor(&header, &context("42"), mode).await.unwrap();
+            let decryptor =
+                together.decryptor_before_signature(&header, &context("42")).await.unwrap();
             let mut writer = decryptor.writer(vec![]);
             source.chunks(piece).for_each(|piece| writer.write_all(piece).unwrap());
             assert!(writer.finish().unwrap() == plaintext);
             let mut opened = vec![];
-            let decryptor = together.decryptor(&header, &context("42"), mode).await.unwrap();
+            let decryptor =
+                together.decryptor_before_signature(&header, &context("42")).await.unwrap();
             decryptor.reader(source).read_to_end(&mut opened).unwrap();
             assert!(opened == plaintext);
         }
@@ -108,10 +107,7 @@ async fn failures_are_the_same_as_of_one_thread() {
         for envelope in [&alone, &together] {
             let mut source = &changed[..];
             let header = envelope.read_header(&mut source).unwrap();
-            let decryptor = envelope
-                .decryptor(&header, &context("42"), DecryptionMode::UnsignedOnly)
-                .await
-                .unwrap();
+            let decryptor = envelope.decryptor(&header, &context("42")).await.unwrap();
             let mut released = vec![];
             let error = decryptor.reader(source).read_to_end(&mut released).unwrap_err();
             assert_eq!(

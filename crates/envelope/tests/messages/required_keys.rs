@@ -7,7 +7,6 @@ use crate::support::{context, keyring};
 use envelope::{
     EncryptionContext, Envelope, Error,
     materials::{CachingMaterialsManager, DefaultMaterialsManager},
-    stream::DecryptionMode,
 };
 use futures_executor::block_on;
 
@@ -75,9 +74,8 @@ fn decrypted(
     let stream = || {
         let mut source = message;
         let header = envelope.read_header(&mut source).unwrap();
-        let mode = DecryptionMode::UnsignedOnly;
         let mut plaintext = vec![];
-        let decryptor = block_on(envelope.decryptor(&header, context, mode))?;
+        let decryptor = block_on(envelope.decryptor(&header, context))?;
         decryptor.reader(source).read_to_end(&mut plaintext).unwrap();
         Ok(plaintext)
     };

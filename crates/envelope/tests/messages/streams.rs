@@ -11,11 +11,9 @@ use crate::support::{keyring, now};
 use envelope::{
     AlgorithmSuite, CommitmentPolicy, EncryptionContext, Envelope, Error,
     materials::{CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache},
-    stream::{DecryptionMode, Decryptor, UnverifiedHeader},
+    stream::{Decryptor, UnverifiedHeader},
 };
 use proptest::prelude::*;
-
-const ANY: DecryptionMode = DecryptionMode::ReleaseBeforeSignatureIsVerified;
 
 /// The suites that this build can write and open.
 fn suites() -> impl Iterator<Item = AlgorithmSuite> {
@@ -57,7 +55,7 @@ fn decrypt(envelope: &Envelope, message: &[u8]) -> Vec<u8> {
 /// The header is read off `source`.
 fn decryptor(envelope: &Envelope, source: &mut impl Read) -> io::Result<Decryptor> {
     let header = envelope.read_header(source)?;
-    Ok(now(envelope.decryptor(&header, &context(), ANY))?)
+    Ok(now(envelope.decryptor_before_signature(&header, &context()))?)
 }
 
 /// Gives and takes as many bytes at once as its plan says, again and again, and in between fails.
@@ -313,14 +311,13 @@ fn a_signed_message_is_refused_where_unsigned_ones_are_taken_only() {
     let envelope = Envelope::builder(manager).suite(suite).build().unwrap();
     let message = encrypt(&envelope, b"x");
     let header = envelope.read_header(&mut &message[..]).unwrap();
-    let refused =
-        now(envelope.decryptor(&header, &context(), DecryptionMode::UnsignedOnly)).unwrap_err();
+    let refused = now(envelope.decryptor(&header, &context())).unwrap_err();
     assert!(
         matches!(refused, Error::SignedMessage { suite: found } if found == suite),
         "{refused:?}"
     );
     assert_eq!(counted.counts().1, 0, "no keyring was asked");
-    assert!(now(envelope.decryptor(&header, &context(), ANY)).is_ok());
+    assert!(now(envelope.decryptor_before_signature(&header, &context())).is_ok());
 }
 
 #[test]
@@ -622,11 +619,11 @@ proptest! {
 
 #[cfg(feature = "tokio")]
 mod over_tokio {
-    use envelope::{AlgorithmSuite, Error, stream::DecryptionMode};
+    use envelope::{AlgorithmSuite, Error};
     use futures_util::FutureExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
-    use super::{ANY, context, encrypt, envelope, plaintext};
+    use super::{context, encrypt, envelope, plaintext};
 
     #[tokio::test]
     async fn both_directions_through_a_pipe_that_holds_little() {
@@ -645,7 +642,8 @@ mod over_tokio {
             };
             let receive = async {
                 let header = envelope.read_header_async(&mut far).await.unwrap();
-                let decryptor = envelope.decryptor(&header, &context(), ANY).await.unwrap();
+                let decryptor =
+                    envelope.decryptor_before_signature(&header, &context()).await.unwrap();
                 let mut read = vec![];
                 decryptor.reader(far).read_to_end(&mut read).await.unwrap();
                 read
@@ -659,7 +657,7 @@ mod over_tokio {
             encryptor.reader(&plaintext[..]).read_to_end(&mut message).await.unwrap();
             let mut source = &message[..];
             let header = envelope.read_header_async(&mut source).await.unwrap();
-            let decryptor = envelope.decryptor(&header, &context(), ANY).await.unwrap();
+            let decryptor = envelope.decryptor_before_signature(&header, &context()).await.unwrap();
             let mut writer = decryptor.writer(vec![]);
             writer.write_all(source).await.unwrap();
             assert_eq!(writer.finish_async().await.unwrap(), plaintext, "frames of {frame_length}");
@@ -678,10 +676,7 @@ mod over_tokio {
         // The connection stays open: who read on for the end would wait for ever.
         for length in [1000, 256] {
             let header = envelope.read_header_async(&mut far).await.unwrap();
-            let decryptor = envelope
-                .decryptor(&header, &context(), DecryptionMode::UnsignedOnly)
-                .await
-                .unwrap();
+            let decryptor = envelope.decryptor(&header, &context()).await.unwrap();
             let mut reader = decryptor.stop_at_message_end().reader(far);
             let mut read = vec![];
             reader.read_to_end(&mut read).await.unwrap();
@@ -700,7 +695,8 @@ mod over_tokio {
             let failed = match envelope.read_header_async(&mut source).await {
                 Err(error) => error,
                 Ok(header) => {
-                    let decryptor = envelope.decryptor(&header, &context(), ANY).await.unwrap();
+                    let decryptor =
+                        envelope.decryptor_before_signature(&header, &context()).await.unwrap();
                     decryptor.reader(source).read_to_end(&mut vec![]).await.unwrap_err()
                 }
             };
@@ -719,7 +715,7 @@ mod over_tokio {
         writer.write_all(&plaintext).await.unwrap();
         assert!(writer.shutdown().now_or_never().is_none(), "the pipe is full");
         let header = envelope.read_header_async(&mut far).await.unwrap();
-        let decryptor = envelope.decryptor(&header, &context(), ANY).await.unwrap();
+        let decryptor = envelope.decryptor_before_signature(&header, &context()).await.unwrap();
         let mut reader = decryptor.reader(far);
         let mut read = vec![];
         let mut buffer = [0; 50];
