@@ -116,6 +116,8 @@ impl Envelope {
     /// [required keys](super::EnvelopeBuilder::required_keys).
     ///
     /// Reads the header only, which is not authenticated: a forged message may claim to be current.
+    /// For the names of the keys, see
+    /// [`UnverifiedHeader::wrapping_keys`](crate::stream::UnverifiedHeader::wrapping_keys).
     /// Fetches the data key of `context` if it is not cached. Without a
     /// [cache](crate::materials::CachingMaterialsManager), each call generates a data key.
     ///
@@ -176,16 +178,6 @@ impl Envelope {
     }
 }
 
-/// Returns the providers and names of these wrapping keys.
-fn wrapping_keys(keys: impl Iterator<Item = EncryptedDataKey>) -> BTreeSet<(String, Vec<u8>)> {
-    keys.map(|key| (key.key_provider_id, name(&key.key_provider_information).to_vec())).collect()
-}
-
-/// Returns the name of a wrapping key. A raw AES keyring appends the lengths of its tag in bits and
-/// of its IV in bytes, and the IV (specification: `framework/raw-aes-keyring.md`).
-fn name(key_provider_information: &[u8]) -> &[u8] {
-    key_provider_information
-        .split_last_chunk::<12>()
-        .and_then(|(rest, _iv)| rest.strip_suffix(&[0, 0, 0, 128, 0, 0, 0, 12]))
-        .unwrap_or(key_provider_information)
+fn wrapping_keys(keys: impl Iterator<Item = EncryptedDataKey>) -> BTreeSet<String> {
+    keys.map(|key| key.wrapping_key()).collect()
 }
