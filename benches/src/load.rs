@@ -53,7 +53,7 @@ impl Durations {
     #[expect(clippy::cast_precision_loss, reason = "a share")]
     pub(crate) fn shares(&self, bounds: &[Duration]) -> Vec<f64> {
         let within = |pair: &[Duration]| self.0.count_between(nanos(pair[0]), nanos(pair[1]) - 1);
-        bounds.windows(2).map(|pair| within(pair) as f64 / self.count() as f64).collect()
+        bounds.windows(2).map(|pair| within(pair) as f64 / self.count().max(1) as f64).collect()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Pictures for the report, as SVG.
+//! Charts for the report, as SVG files. Axes of time are logarithmic.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -13,16 +13,15 @@ const BUCKETS_PER_DECADE: i32 = 20;
 /// From a microsecond to a second.
 const DECADES: std::ops::Range<i32> = 0..6;
 
-/// Draws how often which latency occurred, and gives the file's path: `benches/report/<name>.svg`.
-/// Both axes are logarithmic: the few that took long are what matters.
+/// Draws how often each latency occurred. Both axes are logarithmic, so that rare long latencies are
+/// visible. Returns the path of the file, as all functions here do.
 pub(crate) fn histogram(name: &str, title: &str, series: &[(&str, &Durations)]) -> Result<PathBuf> {
     let path = path(name)?;
     let bounds: Vec<_> = (DECADES.start * BUCKETS_PER_DECADE..=DECADES.end * BUCKETS_PER_DECADE)
         .map(|bucket| 10_f64.powf(f64::from(bucket) / f64::from(BUCKETS_PER_DECADE)))
         .collect();
     let times: Vec<_> = bounds.iter().map(|micros| Duration::from_secs_f64(micros / 1e6)).collect();
-    let least =
-        series.iter().map(|(_, durations)| durations.count()).max().map_or(1e-6, least_share);
+    let min = series.iter().map(|(_, durations)| durations.count()).max().map_or(1e-6, min_share);
 
     let root = SVGBackend::new(&path, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
@@ -33,13 +32,13 @@ pub(crate) fn histogram(name: &str, title: &str, series: &[(&str, &Durations)]) 
         .y_label_area_size(72)
         .build_cartesian_2d(
             (bounds[0]..bounds[bounds.len() - 1]).log_scale(),
-            (least..1.0).log_scale(),
+            (min..1.0).log_scale(),
         )?;
     chart
         .configure_mesh()
         .x_desc("latency from the due time (each decade in 20 steps)")
         .x_label_formatter(&|micros| format!("{:?}", Duration::from_secs_f64(micros / 1e6)))
-        .y_desc("share of encryptions")
+        .y_desc("share of operations")
         .y_label_formatter(&|share| format!("{share:.0e}"))
         .light_line_style(TRANSPARENT)
         .label_style(("sans-serif", 15))
@@ -54,7 +53,7 @@ pub(crate) fn histogram(name: &str, title: &str, series: &[(&str, &Durations)]) 
         );
         chart
             .draw_series(LineSeries::new(
-                steps(&bounds, &durations.shares(&times), least),
+                steps(&bounds, &durations.shares(&times), min),
                 color.stroke_width(2),
             ))?
             .label(label)
@@ -73,8 +72,8 @@ pub(crate) fn histogram(name: &str, title: &str, series: &[(&str, &Durations)]) 
     Ok(path)
 }
 
-/// Draws a group of bars for each row, one bar for each of `sides`, and gives the file's path. The
-/// axis of time is logarithmic, and each bar bears its time.
+/// Draws a group of bars for each row, with one bar for each of `sides`. Each bar has its time as a
+/// label.
 pub(crate) fn bars<const N: usize>(
     name: &str,
     title: &str,
@@ -84,8 +83,8 @@ pub(crate) fn bars<const N: usize>(
     let path = path(name)?;
     let millis = |time: &Duration| time.as_secs_f64() * 1e3;
     let times = || rows.iter().flat_map(|(_, times)| times).map(millis);
-    let least = 10_f64.powf(times().fold(1.0, f64::min).log10().floor());
-    let most = 10_f64.powf(times().fold(1.0, f64::max).log10().ceil());
+    let min = 10_f64.powf(times().fold(1.0, f64::min).log10().floor());
+    let max = 10_f64.powf(times().fold(1.0, f64::max).log10().ceil());
     let group = sides.len() + 1;
 
     let root = SVGBackend::new(&path, SIZE).into_drawing_area();
@@ -95,7 +94,7 @@ pub(crate) fn bars<const N: usize>(
         .margin(16)
         .x_label_area_size(44)
         .y_label_area_size(72)
-        .build_cartesian_2d(0..rows.len() * group, (least..most).log_scale())?;
+        .build_cartesian_2d(0..rows.len() * group, (min..max).log_scale())?;
     chart
         .configure_mesh()
         .disable_x_mesh()
@@ -110,7 +109,7 @@ pub(crate) fn bars<const N: usize>(
         let at = |row: usize| row * group + number;
         let bars = rows.iter().enumerate().map(|(row, (_, times))| {
             let height = millis(&times[number]);
-            Rectangle::new([(at(row), least), (at(row) + 1, height)], color.mix(0.7).filled())
+            Rectangle::new([(at(row), min), (at(row) + 1, height)], color.mix(0.7).filled())
         });
         chart.draw_series(bars)?.label(*side).legend(move |(x, y)| {
             Rectangle::new([(x, y - 5), (x + 20, y + 5)], color.mix(0.7).filled())
@@ -123,7 +122,7 @@ pub(crate) fn bars<const N: usize>(
         chart.draw_series(texts)?;
     }
     let names = rows.iter().enumerate().map(|(row, (name, _))| {
-        EmptyElement::at((row * group, least))
+        EmptyElement::at((row * group, min))
             + Text::new((*name).to_owned(), (0, 8), ("sans-serif", 13))
     });
     chart.draw_series(names)?;
@@ -140,18 +139,18 @@ pub(crate) fn bars<const N: usize>(
     Ok(path)
 }
 
-/// One of several pictures side by side: what something costs at each of some points.
+/// One of several charts side by side: what something costs at several points.
 #[derive(Debug)]
 pub(crate) struct Panel {
     /// What grows from point to point.
     pub(crate) title: String,
-    /// The points' names.
+    /// The names of the points.
     pub(crate) points: Vec<String>,
-    /// The lines' names, and nanoseconds at each point.
+    /// The names of the lines, and nanoseconds at each point.
     pub(crate) lines: Vec<(&'static str, Vec<f64>)>,
 }
 
-/// Draws panels in rows of three, and gives the file's path. The axes of time are logarithmic.
+/// Draws panels in rows of three.
 pub(crate) fn panels(name: &str, title: &str, panels: &[Panel]) -> Result<PathBuf> {
     let path = path(name)?;
     let rows = panels.len().div_ceil(3);
@@ -171,14 +170,14 @@ pub(crate) fn panels(name: &str, title: &str, panels: &[Panel]) -> Result<PathBu
 fn draw_panel(area: &DrawingArea<SVGBackend<'_>, Shift>, panel: &Panel) -> Result<()> {
     let millis = |nanos: f64| nanos / 1e6;
     let times = || panel.lines.iter().flat_map(|(_, times)| times).copied().map(millis);
-    let least = 10_f64.powf(times().fold(f64::INFINITY, f64::min).log10().floor());
-    let most = 10_f64.powf(times().fold(0.0, f64::max).log10().ceil());
+    let min = 10_f64.powf(times().fold(f64::INFINITY, f64::min).log10().floor());
+    let max = 10_f64.powf(times().fold(0.0, f64::max).log10().ceil());
     let mut chart = ChartBuilder::on(area)
         .caption(&panel.title, ("sans-serif", 17))
         .margin(12)
         .x_label_area_size(28)
         .y_label_area_size(60)
-        .build_cartesian_2d(0..panel.points.len() - 1, (least..most).log_scale())?;
+        .build_cartesian_2d(0..panel.points.len() - 1, (min..max).log_scale())?;
     chart
         .configure_mesh()
         .disable_x_mesh()
@@ -217,15 +216,15 @@ fn path(name: &str) -> Result<PathBuf> {
     Ok(folder.join(name).with_extension("svg"))
 }
 
-/// The outline of a histogram's columns.
-fn steps(bounds: &[f64], shares: &[f64], least: f64) -> Vec<(f64, f64)> {
+/// The outline of the columns of a histogram.
+fn steps(bounds: &[f64], shares: &[f64], min: f64) -> Vec<(f64, f64)> {
     let column =
-        |(pair, share): (&[f64], &f64)| [(pair[0], share.max(least)), (pair[1], share.max(least))];
+        |(pair, share): (&[f64], &f64)| [(pair[0], share.max(min)), (pair[1], share.max(min))];
     bounds.windows(2).zip(shares).flat_map(column).collect()
 }
 
-/// Below the share of a single one.
+/// A power of ten below the share of a single operation.
 #[expect(clippy::cast_precision_loss, reason = "the end of an axis")]
-fn least_share(count: u64) -> f64 {
+fn min_share(count: u64) -> f64 {
     10_f64.powf((1.0 / count.max(1) as f64).log10().floor())
 }

@@ -34,17 +34,17 @@ impl Masked {
         Self(bytes)
     }
 
-    /// The masked bytes.
+    /// Returns the masked bytes.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The secret itself. The caller must wipe it.
+    /// Returns the secret itself. The caller must wipe it.
     pub(crate) fn reveal(&self) -> Vec<u8> {
         self.0.iter().map(|byte| byte ^ Self::MASK).collect()
     }
 
-    /// The same bytes in each order in which a processor or a library may store them: as they are,
+    /// Returns the same bytes in each order in which a processor or a library may store them: as they are,
     /// reversed, and reversed within each number of 4 or 8 bytes.
     pub(crate) fn in_each_order(&self) -> [Self; 4] {
         [1, self.0.len(), 4, 8].map(|number| {
@@ -115,7 +115,7 @@ impl Memory {
         self.count_all(std::slice::from_ref(key))
     }
 
-    /// How many times any of these secrets occurs.
+    /// Returns how many times any of these secrets occurs.
     pub(crate) fn count_all(&mut self, secrets: &[Masked]) -> io::Result<usize> {
         let mut count = 0;
         for region in writable()? {
@@ -138,7 +138,7 @@ impl Memory {
         Ok(count)
     }
 
-    /// How many times `secret` begins in the window, which was read from `start`. Occurrences in
+    /// Returns how many times `secret` begins in the window, which was read from `start`. Occurrences in
     /// the window buffer itself do not count.
     fn finds_in(&self, start: usize, length: usize, secret: &Masked) -> usize {
         let own = self.window.as_ptr().addr()..self.window.as_ptr().addr() + self.window.len();
@@ -160,7 +160,7 @@ impl Memory {
     }
 }
 
-/// The regions that this process can write to.
+/// Returns the regions that this process can write to.
 fn writable() -> io::Result<Vec<Range<usize>>> {
     let maps = fs::read_to_string("/proc/self/maps")?;
     let region = |line: &str| {
