@@ -1,4 +1,4 @@
-//! What can go wrong with a KMS call, sorted by what the caller can do about it.
+//! Errors of KMS calls, classified by what the caller can do about them.
 
 use std::error::Error;
 use std::fmt;
@@ -14,11 +14,13 @@ pub use self::kind::KmsErrorKind;
 mod build;
 mod kind;
 
-/// A failed KMS call, or a client that could not be had.
+/// The error of a failed KMS call, or of a client that could not be supplied.
 ///
-/// Any operation's error converts with `?`. Clones share the cause, so one failure can be handed to
-/// all who waited for it. Neither `Display` nor `Debug` shows a secret, and the raw HTTP response
-/// is never kept: it may hold a plaintext key.
+/// The error of any operation converts with `?`. Clones share the cause, so several callers can
+/// get the same failure. `Display` and `Debug` show no secrets, and the raw HTTP response is never
+/// kept: it may contain a plaintext key. [`source`](Error::source) returns an error of the network
+/// or of a credentials provider. Messages of your own provider may contain secrets: do not log them
+/// without need.
 ///
 /// # Examples
 ///
@@ -59,7 +61,7 @@ struct Details {
 }
 
 impl KmsError {
-    /// A failure on this side, before any request.
+    /// Creates the error of a failure without a request.
     pub(crate) fn local(
         kind: KmsErrorKind,
         message: &str,
@@ -76,7 +78,7 @@ impl KmsError {
         })
     }
 
-    /// A refusal on this side, before any request, that may pass.
+    /// Creates the error of a request that the pool did not send, and may send later.
     pub(crate) fn refused(kind: KmsErrorKind, message: &str, retry_after: Duration) -> Self {
         Self::from(Details {
             kind,
@@ -89,53 +91,52 @@ impl KmsError {
         })
     }
 
-    /// The refusal of a pool that has ended.
+    /// Creates the error of a pool that has been shut down.
     pub(crate) fn shut_down() -> Self {
         Self::local(KmsErrorKind::InvalidRequest, "the pool has been shut down", None)
     }
 
-    /// The error in a forked child process, which has none of the pool's threads.
+    /// Creates the error of a forked child process, which has none of the pool's threads.
     pub(crate) fn after_fork() -> Self {
         Self::local(KmsErrorKind::AfterFork, "", None)
     }
 
-    /// What kind of failure this is.
+    /// Returns the kind of the failure.
     pub fn kind(&self) -> KmsErrorKind {
         self.details.kind
     }
 
-    /// Whether the same call may succeed later without changes: KMS is busy or unreachable, or the
-    /// pool's budget is used up for now.
+    /// Returns whether the same call may succeed later without any change.
     ///
     /// The SDK has already retried. Use this to decide whether to queue the work or to drop it.
     pub fn is_retryable(&self) -> bool {
         self.kind().is_retryable()
     }
 
-    /// Whether the pool did not send the request to KMS, because it could not start in time within
-    /// its account's budget ([`OverBudget`](KmsErrorKind::OverBudget)), or because the circuit of
-    /// its region is open ([`Unavailable`](KmsErrorKind::Unavailable)).
+    /// Returns whether the pool did not send the request to KMS, because it could not start in time
+    /// within its account's budget ([`OverBudget`](KmsErrorKind::OverBudget)), or because the
+    /// circuit of its region is open ([`Unavailable`](KmsErrorKind::Unavailable)).
     pub fn is_held_back(&self) -> bool {
         self.details.is_own
     }
 
-    /// The error code of KMS, such as `ThrottlingException`, if KMS answered.
+    /// Returns the error code of KMS, such as `ThrottlingException`, if KMS responded.
     pub fn code(&self) -> Option<&str> {
         self.details.code.as_deref()
     }
 
-    /// The message of KMS or of the pool: one line, shortened when long.
+    /// Returns the message of KMS or of the pool: one line, shortened if it is long.
     pub fn message(&self) -> Option<&str> {
         self.details.message.as_deref()
     }
 
-    /// The request id under which AWS can find the call, if KMS answered.
+    /// Returns the request id, by which AWS can find the call, if KMS responded.
     pub fn request_id(&self) -> Option<&str> {
         self.details.request_id.as_deref()
     }
 
-    /// How long to wait before trying again, if that is known: the server asked for it, or the
-    /// pool's budget or circuit stands in the way.
+    /// Returns how long to wait before the next attempt, if KMS or the pool's budget or circuit has
+    /// set a time.
     pub fn retry_after(&self) -> Option<Duration> {
         self.details.retry_after
     }
@@ -205,7 +206,7 @@ impl fmt::Display for KmsError {
 
 impl fmt::Debug for KmsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The cause by its `Display`: the `Debug` of foreign errors may show more than is good.
+        // The cause by its `Display`: the `Debug` of other errors may show secrets.
         f.debug_struct("KmsError")
             .field("kind", &self.kind())
             .field("code", &self.code())
@@ -217,8 +218,8 @@ impl fmt::Debug for KmsError {
     }
 }
 
-/// What the pool itself has said below the SDK: no credentials, no room in the budget, an open
-/// circuit.
+/// Returns the error of the pool itself among the causes: no credentials, no room in the budget, or
+/// an open circuit.
 fn own(error: &(dyn Error + 'static)) -> Option<KmsError> {
     std::iter::successors(error.source(), |&cause| cause.source())
         .find_map(|cause| cause.downcast_ref())
@@ -244,19 +245,19 @@ fn classify<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> KmsEr
     }
 }
 
-/// A foreign word of a protocol: nothing in it can be taken for anything else.
+/// Returns a word of the server with only letters, digits and a few other characters.
 fn word(text: &str) -> Option<String> {
-    const LONGEST: usize = 128;
+    const MAX_LENGTH: usize = 128;
     let is_plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    let word: String = text.chars().filter(is_plain).take(LONGEST).collect();
+    let word: String = text.chars().filter(is_plain).take(MAX_LENGTH).collect();
     (!word.is_empty()).then_some(word)
 }
 
-/// A foreign text as one short line, fit for a log.
+/// Returns the first line of a text, shortened and without control characters.
 fn first_line(text: &str) -> Option<String> {
-    const LONGEST: usize = 300;
+    const MAX_LENGTH: usize = 300;
     let line = text.lines().next()?.trim();
-    let line: String = line.chars().filter(|c| !c.is_control()).take(LONGEST).collect();
+    let line: String = line.chars().filter(|c| !c.is_control()).take(MAX_LENGTH).collect();
     (!line.is_empty()).then_some(line)
 }
 

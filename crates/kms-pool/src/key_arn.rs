@@ -13,9 +13,9 @@ const MAX_LENGTH: usize = 2_048;
 /// The ARN of a KMS key: `arn:PARTITION:kms:REGION:ACCOUNT:key/ID`.
 ///
 /// An alias, a bare key id and the ARN of an alias are invalid: they can name another key tomorrow,
-/// and KMS responds with the key's ARN. An ARN that is longer than 2,048 bytes, has a character that
-/// is not printable ASCII, or contains an invalid [`Region`] is invalid as well: ARNs may come from
-/// untrusted messages, and are logged.
+/// and KMS responds with the key's ARN. An ARN that is longer than 2,048 bytes, has a character
+/// that is not printable ASCII, or contains an invalid [`Region`] is invalid as well: ARNs may come
+/// from untrusted messages, and are logged.
 ///
 /// ```
 /// use kms_pool::KmsKeyArn;
@@ -62,8 +62,8 @@ impl KmsKeyArn {
         self.part(5).strip_prefix(KEY).unwrap_or_default()
     }
 
-    /// Returns whether it is a multi-Region key: one of several related keys, which can decrypt each
-    /// other's ciphertexts. Their ARNs differ only in the region.
+    /// Returns whether it is a multi-Region key: one of several related keys, which can decrypt
+    /// each other's ciphertexts. Their ARNs differ only in the region.
     ///
     /// ```
     /// let arn: kms_pool::KmsKeyArn =
@@ -226,7 +226,9 @@ mod tests {
 
         #[test]
         fn a_related_key_differs_only_in_its_region(
-            id in "(mrk-)?[a-z0-9/]{1,9}", here in "[a-z]{1,9}(-[0-9])?", there in "[a-z]{1,9}(-[0-9])?",
+            id in "(mrk-)?[a-z0-9/]{1,9}",
+            here in "[a-z]{1,9}(-[0-9])?",
+            there in "[a-z]{1,9}(-[0-9])?",
         ) {
             let key = key(&format!("arn:aws:kms:{here}:1:key/{id}"));
             let related = key.in_region(&there.parse().unwrap());

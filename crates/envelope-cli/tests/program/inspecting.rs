@@ -68,7 +68,7 @@ fn a_damaged_message_fails_after_its_header_is_shown() {
         &[&message[..], b"x"].concat(),
     ] {
         for arguments in [&["inspect"][..], &["inspect", "--json"]] {
-            let ran = place.fails(arguments, cut, "message truncated");
+            let ran = place.fails(arguments, cut, "message");
             assert!(String::from_utf8(ran.output).unwrap().contains("0x0578"));
         }
     }

@@ -6,8 +6,8 @@ use super::keyring::KeyringError;
 
 /// An error and its causes, in one line.
 ///
-/// It ends with the cause of a [`KeyringError`]. Deeper causes may come from a credentials provider,
-/// whose messages may contain secrets.
+/// It ends with the cause of a [`KeyringError`]. Deeper causes may come from a credentials
+/// provider, whose messages may contain secrets.
 pub(crate) struct Chain<'a>(pub(crate) &'a (dyn Error + 'static));
 
 impl fmt::Display for Chain<'_> {

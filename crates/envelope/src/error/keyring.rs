@@ -139,7 +139,8 @@ impl KeyringError {
     /// ```
     /// use envelope::keyring::{KeyringError, KeyringErrorKind};
     ///
-    /// let error = KeyringError::new("key in Ireland", KeyringErrorKind::Unusable, "the key is locked");
+    /// let kind = KeyringErrorKind::Unusable;
+    /// let error = KeyringError::new("key in Ireland", kind, "the key is locked");
     /// assert_eq!(error.name_in_messages(), "key in Ireland");
     /// let error = error.with_name_in_messages("key in Virginia");
     /// assert_eq!(error.name_in_messages(), "key in Virginia");

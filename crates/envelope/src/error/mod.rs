@@ -127,8 +127,8 @@ pub enum Error {
 
     /// A signed message was passed to a stream that accepts only unsigned messages.
     #[error(
-        "signed message (suite {suite}) in a stream for unsigned messages: use `Envelope::decrypt`, \
-         or `Envelope::decryptor_before_signature`"
+        "signed message (suite {suite}) in a stream for unsigned messages: use \
+         `Envelope::decrypt`, or `Envelope::decryptor_before_signature`"
     )]
     SignedMessage {
         /// The suite of the message.
@@ -153,7 +153,7 @@ pub enum Error {
     /// [`source`]: std::error::Error::source
     #[error(
         "could not unwrap a data key: {}{}",
-        Failures { failures, wrapping_keys, keyring: keyring.as_deref() },
+        Attempts { failures, wrapping_keys, keyring: keyring.as_deref() },
         NotStored(not_stored)
     )]
     DataKeyNotUnwrapped {
@@ -319,7 +319,8 @@ impl Error {
         let mut wrapping_keys: Vec<_> =
             wrapping_keys.into_iter().take(MAX_NAMES + 1).map(shortened).collect();
         if wrapping_keys.len() > MAX_NAMES {
-            wrapping_keys[MAX_NAMES] = "…".to_owned();
+            wrapping_keys.truncate(MAX_NAMES);
+            wrapping_keys.push("…".to_owned());
         }
         let keyring = keyring.map(shortened);
         Self::DataKeyNotUnwrapped { failures, wrapping_keys, keyring, not_stored }
@@ -363,13 +364,13 @@ impl From<Error> for io::Error {
 }
 
 /// The failures of all attempts, or why there was no attempt.
-struct Failures<'a> {
+struct Attempts<'a> {
     failures: &'a [KeyringError],
     wrapping_keys: &'a [String],
     keyring: Option<&'a str>,
 }
 
-impl fmt::Display for Failures<'_> {
+impl fmt::Display for Attempts<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some((first, rest)) = self.failures.split_first() else {
             f.write_str("no encrypted data key in the message matches the keyring")?;

@@ -1,4 +1,4 @@
-//! Keyrings: who generates, wraps and unwraps data keys (specification:
+//! Keyrings: they generate, wrap and unwrap data keys (specification:
 //! `framework/keyring-interface.md`).
 
 #[cfg(feature = "aws-kms")]
@@ -28,71 +28,112 @@ use crate::{
     format::encrypted_data_key::EncryptedDataKey, suite::AlgorithmSuite,
 };
 
-/// What a keyring's operations return.
+/// The future that a keyring's methods return.
 pub type KeyringFuture<'a, T, E = Error> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
 
-/// Generates, wraps and unwraps data keys under wrapping keys that it alone knows how to use.
+/// Generates, wraps and unwraps data keys under one or more wrapping keys.
 ///
-/// The specification's `OnEncrypt` is [`generate`](Self::generate) where no data key exists yet and
-/// [`wrap`](Self::wrap) where one does; `OnDecrypt` is [`unwrap`](Self::unwrap).
+/// The specification's `OnEncrypt` is [`generate`](Self::generate) if there is no data key yet, and
+/// [`wrap`](Self::wrap) if there is one. `OnDecrypt` is [`unwrap`](Self::unwrap).
+///
+/// Implement it for another key provider, or to change another keyring. This one limits a keyring
+/// to decryption:
+///
+/// ```
+/// use envelope::{DataKey, Error, materials::EncryptedDataKey};
+/// use envelope::keyring::{
+///     GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture, KeyringRequest,
+/// };
+///
+/// #[derive(Debug)]
+/// struct DecryptOnly<K>(K);
+///
+/// fn denied<T>() -> Result<T, Error> {
+///     let cause = "this service only decrypts";
+///     let error = KeyringError::new("decrypt-only", KeyringErrorKind::Denied, cause);
+///     Err(Error::DataKeyUnavailable(error))
+/// }
+///
+/// impl<K: Keyring> Keyring for DecryptOnly<K> {
+///     fn generate<'a>(&'a self, _: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey> {
+///         Box::pin(async { denied() })
+///     }
+///
+///     fn wrap<'a>(
+///         &'a self,
+///         _: KeyringRequest<'a>,
+///         _: &'a DataKey,
+///     ) -> KeyringFuture<'a, Vec<EncryptedDataKey>> {
+///         Box::pin(async { denied() })
+///     }
+///
+///     fn unwrap<'a>(
+///         &'a self,
+///         request: KeyringRequest<'a>,
+///         encrypted_data_keys: &'a [EncryptedDataKey],
+///     ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
+///         self.0.unwrap(request, encrypted_data_keys)
+///     }
+/// }
+/// ```
 pub trait Keyring: fmt::Debug + Send + Sync {
-    /// Makes a new data key and wraps it.
+    /// Generates a new data key and wraps it.
     ///
     /// # Errors
     ///
-    /// [`Error::DataKeyUnavailable`] with the provider's cause.
+    /// [`Error::DataKeyUnavailable`] with the error of the key provider.
     fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey>;
 
-    /// Wraps a data key that another keyring made.
+    /// Wraps a data key that another keyring generated.
     ///
     /// # Errors
     ///
-    /// [`Error::DataKeyUnavailable`] with the provider's cause.
+    /// [`Error::DataKeyUnavailable`] with the error of the key provider.
     fn wrap<'a>(
         &'a self,
         request: KeyringRequest<'a>,
         data_key: &'a DataKey,
     ) -> KeyringFuture<'a, Vec<EncryptedDataKey>>;
 
-    /// Unwraps the first of these encrypted data keys that it can, in their order.
+    /// Tries the encrypted data keys in order, and returns the first that it can unwrap.
     ///
     /// # Errors
     ///
-    /// The failure of each attempt; empty if no encrypted data key belongs to this keyring.
+    /// One error per attempt. Empty if no encrypted data key belongs to this keyring.
     fn unwrap<'a>(
         &'a self,
         request: KeyringRequest<'a>,
         encrypted_data_keys: &'a [EncryptedDataKey],
     ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>>;
 
-    /// The wrapping key that [`generate`](Self::generate) would use for this request, as its errors
-    /// name it. Requests to a named wrapping key back off together when it fails. Default: `None`,
-    /// for keyrings that send no requests.
+    /// Returns the wrapping key that [`generate`](Self::generate) would use for `request`, under
+    /// the name in its errors. Requests with the same wrapping key share one back-off. Default:
+    /// `None`, for keyrings without a remote provider.
     fn wrapping_key(&self, request: KeyringRequest<'_>) -> Option<Arc<str>> {
         let _ = request;
         None
     }
 
-    /// Identifies the wrapping keys that this keyring uses, and how it uses them.
+    /// Returns text that identifies the wrapping keys, and how the keyring uses them.
     ///
     /// Two keyrings may have the same identity only if each may use data keys that the other one
     /// obtained. The identity is part of the cache key, so that a keyring with another wrapping key
-    /// does not get data keys of the previous one. It must not contain secrets. Default: `None`,
-    /// which means unknown; [`CachingBuilder::partition_id`] can then not be set.
+    /// does not get data keys of the previous one. Errors show it: it must not contain secrets.
+    /// Default: `None`, which means unknown. [`CachingBuilder::partition_id`] then cannot be set.
     ///
     /// [`CachingBuilder::partition_id`]: crate::materials::CachingBuilder::partition_id
     fn identity(&self) -> Option<String> {
         None
     }
 
-    /// Grows when another identity than before sends the requests. Entries that were cached under
-    /// the permissions of the previous one are then dropped. Default: it never grows.
+    /// Returns a number that increases when the identity that calls the key provider changes. The
+    /// cache then drops what it obtained under the previous identity. Default: always 0.
     fn tenure(&self) -> u64 {
         0
     }
 }
 
-/// What a data key is for, and bound to.
+/// The algorithm suite and the encryption context of a requested data key.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct KeyringRequest<'a> {
@@ -100,43 +141,44 @@ pub struct KeyringRequest<'a> {
     pub suite: AlgorithmSuite,
     /// The encryption context that the wrapping authenticates.
     pub encryption_context: &'a EncryptionContext,
-    /// Whether no caller waits for it, because the next data key is fetched ahead. Default:
+    /// Whether this is a background request (refresh ahead) that no caller waits for. Default:
     /// `false`.
     pub background: bool,
 }
 
 impl<'a> KeyringRequest<'a> {
-    /// A request for a data key of `suite`, bound to `encryption_context`.
+    /// Creates a request for a data key of `suite`, bound to `encryption_context`.
     #[must_use]
     pub fn new(suite: AlgorithmSuite, encryption_context: &'a EncryptionContext) -> Self {
         Self { suite, encryption_context, background: false }
     }
 }
 
-/// A new data key, plain and wrapped.
+/// A new data key, in plaintext and wrapped.
 #[derive(Debug)]
 pub struct GeneratedDataKey {
     /// The plaintext data key.
     pub data_key: DataKey,
-    /// The same key under each wrapping key; at least one.
+    /// The same data key under each wrapping key. At least one.
     pub encrypted_data_keys: Vec<EncryptedDataKey>,
 }
 
-/// Refuses a namespace that is AWS KMS's (specification:
-/// `framework/keyring-interface.md#key-provider-id`), and a namespace or name of a raw keyring that
-/// is empty or does not fit its field.
-fn check_key_names(namespace: &str, name: &str, longest_name: usize) -> Result<(), Error> {
+/// Checks the namespace and the name of a raw keyring: their lengths, and that the namespace is not
+/// reserved for AWS KMS (specification: `framework/keyring-interface.md#key-provider-id`).
+///
+/// # Errors
+///
+/// [`Error::InvalidSetting`].
+fn check_key_names(namespace: &str, name: &str, max_name: usize) -> Result<(), Error> {
     if namespace.starts_with("aws-kms") {
-        return Err(Error::invalid_setting(
-            "namespace",
-            "what starts with `aws-kms` is reserved for AWS KMS",
-        ));
+        let problem = format!("{namespace:?}: names that start with `aws-kms` are reserved");
+        return Err(Error::invalid_setting("namespace", problem));
     }
-    for (setting, value, longest) in
-        [("namespace", namespace, usize::from(u16::MAX)), ("name", name, longest_name)]
+    for (setting, value, max) in
+        [("namespace", namespace, usize::from(u16::MAX)), ("name", name, max_name)]
     {
-        if !(1..=longest).contains(&value.len()) {
-            let problem = format!("{} bytes; 1 to {longest} are allowed", value.len());
+        if !(1..=max).contains(&value.len()) {
+            let problem = format!("{} bytes, expected 1 to {max}", value.len());
             return Err(Error::invalid_setting(setting, problem));
         }
     }

@@ -12,14 +12,15 @@ use crate::{data_key::DataKey, error::Error};
 
 /// Wraps each data key with several keyrings, so that any one of them can decrypt the message.
 ///
-/// Encryption needs all keyrings: the generator generates the data key, then each child wraps it. If
-/// one fails, encryption fails. Without a generator, a multi-keyring only decrypts. To encrypt with
-/// one key, and decrypt with older ones too, use a [`RotatingKeyring`](super::RotatingKeyring).
+/// Encryption needs all keyrings: the generator generates the data key, then each child wraps it.
+/// If one fails, encryption fails. Without a generator, a multi-keyring only decrypts. To encrypt
+/// with one key, and decrypt with older ones too, use a
+/// [`RotatingKeyring`](super::RotatingKeyring).
 ///
-/// Decryption needs one keyring: the generator is tried first, then the children in order, each with
-/// all encrypted data keys of the message, until one succeeds. A keyring that does not respond
-/// delays decryption, AWS KMS by up to the pool's `operation_timeout`. To bypass it in an emergency,
-/// build a client with only the working child.
+/// Decryption needs one keyring: the generator is tried first, then the children in order, each
+/// with all encrypted data keys of the message, until one succeeds. A keyring that does not respond
+/// delays decryption, AWS KMS by up to the pool's `operation_timeout`. To bypass it in an
+/// emergency, build a client with only the working child.
 ///
 /// The order of the keyrings is the order of the message's encrypted data keys. Anyone who can use
 /// one of the keyrings can decrypt the message: it is only as secure as the weakest keyring.

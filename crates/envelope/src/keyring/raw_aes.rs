@@ -14,9 +14,9 @@ use crate::{
     format::encrypted_data_key::RAW_AES_LENGTHS as LENGTHS,
 };
 
-/// Wraps data keys locally under an AES key that the caller keeps: AES-GCM, 128, 192 or 256 bits.
+/// Wraps data keys locally with AES-GCM under your own key of 128, 192 or 256 bits.
 ///
-/// The same namespace, name and key open the message in every other AWS Encryption SDK client.
+/// Other AWS Encryption SDK clients can decrypt the messages with the same namespace, name and key.
 ///
 /// ```
 /// use envelope::{DataKey, keyring::RawAesKeyring};
@@ -32,26 +32,24 @@ pub struct RawAesKeyring {
 }
 
 impl RawAesKeyring {
-    /// A keyring that wraps under `wrapping_key` (16, 24 or 32 bytes) and names it by `namespace`
-    /// (the key provider id) and `name` in every message.
+    /// Creates a keyring for `wrapping_key`, which has 16, 24 or 32 bytes. Every message contains
+    /// `namespace` (the key provider id) and `name`.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] for a wrapping key of another length, for a namespace that starts
-    /// with `aws-kms`, and for a namespace or name that does not fit the message format.
+    /// [`Error::InvalidSetting`] if the wrapping key has another length, if the namespace starts
+    /// with `aws-kms`, or if the namespace or the name is empty or too long for the message format.
     pub fn new(
         namespace: impl Into<String>,
         name: impl Into<String>,
         wrapping_key: &DataKey,
     ) -> Result<Self, Error> {
-        let (namespace, name) = (namespace.into(), name.into());
+        let namespace = namespace.into();
+        let name = name.into();
         check_key_names(&namespace, &name, usize::from(u16::MAX) - PROVIDER_SUFFIX_LENGTH)?;
         let length = wrapping_key.len();
         let wrapping_key = aead::Key::new(wrapping_key.expose_secret()).ok_or_else(|| {
-            Error::invalid_setting(
-                "wrapping key",
-                format!("{length} bytes; 16, 24 or 32 are allowed"),
-            )
+            Error::invalid_setting("wrapping key", format!("{length} bytes, expected 16, 24 or 32"))
         })?;
         Ok(Self { namespace, name, wrapping_key })
     }
@@ -62,7 +60,7 @@ impl RawAesKeyring {
         data_key: &DataKey,
     ) -> Result<EncryptedDataKey, Error> {
         let iv = random::bytes()?;
-        // Room for the tag from the start: growing later would leave a copy behind.
+        // With room for the tag: growing later would leave a copy of the data key behind.
         let mut ciphertext = Vec::with_capacity(data_key.len() + TAG_LENGTH);
         ciphertext.extend_from_slice(data_key.expose_secret());
         let tag =
@@ -75,7 +73,7 @@ impl RawAesKeyring {
         })
     }
 
-    /// The data key in `wrapped`; `None` when another keyring wrapped it.
+    /// Returns the data key in `wrapped`, or `None` if another keyring wrapped it.
     fn unwrap_now(
         &self,
         request: KeyringRequest<'_>,
@@ -92,12 +90,13 @@ impl RawAesKeyring {
         );
         Some(opened.map(|()| DataKey::from_vec(data_key)).map_err(|_| {
             let key = format!("{}/{}", self.namespace, self.name);
-            let cause = "the wrapped data key failed authentication: another wrapping key or encryption context";
+            let cause = "the wrapping key or the encryption context does not match, or the \
+                wrapped data key is damaged";
             KeyringError::new(key, KeyringErrorKind::InvalidCiphertext, cause)
         }))
     }
 
-    /// Key name, tag length in bits, IV length in bytes, IV.
+    /// Returns the key name, the tag length in bits, the IV length in bytes, and the IV.
     fn provider_information(&self, iv: [u8; NONCE_LENGTH]) -> Vec<u8> {
         let mut information = self.name.as_bytes().to_vec();
         information.extend_from_slice(&LENGTHS);
@@ -105,7 +104,7 @@ impl RawAesKeyring {
         information
     }
 
-    /// The IV of an encrypted data key that is this keyring's.
+    /// Returns the IV of an encrypted data key, if that belongs to this keyring.
     fn iv_of(&self, wrapped: &EncryptedDataKey) -> Option<[u8; NONCE_LENGTH]> {
         if wrapped.key_provider_id != self.namespace {
             return None;

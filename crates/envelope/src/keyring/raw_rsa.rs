@@ -8,25 +8,29 @@ use crate::{data_key::DataKey, error::Error};
 
 /// Wraps data keys locally under an RSA public key, and unwraps them with the private one.
 ///
-/// Who only seals needs no secret at all. The same namespace, name, padding and keys open the
-/// message in every other AWS Encryption SDK client.
+/// Encryption needs only the public key. Other AWS Encryption SDK clients can decrypt the messages
+/// with the same namespace, name, padding and private key.
 ///
-/// Unlike the other keyrings this one does not authenticate: anybody with the public key can wrap a
-/// data key of their own choice, under any encryption context. Take a suite that signs, or another
-/// keyring, where it matters who sealed. An unwrapping takes up to some milliseconds, on the
-/// calling thread.
+/// Unlike the other keyrings, this one does not authenticate the data key: anyone with the public
+/// key can wrap any data key under any encryption context. If it matters who encrypted the message,
+/// use a signed suite or another keyring. Unwrapping blocks the calling thread for up to a few
+/// milliseconds.
 ///
 /// ```
 /// # use envelope::keyring::{RawRsaKeyring, RsaPadding, RsaPrivateKey, RsaPublicKey};
 /// # let public_pem = include_str!("../../tests/data/rsa/test-only-2048.public.spki.pem");
-/// # let private_pem = include_str!("../../tests/data/rsa/test-only-2048.private.pkcs8.pem").to_owned();
-/// // Seals only:
+/// # let private_pem =
+/// #     include_str!("../../tests/data/rsa/test-only-2048.private.pkcs8.pem").to_owned();
+/// let padding = RsaPadding::OaepSha256Mgf1;
+/// // Only encrypts:
 /// let public_key = RsaPublicKey::from_pem(public_pem)?;
-/// let sealing = RawRsaKeyring::with_public_key("partners", "2026-key", RsaPadding::OaepSha256Mgf1, public_key)?;
+/// let encrypting =
+///     RawRsaKeyring::with_public_key("partners", "2026-key", padding, public_key)?;
 ///
-/// // Opens only:
+/// // Only decrypts:
 /// let private_key = RsaPrivateKey::from_pem(private_pem)?; // wipes the text
-/// let opening = RawRsaKeyring::with_private_key("partners", "2026-key", RsaPadding::OaepSha256Mgf1, private_key)?;
+/// let decrypting =
+///     RawRsaKeyring::with_private_key("partners", "2026-key", padding, private_key)?;
 /// # Ok::<(), envelope::Error>(())
 /// ```
 #[derive(Debug)]
@@ -39,8 +43,8 @@ pub struct RawRsaKeyring {
 }
 
 impl RawRsaKeyring {
-    /// A keyring that only wraps, and names its key by `namespace` (the key provider id) and `name`
-    /// in every message.
+    /// Creates a keyring that only wraps. Every message contains `namespace` (the key provider id)
+    /// and `name`.
     ///
     /// # Errors
     ///
@@ -56,8 +60,8 @@ impl RawRsaKeyring {
         Self::new(namespace.into(), name.into(), padding, Some(public_key), None)
     }
 
-    /// A keyring that only unwraps. The specification forbids it to derive the public key by
-    /// itself; to wrap as well, give [`RsaPrivateKey::public_key`] to
+    /// Creates a keyring that only unwraps. The specification forbids deriving the public key from
+    /// the private key here. To wrap as well, pass [`RsaPrivateKey::public_key`] to
     /// [`with_key_pair`](Self::with_key_pair).
     ///
     /// # Errors
@@ -73,12 +77,12 @@ impl RawRsaKeyring {
         Self::new(namespace.into(), name.into(), padding, None, Some(private_key))
     }
 
-    /// A keyring that wraps and unwraps.
+    /// Creates a keyring that wraps and unwraps.
     ///
     /// # Errors
     ///
-    /// Those of [`with_public_key`](Self::with_public_key), and [`Error::InvalidSetting`] when the
-    /// keys are not a pair: such a keyring could not open what it seals.
+    /// The errors of [`with_public_key`](Self::with_public_key), and [`Error::InvalidSetting`] if
+    /// the keys are not a pair: such a keyring could not decrypt its own messages.
     pub fn with_key_pair(
         namespace: impl Into<String>,
         name: impl Into<String>,
@@ -89,7 +93,7 @@ impl RawRsaKeyring {
         if !public_key.belongs_to(&private_key) {
             return Err(Error::invalid_setting(
                 "RSA key pair",
-                "the public key is not the private key's",
+                "the public key does not match the private key",
             ));
         }
         Self::new(namespace.into(), name.into(), padding, Some(public_key), Some(private_key))
@@ -103,13 +107,14 @@ impl RawRsaKeyring {
         private_key: Option<RsaPrivateKey>,
     ) -> Result<Self, Error> {
         check_key_names(&namespace, &name, usize::from(u16::MAX))?;
-        // Shows here, not with the first message, that these bits and this padding hold the longest
-        // data key.
+        // Fails here instead of with the first message, if the longest data key does not fit.
         if public_key
             .as_ref()
             .is_some_and(|key| key.encrypt(padding, &[0; LONGEST_DATA_KEY]).is_err())
         {
-            let problem = format!("it does not encrypt a data key with the padding {padding:?}");
+            let problem = format!(
+                "cannot encrypt with padding {padding:?} (RSA-PSS keys can only verify signatures)"
+            );
             return Err(Error::invalid_setting("RSA public key", problem));
         }
         Ok(Self { namespace, name, padding, public_key, private_key })
@@ -129,7 +134,7 @@ impl RawRsaKeyring {
         })
     }
 
-    /// The data key in `wrapped`; `None` when another keyring wrapped it.
+    /// Returns the data key in `wrapped`, or `None` if another keyring wrapped it.
     fn unwrap_now(
         &self,
         request: KeyringRequest<'_>,
@@ -146,15 +151,16 @@ impl RawRsaKeyring {
                 "the keyring has no private key to unwrap with",
             )));
         };
-        // A key of another length must fail like bad padding, and here: later it would fail in
-        // other words, and tell an attacker that its padding was right.
+        // A data key of another length must fail here and like invalid padding. A later or
+        // different failure would tell an attacker that the padding was valid.
         let length = request.suite.data_key_length();
         let data_key = private_key
             .decrypt(self.padding, &wrapped.ciphertext)
             .ok()
             .filter(|key| key.len() == length);
         Some(data_key.ok_or_else(|| {
-            let cause = "the wrapped data key did not decrypt: it was changed, or wrapped with another key or padding";
+            let cause = "the wrapped data key did not decrypt: it was changed, or \
+                wrapped with another key or padding";
             self.failed(KeyringErrorKind::InvalidCiphertext, cause)
         }))
     }

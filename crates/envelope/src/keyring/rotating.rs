@@ -58,7 +58,9 @@ impl RotatingKeyring {
     ///
     /// ```
     /// # use envelope::{DataKey, keyring::{RawAesKeyring, RotatingKeyring}};
-    /// # let (new, old, oldest) = (DataKey::generate(32)?, DataKey::generate(32)?, DataKey::generate(32)?);
+    /// # let new = DataKey::generate(32)?;
+    /// # let old = DataKey::generate(32)?;
+    /// # let oldest = DataKey::generate(32)?;
     /// let keyring = RotatingKeyring::new(RawAesKeyring::new("payments", "2026-key", &new)?)
     ///     .with_older(RawAesKeyring::new("payments", "2025-key", &old)?)
     ///     .with_older(RawAesKeyring::new("payments", "2024-key", &oldest)?);

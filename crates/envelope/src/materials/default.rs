@@ -13,6 +13,7 @@ use crate::{
     context::EncryptionContext,
     crypto::signature::{SigningKey, VerificationKey},
     error::Error,
+    format::encrypted_data_key::EncryptedDataKey,
     keyring::{Keyring, KeyringRequest},
     suite::AlgorithmSuite,
 };
@@ -90,7 +91,7 @@ impl MaterialsManager for DefaultMaterialsManager {
             let required = request.required_context.clone();
             let data_key = unwrapped.map_err(|failures| {
                 let not_stored = required.iter().map(|(key, _)| key.to_owned()).collect();
-                let names = keys.iter().map(|key| key.wrapping_key());
+                let names = keys.iter().map(EncryptedDataKey::wrapping_key);
                 Error::data_key_not_unwrapped(failures, names, self.keyring.identity(), not_stored)
             })?;
             DecryptionMaterials::with_parts(suite, context, required, data_key, verification_key)

@@ -1,43 +1,43 @@
-//! The kinds of failure, and how the words of KMS map to them.
+//! The kinds of failures, and which error codes of KMS belong to them.
 
-/// What kind of failure a [`KmsError`](super::KmsError) is.
+/// The kind of a [`KmsError`](super::KmsError).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KmsErrorKind {
-    /// KMS throttled the request, and the SDK's retries were used up.
+    /// KMS throttled the request, and all retries failed.
     Throttled,
     /// The pool did not send the request, because it could not start in time within the budget of
     /// its account and region. KMS itself may be healthy.
     OverBudget,
-    /// No answer within the connect, attempt or operation timeout.
+    /// KMS did not respond within the connect, attempt or operation timeout.
     TimedOut,
-    /// KMS could not be reached, broke the connection, or failed internally; or its last requests
-    /// all failed, so that no request was sent.
+    /// KMS could not be reached, closed the connection, or failed internally; or the circuit is
+    /// open after such failures, so no request was sent.
     Unavailable,
-    /// The principal may not do this with this key.
+    /// The principal may not use the key in this way.
     AccessDenied,
     /// The key is disabled.
     KeyDisabled,
-    /// The key's state does not allow the operation: pending deletion, pending import, and the
-    /// like.
+    /// The state of the key does not allow the operation, for example because it is pending
+    /// deletion or import.
     KeyInvalidState,
-    /// There is no such key in this account and region.
+    /// The key does not exist in this account and region.
     KeyNotFound,
     /// The ciphertext is damaged, or its encryption context differs.
     InvalidCiphertext,
-    /// The ciphertext belongs to another key than the one named.
+    /// The ciphertext belongs to another key than the requested one.
     IncorrectKey,
     /// The credentials have expired.
     CredentialsExpired,
     /// KMS does not know the access key, or the signature does not match.
     CredentialsRejected,
-    /// The credentials provider failed, panicked or ran out of time.
+    /// The credentials provider failed, panicked or timed out.
     CredentialsUnavailable,
     /// The process was forked after the pool was first used, and this is the child.
     ///
     /// A child has none of the pool's threads. Build a new pool after the fork.
     AfterFork,
-    /// The request itself is wrong, and always will be.
+    /// The request is invalid. A retry cannot succeed.
     InvalidRequest,
     /// A quota of keys, grants or aliases is used up. (The rate quota is
     /// [`Throttled`](Self::Throttled).)
@@ -53,7 +53,7 @@ impl KmsErrorKind {
         matches!(self, Self::Throttled | Self::OverBudget | Self::TimedOut | Self::Unavailable)
     }
 
-    /// What failed, and what to do next.
+    /// Returns what failed, and what to do about it.
     pub(super) fn in_words(self) -> (&'static str, &'static str) {
         match self {
             Self::Throttled => {
@@ -61,7 +61,7 @@ impl KmsErrorKind {
             }
             Self::OverBudget => (
                 "the pool did not send the request: the budget is used up",
-                "send fewer requests, or check max_in_flight and max_requests_per_second of the pool",
+                "send fewer requests, or raise max_in_flight or max_requests_per_second",
             ),
             Self::TimedOut => {
                 ("KMS did not respond in time", "try again, or raise the timeouts of the pool")
@@ -83,11 +83,11 @@ impl KmsErrorKind {
                 ("KMS has no such key", "check the key id, its region and its account")
             }
             Self::InvalidCiphertext => (
-                "KMS cannot open the ciphertext",
-                "check that ciphertext and encryption context are the original ones",
+                "KMS could not decrypt the ciphertext",
+                "check the ciphertext and the encryption context",
             ),
             Self::IncorrectKey => {
-                ("the ciphertext belongs to another KMS key", "name the key that encrypted it")
+                ("the ciphertext belongs to another KMS key", "request the key that encrypted it")
             }
             Self::CredentialsExpired => {
                 ("the AWS credentials have expired", "check that their provider refreshes them")
@@ -104,9 +104,7 @@ impl KmsErrorKind {
                 "the process was forked after the pool was first used",
                 "build a new pool in the child",
             ),
-            Self::InvalidRequest => {
-                ("the request is not valid", "correct it: sending it again cannot help")
-            }
+            Self::InvalidRequest => ("invalid request", "fix the request: a retry cannot succeed"),
             Self::LimitExceeded => {
                 ("a KMS quota is used up", "delete unused resources or ask AWS for a higher quota")
             }
@@ -125,7 +123,8 @@ impl KmsErrorKind {
         }
     }
 
-    /// The codes of the KMS API reference, "Common Errors" and the "Errors" of each operation.
+    /// Returns the kind of an error code: see "Common Errors" and the "Errors" of each operation in
+    /// the KMS API reference.
     pub(crate) fn of_code(code: &str) -> Option<Self> {
         Some(match code {
             "ThrottlingException"
@@ -174,7 +173,7 @@ impl KmsErrorKind {
         })
     }
 
-    /// For answers whose code says nothing: a proxy's or load balancer's, say.
+    /// Returns the kind of an HTTP status, for responses without a known code, e.g. of a proxy.
     pub(crate) fn of_status(status: u16) -> Self {
         match status {
             401 | 403 => Self::AccessDenied,

@@ -91,11 +91,12 @@ impl AwsKmsDiscoveryKeyring {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSetting`] if `accounts` is empty or contains an account that does not have 12
-    /// digits, or if `partition` is invalid.
+    /// [`Error::InvalidSetting`] if `accounts` is empty or contains an account that does not have
+    /// 12 digits, or if `partition` is invalid.
     ///
     /// ```
-    /// # fn example(keyring: envelope::keyring::AwsKmsDiscoveryKeyring) -> Result<(), envelope::Error> {
+    /// # use envelope::{Error, keyring::AwsKmsDiscoveryKeyring};
+    /// # fn example(keyring: AwsKmsDiscoveryKeyring) -> Result<(), Error> {
     /// let keyring = keyring.with_filter("aws", ["111122223333", "444455556666"])?;
     /// # Ok(())
     /// # }
@@ -111,7 +112,8 @@ impl AwsKmsDiscoveryKeyring {
     /// Limits the keyring to the keys of one region. Default: keys of all regions.
     ///
     /// ```
-    /// # fn example(keyring: envelope::keyring::AwsKmsDiscoveryKeyring) -> Result<(), envelope::Error> {
+    /// # use envelope::{Error, keyring::AwsKmsDiscoveryKeyring};
+    /// # fn example(keyring: AwsKmsDiscoveryKeyring) -> Result<(), Error> {
     /// let keyring = keyring.in_region("eu-west-1".parse()?);
     /// # Ok(())
     /// # }
