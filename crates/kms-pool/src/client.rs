@@ -1,6 +1,7 @@
 //! The KMS client of one region and principal.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use aws_sdk_kms::Client;
 use aws_sdk_kms::config::{self, Region};
@@ -9,8 +10,7 @@ use aws_smithy_types::body::SdkBody;
 
 use crate::credentials::SessionCredentials;
 use crate::error::KmsError;
-use crate::request::{Lane, LaneClient, NoteAttempt, PING, Priority, Retries};
-use crate::stats::ClientStats;
+use crate::request::{CircuitState, Lane, LaneClient, NoteAttempt, PING, Priority, Retries};
 use crate::time::Now;
 
 /// The purpose of a client's requests: see [`KmsPool::client_for`](crate::KmsPool::client_for).
@@ -25,6 +25,43 @@ pub enum Purpose {
     Background,
     /// Requests that are not retried in this region, because another region is called instead.
     OneAttempt,
+}
+
+/// The state of one client of a [`KmsPool`](crate::KmsPool): see
+/// [`KmsPool::client_stats`](crate::KmsPool::client_stats).
+///
+/// # Examples
+///
+/// ```no_run
+/// use kms_pool::CircuitState;
+///
+/// # fn example(pool: kms_pool::KmsPool) {
+/// for client in pool.client_stats() {
+///     if client.circuit != CircuitState::Closed {
+///         eprintln!("{} is failing", client.region);
+///     }
+/// }
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct ClientStats {
+    /// The client's region.
+    pub region: Arc<str>,
+    /// The label of the client's principal, if it has one.
+    pub principal: Option<Arc<str>>,
+    /// The number of the current credential generation, counted from 1.
+    pub generation: u64,
+    /// How long the current credential generation has been in use.
+    pub generation_age: Duration,
+    /// The remaining lifetime of the credentials: `None` if they do not expire, zero if they have
+    /// expired.
+    pub credentials_left: Option<Duration>,
+    /// The state of the client's circuit.
+    pub circuit: CircuitState,
+    /// Requests per second that the account's budget allows in the region, learned or set; `None`
+    /// if unlimited.
+    pub requests_per_second: Option<f64>,
 }
 
 /// The client of one region and principal, with its circuit, budget and credentials.

@@ -199,7 +199,7 @@ mod time;
 pub use aws_credential_types::{Credentials, provider};
 pub use aws_sdk_kms;
 pub use builder::KmsPoolBuilder;
-pub use client::Purpose;
+pub use client::{ClientStats, Purpose};
 pub use credentials::{Principal, Role};
 pub use error::{BuildError, KmsError, KmsErrorKind};
 pub use key_arn::KmsKeyArn;
@@ -207,7 +207,7 @@ pub use pool::KmsPool;
 pub use region::Region;
 pub use replicas::{Replicas, ReplicasStats};
 pub use request::CircuitState;
-pub use stats::{ClientStats, PoolStats};
+pub use stats::PoolStats;
 pub use supplier::{ClientFuture, ClientSupplier, PooledClients};
 
 /// Compiles the code in README.md.

@@ -1,10 +1,6 @@
-//! Counters and snapshots of a pool's state.
+//! The counters of a pool.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
-
-use crate::request::CircuitState;
 
 /// The counters of a [`KmsPool`](crate::KmsPool): see [`KmsPool::stats`](crate::KmsPool::stats).
 ///
@@ -54,43 +50,6 @@ pub struct PoolStats {
     pub connections_opened: u64,
     /// Connections that could not be opened.
     pub connections_failed: u64,
-}
-
-/// The state of one client of a [`KmsPool`](crate::KmsPool): see
-/// [`KmsPool::client_stats`](crate::KmsPool::client_stats).
-///
-/// # Examples
-///
-/// ```no_run
-/// use kms_pool::CircuitState;
-///
-/// # fn example(pool: kms_pool::KmsPool) {
-/// for client in pool.client_stats() {
-///     if client.circuit != CircuitState::Closed {
-///         eprintln!("{} is failing", client.region);
-///     }
-/// }
-/// # }
-/// ```
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct ClientStats {
-    /// The client's region.
-    pub region: Arc<str>,
-    /// The label of the client's principal, if it has one.
-    pub principal: Option<Arc<str>>,
-    /// The number of the current credential generation, counted from 1.
-    pub generation: u64,
-    /// How long the current credential generation has been in use.
-    pub generation_age: Duration,
-    /// The remaining lifetime of the credentials: `None` if they do not expire, zero if they have
-    /// expired.
-    pub credentials_left: Option<Duration>,
-    /// The state of the client's circuit.
-    pub circuit: CircuitState,
-    /// Requests per second that the account's budget allows in the region, learned or set; `None`
-    /// if unlimited.
-    pub requests_per_second: Option<f64>,
 }
 
 /// The live counters behind [`PoolStats`].

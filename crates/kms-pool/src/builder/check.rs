@@ -85,8 +85,8 @@ fn in_range<T: PartialOrd + fmt::Debug>(
     Err(BuildError::OutOfRange {
         setting,
         value: format!("{value:?}"),
-        least: format!("{:?}", range.start()),
-        most: format!("{:?}", range.end()),
+        min: format!("{:?}", range.start()),
+        max: format!("{:?}", range.end()),
     })
 }
 

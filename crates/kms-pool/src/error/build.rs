@@ -7,16 +7,16 @@ use std::error::Error;
 #[non_exhaustive]
 pub enum BuildError {
     /// A number or duration is out of its range.
-    #[error("invalid {setting} {value}: expected {least} to {most}")]
+    #[error("invalid {setting} {value}: expected {min} to {max}")]
     OutOfRange {
         /// The method of the builder.
         setting: &'static str,
         /// The value that was given.
         value: String,
         /// The smallest allowed value.
-        least: String,
+        min: String,
         /// The largest allowed value.
-        most: String,
+        max: String,
     },
     /// An endpoint URL is not `https://host[:port]`, or is `http://` for another machine.
     #[error("invalid endpoint URL for {region}: {reason}")]

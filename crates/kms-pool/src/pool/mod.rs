@@ -12,10 +12,10 @@ use aws_sdk_kms::Client;
 
 pub(crate) use self::settings::Settings;
 use self::shared::Shared;
-use crate::client::{PooledClient, Purpose};
+use crate::client::{ClientStats, PooledClient, Purpose};
 use crate::credentials::Principal;
 use crate::error::KmsError;
-use crate::stats::{ClientStats, Counters, PoolStats};
+use crate::stats::{Counters, PoolStats};
 
 /// A process-wide pool of AWS KMS clients, one per region and principal.
 ///
@@ -64,10 +64,10 @@ impl KmsPool {
     ///
     /// No request is sent to KMS.
     ///
-    /// - [`KmsErrorKind::InvalidRequest`] if `region` is not a valid region name, or if the pool has
-    ///   been [shut down](Self::shutdown).
-    /// - [`KmsErrorKind::CredentialsUnavailable`] if the provider fails, panics or takes longer than
-    ///   [`provider_timeout`].
+    /// - [`KmsErrorKind::InvalidRequest`] if `region` is not a valid region name, or if the pool
+    ///   has been [shut down](Self::shutdown).
+    /// - [`KmsErrorKind::CredentialsUnavailable`] if the provider fails, panics or takes longer
+    ///   than [`provider_timeout`].
     /// - [`KmsErrorKind::AfterFork`] in a child that was forked after the pool was first used.
     /// - [`KmsErrorKind::Unavailable`] if the pool's threads cannot be started.
     ///
@@ -155,8 +155,8 @@ impl KmsPool {
     ///
     /// # Errors
     ///
-    /// - [`KmsErrorKind::CredentialsUnavailable`] if the provider fails. The old credentials stay in
-    ///   use.
+    /// - [`KmsErrorKind::CredentialsUnavailable`] if the provider fails. The old credentials stay
+    ///   in use.
     /// - [`KmsErrorKind::InvalidRequest`] if the pool has been [shut down](Self::shutdown).
     /// - [`KmsErrorKind::AfterFork`] in a child that was forked after the pool was first used.
     ///

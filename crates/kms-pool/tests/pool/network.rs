@@ -181,7 +181,8 @@ async fn a_profile_reaches_sts_with_the_pools_settings() {
     write!(
         file,
         "[default]\nrole_arn = arn:aws:iam::000000000000:role/payments\nsource_profile = base\n\
-         region = no-such-region-1\n[base]\naws_access_key_id = id\naws_secret_access_key = secret\n"
+         region = no-such-region-1\n[base]\naws_access_key_id = id\n\
+         aws_secret_access_key = secret\n"
     )
     .unwrap();
     // The host does not exist, so no real service is called.

@@ -95,7 +95,7 @@ const MAX_CREDIT: u32 = 1024;
 /// Connections that are closed together once they are idle.
 struct ConnectionGroup {
     hyper: Client<Connector, SdkBody>,
-    /// How long the machine had been suspended when this generation began.
+    /// How long the machine had been suspended when this group began.
     suspended: Duration,
     /// When a response last arrived over a reused connection.
     answered: Mutex<Option<Instant>>,
@@ -118,7 +118,7 @@ pub(crate) enum Stale {
     /// The server may be at fault: it responds to other requests on reused connections, or there
     /// have been too few responses since the last failures.
     Failure,
-    /// Like `Failure`, but another failure of the same generation has already been reported.
+    /// Like `Failure`, but another failure of the same group has already been reported.
     FailureAgain,
 }
 

@@ -52,8 +52,8 @@ pub(crate) struct Sessions {
     /// The HTTP client of this crate's own providers.
     http: SharedHttpClient,
     counters: Arc<Counters>,
-    /// The runtime of the pool. A session must not keep it alive, because a load on the runtime keeps
-    /// its session alive: then neither would end.
+    /// The runtime of the pool. A session must not keep it alive, because a load on the runtime
+    /// keeps its session alive: then neither would end.
     background: WeakBackground,
     clock: Clock,
     by_principal: Mutex<HashMap<u64, Weak<Session>>>,

@@ -18,8 +18,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// Without valid credentials, a failure is repeated to callers for this time before the provider is
 /// called again.
 const REPEAT_FAILURE_FOR: Duration = Duration::from_millis(100);
-/// The maximum number of consecutive refreshes because KMS rejected the credentials. After that, one
-/// is allowed each [`REJECTION_EVERY`].
+/// The maximum number of consecutive refreshes because KMS rejected the credentials. After that,
+/// one is allowed each [`REJECTION_EVERY`].
 pub(super) const MAX_REJECTIONS: u32 = 5;
 const REJECTION_EVERY: Duration = Duration::from_secs(10);
 

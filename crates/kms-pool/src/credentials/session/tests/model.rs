@@ -78,7 +78,8 @@ proptest! {
                 now += step.wait;
                 // Even lifetimes, so that half a lifetime is a whole number of seconds.
                 let offer = step.offer.map(|lifetime| (serial, now + lifetime * 2));
-                provider.offer(offer.map_or(Answer::Failure, |(number, end)| Answer::Keys(number, Some(end))));
+                let keys = offer.map(|(number, end)| Answer::Keys(number, Some(end)));
+                provider.offer(keys.unwrap_or(Answer::Failure));
                 let before = provider.asked();
                 let got = session.credentials(at(now)).await.ok().map(|it| number_of(&it));
                 settle(&session).await;
