@@ -219,7 +219,8 @@ impl Envelope {
         header: &UnverifiedHeader<'_>,
         supplied: &EncryptionContext,
     ) -> Result<(), Error> {
-        let (suite, policy) = (header.suite, self.policy);
+        let suite = header.suite;
+        let policy = self.policy;
         if !policy.allows_decryption(suite) {
             return Err(Error::CommitmentPolicy { suite, policy });
         }

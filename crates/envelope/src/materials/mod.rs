@@ -253,7 +253,8 @@ impl DecryptionMaterials {
 }
 
 fn check_length(suite: AlgorithmSuite, data_key: &DataKey) -> Result<(), Error> {
-    let (length, expected) = (data_key.len(), suite.data_key_length());
+    let length = data_key.len();
+    let expected = suite.data_key_length();
     if length != expected {
         let problem = format!("expected {expected} bytes for suite {suite}, got {length}");
         return Err(Error::invalid_setting("data key", problem));

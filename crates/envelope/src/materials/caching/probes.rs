@@ -104,7 +104,8 @@ mod tests {
 
     #[test]
     fn a_key_has_one_probe_at_a_time_and_none_soon_after_success() {
-        let (probes, now) = (Probes::default(), Clock::system().now());
+        let probes = Probes::default();
+        let now = Clock::system().now();
         let begin = |key, operation, now| probes.begin(key, operation, now);
         let encryption = Operation::Encryption;
         let later = now + Duration::from_secs(5);

@@ -82,7 +82,8 @@ impl CachingMaterialsManager {
         if denied.len() >= DENIED_CONTEXTS || cfg!(not(feature = "tokio")) {
             return self.drop_denied(failure);
         }
-        let (cache, now) = (&self.0.cache, self.now());
+        let cache = &self.0.cache;
+        let now = self.now();
         let rank = |key: &Key<'_>, keys: EncryptedDataKeys<'_>, context: &EncryptionContext| {
             let context = context.without_reserved();
             let is_ours = key.partition == &*self.0.partition;
@@ -128,6 +129,7 @@ impl CachingMaterialsManager {
 
 /// Returns the names of a wrapping key that failed: in the request, and in messages.
 fn names(failure: &KeyringError) -> impl Iterator<Item = &str> {
-    let (asked, named) = (failure.wrapping_key(), failure.name_in_messages());
+    let asked = failure.wrapping_key();
+    let named = failure.name_in_messages();
     [Some(asked), (named != asked).then_some(named)].into_iter().flatten()
 }

@@ -42,8 +42,8 @@ impl EncryptionSource {
         request: EncryptionMaterialsRequest<'_>,
         bytes: Option<u64>,
     ) -> Self {
-        let (context, required) =
-            (request.encryption_context.clone(), request.required_context.clone());
+        let context = request.encryption_context.clone();
+        let required = request.required_context.clone();
         Self { manager, suite: request.suite, context, required, bytes, probe: None }
     }
 
@@ -83,8 +83,8 @@ impl EncryptionSource {
             return None;
         }
         let primed = materials.to_decryption()?;
-        let (stored, keys) =
-            (materials.stored_context().to_canonical(), materials.serialized_data_keys());
+        let stored = materials.stored_context().to_canonical();
+        let keys = materials.serialized_data_keys();
         let primed = Arc::new(primed);
         let source = DecryptionSource {
             manager: self.manager.clone(),

@@ -39,7 +39,8 @@ impl MaterialsManager for CachingMaterialsManager {
     ) -> MaterialsFuture<'a, EncryptionMaterials> {
         Box::pin(async move {
             self.drop_what_others_obtained();
-            let (key, half) = (self.encryption_key(request), self.0.cache.encryption());
+            let key = self.encryption_key(request);
+            let half = self.0.cache.encryption();
             let Some(bytes) = self.cacheable_length(request) else {
                 half.bypass(&key);
                 let source = self.encryption_source(request, None);
@@ -58,7 +59,8 @@ impl MaterialsManager for CachingMaterialsManager {
     ) -> MaterialsFuture<'a, DecryptionMaterials> {
         Box::pin(async move {
             self.drop_what_others_obtained();
-            let (key, half) = (self.decryption_key(request), self.0.cache.decryption());
+            let key = self.decryption_key(request);
+            let half = self.0.cache.decryption();
             if request.suite.is_legacy() {
                 half.bypass(&key);
                 let source = DecryptionSource::new(self.clone(), request);
@@ -87,8 +89,9 @@ impl CachingMaterialsManager {
     ) -> Option<()> {
         self.drop_what_others_obtained();
         let length = self.cacheable_length(request)?;
-        let (key, half, now) =
-            (self.encryption_key(request), self.0.cache.encryption(), self.now());
+        let key = self.encryption_key(request);
+        let half = self.0.cache.encryption();
+        let now = self.now();
         let entry = request.prepared.and_then(|prepared| {
             let entry = prepared.in_cache(half, || half.entry(key, now))?;
             // A manager above may have changed the request.
@@ -111,7 +114,8 @@ impl CachingMaterialsManager {
         borrow: &mut dyn FnMut(&Arc<DecryptionMaterials>),
     ) -> Option<()> {
         self.drop_what_others_obtained();
-        let (key, half) = (self.decryption_key(request), self.0.cache.decryption());
+        let key = self.decryption_key(request);
+        let half = self.0.cache.decryption();
         let taken = half.find(&key, self.now(), self.policy(), None, borrow).ok()?;
         // This message may be forged, so its header proves nothing.
         if let Some(known) = taken.wants_refresh.then(|| half.peek(&key)).flatten() {

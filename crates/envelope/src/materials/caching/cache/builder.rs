@@ -171,8 +171,9 @@ impl MaterialsCacheBuilder {
     /// Sets whether events and metrics have a label `partition` with the [`partition_id`] of the
     /// entry. Default: `false`.
     ///
-    /// Use this to see each tenant's share, if each tenant has a partition. Each partition then adds
-    /// time series to your metrics, and each hit is reported to the `metrics` facade by itself.
+    /// Use this to see each tenant's share, if each tenant has a partition. Each partition then
+    /// adds time series to your metrics, and each hit is reported to the `metrics` facade by
+    /// itself.
     ///
     /// [`partition_id`]: crate::materials::CachingBuilder::partition_id
     ///

@@ -35,7 +35,8 @@ mod tests {
     #[test]
     fn a_failure_concerns_only_the_key_with_the_same_arn() {
         let wrapped = |id: &str, name: &str| {
-            let (key_provider_id, key_provider_information) = (id.to_owned(), name.into());
+            let key_provider_id = id.to_owned();
+            let key_provider_information = name.into();
             let ciphertext = vec![1];
             serialize(&[EncryptedDataKey { key_provider_id, key_provider_information, ciphertext }])
                 .unwrap()
