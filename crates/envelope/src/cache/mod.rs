@@ -341,7 +341,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
 #[cfg(test)]
 mod tests {
     use super::{key::tests::key, loaded::Loaded, policy::tests::policy, *};
-    use crate::{observer::Operation, time::Clock};
+    use crate::time::Clock;
 
     /// An entry in the front is used and counted like one that is looked up, until the store drops
     /// it.
