@@ -1,7 +1,7 @@
 """The AWS Encryption SDK for Python as a peer, with a warm caching manager.
 
-    encryption_sdk.py             under a raw AES key
-    encryption_sdk.py KEY-ARN     under a key of the KMS that the environment names
+encryption_sdk.py             under a raw AES key
+encryption_sdk.py KEY-ARN     under a key of the KMS that the environment names
 """
 
 import sys
@@ -38,7 +38,9 @@ def keys():
 
 CLIENT = aws_encryption_sdk.EncryptionSDKClient()
 MANAGER = aws_encryption_sdk.CachingCryptoMaterialsManager(
-    master_key_provider=keys(), cache=aws_encryption_sdk.LocalCryptoMaterialsCache(capacity=1000), max_age=3600.0
+    master_key_provider=keys(),
+    cache=aws_encryption_sdk.LocalCryptoMaterialsCache(capacity=1000),
+    max_age=3600.0,
 )
 
 
@@ -60,4 +62,9 @@ def decrypt(message, context):
     return plaintext
 
 
-worker.serve(f"aws-encryption-sdk {aws_encryption_sdk.identifiers.__version__}, Python {sys.version.split()[0]}", encrypt, decrypt)
+worker.serve(
+    f"aws-encryption-sdk {aws_encryption_sdk.identifiers.__version__}, "
+    f"Python {sys.version.split()[0]}",
+    encrypt,
+    decrypt,
+)

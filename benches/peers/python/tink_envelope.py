@@ -1,4 +1,4 @@
-"""Tink's envelope AEAD as a peer: a new data key for each message, under a key at hand instead of one in a KMS."""
+"""Tink's envelope AEAD as a peer: a new data key for each message, under a local key."""
 
 import importlib.metadata
 import sys
@@ -26,4 +26,6 @@ def decrypt(message, context):
     return ENVELOPE.decrypt(message, bound(context))
 
 
-worker.serve(f"tink {importlib.metadata.version('tink')}, Python {sys.version.split()[0]}", encrypt, decrypt)
+worker.serve(
+    f"tink {importlib.metadata.version('tink')}, Python {sys.version.split()[0]}", encrypt, decrypt
+)

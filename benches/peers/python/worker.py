@@ -1,9 +1,11 @@
-"""One line of standard input is one order: what the peers have in common. `src/worker.rs` says it for Rust.
+"""The protocol of all peers: one line of standard input is one order.
 
-    encrypt SIZE REPEATS 1      the nanoseconds of one encryption of SIZE bytes
-    decrypt SIZE REPEATS 1      the same for decryption
-    seal HEX / open HEX         one message there, one message back
-    messages COUNT CONTEXTS     seals and opens COUNT messages under so many encryption contexts in turn
+`src/worker.rs` implements it in Rust.
+
+encrypt SIZE REPEATS 1      the nanoseconds of one encryption of SIZE bytes
+decrypt SIZE REPEATS 1      the same for decryption
+seal HEX / open HEX         one message there, one message back
+messages COUNT CONTEXTS     seals and opens COUNT messages under so many encryption contexts in turn
 """
 
 import sys
@@ -13,7 +15,10 @@ CONTEXT = {"tenant": "42"}
 
 
 def serve(version, encrypt, decrypt):
-    """Answers until standard input ends. `encrypt` and `decrypt` take bytes and an encryption context."""
+    """Answers until standard input ends.
+
+    `encrypt` and `decrypt` take bytes and an encryption context.
+    """
     messages = {}
 
     def sealed(size):

@@ -48,7 +48,8 @@ impl fmt::Display for Machine {
         let Self { processor, cores, instructions, system, date, compiler, load, revision } = self;
         write!(
             f,
-            "{processor}, {cores} cores ({instructions}), {system}; {compiler}; {date}, load {load} before; revision {revision}"
+            "{processor}, {cores} cores ({instructions}), {system}; {compiler}; {date}, \
+             load {load} before; revision {revision}"
         )
     }
 }

@@ -167,7 +167,8 @@ impl EncryptionContext {
         self.as_serialized().is_empty()
     }
 
-    /// Returns the canonical serialization: the pair count and the sorted pairs; empty for no pairs.
+    /// Returns the canonical serialization: the pair count and the sorted pairs; empty for no
+    /// pairs.
     #[must_use]
     pub fn as_serialized(&self) -> &[u8] {
         match &self.0 {
@@ -215,8 +216,8 @@ impl EncryptionContext {
             .expect("a part of a context is not too long")
     }
 
-    /// Returns the pairs, each with the value of its key in `stored`, a canonical serialization. Both
-    /// are sorted, so each is read only once.
+    /// Returns the pairs, each with the value of its key in `stored`, a canonical serialization.
+    /// Both are sorted, so each is read only once.
     fn beside<'a, 'b>(
         &'a self,
         stored: &'b [u8],
@@ -243,7 +244,8 @@ impl EncryptionContext {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidEncryptionContext`] when they have a key in common, or are too long together.
+    /// [`Error::InvalidEncryptionContext`] when they have a key in common, or are too long
+    /// together.
     pub(crate) fn with(&self, other: &Self) -> Result<Self, Error> {
         if other.is_empty() {
             return Ok(self.clone());

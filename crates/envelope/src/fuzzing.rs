@@ -75,8 +75,8 @@ pub fn aead_backends_agree(key: &[u8], nonce: [u8; 12], aad: &[u8], plaintext: &
     assert_eq!((&one[..], &other[..]), (plaintext, plaintext));
 }
 
-/// Encrypts a stream that is split in one way, and decrypts it at once and as a stream that is split
-/// in another way.
+/// Encrypts a stream that is split in one way, and decrypts it at once and as a stream that is
+/// split in another way.
 pub fn any_split_gives_the_same(
     suite: u8,
     frame_length: u32,

@@ -28,7 +28,8 @@ impl Envelope {
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), envelope::Error> {
     /// # let keyring = RawAesKeyring::new("example", "key", &DataKey::generate(32)?)?;
     /// # let envelope = Envelope::new(keyring)?;
-    /// let tenants = ["42", "43"].map(|id| EncryptionContext::new([("tenant", id)]).expect("short"));
+    /// let context = |id| EncryptionContext::new([("tenant", id)]).expect("short");
+    /// let tenants = ["42", "43"].map(context);
     /// for (tenant, warmed) in tenants.iter().zip(envelope.warm(&tenants).await) {
     ///     if let Err(error) = warmed {
     ///         eprintln!("{tenant:?}: {error}");

@@ -40,8 +40,8 @@ impl EncryptedDataKey {
     /// Returns the wrapping key as errors and the cache name it: the ARN of an AWS KMS key, or
     /// `NAMESPACE/NAME` of a raw key.
     ///
-    /// Bytes that are not UTF-8 are replaced. A name from a message that is not verified can contain
-    /// any text: escape it before you print it.
+    /// Bytes that are not UTF-8 are replaced. A name from a message that is not verified can
+    /// contain any text: escape it before you print it.
     ///
     /// ```
     /// use envelope::materials::EncryptedDataKey;

@@ -78,8 +78,8 @@ impl Observers {
         }
     }
 
-    /// Reports a hit to the user's observer, and with its partition to the `metrics` facade. Without
-    /// partitions, [`hits`](Self::hits) reports counts, because there are too many hits.
+    /// Reports a hit to the user's observer, and with its partition to the `metrics` facade.
+    /// Without partitions, [`hits`](Self::hits) reports counts, because there are too many hits.
     #[inline]
     pub(crate) fn hit<'a>(&self, entry: impl Fn() -> (&'a str, ContextKeys<'a>)) {
         if let Some(own) = &self.own {

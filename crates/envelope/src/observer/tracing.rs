@@ -35,12 +35,20 @@ pub(super) fn emit(event: &Event<'_>) {
             reason = reason.name(),
             "no data key in the cache"
         ),
-        EventKind::Coalesced => {
-            debug!(target: TARGET, operation, partition, %context_keys, "waiting for a load in progress");
-        }
-        EventKind::Bypassed => {
-            debug!(target: TARGET, operation, partition, %context_keys, "cannot be served from the cache");
-        }
+        EventKind::Coalesced => debug!(
+            target: TARGET,
+            operation,
+            partition,
+            %context_keys,
+            "waiting for a load in progress"
+        ),
+        EventKind::Bypassed => debug!(
+            target: TARGET,
+            operation,
+            partition,
+            %context_keys,
+            "cannot be served from the cache"
+        ),
         EventKind::Refused { cause, retry_after } => debug!(
             target: TARGET,
             operation,
@@ -50,9 +58,15 @@ pub(super) fn emit(event: &Event<'_>) {
             ?retry_after,
             "refused without a request"
         ),
-        EventKind::Loaded { ahead, took } => {
-            debug!(target: TARGET, operation, partition, %context_keys, ahead, ?took, "data key loaded");
-        }
+        EventKind::Loaded { ahead, took } => debug!(
+            target: TARGET,
+            operation,
+            partition,
+            %context_keys,
+            ahead,
+            ?took,
+            "data key loaded"
+        ),
         EventKind::LoadFailed { ahead, took, cause } => warn!(
             target: TARGET,
             operation,
@@ -63,18 +77,34 @@ pub(super) fn emit(event: &Event<'_>) {
             cause = %Chain(cause),
             "could not load a data key"
         ),
-        EventKind::Promoted => {
-            debug!(target: TARGET, operation, partition, %context_keys, "standby data key in use");
-        }
-        EventKind::StaleServed => {
-            debug!(target: TARGET, operation, partition, %context_keys, "used a data key past its max_age");
-        }
-        EventKind::Evicted => {
-            debug!(target: TARGET, operation, partition, %context_keys, "entry evicted");
-        }
-        EventKind::Invalidated { entries } => {
-            info!(target: TARGET, operation, partition, entries, "entries invalidated");
-        }
+        EventKind::Promoted => debug!(
+            target: TARGET,
+            operation,
+            partition,
+            %context_keys,
+            "standby data key in use"
+        ),
+        EventKind::StaleServed => debug!(
+            target: TARGET,
+            operation,
+            partition,
+            %context_keys,
+            "used a data key past its max_age"
+        ),
+        EventKind::Evicted => debug!(
+            target: TARGET,
+            operation,
+            partition,
+            %context_keys,
+            "entry evicted"
+        ),
+        EventKind::Invalidated { entries } => info!(
+            target: TARGET,
+            operation,
+            partition,
+            entries,
+            "entries invalidated"
+        ),
         EventKind::ContextsNeverRepeat => warn!(
             target: TARGET,
             operation,
@@ -92,8 +122,8 @@ pub(super) fn emit(event: &Event<'_>) {
             operations,
             capacity,
             max_bytes_held,
-            "the cache is too small, and many data keys are loaded again after their eviction: raise \
-             `MaterialsCacheBuilder::capacity`, or `max_bytes_held` if entries are large"
+            "the cache is too small, and many data keys are loaded again after their eviction: \
+             raise `MaterialsCacheBuilder::capacity`, or `max_bytes_held` if entries are large"
         ),
     }
 }

@@ -25,8 +25,8 @@ pub struct UnverifiedHeader {
 impl UnverifiedHeader {
     /// Reads a header from `source`, and no byte after it.
     ///
-    /// Use a buffered `source`. Fails if the header has more than `max_encrypted_data_keys` encrypted
-    /// data keys.
+    /// Use a buffered `source`. Fails if the header has more than `max_encrypted_data_keys`
+    /// encrypted data keys.
     ///
     /// ```
     /// use envelope::stream::UnverifiedHeader;
@@ -44,8 +44,8 @@ impl UnverifiedHeader {
     ///
     /// # Errors
     ///
-    /// - Errors of `source`. The bytes that were read before are lost, so `source` must wait for data
-    ///   instead of returning [`WouldBlock`](io::ErrorKind::WouldBlock).
+    /// - Errors of `source`. The bytes that were read before are lost, so `source` must wait for
+    ///   data instead of returning [`WouldBlock`](io::ErrorKind::WouldBlock).
     /// - [`Error::Truncated`], [`Error::Malformed`], [`Error::Unsupported`] or
     ///   [`Error::TooManyEncryptedDataKeys`], inside an [`io::Error`].
     pub fn read(source: &mut impl io::Read, max_encrypted_data_keys: usize) -> io::Result<Self> {
@@ -135,8 +135,8 @@ impl UnverifiedHeader {
         self.parsed().encrypted_data_keys.iter()
     }
 
-    /// Returns the frame length: the number of plaintext bytes in each frame but the last one, which
-    /// may be shorter. `None` for a non-framed body.
+    /// Returns the frame length: the number of plaintext bytes in each frame but the last one,
+    /// which may be shorter. `None` for a non-framed body.
     #[must_use]
     pub fn frame_length(&self) -> Option<u32> {
         match self.parsed().content_type {

@@ -528,9 +528,7 @@ fn each_opens_what_the_others_seal() {
         longer.iter().map(|keys| case(keys, AlgorithmSuite::default())).collect();
     cases.extend(short.iter().flat_map(|keys| AlgorithmSuite::ALL.map(|suite| case(keys, suite))));
     matrix.run("every suite under raw RSA", &cases, false);
-    println!(
-        "left out under raw RSA: other lengths and frames, which it never sees: Python is slow at it"
-    );
+    println!("left out under raw RSA, at which Python is slow: other lengths and frames");
     println!(
         "left out under RSA-3072 and RSA-4096: all suites but the default, because the data keys \
          have the same lengths"
