@@ -62,13 +62,13 @@ fn json_has_the_same_content() {
 fn a_damaged_message_fails_after_its_header_is_shown() {
     let place = Place::new();
     let message = message(&place);
-    for cut in [
-        &message[..message.len() - 1],
-        &message[..message.len() - 200],
-        &[&message[..], b"x"].concat(),
+    for (damaged, expected) in [
+        (&message[..message.len() - 1], "message truncated"),
+        (&message[..message.len() - 200], "message truncated"),
+        (&[&message[..], b"x"].concat(), "trailing bytes"),
     ] {
         for arguments in [&["inspect"][..], &["inspect", "--json"]] {
-            let ran = place.fails(arguments, cut, "message");
+            let ran = place.fails(arguments, damaged, expected);
             assert!(String::from_utf8(ran.output).unwrap().contains("0x0578"));
         }
     }
