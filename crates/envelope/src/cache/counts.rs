@@ -1,4 +1,4 @@
-//! Counts of what happened, and the snapshot of them.
+//! Counts what happens in a cache.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -11,68 +11,69 @@ use crate::{
 /// How many parts the count of hits has, so that threads do not contend for it.
 const STRIPES: usize = 8;
 
-/// What happened in one half of a cache since it was made.
+/// What has happened in one half of a cache since it was created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Counts {
-    /// Entries held now, expired ones that nobody asked for since included.
+    /// The number of entries now, including expired ones that were not requested again.
     pub entries: usize,
     /// The approximate size of the entries in bytes, including their keys.
     pub bytes: u64,
     /// Operations served from an entry without waiting.
     pub hits: u64,
-    /// Operations that found no usable entry, and waited or were refused: the sum of the next
-    /// seven. (`try_` operations that return `NotCached` are not counted.)
+    /// Operations that found no usable data key, and waited or were refused: the sum of the next
+    /// seven counts. Operations that return [`Error::NotCached`] are not counted.
     pub misses: u64,
-    /// Those that found none, and none was remembered to have been there.
+    /// Misses of entries that were not seen recently.
     pub misses_absent: u64,
-    /// Those whose entry had made room for another: a larger capacity may help.
+    /// Misses of entries that had been evicted. A larger capacity may help.
     pub misses_evicted: u64,
-    /// Those whose entry had been invalidated, or dropped since its wrapping key was refused.
+    /// Misses of entries that had been invalidated, or dropped because their wrapping key was
+    /// refused.
     pub misses_invalidated: u64,
-    /// Misses while encryption contexts hardly ever repeat: caching does not help them.
+    /// Misses while encryption contexts hardly ever repeat. Caching does not help them.
     pub misses_never_repeats: u64,
-    /// Those that found one past its age.
+    /// Misses of entries whose data key had reached its maximum age.
     pub misses_age: u64,
-    /// Those that found one which had sealed as many messages as it may.
+    /// Misses of entries whose data key had encrypted its maximum number of messages.
     pub misses_messages: u64,
-    /// Those that found one which had not as many bytes left as the message has.
+    /// Misses of entries whose data key had fewer bytes left than the message has.
     pub misses_bytes: u64,
     /// Requests to the underlying materials manager: one `GenerateDataKey` or `Decrypt` each.
     pub loads: u64,
     /// Loads that failed.
     pub load_failures: u64,
-    /// The same by the kind of failure.
+    /// Loads that failed, by the kind of failure.
     pub failures: FailureCounts,
-    /// Times an operation waited for a load that another had begun.
+    /// How often an operation waited for a load that another one had started.
     pub coalesced: u64,
-    /// Operations that may not use the cache: too long for `max_bytes`, of unknown length, or
-    /// without key derivation. Each is a request to the underlying materials manager, too.
+    /// Operations that may not use the cache: on messages longer than `max_bytes` or of unknown
+    /// length, or without key derivation. Each is a request to the underlying materials manager.
     pub bypasses: u64,
-    /// Loads ahead of need, in the background.
+    /// Loads that refreshed an entry ahead, in the background.
     pub refreshes: u64,
-    /// Times a standby took the place of a spent data key.
+    /// How often a standby data key replaced a spent one.
     pub promotions: u64,
-    /// Operations served by a data key past its age, since KMS was out of reach.
+    /// Operations that used a data key past its age, because KMS was unavailable.
     pub stale: u64,
-    /// Operations refused at once, by a failure that was remembered.
+    /// Operations that were refused at once, because of a remembered failure.
     pub refused: u64,
-    /// Entries that made room for others.
+    /// Entries that were evicted to make room for others.
     pub evictions: u64,
-    /// Entries that were invalidated, or dropped since their wrapping key was refused.
+    /// Entries that were invalidated, or dropped because their wrapping key was refused.
     pub invalidated: u64,
 }
 
 impl Counts {
-    /// Requests to the underlying materials manager: one request to KMS each, with the AWS KMS
-    /// keyring.
+    /// Returns the number of requests to the underlying materials manager: with the AWS KMS
+    /// keyring, one request to KMS each.
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.loads + self.bypasses
     }
 
-    /// Requests that there would have been without the cache, beyond [`requests`](Self::requests).
+    /// Returns how many more requests there would have been without the cache.
     #[must_use]
     pub fn requests_avoided(&self) -> u64 {
         let operations = self.hits + self.misses + self.bypasses;
@@ -80,7 +81,7 @@ impl Counts {
     }
 }
 
-/// Loads that failed, by the kind of their first failure.
+/// Counts of failed loads, by the kind of the first keyring's failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -103,7 +104,7 @@ pub struct FailureCounts {
     pub invalid_ciphertext: u64,
     /// See [`KeyringErrorKind::InvalidResponse`].
     pub invalid_response: u64,
-    /// See [`KeyringErrorKind::Other`]; and what no keyring failed with.
+    /// See [`KeyringErrorKind::Other`]. Includes failures of no keyring.
     pub other: u64,
 }
 

@@ -1,10 +1,9 @@
-//! Reservation, promotion and single flight under many ways in which threads may take turns. Run by
-//! `tests/shuttle`.
+//! Reservation, promotion and shared loads in many orders of threads. Run by `tests/shuttle`.
 //!
-//! Shuttle runs threads one at a time and chooses at each lock and atomic who goes next, so it
-//! finds what comes of the order in which things happen, and takes all orderings of memory for
-//! sequentially consistent. What the tests themselves count with is the standard library's, where
-//! nobody takes turns. Long, since all four tests share one world.
+//! Shuttle runs one thread at a time, and chooses the next one at each lock and atomic. It finds
+//! errors that depend on the order of operations, but treats every memory ordering as sequentially
+//! consistent. The tests count with the standard library's atomics, where shuttle does not switch
+//! threads. The file is long, because all four tests share one world.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -44,8 +43,8 @@ use crate::{
 
 const AGE: Duration = Duration::from_secs(60);
 
-/// Runs a test under schedules by chance and by priorities (PCT), `SHUTTLE_TIMES` as many as it
-/// says. The test adds how often it reserved.
+/// Runs a test under random schedules and under schedules by priority (PCT), `SHUTTLE_TIMES` times
+/// as many. The test adds the number of its reservations.
 fn explore(name: &str, schedules: usize, test: fn(&AtomicU64)) {
     let times = std::env::var("SHUTTLE_TIMES").map_or(1, |times| times.parse().unwrap());
     let schedules = schedules * times;
@@ -68,9 +67,9 @@ fn config() -> Config {
     config
 }
 
-/// However many threads ask, with leases, without, or with leases that come while they ask: no
-/// limit is exceeded, what was reserved by nobody is there for the next one, and nobody is refused
-/// while there is enough for all who ask.
+/// With any number of threads, with leases, without, or with leases that are added meanwhile: no
+/// limit is exceeded, everything that is not reserved can be reserved, and no thread is refused
+/// while there is enough for all.
 #[test]
 fn reservation() {
     explore("reservation", 150_000, |reservations| {
@@ -98,7 +97,7 @@ fn reservation() {
             );
         };
         thread::scope(|scope| sizes.iter().for_each(|size| _ = scope.spawn(|| reserve_all(*size))));
-        // Who is refused while another one makes up its mind about a longer message may have it
+        // A thread may be refused while another one tries to reserve a longer message, and succeed
         // later.
         let smallest = *sizes.iter().min().unwrap();
         if sizes.iter().any(|size| *size != smallest) {
@@ -118,9 +117,9 @@ fn reservation() {
     });
 }
 
-/// While threads take and another one puts standbys in: each value serves exactly its messages,
-/// unless it was replaced before it served at all; none comes back after it was spent; and nobody
-/// finds nothing while there is something.
+/// While threads use values and another one adds standbys: each value is used for exactly its
+/// messages, unless it was replaced before its first use; no spent value comes back; and no thread
+/// finds nothing while there is a value.
 #[test]
 fn promotion() {
     explore("promotion", 150_000, |reservations| {
@@ -166,7 +165,7 @@ fn promotion() {
                     false,
                 );
                 put.fetch_add(1, Relaxed);
-                // The next one when this one is in use, so that no standby is replaced by another.
+                // So that no standby is replaced by another one.
                 while is_patient && entry.has_standby() {
                     thread::yield_now();
                 }
@@ -191,13 +190,14 @@ fn take(entry: &Entry<usize>, now: Moment, policy: &Policy) -> Option<usize> {
     entry.take(now, policy, Some(1), |value| **value).ok().map(|taken| taken.outcome)
 }
 
-/// Tasks obtain the same values, give up, and see loads fail, while another one invalidates: at
-/// most one load at a time for a key, and no more loads than it takes; a failure is everybody's;
-/// nobody waits for ever; nobody uses what was asked for before an invalidation, or a refusal, that
-/// was over when it began; the gate is never wider than it is.
+/// Tasks obtain the same values, are cancelled, and see loads fail, while another one invalidates:
+/// there is at most one load at a time for a key, and no load without need; all callers get a
+/// failure; no task waits for ever; no task uses a value that was requested before an invalidation,
+/// or before a refusal, that had ended when the task began; and the gate lets no more loads run
+/// than its width.
 #[test]
-fn single_flight() {
-    explore("single flight", 60_000, |reservations| {
+fn shared_loads() {
+    explore("shared loads", 60_000, |reservations| {
         let mut random = thread_rng();
         let world = Arc::new(World::new());
         let cache =
@@ -206,9 +206,9 @@ fn single_flight() {
             .map(|_| {
                 let (world, cache) = (Arc::clone(&world), Arc::clone(&cache));
                 future::spawn(async move {
-                    let places = world.places(&cache);
+                    let entries = world.entries(&cache);
                     for _ in 0..thread_rng().gen_range(1..4) {
-                        world.operation(&cache, &places).await;
+                        world.operation(&cache, &entries).await;
                     }
                 })
             })
@@ -233,8 +233,8 @@ fn single_flight() {
     });
 }
 
-/// While an entry that was invalidated comes back at a place where it was looked up before, its
-/// value is dropped: it is gone, at the place and for everybody.
+/// While an invalidated entry is put back by a caller that had prepared it, its value is dropped:
+/// no caller finds it after that.
 #[test]
 fn dropping() {
     explore("dropping", 5_000, |reservations| {
@@ -249,16 +249,16 @@ fn dropping() {
             cache.put(&entry.key().to_owned(), &Arc::new(loaded), &loader);
         };
         let find = || cache.find(&entry.key(), now, policy, Some(1), |_| ()).is_ok();
-        let find_at_place = || cache.find_at(&entry, now, policy, Some(1), |_| ()).is_ok();
+        let find_prepared = || cache.find_at(&entry, now, policy, Some(1), |_| ()).is_ok();
         put(0);
-        // Sometimes it is at the front by then.
+        // Sometimes it is in the front by then.
         if thread_rng().gen_bool(0.5) {
             assert!(find());
         }
         cache.clear();
         put(1);
         thread::scope(|scope| {
-            scope.spawn(|| reservations.fetch_add(find_at_place().into(), Relaxed));
+            scope.spawn(|| reservations.fetch_add(find_prepared().into(), Relaxed));
             scope.spawn(|| reservations.fetch_add(find().into(), Relaxed));
             match thread_rng().gen_range(0..3) {
                 0 => _ = cache.clear(),
@@ -268,7 +268,7 @@ fn dropping() {
                 }
             }
         });
-        assert!(!find() && !find_at_place());
+        assert!(!find() && !find_prepared());
     });
 }
 
@@ -281,11 +281,11 @@ struct World {
     invalidations: usize,
     failure_rate: f64,
     cancel_rate: f64,
-    /// Whether loads go on when all who waited for them have gone.
+    /// Whether loads continue when all their callers are cancelled.
     outlive: bool,
-    place_rate: f64,
+    prepared_rate: f64,
     backoffs: Failures<Arc<str>>,
-    /// Loads that wait for their answer.
+    /// The loads that wait for their response.
     asked: Mutex<Vec<oneshot::Sender<()>>>,
     closed: AtomicBool,
     background: Mutex<Vec<JoinHandle<()>>>,
@@ -297,34 +297,35 @@ struct World {
     /// Invalidations that have begun, and those that have returned.
     begun: AtomicUsize,
     returned: AtomicUsize,
-    /// For each key the loads that failed.
+    /// For each key, the loads that failed.
     failed: Mutex<HashMap<usize, Vec<usize>>>,
-    /// For each key the loads whose values were kept.
+    /// For each key, the loads whose values were kept.
     kept: Mutex<HashMap<usize, Vec<usize>>>,
-    /// For each load that was refused the values that were there.
+    /// For each load that was refused, the values that were kept at that time.
     doomed: Mutex<HashMap<usize, Vec<usize>>>,
-    /// Values that must not serve any more.
+    /// Values that must not be used any more.
     refused: Mutex<HashSet<usize>>,
 }
 
-/// A load under way: for what key, and whether no invalidation was under way when the operation
-/// began that started it, and if so, after how many.
+/// A load under way.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Loading {
     number: usize,
     key: usize,
+    /// After how many invalidations the operation began that started it; `None` if one was running
+    /// at that time.
     undisturbed_since: Option<usize>,
 }
 
 /// The cached value: its load, the number of invalidations when it was requested, and how often it
-/// has served.
+/// was used.
 struct Value {
     number: usize,
     asked_after: usize,
     served: AtomicU64,
 }
 
-/// One operation's way to load.
+/// The source of one operation.
 #[derive(Clone)]
 struct Loader {
     world: Arc<World>,
@@ -337,14 +338,14 @@ impl World {
         let mut random = thread_rng();
         let mut policy = policy(AGE, random.gen_range(1..6), u64::MAX);
         policy.refresh_ahead = random.gen_bool(0.3);
-        // Half of what may happen happens in one schedule, so that each can be told apart.
+        // Each schedule has half of these conditions, so that their effects can be told apart.
         let mut sometimes = |rate| if random.r#gen() { rate } else { 0.0 };
         Self {
             now: Clock::system().now(),
             policy,
             failure_rate: sometimes(0.3),
             cancel_rate: sometimes(0.5),
-            place_rate: sometimes(0.5),
+            prepared_rate: sometimes(0.5),
             outlive: random.r#gen(),
             keys: random.gen_range(1..3),
             gate_width: random.gen_range(1..4),
@@ -367,7 +368,7 @@ impl World {
         }
     }
 
-    /// Obtains a value, or gives up, and checks what came.
+    /// Obtains a value, or is cancelled, and checks the outcome.
     async fn operation(self: &Arc<Self>, cache: &Arc<Cache<Value>>, places: &[Arc<Entry<Value>>]) {
         let key = thread_rng().gen_range(0..self.keys);
         let (returned, begun) = (self.returned.load(Relaxed), self.begun.load(Relaxed));
@@ -378,16 +379,16 @@ impl World {
             self.serve(value, returned);
         };
         let loader = Loader::new(self, key, undisturbed_since);
-        if thread_rng().gen_bool(self.place_rate)
+        if thread_rng().gen_bool(self.prepared_rate)
             && let Ok(taken) =
-                cache.find_at(&places[key], self.now, &self.policy, Some(1), Arc::clone)
+                cache.find_at(&entries[key], self.now, &self.policy, Some(1), Arc::clone)
         {
             if taken.wants_refresh {
-                cache.refresh(&places[key].key(), &loader);
+                cache.refresh(&entries[key].key(), &loader);
             }
             return serve(&taken.outcome);
         }
-        let obtaining = cache.obtain(places[key].key(), loader);
+        let obtaining = cache.obtain(entries[key].key(), loader);
         let obtained = if thread_rng().gen_bool(self.cancel_rate) {
             give_up_after(thread_rng().gen_range(0..4), obtaining).await
         } else {
@@ -406,7 +407,7 @@ impl World {
         }
     }
 
-    /// Uses a value for an operation that began when so many invalidations had returned.
+    /// Uses a value for an operation that began after this many invalidations had returned.
     fn serve(&self, value: &Value, returned: usize) {
         assert!(value.asked_after >= returned, "a value from before an invalidation");
         let served = value.served.fetch_add(1, Relaxed) + 1;
@@ -414,8 +415,8 @@ impl World {
         self.served.fetch_add(1, Relaxed);
     }
 
-    /// Where each key's values are, looked up once.
-    fn places(&self, cache: &Cache<Value>) -> Vec<Arc<Entry<Value>>> {
+    /// Returns the entry of each key.
+    fn entries(&self, cache: &Cache<Value>) -> Vec<Arc<Entry<Value>>> {
         let contexts = (0..self.keys).map(|key| key.to_be_bytes());
         contexts.map(|context| cache.entry(key(&context), self.now)).collect()
     }
@@ -426,7 +427,7 @@ impl World {
         self.returned.fetch_add(1, Relaxed);
     }
 
-    /// Answers loads, in any order, until all is done.
+    /// Responds to loads, in any order, until all tasks have ended.
     async fn answer(self: Arc<Self>) {
         while !self.closed.load(Relaxed) {
             let next = {
@@ -440,7 +441,7 @@ impl World {
         }
     }
 
-    /// What must hold when all is done.
+    /// Checks what must hold when all tasks have ended.
     fn check(&self) {
         assert_eq!(*lock(&self.loading), []);
         if self.invalidations > 0 || self.policy.refresh_ahead {
@@ -523,7 +524,7 @@ impl Source for Loader {
         vec![]
     }
 
-    /// All cached values have been dropped.
+    /// Called when all cached values have been dropped.
     fn failed(&self, error: &Error, _is_ours: bool) {
         let doomed = lock(&self.world.doomed).remove(&failed_load(error));
         lock(&self.world.refused).extend(doomed.into_iter().flatten());
@@ -556,7 +557,7 @@ impl Source for Loader {
     }
 }
 
-/// Checks a load against the others under way as it begins, and ends it with its drop.
+/// Checks a load against the others under way when it begins. Dropping it ends the load.
 struct Landing<'a>(&'a World, Loading);
 
 impl<'a> Landing<'a> {
@@ -588,7 +589,7 @@ impl Drop for Landing<'_> {
     }
 }
 
-/// Polls a future so many times, and then drops it.
+/// Polls a future this many times, and then drops it.
 async fn give_up_after<F: Future>(polls: u32, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     for _ in 0..polls {
@@ -600,13 +601,13 @@ async fn give_up_after<F: Future>(polls: u32, future: F) -> Option<F::Output> {
     None
 }
 
-/// How the load of this number fails.
+/// Returns the failure of the load with this number.
 fn failure(number: usize, may_pass: bool) -> Error {
     let kind = if may_pass { KeyringErrorKind::Throttled } else { KeyringErrorKind::Denied };
     Error::DataKeyUnavailable(KeyringError::new(number.to_string(), kind, "refused"))
 }
 
-/// The number of the load that failed with this, now or before.
+/// Returns the number of the load that failed with this error, now or before.
 fn failed_load(error: &Error) -> usize {
     error.keyring_errors()[0].wrapping_key().parse().unwrap()
 }

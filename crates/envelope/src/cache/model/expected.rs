@@ -1,10 +1,10 @@
-//! What a cache of data keys is to do, as plain as can be: sets of values, and rules about which of
-//! them may serve.
+//! A plain model of a cache of data keys: sets of values, and rules about which of them may be
+//! used.
 //!
-//! Written from the promises to users, not from how the cache is built. Where the promise
-//! leaves a choice (which of several good values serves, when exactly a successor is fetched), the
-//! model takes what it sees, and checks that it was allowed to happen, or not to. Long, since a
-//! model is of use only where it can be read as a whole.
+//! It follows the promises to users, not how the cache is built. If a promise leaves a choice
+//! (which of several good values is used, when exactly a refresh starts), the model accepts what
+//! the cache does, and checks that this was allowed. The file is long, because a model must be read
+//! as a whole.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -35,19 +35,18 @@ pub(crate) enum Answer {
     Panics,
 }
 
-/// A load, the value that it brought, or the failure, by when it began.
+/// The number of a load, which also stands for its value or its failure.
 pub(super) type Number = usize;
 
 /// What an operation asks for.
 #[derive(Debug, Clone)]
 pub(super) struct Request {
-    /// Sealing, or opening.
+    /// Whether it encrypts or decrypts.
     pub(super) half: Half,
     pub(super) key: usize,
-    /// What it reserves; nothing for opening.
+    /// What it reserves; nothing for decryption.
     pub(super) bytes: Option<u64>,
-    /// Whether it can prove that a value is the right one: false for a message that is not
-    /// authentic.
+    /// Whether it can prove that a value is the right one: false for a forged message.
     pub(super) authentic: bool,
     pub(super) policy: Arc<Policy>,
 }
@@ -63,15 +62,15 @@ pub(super) enum Half {
 pub(super) enum End {
     Value(Number),
     Failed(Number),
-    /// Refused with an earlier failure, for so long.
+    /// Refused with an earlier failure, for this long.
     Remembered(Number, Duration),
     Panicked,
 }
 
-/// What happened when an operation was driven as far as it would go.
+/// What happened while an operation was driven as far as it went.
 #[derive(Debug)]
 pub(super) struct Seen {
-    /// How the operation ended, if it did; a refresh does not tell.
+    /// How the operation ended, if it did; `None` for a refresh.
     pub(super) end: Option<End>,
     pub(super) has_ended: bool,
     /// How many loads began.
@@ -99,26 +98,26 @@ pub(super) struct Refresh {
 pub(super) struct Model {
     pub(super) now: Duration,
     pub(super) answer: Answer,
-    /// Whether loads wait until they are told the answer.
+    /// Whether loads wait for their response.
     pub(super) slow: bool,
-    /// Whether loads go on when all who waited for them have gone.
+    /// Whether loads continue when all their callers are cancelled.
     pub(super) outlive: bool,
     entries: [[Entry; KEYS]; 2],
     /// The failures that are remembered for a wrapping key.
     wrapping_keys: [Option<Memory>; WRAPPING_KEYS],
-    /// The loads that somebody waits for.
+    /// The loads that have callers.
     loads: HashMap<Number, Load>,
     started: Number,
     /// What has been used of each value.
     values: HashMap<Number, Value>,
-    /// Places that were looked up once make it unclear when an entry was last used.
-    pub(super) places: bool,
+    /// Whether any entry was looked up only once. Then it is unclear when an entry was last used.
+    pub(super) prepared: bool,
 }
 
 /// The state of one key.
 #[derive(Debug, Default)]
 struct Entry {
-    /// The values that may be there. The last one surely is.
+    /// The values that the entry may hold. It certainly holds the last one.
     kept: Vec<Number>,
     /// The last load failed in a way that may pass.
     outage: bool,
@@ -126,9 +125,9 @@ struct Entry {
     last_use: Duration,
     failures_since_kept: u32,
     no_refresh_before: Duration,
-    /// How often its values were dropped, and after how many drops each refresh began that has not
-    /// ended.
+    /// How often its values were dropped.
     removals: usize,
+    /// For each running refresh, after how many drops it began.
     refreshing: Vec<usize>,
 }
 
@@ -144,24 +143,24 @@ struct Value {
 struct Load {
     request: Request,
     asked: Duration,
-    /// Nothing was invalidated since it was asked for.
+    /// Whether nothing was invalidated since its request.
     undisturbed: bool,
-    holders: usize,
-    /// Whether it goes on without them.
+    callers: usize,
+    /// Whether it continues without them.
     held: bool,
     /// Whether the loaded value was kept.
     kept: bool,
     end: Option<End>,
 }
 
-/// A failure that is remembered.
+/// A remembered failure.
 #[derive(Debug, Clone, Copy)]
 struct Memory {
     cause: Number,
     noted: Duration,
     until: Duration,
     failures: u32,
-    /// Failures that were asked for together count as one.
+    /// The same, but failures of concurrent requests count as one.
     waves: u32,
 }
 
@@ -177,11 +176,11 @@ impl Model {
             loads: HashMap::new(),
             started: 0,
             values: HashMap::new(),
-            places: false,
+            prepared: false,
         }
     }
 
-    /// An operation began. Tells what it waits for.
+    /// Records that an operation began. Returns what it waits for.
     pub(super) fn obtain(&mut self, request: &Request, seen: &Seen) -> Option<Ticket> {
         if let (Some(End::Value(value)), 0) = (seen.end, seen.loads) {
             self.serve(request, value);
@@ -198,7 +197,7 @@ impl Model {
         self.go_on(request, ticket, seen)
     }
 
-    /// An operation that waits for a load was driven on. Tells what it waits for now.
+    /// Records that a waiting operation was driven. Returns what it waits for now.
     pub(super) fn go_on(
         &mut self,
         request: &Request,
@@ -236,7 +235,7 @@ impl Model {
         }
     }
 
-    /// A value that the first waiter could not prove may be proven by another waiter.
+    /// Keeps a value that the first caller could not prove, if another caller can.
     fn keep_if_proven(&mut self, request: &Request, ticket: &Ticket, value: Number) {
         let usable = ticket.started || self.is_fresh(request, value);
         let there = !self.entry(request).kept.is_empty();
@@ -258,16 +257,16 @@ impl Model {
         self.loads.get_mut(&number).expect("the load has a waiter").kept = true;
     }
 
-    /// An operation gave up.
+    /// Records that an operation was cancelled.
     pub(super) fn leave(&mut self, Ticket { load: number, .. }: Ticket) {
         let load = self.loads.get_mut(&number).expect("it was waited for");
-        load.holders -= 1;
-        if load.holders == 0 {
+        load.callers -= 1;
+        if load.callers == 0 {
             self.loads.remove(&number);
         }
     }
 
-    /// A refresh that was handed to the background.
+    /// Records a refresh that was handed to the background.
     pub(super) fn refresh(&mut self, request: &Request) -> Refresh {
         let entry = self.entry(request);
         entry.refreshing.push(entry.removals);
@@ -277,7 +276,7 @@ impl Model {
         Refresh { request, ticket: None, removals }
     }
 
-    /// A refresh was driven. Tells whether it goes on.
+    /// Records that a refresh was driven. Returns it if it has not ended.
     pub(super) fn run_refresh(&mut self, mut refresh: Refresh, seen: &Seen) -> Option<Refresh> {
         let ticket = match refresh.ticket.take() {
             Some(ticket) => ticket,
@@ -293,7 +292,7 @@ impl Model {
         Some(refresh)
     }
 
-    /// A refresh has ended, or was dropped.
+    /// Records that a refresh has ended, or was dropped.
     pub(super) fn end_refresh(&mut self, refresh: Refresh) {
         let entry = self.entry(&refresh.request);
         let at = entry.refreshing.iter().position(|removals| *removals == refresh.removals);
@@ -301,7 +300,7 @@ impl Model {
         refresh.ticket.into_iter().for_each(|ticket| self.leave(ticket));
     }
 
-    /// The values under the keys that `doomed` picks are dropped, in both halves, and all memory of
+    /// Drops the values under the keys that `doomed` selects, in both halves, and all memory of
     /// entries' failures.
     pub(super) fn invalidate(&mut self, doomed: impl Fn(usize) -> bool) {
         for load in self.loads.values_mut() {
@@ -315,7 +314,7 @@ impl Model {
         }
     }
 
-    /// A load got its answer.
+    /// Records that a load got its response.
     pub(super) fn answered(&mut self, number: Number, answer: Answer) {
         let load = &self.loads[&number];
         let (request, asked, undisturbed) = (load.request.clone(), load.asked, load.undisturbed);
@@ -354,7 +353,7 @@ impl Model {
     fn fail(&mut self, number: Number, request: &Request, asked: Duration, answer: Answer) {
         let (now, key, policy) = (self.now, request.key, &request.policy);
         let entry = self.entry(request);
-        // Without a kept value, the message's sender may want to cause this failure.
+        // Without a kept value, the sender of the message may have caused this failure.
         let ours = request.half == Half::Sealing || !entry.kept.is_empty();
         entry.no_refresh_after_failure(now, policy);
         entry.outage = answer == Answer::Throttled;
@@ -392,7 +391,7 @@ impl Model {
         }
     }
 
-    /// What an operation is refused with: the entry's own failure, or the wrapping key's.
+    /// Returns what an operation is refused with: the failure of the entry, or of the wrapping key.
     fn remembered(&mut self, request: &Request) -> Option<(Number, Duration)> {
         let now = self.now;
         let memories = [self.entry(request).memory, self.wrapping_keys[wrapping_key(request.key)]];
@@ -403,7 +402,7 @@ impl Model {
         Some((left.first()?.0, left.iter().map(|(_, left)| *left).max()?))
     }
 
-    /// Joins the load under way, or begins one.
+    /// Joins the load under way, or starts one.
     fn board(&mut self, request: &Request, held: bool, began: usize) -> Ticket {
         let joined = self.loads.iter_mut().find(|(_, load)| {
             let same = load.request.half == request.half && load.request.key == request.key;
@@ -411,7 +410,7 @@ impl Model {
         });
         if let Some((number, load)) = joined {
             assert_eq!(began, 0, "a load beside load {number}");
-            load.holders += 1;
+            load.callers += 1;
             return Ticket { load: *number, started: false };
         }
         assert_eq!(began, 1, "no load for {request:?}");
@@ -424,7 +423,7 @@ impl Model {
                 request,
                 asked,
                 undisturbed: true,
-                holders: 1 + usize::from(held),
+                callers: 1 + usize::from(held),
                 held,
                 kept: false,
                 end: None,
@@ -436,13 +435,13 @@ impl Model {
         Ticket { load, started: true }
     }
 
-    /// A value that was there serves.
+    /// Records that an existing value was used.
     fn serve(&mut self, request: &Request, value: Number) {
         assert!(self.is_usable(request, value), "value {value} served {request:?}: {self:#?}");
         self.book(request, value);
     }
 
-    /// Nothing that is there serves.
+    /// Records that no existing value was used.
     fn miss(&mut self, request: &Request) {
         let newest = self.entry(request).kept.last().copied();
         assert!(
@@ -460,8 +459,8 @@ impl Model {
         value.bytes += bytes;
     }
 
-    /// Whether a value may serve: it is there, has room, and is not too old; or is, but there is no
-    /// better one, KMS was out of reach, and it is not older than is allowed for that.
+    /// Returns whether a value may be used: it is kept, has room, and is either fresh, or the best
+    /// one while KMS is unavailable, and not older than is allowed for that.
     fn is_usable(&mut self, request: &Request, value: Number) -> bool {
         let age = self.age(value);
         let ceiling = request.policy.max_age + request.policy.stale;
@@ -489,7 +488,7 @@ impl Model {
         request.bytes.is_none_or(fits)
     }
 
-    /// A value has just served: its successor was fetched, or was not.
+    /// Checks whether a refresh had to start, or might start, when a value was used.
     fn check_refresh(&mut self, request: &Request, value: Number, refreshes: usize) {
         let now = self.now;
         let gap = now.saturating_sub(self.entry(request).last_use);
@@ -497,8 +496,9 @@ impl Model {
         let backing_off = self.wrapping_keys[wrapping_key(request.key)]
             .is_some_and(|memory| memory.until > now)
             || now < self.entry(request).no_refresh_before;
-        let (places, entry) = (self.places, self.entry(request));
-        let under_way = entry.refreshing.contains(&entry.removals) && !places;
+        let prepared = self.prepared;
+        let entry = self.entry(request);
+        let under_way = entry.refreshing.contains(&entry.removals) && !prepared;
         let idle = entry.refreshing.is_empty();
         let allowed = request.policy.refresh_ahead && !backing_off;
         match refreshes {
@@ -514,8 +514,8 @@ impl Model {
         }
     }
 
-    /// Whether a value's successor is surely wanted: nothing else is there, and it is past eight
-    /// tenths of its age, or half of its messages or bytes.
+    /// Returns whether a refresh must start: there is no other value, and this one is past 80 % of
+    /// its age, or half of its messages or bytes.
     fn must_refresh(&mut self, request: &Request, value: Number) -> bool {
         let (kept, limits) = (self.entry(request).kept.clone(), &request.policy);
         let fresh = self.is_fresh(request, value);
@@ -533,9 +533,9 @@ impl Model {
         *newest == value && older.iter().all(gone) && low
     }
 
-    /// Whether a value's successor may be wanted: there is none, and it is past half of its age, or
-    /// an eighth of its messages or bytes, or too old at the use after the next, if that is as long
-    /// in coming as this one was.
+    /// Returns whether a refresh may start: there is no newer value, and this one is past half of
+    /// its age, or an eighth of its messages or bytes, or will be too old two uses later, if they
+    /// are as far apart as the last two.
     fn may_refresh(&self, request: &Request, value: Number, gap: Duration) -> bool {
         let (age, used, limits) = (self.age(value), &self.values[&value], &request.policy);
         // The time of the last use is known to a thirty-second of the age.
@@ -544,7 +544,7 @@ impl Model {
             *self.entries[request.half as usize][request.key].kept.last().expect("it was there");
         let has_successor = newest != value && self.is_fresh(request, newest);
         let old = age >= limits.max_age.min(used.policy.max_age) / 2;
-        let rare = self.places || age + gap * 2 + imprecision >= limits.max_age;
+        let rare = self.prepared || age + gap * 2 + imprecision >= limits.max_age;
         let low = old
             || rare
             || used.messages * 8 >= limits.max_messages
@@ -556,7 +556,7 @@ impl Model {
         &mut self.entries[request.half as usize][request.key]
     }
 
-    /// No value but those that are there, or that somebody waits for, can ever serve again.
+    /// Forgets the values that are neither kept nor waited for: they are never used again.
     pub(super) fn forget(&mut self) {
         let kept = self.entries.iter().flatten().flat_map(|entry| entry.kept.iter().copied());
         let alive: HashSet<_> = kept.chain(self.loads.keys().copied()).collect();
@@ -566,7 +566,7 @@ impl Model {
 
 impl Entry {
     fn keep(&mut self, value: Number, half: Half) {
-        // Opening takes the same data key again.
+        // Decryption loads the same data key again.
         if half == Half::Opening {
             self.kept.clear();
         }
@@ -583,7 +583,7 @@ impl Entry {
         self.removals += 1;
     }
 
-    /// The load did not return a value that can be kept.
+    /// Records that a load did not return a value that can be kept.
     fn no_refresh_after_failure(&mut self, now: Duration, policy: &Policy) {
         self.outage = false;
         self.failures_since_kept += 1;
@@ -599,7 +599,7 @@ impl Memory {
         now: Duration,
         wait: impl FnOnce(&Self) -> Duration,
     ) -> Self {
-        // What failed long ago is another story.
+        // A failure of long ago is not part of this streak.
         let before = before.filter(|before| {
             let forgotten_after =
                 before.until.saturating_sub(before.noted).max(Duration::from_secs(10));
@@ -612,7 +612,7 @@ impl Memory {
     }
 }
 
-/// 100 milliseconds after the first failure, twice as long after each further one.
+/// Returns the back-off: 100 milliseconds, doubled with each further failure.
 fn backoff(failures: u32, policy: &Policy) -> Duration {
     (Duration::from_millis(100) * 2_u32.saturating_pow(failures.saturating_sub(1)))
         .min(policy.max_backoff)

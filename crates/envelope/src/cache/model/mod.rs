@@ -1,5 +1,5 @@
-//! The cache against a plain model of it: a sequence of operations is done to both, and after each
-//! one they must agree.
+//! Compares the cache with a plain model of it. A sequence of operations is applied to both, and
+//! after each one they must agree.
 
 mod expected;
 mod world;
@@ -15,12 +15,12 @@ use super::policy::Policy;
 /// An operation on the cache, or on the world around it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operation {
-    /// Seals so many bytes, in percent of what one data key may seal. `at_place` looks its entry up
-    /// once for all.
+    /// Encrypts this many bytes, in percent of what one data key may encrypt. With `prepared`, the
+    /// entry is looked up only the first time.
     Encrypt {
         key: usize,
         percent: u64,
-        at_place: bool,
+        prepared: bool,
     },
     /// Decrypts a message, which may turn out not to be authentic.
     Decrypt {
@@ -28,21 +28,21 @@ pub(crate) enum Operation {
         authentic: bool,
     },
     Advance(Duration),
-    /// What KMS answers from now on.
+    /// How KMS responds from now on.
     Kms(Answer),
     /// Whether loads wait for [`Answer`](Self::Answer).
     Slow(bool),
-    /// Whether loads go on when all who waited for them have gone.
+    /// Whether loads continue when all their callers are cancelled.
     Outlive(bool),
-    /// One of the loads that wait gets its answer.
+    /// One of the waiting loads gets its response.
     Answer(usize),
-    /// One of the operations that wait, or of the tasks in the background, is dropped.
+    /// One of the waiting operations or background tasks is dropped.
     Cancel(usize),
-    /// Tasks run that were handed to the background.
+    /// The background tasks run.
     RunTasks,
     Invalidate(usize),
     InvalidateAll,
-    /// Operations that begin from now on go by other limits.
+    /// Operations that begin from now on have other limits.
     Limits {
         max_messages: u64,
         max_bytes: u64,
@@ -53,18 +53,18 @@ pub(crate) enum Operation {
 }
 
 impl Operation {
-    /// An operation for any numbers.
+    /// Returns an operation for any numbers.
     pub(crate) fn decode((kind, which, amount): (u8, u8, u16)) -> Self {
-        // Most of it happens to one key.
+        // Most operations use one key.
         let (key, index) = ([0, 0, 0, 0, 0, 1, 1, 2][usize::from(which) % 8], usize::from(which));
         let (amount, is_odd) = (u64::from(amount), amount % 2 == 1);
         match kind % 16 {
-            0..=3 => Self::Encrypt { key, percent: amount % 101, at_place: which >= 192 },
+            0..=3 => Self::Encrypt { key, percent: amount % 101, prepared: which >= 192 },
             4 | 5 => Self::Decrypt { key, authentic: index / 64 < 3 },
             6 | 7 => {
-                // In steps in which all limits are met exactly.
-                let (step, most) = [(50, 5), (100, 20), (1_000, 13), (1_000, 31)][index % 4];
-                Self::Advance(Duration::from_millis(amount % most * step))
+                // In steps that meet all limits exactly.
+                let (step, max) = [(50, 5), (100, 20), (1_000, 13), (1_000, 31)][index % 4];
+                Self::Advance(Duration::from_millis(amount % max * step))
             }
             8 => Self::Kms(ANSWERS[index % ANSWERS.len()]),
             9 if index % 4 == 3 => Self::Outlive(is_odd),
@@ -94,11 +94,11 @@ const ANSWERS: [Answer; 6] = [
     Answer::Panics,
 ];
 
-/// Does the operations to the cache and to the model.
+/// Applies the operations to the cache and to the model.
 ///
 /// # Panics
 ///
-/// When they disagree.
+/// If they disagree.
 pub(crate) fn run(operations: impl IntoIterator<Item = Operation>) {
     let mut run = Run {
         world: World::new(),
@@ -128,19 +128,19 @@ struct Run {
     world: Arc<World>,
     model: Model,
     policy: Arc<Policy>,
-    /// Operations that wait, in the order in which they began.
+    /// The waiting operations, in the order in which they began.
     operations: Vec<(Waiting, Request, Ticket)>,
-    /// Refreshes in the background; those that have run wait for a load.
+    /// The refreshes in the background, and whether they run: those that do wait for a load.
     refreshes: Vec<(Waiting, bool, Refresh)>,
 }
 
 impl Run {
     fn step(&mut self, operation: Operation) {
         match operation {
-            Operation::Encrypt { key, percent, at_place } => {
+            Operation::Encrypt { key, percent, prepared } => {
                 let bytes = self.policy.max_bytes * percent / 100;
-                self.model.places |= at_place;
-                self.begin(Half::Sealing, key, Some(bytes), at_place, true);
+                self.model.prepared |= prepared;
+                self.begin(Half::Sealing, key, Some(bytes), prepared, true);
             }
             Operation::Decrypt { key, authentic } => {
                 self.begin(Half::Opening, key, None, false, authentic);
@@ -193,18 +193,18 @@ impl Run {
         }
     }
 
-    /// Acts like a client: takes an existing value, or waits for a load.
+    /// Acts like a client: uses an existing value, or waits for a load.
     fn begin(
         &mut self,
         half: Half,
         key: usize,
         bytes: Option<u64>,
-        at_place: bool,
+        prepared: bool,
         authentic: bool,
     ) {
         let policy = Arc::clone(&self.policy);
         let request = Request { half, key, bytes, authentic, policy };
-        if let Some(value) = self.world.find(&request, at_place) {
+        if let Some(value) = self.world.find(&request, prepared) {
             let seen = self.world.seen(Some(End::Value(value)));
             let ticket = self.model.obtain(&request, &seen);
             assert!(ticket.is_none());
@@ -217,13 +217,13 @@ impl Run {
         self.after(waiting, request, ticket, &seen);
     }
 
-    /// An operation was driven: it ended, or waits.
+    /// Handles an operation that was driven: it ended, or waits.
     fn after(&mut self, waiting: Waiting, request: Request, ticket: Option<Ticket>, seen: &Seen) {
         self.hand_over(&request, seen);
         self.operations.extend(ticket.map(|ticket| (waiting, request, ticket)));
     }
 
-    /// What was handed to the background waits there.
+    /// Records the tasks that were handed to the background.
     fn hand_over(&mut self, request: &Request, seen: &Seen) {
         let tasks = self.world.tasks();
         assert_eq!(tasks.len(), seen.refreshes);
@@ -231,7 +231,7 @@ impl Run {
             .extend(tasks.into_iter().map(|task| (task, false, self.model.refresh(request))));
     }
 
-    /// Drives on all that can go on.
+    /// Drives all operations and tasks as far as they go.
     fn settle(&mut self) {
         self.world.drive_held();
         for (mut waiting, request, ticket) in std::mem::take(&mut self.operations) {
@@ -278,36 +278,36 @@ mod tests {
     }
 
     const fn encrypt(percent: u64) -> Operation {
-        Operation::Encrypt { key: 0, percent, at_place: false }
+        Operation::Encrypt { key: 0, percent, prepared: false }
     }
 
-    const fn encrypt_at_place(percent: u64) -> Operation {
-        Operation::Encrypt { key: 0, percent, at_place: true }
+    const fn encrypt_prepared(percent: u64) -> Operation {
+        Operation::Encrypt { key: 0, percent, prepared: true }
     }
 
     const fn advance(seconds: u64) -> Operation {
         Operation::Advance(Duration::from_secs(seconds))
     }
 
-    /// What chance rarely meets.
+    /// Sequences that random operations rarely contain.
     #[test]
     fn rare_sequences() {
         use Operation::{Decrypt, Encrypt, InvalidateAll, Kms, RunTasks};
-        // In an outage a standby serves past its age, where the current one has no room.
+        // In an outage, a standby is used past its age if the current value has no room.
         run([encrypt(94), encrypt(21), advance(11), Kms(Answer::Throttled), encrypt(39)]);
-        // An entry that comes back at a place knows of an outage, and that one is over.
-        let invalidated = [encrypt_at_place(1), InvalidateAll, encrypt(1)];
+        // An entry that is put back knows that there is an outage, and that an outage is over.
+        let invalidated = [encrypt_prepared(1), InvalidateAll, encrypt(1)];
         let outage = [Kms(Answer::Throttled), advance(11), encrypt(1)];
-        run(invalidated.into_iter().chain(outage).chain([encrypt_at_place(1)]));
+        run(invalidated.into_iter().chain(outage).chain([encrypt_prepared(1)]));
         let well = [
             InvalidateAll,
             Kms(Answer::Granted),
             advance(1),
             encrypt(1),
             advance(11),
-            encrypt_at_place(1),
+            encrypt_prepared(1),
         ];
-        run([encrypt_at_place(1)].into_iter().chain(outage).chain(well));
+        run([encrypt_prepared(1)].into_iter().chain(outage).chain(well));
         // A refusal for a message without a kept value does not affect entries for encryption.
         for answer in [Answer::Denied, Answer::Disabled] {
             for authentic in [true, false] {
@@ -317,7 +317,7 @@ mod tests {
                 run([decrypt, advance(8), decrypt, Kms(answer), RunTasks, decrypt]);
             }
         }
-        // A waiter can keep the value of a load that a forged message started.
+        // A caller can keep the value of a load that a forged message started.
         let [forged, authentic] = [false, true].map(|authentic| Decrypt { key: 0, authentic });
         let load = [Operation::Slow(true), forged, authentic, Operation::Answer(0)];
         run(load.into_iter().chain([authentic, InvalidateAll, forged, authentic, authentic]));
@@ -325,7 +325,7 @@ mod tests {
         let throttled = [Kms(Answer::Throttled), encrypt(1), advance(2)];
         let answered =
             [Kms(Answer::Damaged), encrypt(1), advance(2), Kms(Answer::Throttled), encrypt(1)];
-        let under_the_same = [Encrypt { key: WRAPPING_KEYS, percent: 1, at_place: false }];
+        let under_the_same = [Encrypt { key: WRAPPING_KEYS, percent: 1, prepared: false }];
         run(throttled.into_iter().chain(throttled).chain(answered).chain(under_the_same));
     }
 
@@ -333,7 +333,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(4_000))]
 
         #[test]
-        fn the_cache_does_what_the_model_says(operations in operations()) {
+        fn the_cache_agrees_with_the_model(operations in operations()) {
             run(operations);
         }
     }

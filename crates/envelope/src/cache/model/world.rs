@@ -32,7 +32,7 @@ pub(super) type Waiting = Pin<Box<dyn Future<Output = Option<End>>>>;
 pub(super) struct World {
     sealing: Arc<Cache<Value>>,
     opening: Arc<Cache<Value>>,
-    places: Mutex<[Option<Arc<Entry<Value>>>; KEYS]>,
+    prepared: Mutex<[Option<Arc<Entry<Value>>>; KEYS]>,
     clock: Clock,
     backoffs: Failures<Arc<str>>,
     state: Mutex<State>,
@@ -43,13 +43,14 @@ struct State {
     slow: bool,
     /// How many loads have begun.
     loads: Number,
-    /// How many of them were seen.
+    /// How many of them the model has seen.
     loads_seen: Number,
-    /// Loads that wait for their answer.
+    /// The loads that wait for their response.
     asked: Vec<(Number, oneshot::Sender<Answer>)>,
     tasks: Vec<Task>,
-    /// Whether loads go on when all who waited for them have gone, and what sees to that.
+    /// Whether loads continue when all their callers are cancelled.
     outlive: bool,
+    /// The tasks that run such loads.
     held: Vec<Task>,
 }
 
@@ -59,7 +60,7 @@ pub(super) struct Value {
     key: usize,
 }
 
-/// One operation's way to load.
+/// The source of one operation.
 #[derive(Clone)]
 struct Loader<const OPENING: bool> {
     world: Arc<World>,
@@ -70,7 +71,7 @@ struct Loader<const OPENING: bool> {
 
 impl World {
     pub(super) fn new() -> Arc<Self> {
-        // The gate has tests of its own; here nobody waits at it.
+        // Wide enough that no load waits: the gate has its own tests.
         let gate = Arc::new(Gate::new(10_000));
         let clock = Clock::manual();
         let state = State {
@@ -90,7 +91,7 @@ impl World {
                 Observers::new(Operation::Encryption, None),
             )),
             opening: Arc::new(Cache::new(100, gate, Observers::new(Operation::Decryption, None))),
-            places: Mutex::default(),
+            prepared: Mutex::default(),
             clock,
             backoffs: Failures::new(100),
             state: Mutex::new(state),
@@ -113,7 +114,7 @@ impl World {
         self.state().outlive = outlive;
     }
 
-    /// Answers one of the loads that wait, and tells which.
+    /// Responds to one of the waiting loads, and returns which.
     pub(super) fn answer(&self, index: usize) -> Option<Number> {
         let mut state = self.state();
         state.asked.retain(|(_, answer)| !answer.is_canceled());
@@ -128,11 +129,11 @@ impl World {
         let _ = self.opening.invalidate(|_, value| doomed(value.key));
     }
 
-    /// A value that is there. Has its successor fetched, if that is wanted.
-    pub(super) fn find(self: &Arc<Self>, request: &Request, at_place: bool) -> Option<Number> {
+    /// Returns an existing value, and starts a refresh if it is wanted.
+    pub(super) fn find(self: &Arc<Self>, request: &Request, prepared: bool) -> Option<Number> {
         match request.half {
-            Half::Sealing => self.find_in::<false>(&self.sealing, request, at_place),
-            Half::Opening => self.find_in::<true>(&self.opening, request, at_place),
+            Half::Sealing => self.find_in::<false>(&self.sealing, request, prepared),
+            Half::Opening => self.find_in::<true>(&self.opening, request, prepared),
         }
     }
 
@@ -140,14 +141,14 @@ impl World {
         self: &Arc<Self>,
         cache: &Arc<Cache<Value>>,
         request: &Request,
-        at_place: bool,
+        prepared: bool,
     ) -> Option<Number> {
         let context = [key_byte(request.key)];
         let (key, now, policy) = (cache_key(&context), self.clock.now(), &request.policy);
-        let taken = if at_place {
-            let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-            let place = places[request.key].get_or_insert_with(|| cache.entry(key, now));
-            cache.find_at(place, now, policy, request.bytes, Arc::clone)
+        let taken = if prepared {
+            let mut entries = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+            let entry = entries[request.key].get_or_insert_with(|| cache.entry(key, now));
+            cache.find_at(entry, now, policy, request.bytes, Arc::clone)
         } else {
             cache.find(&key, now, policy, request.bytes, Arc::clone)
         };
@@ -160,7 +161,7 @@ impl World {
         Some(taken.outcome.number)
     }
 
-    /// An operation that waits for a value, where there is none.
+    /// Returns an operation that waits for a value.
     pub(super) fn obtain(self: &Arc<Self>, request: &Request) -> Waiting {
         let (world, request) = (Arc::clone(self), request.clone());
         let ahead = false;
@@ -170,7 +171,7 @@ impl World {
         }
     }
 
-    /// Drives something as far as it goes.
+    /// Drives an operation or task as far as it goes.
     pub(super) fn drive(&self, waiting: &mut Waiting) -> Seen {
         loop {
             if let Poll::Ready(end) = waiting.as_mut().poll(&mut Context::from_waker(Waker::noop()))
@@ -183,7 +184,7 @@ impl World {
         }
     }
 
-    /// Drives the loads that continue without waiters. Returns whether any of them ended.
+    /// Drives the loads that continue without callers. Returns whether any of them ended.
     pub(super) fn drive_held(&self) -> bool {
         let mut held = std::mem::take(&mut self.state().held);
         let before = held.len();
@@ -195,13 +196,13 @@ impl World {
         ended
     }
 
-    /// Lets go of what goes on though nobody waits for it, and holds the world itself.
+    /// Drops the loads that continue without callers, because they hold the world.
     pub(super) fn let_go(&self) {
         let held = std::mem::take(&mut self.state().held);
         drop(held);
     }
 
-    /// What has happened since it was last asked for, at the end of which an operation ended so.
+    /// Returns what has happened since the last call, with this end of an operation.
     pub(super) fn seen(&self, end: Option<End>) -> Seen {
         let mut state = self.state();
         let loads = state.loads - state.loads_seen;
@@ -209,7 +210,7 @@ impl World {
         Seen { end, has_ended: end.is_some(), loads, refreshes: state.tasks.len() }
     }
 
-    /// What was handed to the background.
+    /// Returns the tasks that were handed to the background.
     pub(super) fn tasks(&self) -> Vec<Waiting> {
         let tasks = std::mem::take(&mut self.state().tasks);
         let waiting = |task: Task| -> Waiting {
@@ -271,7 +272,7 @@ impl<const OPENING: bool> Source for Loader<OPENING> {
         Self { request, ahead: true, ..self.clone() }
     }
 
-    /// Like the caching materials manager, but without the probe after a denial.
+    /// Acts like the caching materials manager, but without the probe after a denial.
     fn failed(&self, error: &Error, is_ours: bool) {
         for failure in error.keyring_errors() {
             if is_ours && failure.kind() == KeyringErrorKind::Unusable {
@@ -310,7 +311,7 @@ impl<const OPENING: bool> Source for Loader<OPENING> {
             Answer::Damaged => fail(KeyringErrorKind::InvalidCiphertext),
             Answer::Denied => fail(KeyringErrorKind::Denied),
             Answer::Disabled => fail(KeyringErrorKind::Unusable),
-            // Without the panic's hook, which ends a fuzzer.
+            // Without the panic hook, which ends a fuzzer.
             Answer::Panics => panic::resume_unwind(Box::new("as it was told")),
         }
     }
@@ -350,7 +351,7 @@ impl<const OPENING: bool> Settings for Loader<OPENING> {
     }
 }
 
-/// The load that failed with this.
+/// Returns the load that failed with this error.
 fn number_of(error: &Error) -> Number {
     let number = error.keyring_errors().first().map(|failure| failure.cause().to_string());
     number
