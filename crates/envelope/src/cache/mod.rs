@@ -25,22 +25,24 @@
 //! 1. **Miss.** [`Cache::find`] finds no usable value. The caller then waits in [`Cache::obtain`].
 //!    If the key or all its wrapping keys have just failed, the remembered failure is returned at
 //!    once. Otherwise the caller joins the load for this key, or starts one ([`shared_loads`]).
-//! 2. **Load.** The load waits for its turn at the [gate](crate::gate), where partitions and
-//!    encryption contexts take turns. Then it asks its [`Source`]. It runs on the cache's threads if
+//! 2. **Load.** The load waits at the [gate](crate::gate), where partitions and encryption contexts
+//!    take turns. Then it asks its [`Source`](source::Source). It runs on the cache's threads if
 //!    there are any, or else its callers drive it.
-//! 3. **Put.** The value becomes [`Loaded`]: with the time of its request, from which its age
-//!    counts, and what has been used of it. If the source can prove that it is the right one, it is
-//!    put into its entry. A value that was requested before an invalidation is returned to the
-//!    callers that wait for it, but never put in.
-//! 4. **Use.** [`Entry::take`] reserves the message and its bytes, and then lends the value. This
-//!    takes no lock. Frequently used entries are found in the store's front, without a lock either.
+//! 3. **Put.** The value becomes [`Loaded`](loaded::Loaded): with the time of its request, from
+//!    which its age counts, and what has been used of it. If the source can prove that it is the
+//!    right one, it is put into its entry. A value that was requested before an invalidation is
+//!    returned to the callers that wait for it, but never put in.
+//! 4. **Use.** [`Entry::take`] reserves the message and its bytes, and then lends the value,
+//!    without a lock. Frequently used entries are found in the store's front, without a lock, too.
 //! 5. **Refresh.** When the current value runs low, the operation that notices it starts a load in
 //!    the background. Its value becomes the standby. When the current value is spent, one atomic
 //!    swap promotes the standby. Values for decryption are limited by age only, so a new one
-//!    replaces the current one at once ([`Source::IN_PLACE`]).
-//! 6. **Failure.** A failure that may pass is retried with back-off. A permanent one is remembered
-//!    for a while ([`failures`]). While KMS is unavailable, a value may be used past its age
-//!    ([`Policy::stale`]). A refusal drops the entry.
+//!    replaces the current one at once ([`IN_PLACE`](source::Source::IN_PLACE)).
+//! 6. **Failure.** A failure is remembered under the key and its wrapping key ([`failures`]): for a
+//!    fixed time if it is permanent, or else for a back-off. Meanwhile, callers that find no value
+//!    are refused at once. The entry remembers it, too: the next refresh waits, and while KMS is
+//!    unavailable, a value may be used past its age ([`Policy::stale`]). If KMS refuses the
+//!    request, the entry is dropped.
 //! 7. **End.** An entry leaves when it is evicted for others, invalidated, or refused. It is
 //!    retired before it leaves, so a caller that still holds it gets no value from it. The value is
 //!    wiped when the last operation that uses it ends.
@@ -48,9 +50,9 @@
 //! # Invalidation
 //!
 //! When [`Cache::invalidate`] has returned, no operation that begins after it uses a value that was
-//! requested before it. Three things ensure this. All loads are detached, so nobody joins them any
-//! more. Each load remembers the number of invalidations at its request, and puts its value in only
-//! if that number is still the same. And while a value is put in, the number cannot change.
+//! requested before it. Three things ensure this. All loads are detached, so no caller joins them
+//! any more. Each load remembers the number of invalidations at its request, and puts its value in
+//! only if that number is still the same. And while a value is put in, the number cannot change.
 //!
 //! # Locks and observers
 //!

@@ -164,7 +164,9 @@ pub(crate) mod tests {
         }
 
         #[test]
-        fn nothing_is_low_without_use_before_half_of_its_age(load in 0u64..10_000, jitter in 0.0..1.0) {
+        fn unused_values_are_not_refreshed_before_half_of_their_age(
+            load in 0u64..10_000, jitter in 0.0..1.0,
+        ) {
             let policy = Policy { jitter, ..policy(SECOND, 1000, 1000) };
             let refresh_age = policy.refresh_age(Duration::from_millis(load));
             prop_assert!(refresh_age >= SECOND / 2 && refresh_age <= SECOND * 4 / 5);

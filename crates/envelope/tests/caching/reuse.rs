@@ -1,4 +1,4 @@
-//! The caching materials manager: its limits, its single flight, its clock.
+//! The caching materials manager: its limits, its shared loads, its clock.
 
 use std::{collections::HashMap, sync::atomic::Ordering, time::Duration};
 
