@@ -91,7 +91,7 @@ enum Command {
 
 /// The commands that need a KMS.
 #[cfg(feature = "kms")]
-#[derive(Subcommand)]
+#[derive(Clone, Copy, Subcommand)]
 enum KmsCommand {
     /// Latency of encrypt while data keys rotate
     Rotation,
