@@ -13,8 +13,8 @@ const BUCKETS_PER_DECADE: i32 = 20;
 /// From a microsecond to a second.
 const DECADES: std::ops::Range<i32> = 0..6;
 
-/// Draws how often each latency occurred. Both axes are logarithmic, so that rare long latencies are
-/// visible. Returns the path of the file, as all functions here do.
+/// Draws how often each latency occurred. Both axes are logarithmic, so that rare long latencies
+/// are visible. Returns the path of the file, as all functions here do.
 pub(crate) fn histogram(name: &str, title: &str, series: &[(&str, &Durations)]) -> Result<PathBuf> {
     let path = path(name)?;
     let bounds: Vec<_> = (DECADES.start * BUCKETS_PER_DECADE..=DECADES.end * BUCKETS_PER_DECADE)

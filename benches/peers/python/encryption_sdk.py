@@ -15,7 +15,7 @@ import worker
 
 
 class RawAes(RawMasterKeyProvider):
-    """One raw AES key, whatever it is asked for."""
+    """One raw AES key for every request."""
 
     provider_id = "peers"
 

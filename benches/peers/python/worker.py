@@ -5,7 +5,7 @@
 encrypt SIZE REPEATS 1      the nanoseconds of one encryption of SIZE bytes
 decrypt SIZE REPEATS 1      the same for decryption
 seal HEX / open HEX         one message there, one message back
-messages COUNT CONTEXTS     seals and opens COUNT messages under so many encryption contexts in turn
+messages COUNT CONTEXTS     seals and opens COUNT messages, cycling through this many contexts
 """
 
 import sys

@@ -26,7 +26,7 @@ pub(crate) struct Line {
     pub(crate) ratio: f64,
     /// The same against a prepared context, where there is one.
     pub(crate) prepared: Option<f64>,
-    /// The same against the primitives alone: more than this is nowhere to be had on this machine.
+    /// The same for the primitives alone, which is the upper bound on this machine.
     pub(crate) bound: f64,
 }
 

@@ -53,7 +53,7 @@ impl Figures {
 /// Measures all, and prints as it goes.
 pub(crate) fn run(peers: &mut Peers, plan: &Plan) -> Result<Figures, Box<dyn Error>> {
     let mut figures = Figures(BTreeMap::new());
-    // Interpreters that compile what is used often have done so before anything counts.
+    // Interpreters with a just-in-time compiler have compiled the code before anything counts.
     for who in Who::COMPARED {
         for operation in Operation::BOTH {
             turn(peers, who, operation, KIBIBYTE, 30.0 * plan.turn)?;
@@ -110,17 +110,17 @@ fn round(
     figures: &mut Figures,
 ) -> Result<(), Box<dyn Error>> {
     for operation in Operation::BOTH {
-        let mut turns = vec![];
+        let mut series = vec![];
         for &who in all {
-            turns.push((who, turn(peers, who, operation, size, plan.turn)?, vec![]));
+            series.push((who, turn(peers, who, operation, size, plan.turn)?, vec![]));
         }
         for _ in 0..plan.rounds {
-            for (who, repeats, times) in &mut turns {
+            for (who, repeats, times) in &mut series {
                 times.push(peers.time(*who, operation, size, *repeats, threads)?);
             }
         }
         print!("{:>8} {}", bytes(size), operation.name());
-        for (who, _, mut times) in turns {
+        for (who, _, mut times) in series {
             times.sort_by(f64::total_cmp);
             let median = times[times.len() / 2];
             print!("  {:>20}", time(median));

@@ -25,8 +25,7 @@ const REGION: &str = "us-east-1";
 pub(crate) const SIDES: [Who; 5] =
     [Who::Envelope, Who::Uncached, Who::AwsEsdk, Who::Python, Who::JavaScript];
 
-/// So many messages of 1 KiB, each sealed and then opened, under so many encryption contexts in
-/// turn.
+/// Messages of 1 KiB, each encrypted and then decrypted, cycling through the encryption contexts.
 pub(crate) struct Workload {
     pub(crate) messages: u32,
     pub(crate) contexts: u32,

@@ -44,8 +44,8 @@ impl Masked {
         self.0.iter().map(|byte| byte ^ Self::MASK).collect()
     }
 
-    /// Returns the same bytes in each order in which a processor or a library may store them: as they are,
-    /// reversed, and reversed within each number of 4 or 8 bytes.
+    /// Returns the same bytes in each order in which a processor or a library may store them: as
+    /// they are, reversed, and reversed within each number of 4 or 8 bytes.
     pub(crate) fn in_each_order(&self) -> [Self; 4] {
         [1, self.0.len(), 4, 8].map(|number| {
             Self(self.0.chunks(number).flat_map(|bytes| bytes.iter().rev().copied()).collect())
@@ -138,8 +138,8 @@ impl Memory {
         Ok(count)
     }
 
-    /// Returns how many times `secret` begins in the window, which was read from `start`. Occurrences in
-    /// the window buffer itself do not count.
+    /// Returns how many times `secret` begins in the window, which was read from `start`.
+    /// Occurrences in the window buffer itself do not count.
     fn finds_in(&self, start: usize, length: usize, secret: &Masked) -> usize {
         let own = self.window.as_ptr().addr()..self.window.as_ptr().addr() + self.window.len();
         // Occurrences that begin after the window belong to the next one.
