@@ -6,7 +6,7 @@ use std::sync::Arc;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 
 use super::{
-    DecryptionMaterials, DecryptionMaterialsRequest, EncryptedDataKey, EncryptionMaterials,
+    DecryptionMaterials, DecryptionMaterialsRequest, EncryptionMaterials,
     EncryptionMaterialsRequest, MaterialsFuture, MaterialsManager,
 };
 use crate::{
