@@ -37,7 +37,7 @@ use super::{
 use crate::{
     error::{Error, KeyringError, KeyringErrorKind},
     gate::Gate,
-    observer::Operation,
+    observer::{Observers, Operation},
     time::{Clock, Moment},
 };
 
@@ -200,8 +200,11 @@ fn shared_loads() {
     explore("shared loads", 60_000, |reservations| {
         let mut random = thread_rng();
         let world = Arc::new(World::new());
-        let cache =
-            Arc::new(Cache::new(100, Gate::new(world.gate_width), Operation::Encryption, None));
+        let cache = Arc::new(Cache::new(
+            100,
+            Gate::new(world.gate_width),
+            Observers::new(Operation::Encryption, None),
+        ));
         let tasks: Vec<_> = (0..random.gen_range(2..6))
             .map(|_| {
                 let (world, cache) = (Arc::clone(&world), Arc::clone(&cache));
@@ -239,7 +242,8 @@ fn shared_loads() {
 fn dropping() {
     explore("dropping", 5_000, |reservations| {
         let world = Arc::new(World::new());
-        let cache = Arc::new(Cache::new(100, Gate::new(1), Operation::Encryption, None));
+        let cache =
+            Arc::new(Cache::new(100, Gate::new(1), Observers::new(Operation::Encryption, None)));
         let (now, policy) = (world.now, &world.policy);
         let entry = cache.entry(key(b"0"), now);
         let loader = Loader::new(&world, 0, None);
@@ -369,7 +373,7 @@ impl World {
     }
 
     /// Obtains a value, or is cancelled, and checks the outcome.
-    async fn operation(self: &Arc<Self>, cache: &Arc<Cache<Value>>, places: &[Arc<Entry<Value>>]) {
+    async fn operation(self: &Arc<Self>, cache: &Arc<Cache<Value>>, entries: &[Arc<Entry<Value>>]) {
         let key = thread_rng().gen_range(0..self.keys);
         let (returned, begun) = (self.returned.load(Relaxed), self.begun.load(Relaxed));
         let undisturbed_since = (returned == begun).then_some(begun);
