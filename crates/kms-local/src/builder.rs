@@ -259,9 +259,8 @@ impl KmsLocalBuilder {
     }
 
     fn check(&self) -> Result<(), StartError> {
-        let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         for (at, (name, _)) in self.regions.iter().enumerate() {
-            if name.is_empty() || name.len() > 32 || !name.chars().all(is_allowed) {
+            if !is_region(name) {
                 return Err(StartError::InvalidRegion(name.clone()));
             }
             if self.regions[..at].iter().any(|(earlier, _)| earlier == name) {
@@ -354,4 +353,14 @@ async fn bind(port: u16) -> Result<(TcpListener, SocketAddr), StartError> {
     let listener = TcpListener::bind(address).await.map_err(bind_error)?;
     let bound = listener.local_addr().map_err(bind_error)?;
     Ok((listener, bound))
+}
+
+/// Returns whether `name` may be the name of a region: the same rule as that of `kms_pool::Region`.
+/// This crate must not depend on that one, whose tests use this server.
+fn is_region(name: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    (1..=32).contains(&name.len())
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+        && name.chars().all(is_allowed)
 }

@@ -22,8 +22,8 @@ type Source = Box<dyn StdError + Send + Sync>;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// A region name is not 1 to 32 characters from `a-z`, `0-9` and `-`.
-    #[error("invalid region name `{0}`: expected 1 to 32 of a-z, 0-9 and -")]
+    /// A region name is not 1 to 32 characters from `a-z`, `0-9` and inner `-`.
+    #[error("invalid region name `{0}`: expected 1 to 32 of a-z, 0-9 and inner -")]
     InvalidRegion(String),
     /// A region was added twice.
     #[error("duplicate region `{0}`")]

@@ -31,7 +31,7 @@ async fn plain_http_needs_no_authority() {
 async fn invalid_settings_have_separate_errors() {
     let start = async |builder: kms_local::KmsLocalBuilder| builder.start().await.unwrap_err();
     let builder = KmsLocal::builder;
-    for name in ["", "us east", "../x", "US-EAST-1", &"x".repeat(33)] {
+    for name in ["", "us east", "-us-east", "us-east-", "../x", "US-EAST-1", &"x".repeat(33)] {
         let error = start(builder().region(name)).await;
         assert!(matches!(error, StartError::InvalidRegion(_)), "{name:?}");
     }
