@@ -42,10 +42,28 @@ pub struct Counts {
     pub misses_bytes: u64,
     /// Requests to the underlying materials manager: one `GenerateDataKey` or `Decrypt` each.
     pub loads: u64,
-    /// Loads that failed.
+    /// Loads that failed: the sum of the next ten counts, by the kind of the first keyring's failure.
     pub load_failures: u64,
-    /// Loads that failed, by the kind of failure.
-    pub failures: FailureCounts,
+    /// Loads that failed with [`KeyringErrorKind::Throttled`].
+    pub failures_throttled: u64,
+    /// Loads that failed with [`KeyringErrorKind::OverBudget`].
+    pub failures_over_budget: u64,
+    /// Loads that failed with [`KeyringErrorKind::TimedOut`].
+    pub failures_timed_out: u64,
+    /// Loads that failed with [`KeyringErrorKind::Unavailable`].
+    pub failures_unavailable: u64,
+    /// Loads that failed with [`KeyringErrorKind::Denied`].
+    pub failures_denied: u64,
+    /// Loads that failed with [`KeyringErrorKind::Unusable`].
+    pub failures_unusable: u64,
+    /// Loads that failed with [`KeyringErrorKind::Credentials`].
+    pub failures_credentials: u64,
+    /// Loads that failed with [`KeyringErrorKind::InvalidCiphertext`].
+    pub failures_invalid_ciphertext: u64,
+    /// Loads that failed with [`KeyringErrorKind::InvalidResponse`].
+    pub failures_invalid_response: u64,
+    /// Loads that failed with [`KeyringErrorKind::Other`], or without a failure of a keyring.
+    pub failures_other: u64,
     /// How often an operation waited for a load that another one had started.
     pub coalesced: u64,
     /// Operations that may not use the cache: on messages longer than `max_bytes` or of unknown
@@ -79,33 +97,6 @@ impl Counts {
         let operations = self.hits + self.misses + self.bypasses;
         operations.saturating_sub(self.refused).saturating_sub(self.requests())
     }
-}
-
-/// Counts of failed loads, by the kind of the first keyring's failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[non_exhaustive]
-pub struct FailureCounts {
-    /// See [`KeyringErrorKind::Throttled`].
-    pub throttled: u64,
-    /// See [`KeyringErrorKind::OverBudget`].
-    pub over_budget: u64,
-    /// See [`KeyringErrorKind::TimedOut`].
-    pub timed_out: u64,
-    /// See [`KeyringErrorKind::Unavailable`].
-    pub unavailable: u64,
-    /// See [`KeyringErrorKind::Denied`].
-    pub denied: u64,
-    /// See [`KeyringErrorKind::Unusable`].
-    pub unusable: u64,
-    /// See [`KeyringErrorKind::Credentials`].
-    pub credentials: u64,
-    /// See [`KeyringErrorKind::InvalidCiphertext`].
-    pub invalid_ciphertext: u64,
-    /// See [`KeyringErrorKind::InvalidResponse`].
-    pub invalid_response: u64,
-    /// See [`KeyringErrorKind::Other`]. Includes failures of no keyring.
-    pub other: u64,
 }
 
 /// The running counts of one half of a cache.
@@ -201,18 +192,16 @@ impl Counters {
             misses_bytes: too_few_bytes,
             loads: load(&self.loads),
             load_failures: failures.iter().sum(),
-            failures: FailureCounts {
-                throttled,
-                over_budget,
-                timed_out,
-                unavailable,
-                denied,
-                unusable,
-                credentials,
-                invalid_ciphertext,
-                invalid_response,
-                other,
-            },
+            failures_throttled: throttled,
+            failures_over_budget: over_budget,
+            failures_timed_out: timed_out,
+            failures_unavailable: unavailable,
+            failures_denied: denied,
+            failures_unusable: unusable,
+            failures_credentials: credentials,
+            failures_invalid_ciphertext: invalid_ciphertext,
+            failures_invalid_response: invalid_response,
+            failures_other: other,
             coalesced: load(&self.coalesced),
             bypasses: load(&self.bypasses),
             refreshes: load(&self.refreshes),
@@ -268,7 +257,9 @@ mod tests {
             (counts.misses_absent, counts.misses_never_repeats, counts.misses_bytes),
             (1, 4, 7)
         );
-        let FailureCounts { throttled, denied, other, .. } = counts.failures;
-        assert_eq!((throttled, denied, other), (1, 5, 10));
+        assert_eq!(
+            (counts.failures_throttled, counts.failures_denied, counts.failures_other),
+            (1, 5, 10)
+        );
     }
 }

@@ -84,7 +84,7 @@ use std::{
     time::Duration,
 };
 
-pub use self::counts::{Counts, FailureCounts};
+pub use self::counts::Counts;
 pub(crate) use self::{
     entry::{Entry, Taken},
     key::{Key, OwnedKey},

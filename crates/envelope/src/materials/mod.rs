@@ -11,8 +11,8 @@ use std::sync::Arc;
 pub(crate) use self::manager::{PreparedEntry, Proof};
 pub use self::{
     caching::{
-        CacheCounts, CacheStats, CachingBuilder, CachingMaterialsManager, FailureCounts,
-        MaterialsCache, MaterialsCacheBuilder,
+        CacheCounts, CacheStats, CachingBuilder, CachingMaterialsManager, MaterialsCache,
+        MaterialsCacheBuilder,
     },
     default::DefaultMaterialsManager,
     manager::{

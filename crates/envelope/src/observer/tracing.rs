@@ -25,79 +25,35 @@ pub(super) fn emit(event: &Event<'_>) {
     let operation = event.operation.name();
     let partition = event.partition;
     let context_keys = event.context_keys;
+    macro_rules! about_entry {
+        ($level:ident, $($rest:tt)*) => {
+            $level!(target: TARGET, operation, partition, %context_keys, $($rest)*)
+        };
+    }
     match event.kind {
         EventKind::Hit => {}
-        EventKind::Missed(reason) => debug!(
-            target: TARGET,
-            operation,
-            partition,
-            %context_keys,
-            reason = reason.name(),
-            "no data key in the cache"
-        ),
-        EventKind::Coalesced => debug!(
-            target: TARGET,
-            operation,
-            partition,
-            %context_keys,
-            "waiting for a load in progress"
-        ),
-        EventKind::Bypassed => debug!(
-            target: TARGET,
-            operation,
-            partition,
-            %context_keys,
-            "cannot be served from the cache"
-        ),
-        EventKind::Refused { cause, retry_after } => debug!(
-            target: TARGET,
-            operation,
-            partition,
-            %context_keys,
+        EventKind::Missed(reason) => {
+            about_entry!(debug, reason = reason.name(), "no data key in the cache");
+        }
+        EventKind::Coalesced => about_entry!(debug, "waiting for a load in progress"),
+        EventKind::Bypassed => about_entry!(debug, "cannot be served from the cache"),
+        EventKind::Refused { cause, retry_after } => about_entry!(
+            debug,
             cause = %Chain(cause),
             ?retry_after,
             "refused without a request"
         ),
-        EventKind::Loaded { ahead, took } => debug!(
-            target: TARGET,
-            operation,
-            partition,
-            %context_keys,
-            ahead,
-            ?took,
-            "data key loaded"
-        ),
-        EventKind::LoadFailed { ahead, took, cause } => warn!(
-            target: TARGET,
-            operation,
-            partition,
-            %context_keys,
+        EventKind::Loaded { ahead, took } => about_entry!(debug, ahead, ?took, "data key loaded"),
+        EventKind::LoadFailed { ahead, took, cause } => about_entry!(
+            warn,
             ahead,
             ?took,
             cause = %Chain(cause),
             "could not load a data key"
         ),
-        EventKind::Promoted => debug!(
-            target: TARGET,
-            operation,
-            partition,
-            %context_keys,
-            "standby data key in use"
-        ),
-        EventKind::StaleServed => debug!(
-            target: TARGET,
-            operation,
-            partition,
-            %context_keys,
-            "used a data key past its max_age"
-        ),
-        EventKind::Evicted => debug!(
-            target: TARGET,
-            operation,
-            partition,
-            %context_keys,
-            "entry evicted"
-        ),
+        EventKind::Promoted => about_entry!(debug, "standby data key in use"),
+        EventKind::StaleServed => about_entry!(debug, "used a data key past its max_age"),
+        EventKind::Evicted => about_entry!(debug, "entry evicted"),
         EventKind::Invalidated { entries } => info!(
             target: TARGET,
             operation,
@@ -105,19 +61,13 @@ pub(super) fn emit(event: &Event<'_>) {
             entries,
             "entries invalidated"
         ),
-        EventKind::ContextsNeverRepeat => warn!(
-            target: TARGET,
-            operation,
-            partition,
-            %context_keys,
+        EventKind::ContextsNeverRepeat => about_entry!(
+            warn,
             "almost no encryption context repeats, so caching has no effect: remove values that \
              differ in each message, such as ids and times, or use `DefaultMaterialsManager`"
         ),
-        EventKind::CacheTooSmall { evicted, operations, capacity, max_bytes_held } => warn!(
-            target: TARGET,
-            operation,
-            partition,
-            %context_keys,
+        EventKind::CacheTooSmall { evicted, operations, capacity, max_bytes_held } => about_entry!(
+            warn,
             evicted,
             operations,
             capacity,

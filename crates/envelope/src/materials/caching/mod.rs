@@ -25,7 +25,7 @@ pub use self::{
     cache::{CacheStats, MaterialsCache, MaterialsCacheBuilder},
 };
 use super::{DecryptionMaterialsRequest, EncryptionMaterialsRequest, MaterialsManager};
-pub use crate::cache::{Counts as CacheCounts, FailureCounts};
+pub use crate::cache::Counts as CacheCounts;
 use crate::{
     background::Background,
     cache::{
