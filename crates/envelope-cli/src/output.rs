@@ -228,7 +228,7 @@ fn ignored_signals() -> u64 {
 /// Returns whether a path leads to an open descriptor of this process, such as `/dev/stdout`.
 fn is_descriptor(path: &Path) -> bool {
     let mut path = path.to_owned();
-    // Linux follows as many links.
+    // Linux follows at most 40 symbolic links, too.
     for _ in 0..40 {
         let Ok(folder) = fs::canonicalize(folder_of(&path)) else { return false };
         if folder.starts_with("/proc") && folder.ends_with("fd") {

@@ -12,10 +12,10 @@ const MAX_LENGTH: usize = 2_048;
 
 /// The ARN of a KMS key: `arn:PARTITION:kms:REGION:ACCOUNT:key/ID`.
 ///
-/// An alias, a bare key id and the ARN of an alias are invalid: they can name another key tomorrow,
-/// and KMS responds with the key's ARN. An ARN that is longer than 2,048 bytes, has a character
-/// that is not printable ASCII, or contains an invalid [`Region`] is invalid as well: ARNs may come
-/// from untrusted messages, and are logged.
+/// An alias, a bare key id and the ARN of an alias are invalid: the key that they name can change,
+/// and KMS responds with a key ARN, which would not match them. An ARN that is longer than 2,048
+/// bytes, has a character that is not printable ASCII, or contains an invalid [`Region`] is invalid
+/// as well: ARNs may come from untrusted messages, and are logged.
 ///
 /// ```
 /// use kms_pool::KmsKeyArn;

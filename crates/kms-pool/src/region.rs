@@ -51,7 +51,7 @@ impl fmt::Display for Region {
     }
 }
 
-/// Returns whether `name` may be the name of a region, which may come from an untrusted message.
+/// Returns whether `name`, which may come from an untrusted message, has the form of a region name.
 pub(crate) fn is_region(name: &str) -> bool {
     (1..=MAX_LENGTH).contains(&name.len())
         && !name.starts_with('-')

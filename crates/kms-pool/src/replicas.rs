@@ -83,7 +83,7 @@ struct Replica {
     region: Region,
     /// The recent latency of calls, in microseconds; 0 if it is unknown.
     latency: AtomicU64,
-    /// Whether the last call failed, refused ones aside.
+    /// Whether the last call failed. A refused call does not change this.
     failed: AtomicBool,
     /// When the latency was last measured, in milliseconds since `epoch`.
     measured: AtomicU64,

@@ -53,8 +53,9 @@ enum State<V> {
 
 /// When the next refresh may start.
 ///
-/// This is not the memory of failures, which refuses callers and is forgotten with time and
-/// invalidations: a failed refresh refuses nobody, and the next one waits until a value was kept.
+/// This is separate from the memory of failures, which fails callers, and which time and
+/// invalidations clear. A failed refresh fails no caller. It only delays the next refresh, and the
+/// delay grows with each failure until a value is kept.
 #[derive(Debug, Default)]
 struct Pacing {
     is_refreshing: bool,

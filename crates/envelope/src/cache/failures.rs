@@ -109,8 +109,9 @@ impl<K: Clone + Eq + Hash> Failures<K> {
 
 /// The failures of wrapping keys, by name.
 impl Failures<Arc<str>> {
-    /// Returns the failure for which a request is refused that any of these wrapping keys may
-    /// serve: one of them if all are backed off, the one that ends first.
+    /// Returns the failure with which to refuse a request that any of these wrapping keys may
+    /// serve. If all of them are backed off, this is the failure whose back-off ends first;
+    /// otherwise `None`.
     ///
     /// `wrapping_keys` is called only if any failure is remembered.
     pub(crate) fn backed_off(
@@ -135,8 +136,8 @@ impl Failures<Arc<str>> {
     /// `wrapping_keys`.
     ///
     /// A wrapping key counts once for each load, and only if it did not respond, or responded that
-    /// nobody may use it. If it was backed off, but was asked because another key was not, its
-    /// back-off does not become longer.
+    /// nobody may use it. If it was backed off, and was called only because another key was not,
+    /// its back-off does not become longer.
     pub(super) fn note_load(
         &self,
         failures: &[KeyringError],

@@ -149,7 +149,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
         }
         let entry = self.store.find(key);
         let Some(refresh) = entry.and_then(|entry| entry.begin_refresh(now)) else { return };
-        // Now that no other refresh can end.
+        // Checked here, because no other refresh can end from now on.
         if !is_wanted(refresh.entry()) {
             return;
         }
@@ -157,11 +157,11 @@ impl<V: Send + Sync + 'static> Cache<V> {
         let key = (*key).to_owned();
         let task_source = source.clone();
         settings.spawn(Box::pin(async move {
-            // Until the task ends or is dropped, so that an operation that looked before the value
-            // arrived does not start another refresh.
+            // Kept until the task ends or is dropped, so that an operation that looked before the
+            // value arrived does not start another refresh.
             let _refresh = refresh;
-            // Before other callers can join the load: they must not wait for a turn that comes
-            // after theirs.
+            // Wait for the turn before other callers can join the load. Refreshes come last, so a
+            // caller that joined earlier would wait longer than for its own load.
             let Ok(pass) = cache.enter(&key, &task_source, true).await else { return };
             let Ok(in_background) = task_source.settings().loads_in_background() else { return };
             let load_key = (key.clone(), cache.hasher.hash_one(task_source.supplied_context()));

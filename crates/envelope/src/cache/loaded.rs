@@ -100,7 +100,7 @@ impl<V> Loaded<V> {
     /// Returns whether hardly any further message fits.
     #[inline]
     pub(crate) fn is_used_up(&self, policy: &Policy) -> bool {
-        // A twentieth of the bytes may stay unused where messages are long.
+        // If messages are long, the last twentieth of the bytes may stay unused.
         self.has_no_message_left(policy)
             || self.usage.used().1 > policy.max_bytes - policy.max_bytes / 20
     }
@@ -171,8 +171,8 @@ impl Usage {
         (self.messages.load(Relaxed), self.bytes.load(Relaxed))
     }
 
-    /// Reserves one message, and fills the lease if all leases together take only a part of the
-    /// rest.
+    /// Reserves one message, and fills the lease with a small share of the rest, so that all leases
+    /// together take only a part of it.
     fn renew(&self, lease: &Lease, policy: &Policy, bytes: u64) -> bool {
         // A recall would miss an amount that is being moved into a lease.
         let Ok(_no_recall) = self.recall.try_lock() else { return self.take(policy, 1, bytes) };

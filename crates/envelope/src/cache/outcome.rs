@@ -23,7 +23,7 @@ use crate::{
     time::Moment,
 };
 
-/// How often a value is put in, if its entry is evicted in between.
+/// How many times to try to put a value in, if its entry is evicted in between.
 const ATTEMPTS: usize = 3;
 
 impl<V: Send + Sync + 'static> Cache<V> {

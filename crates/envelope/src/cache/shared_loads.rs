@@ -46,11 +46,12 @@ impl<T: Clone + Send + Sync + 'static> SharedLoads<T> {
         Self { list: Arc::default(), started: AtomicU64::new(0) }
     }
 
-    /// Joins the load for `key`, or starts a new one. Continues with the load, and with whether it
-    /// was started.
+    /// Joins the load for `key`, or starts a new one. Returns `Continue` with the load, and with
+    /// whether it was started.
     ///
-    /// Breaks with what `find` returns: it looks for the value once more, while no load can start
-    /// or end. A load stores its value before it ends, so no value is loaded twice without need.
+    /// Returns `Break` with the value if `find` finds it: `find` looks for the value once more,
+    /// while no load can start or end. A load stores its value before it ends, so no value is
+    /// loaded twice without need.
     ///
     /// `load` makes the load from a [`Landing`], which must be dropped when the load ends, but not
     /// by `load` itself.

@@ -71,7 +71,7 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
         0
     }
 
-    /// Returns the wrapping keys that the load may use any one of, by the names in
+    /// Returns the wrapping keys, any one of which the load may use, by the names in
     /// [`KeyringError`](crate::error::KeyringError); none if that is not known.
     fn wrapping_keys(&self) -> Vec<Arc<str>>;
 

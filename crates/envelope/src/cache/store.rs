@@ -157,7 +157,7 @@ impl<V> Store<V> {
                 self.bytes.fetch_add(bytes, Relaxed);
                 let entry = Arc::new(Entry::empty(key.clone(), bytes, now));
                 if guard.insert_with_lifecycle(Arc::clone(&entry), evicted).is_err() {
-                    // It was removed before it was there.
+                    // Another thread removed it before it was inserted.
                     entry.retire();
                     self.left(&entry);
                 }
@@ -251,7 +251,7 @@ impl<V> Store<V> {
     pub(crate) fn remove(&self, key: &Key<'_>) -> bool {
         switch_point();
         let removed = self.entries.remove_if(key, |entry| {
-            // Before no other thread finds it: a concurrent clear must not miss it.
+            // Retire it while other threads can still find it: a concurrent clear must not miss it.
             entry.retire();
             self.left(entry);
             true

@@ -8,8 +8,8 @@ use zeroize::Zeroize as _;
 use super::{Decrypted, Envelope, yielding::pause};
 use crate::{context::EncryptionContext, error::Error};
 
-/// What a message costs in addition to its bytes: deriving its keys takes as long as encrypting
-/// this many bytes.
+/// The fixed cost of a message, in bytes: deriving its keys takes as long as encrypting this many
+/// bytes.
 const MESSAGE: usize = 12 * 1024;
 /// The maximum number of messages that wait for a data key at once. The cache has its own limit.
 const AT_ONCE: usize = 64;
@@ -81,8 +81,8 @@ impl Envelope {
         let mut batch = DecryptedBatch(Vec::with_capacity(messages.len()));
         for group in groups(messages, self.workers.slice()) {
             match &messages[group] {
-                // It may be long, and yields by itself. Many long messages at the same time would
-                // all run before the next yield.
+                // A single message may be long, and `decrypt` yields while it decrypts it. In a
+                // group, many long messages would run without a yield.
                 [message] => batch.0.push(self.decrypt(message.as_ref(), context).await),
                 group => {
                     batch.0.extend(
@@ -107,7 +107,7 @@ impl Envelope {
     }
 }
 
-/// Decrypted messages. Their plaintexts are wiped on drop, as when the call is cancelled.
+/// Decrypted messages. Their plaintexts are wiped on drop, for example if the call is cancelled.
 pub(super) struct DecryptedBatch(pub(super) Vec<Result<Decrypted, Error>>);
 
 impl Drop for DecryptedBatch {

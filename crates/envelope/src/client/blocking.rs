@@ -175,7 +175,7 @@ impl BlockingEnvelope {
         block_on(self.envelope.reencrypt_batch(messages, context))
     }
 
-    /// Returns whether a message is encrypted as now, like [`Envelope::is_current`].
+    /// Returns whether a message is encrypted as it would be now, like [`Envelope::is_current`].
     ///
     /// # Errors
     ///

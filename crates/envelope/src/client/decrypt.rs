@@ -27,8 +27,9 @@ impl Envelope {
     ///   `context`.
     /// - [`Error::RequiredContextMissing`] if `context` lacks a required key.
     /// - [`Error::CommitmentPolicy`] if the policy does not allow the message's algorithm suite.
-    /// - [`Error::DataKeyNotUnwrapped`] if the keyring cannot unwrap the message's data key, as for
-    ///   a wrong value of a required key, and [`Error::Remembered`] if that failed a moment ago.
+    /// - [`Error::DataKeyNotUnwrapped`] if the keyring cannot unwrap the message's data key, for
+    ///   example because a required key has the wrong value, and [`Error::Remembered`] if that
+    ///   failed a moment ago.
     /// - [`Error::Authentication`] if the message is not authentic.
     /// - [`Error::Truncated`], [`Error::Malformed`], [`Error::Unsupported`],
     ///   [`Error::TrailingBytes`] or [`Error::TooManyEncryptedDataKeys`] if it is not a message.

@@ -44,7 +44,7 @@ impl Envelope {
         context: &EncryptionContext,
     ) -> Result<Vec<u8>, Error> {
         if self.is_one_slice(plaintext) {
-            // Without waiting, the future holds nothing.
+            // Encrypts without waiting if a data key is cached: the future then stores no state.
             match self.try_encrypt(plaintext, context) {
                 Err(Error::NotCached) => {}
                 done => return done,
@@ -226,8 +226,8 @@ impl Envelope {
         Encryption::start(materials, self.content_type, plaintext, &self.workers, message)
     }
 
-    /// Checks materials against the request: policy, legacy suites and caching were decided for its
-    /// suite.
+    /// Checks that materials have the requested suite, for which policy, legacy suites and caching
+    /// were checked, and not too many encrypted data keys.
     pub(super) fn check_materials(&self, materials: &EncryptionMaterials) -> Result<(), Error> {
         check_suite(materials.suite(), self.suite)?;
         encrypted_data_key::check_count(

@@ -55,7 +55,7 @@ impl Envelope {
     /// can call it often. Returns `Ok` if nothing was warmed. It counts neither hits nor misses.
     ///
     /// - Unused data keys expire, and this fetches them again. Called every few seconds, it costs
-    ///   one request per idle context and `max_age`.
+    ///   one request per `max_age` for each idle context.
     /// - Do not use it as a liveness probe: when KMS is unavailable, all processes fail it at the
     ///   same time.
     /// - A data key that is used past `max_age` by

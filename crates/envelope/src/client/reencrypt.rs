@@ -161,7 +161,8 @@ impl Envelope {
         self.manager.encryption_materials(request).await
     }
 
-    /// Returns whether a message names the wrapping keys of `current`, and is in the same form.
+    /// Returns whether a message names the wrapping keys of `current`, has this client's suite, and
+    /// stores no required pairs.
     fn is_as_now(&self, message: &[u8], current: &EncryptionMaterials) -> Result<bool, Error> {
         let (header, _) = opener::read_header(message, self.max_encrypted_data_keys)?;
         let stored = EncryptionContext::from_serialized(header.encryption_context, 0)?;

@@ -51,8 +51,8 @@ impl RequiredKeys {
         Ok(self.required_part_of(context))
     }
 
-    /// Returns the pairs of `context` that a message must not store, whether they are complete or
-    /// not.
+    /// Returns the pairs of `context` that a message must not store. Does not check that `context`
+    /// has every required key.
     pub(super) fn required_part_of(&self, context: &EncryptionContext) -> EncryptionContext {
         context.filtered(|key| self.0.iter().any(|required| required == key))
     }

@@ -8,7 +8,7 @@ use std::{error::Error, fmt, sync::Arc};
 #[derive(Debug, Clone)]
 pub struct KeyringError {
     wrapping_key: Arc<str>,
-    /// The wrapping key that messages name, if it is another one.
+    /// The wrapping key that messages name, if it is not the one that was called.
     name_in_messages: Option<Arc<str>>,
     kind: KeyringErrorKind,
     cause: Arc<dyn Error + Send + Sync>,
@@ -177,8 +177,8 @@ impl KeyringError {
         all(KeyringErrorKind::is_outage).then_some(true)
     }
 
-    /// Returns whether `is_so` is true for this failure, or for that of a related key for the same
-    /// data key.
+    /// Returns whether `is_so` is true for this failure, or for the failure of a related key that
+    /// was called for the same data key.
     fn or_a_related_one(&self, failures: &[Self], is_so: fn(KeyringErrorKind) -> bool) -> bool {
         let is_related = |other: &Self| {
             other.name_in_messages() == self.name_in_messages()

@@ -297,7 +297,7 @@ impl Error {
         error.get_ref()?.downcast_ref()
     }
 
-    /// Returns the error for later callers that are refused because of this one.
+    /// Returns the error for later callers, which are refused because this error is remembered.
     pub(crate) fn remembered(self, retry_after: Duration) -> Self {
         Self::Remembered { cause: Arc::new(self), retry_after }
     }

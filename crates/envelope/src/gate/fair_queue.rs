@@ -231,8 +231,9 @@ impl<T> FairQueue<T> {
         self.partitions.get(&visit.partition)?.contexts.get(&visit.context)
     }
 
-    /// Returns the partition and the context with the most waiting loads, if one of them has more
-    /// than a new load would have: there, one load less makes the least difference.
+    /// Returns the context with the most waiting loads, in the partition with the most waiting
+    /// loads. Returns `None` if neither of them has more than the context and partition of a new
+    /// load would have. Losing one load matters least there.
     fn longest(&self, own: usize, of_partition: usize) -> Option<(u64, u64)> {
         let (number, partition) =
             self.partitions.iter().max_by_key(|(_, partition)| partition.waiting)?;

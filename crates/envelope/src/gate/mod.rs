@@ -115,8 +115,8 @@ fn full() -> Error {
     Error::Overloaded { setting: "max_waiting", waited: Duration::ZERO }
 }
 
-/// Lets a caller whose deadline has passed be dropped before its load starts: a timeout polls its
-/// future first, and then the clock.
+/// Yields once, so that a caller whose deadline has passed is dropped before its load starts. A
+/// timeout polls its future first, and checks the clock after that.
 async fn yield_once() {
     let mut has_yielded = false;
     poll_fn(|context| {

@@ -36,8 +36,8 @@ pub type KeyringFuture<'a, T, E = Error> = Pin<Box<dyn Future<Output = Result<T,
 /// The specification's `OnEncrypt` is [`generate`](Self::generate) if there is no data key yet, and
 /// [`wrap`](Self::wrap) if there is one. `OnDecrypt` is [`unwrap`](Self::unwrap).
 ///
-/// Implement it for another key provider, or to change another keyring. This one limits a keyring
-/// to decryption:
+/// Implement it to support another key provider, or to change how an existing keyring behaves. This
+/// example limits a keyring to decryption:
 ///
 /// ```
 /// use envelope::{DataKey, Error, materials::EncryptedDataKey};

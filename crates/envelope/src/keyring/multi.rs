@@ -26,7 +26,7 @@ use crate::{data_key::DataKey, error::Error};
 /// one of the keyrings can decrypt the message: it is only as secure as the weakest keyring.
 ///
 /// A multi-keyring with a generator cannot be a child of another multi-keyring: the specification
-/// requires it to generate the data key, or fail.
+/// requires it to fail if another keyring has already generated the data key.
 ///
 /// ```
 /// use envelope::{DataKey, keyring::{MultiKeyring, RawAesKeyring}};

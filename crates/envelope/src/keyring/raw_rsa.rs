@@ -151,8 +151,8 @@ impl RawRsaKeyring {
                 "the keyring has no private key to unwrap with",
             )));
         };
-        // A data key of another length must fail here and like invalid padding. A later or
-        // different failure would tell an attacker that the padding was valid.
+        // A data key of the wrong length must fail here, with the same error as invalid padding. A
+        // later or different failure would tell an attacker that the padding was valid.
         let length = request.suite.data_key_length();
         let data_key = private_key
             .decrypt(self.padding, &wrapped.ciphertext)
@@ -170,7 +170,7 @@ impl RawRsaKeyring {
     }
 }
 
-/// In bytes, of all algorithm suites.
+/// The length of the longest data key of any algorithm suite, in bytes.
 const LONGEST_DATA_KEY: usize = 32;
 
 impl Keyring for RawRsaKeyring {

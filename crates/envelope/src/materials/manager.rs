@@ -261,8 +261,8 @@ type SharedCache = Arc<Cache<EncryptionMaterials>>;
 type SharedEntry = Arc<Entry<EncryptionMaterials>>;
 
 impl PreparedEntry {
-    /// Returns the entry that `find` found in `cache` at the first request; `None` if that was
-    /// another cache.
+    /// Returns the entry that `find` found in `cache` at the first request. Returns `None` if the
+    /// first request used another cache.
     pub(crate) fn in_cache(
         &self,
         cache: &SharedCache,

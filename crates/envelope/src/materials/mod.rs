@@ -149,7 +149,8 @@ impl EncryptionMaterials {
         size_of::<Self>() + contexts.iter().sum::<usize>() + self.encrypted_data_keys.len()
     }
 
-    /// Returns the materials to decrypt messages of these; `None` if their public key is invalid.
+    /// Returns the materials to decrypt messages that were encrypted with these materials; `None`
+    /// if their public key is invalid.
     pub(crate) fn to_decryption(&self) -> Option<DecryptionMaterials> {
         let verification_key = match (&self.signing_key, self.suite.curve()) {
             (Some(key), Some(curve)) => {

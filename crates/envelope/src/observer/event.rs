@@ -140,8 +140,8 @@ pub enum EventKind<'a> {
     /// Almost every operation has a new encryption context, so caching has no effect. Emitted once
     /// for each cache and operation.
     ContextsNeverRepeat,
-    /// The cache is too small for the encryption contexts in use, or for decryption, for the data
-    /// keys in use.
+    /// The cache is too small for the encryption contexts in use (for encryption) or for the data
+    /// keys in use (for decryption).
     ///
     /// More than one operation in ten needs an entry that was evicted, which costs a request to the
     /// key provider. Raise [`capacity`](crate::materials::MaterialsCacheBuilder::capacity), or

@@ -191,7 +191,8 @@ impl Needs {
     }
 }
 
-/// Returns how many more bytes a parser needs, or its error if there are none.
+/// Returns how many more bytes a parser needs, or its error if more bytes cannot help or do not
+/// exist.
 pub(super) fn shortfall(parsed: Result<(), Error>, at_end: bool) -> Result<usize, Error> {
     match parsed {
         Ok(()) => Ok(0),

@@ -43,7 +43,7 @@ impl KmsPoolBuilder {
     /// Sets how long before their expiry credentials are refreshed. Default: 5 min. Range: 0 to
     /// 1 h.
     ///
-    /// Credentials that live less than twice as long are refreshed halfway through their lifetime.
+    /// Credentials whose lifetime is shorter than twice this time are refreshed halfway through it.
     ///
     /// # Examples
     ///

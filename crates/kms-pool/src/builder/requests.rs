@@ -87,13 +87,13 @@ impl KmsPoolBuilder {
     ///
     /// Without this setting, the rate is unlimited until KMS throttles. It then drops to 90 % of
     /// the requests that KMS accepted in the last second, and grows until KMS throttles again: by
-    /// 1 % in the first second, and by twice as much in each further second.
+    /// 1 % in the first second, and by twice as much as before in each further second.
     ///
     /// A request that cannot start in time fails at once with
     /// [`OverBudget`](crate::KmsErrorKind::OverBudget), and
-    /// [`retry_after`](crate::KmsError::retry_after) says when to try again. In time means early
-    /// enough for a full attempt within the operation timeout, or within half of the operation
-    /// timeout if that is longer. With the default timeouts, this is 7 s.
+    /// [`retry_after`](crate::KmsError::retry_after) says when to try again. A request must start
+    /// early enough for a full attempt to fit into the operation timeout, or within half of the
+    /// operation timeout if that is later. With the default timeouts, it must start within 7 s.
     ///
     /// # Examples
     ///

@@ -239,7 +239,8 @@ impl Lane {
         }
     }
 
-    /// Late enough that all of the time is used, early enough that an attempt still fits in.
+    /// Returns the latest start of an attempt: a full attempt still fits into the operation
+    /// timeout, or half of that timeout has passed if that is later.
     fn start_by(&self, began: Instant) -> Instant {
         let latest = self.operation_timeout.saturating_sub(self.attempt_timeout);
         began + latest.max(self.operation_timeout / 2)

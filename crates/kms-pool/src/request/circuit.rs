@@ -45,8 +45,8 @@ enum State {
     Probing { pause: Duration },
 }
 
-/// Permission to send one request. Its outcome must be reported; without a report it changes
-/// nothing, unless it was in a race.
+/// Permission to send one request. Report its outcome. A pass that is dropped without a report
+/// changes nothing, unless it was in a race.
 pub(crate) struct Pass {
     circuit: Arc<Circuit>,
     probe: Option<Duration>,

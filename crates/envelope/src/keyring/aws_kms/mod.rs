@@ -5,7 +5,7 @@
 //! | AWS KMS | `AwsKmsKeyring::new` | yes | its key | the region of its key |
 //! | AWS KMS MRK | `AwsKmsKeyring::mrk_aware` | yes | its key and related keys | the region of its key |
 //! | AWS KMS discovery | `AwsKmsDiscoveryKeyring::new` | no | any key that its filter allows | the region of that key |
-//! | AWS KMS MRK discovery | `AwsKmsDiscoveryKeyring::mrk_aware` | no | the same, if in its region or multi-Region | its region |
+//! | AWS KMS MRK discovery | `AwsKmsDiscoveryKeyring::mrk_aware` | no | the same keys, if they are in its region or are multi-Region keys | its region |
 //!
 //! The multi-keyrings of the specification are `MultiKeyring`s of these.
 

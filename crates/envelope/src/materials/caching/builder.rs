@@ -121,13 +121,12 @@ impl CachingBuilder {
     ///
     /// A refresh starts when one of these conditions holds:
     ///
-    /// - The data key has passed 70 to 80 % of its age, or less, but at least 50 %, if requests are
-    ///   slow. The exact point is random for each process, so that a fleet does not refresh at the
-    ///   same time.
+    /// - The data key has reached 70 to 80 % of `max_age`. If requests are slow, this happens
+    ///   earlier, but not before 50 %. The exact point is random for each process, so that a fleet
+    ///   does not refresh at the same time.
     /// - 40 to 50 % of its messages or bytes are used.
     /// - At the current rate, it would reach a limit within four times the duration of a request.
-    /// - It would be too old at the use after the next one, if the pause before that use is as long
-    ///   as the last pause was.
+    /// - It would be too old at the use after the next one, if uses continue at the last interval.
     ///
     /// With `false`, or without the feature `tokio`, a caller that finds no usable data key waits
     /// for the next one.
@@ -160,9 +159,9 @@ impl CachingBuilder {
     /// remembers none.
     ///
     /// Permanent failures are denied access, a disabled or missing KMS key, and an encrypted data
-    /// key that cannot be unwrapped. Until then, calls for the same entry fail at once with
-    /// [`Error::Remembered`]. If nobody may use the wrapping key, so do calls for every entry under
-    /// it.
+    /// key that cannot be unwrapped. While a failure is remembered, calls for the same entry fail
+    /// at once with [`Error::Remembered`]. If nobody may use the wrapping key, calls for every
+    /// entry under it fail as well.
     pub fn remember_failures_for(mut self, duration: Duration) -> Self {
         self.policy.refuse_for = duration;
         self
@@ -277,7 +276,7 @@ impl CachingBuilder {
 }
 
 /// Returns the cache partition for this id and for keyrings with this identity.
-/// [`Key::partition_id`](crate::cache::key::Key::partition_id) depends on this form.
+/// [`Key::partition_id`](crate::cache::key::Key::partition_id) depends on the format of the result.
 fn partition(id: &str, identity: &str) -> String {
     let digest = u128::from_be_bytes(*Sha256::digest(identity).first_chunk().expect("of 32 bytes"));
     format!("{id}/{digest:032x}")

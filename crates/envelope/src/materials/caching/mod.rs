@@ -118,8 +118,8 @@ struct Inner {
     cache: MaterialsCache,
     partition: Arc<str>,
     policy: Policy,
-    /// By wrapping key. Not shared with other managers, whose principals may fail for other
-    /// reasons.
+    /// Failures by wrapping key. Not shared with other managers: their principals may have other
+    /// permissions.
     backoffs: Failures<Arc<str>>,
     probes: Probes,
     prime_decrypt: bool,

@@ -21,8 +21,8 @@ use crate::{
     time::Moment,
 };
 
-/// The maximum length of the name of a wrapping key that can fail by itself: AWS's ARNs have at
-/// most 2,048 bytes.
+/// The maximum length of the name of a wrapping key whose failures are remembered separately. ARNs
+/// of AWS have at most 2,048 bytes.
 const MAX_NAME: usize = 2_048;
 
 /// Loads the encryption materials of one context.
@@ -288,7 +288,7 @@ impl Source for DecryptionSource {
     }
 
     fn held_bytes(&self) -> usize {
-        // Held in the key and in this source, and once more in the header.
+        // The cache key, this source and the header each hold a copy.
         3 * (self.keys.len() + self.stored.len())
     }
 

@@ -349,7 +349,7 @@ impl Session {
 
     /// The load in progress, if its result can still be used.
     fn running(&self, state: &State) -> Option<Load> {
-        // Not by its outcome: the shared future may never have been polled.
+        // Asks the task and not the shared future, which may never have been polled.
         let is_of_use = |load: &&Load| {
             load.task.as_ref().is_some_and(|task| !task.is_finished())
                 && load.rotation == self.principal.rotation()

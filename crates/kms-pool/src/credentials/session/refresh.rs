@@ -29,13 +29,13 @@ pub(super) struct Refresh {
     failed: Option<(KmsError, Instant)>,
     /// How many refreshes rejections may still cause.
     rejections_left: u32,
-    /// Since when `rejections_left` grows back; `None` before the first refusal.
+    /// Since when `rejections_left` grows back; `None` before the first rejection.
     rejections_since: Option<Instant>,
     /// Consecutive refreshes that returned nothing new.
     fruitless: u32,
     /// Whether the last call of the provider succeeded.
     answered: bool,
-    /// Until then, valid credentials are used without another refresh.
+    /// When the next refresh may start. Before that, valid credentials are used as they are.
     not_before: Option<Instant>,
 }
 
@@ -106,7 +106,8 @@ impl Refresh {
         self.failed = None;
         self.answered = true;
         if new.is_expired(now.date) {
-            // Expired by this clock. If the clock is wrong, the next ones look expired too.
+            // They look expired to this clock. If the clock is wrong, the next credentials will
+            // look expired too, so wait longer before the next refresh.
             return self.pause_longer(now);
         }
         self.fruitless = 0;

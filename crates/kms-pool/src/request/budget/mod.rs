@@ -2,9 +2,9 @@
 //!
 //! The rate is learned. Until KMS throttles, only the configured rate applies. When KMS throttles,
 //! the rate drops to nine tenths of the requests that KMS accepted in the last second. It grows
-//! again until KMS throttles: by a hundredth of that in the first second, and by twice as much in
-//! each further second. It therefore stays near a good rate for a while, and soon leaves a rate
-//! that is too low.
+//! again until KMS throttles: by a hundredth of that in the first second, and by twice as much as
+//! before in each further second. It therefore stays near a good rate for a while, and soon leaves
+//! a rate that is too low.
 //!
 //! A request knows at once when it can start, from the number of requests before it, and whether
 //! that is too late. Existing rate limiters, such as `governor`, can only say when to ask again. A
@@ -32,9 +32,9 @@ use crate::time::monotonic;
 pub(crate) struct BudgetSettings {
     pub(crate) max_in_flight: usize,
     pub(crate) max_per_second: Option<f64>,
-    /// The maximum share of both for decryption, 0 to 1.
+    /// The maximum share of both limits for decryption, 0 to 1.
     pub(crate) decrypt_share: f64,
-    /// The maximum share of both for everything else, 0 to 1.
+    /// The maximum share of both limits for everything else, 0 to 1.
     pub(crate) encrypt_share: f64,
 }
 
@@ -106,7 +106,8 @@ impl Budget {
     ///
     /// # Errors
     ///
-    /// [`TooLate`] if that is after `start_by`, and at once if that can be known at once.
+    /// [`TooLate`] if the request cannot start by `start_by`. Does not wait if this is known from
+    /// the start.
     pub(crate) async fn enter(
         &self,
         class: Class,

@@ -8,11 +8,11 @@ use crate::request::operation::Class;
 
 /// After a throttled request, the limit drops to this share of the accepted requests.
 const DECREASE: f64 = 0.9;
-/// In its first second as the limit, it grows by this share of its value after the drop, or by one
-/// request per second if that is more.
+/// In the first second after a drop, the limit grows by this share of its value, or by one request
+/// per second if that is more.
 const INCREASE: f64 = 0.01;
 const MIN_PER_SECOND: f64 = 1.0;
-/// After a pause, the requests of this share of a second may start at once.
+/// After a pause, as many requests may start at once as the limit allows in this share of a second.
 const BURST: f64 = 0.05;
 /// A learned limit is forgotten when KMS has throttled nothing for this long.
 pub(super) const FORGET_AFTER: Duration = Duration::from_mins(5);
@@ -93,7 +93,7 @@ impl Rate {
     }
 
     /// Starts a request if no other one waits, or returns how long it must wait. `is_wanted` says
-    /// that the next start is taken, although its request may not have noticed yet.
+    /// that another request is about to take the next start.
     pub(super) fn start_spare(
         &mut self,
         is_wanted: bool,

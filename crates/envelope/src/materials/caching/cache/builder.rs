@@ -119,8 +119,8 @@ impl MaterialsCacheBuilder {
     /// its context by its number of wrapped keys.
     ///
     /// A message may turn out to be forged. Loads for decryption whose data key has not been used
-    /// before therefore leave some of `max_loads` free: the loads of one context a quarter, those
-    /// of one partition an eighth, and all together a sixteenth, rounded down.
+    /// before therefore leave some of `max_loads` free: those of one context leave a quarter, those
+    /// of one partition an eighth, and all of them together a sixteenth (rounded down).
     pub fn max_loads(mut self, max_loads: usize) -> Self {
         self.max_loads = max_loads.max(1);
         self
