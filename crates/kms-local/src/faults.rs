@@ -87,7 +87,7 @@ struct Dice {
     random: fastrand::Rng,
     /// Separate from `random`, so that slowness does not change the other decisions.
     slowness: fastrand::Rng,
-    /// The number of requests that were still allowed at a time.
+    /// How many requests were still allowed, and when that was counted.
     allowance: Option<(f64, Instant)>,
 }
 

@@ -118,7 +118,7 @@ impl PooledClient {
         let client = self.sdk_client(Purpose::OneAttempt);
         let ping = client.generate_random().customize().mutate_request(|request| {
             let url = request.uri().trim_end_matches('/').to_owned() + PING;
-            // Both are valid, because the values that they replace were.
+            // Neither call fails: the URI and the method that they replace were valid.
             let _ = request.set_uri(url);
             let _ = request.set_method("GET");
             request.headers_mut().remove("content-length");

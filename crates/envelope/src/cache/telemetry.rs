@@ -143,7 +143,7 @@ impl Telemetry {
     }
 }
 
-/// Finds the reasons for misses, and whether the cache is too small or of no use.
+/// Finds the reasons for misses, and whether the cache is too small or has no effect.
 #[derive(Debug)]
 struct Misses {
     hasher: RandomState,

@@ -69,7 +69,7 @@ impl Envelope {
     /// message, in order.
     ///
     /// Missing data keys are fetched at the same time: at most 64, and at most the cache's
-    /// [`max_loads`]. Those of messages over 256 KiB are fetched one after the other. Yields to
+    /// [`max_loads`]. Data keys of messages over 256 KiB are fetched one after the other. Yields to
     /// other tasks in between, and uses the client's threads if it has several.
     ///
     /// [`max_loads`]: crate::materials::MaterialsCacheBuilder::max_loads

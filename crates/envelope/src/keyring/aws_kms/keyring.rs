@@ -80,9 +80,9 @@ impl AwsKmsKeyring {
         Self { is_mrk_aware: true, ..Self::new(clients, key) }
     }
 
-    /// Sets the regions whose related keys are called instead: the first one that responds
-    /// generates, wraps or unwraps the data key, as [`Replicas`] describes. Default: only the
-    /// region of the key.
+    /// Sets the regions whose related keys are called instead of the key: the first one that
+    /// responds generates, wraps or unwraps the data key, as [`Replicas`] describes. Default: only
+    /// the region of the key.
     ///
     /// This makes the keyring [MRK-aware](Self::mrk_aware). The region of the key itself is called
     /// only if it is one of `replicas`. For a key that is not a multi-Region key, `replicas` has no

@@ -115,8 +115,9 @@ impl MaterialsCacheBuilder {
     /// When more loads are needed, those with waiting callers run before refreshes. Scheduling is
     /// fair between partitions, and within a partition between the encryption contexts that callers
     /// supplied: one tenant's flood does not delay other tenants, if you supply a context that
-    /// names the tenant. (The context in the message itself does not count.) A load is charged to
-    /// its context by its number of wrapped keys.
+    /// names the tenant. (The context in the message itself does not count.) A load for encryption
+    /// counts once against its context. A load for decryption counts once for each encrypted data
+    /// key of the message.
     ///
     /// A message may turn out to be forged. Loads for decryption whose data key has not been used
     /// before therefore leave some of `max_loads` free: those of one context leave a quarter, those
@@ -146,11 +147,11 @@ impl MaterialsCacheBuilder {
     /// Sets how many loads of one encryption context may wait. Default: 1,000. Allowed: over zero;
     /// zero counts as one.
     ///
-    /// Of all contexts together, sixteen times as many may wait, for encryption and for decryption
-    /// each. A load over the limit of its context fails at once with
-    /// [`Error::Overloaded`](crate::Error::Overloaded). If all contexts together reach theirs, the
-    /// context with the most waiting loads loses one. A load that holds more than 4 KiB counts as
-    /// several: a message with many or long encrypted data keys, for example.
+    /// Sixteen times as many loads of all contexts together may wait, for encryption and separately
+    /// for decryption. A load over the limit of its context fails at once with
+    /// [`Error::Overloaded`](crate::Error::Overloaded). If all contexts together reach their limit,
+    /// the context with the most waiting loads loses one. A load that holds more than 4 KiB counts
+    /// as several: a message with many or long encrypted data keys, for example.
     pub fn max_waiting(mut self, max_waiting: usize) -> Self {
         self.max_waiting = max_waiting.max(1);
         self

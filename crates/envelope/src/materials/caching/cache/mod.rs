@@ -47,8 +47,8 @@ use crate::{
 /// have held a lock, and the child may wait for it forever. Each process counts its own messages
 /// and bytes, so that both together may exceed a data key's limits.
 ///
-/// Without the feature, the waiting callers drive a load, and it is cancelled with the last of
-/// them.
+/// Without the feature, the waiting callers drive a load. It is cancelled when the last of them is
+/// cancelled.
 ///
 /// # Observability
 ///
