@@ -42,7 +42,8 @@ pub struct Counts {
     pub misses_bytes: u64,
     /// Requests to the underlying materials manager: one `GenerateDataKey` or `Decrypt` each.
     pub loads: u64,
-    /// Loads that failed: the sum of the next ten counts, by the kind of the first keyring's failure.
+    /// Loads that failed: the sum of the next ten counts, by the kind of the first keyring's
+    /// failure.
     pub load_failures: u64,
     /// Loads that failed with [`KeyringErrorKind::Throttled`].
     pub failures_throttled: u64,

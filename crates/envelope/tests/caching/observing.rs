@@ -372,7 +372,7 @@ async fn statistics_survive_json() {
     envelope.encrypt(b"x", &context("a")).await.unwrap();
     let json = serde_json::to_value(cache.stats()).unwrap();
     assert_eq!(json["encryption"]["misses_absent"], 1);
-    assert_eq!(json["encryption"]["failures"]["throttled"], 0);
+    assert_eq!(json["encryption"]["failures_throttled"], 0);
     assert_eq!(
         serde_json::from_value::<envelope::materials::CacheStats>(json).unwrap(),
         cache.stats()
