@@ -79,8 +79,9 @@ pub(super) fn read_suite(
 ) -> Result<AlgorithmSuite, Error> {
     let offset = reader.offset();
     let id = reader.u16("algorithm suite id")?;
-    let unsupported = Error::Unsupported { field: "algorithm suite id", offset, value: id };
-    let suite = AlgorithmSuite::from_id(id).ok_or(unsupported)?;
+    let Some(suite) = AlgorithmSuite::from_id(id) else {
+        return Err(Error::Unsupported { field: "algorithm suite id", offset, value: id });
+    };
     if suite.commits_to_key() != commits_to_key {
         return Err(Error::Malformed {
             field: "algorithm suite id",

@@ -32,9 +32,11 @@ pub(super) fn read<'a>(
         return Err(Error::Unsupported { field: "type", offset, value: kind.into() });
     }
     let suite = read_suite(reader, false)?;
+    reader.require_if_none("message id", 16 + 2)?;
     let message_id = reader.bytes("message id", 16)?;
     let encryption_context = read_context(reader)?;
     let encrypted_data_keys = EncryptedDataKeys::read(reader, max_encrypted_data_keys)?;
+    reader.require_if_none("content type", 1 + 4 + 1 + 4 + 12 + 16)?;
     let content_type_id = read_content_type_id(reader)?;
     let offset = reader.offset();
     if *reader.array("reserved")? != RESERVED {

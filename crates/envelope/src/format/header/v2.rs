@@ -22,9 +22,11 @@ pub(super) fn read<'a>(
     max_encrypted_data_keys: usize,
 ) -> Result<UnverifiedHeader<'a>, Error> {
     let suite = read_suite(reader, true)?;
+    reader.require_if_none("message id", 32 + 2)?;
     let message_id = reader.bytes("message id", 32)?;
     let encryption_context = read_context(reader)?;
     let encrypted_data_keys = EncryptedDataKeys::read(reader, max_encrypted_data_keys)?;
+    reader.require_if_none("content type", 1 + 4 + 32 + 16)?;
     let content_type_id = read_content_type_id(reader)?;
     let content_type = read_frame_length(reader, content_type_id)?;
     let commit_key = reader.array("commit key")?;
