@@ -1,6 +1,10 @@
 //! Decryption.
 
-use super::{Decrypted, Envelope, encrypt::check_suite, yielding::finish_yielding};
+use super::{
+    Decrypted, Envelope,
+    encrypt::{check_suite, without_required_context},
+    yielding::finish_yielding,
+};
 use crate::{
     context::EncryptionContext,
     error::Error,
@@ -177,7 +181,7 @@ impl Envelope {
             return Ok(opener);
         }
         let materials = self.manager.decryption_materials(request).await?;
-        self.start_opener(header, &materials)
+        self.start_opener(header, &required, &materials)
     }
 
     /// Verifies a header under a cached data key.
@@ -199,17 +203,26 @@ impl Envelope {
     ) -> Result<Option<Opener>, Error> {
         let mut opener = None;
         self.manager.cached_decryption_materials(request, &mut |materials| {
-            opener = Some(self.start_opener(header, materials));
+            opener = Some(self.start_opener(header, request.required_context, materials));
         })?;
         opener.transpose()
     }
 
+    /// `required` is the part of the supplied context that the header does not store. The header is
+    /// verified under the materials' own, so that must contain it.
     fn start_opener(
         &self,
         header: &UnverifiedHeader<'_>,
+        required: &EncryptionContext,
         materials: &DecryptionMaterials,
     ) -> Result<Opener, Error> {
         check_suite(materials.suite(), header.suite)?;
+        let authenticated = materials.required_context();
+        if authenticated != required
+            && required.iter().any(|(key, value)| authenticated.get(key) != Some(value))
+        {
+            return Err(without_required_context());
+        }
         self.required_keys.check(materials.encryption_context())?;
         Opener::start(header, materials)
     }

@@ -227,14 +227,26 @@ impl Envelope {
     }
 
     /// Checks that materials have the requested suite, for which policy, legacy suites and caching
-    /// were checked, and not too many encrypted data keys.
+    /// were checked, authenticate the required pairs without storing them, and have not too many
+    /// encrypted data keys.
     pub(super) fn check_materials(&self, materials: &EncryptionMaterials) -> Result<(), Error> {
         check_suite(materials.suite(), self.suite)?;
+        if self.required_keys.check(materials.required_context()).is_err() {
+            return Err(without_required_context());
+        }
         encrypted_data_key::check_count(
             materials.encrypted_data_key_count(),
             self.max_encrypted_data_keys,
         )
     }
+}
+
+/// Returns the error of materials that do not authenticate the pairs that the message does not
+/// store.
+pub(super) fn without_required_context() -> Error {
+    let problem = "the materials manager returned materials without the request's \
+        `required_context`: get them from `DefaultMaterialsManager`";
+    Error::invalid_setting("materials", problem)
 }
 
 /// Refuses materials for another suite than the requested one.

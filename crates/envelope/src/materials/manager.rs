@@ -201,7 +201,8 @@ pub struct EncryptionMaterialsRequest<'a> {
     pub suite: AlgorithmSuite,
     /// The encryption context to bind the message to.
     pub encryption_context: &'a EncryptionContext,
-    /// The part of the encryption context that the message authenticates, but does not store.
+    /// The part of the encryption context that the message authenticates, but does not store. The
+    /// client refuses materials without it.
     pub required_context: &'a EncryptionContext,
     /// The length of the plaintext in bytes, or an upper limit of it; `None` if it is unknown. Only
     /// messages of known length use a cached data key.
@@ -281,7 +282,8 @@ pub struct DecryptionMaterialsRequest<'a> {
     pub suite: AlgorithmSuite,
     /// The encryption context that the caller supplied. It does not contradict the stored one.
     pub supplied_context: &'a EncryptionContext,
-    /// The part of the supplied context that the message does not store.
+    /// The part of the supplied context that the message does not store. The client refuses
+    /// materials without it.
     pub required_context: &'a EncryptionContext,
     /// Whether no caller waits, because a data key is refreshed ahead. Default: `false`.
     pub background: bool,

@@ -5,8 +5,12 @@ use std::io::{Read as _, Write as _};
 
 use crate::support::{context, keyring};
 use envelope::{
-    EncryptionContext, Envelope, Error,
-    materials::{CachingMaterialsManager, DefaultMaterialsManager},
+    DataKey, EncryptionContext, Envelope, Error,
+    materials::{
+        CachingMaterialsManager, DecryptionMaterials, DecryptionMaterialsRequest,
+        DefaultMaterialsManager, EncryptedDataKey, EncryptionMaterials, EncryptionMaterialsRequest,
+        MaterialsFuture, MaterialsManager,
+    },
 };
 use futures_executor::block_on;
 
@@ -196,4 +200,70 @@ fn reserved_keys_cannot_be_required() {
     let builder = Envelope::builder(DefaultMaterialsManager::new(keyring()));
     let error = builder.required_keys(["aws-crypto-public-key"]).build().unwrap_err();
     assert!(matches!(error, Error::InvalidSetting { setting: "required_keys", .. }), "{error}");
+}
+
+/// Supplies a data key that is not bound to an encryption context, and ignores which pairs are
+/// required.
+#[derive(Debug, Clone)]
+struct Forgetful;
+
+impl Forgetful {
+    fn data_key() -> DataKey {
+        DataKey::from_vec(vec![7; 32])
+    }
+}
+
+impl MaterialsManager for Forgetful {
+    fn encryption_materials<'a>(
+        &'a self,
+        request: EncryptionMaterialsRequest<'a>,
+    ) -> MaterialsFuture<'a, EncryptionMaterials> {
+        let wrapped = EncryptedDataKey {
+            key_provider_id: "store".to_owned(),
+            key_provider_information: b"1".to_vec(),
+            ciphertext: vec![],
+        };
+        let context = request.encryption_context.clone();
+        let materials =
+            EncryptionMaterials::new(request.suite, context, Self::data_key(), &[wrapped]);
+        Box::pin(async { materials.map(Into::into) })
+    }
+
+    fn decryption_materials<'a>(
+        &'a self,
+        request: DecryptionMaterialsRequest<'a>,
+    ) -> MaterialsFuture<'a, DecryptionMaterials> {
+        Box::pin(async move {
+            let context = request.encryption_context()?;
+            DecryptionMaterials::new(request.suite, context, Self::data_key()).map(Into::into)
+        })
+    }
+}
+
+/// Otherwise a message without the pair would decrypt under any value of it.
+#[test]
+fn materials_without_the_required_pairs_are_refused() {
+    fn is_refused<T: std::fmt::Debug>(outcome: Result<T, Error>) -> bool {
+        matches!(outcome, Err(Error::InvalidSetting { setting: "materials", .. }))
+    }
+    let caching = CachingMaterialsManager::builder(Forgetful).build().unwrap();
+    for builder in [
+        |_: &_| Envelope::builder(Forgetful),
+        |it: &CachingMaterialsManager| Envelope::builder(it.clone()),
+    ] {
+        let plain = builder(&caching).build().unwrap();
+        let requiring = builder(&caching).required_keys(["tenant"]).build().unwrap();
+        assert!(is_refused(block_on(requiring.encrypt(CARD, &context("42")))));
+        assert!(is_refused(block_on(requiring.encryptor(&context("42"), None))));
+
+        let unbound = block_on(plain.encrypt(CARD, &EncryptionContext::empty())).unwrap();
+        let decrypted = block_on(plain.decrypt(&unbound, &EncryptionContext::empty())).unwrap();
+        assert_eq!(decrypted.plaintext(), CARD);
+        for envelope in [&plain, &requiring] {
+            // The second time, the materials may be cached.
+            for _ in 0..2 {
+                assert!(is_refused(block_on(envelope.decrypt(&unbound, &context("42")))));
+            }
+        }
+    }
 }
