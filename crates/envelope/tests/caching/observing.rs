@@ -364,6 +364,25 @@ fn an_observer_may_use_the_cache_on_every_event() {
     }
 }
 
+/// The first use of a prepared context adds its entry, which may evict another one.
+#[test]
+fn an_observer_may_use_the_prepared_context_whose_entry_evicts_another_one() {
+    let (ended, wait) = mpsc::channel();
+    thread::spawn(move || {
+        let meddler = Arc::new(Meddler::default());
+        let observer = Arc::clone(&meddler) as Arc<dyn Observer>;
+        let cache = MaterialsCache::builder().capacity(1).observer(observer).build();
+        let envelope = caching(GatedKeyring::open(), |builder| builder.cache(&cache));
+        let message = futures_executor::block_on(envelope.encrypt(b"x", &context("1"))).unwrap();
+        let prepared = envelope.prepare(&context("2")).unwrap();
+        meddler.envelope.set((cache, envelope, prepared.clone(), message)).unwrap();
+        let _ = prepared.try_encrypt(b"x");
+        assert!(meddler.seen.lock().unwrap().contains_key("Encryption Evicted"));
+        ended.send(()).unwrap();
+    });
+    wait.recv_timeout(MINUTE).expect("an observer waits for ever, or nothing was evicted");
+}
+
 #[cfg(feature = "serde")]
 #[tokio::test]
 async fn statistics_survive_json() {
