@@ -23,6 +23,9 @@ impl Envelope {
     /// [`RotatingKeyring`](crate::keyring::RotatingKeyring) does. To skip messages for which this
     /// changes nothing, see [`is_current`](Self::is_current).
     ///
+    /// With a signed suite, the new message has the signature of this client, even if the old one
+    /// was not signed, and anyone who could decrypt it could have created it.
+    ///
     /// In a database, replace the message only if it is still the one that you read: otherwise a
     /// write in between is lost.
     ///
@@ -38,7 +41,8 @@ impl Envelope {
     }
 
     /// Re-encrypts those of `messages` that are not [current](Self::is_current), and returns one
-    /// result per message, in order: `None` if the message is current.
+    /// result per message, in order: `None` if the message is current. Such a message is neither
+    /// decrypted nor verified, and its encryption context is not compared with `context`.
     ///
     /// One failure does not stop the others. A rotation can therefore be interrupted at any time:
     /// run it again over all messages, and it continues where it was. Missing data keys are fetched
