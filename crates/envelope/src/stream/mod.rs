@@ -17,8 +17,8 @@
 //!   released after an error. Data that was released before the error is authentic but incomplete:
 //!   do not act on it.
 //! - Memory use is a small multiple of the frame length, plus about 100 KiB, or 1 MiB for each of
-//!   [several threads](crate::EnvelopeBuilder::threads). A non-framed body is like one frame, and
-//!   is held in memory.
+//!   several threads (`EnvelopeBuilder::threads`). A non-framed body is like one frame, and is held
+//!   in memory.
 //! - A length in a message does not allocate memory before its bytes arrive.
 //! - When a call is cancelled or fails, no plaintext is left in memory: buffers are wiped on drop.
 //!
