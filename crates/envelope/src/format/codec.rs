@@ -64,8 +64,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Fails if there are no more bytes: `field` and the fields after it take `length` bytes in all.
-    /// A stream then reads them at once, while a truncated message still names its last field.
+    /// Fails if there are no more bytes: `field` and the fields after it have `length` bytes in
+    /// all. A stream then reads them at once, while a truncated message still names its last field.
     pub(crate) fn require_if_none(&self, field: &'static str, length: usize) -> Result<(), Error> {
         match self.rest() {
             [] => self.require(field, length),
