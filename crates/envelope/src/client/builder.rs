@@ -93,7 +93,7 @@ impl EnvelopeBuilder {
     /// values, decryption fails. Use this for pairs that every reader knows from where the message
     /// is stored, such as its tenant or table: a message that was moved elsewhere does not decrypt
     /// there. Older messages that store the pairs still decrypt, if the supplied values are equal.
-    /// Default: none.
+    /// Default: none. A second call replaces the keys of the first.
     ///
     /// The keys are checked in every operation, whether the data key is cached or not. (The
     /// specification calls this the required encryption context CMM.)

@@ -383,6 +383,34 @@ fn an_observer_may_use_the_prepared_context_whose_entry_evicts_another_one() {
     wait.recv_timeout(MINUTE).expect("an observer waits for ever, or nothing was evicted");
 }
 
+/// Writes down the partition of each event.
+#[derive(Debug, Default)]
+struct Partitions(Mutex<Vec<Option<String>>>);
+
+impl Observer for Partitions {
+    fn observe(&self, event: &Event<'_>) {
+        self.0.lock().unwrap().push(event.partition.map(str::to_owned));
+    }
+}
+
+#[tokio::test]
+async fn events_name_the_partition_only_if_the_cache_is_set_to() {
+    for labels in [false, true] {
+        let observer = Arc::new(Partitions::default());
+        let cache = MaterialsCache::builder()
+            .label_partitions(labels)
+            .observer(Arc::clone(&observer) as Arc<dyn Observer>)
+            .build();
+        let envelope =
+            caching(GatedKeyring::open(), |builder| builder.cache(&cache).partition_id("tenant/1"));
+        // A miss, a load and a hit.
+        envelope.encrypt(b"x", &context("1")).await.unwrap();
+        envelope.encrypt(b"x", &context("1")).await.unwrap();
+        let expected = labels.then(|| "tenant/1".to_owned());
+        assert_eq!(*observer.0.lock().unwrap(), vec![expected; 3]);
+    }
+}
+
 #[cfg(feature = "serde")]
 #[tokio::test]
 async fn statistics_survive_json() {

@@ -9,7 +9,8 @@ use std::{
 
 use crate::support::{keyring, now};
 use envelope::{
-    AlgorithmSuite, CommitmentPolicy, EncryptionContext, Envelope, Error,
+    AlgorithmSuite, CommitmentPolicy, DataKey, EncryptionContext, Envelope, Error,
+    keyring::{MultiKeyring, RawAesKeyring},
     materials::{CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache},
     stream::{Decryptor, UnverifiedHeader},
 };
@@ -430,6 +431,28 @@ fn a_header_with_as_many_keys_as_fit_is_read_in_few_steps() {
         "{error:?}"
     );
     assert!(source.1 < 100, "{} reads", source.1);
+}
+
+/// A header may be read without the client, which then counts the keys again.
+#[test]
+fn a_header_with_too_many_keys_for_the_client_is_refused() {
+    let other = RawAesKeyring::new("tests", "other", &DataKey::from_vec(vec![8; 32])).unwrap();
+    let both = MultiKeyring::builder().generator(keyring()).child(other).build().unwrap();
+    let message = encrypt(&Envelope::new(both).unwrap(), b"x");
+    let header = UnverifiedHeader::read(&mut &message[..], 2).unwrap();
+    for limit in [1, 2] {
+        let envelope = Envelope::builder(DefaultMaterialsManager::new(keyring()));
+        let envelope = envelope.max_encrypted_data_keys(limit).build().unwrap();
+        for decryptor in [
+            now(envelope.decryptor(&header, &context())),
+            now(envelope.decryptor_before_signature(&header, &context())),
+        ] {
+            match (limit, decryptor) {
+                (1, Err(Error::TooManyEncryptedDataKeys { count: 2, limit: 1 })) | (2, Ok(_)) => {}
+                (limit, other) => panic!("limit {limit}: {other:?}"),
+            }
+        }
+    }
 }
 
 #[test]
