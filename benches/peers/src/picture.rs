@@ -153,8 +153,7 @@ fn panel(
         let points: Vec<_> =
             plan.sizes.iter().map(|&size| (length(size), value(who, size))).collect();
         chart.draw_series(LineSeries::new(points.clone(), color.stroke_width(2)))?;
-        chart
-            .draw_series(points.into_iter().map(|point| Circle::new(point, 3, color.filled())))?;
+        chart.draw_series(points.into_iter().map(|point| Circle::new(point, 3, color.filled())))?;
     }
     Ok(())
 }
