@@ -269,15 +269,12 @@ impl PreparedEntry {
         cache: &SharedCache,
         find: impl FnOnce() -> SharedEntry,
     ) -> Option<&SharedEntry> {
-        let (found_in, entry) = match self.0.get() {
-            Some(found) => found,
-            None => {
-                // Before `get_or_init`: a new entry evicts others, and their observer may use this
-                // one.
-                let entry = find();
-                self.0.get_or_init(|| (Arc::clone(cache), entry))
-            }
-        };
+        let (found_in, entry) = self.0.get().unwrap_or_else(|| {
+            // Before `get_or_init`: a new entry evicts others, and an observer of that may use this
+            // one.
+            let entry = find();
+            self.0.get_or_init(|| (Arc::clone(cache), entry))
+        });
         Arc::ptr_eq(found_in, cache).then_some(entry)
     }
 }
