@@ -41,6 +41,21 @@ fn derive_on_stack(suite: AlgorithmSuite, data_key: &[u8], message_id: &[u8]) ->
     MessageKeys { cipher, commit_key }
 }
 
+/// Returns a public value that tells keys apart, and reveals nothing about them.
+pub(crate) fn fingerprint(key: &[u8]) -> [u8; 16] {
+    let fingerprint = fingerprint_on_stack(key);
+    stack::wipe(FRAMES);
+    fingerprint
+}
+
+/// Not inlined, like [`derive_on_stack`].
+#[inline(never)]
+fn fingerprint_on_stack(key: &[u8]) -> [u8; 16] {
+    let mut fingerprint = [0; 16];
+    expand(&Hkdf::<Sha512>::new(None, key), &[b"envelope keyring identity"], &mut fingerprint);
+    fingerprint
+}
+
 /// Writes the encryption key to `key` and returns the commit key.
 fn derive_into(
     key: &mut [u8],

@@ -17,6 +17,7 @@ use aws_lc_rs::{
 };
 use zeroize::Zeroizing;
 
+use super::kdf;
 use crate::{data_key::DataKey, error::Error};
 
 /// The padding of a data key before RSA encryption (specification:
@@ -89,6 +90,11 @@ impl RsaPublicKey {
     pub(crate) fn belongs_to(&self, private_key: &RsaPrivateKey) -> bool {
         let [ours, theirs] = [self, &private_key.public_key].map(|key| key.0.as_der());
         ours.is_ok_and(|ours| theirs.is_ok_and(|theirs| ours.as_ref() == theirs.as_ref()))
+    }
+
+    /// Returns a value that tells keys apart.
+    pub(crate) fn fingerprint(&self) -> Option<[u8; 16]> {
+        self.0.as_der().ok().map(|der| kdf::fingerprint(der.as_ref()))
     }
 
     /// Encrypts `data_key`. The ciphertext has the length of the modulus.

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     crypto::{
         aead::{self, NONCE_LENGTH, TAG_LENGTH},
-        random,
+        kdf, random,
     },
     data_key::DataKey,
     error::Error,
@@ -29,6 +29,7 @@ pub struct RawAesKeyring {
     namespace: String,
     name: String,
     wrapping_key: aead::Key,
+    fingerprint: [u8; 16],
 }
 
 impl RawAesKeyring {
@@ -48,10 +49,11 @@ impl RawAesKeyring {
         let name = name.into();
         check_key_names(&namespace, &name, usize::from(u16::MAX) - PROVIDER_SUFFIX_LENGTH)?;
         let length = wrapping_key.len();
+        let fingerprint = kdf::fingerprint(wrapping_key.expose_secret());
         let wrapping_key = aead::Key::new(wrapping_key.expose_secret()).ok_or_else(|| {
             Error::invalid_setting("wrapping key", format!("{length} bytes, expected 16, 24 or 32"))
         })?;
-        Ok(Self { namespace, name, wrapping_key })
+        Ok(Self { namespace, name, wrapping_key, fingerprint })
     }
 
     fn wrap_now(
@@ -146,13 +148,14 @@ impl Keyring for RawAesKeyring {
     }
 
     fn identity(&self) -> Option<String> {
-        Some(format!("raw AES {:?} {:?}", self.namespace, self.name))
+        let Self { namespace, name, fingerprint, .. } = self;
+        Some(format!("raw AES {namespace:?} {name:?} {fingerprint:02x?}"))
     }
 }
 
 impl std::fmt::Debug for RawAesKeyring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { namespace, name, wrapping_key: _ } = self;
+        let Self { namespace, name, wrapping_key: _, fingerprint: _ } = self;
         f.debug_struct("RawAesKeyring")
             .field("namespace", namespace)
             .field("name", name)

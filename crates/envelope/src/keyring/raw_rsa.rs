@@ -203,6 +203,11 @@ impl Keyring for RawRsaKeyring {
     }
 
     fn identity(&self) -> Option<String> {
-        Some(format!("raw RSA {:?} {:?} {:?}", self.namespace, self.name, self.padding))
+        let Self { namespace, name, padding, public_key, private_key } = self;
+        let fingerprint = match (public_key, private_key) {
+            (Some(key), _) => key.fingerprint()?,
+            (None, key) => key.as_ref()?.public_key().fingerprint()?,
+        };
+        Some(format!("raw RSA {namespace:?} {name:?} {padding:?} {fingerprint:02x?}"))
     }
 }
