@@ -183,6 +183,13 @@ impl Envelope {
     }
 }
 
-fn wrapping_keys(keys: impl Iterator<Item = EncryptedDataKey>) -> BTreeSet<String> {
-    keys.map(|key| key.wrapping_key()).collect()
+/// Returns the providers and names of wrapping keys.
+fn wrapping_keys(
+    keys: impl Iterator<Item = EncryptedDataKey>,
+) -> BTreeSet<(String, Option<String>)> {
+    keys.map(|key| {
+        let name = key.key_name().map(str::to_owned);
+        (key.key_provider_id, name)
+    })
+    .collect()
 }

@@ -42,7 +42,7 @@ fn derive_on_stack(suite: AlgorithmSuite, data_key: &[u8], message_id: &[u8]) ->
 }
 
 /// Returns a public value that tells keys apart, and reveals nothing about them.
-pub(crate) fn fingerprint(key: &[u8]) -> [u8; 16] {
+pub(crate) fn fingerprint(key: &[u8]) -> u64 {
     let fingerprint = fingerprint_on_stack(key);
     stack::wipe(FRAMES);
     fingerprint
@@ -50,10 +50,10 @@ pub(crate) fn fingerprint(key: &[u8]) -> [u8; 16] {
 
 /// Not inlined, like [`derive_on_stack`].
 #[inline(never)]
-fn fingerprint_on_stack(key: &[u8]) -> [u8; 16] {
-    let mut fingerprint = [0; 16];
+fn fingerprint_on_stack(key: &[u8]) -> u64 {
+    let mut fingerprint = [0; 8];
     expand(&Hkdf::<Sha512>::new(None, key), &[b"envelope keyring identity"], &mut fingerprint);
-    fingerprint
+    u64::from_be_bytes(fingerprint)
 }
 
 /// Writes the encryption key to `key` and returns the commit key.

@@ -93,7 +93,7 @@ impl RsaPublicKey {
     }
 
     /// Returns a value that tells keys apart.
-    pub(crate) fn fingerprint(&self) -> Option<[u8; 16]> {
+    pub(crate) fn fingerprint(&self) -> Option<u64> {
         self.0.as_der().ok().map(|der| kdf::fingerprint(der.as_ref()))
     }
 

@@ -29,7 +29,7 @@ pub struct RawAesKeyring {
     namespace: String,
     name: String,
     wrapping_key: aead::Key,
-    fingerprint: [u8; 16],
+    fingerprint: u64,
 }
 
 impl RawAesKeyring {
@@ -149,7 +149,7 @@ impl Keyring for RawAesKeyring {
 
     fn identity(&self) -> Option<String> {
         let Self { namespace, name, fingerprint, .. } = self;
-        Some(format!("raw AES {namespace:?} {name:?} {fingerprint:02x?}"))
+        Some(format!("raw AES {namespace:?} {name:?} {fingerprint:016x}"))
     }
 }
 

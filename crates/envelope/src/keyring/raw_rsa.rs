@@ -208,6 +208,6 @@ impl Keyring for RawRsaKeyring {
             (Some(key), _) => key.fingerprint()?,
             (None, key) => key.as_ref()?.public_key().fingerprint()?,
         };
-        Some(format!("raw RSA {namespace:?} {name:?} {padding:?} {fingerprint:02x?}"))
+        Some(format!("raw RSA {namespace:?} {name:?} {padding:?} {fingerprint:016x}"))
     }
 }
