@@ -358,6 +358,8 @@ fn an_observer_may_use_the_cache_on_every_event() {
         .into_iter()
         .map(|kind| format!("Encryption {kind}"))
         .chain(["Hit", "Missed", "Loaded", "Evicted"].map(|kind| format!("Decryption {kind}")))
+        // A cache without threads refreshes nothing ahead.
+        .filter(|kind| cfg!(feature = "tokio") || kind != "Encryption Promoted")
         .filter(|kind| !seen.contains_key(kind))
         .collect();
         assert!(missing.is_empty(), "never saw {missing:?}, only {seen:?}");
