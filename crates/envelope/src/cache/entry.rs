@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, PoisonError},
+    sync::{Arc, PoisonError, atomic::AtomicU64 as Count},
     time::Duration,
 };
 
@@ -36,9 +36,10 @@ pub(crate) struct Entry<V> {
     in_outage: AtomicBool,
     pacing: Mutex<Pacing>,
     /// How many entries had been created when the store last counted a use of this one.
-    touched: AtomicU64,
-    /// The approximate size in bytes. Changed only while no other thread can find the entry.
-    bytes: AtomicU64,
+    touched: Count,
+    /// The approximate size in bytes. Changed only while no other thread can find the entry. Read
+    /// under locks of the store that shuttle cannot see, so it must not switch threads here.
+    bytes: Count,
 }
 
 /// The values of an entry. Never changed, only replaced.
@@ -85,8 +86,8 @@ impl<V> Entry<V> {
             last_use: AtomicU64::new(now.to_nanos()),
             in_outage: AtomicBool::new(false),
             pacing: Mutex::default(),
-            touched: AtomicU64::new(0),
-            bytes: AtomicU64::new(bytes),
+            touched: Count::new(0),
+            bytes: Count::new(bytes),
         }
     }
 
