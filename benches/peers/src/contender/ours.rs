@@ -57,12 +57,16 @@ impl Contender for Plain {
 }
 
 /// With a warm cache, through a prepared context.
-pub(super) struct Prepared(PreparedContext);
+pub(super) struct Prepared {
+    plain: Plain,
+    prepared: PreparedContext,
+}
 
 impl Prepared {
     pub(super) fn new() -> Result<Self, Box<dyn error::Error>> {
-        let Plain { envelope, context } = Plain::new(0x0478)?;
-        Ok(Self(envelope.prepare(&context)?))
+        let plain = Plain::new(0x0478)?;
+        let prepared = plain.envelope.prepare(&plain.context)?;
+        Ok(Self { plain, prepared })
     }
 }
 
@@ -72,11 +76,11 @@ impl Contender for Prepared {
     }
 
     fn encrypt(&self, plaintext: &[u8]) -> Vec<u8> {
-        self.0.try_encrypt(plaintext).expect("the cache is warm")
+        self.prepared.try_encrypt(plaintext).expect("the cache is warm")
     }
 
     fn decrypt(&self, message: &[u8]) -> Vec<u8> {
-        self.0.try_decrypt(message).expect("the cache is warm").into_plaintext()
+        self.plain.decrypt(message)
     }
 }
 
@@ -108,12 +112,13 @@ impl Contender for Buffer {
 
     fn encrypt_into(&self, plaintext: &[u8], message: &mut Vec<u8>) {
         message.clear();
-        self.0.0.try_encrypt_into(plaintext, message).expect("the cache is warm");
+        self.0.prepared.try_encrypt_into(plaintext, message).expect("the cache is warm");
     }
 
     fn decrypt_into(&self, message: &[u8], plaintext: &mut Vec<u8>) {
         plaintext.clear();
-        self.0.0.try_decrypt_into(message, plaintext).expect("the cache is warm");
+        let Plain { envelope, context } = &self.0.plain;
+        envelope.try_decrypt_into(message, context, plaintext).expect("the cache is warm");
     }
 }
 
