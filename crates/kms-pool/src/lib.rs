@@ -158,6 +158,9 @@
 //! The SDK logs much more under its own targets (`aws_*`, `hyper`): access key ids at `DEBUG`, and
 //! whole requests at `TRACE`. The filter `kms_pool=debug,warn` excludes them.
 //!
+//! Attempts of other services, which [`KmsPool::service_config`] is for, are in the same spans,
+//! counters and metrics, under the names of their operations.
+//!
 //! With the feature `metrics`, the installed recorder receives these metrics:
 //!
 //! | name | kind | labels |
@@ -191,11 +194,13 @@ mod pool;
 mod region;
 mod replicas;
 mod request;
+mod service;
 mod stats;
 mod supplier;
 mod telemetry;
 mod time;
 
+pub use aws_config::SdkConfig;
 pub use aws_credential_types::{Credentials, provider};
 pub use aws_sdk_kms;
 pub use builder::KmsPoolBuilder;
@@ -207,6 +212,7 @@ pub use pool::KmsPool;
 pub use region::Region;
 pub use replicas::{Replicas, ReplicasStats};
 pub use request::CircuitState;
+pub use service::ServiceConfig;
 pub use stats::PoolStats;
 pub use supplier::{ClientFuture, ClientSupplier, PooledClients};
 

@@ -56,6 +56,7 @@ const KMS_POOL: &[(&str, u8)] = &[
     ("supplier", 6),
     ("pool", 5),
     ("client", 4),
+    ("service", 4),
     ("request", 3),
     ("credentials", 2),
     ("connection", 1),

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use aws_config::SdkConfig;
 use aws_sdk_kms::config::{
-    self, AppName, BehaviorVersion, IdentityCache, StalledStreamProtectionConfig,
+    AppName, BehaviorVersion, IdentityCache, SharedAsyncSleep, StalledStreamProtectionConfig,
 };
 use aws_smithy_types::timeout::TimeoutConfig;
 
@@ -40,9 +41,9 @@ impl KmsPoolBuilder {
         let connections = Connections::new(self.connections, Arc::clone(&counters))?;
         let background = Background::with_workers(WORKERS);
         let clock = Clock::of_this_machine();
-        let mut common = config::Builder::new()
+        let mut common = SdkConfig::builder()
             .behavior_version(BehaviorVersion::v2026_01_12())
-            .sleep_impl(background.clone())
+            .sleep_impl(SharedAsyncSleep::new(background.clone()))
             // The clock of each region is already corrected; the SDK would correct it twice.
             .disable_clock_skew_correction(true)
             // No attempt timeout here: it must not run while a request waits for the budget.
@@ -58,13 +59,14 @@ impl KmsPoolBuilder {
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .use_fips(self.fips)
             .use_dual_stack(self.dual_stack);
-        common.set_endpoint_url(self.endpoint);
         common.set_app_name(app_name);
         let settings = Settings {
-            common,
+            common: common.build(),
             background,
             clock,
+            endpoint: self.endpoint,
             endpoints: self.endpoints,
+            service_endpoints: self.service_endpoints,
             credentials_http: connections.shared_client(),
             connections,
             refresh: self.refresh,

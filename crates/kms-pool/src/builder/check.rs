@@ -66,6 +66,9 @@ impl KmsPoolBuilder {
                 the URL of the FIPS or dual-stack endpoint";
             return Err(BuildError::Endpoint { region: region.to_owned(), reason });
         }
+        for (service, url) in &self.service_endpoints {
+            check_endpoint(service, url)?;
+        }
         for (region, url) in &self.endpoints {
             region.parse::<Region>()?;
             check_endpoint(region, url)?;

@@ -42,6 +42,27 @@ impl KmsPoolBuilder {
         self
     }
 
+    /// Sets the endpoint of another service for all regions. Default: the AWS endpoint of each
+    /// region.
+    ///
+    /// The service is named as in [`KmsPool::service_config`](crate::KmsPool::service_config). The
+    /// same rules apply to the URL as for [`endpoint_url`](Self::endpoint_url).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let builder = kms_pool::KmsPool::builder();
+    /// builder.service_endpoint_url("dynamodb", "http://127.0.0.1:8000");
+    /// ```
+    pub fn service_endpoint_url(
+        mut self,
+        service: impl Into<String>,
+        url: impl Into<String>,
+    ) -> Self {
+        self.service_endpoints.insert(service.into(), url.into());
+        self
+    }
+
     /// Uses the endpoints that are validated under FIPS 140, such as
     /// `kms-fips.us-east-1.amazonaws.com`. Default: off.
     ///

@@ -7,7 +7,8 @@ use crate::error::BuildError;
 impl KmsPoolBuilder {
     /// Applies the environment variables that the AWS SDKs and the AWS CLI also read.
     ///
-    /// - `AWS_ENDPOINT_URL_KMS`, or else `AWS_ENDPOINT_URL`: the endpoint. Both are ignored if
+    /// - `AWS_ENDPOINT_URL_KMS`, or else `AWS_ENDPOINT_URL`: the endpoint. For DynamoDB,
+    ///   `AWS_ENDPOINT_URL_DYNAMODB` takes precedence over `AWS_ENDPOINT_URL`. All are ignored if
     ///   `AWS_IGNORE_CONFIGURED_ENDPOINT_URLS` is `true`.
     /// - `AWS_CA_BUNDLE`: a PEM file with certificate authorities to trust instead of the
     ///   platform's.
@@ -47,8 +48,11 @@ impl KmsPoolBuilder {
         if set("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")
             .is_none_or(|value| !value.eq_ignore_ascii_case("true"))
         {
-            self.endpoint =
-                set("AWS_ENDPOINT_URL_KMS").or_else(|| set("AWS_ENDPOINT_URL")).or(self.endpoint);
+            let endpoint = |name| set(name).or_else(|| set("AWS_ENDPOINT_URL"));
+            self.endpoint = endpoint("AWS_ENDPOINT_URL_KMS").or(self.endpoint);
+            if let Some(url) = endpoint("AWS_ENDPOINT_URL_DYNAMODB") {
+                self.service_endpoints.insert("dynamodb".to_owned(), url);
+            }
         }
         if let Some(path) = set("AWS_CA_BUNDLE") {
             let pem = std::fs::read(&path).map_err(|cause| BuildError::CaBundle { path, cause })?;
@@ -79,6 +83,13 @@ mod tests {
             KmsPool::builder().endpoint_url("https://own").with_variables(variable)
         };
         let endpoint = |variables| with(variables).unwrap().endpoint.unwrap();
+        let dynamodb =
+            |variables| with(variables).unwrap().service_endpoints.get("dynamodb").cloned();
+        assert_eq!(dynamodb(&[("AWS_ENDPOINT_URL_KMS", "https://kms")]), None);
+        assert_eq!(dynamodb(&[("AWS_ENDPOINT_URL", "https://all")]).unwrap(), "https://all");
+        let both =
+            &[("AWS_ENDPOINT_URL", "https://all"), ("AWS_ENDPOINT_URL_DYNAMODB", "https://own")];
+        assert_eq!(dynamodb(both).unwrap(), "https://own");
         assert_eq!(endpoint(&[]), "https://own");
         assert_eq!(endpoint(&[("AWS_ENDPOINT_URL", "https://all")]), "https://all");
         assert_eq!(

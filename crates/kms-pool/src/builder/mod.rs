@@ -37,6 +37,7 @@ mod requests;
 pub struct KmsPoolBuilder {
     endpoint: Option<String>,
     endpoints: HashMap<String, String>,
+    service_endpoints: HashMap<String, String>,
     connections: ConnectionSettings,
     attempt_timeout: Duration,
     operation_timeout: Duration,
@@ -63,6 +64,7 @@ impl KmsPoolBuilder {
         Self {
             endpoint: None,
             endpoints: HashMap::new(),
+            service_endpoints: HashMap::new(),
             connections: ConnectionSettings::default(),
             attempt_timeout: Duration::from_secs(3),
             operation_timeout: Duration::from_secs(10),

@@ -21,7 +21,7 @@ pub enum BuildError {
     /// An endpoint URL is not `https://host[:port]`, or is `http://` for another machine.
     #[error("invalid endpoint URL for {region}: {reason}")]
     Endpoint {
-        /// The region, or `all regions`.
+        /// The region, `all regions`, or the name of another service.
         region: String,
         /// Why the URL is invalid. The URL itself is not shown, because it may contain a password.
         reason: &'static str,

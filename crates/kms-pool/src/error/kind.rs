@@ -133,6 +133,7 @@ impl KmsErrorKind {
             | "RequestLimitExceeded"
             | "RequestThrottled"
             | "RequestThrottledException"
+            | "ProvisionedThroughputExceededException"
             | "SlowDown" => Self::Throttled,
             "KMSInternalException"
             | "KeyUnavailableException"

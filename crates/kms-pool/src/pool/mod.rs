@@ -15,6 +15,7 @@ use self::shared::Shared;
 use crate::client::{ClientStats, PooledClient, Purpose};
 use crate::credentials::Principal;
 use crate::error::KmsError;
+use crate::service::ServiceConfig;
 use crate::stats::{Counters, PoolStats};
 
 /// A process-wide pool of AWS KMS clients, one per region and principal.
@@ -114,6 +115,31 @@ impl KmsPool {
             return Ok(client.sdk_client(purpose).clone());
         }
         Ok(self.shared.create(region, principal).await?.sdk_client(purpose).clone())
+    }
+
+    /// Returns the configuration of a client for another AWS service, such as `dynamodb`.
+    ///
+    /// The service gets its own connections, budget and circuit, so its failures do not affect KMS:
+    /// see [`ServiceConfig`]. Build a client from it once, and keep the client. Like this method,
+    /// it works under any executor.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`client`](Self::client).
+    ///
+    /// # Examples
+    ///
+    /// See [`ServiceConfig`].
+    pub async fn service_config(
+        &self,
+        service: &str,
+        region: &str,
+        principal: &Principal,
+    ) -> Result<ServiceConfig, KmsError> {
+        let lane = self.shared.service_lane(service, region, principal).await?;
+        let settings = &self.shared.settings;
+        let endpoint = settings.service_endpoints.get(service);
+        Ok(ServiceConfig::new(&settings.common, endpoint, lane))
     }
 
     /// Creates the clients for these regions and opens a connection for each, so that first

@@ -15,10 +15,17 @@ use crate::time::{self, Clock};
 /// find it.
 #[derive(Default)]
 pub(super) struct Parts {
-    https: HashMap<Box<str>, Weak<HttpsClient>>,
-    budgets: HashMap<(BudgetOwner, Box<str>), Weak<Budget>>,
-    clocks: HashMap<Box<str>, Clock>,
+    https: HashMap<Site, Weak<HttpsClient>>,
+    budgets: HashMap<(BudgetOwner, Site), Weak<Budget>>,
+    clocks: HashMap<Site, Clock>,
     pub(super) janitor: Option<AbortHandle>,
+}
+
+/// A service in a region. Sites share nothing: neither connections, nor budgets, nor clocks.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct Site {
+    pub(super) service: Box<str>,
+    pub(super) region: Box<str>,
 }
 
 /// The owner of a budget: requests count against the caller's account.
@@ -34,31 +41,31 @@ pub(super) enum BudgetOwner {
 }
 
 impl Parts {
-    pub(super) fn https(&mut self, region: &str, connections: &Connections) -> Arc<HttpsClient> {
-        find_or_create(&mut self.https, region.into(), || connections.client())
+    pub(super) fn https(&mut self, site: &Site, connections: &Connections) -> Arc<HttpsClient> {
+        find_or_create(&mut self.https, site.clone(), || connections.client())
     }
 
     pub(super) fn budget(
         &mut self,
         owner: BudgetOwner,
-        region: &str,
+        site: &Site,
         settings: BudgetSettings,
     ) -> Arc<Budget> {
-        find_or_create(&mut self.budgets, (owner, region.into()), || {
+        find_or_create(&mut self.budgets, (owner, site.clone()), || {
             Budget::new(settings, time::monotonic())
         })
     }
 
-    /// The clock of a region. Each region learns the date separately, so that a region with a wrong
-    /// clock misleads no other.
-    pub(super) fn clock(&mut self, region: &str, clock: &Clock) -> Clock {
-        self.clocks.entry(region.into()).or_insert_with(|| clock.copy()).clone()
+    /// The clock of a site. Each site learns the date separately, so that one with a wrong clock
+    /// misleads no other.
+    pub(super) fn clock(&mut self, site: &Site, clock: &Clock) -> Clock {
+        self.clocks.entry(site.clone()).or_insert_with(|| clock.copy()).clone()
     }
 
     pub(super) fn remove_unused(&mut self) {
         self.https.retain(|_, it| it.strong_count() > 0);
         self.budgets.retain(|_, it| it.strong_count() > 0);
-        self.clocks.retain(|region, _| self.https.contains_key(region));
+        self.clocks.retain(|site, _| self.https.contains_key(site));
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use aws_sdk_kms::config;
+use aws_config::SdkConfig;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 
 use crate::background::Background;
@@ -13,13 +13,17 @@ use crate::request::{BudgetSettings, CircuitSettings};
 use crate::time::Clock;
 
 pub(crate) struct Settings {
-    /// The configuration that all clients share.
-    pub(crate) common: config::Builder,
+    /// The configuration that all clients share, of KMS and of other services.
+    pub(crate) common: SdkConfig,
     /// The runtime for background tasks.
     pub(crate) background: Background,
     pub(crate) clock: Clock,
-    /// Endpoints of single regions. They take precedence over the one of `common`.
+    /// The endpoint of KMS in all regions.
+    pub(crate) endpoint: Option<String>,
+    /// Endpoints of KMS in single regions. They take precedence over `endpoint`.
     pub(crate) endpoints: HashMap<String, String>,
+    /// Endpoints of other services, in all regions.
+    pub(crate) service_endpoints: HashMap<String, String>,
     pub(crate) connections: Connections,
     /// The HTTP client for credentials providers.
     pub(crate) credentials_http: SharedHttpClient,

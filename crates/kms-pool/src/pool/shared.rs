@@ -4,21 +4,32 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use aws_sdk_kms::config;
 use quick_cache::Equivalent;
 use quick_cache::sync::Cache;
 use tokio::task::AbortHandle;
 
-use super::parts::{BudgetOwner, Parts};
+use super::parts::{BudgetOwner, Parts, Site};
 use super::settings::Settings;
 use crate::client::PooledClient;
 use crate::credentials::{Principal, Session, Sessions};
 use crate::error::KmsError;
 use crate::region::check_region;
-use crate::request::{Circuit, Lane, retry_quota};
+use crate::request::{BudgetSettings, Circuit, Lane, retry_quota};
 use crate::stats::Counters;
 
 /// An unused client is dropped after this many rounds of the janitor.
 const ROUNDS: u32 = 4;
+
+/// The name of KMS among the services.
+const KMS: &str = "kms";
+
+/// The maximum length of a response body of KMS. Its responses are shorter.
+const MAX_KMS_RESPONSE: usize = 256 * 1024;
+
+/// The maximum length of a response body of another service. DynamoDB returns pages of up to 1 MB,
+/// which JSON makes longer.
+const MAX_SERVICE_RESPONSE: usize = 8 * 1024 * 1024;
 
 pub(super) struct Shared {
     pub(super) settings: Settings,
@@ -107,38 +118,72 @@ impl Shared {
 
     fn build(&self, region: &str, session: Arc<Session>) -> PooledClient {
         let settings = &self.settings;
+        let site = Site { service: KMS.into(), region: region.into() };
+        let lane = self.lane(&site, session, settings.budget, MAX_KMS_RESPONSE);
+        let mut common = config::Builder::from(&settings.common)
+            .retry_partition(retry_quota())
+            .time_source(lane.clock.clone());
+        let endpoint = settings.endpoints.get(region).or(settings.endpoint.as_ref());
+        common.set_endpoint_url(endpoint.cloned());
+        self.counters.builds.increment();
+        PooledClient::new(common, lane)
+    }
+
+    /// Builds the route to another service, once the principal has credentials.
+    pub(super) async fn service_lane(
+        &self,
+        service: &str,
+        region: &str,
+        principal: &Principal,
+    ) -> Result<Lane, KmsError> {
+        check_region(region)?;
+        self.check_open()?;
+        let session = self.sessions.of(principal);
+        session.credentials(self.settings.clock.now()).await?;
+        // The limits on rate and shares are those of KMS's quotas.
+        let budget = BudgetSettings {
+            max_per_second: None,
+            decrypt_share: 1.0,
+            encrypt_share: 1.0,
+            ..self.settings.budget
+        };
+        let site = Site { service: service.into(), region: region.into() };
+        Ok(self.lane(&site, session, budget, MAX_SERVICE_RESPONSE))
+    }
+
+    fn lane(
+        &self,
+        site: &Site,
+        session: Arc<Session>,
+        budget: BudgetSettings,
+        max_response: usize,
+    ) -> Lane {
+        let settings = &self.settings;
         // Before the account is read: if it changes in between, the next caller builds the client
         // again.
         let tenure = session.principal.tenure();
         let mut parts = self.parts();
         let owner = BudgetOwner::of(&session);
-        let lane = Lane {
-            region: region.into(),
+        Lane {
+            region: (*site.region).into(),
             background: settings.background.clone(),
-            clock: parts.clock(region, &settings.clock),
+            clock: parts.clock(site, &settings.clock),
             has_learned: AtomicBool::new(false),
-            https: parts.https(region, &settings.connections),
-            budget: parts.budget(owner, region, settings.budget),
+            https: parts.https(site, &settings.connections),
+            budget: parts.budget(owner, site, budget),
             circuit: Arc::new(Circuit::new(settings.circuit)),
             session,
             counters: Arc::clone(&self.counters),
             attempt_timeout: settings.attempt_timeout,
             operation_timeout: settings.operation_timeout,
             max_attempts: settings.max_attempts,
+            max_response,
             closed: Arc::clone(&self.closed),
             tick: Arc::clone(&self.tick),
             used: AtomicU64::new(self.tick.load(Relaxed)),
             has_accepted: AtomicBool::new(false),
             tenure,
-        };
-        drop(parts);
-        let mut common =
-            settings.common.clone().retry_partition(retry_quota()).time_source(lane.clock.clone());
-        if let Some(endpoint) = settings.endpoints.get(region) {
-            common.set_endpoint_url(Some(endpoint.clone()));
         }
-        self.counters.builds.increment();
-        PooledClient::new(common, lane)
     }
 
     /// Checks that the pool supplies clients: it was not used before a fork, and is not shut down.

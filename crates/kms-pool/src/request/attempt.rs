@@ -26,9 +26,6 @@ use crate::error::{KmsError, KmsErrorKind};
 use crate::telemetry::{self, InFlight};
 use crate::time;
 
-/// The maximum length of a response body. Responses of KMS are shorter.
-const MAX_RESPONSE: usize = 256 * 1024;
-
 /// A response and its complete body.
 type Received = Result<(HttpResponse, Bytes), ConnectorError>;
 
@@ -175,7 +172,8 @@ impl Lane {
             Ok(exchange) => exchange,
             Err(error) => return (Err(error), None),
         };
-        let received = timeout(self.attempt_timeout, receive(&mut exchange)).await;
+        let received =
+            timeout(self.attempt_timeout, receive(&mut exchange, self.max_response)).await;
         let received = received.unwrap_or_else(|_| {
             let text =
                 format!("no response within {:?}, the attempt timeout", self.attempt_timeout);
@@ -247,10 +245,10 @@ impl Lane {
     }
 }
 
-async fn receive(exchange: &mut Exchange<'_>) -> Received {
+async fn receive(exchange: &mut Exchange<'_>, max_response: usize) -> Received {
     let mut response = exchange.head().await?;
     let body = std::mem::replace(response.body_mut(), SdkBody::taken());
-    let body = Limited::new(body, MAX_RESPONSE)
+    let body = Limited::new(body, max_response)
         .collect()
         .await
         .map_err(|error: BoxError| ConnectorError::io(error))?;

@@ -44,6 +44,8 @@ pub(crate) struct Lane {
     pub(crate) attempt_timeout: Duration,
     pub(crate) operation_timeout: Duration,
     pub(crate) max_attempts: u32,
+    /// The maximum length of a response body.
+    pub(crate) max_response: usize,
     /// Whether the pool has been shut down.
     pub(crate) closed: Arc<AtomicBool>,
     /// Counts the rounds of the pool's janitor.

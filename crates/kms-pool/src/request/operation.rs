@@ -125,9 +125,9 @@ pub(crate) const PING: &str = "/ping";
 /// Its name in logs and metrics.
 pub(super) const PING_NAME: &str = "Ping";
 
-/// The operation's name in the KMS API, such as `Decrypt`.
+/// The operation's name in the API of its service, such as `Decrypt`.
 pub(super) fn name(request: &HttpRequest) -> &'static str {
-    const NAMES: [&str; 8] = [
+    const NAMES: [&str; 17] = [
         "Decrypt",
         "GenerateDataKey",
         "Encrypt",
@@ -136,6 +136,16 @@ pub(super) fn name(request: &HttpRequest) -> &'static str {
         "GenerateRandom",
         "DescribeKey",
         "ReplicateKey",
+        // DynamoDB:
+        "GetItem",
+        "Query",
+        "Scan",
+        "PutItem",
+        "DeleteItem",
+        "BatchWriteItem",
+        "TransactWriteItems",
+        "DescribeTable",
+        "CreateTable",
     ];
     let target = request.headers().get("x-amz-target").unwrap_or_default();
     let name = target.rsplit('.').next().unwrap_or_default();

@@ -8,6 +8,7 @@ mod kms;
 mod network;
 mod regions;
 mod runtimes;
+mod services;
 mod sources;
 #[path = "../support/mod.rs"]
 mod support;
