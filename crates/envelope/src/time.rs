@@ -57,9 +57,8 @@ impl Clock {
     ///
     /// If this is the system's clock.
     pub fn advance(&self, by: Duration) {
-        let nanos = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
         let elapsed = self.manual.as_ref().expect("only a clock of `Clock::manual` can be moved");
-        elapsed.fetch_add(nanos, Ordering::AcqRel);
+        elapsed.fetch_add(nanos(by), Ordering::AcqRel);
     }
 
     /// Returns the current time of this clock.
@@ -83,7 +82,13 @@ impl Moment {
     /// Returns the time from `earlier` to this moment; zero if `earlier` is later.
     #[inline]
     pub(crate) fn since(self, earlier: Self) -> Duration {
-        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+        Duration::from_nanos(self.nanos_since(earlier))
+    }
+
+    /// Returns the nanoseconds from `earlier` to this moment; zero if `earlier` is later.
+    #[inline]
+    pub(crate) fn nanos_since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
     }
 
     /// Returns the moment as a number, for atomics.
@@ -99,12 +104,18 @@ impl Moment {
     }
 }
 
+/// Returns a duration in nanoseconds; at most 584 years.
+#[inline]
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// Returns the moment that is `duration` later, or the last possible moment.
 impl Add<Duration> for Moment {
     type Output = Self;
 
     fn add(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+        Self(self.0.saturating_add(nanos(duration)))
     }
 }
 

@@ -146,14 +146,14 @@ impl<V> Entry<V> {
                 return Err(MissReason::Absent);
             };
             let standby = any_standby.as_ref().filter(|it| it.is_fresh(now, policy.max_age));
-            let age = current.age(now);
-            let fresh = age < policy.max_age;
-            let past_age = !fresh && standby.is_none() && self.may_be_stale(age, policy);
+            let fresh = current.is_fresh(now, policy.max_age);
+            let past_age =
+                !fresh && standby.is_none() && self.may_be_stale(current.age(now), policy);
             if fresh || past_age {
                 if current.reserve(policy, bytes) {
                     let wants_refresh = policy.refresh_ahead
                         && standby.is_none()
-                        && current.is_low(age, gap, policy);
+                        && current.is_low(now, gap, policy);
                     return Ok(Taken {
                         outcome: borrow(current.value()),
                         wants_refresh,
@@ -306,7 +306,7 @@ impl<V> Entry<V> {
     pub(crate) fn is_refreshed(&self, now: Moment, policy: &Policy, in_place: bool) -> bool {
         match &**self.state.load() {
             State::Live { current: Some(current), .. } if in_place => {
-                current.age(now) < policy.min_gap()
+                current.age_nanos(now) < policy.min_gap()
             }
             State::Live { standby, .. } => standby.is_some(),
             State::Retired => false,
@@ -337,12 +337,12 @@ impl<V> Entry<V> {
         age < policy.max_age.saturating_add(policy.stale) && self.in_outage.load(Relaxed)
     }
 
-    /// Records a use, and returns the time since the last one: zero if that is less than `min`.
+    /// Records a use, and returns the nanoseconds since the last one: zero if fewer than `min`.
     #[inline]
-    fn used(&self, now: Moment, min: Duration) -> Duration {
-        let gap = now.since(Moment::from_nanos(self.last_use.load(Relaxed)));
+    fn used(&self, now: Moment, min: u64) -> u64 {
+        let gap = now.nanos_since(Moment::from_nanos(self.last_use.load(Relaxed)));
         if gap < min {
-            return Duration::ZERO;
+            return 0;
         }
         self.last_use.fetch_max(now.to_nanos(), Relaxed);
         gap

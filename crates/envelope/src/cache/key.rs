@@ -14,7 +14,7 @@ use crate::context::ContextKeys;
 ///
 /// The specification hashes these parts (`framework/caching-cmm.md#appendix-a-cache-entry-
 /// identifier-formulas`). Here the bytes themselves are compared. None of them is secret.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Key<'a> {
     pub(crate) partition: &'a str,
     pub(crate) suite_id: u16,
@@ -55,6 +55,24 @@ impl<'a> Key<'a> {
     /// Returns the keys of the encryption context, without their values.
     pub(crate) fn context_keys(&self) -> ContextKeys<'a> {
         ContextKeys::of_serialized(self.encryption_context)
+    }
+}
+
+/// Hashes the lengths of all parts at once, and then the parts that are not empty.
+impl Hash for Key<'_> {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let parts = [
+            self.partition.as_bytes(),
+            self.encryption_context,
+            self.required_context,
+            self.encrypted_data_keys,
+        ];
+        let lengths = parts.iter().fold(u64::from(self.suite_id), |lengths, part| {
+            lengths.rotate_left(16) ^ part.len() as u64
+        });
+        state.write_u64(lengths);
+        parts.iter().filter(|part| !part.is_empty()).for_each(|part| state.write(part));
     }
 }
 

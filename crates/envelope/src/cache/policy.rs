@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use crate::time::nanos;
+
 /// The first back-off after a transient failure. It is doubled with each further one.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 
@@ -78,10 +80,10 @@ impl Policy {
         early.min(self.max_age.saturating_sub(load_time.saturating_mul(4))).max(self.max_age / 2)
     }
 
-    /// Returns how far apart two uses must be for the time between them to matter.
+    /// Returns how far apart two uses must be for the time between them to matter, in nanoseconds.
     #[inline]
-    pub(crate) fn min_gap(&self) -> Duration {
-        self.max_age / 32
+    pub(crate) fn min_gap(&self) -> u64 {
+        nanos(self.max_age) / 32
     }
 
     /// Returns the back-off of a wrapping key after this many consecutive failures.
