@@ -41,6 +41,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod background;
+pub mod branch_key;
 mod cache;
 mod client;
 mod context;

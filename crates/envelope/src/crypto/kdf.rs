@@ -1,10 +1,14 @@
-//! Key derivation (specification: `framework/transitive-requirements.md#hkdf-encryption-key` and
-//! `#hkdf-commit-key`; RFC 5869).
+//! Key derivation: HKDF for messages (specification:
+//! `framework/transitive-requirements.md#hkdf-encryption-key` and `#hkdf-commit-key`; RFC 5869),
+//! and the counter mode for keys under branch keys (NIST SP 800-108r1).
 //!
-//! Neither the pseudorandom key nor the message's key leaves this module: it only returns ciphers.
-//! HKDF leaves copies of keys on the stack, so the stack is wiped before any other code runs.
+//! No derived key leaves this module: it only returns ciphers. HKDF and HMAC leave copies of keys
+//! on the stack, so the stack is wiped before any other code runs.
 
-use hkdf::{GenericHkdf, Hkdf, HmacImpl};
+use hkdf::{
+    GenericHkdf, Hkdf, HmacImpl,
+    hmac::{Hmac, KeyInit, Mac},
+};
 use sha2::{Sha256, Sha384, Sha512};
 use zeroize::Zeroizing;
 
@@ -86,6 +90,63 @@ fn derive_into(
 fn expand<H: HmacImpl>(hkdf: &GenericHkdf<H>, info: &[&[u8]], key: &mut [u8]) {
     hkdf.expand_multi_info(info, key).expect("32 bytes are fewer than HKDF's limit of 255 hashes");
 }
+
+/// Derives keys of 32 bytes from one key in counter mode with HMAC-SHA-256 (NIST SP 800-108r1,
+/// section 4.1).
+///
+/// Keeps the state of HMAC after the key's block, which costs half as much to use as the key
+/// itself. The state is as secret as the key. It is wiped on drop, and is never moved: that would
+/// leave a copy behind.
+pub(crate) struct CounterKdf(Box<Hmac<Sha256>>);
+
+impl CounterKdf {
+    /// Returns the derivation from `key`.
+    pub(crate) fn new(key: &[u8]) -> Self {
+        let kdf = Self::new_on_stack(key);
+        stack::wipe(FRAMES);
+        kdf
+    }
+
+    /// Not inlined, like [`derive_on_stack`].
+    #[inline(never)]
+    fn new_on_stack(key: &[u8]) -> Self {
+        let keyed = <Hmac<Sha256> as KeyInit>::new_from_slice(key);
+        Self(Box::new(keyed.expect("HMAC accepts keys of any length")))
+    }
+
+    /// Returns an AES-256-GCM cipher under the key for `label` and `context`.
+    ///
+    /// Different labels yield independent keys if no label contains a zero byte.
+    pub(crate) fn cipher(&self, label: &[u8], context: &[u8]) -> aead::Key {
+        let cipher = self.cipher_on_stack(label, context);
+        stack::wipe(FRAMES);
+        cipher
+    }
+
+    /// Not inlined, like [`derive_on_stack`].
+    #[inline(never)]
+    fn cipher_on_stack(&self, label: &[u8], context: &[u8]) -> aead::Key {
+        const BITS: [u8; 4] = 256_u32.to_be_bytes();
+        let mut key = Zeroizing::new([0; 32]);
+        counter_mode(&*self.0, &[label, &[0], context, &BITS], &mut *key);
+        aead::Key::new(&*key).expect("32 bytes are a valid length for AES")
+    }
+}
+
+/// Writes the first block of the counter mode to `key`, which is at most that long.
+fn counter_mode<M: Mac + Clone>(keyed: &M, fixed_input: &[&[u8]], key: &mut [u8]) {
+    let mut hmac = keyed.clone();
+    hmac.update(&1_u32.to_be_bytes());
+    for part in fixed_input {
+        hmac.update(part);
+    }
+    // Wiped on drop, unlike its bytes.
+    let block = hmac.finalize();
+    key.copy_from_slice(&block.as_bytes()[..key.len()]);
+}
+
+#[cfg(test)]
+mod counter_mode_tests;
 
 #[cfg(all(test, feature = "aws-lc-rs"))]
 mod tests {

@@ -36,6 +36,7 @@ const ENVELOPE: &[(&str, u8)] = &[
     ("keyring", 3),
     ("message", 3),
     ("materials", 2),
+    ("branch_key", 2),
     ("format", 1),
     ("crypto", 1),
     ("cache", 1),
