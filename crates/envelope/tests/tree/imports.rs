@@ -15,6 +15,7 @@ use crate::graph::Graph;
 const CRATES: &[Crate] = &[
     Crate { folder: "envelope", root: "lib.rs", rooms: ENVELOPE },
     Crate { folder: "kms-pool", root: "lib.rs", rooms: KMS_POOL },
+    Crate { folder: "branch-keys", root: "lib.rs", rooms: BRANCH_KEYS },
     Crate { folder: "kms-local", root: "lib.rs", rooms: &[] },
     Crate { folder: "envelope-cli", root: "main.rs", rooms: &[] },
 ];
@@ -67,6 +68,21 @@ const KMS_POOL: &[(&str, u8)] = &[
     ("region", 0),
     ("stats", 0),
     ("telemetry", 0),
+    ("time", 0),
+];
+
+const BRANCH_KEYS: &[(&str, u8)] = &[
+    ("conformance", 4),
+    ("store", 3),
+    ("memory", 2),
+    ("sql", 2),
+    ("dynamodb", 2),
+    ("kms", 2),
+    ("error", 1),
+    ("context", 1),
+    ("kms_keys", 1),
+    ("storage", 0),
+    ("item", 0),
     ("time", 0),
 ];
 
