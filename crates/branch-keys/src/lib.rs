@@ -8,6 +8,8 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod item;
 mod memory;
 mod storage;
