@@ -4,19 +4,32 @@
 //! A *branch key* is one 256-bit key per tenant, or per purpose. AWS KMS protects it, and a table
 //! keeps it. Each process fetches it once and caches it, then wraps data keys under it locally.
 //!
+//! - [`KeyStore`] creates, rotates, reads, verifies and shreds branch keys.
+//! - [`KmsKeys`] are the KMS keys that it may call.
 //! - [`Storage`] keeps the items of branch keys, and changes them in transactions.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod context;
+mod error;
+mod info;
 mod item;
+mod kms;
+mod kms_keys;
 mod memory;
 mod storage;
+mod store;
+mod time;
 
+pub use error::{BuildError, Error};
+pub use info::BranchKeyInfo;
 pub use item::{InvalidItemType, Item, ItemType};
+pub use kms_keys::KmsKeys;
 pub use memory::MemoryStorage;
 pub use storage::{Storage, StorageError, StorageErrorKind, StorageFuture};
+pub use store::{CreateBranchKey, ItemProblem, KeyStore, KeyStoreBuilder, Verification};
 
 /// Compiles the code in README.md.
 #[cfg(doctest)]

@@ -72,16 +72,17 @@ const KMS_POOL: &[(&str, u8)] = &[
 ];
 
 const BRANCH_KEYS: &[(&str, u8)] = &[
-    ("conformance", 4),
-    ("store", 3),
+    ("conformance", 5),
+    ("store", 4),
+    ("kms", 3),
     ("memory", 2),
     ("sql", 2),
     ("dynamodb", 2),
-    ("kms", 2),
+    ("context", 2),
+    ("kms_keys", 2),
     ("error", 1),
-    ("context", 1),
-    ("kms_keys", 1),
     ("storage", 0),
+    ("info", 0),
     ("item", 0),
     ("time", 0),
 ];

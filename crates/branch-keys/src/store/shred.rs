@@ -1,0 +1,55 @@
+//! Deletes branch keys for good.
+
+use std::collections::BTreeMap;
+
+use super::KeyStore;
+use crate::context::FORMAT;
+use crate::error::Error;
+use crate::item::{Item, ItemType};
+use crate::storage::StorageErrorKind;
+use crate::time::{now, to_text};
+
+impl KeyStore {
+    /// Deletes a branch key for good: what it protects is no longer readable. Returns how many
+    /// items were deleted.
+    ///
+    /// It first adds a tombstone, `envelope:SHREDDED`, and then deletes all other items. From then
+    /// on [`Error::Shredded`] is the response for this id, which can never be created again. If it
+    /// fails, or the process ends, repeat it until it succeeds.
+    ///
+    /// # What survives
+    ///
+    /// - Caches of branch keys and data keys, up to their limits. Call `invalidate` in every
+    ///   process, or wait.
+    /// - Backups of the table, its point-in-time recovery, replicas that lag, and write-ahead logs.
+    ///   Anybody who restores them and may use the KMS key can read again. To prevent this, protect the
+    ///   branch key by a KMS key of its own, and schedule the deletion of that one.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::NotFound`] if there are no items.
+    /// - [`Error::NotInHomeRegion`] if this key store may not shred.
+    /// - [`Error::Storage`] if the storage fails. Some items may have been deleted.
+    pub async fn shred(&self, id: &str) -> Result<u64, Error> {
+        self.check_region()?;
+        let kms_key_arn = match self.0.storage.items(id).await {
+            Ok(items) if items.is_empty() => return Err(Error::NotFound { id: id.to_owned() }),
+            Ok(items) => items.into_iter().next().map(|item| item.kms_key_arn),
+            // What cannot be read can be deleted.
+            Err(error) if error.kind() == StorageErrorKind::Invalid => None,
+            Err(cause) => return Err(Error::Storage(cause)),
+        };
+        let tombstone = Item {
+            id: id.to_owned(),
+            item_type: ItemType::Tombstone,
+            kms_key_arn: kms_key_arn.unwrap_or_default(),
+            create_time: to_text(now()),
+            hierarchy_version: FORMAT,
+            version: None,
+            ciphertext: vec![],
+            attributes: BTreeMap::new(),
+        };
+        let deleted = self.0.storage.shred(&tombstone).await;
+        deleted.map_err(Error::Storage)
+    }
+}
