@@ -14,7 +14,7 @@ use crate::context::ContextKeys;
 ///
 /// The specification hashes these parts (`framework/caching-cmm.md#appendix-a-cache-entry-
 /// identifier-formulas`). Here the bytes themselves are compared. None of them is secret.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Eq)]
 pub(crate) struct Key<'a> {
     pub(crate) partition: &'a str,
     pub(crate) suite_id: u16,
@@ -58,21 +58,38 @@ impl<'a> Key<'a> {
     }
 }
 
-/// Hashes the lengths of all parts at once, and then the parts that are not empty.
+/// Compares the parts, but calls nothing to compare empty ones, which most keys have.
+impl PartialEq for Key<'_> {
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        let same = |a: &[u8], b: &[u8]| a.len() == b.len() && (a.is_empty() || a == b);
+        self.suite_id == other.suite_id
+            && same(self.encryption_context, other.encryption_context)
+            && same(self.required_context, other.required_context)
+            && same(self.encrypted_data_keys, other.encrypted_data_keys)
+            && same(self.partition.as_bytes(), other.partition.as_bytes())
+    }
+}
+
+/// Hashes the lengths of the parts at once, and then the parts that are not empty.
+///
+/// A context is shorter than 2¹⁶ bytes, so the lengths do not overlap. The bytes that follow the
+/// other parts are the partition. Different keys therefore never hash the same bytes.
 impl Hash for Key<'_> {
     #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let parts = [
-            self.partition.as_bytes(),
-            self.encryption_context,
-            self.required_context,
-            self.encrypted_data_keys,
-        ];
-        let lengths = parts.iter().fold(u64::from(self.suite_id), |lengths, part| {
-            lengths.rotate_left(16) ^ part.len() as u64
-        });
-        state.write_u64(lengths);
-        parts.iter().filter(|part| !part.is_empty()).for_each(|part| state.write(part));
+        let lengths = u128::from(self.suite_id)
+            | (self.encryption_context.len() as u128) << 16
+            | (self.required_context.len() as u128) << 32
+            | (self.encrypted_data_keys.len() as u128) << 64;
+        state.write_u128(lengths);
+        let contexts = [self.encryption_context, self.required_context, self.encrypted_data_keys];
+        for part in contexts {
+            if !part.is_empty() {
+                state.write(part);
+            }
+        }
+        state.write(self.partition.as_bytes());
     }
 }
 

@@ -94,7 +94,7 @@ impl<V> Loaded<V> {
         }
     }
 
-    /// Returns whether it is time to load the next value, for uses that are `gap` nanoseconds apart.
+    /// Returns whether it is time to load the next value, for uses `gap` nanoseconds apart.
     #[inline]
     pub(crate) fn is_low(&self, now: Moment, gap: u64, policy: &Policy) -> bool {
         let age = self.age_nanos(now);

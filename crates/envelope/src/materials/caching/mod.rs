@@ -166,12 +166,17 @@ impl CachingMaterialsManager {
 
     /// Drops the partition if another identity has replaced the one that obtained its entries.
     /// After that, nothing is used that was obtained, or requested, before.
+    #[inline]
     fn drop_what_others_obtained(&self) {
-        let inner = &*self.0;
-        let tenure = inner.source.keyring().map_or(0, Keyring::tenure);
-        if inner.tenure.load(Acquire) == tenure {
-            return;
+        let tenure = self.0.source.keyring().map_or(0, Keyring::tenure);
+        if self.0.tenure.load(Acquire) != tenure {
+            self.hand_over(tenure);
         }
+    }
+
+    #[cold]
+    fn hand_over(&self, tenure: u64) {
+        let inner = &*self.0;
         let one_at_a_time = inner.handover.lock().unwrap_or_else(PoisonError::into_inner);
         if inner.tenure.load(Acquire) != tenure {
             let report = inner.cache.drop_partition(&inner.partition);
