@@ -15,11 +15,13 @@
 //! ```
 
 mod items;
+mod key_store;
 mod races;
 mod shredding;
 
 use std::sync::Arc;
 
+pub use self::key_store::key_store;
 use crate::storage::Storage;
 
 /// Tests a storage by itself, without AWS KMS.

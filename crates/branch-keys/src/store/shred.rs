@@ -22,8 +22,8 @@ impl KeyStore {
     /// - Caches of branch keys and data keys, up to their limits. Call `invalidate` in every
     ///   process, or wait.
     /// - Backups of the table, its point-in-time recovery, replicas that lag, and write-ahead logs.
-    ///   Anybody who restores them and may use the KMS key can read again. To prevent this, protect the
-    ///   branch key by a KMS key of its own, and schedule the deletion of that one.
+    ///   Anybody who restores them and may use the KMS key can read again. To prevent this, protect
+    ///   the branch key by a KMS key of its own, and schedule the deletion of that one.
     ///
     /// # Errors
     ///

@@ -1,0 +1,108 @@
+//! A KMS, and clients that record what they send to it.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::sync::{Arc, Mutex};
+
+use branch_keys::{KeyStore, KeyStoreBuilder, KmsKeys, Storage};
+use kms_local::KmsLocal;
+use kms_pool::aws_sdk_kms::Client;
+use kms_pool::aws_sdk_kms::config::interceptors::BeforeTransmitInterceptorContextRef;
+use kms_pool::aws_sdk_kms::config::{ConfigBag, Intercept, RuntimeComponents};
+use kms_pool::aws_sdk_kms::error::BoxError;
+use kms_pool::{ClientFuture, ClientSupplier, KmsKeyArn, KmsPool, PooledClients, Principal};
+use serde_json::Value;
+
+pub(crate) const VIRGINIA: &str = "us-east-1";
+pub(crate) const IRELAND: &str = "eu-west-1";
+
+/// A KMS in two regions, and one principal's clients for it.
+pub(crate) struct Kms {
+    pub(crate) local: KmsLocal,
+    pub(crate) clients: Recording,
+}
+
+impl Kms {
+    pub(crate) async fn start() -> Self {
+        let local = KmsLocal::builder().region(VIRGINIA).region(IRELAND).start().await.unwrap();
+        let pool = KmsPool::builder()
+            .endpoint_url_for(VIRGINIA, local.endpoint(VIRGINIA))
+            .endpoint_url_for(IRELAND, local.endpoint(IRELAND))
+            .trust_root_pem(local.ca_pem())
+            .build()
+            .unwrap();
+        let clients = pool.clients(&Principal::new(local.issue_credentials()));
+        Self { local, clients: Recording { clients, sent: Arc::default() } }
+    }
+
+    /// A new key in Virginia.
+    pub(crate) fn key(&self) -> KmsKeyArn {
+        self.local.create_key(VIRGINIA).parse().unwrap()
+    }
+
+    /// Related keys in Virginia and Ireland.
+    pub(crate) fn related_keys(&self) -> (KmsKeyArn, KmsKeyArn) {
+        let virginia = self.local.create_multi_region_key(VIRGINIA, &[IRELAND]);
+        let virginia: KmsKeyArn = virginia.parse().unwrap();
+        let ireland = virginia.in_region(&IRELAND.parse().unwrap());
+        (virginia, ireland)
+    }
+
+    pub(crate) fn builder(
+        &self,
+        storage: impl Storage + 'static,
+        keys: KmsKeys,
+    ) -> KeyStoreBuilder {
+        KeyStore::builder(storage, "logical name", keys, self.clients.clone())
+    }
+
+    pub(crate) fn store(&self, storage: impl Storage + 'static, key: &KmsKeyArn) -> KeyStore {
+        self.builder(storage, KmsKeys::exact(key.clone())).build().unwrap()
+    }
+
+    /// How many requests the servers have received.
+    pub(crate) fn requests(&self) -> u64 {
+        [VIRGINIA, IRELAND].map(|region| self.local.counters(region).total()).iter().sum()
+    }
+
+    /// The requests since the last call: operation and body.
+    pub(crate) fn sent(&self) -> Vec<(String, Value)> {
+        std::mem::take(&mut *self.clients.sent.lock().unwrap())
+    }
+}
+
+/// Supplies clients that record their requests.
+#[derive(Clone, Debug)]
+pub(crate) struct Recording {
+    clients: PooledClients,
+    sent: Arc<Mutex<Vec<(String, Value)>>>,
+}
+
+impl ClientSupplier for Recording {
+    fn client<'a>(&'a self, region: &'a str) -> ClientFuture<'a> {
+        Box::pin(async move {
+            let client = self.clients.client(region).await?;
+            let config = client.config().to_builder().interceptor(self.clone());
+            Ok(Client::from_conf(config.build()))
+        })
+    }
+}
+
+impl Intercept for Recording {
+    fn name(&self) -> &'static str {
+        "recording"
+    }
+
+    fn read_before_transmit(
+        &self,
+        context: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let request = context.request();
+        let operation = request.headers().get("x-amz-target").unwrap_or_default();
+        let operation = operation.strip_prefix("TrentService.").unwrap_or(operation).to_owned();
+        let body = serde_json::from_slice(request.body().bytes().unwrap_or_default())?;
+        self.sent.lock().unwrap().push((operation, body));
+        Ok(())
+    }
+}
