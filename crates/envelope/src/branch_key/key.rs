@@ -89,7 +89,11 @@ impl BranchKey {
         self.kms_key.as_deref()
     }
 
-    #[expect(dead_code, reason = "for the hierarchical keyring")]
+    /// Returns the id, shared with the branch key.
+    pub(crate) fn shared_id(&self) -> Arc<str> {
+        Arc::clone(&self.id)
+    }
+
     /// Returns a cipher under the key that is derived for `label` and `context`.
     pub(crate) fn cipher(&self, label: &[u8], context: &[u8]) -> aead::Key {
         self.kdf.cipher(label, context)

@@ -306,7 +306,7 @@ impl<V> Entry<V> {
     pub(crate) fn is_refreshed(&self, now: Moment, policy: &Policy, in_place: bool) -> bool {
         match &**self.state.load() {
             State::Live { current: Some(current), .. } if in_place => {
-                current.age_nanos(now) < policy.min_gap()
+                current.age_nanos(now) < policy.just_refreshed()
             }
             State::Live { standby, .. } => standby.is_some(),
             State::Retired => false,

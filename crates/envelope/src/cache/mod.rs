@@ -74,6 +74,7 @@ mod shared_loads;
 pub(crate) mod source;
 mod store;
 mod telemetry;
+pub(crate) mod tenure;
 
 #[cfg(all(test, shuttle))]
 mod shuttle_tests;

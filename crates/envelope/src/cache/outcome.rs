@@ -214,7 +214,7 @@ impl<V: Send + Sync + 'static> Cache<V> {
         if !may_pass && failures.iter().any(is_forbidden) {
             self.remove(&key.borrow());
         }
-        source.failed(error, was_kept || !S::IN_PLACE);
+        source.failed(error, was_kept || source.is_ours());
     }
 
     /// Returns the failure that operations under `key` are refused with, and for how long: the

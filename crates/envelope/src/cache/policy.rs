@@ -35,6 +35,9 @@ impl From<usize> for Bounds {
 pub(crate) struct Policy {
     /// How long a value is used, counted from its request.
     pub(crate) max_age: Duration,
+    /// How often a value in use is requested again, however long it may be used; `None` for the
+    /// default share of `max_age`.
+    pub(crate) check_every: Option<Duration>,
     /// How many messages are encrypted under a value.
     pub(crate) max_messages: u64,
     /// How many bytes are encrypted under a value.
@@ -73,11 +76,20 @@ impl Policy {
     }
 
     /// Returns the age at which a value that took `load_time` to load is refreshed: 70 to 80 % of
-    /// the maximum age.
+    /// the maximum age, or 90 to 100 % of the time between checks if that is sooner.
     pub(crate) fn refresh_age(&self, load_time: Duration) -> Duration {
         let early = self.max_age.mul_f64(0.8 - self.jitter * 0.1);
         // Slow loads start sooner, but never before half of the age is used.
-        early.min(self.max_age.saturating_sub(load_time.saturating_mul(4))).max(self.max_age / 2)
+        let early = early
+            .min(self.max_age.saturating_sub(load_time.saturating_mul(4)))
+            .max(self.max_age / 2);
+        let check = |every: Duration| every.mul_f64(1.0 - self.jitter * 0.1);
+        self.check_every.map_or(early, |every| early.min(check(every)))
+    }
+
+    /// Returns the age below which a value has just been refreshed, in nanoseconds.
+    pub(crate) fn just_refreshed(&self) -> u64 {
+        nanos(self.check_every.unwrap_or(self.max_age).min(self.max_age)) / 32
     }
 
     /// Returns how far apart two uses must be for the time between them to matter, in nanoseconds.
@@ -118,6 +130,7 @@ pub(crate) mod tests {
     pub(crate) fn policy(max_age: Duration, max_messages: u64, max_bytes: u64) -> Policy {
         Policy {
             max_age,
+            check_every: None,
             max_messages,
             max_bytes,
             stale: Duration::ZERO,

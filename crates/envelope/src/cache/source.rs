@@ -46,6 +46,12 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
     /// Whether a new value replaces the current one at once, not only when that is spent.
     const IN_PLACE: bool;
 
+    /// Returns whether the load was not chosen by the sender of a message. Default: unless values
+    /// are replaced in place, which is so for decryption.
+    fn is_ours(&self) -> bool {
+        !Self::IN_PLACE
+    }
+
     /// Returns the settings and the environment.
     fn settings(&self) -> &impl Settings;
 

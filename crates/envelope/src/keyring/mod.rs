@@ -3,6 +3,7 @@
 
 #[cfg(feature = "aws-kms")]
 mod aws_kms;
+mod hierarchical;
 mod multi;
 mod raw_aes;
 #[cfg(feature = "aws-lc-rs")]
@@ -16,6 +17,7 @@ pub use self::aws_kms::{AwsKmsDiscoveryKeyring, AwsKmsKeyring};
 #[cfg(feature = "aws-lc-rs")]
 pub use self::raw_rsa::RawRsaKeyring;
 pub use self::{
+    hierarchical::HierarchicalKeyring,
     multi::{MultiKeyring, MultiKeyringBuilder},
     raw_aes::RawAesKeyring,
     rotating::RotatingKeyring,
@@ -105,6 +107,27 @@ pub trait Keyring: fmt::Debug + Send + Sync {
         request: KeyringRequest<'a>,
         encrypted_data_keys: &'a [EncryptedDataKey],
     ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>>;
+
+    /// Does what [`generate`](Self::generate) does, unless that has to wait. Default: `None`, which
+    /// means that it has to.
+    ///
+    /// With this and [`try_unwrap`](Self::try_unwrap), `try_encrypt` and `try_decrypt` work without
+    /// a cache of data keys. A keyring that wraps another one forwards both.
+    fn try_generate(&self, request: KeyringRequest<'_>) -> Option<Result<GeneratedDataKey, Error>> {
+        let _ = request;
+        None
+    }
+
+    /// Does what [`unwrap`](Self::unwrap) does, unless that has to wait. Default: `None`, which
+    /// means that it has to.
+    fn try_unwrap(
+        &self,
+        request: KeyringRequest<'_>,
+        encrypted_data_keys: &[EncryptedDataKey],
+    ) -> Option<Result<DataKey, Vec<KeyringError>>> {
+        let _ = (request, encrypted_data_keys);
+        None
+    }
 
     /// Returns the wrapping key that [`generate`](Self::generate) would use for `request`, under
     /// the name in its errors. Requests with the same wrapping key share one back-off. Default:
@@ -199,6 +222,23 @@ async fn unwrap_with_any(
         }
     }
     Err(failures)
+}
+
+/// Unwraps without waiting with the first of `keyrings` that can, or returns the failures of all.
+/// Returns `None` if one must wait before that.
+fn try_unwrap_with_any<'a>(
+    keyrings: impl Iterator<Item = &'a dyn Keyring>,
+    request: KeyringRequest<'_>,
+    encrypted_data_keys: &[EncryptedDataKey],
+) -> Option<Result<DataKey, Vec<KeyringError>>> {
+    let mut failures = vec![];
+    for keyring in keyrings {
+        match keyring.try_unwrap(request, encrypted_data_keys)? {
+            Ok(data_key) => return Some(Ok(data_key)),
+            Err(more) => failures.extend(more),
+        }
+    }
+    Some(Err(failures))
 }
 
 /// Returns the first success, or all failures.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::aws_kms::MrkAwareKeys;
 use super::{
     EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture,
-    KeyringRequest, unwrap_with_any,
+    KeyringRequest, try_unwrap_with_any, unwrap_with_any,
 };
 use crate::{data_key::DataKey, error::Error};
 
@@ -143,6 +143,22 @@ impl Keyring for MultiKeyring {
         encrypted_data_keys: &'a [EncryptedDataKey],
     ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
         Box::pin(unwrap_with_any(self.keyrings(), request, encrypted_data_keys))
+    }
+
+    /// Without waiting only if there are no children: those would have to wrap.
+    fn try_generate(&self, request: KeyringRequest<'_>) -> Option<Result<GeneratedDataKey, Error>> {
+        if !self.children.is_empty() {
+            return None;
+        }
+        self.generator.as_ref()?.try_generate(request)
+    }
+
+    fn try_unwrap(
+        &self,
+        request: KeyringRequest<'_>,
+        encrypted_data_keys: &[EncryptedDataKey],
+    ) -> Option<Result<DataKey, Vec<KeyringError>>> {
+        try_unwrap_with_any(self.keyrings(), request, encrypted_data_keys)
     }
 
     fn wrapping_key(&self, request: KeyringRequest<'_>) -> Option<Arc<str>> {

@@ -56,6 +56,12 @@ impl RawAesKeyring {
         Ok(Self { namespace, name, wrapping_key, fingerprint })
     }
 
+    fn generate_now(&self, request: KeyringRequest<'_>) -> Result<GeneratedDataKey, Error> {
+        let data_key = DataKey::generate(request.suite.data_key_length())?;
+        let encrypted_data_keys = vec![self.wrap_now(request, &data_key)?];
+        Ok(GeneratedDataKey { data_key, encrypted_data_keys })
+    }
+
     fn wrap_now(
         &self,
         request: KeyringRequest<'_>,
@@ -120,11 +126,7 @@ const PROVIDER_SUFFIX_LENGTH: usize = LENGTHS.len() + NONCE_LENGTH;
 
 impl Keyring for RawAesKeyring {
     fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey> {
-        Box::pin(async move {
-            let data_key = DataKey::generate(request.suite.data_key_length())?;
-            let encrypted_data_keys = vec![self.wrap_now(request, &data_key)?];
-            Ok(GeneratedDataKey { data_key, encrypted_data_keys })
-        })
+        Box::pin(async move { self.generate_now(request) })
     }
 
     fn wrap<'a>(
@@ -145,6 +147,19 @@ impl Keyring for RawAesKeyring {
                 encrypted_data_keys.iter().filter_map(|key| self.unwrap_now(request, key)),
             )
         })
+    }
+
+    fn try_generate(&self, request: KeyringRequest<'_>) -> Option<Result<GeneratedDataKey, Error>> {
+        Some(self.generate_now(request))
+    }
+
+    fn try_unwrap(
+        &self,
+        request: KeyringRequest<'_>,
+        encrypted_data_keys: &[EncryptedDataKey],
+    ) -> Option<Result<DataKey, Vec<KeyringError>>> {
+        let keys = encrypted_data_keys.iter();
+        Some(first_unwrapped(keys.filter_map(|key| self.unwrap_now(request, key))))
     }
 
     fn identity(&self) -> Option<String> {

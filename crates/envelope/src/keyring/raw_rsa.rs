@@ -134,6 +134,12 @@ impl RawRsaKeyring {
         })
     }
 
+    fn generate_now(&self, request: KeyringRequest<'_>) -> Result<GeneratedDataKey, Error> {
+        let data_key = DataKey::generate(request.suite.data_key_length())?;
+        let encrypted_data_keys = vec![self.wrap_now(&data_key)?];
+        Ok(GeneratedDataKey { data_key, encrypted_data_keys })
+    }
+
     /// Returns the data key in `wrapped`, or `None` if another keyring wrapped it.
     fn unwrap_now(
         &self,
@@ -175,11 +181,7 @@ const LONGEST_DATA_KEY: usize = 32;
 
 impl Keyring for RawRsaKeyring {
     fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey> {
-        Box::pin(async move {
-            let data_key = DataKey::generate(request.suite.data_key_length())?;
-            let encrypted_data_keys = vec![self.wrap_now(&data_key)?];
-            Ok(GeneratedDataKey { data_key, encrypted_data_keys })
-        })
+        Box::pin(async move { self.generate_now(request) })
     }
 
     fn wrap<'a>(
@@ -200,6 +202,19 @@ impl Keyring for RawRsaKeyring {
                 encrypted_data_keys.iter().filter_map(|key| self.unwrap_now(request, key)),
             )
         })
+    }
+
+    fn try_generate(&self, request: KeyringRequest<'_>) -> Option<Result<GeneratedDataKey, Error>> {
+        Some(self.generate_now(request))
+    }
+
+    fn try_unwrap(
+        &self,
+        request: KeyringRequest<'_>,
+        encrypted_data_keys: &[EncryptedDataKey],
+    ) -> Option<Result<DataKey, Vec<KeyringError>>> {
+        let keys = encrypted_data_keys.iter();
+        Some(first_unwrapped(keys.filter_map(|key| self.unwrap_now(request, key))))
     }
 
     fn identity(&self) -> Option<String> {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::{
     EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringFuture, KeyringRequest,
-    unwrap_with_any,
+    try_unwrap_with_any, unwrap_with_any,
 };
-use crate::data_key::DataKey;
+use crate::{data_key::DataKey, error::Error};
 
 /// Encrypts under the newest wrapping key, and decrypts messages under any of several.
 ///
@@ -97,6 +97,18 @@ impl Keyring for RotatingKeyring {
         encrypted_data_keys: &'a [EncryptedDataKey],
     ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
         Box::pin(unwrap_with_any(self.keyrings(), request, encrypted_data_keys))
+    }
+
+    fn try_generate(&self, request: KeyringRequest<'_>) -> Option<Result<GeneratedDataKey, Error>> {
+        self.newest.try_generate(request)
+    }
+
+    fn try_unwrap(
+        &self,
+        request: KeyringRequest<'_>,
+        encrypted_data_keys: &[EncryptedDataKey],
+    ) -> Option<Result<DataKey, Vec<KeyringError>>> {
+        try_unwrap_with_any(self.keyrings(), request, encrypted_data_keys)
     }
 
     fn wrapping_key(&self, request: KeyringRequest<'_>) -> Option<Arc<str>> {

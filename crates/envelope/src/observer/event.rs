@@ -69,22 +69,29 @@ impl<'a> Event<'a> {
     }
 }
 
-/// The operation that a data key is for.
+/// The operation that a data key is for, or the role of a branch key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Operation {
     /// Encryption.
     Encryption,
     /// Decryption.
     Decryption,
+    /// Wrapping data keys under the active version of a branch key.
+    ActiveBranchKey,
+    /// Unwrapping data keys under one version of a branch key.
+    BranchKeyVersion,
 }
 
 impl Operation {
-    /// Returns `"encryption"` or `"decryption"`, for metrics and logs.
+    /// Returns the name in `snake_case`, for metrics and logs.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Encryption => "encryption",
             Self::Decryption => "decryption",
+            Self::ActiveBranchKey => "active_branch_key",
+            Self::BranchKeyVersion => "branch_key_version",
         }
     }
 }

@@ -104,6 +104,7 @@ pub(crate) fn run(operations: impl IntoIterator<Item = Operation>) {
         world: World::new(),
         model: Model::new(),
         policy: Arc::new(Policy {
+            check_every: None,
             max_age: Duration::from_secs(10),
             max_messages: 8,
             max_bytes: 200,
@@ -182,6 +183,7 @@ impl Run {
             }
             Operation::Limits { max_messages, max_bytes, max_age, stale, refresh_ahead } => {
                 self.policy = Arc::new(Policy {
+                    check_every: None,
                     max_age,
                     max_messages,
                     max_bytes,

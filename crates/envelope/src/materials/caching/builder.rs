@@ -1,15 +1,12 @@
 //! Builds a caching materials manager.
 
-use std::{
-    sync::{Arc, Mutex, atomic::AtomicU64},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use sha2::{Digest as _, Sha256};
 
 use super::{CachingMaterialsManager, Inner, MaterialsCache, MaterialsManager, Probes};
 use crate::{
-    cache::{failures::Failures, policy::Policy},
+    cache::{failures::Failures, policy::Policy, tenure::Tenure},
     crypto::random,
     error::Error,
     keyring::Keyring,
@@ -30,6 +27,7 @@ impl CachingMaterialsManager {
     pub fn builder(source: impl MaterialsManager + 'static) -> CachingBuilder {
         let policy = Policy {
             max_age: Duration::from_mins(5),
+            check_every: None,
             max_messages: MAX_MESSAGES,
             max_bytes: MAX_BYTES,
             stale: Duration::ZERO,
@@ -262,7 +260,7 @@ impl CachingBuilder {
             None => format!("{:032x}", u128::from_be_bytes(random::bytes()?)).into(),
         };
         Ok(CachingMaterialsManager(Arc::new(Inner {
-            tenure: AtomicU64::new(self.source.keyring().map_or(0, Keyring::tenure)),
+            tenure: Tenure::new(self.source.keyring().map_or(0, Keyring::tenure)),
             source: self.source,
             cache: self.cache.unwrap_or_default(),
             partition,
@@ -270,7 +268,6 @@ impl CachingBuilder {
             backoffs: Failures::new(WRAPPING_KEYS),
             probes: Probes::default(),
             prime_decrypt: self.prime_decrypt,
-            handover: Mutex::default(),
         })))
     }
 }

@@ -7,17 +7,7 @@ mod refused;
 mod sources;
 mod supply;
 
-use std::{
-    fmt,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{
-            AtomicU64,
-            Ordering::{Acquire, Release},
-        },
-    },
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use self::probes::Probes;
 pub use self::{
@@ -33,6 +23,7 @@ use crate::{
         failures::Failures,
         policy::Policy,
         source::{Settings, Task},
+        tenure::Tenure,
     },
     error::Error,
     keyring::Keyring,
@@ -124,9 +115,7 @@ struct Inner {
     probes: Probes,
     prime_decrypt: bool,
     /// The tenure of the keyring when it supplied the entries: see [`Keyring::tenure`].
-    tenure: AtomicU64,
-    /// Held while entries of a previous tenure are dropped.
-    handover: Mutex<()>,
+    tenure: Tenure,
 }
 
 impl CachingMaterialsManager {
@@ -168,24 +157,13 @@ impl CachingMaterialsManager {
     /// After that, nothing is used that was obtained, or requested, before.
     #[inline]
     fn drop_what_others_obtained(&self) {
-        let tenure = self.0.source.keyring().map_or(0, Keyring::tenure);
-        if self.0.tenure.load(Acquire) != tenure {
-            self.hand_over(tenure);
-        }
-    }
-
-    #[cold]
-    fn hand_over(&self, tenure: u64) {
         let inner = &*self.0;
-        let one_at_a_time = inner.handover.lock().unwrap_or_else(PoisonError::into_inner);
-        if inner.tenure.load(Acquire) != tenure {
+        let tenure = inner.source.keyring().map_or(0, Keyring::tenure);
+        inner.tenure.change(tenure, || {
             let report = inner.cache.drop_partition(&inner.partition);
             inner.backoffs.clear();
-            inner.tenure.store(tenure, Release);
-            // An observer may use this manager.
-            drop(one_at_a_time);
-            report();
-        }
+            report
+        });
     }
 }
 

@@ -113,9 +113,10 @@ impl CachingMaterialsManager {
             Some(())
         };
         // The principal may still be allowed one operation, but no longer the other.
-        let probed = match operation {
-            Operation::Encryption => probe_encryption().or_else(probe_decryption),
-            Operation::Decryption => probe_decryption().or_else(probe_encryption),
+        let probed = if operation == Operation::Encryption {
+            probe_encryption().or_else(probe_decryption)
+        } else {
+            probe_decryption().or_else(probe_encryption)
         };
         if probed.is_none() {
             self.drop_denied(failure);

@@ -1,6 +1,6 @@
 //! Supplies materials from the cache, or loads them into it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     CachingMaterialsManager, MaterialsCache,
@@ -45,7 +45,7 @@ impl MaterialsManager for CachingMaterialsManager {
                 half.bypass(&key);
                 let source = self.encryption_source(request, None);
                 let load = source.clone().load_of(request.plaintext_length);
-                return half.load_apart(key.to_owned(), source, load).await;
+                return half.load_apart(key.to_owned(), source, Duration::ZERO, load).await;
             };
             // Warming up reserves nothing.
             let bytes = (!request.warm_up).then_some(bytes);
@@ -65,7 +65,7 @@ impl MaterialsManager for CachingMaterialsManager {
                 half.bypass(&key);
                 let source = DecryptionSource::new(self.clone(), request);
                 let load = source.clone().load(false);
-                return half.load_apart(key.to_owned(), source, load).await;
+                return half.load_apart(key.to_owned(), source, Duration::ZERO, load).await;
             }
             half.obtain(key, DecryptionSource::new(self.clone(), request)).await
         })

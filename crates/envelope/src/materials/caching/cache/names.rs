@@ -15,14 +15,14 @@ fn is_named(key: &EncryptedDataKey, wrapping_key: &str) -> bool {
     is_named(wrapping_key) || qualified.is_some_and(is_named)
 }
 
-/// Returns whether one of these is encrypted by the key that a failure names. For AWS KMS, the
-/// whole ARN must match: a message may contain a prefix of the ARNs of other keys.
+/// Returns whether one of these is encrypted by the key that a failure names. For AWS KMS
+/// and branch keys, the whole name must match: a message may contain a prefix of other names.
 pub(in crate::materials::caching) fn is_wrapped_by(
     keys: EncryptedDataKeys<'_>,
     wrapping_key: &str,
 ) -> bool {
     keys.iter().any(|key| match &*key.key_provider_id {
-        "aws-kms" => key.key_provider_information == wrapping_key.as_bytes(),
+        "aws-kms" | "aws-kms-hierarchy" => key.key_provider_information == wrapping_key.as_bytes(),
         _ => is_named(&key, wrapping_key),
     })
 }
