@@ -11,9 +11,15 @@
         | {"raw_rsa": {"namespace": ..., "name": ..., "padding": ..., "public_pem": ...,
            "private_pem": ...}}
         | {"multi": [GENERATOR or null, CHILD, ...]}
+        | {"hierarchical": ID, "store": STORE}
+    {"operation": OPERATION, "store": STORE, "id": ID, "version": UUID, "context": {...}}
+    OPERATION: "create_table" | "create_key" | "rotate" | "active" | "version" | "beacon"
+    STORE: {"table": ..., "logical_name": ..., "dynamodb": URL, "kms_key": ARN, "endpoint": URL}
 
-The answer is {"data": BASE64, "context": {...}} or {"error": TEXT}. A frame length of 0 writes a
-non-framed body. The default suite is 0x0478. A stream is read and written in small pieces. Without
+The answer is {"data": BASE64, "context": {...}} or {"error": TEXT}. Operations on a branch key
+answer {"id": ID}, or {"key": BASE64, "version": UUID, "context": {...}}. A frame length of 0 writes
+a non-framed body. The default suite is 0x0478. A stream is read and written in small pieces.
+Without
 an endpoint, AWS KMS is at AWS_ENDPOINT_URL_KMS. Its root CA is in AWS_CA_BUNDLE, and credentials
 come from the environment.
 """
@@ -28,11 +34,24 @@ import sys
 
 import aws_encryption_sdk
 import boto3
+from aws_cryptographic_material_providers.keystore import KeyStore
+from aws_cryptographic_material_providers.keystore.config import KeyStoreConfig
+from aws_cryptographic_material_providers.keystore.models import (
+    CreateKeyInput,
+    CreateKeyStoreInput,
+    GetActiveBranchKeyInput,
+    GetBeaconKeyInput,
+    GetBranchKeyVersionInput,
+    KMSConfigurationKmsKeyArn,
+    VersionKeyInput,
+)
 from aws_cryptographic_material_providers.mpl import AwsCryptographicMaterialProviders
 from aws_cryptographic_material_providers.mpl.config import MaterialProvidersConfig
 from aws_cryptographic_material_providers.mpl.models import (
     AesWrappingAlg,
+    CacheTypeNo,
     CreateAwsKmsDiscoveryKeyringInput,
+    CreateAwsKmsHierarchicalKeyringInput,
     CreateAwsKmsKeyringInput,
     CreateAwsKmsMrkDiscoveryKeyringInput,
     CreateAwsKmsMrkKeyringInput,
@@ -40,6 +59,7 @@ from aws_cryptographic_material_providers.mpl.models import (
     CreateRawAesKeyringInput,
     CreateRawRsaKeyringInput,
     DiscoveryFilter,
+    NoCache,
     PaddingScheme,
 )
 from aws_encryption_sdk.identifiers import AlgorithmSuite, CommitmentPolicy
@@ -91,6 +111,15 @@ def keyring_of(text):
             discovery_filter=discovery_filter(described),
         )
         return PROVIDERS.create_aws_kms_mrk_discovery_keyring(settings)
+    if "hierarchical" in described:
+        settings = CreateAwsKmsHierarchicalKeyringInput(
+            key_store=key_store(json.dumps(described["store"])),
+            branch_key_id=described["hierarchical"],
+            # So that a rotation by another client shows at once.
+            cache=CacheTypeNo(NoCache()),
+            ttl_seconds=0,
+        )
+        return PROVIDERS.create_aws_kms_hierarchical_keyring(settings)
     if "multi" in described:
         generator, *children = map(keyring, described["multi"])
         return PROVIDERS.create_multi_keyring(
@@ -121,6 +150,25 @@ def keyring_of(text):
     return PROVIDERS.create_raw_aes_keyring(settings)
 
 
+@functools.cache
+def key_store(text):
+    """The key store, made once for each description."""
+    described = json.loads(text)
+    region = described["kms_key"].split(":")[3]
+    dynamodb = boto3.client(
+        "dynamodb", region_name=region, endpoint_url=described["dynamodb"], verify=False
+    )
+    return KeyStore(
+        config=KeyStoreConfig(
+            ddb_table_name=described["table"],
+            logical_key_store_name=described["logical_name"],
+            kms_configuration=KMSConfigurationKmsKeyArn(value=described["kms_key"]),
+            ddb_client=dynamodb,
+            kms_client=kms_client(region, described),
+        )
+    )
+
+
 def kms_client(region, described):
     endpoint = described.get("endpoint", os.environ.get("AWS_ENDPOINT_URL_KMS"))
     settings = {"endpoint_url": endpoint, "verify": os.environ.get("AWS_CA_BUNDLE")}
@@ -149,7 +197,49 @@ def streamed(client, mode, data, **settings):
         return b"".join(iter(lambda: stream.read(PIECE), b"")), stream.header
 
 
+def branch_key(request):
+    """The answer to an operation on a branch key."""
+    store = key_store(json.dumps(request["store"]))
+    operation, name = request["operation"], request.get("id")
+    if operation == "create_table":
+        store.create_key_store(CreateKeyStoreInput())
+        return {"id": request["store"]["table"]}
+    if operation == "create_key":
+        context = request["context"] or None
+        created = store.create_key(
+            CreateKeyInput(branch_key_identifier=name, encryption_context=context)
+        )
+        return {"id": created.branch_key_identifier}
+    if operation == "rotate":
+        store.version_key(VersionKeyInput(branch_key_identifier=name))
+        return {"id": name}
+    if operation == "beacon":
+        made = store.get_beacon_key(GetBeaconKeyInput(branch_key_identifier=name))
+        made = made.beacon_key_materials
+        key, version = made.beacon_key, ""
+    elif operation == "active":
+        made = store.get_active_branch_key(GetActiveBranchKeyInput(branch_key_identifier=name))
+        made = made.branch_key_materials
+        key, version = made.branch_key, made.branch_key_version
+    else:
+        made = store.get_branch_key_version(
+            GetBranchKeyVersionInput(
+                branch_key_identifier=name, branch_key_version=request["version"]
+            )
+        ).branch_key_materials
+        key, version = made.branch_key, made.branch_key_version
+    if isinstance(version, bytes):
+        version = version.decode()
+    return {
+        "key": base64.b64encode(bytes(key)).decode(),
+        "version": version,
+        "context": dict(made.encryption_context),
+    }
+
+
 def answer(request):
+    if "store" in request:
+        return branch_key(request)
     mode, data = request["operation"], base64.b64decode(request["data"])
     settings = {"keyring": keyring(request["keyring"]), "encryption_context": request["context"]}
     suite = AlgorithmSuite.get_by_id(request.get("suite", 0x0478))

@@ -7,12 +7,15 @@
 //! - [`KeyStore`] creates, rotates, reads, verifies and shreds branch keys.
 //! - [`KmsKeys`] are the KMS keys that it may call.
 //! - [`Storage`] keeps the items of branch keys, and changes them in transactions.
+//!   `DynamoDbStorage` (feature `dynamodb`) has the table of the AWS Encryption SDKs.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod context;
+#[cfg(feature = "dynamodb")]
+mod dynamodb;
 mod error;
 mod info;
 mod item;
@@ -23,6 +26,8 @@ mod storage;
 mod store;
 mod time;
 
+#[cfg(feature = "dynamodb")]
+pub use dynamodb::DynamoDbStorage;
 pub use error::{BuildError, Error};
 pub use info::BranchKeyInfo;
 pub use item::{InvalidItemType, Item, ItemType};

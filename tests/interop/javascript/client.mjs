@@ -8,8 +8,10 @@ import { pipeline } from "node:stream/promises";
 import { constants } from "node:crypto";
 
 import {
+  BranchKeyStoreNode,
   CommitmentPolicy,
   KMS,
+  KmsHierarchicalKeyRingNode,
   KmsKeyringNode,
   MultiKeyringNode,
   NodeAlgorithmSuite,
@@ -18,12 +20,14 @@ import {
   RawRsaKeyringNode,
   buildClient,
 } from "@aws-crypto/client-node";
+import { DynamoDBClient } from "@aws-sdk/client-dynamodb";
 
 const COMMITTING = buildClient(CommitmentPolicy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT);
 const FORBIDDING = buildClient(CommitmentPolicy.FORBID_ENCRYPT_ALLOW_DECRYPT);
 // How many bytes a stream is given at once.
 const PIECE = 1021;
 const KEYRINGS = new Map();
+const STORES = new Map();
 
 // The keyring, made once for each description.
 function keyring(described) {
@@ -34,11 +38,16 @@ function keyring(described) {
 
 function newKeyring(described) {
   if (described.aws_kms) {
-    const endpoint = described.endpoint ?? process.env.AWS_ENDPOINT_URL_KMS;
-    const ca = process.env.AWS_CA_BUNDLE && readFileSync(process.env.AWS_CA_BUNDLE);
-    const requestHandler = { httpsAgent: { ca, keepAlive: true } };
-    const client = new KMS({ region: described.aws_kms.split(":")[3], endpoint, requestHandler });
+    const client = kmsClient(described.aws_kms, described.endpoint);
     return new KmsKeyringNode({ generatorKeyId: described.aws_kms, clientProvider: () => client });
+  }
+  if (described.hierarchical) {
+    return new KmsHierarchicalKeyRingNode({
+      branchKeyId: described.hierarchical,
+      keyStore: keyStore(described.store),
+      cacheLimitTtl: 0.001, // seconds, so that a rotation by another client shows at once
+      utf8Sorting: described.utf8_sorting ?? true, // its default is no other client's order
+    });
   }
   if (described.multi) {
     const [generator, ...children] = described.multi.map((part) => part && keyring(part));
@@ -67,6 +76,48 @@ function newKeyring(described) {
   });
 }
 
+function kmsClient(arn, endpoint = process.env.AWS_ENDPOINT_URL_KMS) {
+  const ca = process.env.AWS_CA_BUNDLE && readFileSync(process.env.AWS_CA_BUNDLE);
+  return new KMS({ region: arn.split(":")[3], endpoint, requestHandler: { httpsAgent: { ca, keepAlive: true } } });
+}
+
+// The key store, made once for each description.
+function keyStore(described) {
+  const name = JSON.stringify(described);
+  if (!STORES.has(name)) {
+    const { table, logical_name: logicalKeyStoreName, dynamodb, kms_key: identifier, endpoint } = described;
+    const ddbClient = new DynamoDBClient({ region: identifier.split(":")[3], endpoint: dynamodb });
+    const store = new BranchKeyStoreNode({
+      storage: { ddbTableName: table, ddbClient },
+      logicalKeyStoreName,
+      kmsConfiguration: { identifier },
+      keyManagement: { kmsClient: kmsClient(identifier, endpoint) },
+    });
+    STORES.set(name, store);
+  }
+  return STORES.get(name);
+}
+
+// The answer to an operation on a branch key. This client creates no table and reads no beacon key.
+async function branchKey({ operation, store: described, id, version, context }) {
+  const store = keyStore(described);
+  if (operation === "create_key") {
+    const encryptionContext = Object.keys(context).length ? context : undefined;
+    return { id: (await store.createKey({ branchKeyIdentifier: id, encryptionContext })).branchKeyIdentifier };
+  }
+  if (operation === "rotate") {
+    await store.versionKey({ branchKeyIdentifier: id });
+    return { id };
+  }
+  if (operation !== "active" && operation !== "version") throw new Error(`no operation ${operation}`);
+  const made = await (operation === "active" ? store.getActiveBranchKey(id) : store.getBranchKeyVersion(id, version));
+  return {
+    key: Buffer.from(made.branchKey()).toString("base64"),
+    version: Buffer.from(made.branchKeyVersion).toString(),
+    context: made.encryptionContext,
+  };
+}
+
 // What `stream` makes of `data`, which it is given piece by piece.
 async function streamed(stream, data) {
   const pieces = [];
@@ -86,6 +137,7 @@ async function whole(operation) {
 }
 
 async function answer(request) {
+  if (request.store) return branchKey(request);
   const { operation, streaming, frame_length: frameLength, context: encryptionContext } = request;
   const data = Buffer.from(request.data, "base64");
   const suite = new NodeAlgorithmSuite(request.suite ?? 0x0478);
