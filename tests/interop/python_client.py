@@ -19,9 +19,8 @@
 The answer is {"data": BASE64, "context": {...}} or {"error": TEXT}. Operations on a branch key
 answer {"id": ID}, or {"key": BASE64, "version": UUID, "context": {...}}. A frame length of 0 writes
 a non-framed body. The default suite is 0x0478. A stream is read and written in small pieces.
-Without
-an endpoint, AWS KMS is at AWS_ENDPOINT_URL_KMS. Its root CA is in AWS_CA_BUNDLE, and credentials
-come from the environment.
+Without an endpoint, AWS KMS is at AWS_ENDPOINT_URL_KMS. Its root CA is in AWS_CA_BUNDLE, and
+credentials come from the environment.
 """
 
 import base64

@@ -1,5 +1,7 @@
 //! A DynamoDB in this process, behind a proxy that counts requests and causes faults.
 
+#![allow(dead_code, reason = "not every test uses all of it")]
+
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
@@ -86,6 +88,10 @@ impl Server {
         let server = Self::start().await;
         server.storage().create_table().await.unwrap();
         server
+    }
+
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.endpoint
     }
 
     /// The settings of a pool for this server.
