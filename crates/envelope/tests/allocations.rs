@@ -9,6 +9,12 @@ mod support;
 
 use std::{alloc::System, hint::black_box};
 
+use envelope::{
+    DataKey, Envelope,
+    branch_key::{BranchKeys, StaticBranchKeys},
+    keyring::HierarchicalKeyring,
+    materials::DefaultMaterialsManager,
+};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use support::{caching, context, keyring, now};
 
@@ -16,6 +22,9 @@ use support::{caching, context, keyring, now};
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const TIMES: usize = 100;
+
+/// The data key, its wrapping, the header, the materials and the output.
+const MAX_UNDER_BRANCH_KEY: usize = 13;
 
 /// Runs an operation often, checks how often it allocates, and prints the bytes.
 fn check(name: &str, size: usize, max: usize, mut operation: impl FnMut()) {
@@ -31,6 +40,7 @@ fn check(name: &str, size: usize, max: usize, mut operation: impl FnMut()) {
 
 #[test]
 fn operations_with_a_warm_cache_allocate_only_their_output() {
+    operations_over_a_warm_branch_key();
     let envelope = caching(keyring(), |builder| builder);
     let context = context("42");
     let prepared = envelope.prepare(&context).unwrap();
@@ -79,4 +89,20 @@ fn operations_with_a_warm_cache_allocate_only_their_output() {
             envelope.try_decrypt_in_place(buffer, &context).unwrap();
         });
     }
+}
+
+/// Over a warm branch key, each message has its own data key, in a fixed number of allocations.
+fn operations_over_a_warm_branch_key() {
+    let source =
+        StaticBranchKeys::new().with_active("tenant", [1; 16], DataKey::from_vec(vec![7; 32]));
+    let keyring = HierarchicalKeyring::new(BranchKeys::new(source.unwrap()), "tenant").unwrap();
+    let envelope = Envelope::builder(DefaultMaterialsManager::new(keyring)).build().unwrap();
+    let context = context("42");
+    let message = now(envelope.encrypt(&[7; 1024], &context)).unwrap();
+    check("try_encrypt under a branch key", 1024, MAX_UNDER_BRANCH_KEY, || {
+        drop(black_box(envelope.try_encrypt(&[7; 1024], &context).unwrap()));
+    });
+    check("try_decrypt under a branch key", 1024, MAX_UNDER_BRANCH_KEY, || {
+        drop(black_box(envelope.try_decrypt(&message, &context).unwrap()));
+    });
 }

@@ -8,7 +8,9 @@ use std::{
 };
 
 use envelope::{
-    DataKey, EncryptionContext, Envelope, keyring::RawAesKeyring,
+    DataKey, EncryptionContext, Envelope,
+    branch_key::{BranchKeys, StaticBranchKeys},
+    keyring::{HierarchicalKeyring, RawAesKeyring},
     materials::DefaultMaterialsManager,
 };
 
@@ -25,16 +27,19 @@ pub(crate) enum Operation {
     Encrypt,
     Decrypt,
     Encryptor,
+    BranchKey,
 }
 
 impl Operation {
-    pub(crate) const ALL: [Self; 3] = [Self::Encrypt, Self::Decrypt, Self::Encryptor];
+    pub(crate) const ALL: [Self; 4] =
+        [Self::Encrypt, Self::Decrypt, Self::Encryptor, Self::BranchKey];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Encrypt => "encrypt",
             Self::Decrypt => "encrypt, decrypt",
             Self::Encryptor => "encryptor",
+            Self::BranchKey => "branch key",
         }
     }
 }
@@ -48,10 +53,9 @@ pub(crate) struct Leftover {
 }
 
 /// The inputs for computing the secrets of an operation.
-struct Subject {
-    wrapping_key: Masked,
-    data_key: Masked,
-    message_id: Vec<u8>,
+enum Subject {
+    Message { wrapping_key: Masked, data_key: Masked, message_id: Vec<u8> },
+    BranchKey { branch_key: Masked, salt: Vec<u8> },
 }
 
 /// Runs the operation, and searches for its secrets in the middle and at the end.
@@ -86,8 +90,14 @@ pub(crate) fn follow(
                 },
             ));
         };
-        let Subject { wrapping_key, data_key, message_id } = subject;
-        let secrets = deriver.secrets(&wrapping_key, &data_key, &message_id)?;
+        let secrets = match subject {
+            Subject::Message { wrapping_key, data_key, message_id } => {
+                deriver.secrets(&wrapping_key, &data_key, &message_id)?
+            }
+            Subject::BranchKey { branch_key, salt } => {
+                deriver.branch_key_secrets(&branch_key, &salt)?
+            }
+        };
         let in_use = count(memory, &secrets)?;
         go_on.send(())?;
         // Wait until it has ended; its thread then keeps its stack.
@@ -149,6 +159,9 @@ fn deep_down<T>(run: &dyn Fn() -> T) -> T {
 /// Runs the operation; calls `pause` while its keys are in use, and drops everything before it
 /// returns.
 fn run(operation: Operation, pause: &dyn Fn(Subject)) -> Result<()> {
+    if let Operation::BranchKey = operation {
+        return run_under_branch_key(pause);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let wrapping_key = DataKey::generate(32)?;
     let masked = Masked::new(wrapping_key.expose_secret());
@@ -158,7 +171,7 @@ fn run(operation: Operation, pause: &dyn Fn(Subject)) -> Result<()> {
     let spy = Arc::new(Spy { source, seen: Mutex::default() });
     let envelope = Envelope::builder(Watched(Arc::clone(&spy))).build()?;
     let context = EncryptionContext::new([("tenant", "42")])?;
-    let subject = |message: &[u8]| Subject {
+    let subject = |message: &[u8]| Subject::Message {
         wrapping_key: masked.clone(),
         data_key: spy.first().1,
         // The id follows the version and the suite (specification:
@@ -175,6 +188,7 @@ fn run(operation: Operation, pause: &dyn Fn(Subject)) -> Result<()> {
                 envelope.decrypt(&message, &context).await?;
                 pause(subject(&message));
             }
+            Operation::BranchKey => unreachable!("it has its own function"),
             Operation::Encryptor => {
                 let mut message = vec![];
                 let mut writer =
@@ -187,4 +201,29 @@ fn run(operation: Operation, pause: &dyn Fn(Subject)) -> Result<()> {
         }
         Result::Ok(())
     })
+}
+
+/// Encrypts and decrypts under a branch key that is cached, like [`run`].
+fn run_under_branch_key(pause: &dyn Fn(Subject)) -> Result<()> {
+    const ID: &str = "a branch key's id";
+    let secret = DataKey::generate(32)?;
+    let branch_key = Masked::new(secret.expose_secret());
+    let keys = BranchKeys::new(StaticBranchKeys::new().with_active(ID, [1; 16], secret)?);
+    let keyring = HierarchicalKeyring::new(keys.clone(), ID)?;
+    let envelope = Envelope::builder(DefaultMaterialsManager::new(keyring)).build()?;
+    let context = EncryptionContext::new([("tenant", "42")])?;
+    let blocking = envelope.blocking();
+    blocking.encrypt(&[7; 100], &context)?;
+    let message = envelope.try_encrypt(&[7; 100], &context)?;
+    envelope.try_decrypt(&message, &context)?;
+    // The ciphertext of the encrypted data key follows the id and its own length.
+    let id = message.windows(ID.len()).position(|bytes| bytes == ID.as_bytes());
+    let start = id.ok_or("the message does not name the branch key")? + ID.len() + 2;
+    let shown = format!("{keys:?} {envelope:?} {:?}", futures_executor::block_on(keys.active(ID))?);
+    let key = DataKey::from_vec(branch_key.reveal());
+    let start_of_key = format!("{:?}", &key.expose_secret()[..4]);
+    drop(key);
+    assert!(!shown.contains(start_of_key.trim_matches(['[', ']'])), "{shown}");
+    pause(Subject::BranchKey { branch_key, salt: message[start..start + 16].to_vec() });
+    Ok(())
 }

@@ -10,11 +10,14 @@ use std::{
 };
 
 use aes_gcm::{
-    KeyInit as _,
+    KeyInit,
     aes::{Aes256, cipher::BlockCipherEncrypt as _},
 };
-use hkdf::Hkdf;
-use sha2::Sha512;
+use hkdf::{
+    Hkdf,
+    hmac::{Hmac, Mac as _},
+};
+use sha2::{Sha256, Sha512, block_api::compress256};
 
 use crate::memory::Masked;
 
@@ -65,7 +68,20 @@ impl Deriver {
         message_id: &[u8],
     ) -> io::Result<Vec<Secret>> {
         let words = [wrapping_key.bytes(), data_key.bytes(), message_id].map(hex::encode);
-        writeln!(self.questions, "{}", words.join(" "))?;
+        self.answer(&words.join(" "))
+    }
+
+    /// The secrets of a data key that is wrapped under a branch key with this salt.
+    pub(crate) fn branch_key_secrets(
+        &mut self,
+        branch_key: &Masked,
+        salt: &[u8],
+    ) -> io::Result<Vec<Secret>> {
+        self.answer(&[branch_key.bytes(), salt].map(hex::encode).join(" "))
+    }
+
+    fn answer(&mut self, question: &str) -> io::Result<Vec<Secret>> {
+        writeln!(self.questions, "{question}")?;
         let (mut secrets, mut line) = (vec![], String::new());
         loop {
             line.clear();
@@ -93,11 +109,15 @@ pub(crate) fn derive() -> io::Result<()> {
     let mut answers = io::stdout().lock();
     for question in io::stdin().lock().lines() {
         let words: Vec<_> = question?.split(' ').map(bytes).collect::<Result<_, _>>()?;
-        let [wrapping_key, data_key, message_id] = &words[..] else {
-            return Err(io::Error::other("expected three words"));
-        };
         let reveal = |masked: &[u8]| Masked::from_bytes(masked.into()).reveal();
-        for (name, secret) in secrets(&reveal(wrapping_key), &reveal(data_key), message_id)? {
+        let secrets = match &words[..] {
+            [wrapping_key, data_key, message_id] => {
+                secrets(&reveal(wrapping_key), &reveal(data_key), message_id)?
+            }
+            [branch_key, salt] => branch_key_secrets(&reveal(branch_key), salt)?,
+            _ => return Err(io::Error::other("expected two or three words")),
+        };
+        for (name, secret) in secrets {
             let pieces =
                 secret.chunks_exact(PIECE).map(|piece| hex::encode(Masked::new(piece).bytes()));
             writeln!(answers, "{name} {}", pieces.collect::<Vec<_>>().join(" "))?;
@@ -133,6 +153,45 @@ fn secrets(
         ("message_key", message_key.clone()),
         ("its_round_keys", round_keys(&message_key)[32..].to_vec()),
         ("its_hash_key", hash_key(&message_key)?),
+    ])
+}
+
+/// The secrets by name (NIST SP 800-108r1, section 4.1; RFC 2104; FIPS 180-4, section 5.3.3).
+fn branch_key_secrets(branch_key: &[u8], salt: &[u8]) -> io::Result<Vec<(&'static str, Vec<u8>)>> {
+    let mut hmac =
+        <Hmac<Sha256> as KeyInit>::new_from_slice(branch_key).map_err(io::Error::other)?;
+    for part in [&[0, 0, 0, 1], &b"aws-kms-hierarchy"[..], &[0], salt, &[0, 0, 1, 0]] {
+        hmac.update(part);
+    }
+    let wrapping_key = hmac.finalize().into_bytes().to_vec();
+    let padded = |pad: u8| {
+        let mut block = [pad; 64];
+        block.iter_mut().zip(branch_key).for_each(|(byte, key)| *byte ^= key);
+        block
+    };
+    let state = |pad: u8| {
+        let mut state = [
+            0x6a09_e667,
+            0xbb67_ae85,
+            0x3c6e_f372,
+            0xa54f_f53a,
+            0x510e_527f,
+            0x9b05_688c,
+            0x1f83_d9ab,
+            0x5be0_cd19,
+        ];
+        compress256(&mut state, &[padded(pad)]);
+        state.iter().flat_map(|word: &u32| word.to_be_bytes()).collect::<Vec<_>>()
+    };
+    Ok(vec![
+        ("branch_key", branch_key.to_vec()),
+        ("branch_key_^_ipad", padded(0x36)[..32].to_vec()),
+        ("branch_key_^_opad", padded(0x5C)[..32].to_vec()),
+        ("inner_HMAC_state", state(0x36)),
+        ("outer_HMAC_state", state(0x5C)),
+        ("derived_key", wrapping_key.clone()),
+        ("its_round_keys", round_keys(&wrapping_key)[32..].to_vec()),
+        ("its_hash_key", hash_key(&wrapping_key)?),
     ])
 }
 
