@@ -8,3 +8,4 @@ mod items;
 mod schema;
 mod server;
 mod table;
+mod vectors;
