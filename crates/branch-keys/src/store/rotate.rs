@@ -82,7 +82,7 @@ impl KeyStore {
         kms.re_encrypt(&key, &version, &mut active).await?;
         match self.0.storage.rotate(&active, &version, &old.item.ciphertext).await {
             Ok(()) => {}
-            Err(error) => self.settle_rotation(&active, &version, &old.item, error).await?,
+            Err(error) => self.settle_rotation(&version, &old.item, error).await?,
         }
         let rotated = CheckedItem::new(active, &id, ItemType::Active)?;
         self.0.seen.record(&id, rotated.created);
@@ -92,12 +92,11 @@ impl KeyStore {
     /// Decides what became of a rotation that the storage did not confirm.
     async fn settle_rotation(
         &self,
-        active: &Item,
         version: &Item,
         old: &Item,
         error: StorageError,
     ) -> Result<(), Error> {
-        let id = active.id.as_str();
+        let id = version.id.as_str();
         let is_unknown = match error.kind() {
             StorageErrorKind::Shredded => return Err(Error::Shredded { id: id.to_owned() }),
             StorageErrorKind::Race => false,
@@ -106,16 +105,14 @@ impl KeyStore {
         };
         let unknown = |cause| Error::UnknownOutcome { id: id.to_owned(), cause };
         let current = match self.find(id, ItemType::Active).await {
-            // Only this call knows the ciphertext.
-            Ok(current) if current.item == *active => return Ok(()),
             Ok(current) if current.item.ciphertext != old.ciphertext => current,
             // It may still be committed.
             Ok(_) | Err(Error::Storage(_)) if is_unknown => return Err(unknown(error)),
             Ok(_) => return Err(Error::Storage(error)),
             Err(other) => return Err(other),
         };
-        // The active item has changed, so this rotation can no longer be committed. If it was
-        // before that, its version is there.
+        // The active item has changed, so this rotation was committed already, or never will be.
+        // Only this call knows the ciphertext of its version.
         match self.0.storage.read(id, version.item_type, true).await {
             Ok(Some(stored)) if stored == *version => Ok(()),
             Err(_) if is_unknown => Err(unknown(error)),

@@ -327,3 +327,29 @@ async fn missing_items_are_found() {
     let verification = scene.store().verify(ID).await.unwrap();
     assert_eq!(verification.problems.len(), 2, "{verification:?}");
 }
+
+#[tokio::test]
+async fn authentic_items_that_do_not_belong_together_are_found() {
+    let scene = Scene::new().await;
+    let problem = async || {
+        let verification = scene.store().verify(ID).await.unwrap();
+        let [problem] = &verification.problems[..] else { panic!("{verification:?}") };
+        assert_eq!(problem.item_type, ItemType::Active);
+        problem.error.to_string()
+    };
+    // The secret of the beacon key as that of the active item.
+    let other_secret = |item: &mut Item| {
+        item.item_type = ItemType::Active;
+        item.version.clone_from(&scene.active.version);
+    };
+    scene.storage.put(scene.kms.re_encrypted(&scene.beacon, other_secret).await);
+    assert!(problem().await.contains("not that of its version"));
+    // An attribute that a reader may take for the pair of the context.
+    let clash = |item: &mut Item| {
+        item.attributes.insert("tenant".to_owned(), "43".to_owned());
+    };
+    scene.storage.put(scene.kms.re_encrypted(&scene.active, clash).await);
+    assert!(problem().await.contains("clashes"));
+    scene.storage.put(scene.active.clone());
+    assert!(scene.store().verify(ID).await.unwrap().is_ok());
+}

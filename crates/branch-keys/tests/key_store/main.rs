@@ -6,6 +6,7 @@ mod support;
 
 mod changed_items;
 mod configurations;
+mod keyring;
 mod operations;
 mod unconfirmed;
 

@@ -16,22 +16,8 @@ async fn item(storage: &MemoryStorage, item_type: ItemType) -> Item {
     storage.read(ID, item_type, true).await.unwrap().unwrap()
 }
 
-/// The encryption context of an item as AWS documents it.
 fn context(item: &Item) -> Value {
-    let mut context = json!({
-        "branch-key-id": item.id,
-        "type": item.item_type.to_string(),
-        "create-time": item.create_time,
-        "hierarchy-version": "1",
-        "kms-arn": item.kms_key_arn,
-        "tablename": "logical name",
-        "aws-crypto-ec:tenant": "42",
-        "aws-crypto-ec:department": "7",
-    });
-    if let Some(version) = &item.version {
-        context["version"] = json!(version);
-    }
-    context
+    json!(super::support::context(item))
 }
 
 #[tokio::test]
@@ -143,41 +129,13 @@ async fn a_rotation_is_later_than_an_active_item_of_a_clock_that_is_ahead() {
     let kms = Kms::start().await;
     let storage = Arc::new(MemoryStorage::new());
     let store = kms.store(storage.clone(), &kms.key());
-    let create_time = "2099-01-01T00:00:00.000000Z";
-    let ahead = foreign(&kms, &store, &storage, create_time).await;
-    storage.put(ahead);
+    store.create(new_key(ID)).await.unwrap();
+    let active = item(&storage, ItemType::Active).await;
+    let ahead = "2099-01-01T00:00:00.000000Z".to_owned();
+    storage.put(kms.re_encrypted(&active, |item| item.create_time = ahead).await);
     let rotated = store.rotate(ID).await.unwrap();
     assert_eq!(rotated.create_time, "2099-01-01T00:00:00.000001Z");
     store.active(ID).await.unwrap();
-}
-
-/// The active item as another client writes it, with this `create-time`.
-async fn foreign(
-    kms: &Kms,
-    store: &branch_keys::KeyStore,
-    storage: &MemoryStorage,
-    create_time: &str,
-) -> Item {
-    store.create(new_key(ID)).await.unwrap();
-    let old = item(storage, ItemType::Active).await;
-    let mut active = changed(&old, |item| create_time.clone_into(&mut item.create_time));
-    let client = kms_pool::ClientSupplier::client(&kms.clients, VIRGINIA).await.unwrap();
-    let pairs = |item: &Item| {
-        let context = context(item);
-        let pairs = context.as_object().unwrap().iter();
-        Some(pairs.map(|(name, value)| (name.clone(), value.as_str().unwrap().into())).collect())
-    };
-    let response = client
-        .re_encrypt()
-        .ciphertext_blob(kms_pool::aws_sdk_kms::primitives::Blob::new(old.ciphertext.clone()))
-        .destination_key_id(&old.kms_key_arn)
-        .set_source_encryption_context(pairs(&old))
-        .set_destination_encryption_context(pairs(&active))
-        .send()
-        .await
-        .unwrap();
-    active.ciphertext = response.ciphertext_blob.unwrap().into_inner();
-    active
 }
 
 #[tokio::test]

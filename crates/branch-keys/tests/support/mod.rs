@@ -1,14 +1,16 @@
 //! A KMS, and clients that record what they send to it.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use branch_keys::{KeyStore, KeyStoreBuilder, KmsKeys, Storage};
+use branch_keys::{Item, KeyStore, KeyStoreBuilder, KmsKeys, Storage};
 use kms_local::KmsLocal;
 use kms_pool::aws_sdk_kms::Client;
 use kms_pool::aws_sdk_kms::config::interceptors::BeforeTransmitInterceptorContextRef;
 use kms_pool::aws_sdk_kms::config::{ConfigBag, Intercept, RuntimeComponents};
 use kms_pool::aws_sdk_kms::error::BoxError;
+use kms_pool::aws_sdk_kms::primitives::Blob;
 use kms_pool::{ClientFuture, ClientSupplier, KmsKeyArn, KmsPool, PooledClients, Principal};
 use serde_json::Value;
 
@@ -59,6 +61,24 @@ impl Kms {
         self.builder(storage, KmsKeys::exact(key.clone())).build().unwrap()
     }
 
+    /// An item as another client writes it, which may use the KMS key: with the secret of `from`.
+    pub(crate) async fn re_encrypted(&self, from: &Item, change: impl FnOnce(&mut Item)) -> Item {
+        let mut to = from.clone();
+        change(&mut to);
+        let client = self.clients.client(VIRGINIA).await.unwrap();
+        let response = client
+            .re_encrypt()
+            .ciphertext_blob(Blob::new(from.ciphertext.as_slice()))
+            .destination_key_id(&to.kms_key_arn)
+            .set_source_encryption_context(Some(context(from)))
+            .set_destination_encryption_context(Some(context(&to)))
+            .send()
+            .await
+            .unwrap();
+        to.ciphertext = response.ciphertext_blob.unwrap().into_inner();
+        to
+    }
+
     /// How many requests the servers have received.
     pub(crate) fn requests(&self) -> u64 {
         [VIRGINIA, IRELAND].map(|region| self.local.counters(region).total()).iter().sum()
@@ -68,6 +88,23 @@ impl Kms {
     pub(crate) fn sent(&self) -> Vec<(String, Value)> {
         std::mem::take(&mut *self.clients.sent.lock().unwrap())
     }
+}
+
+/// The encryption context of an item, as AWS documents it.
+pub(crate) fn context(item: &Item) -> HashMap<String, String> {
+    let mut context: HashMap<String, String> = [
+        ("branch-key-id", item.id.clone()),
+        ("type", item.item_type.to_string()),
+        ("create-time", item.create_time.clone()),
+        ("hierarchy-version", "1".to_owned()),
+        ("kms-arn", item.kms_key_arn.clone()),
+        ("tablename", "logical name".to_owned()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into();
+    context.extend(item.attributes.clone());
+    context.extend(item.version.clone().map(|version| ("version".to_owned(), version)));
+    context
 }
 
 /// Supplies clients that record their requests.
