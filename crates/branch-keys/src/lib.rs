@@ -8,6 +8,33 @@
 //! - [`KmsKeys`] are the KMS keys that it may call.
 //! - [`Storage`] keeps the items of branch keys, and changes them in transactions.
 //!   `DynamoDbStorage` (feature `dynamodb`) has the table of the AWS Encryption SDKs.
+//!
+//! # Examples
+//!
+//! One branch key for a tenant. The number of KMS requests no longer depends on the number of
+//! messages:
+//!
+//! ```no_run
+//! use branch_keys::{CreateBranchKey, KeyStore, KmsKeys, MemoryStorage};
+//! use envelope::branch_key::BranchKeys;
+//! use envelope::materials::DefaultMaterialsManager;
+//! use envelope::{EncryptionContext, Envelope, keyring::HierarchicalKeyring};
+//! use kms_pool::{KmsPool, Principal};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let clients = KmsPool::builder().build()?.clients(&Principal::from_default_chain());
+//! let key = "arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+//! let kms_keys = KmsKeys::exact(key.parse()?);
+//! let store = KeyStore::builder(MemoryStorage::new(), "payments", kms_keys, clients).build()?;
+//! store.ensure(CreateBranchKey::new("tenant-42", [("tenant", "42")])).await?;
+//!
+//! let keyring = HierarchicalKeyring::new(BranchKeys::new(store), "tenant-42")?;
+//! let envelope = Envelope::builder(DefaultMaterialsManager::new(keyring)).build()?;
+//! let context = EncryptionContext::new([("tenant", "42"), ("row", "1")])?;
+//! let message = envelope.encrypt(b"4111 1111 1111 1111", &context).await?;
+//! # Ok(())
+//! # }
+//! ```
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
