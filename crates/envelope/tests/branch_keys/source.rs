@@ -149,11 +149,11 @@ impl BranchKeySource for Source {
 
     fn versions<'a>(&'a self, id: &'a str) -> BranchKeyFuture<'a, Option<Vec<[u8; 16]>>> {
         Box::pin(async move {
+            let versions = self.versions.lock().unwrap().clone();
             self.pass(id, &self.lists).await?;
             if self.list_denied.load(SeqCst) {
                 return Err(KeyringError::new(id, KeyringErrorKind::Denied, "may not list"));
             }
-            let versions = self.versions.lock().unwrap().clone();
             Ok(self.lists_versions.load(SeqCst).then_some(versions))
         })
     }

@@ -7,11 +7,11 @@ use envelope::{
     branch_key::{BranchKey, BranchKeys, MissingBranchKey},
     keyring::KeyringErrorKind,
 };
-use futures_util::future::join_all;
+use futures_util::future::{join_all, poll_immediate};
 
 use crate::{
     source::{Source, VERSION},
-    support::now,
+    support::{eventually, now},
 };
 
 fn version(number: u32) -> [u8; 16] {
@@ -46,7 +46,7 @@ async fn random_versions_cost_one_list_a_second() {
     source.gate.forget_permits(usize::MAX);
     let misses = join_all((1..500).map(|number| keys.version("tenant", version(number))));
     let release = async {
-        crate::support::eventually(|| source.counts().2 == 1).await;
+        eventually(|| source.counts().2 == 1).await;
         source.gate.add_permits(1_000);
     };
     let (misses, ()) = futures_util::future::join(misses, release).await;
@@ -92,6 +92,25 @@ async fn a_miss_never_trusts_a_list_that_began_before_it() {
     }
     source.versions.lock().unwrap().push(version(7));
     assert_eq!(keys.version("tenant", version(7)).await.unwrap().version(), version(7));
+    assert_eq!(source.counts(), (0, 2, 2));
+}
+
+/// The same for a list that is being read.
+#[cfg(feature = "tokio")]
+#[tokio::test]
+async fn a_miss_does_not_join_a_list_that_has_begun() {
+    let source = Source::new(1);
+    let keys = BranchKeys::new(source.clone());
+    assert!(is_final(&keys.version("tenant", version(0)).await));
+    let mut first = Box::pin(keys.version("tenant", version(1)));
+    assert!(poll_immediate(&mut first).await.is_none());
+    eventually(|| source.counts().2 == 1).await;
+    source.versions.lock().unwrap().push(version(7));
+    let mut second = Box::pin(keys.version("tenant", version(7)));
+    assert!(poll_immediate(&mut second).await.is_none());
+    source.gate.add_permits(10);
+    assert!(is_final(&first.await));
+    assert_eq!(second.await.unwrap().version(), version(7));
     assert_eq!(source.counts(), (0, 2, 2));
 }
 
