@@ -8,6 +8,8 @@
 //! - [`KmsKeys`] are the KMS keys that it may call.
 //! - [`Storage`] keeps the items of branch keys, and changes them in transactions.
 //!   `DynamoDbStorage` (feature `dynamodb`) has the table of the AWS Encryption SDKs.
+//!   `SqlStorage` (features `sqlite`, `postgres`, `mysql`) has a table in SQLite, PostgreSQL,
+//!   MariaDB or MySQL.
 //!
 //! # Examples
 //!
@@ -49,6 +51,8 @@ mod item;
 mod kms;
 mod kms_keys;
 mod memory;
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
+mod sql;
 mod storage;
 mod store;
 mod time;
@@ -60,6 +64,8 @@ pub use info::BranchKeyInfo;
 pub use item::{InvalidItemType, Item, ItemType};
 pub use kms_keys::KmsKeys;
 pub use memory::MemoryStorage;
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
+pub use sql::{SqlStorage, SqlStorageBuilder};
 pub use storage::{Storage, StorageError, StorageErrorKind, StorageFuture};
 pub use store::{CreateBranchKey, ItemProblem, KeyStore, KeyStoreBuilder, Verification};
 
