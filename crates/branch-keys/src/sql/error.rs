@@ -52,12 +52,12 @@ impl From<sqlx::Error> for Failure {
             Class::Conflict | Class::Overloaded => StorageErrorKind::Throttled,
             Class::Broken => StorageErrorKind::Unavailable,
             Class::Denied => StorageErrorKind::Denied,
-            Class::Other => StorageErrorKind::Other,
+            Class::Untrusted | Class::Other => StorageErrorKind::Other,
         };
         let storage_error = StorageError::new(kind).with_source(error);
         match class {
             Class::Conflict => Self::Conflict(storage_error),
-            Class::Broken | Class::Overloaded => Self::Broken(storage_error),
+            Class::Broken | Class::Overloaded | Class::Untrusted => Self::Broken(storage_error),
             Class::Denied | Class::Other => Self::Answer(storage_error),
         }
     }
@@ -76,6 +76,8 @@ enum Class {
     Conflict,
     Overloaded,
     Broken,
+    /// TLS failed, for example because of the server's certificate. A later attempt won't help.
+    Untrusted,
     Denied,
     Other,
 }
@@ -84,6 +86,11 @@ impl Class {
     fn of(error: &sqlx::Error) -> Self {
         match error {
             sqlx::Error::Database(database) => Self::of_server(database.as_ref()),
+            sqlx::Error::Tls(_) => Self::Untrusted,
+            // rustls reports its errors like this.
+            sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                Self::Untrusted
+            }
             sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => {
                 Self::Broken
             }

@@ -46,7 +46,9 @@ impl Proxy {
         let (head, rest) = url.split_once('@').unwrap();
         let (server, database) = rest.split_once('/').unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("{head}@{}/{database}", listener.local_addr().unwrap());
+        // It has to see the statements.
+        let plain = if url.starts_with("mysql") { "ssl-mode=disabled" } else { "sslmode=disable" };
+        let url = format!("{head}@{}/{database}?{plain}", listener.local_addr().unwrap());
         let mode = watch::Sender::new(Mode::Forward);
         let shared = Arc::new(Shared { mode, connections: Mutex::default() });
         let accepting = {

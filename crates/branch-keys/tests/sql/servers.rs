@@ -99,6 +99,31 @@ async fn a_wrong_password_is_refused_and_not_shown() {
     }
 }
 
+/// `BRANCH_KEYS_CA` is the certificate authority of the servers' certificates for `localhost`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_verified() {
+    let Ok(authority) = std::env::var("BRANCH_KEYS_CA") else { return };
+    for url in databases().await {
+        let (mode, file, strict) = if url.starts_with("mysql") {
+            ("ssl-mode", "ssl-ca", "verify_identity")
+        } else {
+            ("sslmode", "sslrootcert", "verify-full")
+        };
+        let other_name = format!("{url}?{mode}={strict}&{file}={authority}");
+        let name = other_name.replace("127.0.0.1", "localhost");
+        assert!(name != other_name);
+        let storage = SqlStorage::connect(name).await.unwrap();
+        assert_eq!(create(&storage, &new("a")).await, CREATED);
+        let other_authority = format!("{url}?{mode}={strict}").replace("127.0.0.1", "localhost");
+        for url in [other_name, other_authority] {
+            let error = SqlStorage::connect(url).await.unwrap_err();
+            assert_eq!(error.kind(), StorageErrorKind::Other, "{error:?}");
+            let cause = std::error::Error::source(&error).unwrap().to_string();
+            assert!(cause.contains("certificate"), "{cause}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_connections_are_replaced_without_an_error() {
     for url in databases().await {
