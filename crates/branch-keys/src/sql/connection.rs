@@ -198,9 +198,9 @@ impl Connection {
     /// Moves the write-ahead log of SQLite into the file. The log may have deleted ciphertexts.
     ///
     /// This waits for readers in other connections, and gives up if they do not end.
+    #[cfg(feature = "sqlite")]
     pub(super) async fn empty_log(&mut self) -> Result<(), sqlx::Error> {
         match self.driver {
-            #[cfg(feature = "sqlite")]
             Driver::Sqlite(_) => self.run("PRAGMA wal_checkpoint(TRUNCATE)").await,
             #[cfg(any(feature = "postgres", feature = "mysql"))]
             _ => Ok(()),
