@@ -81,7 +81,7 @@ const SHA_384: [Raw; 5] = [
 ];
 
 /// The vectors C.1 to C.5: the key, the context, and the key derived under [`LABEL`].
-const LABELLED: [Raw; 5] = [
+const LABELED: [Raw; 5] = [
     [
         "7dc9bdfc2534047cfe63e9eb297b77525149ed7d4afce9c6440f350e61ef3ed0",
         "77dae93e689b581d3e06eb01c8d3ba02",
@@ -133,8 +133,8 @@ fn raw_vectors() {
 
 /// The derived key stays inside of the cipher, so the cipher is compared.
 #[test]
-fn labelled_vectors() {
-    for vector in LABELLED {
+fn labeled_vectors() {
+    for vector in LABELED {
         let [key, context, expected] = decoded(vector);
         let seal = |cipher: aead::Key| cipher.seal([1; 12], b"", &mut [0; 32]);
         let derived = CounterKdf::new(&key).cipher(LABEL, &context);
