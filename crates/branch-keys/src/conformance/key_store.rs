@@ -85,7 +85,13 @@ async fn race(
 ) -> [u8; 16] {
     let meeting = Arc::new(Meeting { storage: storage.clone(), arrived: Mutex::default() });
     let stores: Vec<_> = (0..RACERS).map(|_| open(meeting.clone())).collect();
-    let results = join_all(stores.iter().map(|store| store.rotate(id))).await;
+    let results = join_all(stores.iter().map(|store| async {
+        let rotated = store.rotate(id).await;
+        // If it failed before it met the others, they must not wait for it.
+        meeting.arrive();
+        rotated
+    }))
+    .await;
     let winners: Vec<_> = results.iter().filter_map(|result| result.as_ref().ok()).collect();
     assert_eq!(winners.len(), 1, "{results:?}");
     for result in &results {
@@ -104,22 +110,28 @@ async fn race(
 #[derive(Debug)]
 struct Meeting {
     storage: Arc<dyn Storage>,
-    arrived: Mutex<Vec<Waker>>,
+    /// How many have arrived, and whom to wake when all have.
+    arrived: Mutex<(usize, Vec<Waker>)>,
 }
 
 impl Meeting {
+    fn arrive(&self) {
+        let mut arrived = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
+        arrived.0 += 1;
+        if arrived.0 >= RACERS {
+            arrived.1.drain(..).for_each(Waker::wake);
+        }
+    }
+
     async fn wait(&self) {
-        let mut is_counted = false;
+        self.arrive();
         poll_fn(|context| {
             let mut arrived = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
-            if !is_counted {
-                is_counted = true;
-                arrived.push(context.waker().clone());
-                if arrived.len() == RACERS {
-                    arrived.iter().for_each(Waker::wake_by_ref);
-                }
+            if arrived.0 >= RACERS {
+                return Poll::Ready(());
             }
-            if arrived.len() < RACERS { Poll::Pending } else { Poll::Ready(()) }
+            arrived.1.push(context.waker().clone());
+            Poll::Pending
         })
         .await;
     }

@@ -24,10 +24,10 @@ pub struct EncryptedDataKey {
 pub(crate) const RAW_AES_LENGTHS: [u8; 8] = [0, 0, 0, 128, 0, 0, 0, 12];
 
 impl EncryptedDataKey {
-    /// Returns the name of the wrapping key: the ARN of an AWS KMS key, or the name of a raw key.
-    /// Returns `None` if the name is not UTF-8.
+    /// Returns the name of the wrapping key: the ARN of an AWS KMS key, the id of a branch key, or
+    /// the name of a raw key. Returns `None` if the name is not UTF-8.
     ///
-    /// The information of AWS KMS and raw RSA keyrings is the name. The information of raw AES
+    /// The information of AWS KMS, hierarchical and raw RSA keyrings is the name. The information of raw AES
     /// keyrings is the name, two lengths and an IV.
     #[must_use]
     pub fn key_name(&self) -> Option<&str> {
@@ -37,8 +37,8 @@ impl EncryptedDataKey {
         std::str::from_utf8(aes.unwrap_or(information)).ok()
     }
 
-    /// Returns the wrapping key as errors and the cache name it: the ARN of an AWS KMS key, or
-    /// `NAMESPACE/NAME` of a raw key.
+    /// Returns the wrapping key as errors and the cache name it: the ARN of an AWS KMS key, the id
+    /// of a branch key, or `NAMESPACE/NAME` of a raw key.
     ///
     /// Bytes that are not UTF-8 are replaced. A name from a message that is not verified can
     /// contain any text: escape it before you print it.
@@ -60,7 +60,7 @@ impl EncryptedDataKey {
             None => String::from_utf8_lossy(&self.key_provider_information),
         };
         match &*self.key_provider_id {
-            "aws-kms" => name.into_owned(),
+            "aws-kms" | "aws-kms-hierarchy" => name.into_owned(),
             namespace => format!("{namespace}/{name}"),
         }
     }
@@ -224,6 +224,7 @@ mod tests {
         };
         let arn = "arn:aws:kms:eu-west-1:1:key/a";
         assert_eq!(named("aws-kms", arn.as_bytes()).wrapping_key(), arn);
+        assert_eq!(named("aws-kms-hierarchy", b"tenant-42").wrapping_key(), "tenant-42");
         assert_eq!(named("ns", b"rsa").wrapping_key(), "ns/rsa");
         let aes = [b"aes", &RAW_AES_LENGTHS[..], &[0xFF; 12]].concat();
         assert_eq!(named("ns", &aes).key_name(), Some("aes"));

@@ -15,8 +15,11 @@ fn is_named(key: &EncryptedDataKey, wrapping_key: &str) -> bool {
     is_named(wrapping_key) || qualified.is_some_and(is_named)
 }
 
-/// Returns whether one of these is encrypted by the key that a failure names. For AWS KMS
-/// and branch keys, the whole name must match: a message may contain a prefix of other names.
+/// Returns whether one of these is encrypted by the key that a failure names.
+///
+/// For AWS KMS and branch keys, the whole name must match: a refused key must not drop the entries
+/// of others whose names start with its name. Other providers may append data to the name, so the
+/// beginning decides: dropping too many entries is safe, keeping a refused one is not.
 pub(in crate::materials::caching) fn is_wrapped_by(
     keys: EncryptedDataKeys<'_>,
     wrapping_key: &str,
@@ -33,7 +36,7 @@ mod tests {
     use crate::format::encrypted_data_key::serialize;
 
     #[test]
-    fn a_failure_concerns_only_the_key_with_the_same_arn() {
+    fn a_failure_concerns_only_the_key_with_the_same_name() {
         let wrapped = |id: &str, name: &str| {
             let key_provider_id = id.to_owned();
             let key_provider_information = name.into();
@@ -47,7 +50,9 @@ mod tests {
         assert!(is_wrapped_by(of_aws, arn) && is_under(of_aws, arn));
         let beginning = &arn[..arn.len() - 1];
         assert!(!is_wrapped_by(of_aws, beginning) && is_under(of_aws, beginning));
-        // Other providers may append data to the name, as raw keyrings do.
+        let branch_key = wrapped("aws-kms-hierarchy", "tenant-42");
+        let branch_key = EncryptedDataKeys::from_checked(&branch_key);
+        assert!(is_wrapped_by(branch_key, "tenant-42") && !is_wrapped_by(branch_key, "tenant-4"));
         let raw = wrapped("namespace", "name, and an IV");
         let raw = EncryptedDataKeys::from_checked(&raw);
         assert!(is_wrapped_by(raw, "name") && is_wrapped_by(raw, "namespace/name"));
