@@ -27,8 +27,8 @@ impl EncryptedDataKey {
     /// Returns the name of the wrapping key: the ARN of an AWS KMS key, the id of a branch key, or
     /// the name of a raw key. Returns `None` if the name is not UTF-8.
     ///
-    /// The information of AWS KMS, hierarchical and raw RSA keyrings is the name. The information of raw AES
-    /// keyrings is the name, two lengths and an IV.
+    /// The information of AWS KMS, hierarchical and raw RSA keyrings is the name. The information
+    /// of raw AES keyrings is the name, two lengths and an IV.
     #[must_use]
     pub fn key_name(&self) -> Option<&str> {
         let information = &*self.key_provider_information;
