@@ -96,9 +96,9 @@ impl KeyringErrorKind {
 impl KeyringError {
     /// Creates an error of `wrapping_key`: a name or an ARN, never key material.
     ///
-    /// The name must be a prefix of the key provider information of the data keys that it wraps, or
-    /// `NAMESPACE/NAME` for a raw key. Otherwise a refusal does not drop these data keys from the
-    /// cache.
+    /// The name must be the key provider information of the data keys that it wraps, or the
+    /// [`wrapping_key`](crate::materials::EncryptedDataKey::wrapping_key) of those. Otherwise a
+    /// refusal does not drop these data keys from the cache.
     ///
     /// ```
     /// use envelope::keyring::{KeyringError, KeyringErrorKind};
