@@ -375,7 +375,8 @@ impl Source for Load {
             if let Some(MissingBranchKey::VersionNotFound { .. }) = missing {
                 self.keys.0.unknown.suspect(&self.id, self.keys.now());
             }
-            if failure.kind() == KeyringErrorKind::Unusable {
+            // The id of a missing branch key may spell the ARN of a KMS key.
+            if failure.kind() == KeyringErrorKind::Unusable && missing.is_none() {
                 self.keys.drop_refused(|_, key| key.kms_key() == Some(failure.wrapping_key()));
             }
             let is_refused = matches!(

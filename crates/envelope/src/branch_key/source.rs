@@ -104,7 +104,9 @@ pub trait BranchKeySource: fmt::Debug + Send + Sync {
     /// # Errors
     ///
     /// The reason why they cannot be read. If the caller may not list them, return
-    /// [`Denied`](KeyringErrorKind::Denied).
+    /// [`Denied`](KeyringErrorKind::Denied); if one of them is invalid,
+    /// [`InvalidCiphertext`](KeyringErrorKind::InvalidCiphertext). Both count as a source that
+    /// cannot list versions.
     fn versions<'a>(&'a self, id: &'a str) -> BranchKeyFuture<'a, Option<Vec<[u8; 16]>>> {
         let _ = id;
         Box::pin(async { Ok(None) })

@@ -136,7 +136,7 @@ impl UnknownVersions {
                 let missing = MissingBranchKey::VersionNotFound { version };
                 Err(Error::DataKeyUnavailable(missing.of(id)))
             }
-            Err(error) if !is_denied(&error) => Err(error),
+            Err(error) if !is_final(&error) => Err(error),
             Ok(None) | Err(_) => {
                 let mut suspect = lock(&suspect);
                 suspect.unlistable = true;
@@ -195,8 +195,11 @@ fn set(versions: Vec<[u8; 16]>) -> HashSet<[u8; 16]> {
     versions.into_iter().collect()
 }
 
-fn is_denied(error: &Error) -> bool {
-    error.keyring_errors().iter().any(|failure| failure.kind() == KeyringErrorKind::Denied)
+/// Returns whether the list cannot be read: the caller may not, or the store has an invalid item.
+fn is_final(error: &Error) -> bool {
+    error.keyring_errors().iter().any(|failure| {
+        matches!(failure.kind(), KeyringErrorKind::Denied | KeyringErrorKind::InvalidCiphertext)
+    })
 }
 
 /// Returns the error for a version that may exist, but is not requested now.

@@ -158,3 +158,18 @@ async fn another_identity_gets_nothing_that_the_previous_one_obtained() {
     assert!(keys.version("a1", VERSION).await.is_err());
     assert_eq!(entries(&keys), (0, 0));
 }
+
+/// A tenant may have chosen its id.
+#[test]
+fn a_missing_branch_key_whose_id_is_that_of_a_kms_key_drops_no_other() {
+    let source = Source::open();
+    let keys = BranchKeys::new(source.clone());
+    now(keys.active("a1")).unwrap();
+    for missing in [MissingBranchKey::Shredded, MissingBranchKey::NotFound] {
+        let id = kms_key("a1");
+        source.fail_with(&id, missing.of(&id));
+        assert!(now(keys.active(&id)).is_err());
+        keys.invalidate(&id);
+        assert_eq!(entries(&keys), (1, 1));
+    }
+}

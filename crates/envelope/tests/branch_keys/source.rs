@@ -37,7 +37,7 @@ pub(crate) struct State {
     /// The versions that exist; the last one is active.
     pub(crate) versions: Mutex<Vec<[u8; 16]>>,
     pub(crate) lists_versions: AtomicBool,
-    pub(crate) list_denied: AtomicBool,
+    pub(crate) list_fails: Mutex<Option<KeyringErrorKind>>,
     pub(crate) tenure: AtomicU64,
 }
 
@@ -54,7 +54,7 @@ impl Source {
             failures: Mutex::default(),
             versions: Mutex::new(vec![VERSION]),
             lists_versions: AtomicBool::new(true),
-            list_denied: AtomicBool::new(false),
+            list_fails: Mutex::default(),
             tenure: AtomicU64::new(0),
         }))
     }
@@ -151,8 +151,8 @@ impl BranchKeySource for Source {
         Box::pin(async move {
             let versions = self.versions.lock().unwrap().clone();
             self.pass(id, &self.lists).await?;
-            if self.list_denied.load(SeqCst) {
-                return Err(KeyringError::new(id, KeyringErrorKind::Denied, "may not list"));
+            if let Some(kind) = *self.list_fails.lock().unwrap() {
+                return Err(KeyringError::new(id, kind, "told to fail"));
             }
             Ok(self.lists_versions.load(SeqCst).then_some(versions))
         })

@@ -116,11 +116,12 @@ async fn a_miss_does_not_join_a_list_that_has_begun() {
 
 #[tokio::test]
 async fn without_a_list_one_unknown_version_a_second_is_requested() {
-    for denied in [false, true] {
+    // It may also have an item that this program does not know.
+    for fails in [None, Some(KeyringErrorKind::Denied), Some(KeyringErrorKind::InvalidCiphertext)] {
         let clock = Clock::manual();
         let source = Source::open();
         source.lists_versions.store(false, SeqCst);
-        source.list_denied.store(denied, SeqCst);
+        *source.list_fails.lock().unwrap() = fails;
         let keys = keys(&source, &clock);
         assert!(is_final(&keys.version("tenant", version(0)).await));
         assert!(is_final(&keys.version("tenant", version(1)).await));
@@ -131,8 +132,10 @@ async fn without_a_list_one_unknown_version_a_second_is_requested() {
         clock.advance(Duration::from_secs(1));
         assert!(is_final(&keys.version("tenant", version(100)).await));
         assert_eq!(source.counts(), (0, 3, 1));
-        // The branch key itself still works.
+        // The branch key itself still works, and so does a version that exists.
         keys.active("tenant").await.unwrap();
+        clock.advance(Duration::from_secs(1));
+        keys.version("tenant", VERSION).await.unwrap();
     }
 }
 
