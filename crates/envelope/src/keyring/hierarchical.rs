@@ -167,7 +167,8 @@ fn number() -> u64 {
 
 /// Generates a data key and wraps it. All random bytes come from the system in one call.
 fn generate_under(key: &BranchKey, request: KeyringRequest<'_>) -> Result<GeneratedDataKey, Error> {
-    let bytes = Zeroizing::new(random::bytes::<{ RANDOM_LENGTH + MAX_DATA_KEY_LENGTH }>()?);
+    let mut bytes = Zeroizing::new([0; RANDOM_LENGTH + MAX_DATA_KEY_LENGTH]);
+    random::fill(&mut *bytes)?;
     let (random, data_key) = bytes.split_first_chunk().expect("longer");
     let data_key = DataKey::copied_from(&data_key[..request.suite.data_key_length()]);
     let encrypted_data_keys = vec![wrap_under(key, request, &data_key, random)];
