@@ -331,6 +331,21 @@ impl Keyring for HierarchicalKeyring {
         self.keys.with_active(&id, |key| generate_under(key, request))
     }
 
+    fn try_wrap(
+        &self,
+        request: KeyringRequest<'_>,
+        data_key: &DataKey,
+    ) -> Option<Result<Vec<EncryptedDataKey>, Error>> {
+        let id = match self.id_now(request.encryption_context)? {
+            Ok(id) => id,
+            Err(error) => return Some(Err(error)),
+        };
+        self.keys.with_active(&id, |key| {
+            let random = random::bytes()?;
+            Ok(vec![wrap_under(key, request, data_key, &random)])
+        })
+    }
+
     fn try_unwrap(
         &self,
         request: KeyringRequest<'_>,

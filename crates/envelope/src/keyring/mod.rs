@@ -112,9 +112,21 @@ pub trait Keyring: fmt::Debug + Send + Sync {
     /// means that it has to.
     ///
     /// With this and [`try_unwrap`](Self::try_unwrap), `try_encrypt` and `try_decrypt` work without
-    /// a cache of data keys. A keyring that wraps another one forwards both.
+    /// a cache of data keys. A keyring that wraps another one forwards these, and
+    /// [`try_wrap`](Self::try_wrap).
     fn try_generate(&self, request: KeyringRequest<'_>) -> Option<Result<GeneratedDataKey, Error>> {
         let _ = request;
+        None
+    }
+
+    /// Does what [`wrap`](Self::wrap) does, unless that has to wait. Default: `None`, which means
+    /// that it has to.
+    fn try_wrap(
+        &self,
+        request: KeyringRequest<'_>,
+        data_key: &DataKey,
+    ) -> Option<Result<Vec<EncryptedDataKey>, Error>> {
+        let _ = (request, data_key);
         None
     }
 

@@ -125,9 +125,7 @@ impl Keyring for MultiKeyring {
     ) -> KeyringFuture<'a, Vec<EncryptedDataKey>> {
         Box::pin(async move {
             if self.generator.is_some() {
-                return Err(misused(
-                    "a multi-keyring with a generator cannot be a child of another multi-keyring",
-                ));
+                return Err(cannot_be_a_child());
             }
             let mut encrypted_data_keys = vec![];
             for child in &self.children {
@@ -145,12 +143,36 @@ impl Keyring for MultiKeyring {
         Box::pin(unwrap_with_any(self.keyrings(), request, encrypted_data_keys))
     }
 
-    /// Without waiting only if there are no children: those would have to wrap.
     fn try_generate(&self, request: KeyringRequest<'_>) -> Option<Result<GeneratedDataKey, Error>> {
-        if !self.children.is_empty() {
-            return None;
+        let mut generated = match self.generator.as_ref()?.try_generate(request)? {
+            Ok(generated) => generated,
+            Err(error) => return Some(Err(error)),
+        };
+        for child in &self.children {
+            match child.try_wrap(request, &generated.data_key)? {
+                Ok(wrapped) => generated.encrypted_data_keys.extend(wrapped),
+                Err(error) => return Some(Err(error)),
+            }
         }
-        self.generator.as_ref()?.try_generate(request)
+        Some(Ok(generated))
+    }
+
+    fn try_wrap(
+        &self,
+        request: KeyringRequest<'_>,
+        data_key: &DataKey,
+    ) -> Option<Result<Vec<EncryptedDataKey>, Error>> {
+        if self.generator.is_some() {
+            return Some(Err(cannot_be_a_child()));
+        }
+        let mut encrypted_data_keys = vec![];
+        for child in &self.children {
+            match child.try_wrap(request, data_key)? {
+                Ok(wrapped) => encrypted_data_keys.extend(wrapped),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        Some(Ok(encrypted_data_keys))
     }
 
     fn try_unwrap(
@@ -173,6 +195,10 @@ impl Keyring for MultiKeyring {
     fn tenure(&self) -> u64 {
         self.keyrings().map(Keyring::tenure).fold(0, u64::wrapping_add)
     }
+}
+
+fn cannot_be_a_child() -> Error {
+    misused("a multi-keyring with a generator cannot be a child of another multi-keyring")
 }
 
 fn misused(cause: &'static str) -> Error {

@@ -153,6 +153,14 @@ impl Keyring for RawAesKeyring {
         Some(self.generate_now(request))
     }
 
+    fn try_wrap(
+        &self,
+        request: KeyringRequest<'_>,
+        data_key: &DataKey,
+    ) -> Option<Result<Vec<EncryptedDataKey>, Error>> {
+        Some(self.wrap_now(request, data_key).map(|wrapped| vec![wrapped]))
+    }
+
     fn try_unwrap(
         &self,
         request: KeyringRequest<'_>,

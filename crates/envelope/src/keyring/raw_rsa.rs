@@ -208,6 +208,14 @@ impl Keyring for RawRsaKeyring {
         Some(self.generate_now(request))
     }
 
+    fn try_wrap(
+        &self,
+        _: KeyringRequest<'_>,
+        data_key: &DataKey,
+    ) -> Option<Result<Vec<EncryptedDataKey>, Error>> {
+        Some(self.wrap_now(data_key).map(|wrapped| vec![wrapped]))
+    }
+
     fn try_unwrap(
         &self,
         request: KeyringRequest<'_>,

@@ -103,6 +103,14 @@ impl Keyring for RotatingKeyring {
         self.newest.try_generate(request)
     }
 
+    fn try_wrap(
+        &self,
+        request: KeyringRequest<'_>,
+        data_key: &DataKey,
+    ) -> Option<Result<Vec<EncryptedDataKey>, Error>> {
+        self.newest.try_wrap(request, data_key)
+    }
+
     fn try_unwrap(
         &self,
         request: KeyringRequest<'_>,

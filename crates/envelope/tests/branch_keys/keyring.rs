@@ -7,7 +7,7 @@ use envelope::{
     branch_key::{BranchKeys, StaticBranchKeys},
     keyring::{
         HierarchicalKeyring, Keyring, KeyringError, KeyringErrorKind, KeyringRequest, MultiKeyring,
-        RotatingKeyring,
+        RawAesKeyring, RotatingKeyring,
     },
     materials::{DefaultMaterialsManager, EncryptedDataKey},
 };
@@ -173,6 +173,24 @@ fn nothing_waits_over_a_warm_branch_key() {
         assert_eq!(envelope.try_decrypt(&message, &context).unwrap().plaintext(), row.as_bytes());
     }
     assert_eq!(source.counts(), (1, 0, 0));
+    let no_tenant = envelope.try_encrypt(b"x", &EncryptionContext::empty());
+    assert!(matches!(no_tenant, Err(Error::InvalidEncryptionContext { .. })));
+}
+
+/// The same for a branch key that wraps the data key of another keyring.
+#[test]
+fn nothing_waits_for_a_child_over_a_warm_branch_key() {
+    let keys = BranchKeys::new(Source::open());
+    let child = || HierarchicalKeyring::with_supplier(keys.clone(), by_tenant);
+    let aes = RawAesKeyring::new("ns", "a", &DataKey::from_vec(vec![7; 32])).unwrap();
+    let multi = MultiKeyring::builder().generator(aes).child(RotatingKeyring::new(child()));
+    let manager = DefaultMaterialsManager::new(multi.build().unwrap());
+    let envelope = Envelope::builder(manager).build().unwrap();
+    assert!(matches!(envelope.try_encrypt(b"x", &context("42")), Err(Error::NotCached)));
+    now(keys.active("42")).unwrap();
+    let message = envelope.try_encrypt(b"x", &context("42")).unwrap();
+    let alone = Envelope::builder(DefaultMaterialsManager::new(child())).build().unwrap();
+    assert_eq!(alone.try_decrypt(&message, &context("42")).unwrap().plaintext(), b"x");
     let no_tenant = envelope.try_encrypt(b"x", &EncryptionContext::empty());
     assert!(matches!(no_tenant, Err(Error::InvalidEncryptionContext { .. })));
 }

@@ -7,7 +7,7 @@ use envelope::{
         GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture, KeyringRequest,
         MultiKeyring, MultiKeyringBuilder, RawAesKeyring,
     },
-    materials::EncryptedDataKey,
+    materials::{DefaultMaterialsManager, EncryptedDataKey},
 };
 use futures_executor::block_on;
 use futures_util::FutureExt;
@@ -228,4 +228,26 @@ fn nothing_secret_is_printed() {
     let shown =
         format!("{:?}", builder().generator(aes_with("a", 123)).child(aes("b")).build().unwrap());
     assert!(shown.contains("\"a\"") && !shown.contains("123"), "{shown}");
+}
+
+#[test]
+fn nothing_waits_for_local_children() {
+    let context = EncryptionContext::empty();
+    let local = || builder().generator(aes("a")).child(builder().child(aes("b")).build().unwrap());
+    let envelope = |keyring| {
+        let manager = DefaultMaterialsManager::new(keyring);
+        Envelope::builder(manager).build().unwrap()
+    };
+    let message = envelope(local().build().unwrap()).try_encrypt(b"x", &context).unwrap();
+    for name in ["a", "b"] {
+        let alone = builder().child(aes(name)).build().unwrap();
+        let decrypted = envelope(alone).try_decrypt(&message, &context).unwrap();
+        assert_eq!(decrypted.plaintext(), b"x", "{name}");
+    }
+    // The last child has to wait, and fails after that.
+    let remote = envelope(local().child(Failing("remote")).build().unwrap());
+    assert!(matches!(remote.try_encrypt(b"x", &context), Err(Error::NotCached)));
+    let nested = builder().generator(aes("a")).child(local().build().unwrap());
+    let error = envelope(nested.build().unwrap()).try_encrypt(b"x", &context).unwrap_err();
+    assert!(matches!(error, Error::DataKeyUnavailable(_)), "{error:?}");
 }
