@@ -325,40 +325,6 @@ async fn an_outage_costs_one_round_of_requests() {
     assert!(remembered >= 90 && keyring.counts().0 <= 10, "{remembered} {:?}", keyring.counts());
 }
 
-/// Used every 25 s under a `max_age` of 60 s: nobody waits, though no use falls into the last
-/// tenths of an age.
-#[cfg(feature = "tokio")]
-#[tokio::test]
-async fn nobody_waits_who_comes_now_and_then() {
-    const LATER: u64 = 20;
-    for every in [7, 13, 25, 29, 40, 55] {
-        let keyring = GatedKeyring::open();
-        let clock = Clock::manual();
-        let cache = MaterialsCache::builder().clock(&clock).build();
-        let envelope = caching(keyring.clone(), |builder| {
-            builder.cache(&cache).max_age(Duration::from_mins(1))
-        });
-        let message = envelope.encrypt(b"x", &context("42")).await.unwrap();
-        envelope.decrypt(&message, &context("42")).await.unwrap();
-        for use_number in 0..50 {
-            clock.advance(Duration::from_secs(every));
-            envelope
-                .try_encrypt(b"x", &context("42"))
-                .unwrap_or_else(|_| panic!("every {every} s, use {use_number}"));
-            envelope
-                .try_decrypt(&message, &context("42"))
-                .unwrap_or_else(|_| panic!("{every} s, {use_number}"));
-            // Loads that start later and end show that the refresh has had its turn, too.
-            for number in 0..LATER {
-                let other = context(&format!("{use_number} {number}"));
-                envelope.encrypt(b"x", &other).await.unwrap();
-            }
-        }
-        let (generated, requests) = (keyring.counts().0 - 50 * LATER, 50 * every / 60);
-        assert!(generated <= 3 * requests + 2, "every {every} s: {generated} requests");
-    }
-}
-
 /// Encrypts under the context and with the caching manager that its test has selected last.
 #[derive(Debug)]
 struct Selecting {

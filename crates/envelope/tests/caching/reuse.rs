@@ -214,32 +214,6 @@ async fn nobody_waits_for_a_successor_by_age() {
     assert!(stats.encryption.promotions >= 9);
 }
 
-#[cfg(feature = "tokio")]
-#[tokio::test]
-async fn nobody_waits_for_a_successor_by_usage() {
-    let keyring = GatedKeyring::open();
-    let clock = Clock::manual();
-    let cache = MaterialsCache::builder().clock(&clock).build();
-    let envelope = caching(keyring.clone(), |builder| builder.max_messages(100).cache(&cache));
-    envelope.encrypt(b"x", &context()).await.unwrap();
-    let before = keyring.counts().0;
-    for _ in 0..10 {
-        let loads = cache.stats().encryption.loads;
-        for message in 0..100 {
-            envelope.try_encrypt(b"x", &context()).unwrap();
-            if message == 60 {
-                // It was asked for when half of the messages were used.
-                eventually(|| cache.stats().encryption.loads > loads).await;
-            }
-        }
-    }
-    assert!((9..=12).contains(&(keyring.counts().0 - before)), "{:?}", keyring.counts());
-    let stats = cache.stats();
-    assert_eq!(stats.encryption.misses, 1);
-    assert_eq!(stats.encryption.refreshes, stats.encryption.loads - 1);
-    assert!(stats.encryption.promotions >= 9);
-}
-
 #[tokio::test]
 async fn an_outage_is_bridged_up_to_the_ceiling_and_never_past_the_limits() {
     let keyring = GatedKeyring::open();

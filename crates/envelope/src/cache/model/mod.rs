@@ -274,6 +274,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{expected::WRAPPING_KEYS, *};
+    use crate::cache::policy::tests::policy;
 
     fn operations() -> impl Strategy<Value = Vec<Operation>> {
         proptest::collection::vec(any::<(u8, u8, u16)>().prop_map(Operation::decode), 0..160)
@@ -289,6 +290,45 @@ mod tests {
 
     const fn advance(seconds: u64) -> Operation {
         Operation::Advance(Duration::from_secs(seconds))
+    }
+
+    /// Uses a value `uses` times, `every` so often, and runs the refreshes after each use. Returns
+    /// how many loads began, once no use has missed.
+    fn loads(half: Half, uses: u64, every: Duration, policy: Policy) -> usize {
+        let (key, bytes) = (0, (half == Half::Sealing).then_some(1));
+        let request = Request { half, key, bytes, authentic: true, policy: Arc::new(policy) };
+        let world = World::new();
+        let mut loads = world.drive(&mut world.obtain(&request)).loads;
+        for number in 1..uses {
+            world.advance(every);
+            assert!(world.find(&request, false).is_some(), "{half:?}, {every:?}, use {number}");
+            for mut task in world.tasks() {
+                loads += world.drive(&mut task).loads;
+            }
+        }
+        loads
+    }
+
+    /// Used every 25 s under a `max_age` of 60 s: nobody waits, though no use falls into the last
+    /// tenths of an age.
+    #[test]
+    fn nobody_waits_who_comes_now_and_then() {
+        let minute = Duration::from_mins(1);
+        for every in [7, 13, 25, 29, 40, 55] {
+            for half in [Half::Sealing, Half::Opening] {
+                let every = Duration::from_secs(every);
+                let loads = loads(half, 50, every, policy(minute, 1_000, 1_000));
+                let ages = (every * 50).as_secs() as usize / 60;
+                assert!((ages..=3 * ages + 3).contains(&loads), "{half:?}, {every:?}: {loads}");
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_a_successor_by_usage() {
+        let policy = policy(Duration::from_mins(1), 100, u64::MAX);
+        let loads = loads(Half::Sealing, 1_000, Duration::ZERO, policy);
+        assert!((10..=13).contains(&loads), "{loads}");
     }
 
     /// Sequences that random operations rarely contain.
