@@ -7,5 +7,6 @@
 
 mod graph;
 mod imports;
+mod readme;
 mod source;
 mod words;
