@@ -37,6 +37,25 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Observability
+//!
+//! Each read, creation, rotation and shredding of a branch key is a `tracing` span at `DEBUG`,
+//! named `branch_key_operation`, with the fields `store` (the logical name), `operation`,
+//! `branch_key` (its id) and `outcome`. Changes are events at `INFO`. Items that are refused are
+//! events at `WARN`. All have the target `branch_keys`.
+//!
+//! With the feature `metrics`, the installed recorder receives these metrics, with the label
+//! `store`:
+//!
+//! | name | kind | further labels |
+//! | --- | --- | --- |
+//! | `branch_keys_operations_total` | counter | `operation` (`active`, `version`, `create`, `rotate`, `shred`), `outcome` (`ok`, or the [`Error`] in `snake_case`) |
+//! | `branch_keys_operation_seconds` | histogram | `operation` |
+//! | `branch_keys_active_age_seconds` | histogram | |
+//!
+//! The last one is the age of each active version that is read. A rotation that another process
+//! won has the outcome `version_race`. Ids are no labels: there may be any number of them.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -55,6 +74,7 @@ mod memory;
 mod sql;
 mod storage;
 mod store;
+mod telemetry;
 mod time;
 
 #[cfg(feature = "dynamodb")]

@@ -10,6 +10,12 @@ pub(crate) fn now() -> OffsetDateTime {
     now.replace_microsecond(now.microsecond()).expect("a microsecond of this second")
 }
 
+/// Reads a monotonic clock, to measure how long something takes.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the monotonic clock")]
+pub(crate) fn monotonic() -> std::time::Instant {
+    std::time::Instant::now()
+}
+
 /// Returns a date as a key store writes it: `2026-11-27T20:41:20.856881Z`.
 pub(crate) fn to_text(date: OffsetDateTime) -> String {
     let format =

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use envelope::{
     DataKey, EncryptionContext, Envelope, Error,
+    branch_key::{BranchKeys, StaticBranchKeys},
     keyring::{KeyringErrorKind, RawAesKeyring},
     materials::{CachingMaterialsManager, DefaultMaterialsManager},
 };
@@ -33,6 +34,8 @@ async fn tracing_shows_the_keys_of_contexts_and_nothing_that_is_secret() {
         envelope.encrypt(b"x", &context("someone else")).await,
         Err(Error::DataKeyUnavailable(_))
     ));
+    let branch_keys = BranchKeys::new(StaticBranchKeys::new());
+    branch_keys.active("tenant-42").await.unwrap_err();
     // A message that nobody verified writes no line of its own.
     let evil = EncryptionContext::new([("x\n2030-01-01T00:00:00Z WARN forged", "v")]).unwrap();
     let message = Envelope::new(keyring_of_another()).unwrap().encrypt(b"x", &evil).await.unwrap();
@@ -43,6 +46,7 @@ async fn tracing_shows_the_keys_of_contexts_and_nothing_that_is_secret() {
     let expected = [
         "envelope::cache",
         "load_data_key{operation=\"decryption\"",
+        "load_branch_key{operation=\"active_branch_key\" branch_key=\"tenant-42\"}",
         "context_keys=tenant",
         "reason=\"absent\"",
         "data key loaded",

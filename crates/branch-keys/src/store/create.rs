@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::info::BranchKeyInfo;
 use crate::item::{Item, ItemType};
 use crate::storage::{StorageError, StorageErrorKind};
+use crate::telemetry::{self, Operation};
 use crate::time::{now, to_text};
 
 /// The maximum length of an id, in bytes. It is that of a partition key of `DynamoDB`.
@@ -95,6 +96,12 @@ impl KeyStore {
     /// - [`Error::UnknownOutcome`] if the storage may have added the items, or may do it later.
     /// - [`Error::Storage`] if the storage fails.
     pub async fn create(&self, branch_key: CreateBranchKey) -> Result<BranchKeyInfo, Error> {
+        let id = branch_key.id.clone();
+        let creation = self.create_items(branch_key);
+        telemetry::observed(self.logical_name(), Operation::Create, id.as_deref(), creation).await
+    }
+
+    async fn create_items(&self, branch_key: CreateBranchKey) -> Result<BranchKeyInfo, Error> {
         self.check_region()?;
         let key = self.0.kms.key_for_new()?.clone();
         let (id, attributes) = branch_key.checked()?;

@@ -9,6 +9,7 @@ use crate::context::CheckedItem;
 use crate::error::Error;
 use crate::info::BranchKeyInfo;
 use crate::item::ItemType;
+use crate::telemetry::{self, Operation};
 use crate::time::now;
 
 impl KeyStore {
@@ -30,10 +31,15 @@ impl KeyStore {
     }
 
     pub(super) async fn active_for(&self, id: &str, purpose: Purpose) -> Result<BranchKey, Error> {
-        let checked = self.find_active(id).await?;
-        let key = self.branch_key(&checked, purpose).await?;
-        self.0.seen.record(id, checked.created);
-        Ok(key)
+        let store = self.logical_name();
+        let read = async {
+            let checked = self.find_active(id).await?;
+            let key = self.branch_key(&checked, purpose).await?;
+            self.0.seen.record(id, checked.created);
+            telemetry::active_age(store, now() - checked.created);
+            Ok(key)
+        };
+        telemetry::observed(store, Operation::Active, Some(id), read).await
     }
 
     /// Returns one version of a branch key, by the bytes of its UUID.
@@ -54,8 +60,11 @@ impl KeyStore {
         version: [u8; 16],
         purpose: Purpose,
     ) -> Result<BranchKey, Error> {
-        let checked = self.find(id, ItemType::Version(version)).await?;
-        self.branch_key(&checked, purpose).await
+        let read = async {
+            let checked = self.find(id, ItemType::Version(version)).await?;
+            self.branch_key(&checked, purpose).await
+        };
+        telemetry::observed(self.logical_name(), Operation::Version, Some(id), read).await
     }
 
     /// Returns the beacon key of a branch key: 32 bytes, for searchable encryption.

@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::info::BranchKeyInfo;
 use crate::item::{Item, ItemType};
 use crate::storage::{StorageError, StorageErrorKind};
+use crate::telemetry::{self, Operation};
 use crate::time::{after, now, to_text};
 
 impl KeyStore {
@@ -31,9 +32,12 @@ impl KeyStore {
     /// - [`Error::UnknownOutcome`] if the storage may have rotated it, or may do it later.
     /// - [`Error::Storage`] if the storage fails.
     pub async fn rotate(&self, id: &str) -> Result<BranchKeyInfo, Error> {
-        self.check_region()?;
-        self.0.kms.key_for_new()?;
-        self.rotate_item(self.find_unless_older(id).await?).await
+        self.observed_rotation(id, async {
+            self.check_region()?;
+            self.0.kms.key_for_new()?;
+            self.rotate_item(self.find_unless_older(id).await?).await
+        })
+        .await
     }
 
     /// Rotates a branch key if its active version is older than `age`. Returns the active version.
@@ -64,10 +68,18 @@ impl KeyStore {
         if now() - active.created <= age {
             return Ok(active.info());
         }
-        match self.rotate_item(active).await {
+        match self.observed_rotation(id, self.rotate_item(active)).await {
             Err(Error::VersionRace { winner }) => Ok(*winner),
             rotated => rotated,
         }
+    }
+
+    fn observed_rotation<'a>(
+        &'a self,
+        id: &'a str,
+        rotation: impl Future<Output = Result<BranchKeyInfo, Error>> + Send + 'a,
+    ) -> impl Future<Output = Result<BranchKeyInfo, Error>> + Send {
+        telemetry::observed(self.logical_name(), Operation::Rotate, Some(id), rotation)
     }
 
     async fn rotate_item(&self, old: CheckedItem) -> Result<BranchKeyInfo, Error> {

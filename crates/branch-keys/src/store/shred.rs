@@ -7,6 +7,7 @@ use crate::context::FORMAT;
 use crate::error::Error;
 use crate::item::{Item, ItemType};
 use crate::storage::StorageErrorKind;
+use crate::telemetry::{self, Operation};
 use crate::time::{now, to_text};
 
 impl KeyStore {
@@ -31,6 +32,11 @@ impl KeyStore {
     /// - [`Error::NotInHomeRegion`] if this key store may not shred.
     /// - [`Error::Storage`] if the storage fails. Some items may have been deleted.
     pub async fn shred(&self, id: &str) -> Result<u64, Error> {
+        let shredding = self.delete_all(id);
+        telemetry::observed(self.logical_name(), Operation::Shred, Some(id), shredding).await
+    }
+
+    async fn delete_all(&self, id: &str) -> Result<u64, Error> {
         self.check_region()?;
         let kms_key_arn = match self.0.storage.items(id).await {
             Ok(items) if items.is_empty() => return Err(Error::NotFound { id: id.to_owned() }),

@@ -16,6 +16,7 @@ use crate::{
         tenure::Tenure,
     },
     error::{Error, KeyringError, KeyringErrorKind},
+    observer::{Operation, traced_branch_key},
     time::{Clock, Moment},
 };
 
@@ -366,7 +367,12 @@ impl Source for Load {
     }
 
     async fn load(self, ahead: bool) -> Result<Arc<BranchKey>, Error> {
-        self.request(ahead).await.map_err(|error| self.failure(error))
+        let operation = match self.role {
+            Role::Active => Operation::ActiveBranchKey,
+            Role::Version(_) => Operation::BranchKeyVersion,
+        };
+        let request = traced_branch_key(operation, &self.id, self.request(ahead));
+        request.await.map_err(|error| self.failure(error))
     }
 
     fn failed(&self, error: &Error, is_ours: bool) {

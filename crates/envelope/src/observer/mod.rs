@@ -29,6 +29,19 @@ pub(crate) fn traced<F: Future>(
     load
 }
 
+/// Runs a load of the branch key `id` in a span of its own, with the feature `tracing`.
+pub(crate) fn traced_branch_key<F: Future>(
+    operation: Operation,
+    id: &str,
+    load: F,
+) -> impl Future<Output = F::Output> + use<F> {
+    #[cfg(feature = "tracing")]
+    let load = tracing::in_branch_key_span(operation, id, load);
+    #[cfg(not(feature = "tracing"))]
+    let _ = (operation, id);
+    load
+}
+
 /// Runs a task in the caller's span and subscriber, with the feature `tracing`.
 pub(crate) fn in_current_span(
     task: impl Future<Output = ()> + Send + 'static,

@@ -19,6 +19,16 @@ pub(super) fn in_span<F>(
     ))
 }
 
+/// Runs a load of the branch key `id` in a span of its own.
+pub(super) fn in_branch_key_span<F>(operation: Operation, id: &str, load: F) -> Instrumented<F> {
+    load.instrument(debug_span!(
+        target: "envelope::cache",
+        "load_branch_key",
+        operation = operation.name(),
+        branch_key = id
+    ))
+}
+
 /// Emits an event.
 pub(super) fn emit(event: &Event<'_>) {
     const TARGET: &str = "envelope::cache";

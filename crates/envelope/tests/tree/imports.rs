@@ -75,6 +75,7 @@ const BRANCH_KEYS: &[(&str, u8)] = &[
     ("conformance", 5),
     ("store", 4),
     ("kms", 3),
+    ("telemetry", 2),
     ("memory", 2),
     ("sql", 2),
     ("dynamodb", 2),
