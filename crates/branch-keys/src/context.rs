@@ -26,6 +26,9 @@ const TABLE: &str = "tablename";
 pub(crate) const RESERVED: [&str; 8] =
     [ID, TYPE, KMS_KEY, CREATE_TIME, HIERARCHY_VERSION, VERSION, CIPHERTEXT, TABLE];
 
+/// The maximum length of a ciphertext that AWS KMS decrypts, in bytes.
+const MAX_CIPHERTEXT: usize = 6_144;
+
 /// The format that this key store writes and reads.
 pub(crate) const FORMAT: u32 = 1;
 
@@ -88,6 +91,9 @@ impl CheckedItem {
             (_, Some(_)) => return Err("only an active item has a version"),
             (ItemType::Tombstone, None) => return Err("a tombstone has no key"),
         };
+        if !(1..=MAX_CIPHERTEXT).contains(&item.ciphertext.len()) {
+            return Err("the ciphertext does not have 1 to 6,144 bytes");
+        }
         Ok(Self { item, created, version })
     }
 
@@ -154,12 +160,15 @@ mod tests {
     fn malformed_items_are_refused() {
         let check = |item: Item| CheckedItem::new(item, "tenant", ItemType::Active).map(|_| ());
         check(active()).unwrap();
-        let changes: [fn(&mut Item); 9] = [
+        let changes: [fn(&mut Item); 12] = [
             |item| item.id = "Tenant".to_owned(),
             |item| item.id.push(' '),
             |item| item.item_type = ItemType::Beacon,
             |item| item.hierarchy_version = 2,
             |item| item.create_time = "yesterday".to_owned(),
+            |item| item.create_time.insert_str(20, &"8".repeat(100)),
+            |item| item.ciphertext.clear(),
+            |item| item.ciphertext = vec![1; 6_145],
             |item| item.version = None,
             |item| item.version = Some("branch:ACTIVE".to_owned()),
             |item| item.version.as_mut().unwrap().make_ascii_uppercase(),

@@ -23,9 +23,10 @@ pub(crate) fn to_text(date: OffsetDateTime) -> String {
     date.to_offset(time::UtcOffset::UTC).format(&format).expect("a date of this millennium")
 }
 
-/// The inverse of [`to_text`]. It also accepts other fractions of a second.
+/// The inverse of [`to_text`]. It also accepts other fractions of a second, of up to nine digits.
 pub(crate) fn from_text(text: &str) -> Option<OffsetDateTime> {
-    OffsetDateTime::parse(text, &Rfc3339).ok().filter(|_| text.ends_with('Z'))
+    let is_utc = text.len() <= "2026-11-27T20:41:20.856881000Z".len() && text.ends_with('Z');
+    is_utc.then(|| OffsetDateTime::parse(text, &Rfc3339).ok()).flatten()
 }
 
 /// Returns now, or the next microsecond after `previous` if the clock is behind it.

@@ -56,7 +56,7 @@ pub(super) fn read(attributes: Attributes) -> Result<Item, StorageError> {
     let id = text(&mut rest, ID)?;
     let name = text(&mut rest, TYPE)?;
     let item_type =
-        name.parse::<ItemType>().map_err(|_| invalid(format!("unknown type \"{name}\"")))?;
+        name.parse::<ItemType>().map_err(|_| invalid(format!("unknown type {}", shown(&name))))?;
     let kms_key_arn = text(&mut rest, KMS_KEY)?;
     let create_time = text(&mut rest, CREATE_TIME)?;
     let hierarchy_version = number(&mut rest, HIERARCHY_VERSION)?;
@@ -68,7 +68,7 @@ pub(super) fn read(attributes: Attributes) -> Result<Item, StorageError> {
     let mut others = BTreeMap::new();
     for (name, value) in rest {
         let AttributeValue::S(value) = value else {
-            return Err(invalid(format!("the attribute \"{name}\" is not a string")));
+            return Err(invalid(format!("the attribute {} is not a string", shown(&name))));
         };
         others.insert(name, value);
     }
@@ -82,6 +82,11 @@ pub(super) fn read(attributes: Attributes) -> Result<Item, StorageError> {
         ciphertext,
         attributes: others,
     })
+}
+
+/// A name in an item, shortened and escaped: anybody may have written it.
+fn shown(name: &str) -> String {
+    format!("{:?}", name.chars().take(100).collect::<String>())
 }
 
 fn text(attributes: &mut Attributes, name: &str) -> Result<String, StorageError> {
