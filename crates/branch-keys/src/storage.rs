@@ -56,7 +56,8 @@ pub trait Storage: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// The errors of [`read`](Self::read).
+    /// The errors of [`read`](Self::read), and [`Invalid`](StorageErrorKind::Invalid) if they take
+    /// too much memory.
     fn items<'a>(&'a self, id: &'a str) -> StorageFuture<'a, Vec<Item>>;
 
     /// Returns the ids of at most `limit` branch keys that have an active item.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use super::error::failed;
+use super::error::{failed, invalid};
 use super::row::{self, Attributes, ID, TYPE};
 use super::{Connection, DynamoDbStorage};
 use crate::item::{Item, ItemType};
@@ -12,6 +12,9 @@ use crate::storage::StorageError;
 
 /// The maximum number of items that one page of a scan reads.
 const MAX_SCANNED: usize = 1000;
+
+/// The maximum number of pages of one branch key's items, of 1 MB each: those of 20,000 versions.
+const MAX_PAGES: usize = 16;
 
 /// A branch key that was never rotated has this many items.
 const ITEMS_PER_ID: usize = 3;
@@ -38,19 +41,24 @@ impl DynamoDbStorage {
     }
 
     /// All items of a branch key, read consistently.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageErrorKind::Invalid`](crate::StorageErrorKind::Invalid) if there are so many that
+    /// they would fill the memory of every process that reads them.
     pub(super) async fn query_items(&self, id: &str) -> Result<Vec<Item>, StorageError> {
-        let rows = self.query(&self.connection().await?, id, None).await?;
+        let rows = self.query(&self.connection().await?, id, None, MAX_PAGES).await?;
         rows.into_iter().map(row::read).collect()
     }
 
     /// The types of all items of a branch key, read consistently. These may be types that are
-    /// unknown here.
+    /// unknown here, and any number of them: what cannot be read can be deleted.
     pub(super) async fn query_types(
         &self,
         connection: &Connection,
         id: &str,
     ) -> Result<Vec<String>, StorageError> {
-        let rows = self.query(connection, id, Some("#id, #type")).await?;
+        let rows = self.query(connection, id, Some("#id, #type"), usize::MAX).await?;
         let of = |mut row: Attributes| match row.remove(TYPE) {
             Some(AttributeValue::S(name)) => Some(name),
             _ => None,
@@ -63,10 +71,11 @@ impl DynamoDbStorage {
         connection: &Connection,
         id: &str,
         projection: Option<&str>,
+        max_pages: usize,
     ) -> Result<Vec<Attributes>, StorageError> {
         let mut rows = Vec::new();
         let mut after = None;
-        loop {
+        for _ in 0..max_pages {
             let mut names = names();
             if projection.is_none() {
                 // Unused names are an error.
@@ -91,6 +100,7 @@ impl DynamoDbStorage {
                 return Ok(rows);
             }
         }
+        Err(invalid(format!("the items take more than {max_pages} MB in total")))
     }
 
     /// Ids of branch keys in the order of the table, which is that of no name.

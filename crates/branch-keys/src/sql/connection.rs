@@ -1,5 +1,6 @@
 //! One connection to a database.
 
+use futures_util::TryStreamExt as _;
 #[cfg(feature = "postgres")]
 use sqlx::AssertSqlSafe;
 use sqlx::{Column as _, Executor as _, Row as _, SqlSafeStr};
@@ -11,12 +12,17 @@ use super::row::INSERT;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 use super::row::INSERT_IF_NEW;
 use super::row::Value;
+use crate::storage::{StorageError, StorageErrorKind};
+
+/// The maximum size of the rows that one statement returns: those of 20,000 versions.
+pub(super) const MAX_READ: usize = 16 << 20;
 
 /// A connection, which closes when it is dropped. The server then rolls its transaction back.
 #[derive(Debug)]
 pub(super) struct Connection {
     driver: Driver,
     committing: bool,
+    reading: bool,
     opened: Instant,
 }
 
@@ -45,7 +51,7 @@ macro_rules! query {
     }};
 }
 
-/// Takes the values out of rows. A column is binary, or else an integer.
+/// Takes the values out of rows, as many as fit. A column is binary, or else an integer.
 macro_rules! values {
     ($rows:expr) => {{
         let value = |row: &_, index| {
@@ -56,16 +62,25 @@ macro_rules! values {
                 Err(_) => sqlx::Row::try_get(row, index).map(Value::Integer),
             }
         };
-        $rows
-            .iter()
-            .map(|row| row.columns().iter().map(|column| value(row, column.ordinal())).collect())
-            .collect()
+        let mut rows = $rows;
+        let mut taken = Vec::new();
+        let mut left = MAX_READ;
+        while let Some(row) = rows.try_next().await? {
+            let columns = row.columns().iter();
+            let values = columns.map(|column| value(&row, column.ordinal()));
+            let values = values.collect::<Result<Vec<_>, _>>()?;
+            left = left
+                .checked_sub(values.iter().map(Value::len).sum::<usize>())
+                .ok_or_else(too_many)?;
+            taken.push(values);
+        }
+        taken
     }};
 }
 
 impl Connection {
     pub(super) fn new(driver: Driver, opened: Instant) -> Self {
-        Self { driver, committing: false, opened }
+        Self { driver, committing: false, reading: false, opened }
     }
 
     pub(super) fn driver(&self) -> &Driver {
@@ -79,6 +94,11 @@ impl Connection {
     /// Returns whether a COMMIT was sent and not answered.
     pub(super) fn is_committing(&self) -> bool {
         self.committing
+    }
+
+    /// Returns whether a query was not read to its end. The rest would delay the next statement.
+    pub(super) fn is_reading(&self) -> bool {
+        self.reading
     }
 
     /// Runs statements without parameters.
@@ -118,26 +138,30 @@ impl Connection {
     }
 
     /// Runs a statement with `?` for each value. Returns its rows.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageErrorKind::Invalid`](crate::StorageErrorKind::Invalid) if they take more than
+    /// [`MAX_READ`] bytes.
     pub(super) async fn fetch(
         &mut self,
         statement: &'static str,
         values: Vec<Value>,
-    ) -> Result<Vec<Vec<Value>>, sqlx::Error> {
-        match &mut self.driver {
+    ) -> Result<Vec<Vec<Value>>, Failure> {
+        self.reading = true;
+        let rows = match &mut self.driver {
             #[cfg(feature = "sqlite")]
-            Driver::Sqlite(driver) => {
-                values!(driver.fetch_all(query!(statement, values)).await?)
-            }
+            Driver::Sqlite(driver) => values!(driver.fetch(query!(statement, values))),
             #[cfg(feature = "postgres")]
             Driver::Postgres(driver) => {
                 let statement = AssertSqlSafe(numbered(statement));
-                values!(driver.fetch_all(query!(statement, values)).await?)
+                values!(driver.fetch(query!(statement, values)))
             }
             #[cfg(feature = "mysql")]
-            Driver::MySql(driver) => {
-                values!(driver.fetch_all(query!(statement, values)).await?)
-            }
-        }
+            Driver::MySql(driver) => values!(driver.fetch(query!(statement, values))),
+        };
+        self.reading = false;
+        Ok(rows)
     }
 
     /// Inserts a row with the values of [`row::write`](super::row::write). Returns false if its
@@ -215,6 +239,11 @@ impl Connection {
     pub(super) async fn rollback(&mut self) -> Result<(), Failure> {
         self.run("ROLLBACK").await.map_err(Failure::broken)
     }
+}
+
+fn too_many() -> Failure {
+    let error = StorageError::new(StorageErrorKind::Invalid);
+    error.with_message("the rows are larger than 16 MiB in total").into()
 }
 
 /// Replaces each `?` by `$1`, `$2` and so on, as PostgreSQL requires.

@@ -90,7 +90,7 @@ impl Pool {
                 Err(failure) => failure,
             };
             match failure {
-                Failure::Broken(_) if is_reused => {}
+                Failure::Broken(_) if is_reused && Instant::now() < deadline => {}
                 Failure::Conflict(error) if conflicts < MAX_CONFLICTS => {
                     let pause = FIRST_PAUSE * 2_u32.pow(conflicts);
                     conflicts += 1;
@@ -160,7 +160,9 @@ impl Pool {
     }
 
     fn put_back(&self, connection: Connection) {
-        self.idle().push(Idle { connection, since: Instant::now() });
+        if !connection.is_reading() {
+            self.idle().push(Idle { connection, since: Instant::now() });
+        }
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {

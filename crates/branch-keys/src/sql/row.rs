@@ -9,12 +9,45 @@ use super::error::Failure;
 use crate::item::{Item, ItemType};
 use crate::storage::{StorageError, StorageErrorKind};
 
+/// The columns that [`read`] needs.
+///
+/// A value that is longer than an item of `DynamoDB` can be is NULL instead, which is invalid. A
+/// large value would fill the memory of every process that reads it.
+macro_rules! columns {
+    () => {
+        concat!(
+            "branch_key_id, ",
+            columns!("item_type"),
+            columns!("kms_arn"),
+            columns!("create_time"),
+            "hierarchy_version, ",
+            columns!("active_version"),
+            columns!("enc"),
+            "CASE WHEN LENGTH(attributes) <= 409600 THEN attributes END"
+        )
+    };
+    ($column:literal) => {
+        concat!("CASE WHEN LENGTH(", $column, ") <= 409600 THEN ", $column, " END, ")
+    };
+}
+
 /// A parameter, or a value of a row.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Value {
     Bytes(Vec<u8>),
     Integer(i64),
     Null,
+}
+
+impl Value {
+    /// Returns about how much memory it takes.
+    pub(super) fn len(&self) -> usize {
+        let content = match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Integer(_) | Self::Null => 0,
+        };
+        size_of::<Self>() + content
+    }
 }
 
 /// Inserts a row with the values of [`write`].
@@ -30,13 +63,12 @@ pub(super) const INSERT_IF_NEW: &str = "INSERT INTO branch_keys (branch_key_id, 
     VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
 
 /// Selects the rows of an id and a type, for [`read`].
-pub(super) const SELECT_ONE: &str = "SELECT branch_key_id, item_type, kms_arn, create_time, \
-    hierarchy_version, active_version, enc, attributes FROM branch_keys \
-    WHERE branch_key_id = ? AND item_type = ?";
+pub(super) const SELECT_ONE: &str =
+    concat!("SELECT ", columns!(), " FROM branch_keys WHERE branch_key_id = ? AND item_type = ?");
 
 /// Selects the rows of an id, for [`read`].
-pub(super) const SELECT_ALL: &str = "SELECT branch_key_id, item_type, kms_arn, create_time, \
-    hierarchy_version, active_version, enc, attributes FROM branch_keys WHERE branch_key_id = ?";
+pub(super) const SELECT_ALL: &str =
+    concat!("SELECT ", columns!(), " FROM branch_keys WHERE branch_key_id = ?");
 
 /// Changes the ACTIVE row if it has a certain ciphertext.
 ///
@@ -53,9 +85,10 @@ pub(super) const DELETE_ONE: &str =
 pub(super) const DELETE_OTHERS: &str =
     "DELETE FROM branch_keys WHERE branch_key_id = ? AND item_type <> ?";
 
-/// Selects ids in the order of their bytes.
+/// Selects ids in the order of their bytes, but none that a key store refuses for its length.
 pub(super) const SELECT_IDS: &str = "SELECT branch_key_id FROM branch_keys \
-    WHERE branch_key_id > ? AND item_type = ? ORDER BY branch_key_id LIMIT ?";
+    WHERE branch_key_id > ? AND item_type = ? AND LENGTH(branch_key_id) <= 2048 \
+    ORDER BY branch_key_id LIMIT ?";
 
 pub(super) fn id(id: &str) -> Value {
     Value::Bytes(id.as_bytes().to_vec())

@@ -11,6 +11,9 @@ use super::runtime::Runtime;
 use crate::item::{Item, ItemType};
 use crate::storage::{Storage, StorageError, StorageFuture};
 
+/// The maximum number of ids in one page. They fit into what one statement may return.
+const MAX_IDS: usize = 5_000;
+
 /// Keeps branch keys in a table of SQLite, PostgreSQL, MariaDB or MySQL. Cloning is cheap.
 ///
 /// | URL | feature | database |
@@ -131,7 +134,7 @@ impl Storage for SqlStorage {
 
     fn ids<'a>(&'a self, after: Option<&'a str>, limit: usize) -> StorageFuture<'a, Vec<String>> {
         let after = after.unwrap_or_default().to_owned();
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let limit = i64::try_from(limit.min(MAX_IDS)).unwrap_or(i64::MAX);
         Box::pin(self.run(move |connection| {
             let active = row::item_type(ItemType::Active);
             let values = vec![row::id(&after), active, Value::Integer(limit)];

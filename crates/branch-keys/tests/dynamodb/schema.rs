@@ -75,6 +75,7 @@ async fn unknown_strings_are_kept_and_other_unknown_attributes_are_refused() {
         ("note", AttributeValue::B(vec![1].into())),
         ("enc", AttributeValue::S("text".to_owned())),
         ("hierarchy-version", AttributeValue::S("1".to_owned())),
+        ("not for\na log \u{1b}[31m", AttributeValue::Bool(true)),
         ("hierarchy-version", AttributeValue::N("-1".to_owned())),
         ("version", AttributeValue::Null(true)),
     ] {
@@ -84,6 +85,7 @@ async fn unknown_strings_are_kept_and_other_unknown_attributes_are_refused() {
         assert_eq!(error.kind(), StorageErrorKind::Invalid, "{name} {value:?}: {error}");
         let error = storage.items("tenant-1").await.unwrap_err();
         assert_eq!(error.kind(), StorageErrorKind::Invalid, "{name} {value:?}: {error}");
+        assert!(!error.to_string().contains(char::is_control), "{error}");
     }
 }
 
@@ -109,6 +111,17 @@ async fn all_items_of_a_branch_key_are_listed_and_none_of_another() {
     ] {
         assert!(types.contains(&wanted), "{wanted}");
     }
+}
+
+#[tokio::test]
+async fn the_list_of_items_is_bounded() {
+    let server = Server::with_table().await;
+    let storage = server.storage();
+    let next = serde_json::json!({"branch-key-id": {"S": "tenant-1"}, "type": {"S": "x"}});
+    let page = serde_json::json!({"Items": [], "Count": 0, "LastEvaluatedKey": next});
+    server.fail("Query", vec![Fault::Answer(page); 100]);
+    let error = storage.items("tenant-1").await.unwrap_err();
+    assert_eq!((error.kind(), server.count("Query")), (StorageErrorKind::Invalid, 16));
 }
 
 #[tokio::test]

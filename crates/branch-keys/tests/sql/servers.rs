@@ -8,7 +8,7 @@ use futures_executor::block_on;
 use futures_util::future::join_all;
 use sqlx::{AssertSqlSafe, Connection as _};
 
-use crate::items::{item, next};
+use crate::items::{item, large_items_harm_only_their_branch_key, next};
 use crate::proxy::{Mode, Proxy};
 use crate::support::Kms;
 
@@ -80,6 +80,14 @@ async fn storages_that_start_at_the_same_time_share_the_table() {
                 assert_eq!(storage.items("a").await.unwrap().len(), 3);
             }
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_items_harm_nobody_else() {
+    for url in databases().await {
+        let storage = SqlStorage::builder(url).max_connections(1).connect().await.unwrap();
+        large_items_harm_only_their_branch_key(&storage).await;
     }
 }
 

@@ -7,7 +7,7 @@ use branch_keys::{ItemType, SqlStorage, Storage, StorageErrorKind, conformance};
 use futures_executor::block_on;
 use tempfile::{TempDir, tempdir};
 
-use crate::items::{item, next};
+use crate::items::{item, large_items_harm_only_their_branch_key, next};
 use crate::support::Kms;
 
 fn url(folder: &TempDir) -> String {
@@ -119,6 +119,13 @@ async fn a_cancelled_change_blocks_nobody() {
     for id in storage.ids(None, 1000).await.unwrap() {
         assert_eq!(storage.items(&id).await.unwrap().len(), 3, "{id}");
     }
+}
+
+#[tokio::test]
+async fn large_items_harm_nobody_else() {
+    let folder = tempdir().unwrap();
+    let storage = SqlStorage::builder(url(&folder)).max_connections(1).connect().await.unwrap();
+    large_items_harm_only_their_branch_key(&storage).await;
 }
 
 #[tokio::test]
