@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The length of a branch key in bytes.
-const LENGTH: usize = 32;
+pub(super) const LENGTH: usize = 32;
 /// The maximum length of an id in bytes.
 const MAX_ID: usize = 2_048;
 

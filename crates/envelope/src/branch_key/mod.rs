@@ -34,12 +34,17 @@ mod key;
 mod source;
 mod static_keys;
 mod unknown_versions;
+mod wrapping;
 
-pub(crate) use self::key::check_id;
 pub use self::{
     builder::BranchKeysBuilder,
     cached::{BranchKeyStats, BranchKeys},
     key::BranchKey,
     source::{BranchKeyFuture, BranchKeySource, MissingBranchKey},
     static_keys::StaticBranchKeys,
+    wrapping::WrappedBranchKey,
+};
+pub(crate) use self::{
+    key::check_id,
+    wrapping::{RANDOM_LENGTH, Wrapped, wrap},
 };

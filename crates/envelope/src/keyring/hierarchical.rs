@@ -16,24 +16,15 @@ use super::{
     KeyringRequest,
 };
 use crate::{
-    branch_key::{BranchKey, BranchKeys, check_id},
+    branch_key::{self, BranchKey, BranchKeys, RANDOM_LENGTH, Wrapped, check_id},
     context::EncryptionContext,
-    crypto::{
-        aead::{NONCE_LENGTH, TAG_LENGTH},
-        random,
-    },
+    crypto::random,
     data_key::DataKey,
     error::Error,
 };
 
 /// The key provider id, and the label of the derivation.
 const PROVIDER: &str = "aws-kms-hierarchy";
-const SALT_LENGTH: usize = 16;
-const VERSION_LENGTH: usize = 16;
-/// The random bytes of one wrapping: the salt and the IV.
-const RANDOM_LENGTH: usize = SALT_LENGTH + NONCE_LENGTH;
-/// The bytes of an encrypted data key before the data key's ciphertext.
-const PREFIX_LENGTH: usize = RANDOM_LENGTH + VERSION_LENGTH;
 const MAX_DATA_KEY_LENGTH: usize = 32;
 
 /// Wraps data keys locally under branch keys, which hosts share and KMS protects.
@@ -181,19 +172,7 @@ fn wrap_under(
     data_key: &DataKey,
     random: &[u8; RANDOM_LENGTH],
 ) -> EncryptedDataKey {
-    let (salt, iv) = random.split_at(SALT_LENGTH);
-    let version = key.version();
-    let data_key = data_key.expose_secret();
-    // With room for the tag: growing later would leave a copy of the data key behind.
-    let mut ciphertext = Vec::with_capacity(PREFIX_LENGTH + data_key.len() + TAG_LENGTH);
-    ciphertext.extend_from_slice(random);
-    ciphertext.extend_from_slice(&version);
-    ciphertext.extend_from_slice(data_key);
-    let cipher = key.cipher(PROVIDER.as_bytes(), salt);
-    let iv = iv.try_into().expect("the rest after the salt");
-    let aad = aad(key.id(), version, request.encryption_context);
-    let tag = cipher.seal(iv, &aad, &mut ciphertext[PREFIX_LENGTH..]);
-    ciphertext.extend_from_slice(&tag);
+    let ciphertext = branch_key::wrap(key, PROVIDER, request.encryption_context, data_key, random);
     EncryptedDataKey {
         key_provider_id: PROVIDER.to_owned(),
         key_provider_information: key.id().as_bytes().to_vec(),
@@ -201,48 +180,15 @@ fn wrap_under(
     }
 }
 
-/// The parts of an encrypted data key's ciphertext.
-struct Wrapped<'a> {
-    salt: &'a [u8; SALT_LENGTH],
-    iv: [u8; NONCE_LENGTH],
-    version: [u8; VERSION_LENGTH],
-    data_key: &'a [u8],
-    tag: &'a [u8; TAG_LENGTH],
-}
-
-impl<'a> Wrapped<'a> {
-    /// Splits a ciphertext; `None` if it has another length than one for this data key.
-    fn read(ciphertext: &'a [u8], data_key_length: usize) -> Option<Self> {
-        let (salt, rest) = ciphertext.split_first_chunk()?;
-        let (iv, rest) = rest.split_first_chunk()?;
-        let (version, rest) = rest.split_first_chunk()?;
-        let (data_key, tag) = rest.split_last_chunk()?;
-        let is_whole = data_key.len() == data_key_length;
-        is_whole.then_some(Self { salt, iv: *iv, version: *version, data_key, tag })
-    }
-
-    fn unwrap_under(
-        &self,
-        key: &BranchKey,
-        request: KeyringRequest<'_>,
-    ) -> Result<DataKey, KeyringError> {
-        let cipher = key.cipher(PROVIDER.as_bytes(), self.salt);
-        let aad = aad(key.id(), self.version, request.encryption_context);
-        let mut data_key = self.data_key.to_vec();
-        match cipher.open(self.iv, &aad, &mut data_key, self.tag) {
-            Ok(()) => Ok(DataKey::from_vec(data_key).unwrapped_by(key.shared_id())),
-            Err(_) => Err(invalid(
-                key.id(),
-                "the encryption context does not match, or the wrapped data key is damaged",
-            )),
-        }
-    }
-}
-
-/// Returns the data that is authenticated with a data key: the provider, the branch key id, the
-/// version, and the canonical encryption context.
-fn aad(id: &str, version: [u8; VERSION_LENGTH], context: &EncryptionContext) -> Vec<u8> {
-    [PROVIDER.as_bytes(), id.as_bytes(), &version, context.as_serialized()].concat()
+fn unwrap_under(
+    wrapped: &Wrapped<'_>,
+    key: &BranchKey,
+    request: KeyringRequest<'_>,
+) -> Result<DataKey, KeyringError> {
+    wrapped.unwrap_under(key, PROVIDER, request.encryption_context).ok_or_else(|| {
+        let cause = "the encryption context does not match, or the wrapped data key is damaged";
+        invalid(key.id(), cause)
+    })
 }
 
 /// Returns the encrypted data keys of the branch key with this id.
@@ -312,7 +258,7 @@ impl Keyring for HierarchicalKeyring {
                 let unwrapped = async {
                     let wrapped = read(wrapped, request, &id)?;
                     let key = self.keys.version(&id, wrapped.version).await;
-                    wrapped.unwrap_under(&*key.map_err(|error| failure(&id, error))?, request)
+                    unwrap_under(&wrapped, &*key.map_err(|error| failure(&id, error))?, request)
                 };
                 match unwrapped.await {
                     Ok(data_key) => return Ok(data_key),
@@ -358,9 +304,9 @@ impl Keyring for HierarchicalKeyring {
         let mut failures = vec![];
         for wrapped in matching(encrypted_data_keys, &id) {
             let unwrapped = match read(wrapped, request, &id) {
-                Ok(wrapped) => self
-                    .keys
-                    .with_version(&id, wrapped.version, |key| wrapped.unwrap_under(key, request))?,
+                Ok(wrapped) => self.keys.with_version(&id, wrapped.version, |key| {
+                    unwrap_under(&wrapped, key, request)
+                })?,
                 Err(failure) => Err(failure),
             };
             match unwrapped {
