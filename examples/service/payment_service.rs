@@ -1,7 +1,8 @@
-//! A payment service: encrypts and decrypts payment records over HTTP, for several tenants.
+//! A payment service: encrypts and decrypts payment records over HTTP, for any number of tenants.
 //!
-//! Each tenant has its own credentials, which are sessions of a few seconds, and its own cache
-//! partition. Sessions and data keys are refreshed in the background, so no payment waits for KMS.
+//! Each tenant has a branch key in a SQLite file. AWS KMS protects it, and any number of instances
+//! share it. An instance loads it once, and checks it again in the background: no payment waits for
+//! KMS, and KMS requests do not depend on the number of payments.
 //!
 //! You need no AWS account: the example starts an in-process KMS.
 //!
@@ -11,44 +12,51 @@
 //! $ curl -d '{"cents": 4200}' http://127.0.0.1:8080/tenants/acme/payments > message
 //! $ curl -d @message http://127.0.0.1:8080/tenants/acme/payments/decrypt
 //! {"cents": 4200}
+//! $ curl -X PUT http://127.0.0.1:8080/tenants/umbrella
+//! {"active_since":"2026-11-28T11:30:00.123456Z","version":"0d3c…"}
+//! $ curl -X POST http://127.0.0.1:8080/tenants/acme/rotate
+//! {"active_since":"2026-11-28T11:30:01.123456Z","version":"7a41…"}
+//! $ curl -X DELETE http://127.0.0.1:8080/tenants/acme
+//! {"items_deleted":4}
+//! $ curl -d @message http://127.0.0.1:8080/tenants/acme/payments/decrypt
+//! branch key was shredded: what it protected is no longer readable
 //! $ curl http://127.0.0.1:8080/{healthz,stats,metrics}
 //! $ curl -X POST http://127.0.0.1:8080/cleanup
-//! $ oha -z 60s -c 64 -m POST -d '{"cents": 4200}' http://127.0.0.1:8080/tenants/acme/payments
 //! ```
 //!
-//! `oha` generates load (`cargo install --locked oha`). To stop the service, press Ctrl-C or send
-//! SIGTERM. It then prints, with other numbers:
+//! To stop the service, press Ctrl-C or send SIGTERM. It then prints how often it used a branch
+//! key, and how many requests that took.
 //!
-//! ```text
-//! cache: encryption: 2014459 hits, 0 misses; decryption: 0 hits, 1 misses; 7 requests sent, …
-//! KMS requests, as the server counted them: 6 GenerateDataKey, 1 Decrypt; 2 TLS handshakes
-//! ```
-//!
-//! To use AWS KMS instead, with credentials from the default chain:
+//! To use AWS KMS instead, with credentials from the default chain, run any number of instances on
+//! one machine, or on several with a `postgres:` or `mysql:` URL and the feature of that name:
 //!
 //! ```console
 //! $ cargo run --release --example payment_service -- --key-id arn:aws:kms:REGION:ACCOUNT:key/ID
 //! ```
+//!
+//! `payment_load` runs two instances under load, while a tenant is rotated and another one deleted.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Duration};
 
 use aws_credential_types::provider::{ProvideCredentials, future};
 use axum::extract::{Path, State};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router, body::Bytes, http::StatusCode};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use branch_keys::{BranchKeyInfo, CreateBranchKey, KeyStore, KmsKeys, SqlStorage};
 use clap::Parser;
-use envelope::keyring::AwsKmsKeyring;
-use envelope::materials::{CachingMaterialsManager, DefaultMaterialsManager, MaterialsCache};
-use envelope::{EncryptionContext, Envelope};
+use envelope::branch_key::{BranchKeys, MissingBranchKey};
+use envelope::{EncryptionContext, Envelope, keyring::HierarchicalKeyring};
+use envelope::{Error, materials::DefaultMaterialsManager};
 use kms_local::KmsLocal;
 use kms_pool::{ClientStats, KmsPool, Principal};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 const REGION: &str = "us-east-1";
+const DAY: f64 = 24.0 * 60.0 * 60.0;
 
 /// Encrypts and decrypts payment records over HTTP.
 #[derive(Parser)]
@@ -57,12 +65,22 @@ struct Options {
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
 
-    /// Names of the tenants
+    /// Names of the tenants to create at the start, unless they exist
     #[arg(long, value_delimiter = ',', default_value = "acme,globex,initech")]
     tenants: Vec<String>,
 
-    /// Lifetime of a tenant's session, in seconds
-    #[arg(long, default_value_t = 10)]
+    /// Database of the branch keys [default: `sqlite:payments.db` with `--key-id`, otherwise a
+    /// temporary file]
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
+
+    /// Seconds after which a branch key in use is checked again. A deleted tenant is refused after
+    /// this time, and after a minute if it was not in use
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    check_every: u64,
+
+    /// Lifetime of a session at the in-process KMS, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     session: u64,
 
     /// ARN of a KMS key in AWS [default: a key of an in-process KMS]
@@ -72,15 +90,10 @@ struct Options {
 
 struct Service {
     pool: KmsPool,
-    cache: MaterialsCache,
-    tenants: HashMap<String, Tenant>,
-    metrics: PrometheusHandle,
-}
-
-struct Tenant {
+    store: KeyStore,
+    keys: BranchKeys,
     envelope: Envelope,
-    /// Authenticated with each payment, and stored in it in the clear.
-    context: EncryptionContext,
+    metrics: PrometheusHandle,
 }
 
 /// Provides short sessions, as STS does.
@@ -101,63 +114,86 @@ impl ProvideCredentials for Sessions {
 
 #[tokio::main]
 async fn main() -> Result<(), examples::Report> {
-    let Options { listen, tenants, session, key_id } = Options::parse();
-    let metrics =
-        PrometheusBuilder::new().set_buckets(&[0.001, 0.01, 0.1, 1.0, 10.0])?.install_recorder()?;
+    let Options { listen, tenants, store, check_every, session, key_id } = Options::parse();
+    let active_age = Matcher::Full("branch_keys_active_age_seconds".to_owned());
+    let metrics = PrometheusBuilder::new()
+        .set_buckets(&[0.001, 0.01, 0.1, 1.0, 10.0])?
+        .set_buckets_for_metric(active_age, &[DAY, 30.0 * DAY, 90.0 * DAY, 365.0 * DAY])?
+        .install_recorder()?;
 
-    let (pool, key, local) = if let Some(key) = key_id {
-        (KmsPool::builder().with_environment()?, key, None)
+    // Its file lasts as long as the keys of an in-process KMS.
+    let folder = tempfile::tempdir()?;
+    let (pool, principal, key, local) = if let Some(key) = key_id {
+        (KmsPool::builder().with_environment()?, Principal::from_default_chain(), key, None)
     } else {
         let kms = Arc::new(KmsLocal::builder().start().await?);
         let pool =
             KmsPool::builder().endpoint_url(kms.endpoint(REGION)).trust_root_pem(kms.ca_pem());
-        (pool, kms.create_key(REGION), Some(kms))
-    };
-    let pool = pool.build()?;
-    let cache = MaterialsCache::new(10_000);
-
-    let names = format!("{{{}}}", tenants.join(","));
-    let mut service =
-        Service { pool: pool.clone(), cache: cache.clone(), tenants: HashMap::new(), metrics };
-    for name in tenants {
         let lifetime = Duration::from_secs(session);
-        let principal = match &local {
-            Some(kms) => Principal::new(Sessions { kms: Arc::clone(kms), lifetime }),
-            None => Principal::from_default_chain(),
-        };
-        let clients = pool.clients(&principal.with_label(name.as_str()));
-        let keyring = AwsKmsKeyring::new(clients, key.parse()?);
-        let caching = CachingMaterialsManager::builder(DefaultMaterialsManager::new(keyring));
-        let caching = caching.cache(&cache).partition_id(&name).build()?;
-        let envelope = Envelope::builder(caching).build()?;
-        let context = EncryptionContext::new([("tenant", name.as_str()), ("purpose", "payment")])?;
-        // Load the first data key now, so that the first payment does not wait for it.
-        envelope.warm([&context]).await.into_iter().collect::<Result<(), _>>()?;
-        service.tenants.insert(name, Tenant { envelope, context });
+        let principal = Principal::new(Sessions { kms: Arc::clone(&kms), lifetime });
+        (pool, principal, kms.create_key(REGION), Some(kms))
+    };
+    let store = store.unwrap_or_else(|| match local {
+        Some(_) => format!("sqlite:{}", folder.path().join("payments.db").display()),
+        None => "sqlite:payments.db".to_owned(),
+    });
+
+    let pool = pool.build()?;
+    let clients = pool.clients(&principal.with_label("payments"));
+    let storage = SqlStorage::connect(store).await?;
+    let kms_keys = KmsKeys::exact(key.parse()?);
+    let store = KeyStore::builder(storage, "payments", kms_keys, clients).build()?;
+    let keys = BranchKeys::builder(store.clone())
+        .max_age(Duration::from_mins(1))
+        .check_every(Duration::from_secs(check_every))
+        .build()?;
+    let keyring = HierarchicalKeyring::with_supplier(keys.clone(), |context| {
+        let problem = "no pair `tenant`";
+        context.get("tenant").map(Cow::Borrowed).ok_or(Error::InvalidEncryptionContext { problem })
+    });
+    let manager = DefaultMaterialsManager::new(keyring);
+    let envelope = Envelope::builder(manager).required_keys(["tenant"]).build()?;
+
+    let mut names = vec![];
+    for tenant in tenants {
+        match create_branch_key(&store, &tenant).await {
+            // Load it now, so that the first payment does not wait.
+            Ok(_) => drop(keys.active(&tenant).await?),
+            Err(branch_keys::Error::Shredded { .. }) => continue,
+            Err(error) => return Err(error.into()),
+        }
+        names.push(tenant);
     }
 
+    let service = Service { pool: pool.clone(), store, keys: keys.clone(), envelope, metrics };
     let app = Router::new()
+        .route("/tenants/{tenant}", put(create).delete(shred))
+        .route("/tenants/{tenant}/rotate", post(rotate))
         .route("/tenants/{tenant}/payments", post(encrypt))
         .route("/tenants/{tenant}/payments/decrypt", post(decrypt))
-        .route("/healthz", get(health))
+        // Cached branch keys outlive an outage: it is no reason to restart, or to send less.
+        .route("/healthz", get(async || "ready"))
         .route("/stats", get(stats))
         .route("/metrics", get(metrics_page))
         .route("/cleanup", post(clean_up))
         .with_state(Arc::new(service));
     let listener = tokio::net::TcpListener::bind(listen).await?;
+    let names = format!("{{{}}}", names.join(","));
     println!("payments on http://{}/tenants/{names}/payments", listener.local_addr()?);
     axum::serve(listener, app).with_graceful_shutdown(stop_signal()).await?;
 
     // The service has no requests in flight any more. Wait for those of the pool.
     pool.shutdown(Duration::from_secs(5)).await;
-    println!("cache: {}", cache.stats());
+    let stats = keys.stats();
+    let uses = stats.active.hits + stats.versions.hits;
+    println!("branch keys: used {uses} times, requested {} times", stats.requests());
     if let Some(kms) = local {
         let counters = kms.counters(REGION);
         println!(
-            "KMS requests, as the server counted them: {} GenerateDataKey, {} Decrypt; \
+            "KMS requests, as the server counted them: {} Decrypt, {} for new branch keys; \
              {} TLS handshakes",
-            counters.requests("GenerateDataKey"),
             counters.requests("Decrypt"),
+            counters.total() - counters.requests("Decrypt"),
             counters.tls_handshakes
         );
     }
@@ -167,14 +203,44 @@ async fn main() -> Result<(), examples::Report> {
 type Shared = State<Arc<Service>>;
 type Failure = (StatusCode, String);
 
+/// Creates the tenant, unless it exists.
+async fn create(
+    State(service): Shared,
+    Path(tenant): Path<String>,
+) -> Result<Json<Value>, Failure> {
+    let created = create_branch_key(&service.store, &tenant).await;
+    // Forget that it was missing.
+    service.keys.invalidate(&tenant);
+    created.map(|info| described(&info)).map_err(|error| store_failure(&error))
+}
+
+/// Makes a new version of the tenant's branch key. Earlier payments stay readable.
+async fn rotate(
+    State(service): Shared,
+    Path(tenant): Path<String>,
+) -> Result<Json<Value>, Failure> {
+    let rotated = service.store.rotate(&tenant).await;
+    // This instance uses the new version at once. Others do when they check.
+    service.keys.invalidate(&tenant);
+    rotated.map(|info| described(&info)).map_err(|error| store_failure(&error))
+}
+
+/// Deletes the tenant's branch key. Its payments are no longer readable.
+async fn shred(State(service): Shared, Path(tenant): Path<String>) -> Result<Json<Value>, Failure> {
+    let shredded = service.store.shred(&tenant).await;
+    service.keys.invalidate(&tenant);
+    let deleted = shredded.map_err(|error| store_failure(&error))?;
+    Ok(Json(json!({ "items_deleted": deleted })))
+}
+
 async fn encrypt(
     State(service): Shared,
     Path(tenant): Path<String>,
     payment: Bytes,
 ) -> Result<String, Failure> {
-    let Tenant { envelope, context } = service.tenant(&tenant)?;
-    let message = envelope.encrypt(&payment, context).await.map_err(|error| failure(&error))?;
-    Ok(BASE64_STANDARD.encode(message))
+    let context = context(&tenant)?;
+    let message = service.envelope.encrypt(&payment, &context).await;
+    Ok(BASE64_STANDARD.encode(message.map_err(|error| failure(&error))?))
 }
 
 async fn decrypt(
@@ -182,20 +248,12 @@ async fn decrypt(
     Path(tenant): Path<String>,
     message: String,
 ) -> Result<Vec<u8>, Failure> {
-    let Tenant { envelope, context } = service.tenant(&tenant)?;
+    let context = context(&tenant)?;
     let message = BASE64_STANDARD
         .decode(message.trim())
         .map_err(|error| (StatusCode::BAD_REQUEST, format!("invalid Base64: {error}")))?;
-    let decrypted = envelope.decrypt(&message, context).await.map_err(|error| failure(&error))?;
-    Ok(decrypted.plaintext().to_vec())
-}
-
-async fn health(State(service): Shared) -> Result<&'static str, Failure> {
-    for tenant in service.tenants.values() {
-        let ready = tenant.envelope.ready().await;
-        ready.map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
-    }
-    Ok("ready")
+    let decrypted = service.envelope.decrypt(&message, &context).await;
+    Ok(decrypted.map_err(|error| failure(&error))?.plaintext().to_vec())
 }
 
 async fn stats(State(service): Shared) -> Json<Value> {
@@ -207,7 +265,7 @@ async fn stats(State(service): Shared) -> Json<Value> {
         })
     };
     Json(json!({
-        "cache": service.cache.stats(),
+        "branch_keys": service.keys.stats(),
         "pool": {
             "hits": pool.hits,
             "rotations": pool.rotations,
@@ -220,27 +278,59 @@ async fn stats(State(service): Shared) -> Json<Value> {
 
 async fn metrics_page(State(service): Shared) -> String {
     // Threads count their cache hits separately. Reading the statistics adds them up.
-    let _ = service.cache.stats();
+    let _ = service.keys.stats();
     service.metrics.run_upkeep();
     service.metrics.render()
 }
 
-/// Drops all KMS clients, connections and data keys. The next payments create their own.
+/// Drops all KMS clients, connections and branch keys. The next payments load their own.
 async fn clean_up(State(service): Shared) -> Json<Value> {
     service.pool.clear();
-    Json(json!({ "data_keys_dropped": service.cache.clear() }))
+    Json(json!({ "branch_keys_dropped": service.keys.clear() }))
 }
 
-impl Service {
-    fn tenant(&self, name: &str) -> Result<&Tenant, Failure> {
-        self.tenants.get(name).ok_or((StatusCode::NOT_FOUND, "unknown tenant".into()))
+/// Creates the branch key of a tenant, unless it exists. Instances may do this at the same time.
+async fn create_branch_key(
+    store: &KeyStore,
+    tenant: &str,
+) -> Result<BranchKeyInfo, branch_keys::Error> {
+    store.ensure(CreateBranchKey::new(tenant, [("tenant", tenant)])).await
+}
+
+fn described(info: &BranchKeyInfo) -> Json<Value> {
+    let version = format!("{:032x}", u128::from_be_bytes(info.version));
+    Json(json!({ "version": version, "active_since": info.create_time }))
+}
+
+/// Authenticated with each payment, and stored in it in the clear. It also chooses the branch key.
+fn context(tenant: &str) -> Result<EncryptionContext, Failure> {
+    let context = EncryptionContext::new([("tenant", tenant), ("purpose", "payment")]);
+    context.map_err(|error| failure(&error))
+}
+
+/// Returns 404 or 410 if the tenant is missing, 503 if KMS or the key store is the cause, and 400
+/// if the message is.
+fn failure(error: &Error) -> Failure {
+    let missing = error.keyring_errors().iter().find_map(MissingBranchKey::in_error);
+    match missing {
+        Some(missing @ MissingBranchKey::NotFound) => (StatusCode::NOT_FOUND, missing.to_string()),
+        Some(missing @ MissingBranchKey::Shredded) => (StatusCode::GONE, missing.to_string()),
+        _ if error.is_retryable() || error.kms().is_some() => {
+            (StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+        }
+        _ => (StatusCode::BAD_REQUEST, error.to_string()),
     }
 }
 
-/// Returns 503 if KMS is the cause, and 400 if the message is.
-fn failure(error: &envelope::Error) -> Failure {
-    let is_kms = error.is_retryable() || error.kms().is_some();
-    let status = if is_kms { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::BAD_REQUEST };
+fn store_failure(error: &branch_keys::Error) -> Failure {
+    use branch_keys::Error as E;
+    let status = match error {
+        E::NotFound { .. } => StatusCode::NOT_FOUND,
+        E::Shredded { .. } => StatusCode::GONE,
+        E::VersionRace { .. } => StatusCode::CONFLICT,
+        E::InvalidArgument { .. } => StatusCode::BAD_REQUEST,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
     (status, error.to_string())
 }
 
