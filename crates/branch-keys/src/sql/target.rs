@@ -255,6 +255,10 @@ fn has_parameter(url: &str, name: &str) -> bool {
 /// Drivers ignore parameters that they don't know, such as a mistyped `sslmode`, and log them.
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 fn check_parameters(url: &str, known: &[&str]) -> Result<(), StorageError> {
+    // Drivers ignore what follows, `sslmode` included.
+    if url.contains('#') {
+        return Err(invalid("write the character # as %23"));
+    }
     if parameters(url).all(|it| known.contains(&it)) {
         Ok(())
     } else {
@@ -285,6 +289,8 @@ mod tests {
             "postgres://user:se?sesame@host/database",
             "postgres://user@host/database?ssl_mode=sesame",
             "postgres://user@host/database?sslmode=sesame",
+            "postgres://user@host/database#sesame?sslmode=verify-full",
+            "mysql://user@host/database#sesame?ssl-mode=required",
             "mysql://user:sesame@host",
             "mysql://user:sesame@host:port/database",
             "mysql://user@host/database?sslmode=sesame",

@@ -43,7 +43,8 @@ impl KeyStore {
     /// Rotates a branch key if its active version is older than `age`. Returns the active version.
     ///
     /// Any number of processes may call this on a schedule: one of them rotates, and the others get
-    /// the new version.
+    /// the new version. Only the rotation authenticates the active item; otherwise the response is
+    /// that of [`info`](Self::info).
     ///
     /// ```no_run
     /// # async fn example(store: branch_keys::KeyStore) -> Result<(), branch_keys::Error> {
