@@ -5,6 +5,7 @@ use time::Duration;
 use tracing::{Instrument as _, Span, field};
 
 use crate::error::Error;
+use crate::storage::StorageErrorKind;
 use crate::time::monotonic;
 
 /// The target of all spans and events.
@@ -118,6 +119,7 @@ fn is_suspect(error: &Error) -> bool {
         | Error::KmsKeyNotAllowed { .. }
         | Error::OlderThanSeen { .. }
         | Error::TooOld { .. } => true,
+        Error::Storage(cause) => cause.kind() == StorageErrorKind::Invalid,
         Error::Kms { cause, .. } => cause.kind() == kms_pool::KmsErrorKind::InvalidCiphertext,
         _ => false,
     }
