@@ -1,6 +1,8 @@
 //! Emits `tracing` spans and events, and records metrics: see the [crate
 //! documentation](crate#observability).
 
+use std::{fmt, iter};
+
 use time::Duration;
 use tracing::{Instrument as _, Span, field};
 
@@ -71,7 +73,7 @@ fn ended(
     let is_change = !matches!(operation, Operation::Active | Operation::Version);
     let operation = operation.name();
     macro_rules! event {
-        ($level:ident, $message:literal) => {
+        ($level:ident, $message:literal $(, $cause:expr)?) => {
             tracing::$level!(
                 target: TARGET,
                 store,
@@ -79,13 +81,14 @@ fn ended(
                 branch_key,
                 outcome,
                 ?took,
+                $(cause = %Chain($cause),)?
                 $message
             )
         };
     }
     match error {
-        Some(error) if is_suspect(error) => event!(warn, "item of a branch key refused"),
-        Some(_) => event!(debug, "branch key operation failed"),
+        Some(error) if is_suspect(error) => event!(warn, "item of a branch key refused", error),
+        Some(error) => event!(debug, "branch key operation failed", error),
         None if is_change => event!(info, "branch key changed"),
         None => event!(debug, "branch key read"),
     }
@@ -97,6 +100,17 @@ fn ended(
         metrics::counter!("branch_keys_operations_total", &labels).increment(1);
         let labels = [("store", store()), ("operation", operation.into())];
         metrics::histogram!("branch_keys_operation_seconds", &labels).record(took.as_secs_f64());
+    }
+}
+
+/// Displays an error with its causes.
+struct Chain<'a>(&'a Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let causes = iter::successors(std::error::Error::source(self.0), |error| error.source());
+        causes.into_iter().try_for_each(|cause| write!(f, ": {cause}"))
     }
 }
 

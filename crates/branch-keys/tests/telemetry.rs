@@ -81,6 +81,7 @@ async fn operations_are_counted_and_logged_by_their_outcome() {
     for expected in [
         "branch_key_operation{store=\"logical name\" operation=\"active\"",
         "outcome=\"older_than_seen\"",
+        "is older than one seen before",
         // An id writes no line of its own.
         "branch_key=\"tenant\\nWARN\"",
     ] {
