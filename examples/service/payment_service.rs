@@ -37,7 +37,7 @@
 //! `payment_load` runs two instances under load, while a tenant is rotated and another one deleted.
 #![expect(clippy::print_stdout, reason = "a program that reports to a person")]
 
-use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Duration};
+use std::{borrow::Cow, iter, net::SocketAddr, sync::Arc, time::Duration};
 
 use aws_credential_types::provider::{ProvideCredentials, future};
 use axum::extract::{Path, State};
@@ -322,6 +322,7 @@ fn failure(error: &Error) -> Failure {
     }
 }
 
+/// Returns the error of a key store with its causes, because an operator reads it.
 fn store_failure(error: &branch_keys::Error) -> Failure {
     use branch_keys::Error as E;
     let status = match error {
@@ -331,7 +332,8 @@ fn store_failure(error: &branch_keys::Error) -> Failure {
         E::InvalidArgument { .. } => StatusCode::BAD_REQUEST,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     };
-    (status, error.to_string())
+    let chain = iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    (status, chain.map(ToString::to_string).collect::<Vec<_>>().join(": "))
 }
 
 /// Returns when the process receives Ctrl-C or SIGTERM.

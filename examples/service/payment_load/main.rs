@@ -83,6 +83,9 @@ async fn main() -> Result<(), Report> {
     println!("{seconds} s, 2 instances, {} tenants", EARLY.len() + 1);
     println!("  payments encrypted and decrypted: {}", load.payments.load(Relaxed));
     println!("  of these, encrypted before a rotation: {}", load.old.load(Relaxed));
+    let rotations = load.rotations.load(Relaxed);
+    let unconfirmed = load.unconfirmed.load(Relaxed);
+    println!("  rotations: {rotations}, not confirmed in time: {unconfirmed}");
     let mut pages = vec![];
     for connection in &mut connections {
         let page = connection.expect(Method::GET, "/metrics", "").await?;
@@ -96,7 +99,6 @@ async fn main() -> Result<(), Report> {
         println!("  operations of the key stores, {operation}: {}", counted(operation, "ok"));
     }
     println!("  KMS requests, as the server counted them: {}", kms.counters(REGION).total());
-    let rotations = load.rotations.load(Relaxed);
     load.check(counted("rotate", "ok") == rotations, || "the metrics count other rotations");
     // Each was created once, although two instances tried.
     load.check(counted("create", "ok") == EARLY.len() as u64 + 1, || "created twice");
