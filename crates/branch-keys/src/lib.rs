@@ -11,6 +11,8 @@
 //!   `SqlStorage` (features `sqlite`, `postgres`, `mysql`) has a table in SQLite, PostgreSQL,
 //!   MariaDB or MySQL.
 //!
+//! The [`guide`] says how to use them with many tenants and hosts.
+//!
 //! # Examples
 //!
 //! One branch key for a tenant. The number of KMS requests no longer depends on the number of
@@ -65,6 +67,8 @@ mod context;
 #[cfg(feature = "dynamodb")]
 mod dynamodb;
 mod error;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 mod info;
 mod item;
 mod kms;

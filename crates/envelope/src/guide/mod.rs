@@ -16,6 +16,9 @@
 //! | [`runtimes`] | What about programs without async, AWS Lambda, or several runtimes? |
 //! | [`testing`] | How do I test without AWS? |
 //! | [`migrating`] | How do I move from another library? |
+//!
+//! For keys that many hosts share, see the guide of the crate
+//! [`branch-keys`](https://docs.rs/branch-keys).
 
 macro_rules! page {
     ($name:ident) => {
