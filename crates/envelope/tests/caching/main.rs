@@ -7,6 +7,7 @@
 
 #[cfg(feature = "tokio")]
 mod executors;
+mod loads;
 mod observing;
 mod prepared;
 #[cfg(feature = "tokio")]

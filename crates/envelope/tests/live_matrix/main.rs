@@ -12,28 +12,21 @@
     reason = "a test fails by panicking, and names what it skips"
 )]
 
+mod case;
 mod keys;
 mod peers;
 mod regions;
 mod tally;
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    io::{Read, Write},
-    process::Command,
-    thread,
-};
+use std::{process::Command, thread};
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
-use envelope::{
-    AlgorithmSuite, CommitmentPolicy, EncryptionContext, Envelope, Error, keyring::RsaPadding,
-};
+use envelope::{AlgorithmSuite, EncryptionContext, keyring::RsaPadding};
 use kms_local::KmsLocal;
 use kms_pool::{KmsPool, Principal};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
+use case::{Case, Hand, Message};
 use keys::{Keys, PKCS1, RSA_PADDINGS, aws_kms, multi, raw_aes, raw_rsa};
 use peers::{Answer, Peer};
 use tally::Tally;
@@ -50,123 +43,6 @@ enum Client {
     Rust,
     Python,
     JavaScript,
-}
-
-/// A client, and how it reads or writes.
-#[derive(Clone, Copy)]
-struct Hand {
-    client: Client,
-    streaming: bool,
-}
-
-impl fmt::Display for Hand {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{:?}{}", self.client, if self.streaming { ", streaming" } else { "" })
-    }
-}
-
-/// The plaintext and the options of an encryption.
-#[derive(Clone)]
-struct Case<'a> {
-    keys: &'a Keys,
-    suite: AlgorithmSuite,
-    frame_length: u32,
-    length: usize,
-    context: &'a EncryptionContext,
-}
-
-impl Case<'_> {
-    fn plaintext(&self) -> Vec<u8> {
-        (0..self.length).map(|i| u8::try_from(i % 251).unwrap()).collect()
-    }
-
-    fn envelope(&self) -> Envelope {
-        let policy = if self.suite.commits_to_key() {
-            CommitmentPolicy::RequireEncryptRequireDecrypt
-        } else {
-            CommitmentPolicy::ForbidEncryptAllowDecrypt
-        };
-        let builder = Envelope::builder(self.keys.ours.clone());
-        let builder = builder.commitment_policy(policy).suite(self.suite).legacy_suites(true);
-        let builder = match self.frame_length {
-            UNFRAMED => builder.framed(false),
-            length => builder.frame_length(length),
-        };
-        builder.build().unwrap()
-    }
-
-    fn request(&self, operation: &str, data: &[u8], streaming: bool) -> Value {
-        let context: BTreeMap<_, _> = self.context.iter().collect();
-        json!({
-            "operation": operation, "keyring": self.keys.theirs, "suite": self.suite.id(),
-            "context": context, "frame_length": self.frame_length,
-            "data": BASE64_STANDARD.encode(data), "streaming": streaming,
-        })
-    }
-
-    async fn seal(&self, streaming: bool) -> Result<Vec<u8>, Error> {
-        let (envelope, plaintext) = (self.envelope(), self.plaintext());
-        if !streaming {
-            return envelope.encrypt(&plaintext, self.context).await;
-        }
-        let mut writer =
-            envelope.encryptor(self.context, Some(plaintext.len() as u64)).await?.writer(vec![]);
-        plaintext.chunks(PIECE).for_each(|piece| writer.write_all(piece).unwrap());
-        Ok(writer.finish().unwrap())
-    }
-
-    async fn open(&self, message: &[u8], streaming: bool) -> Answer {
-        let envelope = self.envelope();
-        let pairs = |context: &EncryptionContext| {
-            context.iter().map(|(key, value)| (key.into(), value.into())).collect()
-        };
-        if !streaming {
-            let opened =
-                envelope.decrypt(message, self.context).await.map_err(|error| error.to_string())?;
-            let context = pairs(opened.encryption_context());
-            return Ok((opened.into_plaintext(), context));
-        }
-        let mut source = message;
-        let header = envelope.read_header(&mut source).map_err(|error| error.to_string())?;
-        let decryptor = envelope
-            .decryptor_before_signature(&header, self.context)
-            .await
-            .map_err(|error| error.to_string())?;
-        let context = pairs(decryptor.encryption_context());
-        let mut plaintext = vec![];
-        decryptor.reader(source).read_to_end(&mut plaintext).map_err(|error| error.to_string())?;
-        Ok((plaintext, context))
-    }
-}
-
-impl fmt::Display for Case<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { keys, suite, frame_length, length, context } = self;
-        write!(
-            formatter,
-            "{}, {suite}, frames of {frame_length}, {length} bytes, {context:?}",
-            keys.name
-        )
-    }
-}
-
-/// What a writer made of a case.
-struct Message<'a> {
-    case: &'a Case<'a>,
-    writer: Hand,
-    bytes: Vec<u8>,
-    /// A byte was changed, so nobody may open it.
-    is_changed: bool,
-}
-
-impl Message<'_> {
-    /// The same with another byte: the last one, or one in the middle.
-    fn changed(&self) -> Self {
-        let mut bytes = self.bytes.clone();
-        let at = if self.writer.streaming { bytes.len() / 2 } else { bytes.len() - 1 };
-        bytes[at] ^= 1;
-        Self { bytes, is_changed: true, ..*self }
-    }
 }
 
 struct Matrix {

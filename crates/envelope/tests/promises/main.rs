@@ -56,8 +56,9 @@ impl Scene {
         let principal = principal(&server);
         let key = server.create_key(REGION);
         let clock = Clock::manual();
-        let cache =
-            MaterialsCache::builder().capacity(10_000).max_loads(MAX_LOADS).clock(&clock).build();
+        let cache = MaterialsCache::builder().capacity(10_000).max_loads(MAX_LOADS).clock(&clock);
+        // A busy machine may take longer than the default for some hundreds of loads.
+        let cache = cache.max_wait(Duration::from_mins(2)).build();
         Self { server, pool, principal, key, cache, clock }
     }
 
