@@ -13,11 +13,10 @@ use benches::{
     raw_aes, tenant, warm, warm_with,
 };
 use envelope::{
-    AlgorithmSuite, EncryptionContext, Envelope, Error, PreparedContext,
+    AlgorithmSuite, EncryptionContext, Envelope, Error, PreparedContext, ResultFuture,
     materials::{
         CachingMaterialsManager, DecryptionMaterials, DecryptionMaterialsRequest,
-        DefaultMaterialsManager, EncryptionMaterials, EncryptionMaterialsRequest, MaterialsFuture,
-        MaterialsManager,
+        DefaultMaterialsManager, EncryptionMaterials, EncryptionMaterialsRequest, MaterialsManager,
     },
 };
 use tokio::time::Instant;
@@ -289,7 +288,7 @@ impl MaterialsManager for AtHand {
     fn encryption_materials<'a>(
         &'a self,
         _: EncryptionMaterialsRequest<'a>,
-    ) -> MaterialsFuture<'a, EncryptionMaterials> {
+    ) -> ResultFuture<'a, Arc<EncryptionMaterials>> {
         Box::pin(async { Ok(Arc::clone(&self.0)) })
     }
 
@@ -305,7 +304,7 @@ impl MaterialsManager for AtHand {
     fn decryption_materials<'a>(
         &'a self,
         _: DecryptionMaterialsRequest<'a>,
-    ) -> MaterialsFuture<'a, DecryptionMaterials> {
+    ) -> ResultFuture<'a, Arc<DecryptionMaterials>> {
         Box::pin(async { Err(Error::NotCached) })
     }
 }

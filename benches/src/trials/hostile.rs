@@ -12,10 +12,9 @@ use std::{
 
 use benches::{Result, limits::Limits};
 use envelope::{
-    DataKey, EncryptionContext, Envelope, Error,
+    DataKey, EncryptionContext, Envelope, Error, ResultFuture,
     keyring::{
-        GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture, KeyringRequest,
-        MultiKeyring,
+        GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringRequest, MultiKeyring,
     },
     materials::{DefaultMaterialsManager, EncryptedDataKey, MaterialsCache},
 };
@@ -266,7 +265,7 @@ async fn long_headers(number: usize, limits: &mut Limits) -> Result<()> {
 struct Padding;
 
 impl Keyring for Padding {
-    fn generate<'a>(&'a self, _: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey> {
+    fn generate<'a>(&'a self, _: KeyringRequest<'a>) -> ResultFuture<'a, GeneratedDataKey> {
         let error = KeyringError::new("padding", KeyringErrorKind::Other, "it only adds padding");
         Box::pin(async { Err(Error::DataKeyUnavailable(error)) })
     }
@@ -275,7 +274,7 @@ impl Keyring for Padding {
         &'a self,
         _: KeyringRequest<'a>,
         _: &'a DataKey,
-    ) -> KeyringFuture<'a, Vec<EncryptedDataKey>> {
+    ) -> ResultFuture<'a, Vec<EncryptedDataKey>> {
         let padding = EncryptedDataKey {
             key_provider_id: "nobody".to_owned(),
             key_provider_information: b"nothing".to_vec(),
@@ -288,7 +287,7 @@ impl Keyring for Padding {
         &'a self,
         _: KeyringRequest<'a>,
         _: &'a [EncryptedDataKey],
-    ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
+    ) -> ResultFuture<'a, DataKey, Vec<KeyringError>> {
         Box::pin(async { Err(vec![]) })
     }
 }

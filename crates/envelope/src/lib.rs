@@ -70,7 +70,7 @@ pub use crate::{
     client::{BlockingEnvelope, Decrypted, Envelope, EnvelopeBuilder, PreparedContext},
     context::EncryptionContext,
     data_key::DataKey,
-    error::Error,
+    error::{Error, ResultFuture},
     suite::{AlgorithmSuite, CommitmentPolicy},
     time::Clock,
 };

@@ -13,10 +13,9 @@ use std::{
 };
 
 use envelope::{
-    Clock, DataKey, EncryptionContext, Error,
+    Clock, DataKey, EncryptionContext, Error, ResultFuture,
     keyring::{
-        GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture, KeyringRequest,
-        MultiKeyring,
+        GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringRequest, MultiKeyring,
     },
     materials::{EncryptedDataKey, MaterialsCache},
     observer::{Event, Observer},
@@ -75,7 +74,7 @@ impl Provider {
 }
 
 impl Keyring for Provider {
-    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey> {
+    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> ResultFuture<'a, GeneratedDataKey> {
         Box::pin(async move {
             self.ask(&[]).map_err(Error::DataKeyUnavailable)?;
             let data_key = DataKey::generate(request.suite.data_key_length())?;
@@ -87,7 +86,7 @@ impl Keyring for Provider {
         &'a self,
         _: KeyringRequest<'a>,
         data_key: &'a DataKey,
-    ) -> KeyringFuture<'a, Vec<EncryptedDataKey>> {
+    ) -> ResultFuture<'a, Vec<EncryptedDataKey>> {
         Box::pin(async move { Ok(vec![self.keep(data_key)]) })
     }
 
@@ -95,7 +94,7 @@ impl Keyring for Provider {
         &'a self,
         _: KeyringRequest<'a>,
         encrypted_data_keys: &'a [EncryptedDataKey],
-    ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
+    ) -> ResultFuture<'a, DataKey, Vec<KeyringError>> {
         Box::pin(async move {
             let mut failures = vec![];
             for wrapped in encrypted_data_keys

@@ -1,6 +1,7 @@
 //! A key store as the source of branch keys for `envelope`.
 
-use envelope::branch_key::{BranchKey, BranchKeyFuture, BranchKeySource, MissingBranchKey};
+use envelope::ResultFuture;
+use envelope::branch_key::{BranchKey, BranchKeySource, MissingBranchKey};
 use envelope::keyring::{KeyringError, KeyringErrorKind};
 use kms_pool::{KmsErrorKind, Purpose};
 
@@ -10,7 +11,11 @@ use crate::item::ItemType;
 use crate::storage::{StorageError, StorageErrorKind};
 
 impl BranchKeySource for KeyStore {
-    fn active<'a>(&'a self, id: &'a str, background: bool) -> BranchKeyFuture<'a, BranchKey> {
+    fn active<'a>(
+        &'a self,
+        id: &'a str,
+        background: bool,
+    ) -> ResultFuture<'a, BranchKey, KeyringError> {
         Box::pin(async move {
             self.active_for(id, purpose(background)).await.map_err(|error| of(id, error))
         })
@@ -21,14 +26,17 @@ impl BranchKeySource for KeyStore {
         id: &'a str,
         version: [u8; 16],
         background: bool,
-    ) -> BranchKeyFuture<'a, BranchKey> {
+    ) -> ResultFuture<'a, BranchKey, KeyringError> {
         Box::pin(async move {
             let key = self.version_for(id, version, purpose(background)).await;
             key.map_err(|error| of(id, error))
         })
     }
 
-    fn versions<'a>(&'a self, id: &'a str) -> BranchKeyFuture<'a, Option<Vec<[u8; 16]>>> {
+    fn versions<'a>(
+        &'a self,
+        id: &'a str,
+    ) -> ResultFuture<'a, Option<Vec<[u8; 16]>>, KeyringError> {
         Box::pin(async move {
             let items = self.0.storage.items(id).await;
             let items = items.map_err(|cause| of(id, Error::Storage(cause)))?;

@@ -40,7 +40,7 @@ pub use self::{
     builder::BranchKeysBuilder,
     cached::{BranchKeyStats, BranchKeys},
     key::BranchKey,
-    source::{BranchKeyFuture, BranchKeySource, MissingBranchKey},
+    source::{BranchKeySource, MissingBranchKey},
     static_keys::StaticBranchKeys,
     wrapping::WrappedBranchKey,
 };

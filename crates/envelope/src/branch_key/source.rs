@@ -1,13 +1,9 @@
 //! Where branch keys come from.
 
-use std::{fmt, future::Future, pin::Pin};
+use std::fmt;
 
 use super::{BranchKey, key::Uuid};
-use crate::error::{KeyringError, KeyringErrorKind};
-
-/// The future that a [`BranchKeySource`] returns.
-pub type BranchKeyFuture<'a, T> =
-    Pin<Box<dyn Future<Output = Result<T, KeyringError>> + Send + 'a>>;
+use crate::error::{KeyringError, KeyringErrorKind, ResultFuture};
 
 /// Where branch keys come from: a store that keeps them under KMS keys.
 ///
@@ -36,8 +32,8 @@ pub type BranchKeyFuture<'a, T> =
 /// A source that knows one branch key, with one version:
 ///
 /// ```
-/// use envelope::{DataKey, branch_key::{BranchKey, BranchKeyFuture, BranchKeySource}};
-/// use envelope::branch_key::MissingBranchKey;
+/// use envelope::branch_key::{BranchKey, BranchKeySource, MissingBranchKey};
+/// use envelope::{DataKey, ResultFuture, keyring::KeyringError};
 ///
 /// #[derive(Debug)]
 /// struct Only(DataKey);
@@ -45,7 +41,7 @@ pub type BranchKeyFuture<'a, T> =
 /// const VERSION: [u8; 16] = [1; 16];
 ///
 /// impl BranchKeySource for Only {
-///     fn active<'a>(&'a self, id: &'a str, _: bool) -> BranchKeyFuture<'a, BranchKey> {
+///     fn active<'a>(&'a self, id: &'a str, _: bool) -> ResultFuture<'a, BranchKey, KeyringError> {
 ///         Box::pin(async move {
 ///             if id != "only" {
 ///                 return Err(MissingBranchKey::NotFound.of(id));
@@ -59,7 +55,7 @@ pub type BranchKeyFuture<'a, T> =
 ///         id: &'a str,
 ///         version: [u8; 16],
 ///         background: bool,
-///     ) -> BranchKeyFuture<'a, BranchKey> {
+///     ) -> ResultFuture<'a, BranchKey, KeyringError> {
 ///         if version != VERSION {
 ///             let error = MissingBranchKey::VersionNotFound { version }.of(id);
 ///             return Box::pin(async { Err(error) });
@@ -80,7 +76,11 @@ pub trait BranchKeySource: fmt::Debug + Send + Sync {
     /// # Errors
     ///
     /// The reason why there is none, as the [trait](Self#errors) describes.
-    fn active<'a>(&'a self, id: &'a str, background: bool) -> BranchKeyFuture<'a, BranchKey>;
+    fn active<'a>(
+        &'a self,
+        id: &'a str,
+        background: bool,
+    ) -> ResultFuture<'a, BranchKey, KeyringError>;
 
     /// Returns one version of a branch key.
     ///
@@ -94,7 +94,7 @@ pub trait BranchKeySource: fmt::Debug + Send + Sync {
         id: &'a str,
         version: [u8; 16],
         background: bool,
-    ) -> BranchKeyFuture<'a, BranchKey>;
+    ) -> ResultFuture<'a, BranchKey, KeyringError>;
 
     /// Returns all versions of a branch key, read consistently, without a request to KMS. Default:
     /// `None`, for sources that cannot list them.
@@ -107,7 +107,10 @@ pub trait BranchKeySource: fmt::Debug + Send + Sync {
     /// [`Denied`](KeyringErrorKind::Denied); if one of them is invalid,
     /// [`InvalidCiphertext`](KeyringErrorKind::InvalidCiphertext). Both count as a source that
     /// cannot list versions.
-    fn versions<'a>(&'a self, id: &'a str) -> BranchKeyFuture<'a, Option<Vec<[u8; 16]>>> {
+    fn versions<'a>(
+        &'a self,
+        id: &'a str,
+    ) -> ResultFuture<'a, Option<Vec<[u8; 16]>>, KeyringError> {
         let _ = id;
         Box::pin(async { Ok(None) })
     }

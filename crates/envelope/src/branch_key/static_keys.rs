@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{BranchKey, BranchKeyFuture, BranchKeySource, MissingBranchKey, key::Uuid};
-use crate::{crypto::kdf, data_key::DataKey, error::Error};
+use super::{BranchKey, BranchKeySource, MissingBranchKey, key::Uuid};
+use crate::{
+    crypto::kdf,
+    data_key::DataKey,
+    error::{Error, KeyringError, ResultFuture},
+};
 
 /// Branch keys in memory, for tests and test vectors: nothing stores or protects them.
 ///
@@ -85,7 +89,7 @@ impl StaticBranchKeys {
 }
 
 impl BranchKeySource for StaticBranchKeys {
-    fn active<'a>(&'a self, id: &'a str, _: bool) -> BranchKeyFuture<'a, BranchKey> {
+    fn active<'a>(&'a self, id: &'a str, _: bool) -> ResultFuture<'a, BranchKey, KeyringError> {
         Box::pin(async move { self.find(id, None).map_err(|missing| missing.of(id)) })
     }
 
@@ -94,11 +98,14 @@ impl BranchKeySource for StaticBranchKeys {
         id: &'a str,
         version: [u8; 16],
         _: bool,
-    ) -> BranchKeyFuture<'a, BranchKey> {
+    ) -> ResultFuture<'a, BranchKey, KeyringError> {
         Box::pin(async move { self.find(id, Some(version)).map_err(|missing| missing.of(id)) })
     }
 
-    fn versions<'a>(&'a self, id: &'a str) -> BranchKeyFuture<'a, Option<Vec<[u8; 16]>>> {
+    fn versions<'a>(
+        &'a self,
+        id: &'a str,
+    ) -> ResultFuture<'a, Option<Vec<[u8; 16]>>, KeyringError> {
         Box::pin(async move {
             let versions = self.0.get(id).ok_or_else(|| MissingBranchKey::NotFound.of(id))?;
             Ok(Some(versions.secrets.keys().copied().collect()))

@@ -3,11 +3,14 @@
 mod chain;
 mod keyring;
 
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{fmt, future::Future, io, pin::Pin, sync::Arc, time::Duration};
 
 pub(crate) use self::chain::Chain;
 pub use self::keyring::{KeyringError, KeyringErrorKind};
 use crate::suite::{AlgorithmSuite, CommitmentPolicy};
+
+/// The boxed future that the methods of this crate's traits return.
+pub type ResultFuture<'a, T, E = Error> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
 
 /// The reason why an operation failed.
 ///

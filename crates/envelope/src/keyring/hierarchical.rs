@@ -12,15 +12,14 @@ use std::{
 use zeroize::Zeroizing;
 
 use super::{
-    EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture,
-    KeyringRequest,
+    EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringRequest,
 };
 use crate::{
     branch_key::{self, BranchKey, BranchKeys, RANDOM_LENGTH, Wrapped, check_id},
     context::EncryptionContext,
     crypto::random,
     data_key::DataKey,
-    error::Error,
+    error::{Error, ResultFuture},
 };
 
 /// The key provider id, and the label of the derivation.
@@ -89,7 +88,7 @@ enum Id {
 }
 
 type Supplier = dyn for<'a> Fn(&'a EncryptionContext) -> Result<Cow<'a, str>, Error> + Send + Sync;
-type AsyncSupplier = dyn Fn(EncryptionContext) -> KeyringFuture<'static, String> + Send + Sync;
+type AsyncSupplier = dyn Fn(EncryptionContext) -> ResultFuture<'static, String> + Send + Sync;
 
 impl HierarchicalKeyring {
     /// Creates a keyring that uses one branch key for all messages.
@@ -123,7 +122,7 @@ impl HierarchicalKeyring {
     #[must_use]
     pub fn with_async_supplier<F>(keys: BranchKeys, supplier: F) -> Self
     where
-        F: Fn(EncryptionContext) -> KeyringFuture<'static, String> + Send + Sync + 'static,
+        F: Fn(EncryptionContext) -> ResultFuture<'static, String> + Send + Sync + 'static,
     {
         Self { keys, id: Id::SuppliedLater(Box::new(supplier), number()) }
     }
@@ -226,7 +225,7 @@ fn failure(name: &str, error: Error) -> KeyringError {
 }
 
 impl Keyring for HierarchicalKeyring {
-    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey> {
+    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> ResultFuture<'a, GeneratedDataKey> {
         Box::pin(async move {
             let id = self.id(request.encryption_context).await?;
             generate_under(&*self.keys.active(&id).await?, request)
@@ -237,7 +236,7 @@ impl Keyring for HierarchicalKeyring {
         &'a self,
         request: KeyringRequest<'a>,
         data_key: &'a DataKey,
-    ) -> KeyringFuture<'a, Vec<EncryptedDataKey>> {
+    ) -> ResultFuture<'a, Vec<EncryptedDataKey>> {
         Box::pin(async move {
             let id = self.id(request.encryption_context).await?;
             let key = self.keys.active(&id).await?;
@@ -249,7 +248,7 @@ impl Keyring for HierarchicalKeyring {
         &'a self,
         request: KeyringRequest<'a>,
         encrypted_data_keys: &'a [EncryptedDataKey],
-    ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
+    ) -> ResultFuture<'a, DataKey, Vec<KeyringError>> {
         Box::pin(async move {
             let id = self.id(request.encryption_context).await;
             let id = id.map_err(|error| vec![failure(PROVIDER, error)])?;

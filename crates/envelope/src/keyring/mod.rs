@@ -10,7 +10,7 @@ mod raw_aes;
 mod raw_rsa;
 mod rotating;
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc};
+use std::{fmt, sync::Arc};
 
 #[cfg(feature = "aws-kms")]
 pub use self::aws_kms::{AwsKmsDiscoveryKeyring, AwsKmsKeyring};
@@ -26,12 +26,12 @@ pub use self::{
 pub use crate::crypto::rsa::{RsaPadding, RsaPrivateKey, RsaPublicKey};
 pub use crate::error::{KeyringError, KeyringErrorKind};
 use crate::{
-    context::EncryptionContext, data_key::DataKey, error::Error,
-    format::encrypted_data_key::EncryptedDataKey, suite::AlgorithmSuite,
+    context::EncryptionContext,
+    data_key::DataKey,
+    error::{Error, ResultFuture},
+    format::encrypted_data_key::EncryptedDataKey,
+    suite::AlgorithmSuite,
 };
-
-/// The future that a keyring's methods return.
-pub type KeyringFuture<'a, T, E = Error> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
 
 /// Generates, wraps and unwraps data keys under one or more wrapping keys.
 ///
@@ -42,9 +42,9 @@ pub type KeyringFuture<'a, T, E = Error> = Pin<Box<dyn Future<Output = Result<T,
 /// example limits a keyring to decryption:
 ///
 /// ```
-/// use envelope::{DataKey, Error, materials::EncryptedDataKey};
+/// use envelope::{DataKey, Error, ResultFuture, materials::EncryptedDataKey};
 /// use envelope::keyring::{
-///     GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture, KeyringRequest,
+///     GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringRequest,
 /// };
 ///
 /// #[derive(Debug)]
@@ -57,7 +57,7 @@ pub type KeyringFuture<'a, T, E = Error> = Pin<Box<dyn Future<Output = Result<T,
 /// }
 ///
 /// impl<K: Keyring> Keyring for DecryptOnly<K> {
-///     fn generate<'a>(&'a self, _: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey> {
+///     fn generate<'a>(&'a self, _: KeyringRequest<'a>) -> ResultFuture<'a, GeneratedDataKey> {
 ///         Box::pin(async { denied() })
 ///     }
 ///
@@ -65,7 +65,7 @@ pub type KeyringFuture<'a, T, E = Error> = Pin<Box<dyn Future<Output = Result<T,
 ///         &'a self,
 ///         _: KeyringRequest<'a>,
 ///         _: &'a DataKey,
-///     ) -> KeyringFuture<'a, Vec<EncryptedDataKey>> {
+///     ) -> ResultFuture<'a, Vec<EncryptedDataKey>> {
 ///         Box::pin(async { denied() })
 ///     }
 ///
@@ -73,7 +73,7 @@ pub type KeyringFuture<'a, T, E = Error> = Pin<Box<dyn Future<Output = Result<T,
 ///         &'a self,
 ///         request: KeyringRequest<'a>,
 ///         encrypted_data_keys: &'a [EncryptedDataKey],
-///     ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
+///     ) -> ResultFuture<'a, DataKey, Vec<KeyringError>> {
 ///         self.0.unwrap(request, encrypted_data_keys)
 ///     }
 /// }
@@ -84,7 +84,7 @@ pub trait Keyring: fmt::Debug + Send + Sync {
     /// # Errors
     ///
     /// [`Error::DataKeyUnavailable`] with the error of the key provider.
-    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey>;
+    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> ResultFuture<'a, GeneratedDataKey>;
 
     /// Wraps a data key that another keyring generated.
     ///
@@ -95,7 +95,7 @@ pub trait Keyring: fmt::Debug + Send + Sync {
         &'a self,
         request: KeyringRequest<'a>,
         data_key: &'a DataKey,
-    ) -> KeyringFuture<'a, Vec<EncryptedDataKey>>;
+    ) -> ResultFuture<'a, Vec<EncryptedDataKey>>;
 
     /// Tries the encrypted data keys in order, and returns the first that it can unwrap.
     ///
@@ -106,7 +106,7 @@ pub trait Keyring: fmt::Debug + Send + Sync {
         &'a self,
         request: KeyringRequest<'a>,
         encrypted_data_keys: &'a [EncryptedDataKey],
-    ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>>;
+    ) -> ResultFuture<'a, DataKey, Vec<KeyringError>>;
 
     /// Does what [`generate`](Self::generate) does, unless that has to wait. Default: `None`, which
     /// means that it has to.

@@ -5,10 +5,13 @@ use std::sync::Arc;
 #[cfg(feature = "aws-kms")]
 use super::aws_kms::MrkAwareKeys;
 use super::{
-    EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture,
-    KeyringRequest, try_unwrap_with_any, unwrap_with_any,
+    EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringRequest,
+    try_unwrap_with_any, unwrap_with_any,
 };
-use crate::{data_key::DataKey, error::Error};
+use crate::{
+    data_key::DataKey,
+    error::{Error, ResultFuture},
+};
 
 /// Wraps each data key with several keyrings, so that any one of them can decrypt the message.
 ///
@@ -103,7 +106,7 @@ impl MultiKeyring {
 }
 
 impl Keyring for MultiKeyring {
-    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey> {
+    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> ResultFuture<'a, GeneratedDataKey> {
         Box::pin(async move {
             let Some(generator) = &self.generator else {
                 return Err(misused("no generator: set one with `MultiKeyringBuilder::generator`"));
@@ -122,7 +125,7 @@ impl Keyring for MultiKeyring {
         &'a self,
         request: KeyringRequest<'a>,
         data_key: &'a DataKey,
-    ) -> KeyringFuture<'a, Vec<EncryptedDataKey>> {
+    ) -> ResultFuture<'a, Vec<EncryptedDataKey>> {
         Box::pin(async move {
             if self.generator.is_some() {
                 return Err(cannot_be_a_child());
@@ -139,7 +142,7 @@ impl Keyring for MultiKeyring {
         &'a self,
         request: KeyringRequest<'a>,
         encrypted_data_keys: &'a [EncryptedDataKey],
-    ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
+    ) -> ResultFuture<'a, DataKey, Vec<KeyringError>> {
         Box::pin(unwrap_with_any(self.keyrings(), request, encrypted_data_keys))
     }
 

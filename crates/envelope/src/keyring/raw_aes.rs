@@ -1,8 +1,8 @@
 //! The raw AES keyring (specification: `framework/raw-aes-keyring.md`).
 
 use super::{
-    EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture,
-    KeyringRequest, check_key_names, first_unwrapped,
+    EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringRequest,
+    check_key_names, first_unwrapped,
 };
 use crate::{
     crypto::{
@@ -10,7 +10,7 @@ use crate::{
         kdf, random,
     },
     data_key::DataKey,
-    error::Error,
+    error::{Error, ResultFuture},
     format::encrypted_data_key::RAW_AES_LENGTHS as LENGTHS,
 };
 
@@ -125,7 +125,7 @@ impl RawAesKeyring {
 const PROVIDER_SUFFIX_LENGTH: usize = LENGTHS.len() + NONCE_LENGTH;
 
 impl Keyring for RawAesKeyring {
-    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey> {
+    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> ResultFuture<'a, GeneratedDataKey> {
         Box::pin(async move { self.generate_now(request) })
     }
 
@@ -133,7 +133,7 @@ impl Keyring for RawAesKeyring {
         &'a self,
         request: KeyringRequest<'a>,
         data_key: &'a DataKey,
-    ) -> KeyringFuture<'a, Vec<EncryptedDataKey>> {
+    ) -> ResultFuture<'a, Vec<EncryptedDataKey>> {
         Box::pin(async move { Ok(vec![self.wrap_now(request, data_key)?]) })
     }
 
@@ -141,7 +141,7 @@ impl Keyring for RawAesKeyring {
         &'a self,
         request: KeyringRequest<'a>,
         encrypted_data_keys: &'a [EncryptedDataKey],
-    ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
+    ) -> ResultFuture<'a, DataKey, Vec<KeyringError>> {
         Box::pin(async move {
             first_unwrapped(
                 encrypted_data_keys.iter().filter_map(|key| self.unwrap_now(request, key)),

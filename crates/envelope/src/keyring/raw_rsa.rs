@@ -1,10 +1,13 @@
 //! The raw RSA keyring (specification: `framework/raw-rsa-keyring.md`).
 
 use super::{
-    EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture,
-    KeyringRequest, RsaPadding, RsaPrivateKey, RsaPublicKey, check_key_names, first_unwrapped,
+    EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringRequest,
+    RsaPadding, RsaPrivateKey, RsaPublicKey, check_key_names, first_unwrapped,
 };
-use crate::{data_key::DataKey, error::Error};
+use crate::{
+    data_key::DataKey,
+    error::{Error, ResultFuture},
+};
 
 /// Wraps data keys locally under an RSA public key, and unwraps them with the private one.
 ///
@@ -180,7 +183,7 @@ impl RawRsaKeyring {
 const LONGEST_DATA_KEY: usize = 32;
 
 impl Keyring for RawRsaKeyring {
-    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey> {
+    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> ResultFuture<'a, GeneratedDataKey> {
         Box::pin(async move { self.generate_now(request) })
     }
 
@@ -188,7 +191,7 @@ impl Keyring for RawRsaKeyring {
         &'a self,
         _request: KeyringRequest<'a>,
         data_key: &'a DataKey,
-    ) -> KeyringFuture<'a, Vec<EncryptedDataKey>> {
+    ) -> ResultFuture<'a, Vec<EncryptedDataKey>> {
         Box::pin(async move { Ok(vec![self.wrap_now(data_key)?]) })
     }
 
@@ -196,7 +199,7 @@ impl Keyring for RawRsaKeyring {
         &'a self,
         request: KeyringRequest<'a>,
         encrypted_data_keys: &'a [EncryptedDataKey],
-    ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
+    ) -> ResultFuture<'a, DataKey, Vec<KeyringError>> {
         Box::pin(async move {
             first_unwrapped(
                 encrypted_data_keys.iter().filter_map(|key| self.unwrap_now(request, key)),

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use super::{
-    EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringFuture, KeyringRequest,
-    try_unwrap_with_any, unwrap_with_any,
+    EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringRequest, try_unwrap_with_any,
+    unwrap_with_any,
 };
-use crate::{data_key::DataKey, error::Error};
+use crate::{
+    data_key::DataKey,
+    error::{Error, ResultFuture},
+};
 
 /// Encrypts under the newest wrapping key, and decrypts messages under any of several.
 ///
@@ -79,7 +82,7 @@ impl RotatingKeyring {
 }
 
 impl Keyring for RotatingKeyring {
-    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey> {
+    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> ResultFuture<'a, GeneratedDataKey> {
         self.newest.generate(request)
     }
 
@@ -87,7 +90,7 @@ impl Keyring for RotatingKeyring {
         &'a self,
         request: KeyringRequest<'a>,
         data_key: &'a DataKey,
-    ) -> KeyringFuture<'a, Vec<EncryptedDataKey>> {
+    ) -> ResultFuture<'a, Vec<EncryptedDataKey>> {
         self.newest.wrap(request, data_key)
     }
 
@@ -95,7 +98,7 @@ impl Keyring for RotatingKeyring {
         &'a self,
         request: KeyringRequest<'a>,
         encrypted_data_keys: &'a [EncryptedDataKey],
-    ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
+    ) -> ResultFuture<'a, DataKey, Vec<KeyringError>> {
         Box::pin(unwrap_with_any(self.keyrings(), request, encrypted_data_keys))
     }
 

@@ -7,13 +7,13 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 
 use super::{
     DecryptionMaterials, DecryptionMaterialsRequest, EncryptionMaterials,
-    EncryptionMaterialsRequest, MaterialsFuture, MaterialsManager,
+    EncryptionMaterialsRequest, MaterialsManager,
 };
 use crate::{
     context::EncryptionContext,
     crypto::signature::{SigningKey, VerificationKey},
     data_key::DataKey,
-    error::{Error, KeyringError},
+    error::{Error, KeyringError, ResultFuture},
     format::encrypted_data_key::EncryptedDataKey,
     keyring::{Keyring, KeyringRequest},
     suite::AlgorithmSuite,
@@ -71,7 +71,7 @@ impl MaterialsManager for DefaultMaterialsManager {
     fn encryption_materials<'a>(
         &'a self,
         request: EncryptionMaterialsRequest<'a>,
-    ) -> MaterialsFuture<'a, EncryptionMaterials> {
+    ) -> ResultFuture<'a, Arc<EncryptionMaterials>> {
         Box::pin(async move {
             let EncryptionMaterialsRequest { suite, encryption_context, required_context, .. } =
                 request;
@@ -144,7 +144,7 @@ impl MaterialsManager for DefaultMaterialsManager {
     fn decryption_materials<'a>(
         &'a self,
         request: DecryptionMaterialsRequest<'a>,
-    ) -> MaterialsFuture<'a, DecryptionMaterials> {
+    ) -> ResultFuture<'a, Arc<DecryptionMaterials>> {
         Box::pin(async move {
             let context = request.encryption_context()?;
             let verification_key = verification_key(request.suite, &context)?;

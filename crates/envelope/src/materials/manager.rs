@@ -2,8 +2,6 @@
 
 use std::{
     fmt,
-    future::Future,
-    pin::Pin,
     sync::{Arc, OnceLock},
 };
 
@@ -13,15 +11,12 @@ use super::{DecryptionMaterials, EncryptedDataKey, EncryptionMaterials, Material
 use crate::{
     cache::{Cache, Entry},
     context::EncryptionContext,
-    error::Error,
+    error::{Error, ResultFuture},
     format::{encrypted_data_key::EncryptedDataKeys, header::UnverifiedHeader},
     keyring::Keyring,
     message::opener,
     suite::AlgorithmSuite,
 };
-
-/// The future that a [`MaterialsManager`] returns.
-pub type MaterialsFuture<'a, T> = Pin<Box<dyn Future<Output = Result<Arc<T>, Error>> + Send + 'a>>;
 
 /// Supplies the data key of each message: a cryptographic materials manager.
 ///
@@ -41,11 +36,12 @@ pub type MaterialsFuture<'a, T> = Pin<Box<dyn Future<Output = Result<Arc<T>, Err
 ///
 /// ```
 /// use std::sync::Arc;
-/// use envelope::{DataKey, EncryptionContext, Envelope, Error, keyring::{Keyring, RawAesKeyring}};
+/// use envelope::{DataKey, EncryptionContext, Envelope, Error, ResultFuture};
+/// use envelope::keyring::{Keyring, RawAesKeyring};
 /// use envelope::materials::{
 ///     CachingMaterialsManager, DecryptionMaterials, DecryptionMaterialsRequest,
 ///     DefaultMaterialsManager, EncryptionMaterials, EncryptionMaterialsRequest, MaterialsCache,
-///     MaterialsFuture, MaterialsManager,
+///     MaterialsManager,
 /// };
 ///
 /// #[derive(Debug)]
@@ -69,7 +65,7 @@ pub type MaterialsFuture<'a, T> = Pin<Box<dyn Future<Output = Result<Arc<T>, Err
 ///     fn encryption_materials<'a>(
 ///         &'a self,
 ///         request: EncryptionMaterialsRequest<'a>,
-///     ) -> MaterialsFuture<'a, EncryptionMaterials> {
+///     ) -> ResultFuture<'a, Arc<EncryptionMaterials>> {
 ///         Box::pin(async move {
 ///             self.check(request.encryption_context)?;
 ///             self.inner.encryption_materials(request).await
@@ -88,7 +84,7 @@ pub type MaterialsFuture<'a, T> = Pin<Box<dyn Future<Output = Result<Arc<T>, Err
 ///     fn decryption_materials<'a>(
 ///         &'a self,
 ///         request: DecryptionMaterialsRequest<'a>,
-///     ) -> MaterialsFuture<'a, DecryptionMaterials> {
+///     ) -> ResultFuture<'a, Arc<DecryptionMaterials>> {
 ///         self.inner.decryption_materials(request)
 ///     }
 ///
@@ -128,7 +124,7 @@ pub trait MaterialsManager: fmt::Debug + Send + Sync {
     fn encryption_materials<'a>(
         &'a self,
         request: EncryptionMaterialsRequest<'a>,
-    ) -> MaterialsFuture<'a, EncryptionMaterials>;
+    ) -> ResultFuture<'a, Arc<EncryptionMaterials>>;
 
     /// Returns materials to decrypt one message.
     ///
@@ -138,7 +134,7 @@ pub trait MaterialsManager: fmt::Debug + Send + Sync {
     fn decryption_materials<'a>(
         &'a self,
         request: DecryptionMaterialsRequest<'a>,
-    ) -> MaterialsFuture<'a, DecryptionMaterials>;
+    ) -> ResultFuture<'a, Arc<DecryptionMaterials>>;
 
     /// Passes cached encryption materials to `borrow`, and returns whether there were any.
     ///

@@ -15,9 +15,7 @@ pub use self::{
         MaterialsCacheBuilder,
     },
     default::DefaultMaterialsManager,
-    manager::{
-        DecryptionMaterialsRequest, EncryptionMaterialsRequest, MaterialsFuture, MaterialsManager,
-    },
+    manager::{DecryptionMaterialsRequest, EncryptionMaterialsRequest, MaterialsManager},
 };
 pub use crate::format::encrypted_data_key::EncryptedDataKey;
 use crate::{

@@ -6,9 +6,9 @@ use std::{
 };
 
 use envelope::{
-    Clock,
-    branch_key::{BranchKey, BranchKeyFuture, BranchKeySource, BranchKeys},
-    keyring::KeyringErrorKind,
+    Clock, ResultFuture,
+    branch_key::{BranchKey, BranchKeySource, BranchKeys},
+    keyring::{KeyringError, KeyringErrorKind},
 };
 
 use crate::{
@@ -127,7 +127,11 @@ async fn caches_of_different_stores_share_nothing() {
 struct Confused(Source);
 
 impl BranchKeySource for Confused {
-    fn active<'a>(&'a self, _: &'a str, background: bool) -> BranchKeyFuture<'a, BranchKey> {
+    fn active<'a>(
+        &'a self,
+        _: &'a str,
+        background: bool,
+    ) -> ResultFuture<'a, BranchKey, KeyringError> {
         self.0.active("other", background)
     }
 
@@ -136,7 +140,7 @@ impl BranchKeySource for Confused {
         id: &'a str,
         _: [u8; 16],
         background: bool,
-    ) -> BranchKeyFuture<'a, BranchKey> {
+    ) -> ResultFuture<'a, BranchKey, KeyringError> {
         self.0.version(id, VERSION, background)
     }
 

@@ -9,8 +9,8 @@ use std::{
 };
 
 use envelope::{
-    DataKey,
-    branch_key::{BranchKey, BranchKeyFuture, BranchKeySource, MissingBranchKey},
+    DataKey, ResultFuture,
+    branch_key::{BranchKey, BranchKeySource, MissingBranchKey},
     keyring::{KeyringError, KeyringErrorKind},
 };
 use tokio::sync::Semaphore;
@@ -125,7 +125,7 @@ fn branch_key(id: &str, version: [u8; 16]) -> BranchKey {
 }
 
 impl BranchKeySource for Source {
-    fn active<'a>(&'a self, id: &'a str, _: bool) -> BranchKeyFuture<'a, BranchKey> {
+    fn active<'a>(&'a self, id: &'a str, _: bool) -> ResultFuture<'a, BranchKey, KeyringError> {
         Box::pin(async move {
             self.pass(id, &self.active).await?;
             Ok(branch_key(id, *self.versions.lock().unwrap().last().unwrap()))
@@ -137,7 +137,7 @@ impl BranchKeySource for Source {
         id: &'a str,
         version: [u8; 16],
         _: bool,
-    ) -> BranchKeyFuture<'a, BranchKey> {
+    ) -> ResultFuture<'a, BranchKey, KeyringError> {
         Box::pin(async move {
             self.pass(id, &self.version).await?;
             if !self.versions.lock().unwrap().contains(&version) {
@@ -147,7 +147,10 @@ impl BranchKeySource for Source {
         })
     }
 
-    fn versions<'a>(&'a self, id: &'a str) -> BranchKeyFuture<'a, Option<Vec<[u8; 16]>>> {
+    fn versions<'a>(
+        &'a self,
+        id: &'a str,
+    ) -> ResultFuture<'a, Option<Vec<[u8; 16]>>, KeyringError> {
         Box::pin(async move {
             let versions = self.versions.lock().unwrap().clone();
             self.pass(id, &self.lists).await?;

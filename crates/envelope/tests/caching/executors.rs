@@ -12,10 +12,8 @@ use std::{
 
 use crate::support::{GatedKeyring, caching, context, eventually, keyring};
 use envelope::{
-    AlgorithmSuite, Clock, CommitmentPolicy, DataKey, Envelope, Error,
-    keyring::{
-        GeneratedDataKey, Keyring, KeyringError, KeyringFuture, KeyringRequest, RawAesKeyring,
-    },
+    AlgorithmSuite, Clock, CommitmentPolicy, DataKey, Envelope, Error, ResultFuture,
+    keyring::{GeneratedDataKey, Keyring, KeyringError, KeyringRequest, RawAesKeyring},
     materials::{
         CachingMaterialsManager, DefaultMaterialsManager, EncryptedDataKey, MaterialsCache,
     },
@@ -41,7 +39,7 @@ impl NeedsTokio {
 }
 
 impl Keyring for NeedsTokio {
-    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey> {
+    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> ResultFuture<'a, GeneratedDataKey> {
         Box::pin(async move {
             self.ask().await;
             self.0.generate(request).await
@@ -52,7 +50,7 @@ impl Keyring for NeedsTokio {
         &'a self,
         request: KeyringRequest<'a>,
         data_key: &'a DataKey,
-    ) -> KeyringFuture<'a, Vec<EncryptedDataKey>> {
+    ) -> ResultFuture<'a, Vec<EncryptedDataKey>> {
         self.0.wrap(request, data_key)
     }
 
@@ -60,7 +58,7 @@ impl Keyring for NeedsTokio {
         &'a self,
         request: KeyringRequest<'a>,
         encrypted_data_keys: &'a [EncryptedDataKey],
-    ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
+    ) -> ResultFuture<'a, DataKey, Vec<KeyringError>> {
         Box::pin(async move {
             self.ask().await;
             self.0.unwrap(request, encrypted_data_keys).await
@@ -321,7 +319,7 @@ struct WaitsInItself {
 
 #[cfg(feature = "tokio")]
 impl Keyring for WaitsInItself {
-    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey> {
+    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> ResultFuture<'a, GeneratedDataKey> {
         let client = self.client.get().unwrap().blocking();
         let inner = client.encrypt(b"x", &context("inner"));
         self.failures.lock().unwrap().extend(inner.err());
@@ -332,7 +330,7 @@ impl Keyring for WaitsInItself {
         &'a self,
         _: KeyringRequest<'a>,
         _: &'a DataKey,
-    ) -> KeyringFuture<'a, Vec<EncryptedDataKey>> {
+    ) -> ResultFuture<'a, Vec<EncryptedDataKey>> {
         Box::pin(async { Ok(vec![]) })
     }
 
@@ -340,7 +338,7 @@ impl Keyring for WaitsInItself {
         &'a self,
         _: KeyringRequest<'a>,
         _: &'a [EncryptedDataKey],
-    ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
+    ) -> ResultFuture<'a, DataKey, Vec<KeyringError>> {
         Box::pin(async { Err(vec![]) })
     }
 }

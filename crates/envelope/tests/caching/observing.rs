@@ -13,10 +13,8 @@ use std::{
 
 use crate::support::{GatedKeyring, caching, context};
 use envelope::{
-    Clock, DataKey, Envelope, PreparedContext,
-    keyring::{
-        GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture, KeyringRequest,
-    },
+    Clock, DataKey, Envelope, PreparedContext, ResultFuture,
+    keyring::{GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringRequest},
     materials::{EncryptedDataKey, MaterialsCache},
     observer::{Event, Observer},
 };
@@ -211,7 +209,7 @@ impl Observer for Meddler {
 struct Replaceable(GatedKeyring, Arc<AtomicU64>);
 
 impl Keyring for Replaceable {
-    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey> {
+    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> ResultFuture<'a, GeneratedDataKey> {
         self.0.generate(request)
     }
 
@@ -219,7 +217,7 @@ impl Keyring for Replaceable {
         &'a self,
         request: KeyringRequest<'a>,
         data_key: &'a DataKey,
-    ) -> KeyringFuture<'a, Vec<EncryptedDataKey>> {
+    ) -> ResultFuture<'a, Vec<EncryptedDataKey>> {
         self.0.wrap(request, data_key)
     }
 
@@ -227,7 +225,7 @@ impl Keyring for Replaceable {
         &'a self,
         request: KeyringRequest<'a>,
         encrypted_data_keys: &'a [EncryptedDataKey],
-    ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
+    ) -> ResultFuture<'a, DataKey, Vec<KeyringError>> {
         self.0.unwrap(request, encrypted_data_keys)
     }
 

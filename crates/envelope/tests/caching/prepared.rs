@@ -10,12 +10,12 @@ use std::{
 
 use crate::support::{GatedKeyring, caching, context, encrypted_data_keys, eventually};
 use envelope::{
-    Clock, EncryptionContext, Envelope, Error,
+    Clock, EncryptionContext, Envelope, Error, ResultFuture,
     keyring::KeyringErrorKind,
     materials::{
         CachingMaterialsManager, DecryptionMaterials, DecryptionMaterialsRequest,
         DefaultMaterialsManager, EncryptionMaterials, EncryptionMaterialsRequest, MaterialsCache,
-        MaterialsFuture, MaterialsManager,
+        MaterialsManager,
     },
 };
 use futures_util::future::{join_all, poll_immediate};
@@ -349,7 +349,7 @@ impl MaterialsManager for Selecting {
     fn encryption_materials<'a>(
         &'a self,
         request: EncryptionMaterialsRequest<'a>,
-    ) -> MaterialsFuture<'a, EncryptionMaterials> {
+    ) -> ResultFuture<'a, Arc<EncryptionMaterials>> {
         let (manager, request) = self.select(request);
         manager.encryption_materials(request)
     }
@@ -366,7 +366,7 @@ impl MaterialsManager for Selecting {
     fn decryption_materials<'a>(
         &'a self,
         request: DecryptionMaterialsRequest<'a>,
-    ) -> MaterialsFuture<'a, DecryptionMaterials> {
+    ) -> ResultFuture<'a, Arc<DecryptionMaterials>> {
         self.managers[0].decryption_materials(request)
     }
 }

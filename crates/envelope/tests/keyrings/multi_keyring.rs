@@ -2,10 +2,10 @@
 
 use crate::support::GatedKeyring;
 use envelope::{
-    AlgorithmSuite, DataKey, EncryptionContext, Envelope, Error,
+    AlgorithmSuite, DataKey, EncryptionContext, Envelope, Error, ResultFuture,
     keyring::{
-        GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture, KeyringRequest,
-        MultiKeyring, MultiKeyringBuilder, RawAesKeyring,
+        GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringRequest, MultiKeyring,
+        MultiKeyringBuilder, RawAesKeyring,
     },
     materials::{DefaultMaterialsManager, EncryptedDataKey},
 };
@@ -31,7 +31,7 @@ impl Failing {
 }
 
 impl Keyring for Failing {
-    fn generate<'a>(&'a self, _: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey> {
+    fn generate<'a>(&'a self, _: KeyringRequest<'a>) -> ResultFuture<'a, GeneratedDataKey> {
         Box::pin(async { Err(Error::DataKeyUnavailable(self.error())) })
     }
 
@@ -39,7 +39,7 @@ impl Keyring for Failing {
         &'a self,
         _: KeyringRequest<'a>,
         _: &'a DataKey,
-    ) -> KeyringFuture<'a, Vec<EncryptedDataKey>> {
+    ) -> ResultFuture<'a, Vec<EncryptedDataKey>> {
         Box::pin(async { Err(Error::DataKeyUnavailable(self.error())) })
     }
 
@@ -47,7 +47,7 @@ impl Keyring for Failing {
         &'a self,
         _: KeyringRequest<'a>,
         _: &'a [EncryptedDataKey],
-    ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
+    ) -> ResultFuture<'a, DataKey, Vec<KeyringError>> {
         Box::pin(async { Err(vec![self.error(), self.error()]) })
     }
 }

@@ -1,10 +1,10 @@
 //! The rotating keyring: encrypts under the newest key, and decrypts under any.
 
 use envelope::{
-    AlgorithmSuite, DataKey, EncryptionContext, Envelope,
+    AlgorithmSuite, DataKey, EncryptionContext, Envelope, ResultFuture,
     keyring::{
-        GeneratedDataKey, Keyring, KeyringError, KeyringFuture, KeyringRequest, MultiKeyring,
-        RawAesKeyring, RotatingKeyring,
+        GeneratedDataKey, Keyring, KeyringError, KeyringRequest, MultiKeyring, RawAesKeyring,
+        RotatingKeyring,
     },
     materials::{
         CachingMaterialsManager, DefaultMaterialsManager, EncryptedDataKey, MaterialsCache,
@@ -34,7 +34,7 @@ fn wrapping_keys(message: &[u8]) -> Vec<String> {
 struct DecryptOnly(RawAesKeyring);
 
 impl Keyring for DecryptOnly {
-    fn generate<'a>(&'a self, _request: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey> {
+    fn generate<'a>(&'a self, _request: KeyringRequest<'a>) -> ResultFuture<'a, GeneratedDataKey> {
         panic!("an older keyring generated a data key")
     }
 
@@ -42,7 +42,7 @@ impl Keyring for DecryptOnly {
         &'a self,
         _request: KeyringRequest<'a>,
         _data_key: &'a DataKey,
-    ) -> KeyringFuture<'a, Vec<EncryptedDataKey>> {
+    ) -> ResultFuture<'a, Vec<EncryptedDataKey>> {
         panic!("an older keyring wrapped a data key")
     }
 
@@ -50,7 +50,7 @@ impl Keyring for DecryptOnly {
         &'a self,
         request: KeyringRequest<'a>,
         encrypted_data_keys: &'a [EncryptedDataKey],
-    ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
+    ) -> ResultFuture<'a, DataKey, Vec<KeyringError>> {
         self.0.unwrap(request, encrypted_data_keys)
     }
 

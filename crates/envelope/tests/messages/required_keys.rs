@@ -1,15 +1,18 @@
 //! Required keys bind a message to pairs that it does not contain, in every way to encrypt and
 //! decrypt.
 
-use std::io::{Read as _, Write as _};
+use std::{
+    io::{Read as _, Write as _},
+    sync::Arc,
+};
 
 use crate::support::{context, keyring};
 use envelope::{
-    DataKey, EncryptionContext, Envelope, Error,
+    DataKey, EncryptionContext, Envelope, Error, ResultFuture,
     materials::{
         CachingMaterialsManager, DecryptionMaterials, DecryptionMaterialsRequest,
         DefaultMaterialsManager, EncryptedDataKey, EncryptionMaterials, EncryptionMaterialsRequest,
-        MaterialsFuture, MaterialsManager,
+        MaterialsManager,
     },
 };
 use futures_executor::block_on;
@@ -217,7 +220,7 @@ impl MaterialsManager for Forgetful {
     fn encryption_materials<'a>(
         &'a self,
         request: EncryptionMaterialsRequest<'a>,
-    ) -> MaterialsFuture<'a, EncryptionMaterials> {
+    ) -> ResultFuture<'a, Arc<EncryptionMaterials>> {
         let wrapped = EncryptedDataKey {
             key_provider_id: "store".to_owned(),
             key_provider_information: b"1".to_vec(),
@@ -232,7 +235,7 @@ impl MaterialsManager for Forgetful {
     fn decryption_materials<'a>(
         &'a self,
         request: DecryptionMaterialsRequest<'a>,
-    ) -> MaterialsFuture<'a, DecryptionMaterials> {
+    ) -> ResultFuture<'a, Arc<DecryptionMaterials>> {
         Box::pin(async move {
             let context = request.encryption_context()?;
             DecryptionMaterials::new(request.suite, context, Self::data_key()).map(Into::into)

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use crate::support::keyring;
 use envelope::{
     AlgorithmSuite, CommitmentPolicy, EncryptionContext, Envelope, EnvelopeBuilder, Error,
+    ResultFuture,
     materials::{
         CachingMaterialsManager, DecryptionMaterials, DecryptionMaterialsRequest,
         DefaultMaterialsManager, EncryptionMaterials, EncryptionMaterialsRequest, MaterialsCache,
-        MaterialsFuture, MaterialsManager,
+        MaterialsManager,
     },
 };
 use futures_executor::block_on;
@@ -220,7 +221,7 @@ impl MaterialsManager for Disobedient {
     fn encryption_materials<'a>(
         &'a self,
         mut request: EncryptionMaterialsRequest<'a>,
-    ) -> MaterialsFuture<'a, EncryptionMaterials> {
+    ) -> ResultFuture<'a, Arc<EncryptionMaterials>> {
         request.suite = AlgorithmSuite::Aes256GcmNoKdf;
         self.0.encryption_materials(request)
     }
@@ -228,7 +229,7 @@ impl MaterialsManager for Disobedient {
     fn decryption_materials<'a>(
         &'a self,
         mut request: DecryptionMaterialsRequest<'a>,
-    ) -> MaterialsFuture<'a, DecryptionMaterials> {
+    ) -> ResultFuture<'a, Arc<DecryptionMaterials>> {
         request.suite = AlgorithmSuite::Aes256GcmNoKdf;
         self.0.decryption_materials(request)
     }

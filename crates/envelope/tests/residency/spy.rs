@@ -3,10 +3,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use envelope::{
-    DataKey,
+    DataKey, ResultFuture,
     materials::{
         DecryptionMaterials, DecryptionMaterialsRequest, DefaultMaterialsManager,
-        EncryptionMaterials, EncryptionMaterialsRequest, MaterialsFuture, MaterialsManager,
+        EncryptionMaterials, EncryptionMaterialsRequest, MaterialsManager,
     },
 };
 
@@ -43,7 +43,7 @@ impl MaterialsManager for Watched {
     fn encryption_materials<'a>(
         &'a self,
         request: EncryptionMaterialsRequest<'a>,
-    ) -> MaterialsFuture<'a, EncryptionMaterials> {
+    ) -> ResultFuture<'a, Arc<EncryptionMaterials>> {
         Box::pin(async move {
             let materials = self.0.source.encryption_materials(request).await?;
             self.0.note(materials.data_key());
@@ -54,7 +54,7 @@ impl MaterialsManager for Watched {
     fn decryption_materials<'a>(
         &'a self,
         request: DecryptionMaterialsRequest<'a>,
-    ) -> MaterialsFuture<'a, DecryptionMaterials> {
+    ) -> ResultFuture<'a, Arc<DecryptionMaterials>> {
         Box::pin(async move {
             let materials = self.0.source.decryption_materials(request).await?;
             self.0.note(materials.data_key());

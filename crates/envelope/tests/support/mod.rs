@@ -10,10 +10,9 @@ use std::{
 };
 
 use envelope::{
-    DataKey, EncryptionContext, Envelope,
+    DataKey, EncryptionContext, Envelope, ResultFuture,
     keyring::{
-        GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture, KeyringRequest,
-        RawAesKeyring,
+        GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringRequest, RawAesKeyring,
     },
     materials::{
         CachingBuilder, CachingMaterialsManager, DefaultMaterialsManager, EncryptedDataKey,
@@ -115,7 +114,7 @@ impl GatedKeyring {
 }
 
 impl Keyring for GatedKeyring {
-    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey> {
+    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> ResultFuture<'a, GeneratedDataKey> {
         Box::pin(async move {
             self.pass(&self.generated).await.map_err(envelope::Error::DataKeyUnavailable)?;
             self.inner.generate(request).await
@@ -126,7 +125,7 @@ impl Keyring for GatedKeyring {
         &'a self,
         request: KeyringRequest<'a>,
         data_key: &'a DataKey,
-    ) -> KeyringFuture<'a, Vec<EncryptedDataKey>> {
+    ) -> ResultFuture<'a, Vec<EncryptedDataKey>> {
         self.inner.wrap(request, data_key)
     }
 
@@ -134,7 +133,7 @@ impl Keyring for GatedKeyring {
         &'a self,
         request: KeyringRequest<'a>,
         encrypted_data_keys: &'a [EncryptedDataKey],
-    ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
+    ) -> ResultFuture<'a, DataKey, Vec<KeyringError>> {
         Box::pin(async move {
             self.pass(&self.unwrapped).await.map_err(|failure| vec![failure])?;
             self.inner.unwrap(request, encrypted_data_keys).await
@@ -189,7 +188,7 @@ impl PaddedKeyring {
 }
 
 impl Keyring for PaddedKeyring {
-    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey> {
+    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> ResultFuture<'a, GeneratedDataKey> {
         Box::pin(async move {
             let mut generated = self.inner.generate(request).await?;
             let mut padding = usize::try_from(self.padding.load(Ordering::SeqCst)).unwrap();
@@ -210,7 +209,7 @@ impl Keyring for PaddedKeyring {
         &'a self,
         request: KeyringRequest<'a>,
         data_key: &'a DataKey,
-    ) -> KeyringFuture<'a, Vec<EncryptedDataKey>> {
+    ) -> ResultFuture<'a, Vec<EncryptedDataKey>> {
         self.inner.wrap(request, data_key)
     }
 
@@ -218,7 +217,7 @@ impl Keyring for PaddedKeyring {
         &'a self,
         request: KeyringRequest<'a>,
         encrypted_data_keys: &'a [EncryptedDataKey],
-    ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
+    ) -> ResultFuture<'a, DataKey, Vec<KeyringError>> {
         self.inner.unwrap(request, encrypted_data_keys)
     }
 }

@@ -8,10 +8,9 @@ use kms_pool::{ClientSupplier, KmsKeyArn, Region};
 use super::{filter::Filter, requests::Requests};
 use crate::{
     data_key::DataKey,
-    error::Error,
+    error::{Error, ResultFuture},
     keyring::{
-        EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringFuture,
-        KeyringRequest,
+        EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringRequest,
     },
 };
 
@@ -176,7 +175,7 @@ impl AwsKmsDiscoveryKeyring {
 
 impl Keyring for AwsKmsDiscoveryKeyring {
     /// Fails: the keyring has no key to encrypt with.
-    fn generate<'a>(&'a self, _request: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey> {
+    fn generate<'a>(&'a self, _request: KeyringRequest<'a>) -> ResultFuture<'a, GeneratedDataKey> {
         Box::pin(async { Err(self.cannot_encrypt()) })
     }
 
@@ -185,7 +184,7 @@ impl Keyring for AwsKmsDiscoveryKeyring {
         &'a self,
         _request: KeyringRequest<'a>,
         _data_key: &'a DataKey,
-    ) -> KeyringFuture<'a, Vec<EncryptedDataKey>> {
+    ) -> ResultFuture<'a, Vec<EncryptedDataKey>> {
         Box::pin(async { Err(self.cannot_encrypt()) })
     }
 
@@ -193,7 +192,7 @@ impl Keyring for AwsKmsDiscoveryKeyring {
         &'a self,
         request: KeyringRequest<'a>,
         encrypted_data_keys: &'a [EncryptedDataKey],
-    ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
+    ) -> ResultFuture<'a, DataKey, Vec<KeyringError>> {
         let key_for = |stored: &KmsKeyArn| self.key_for(stored);
         Box::pin(self.requests.unwrap(self.name(), request, encrypted_data_keys, key_for))
     }

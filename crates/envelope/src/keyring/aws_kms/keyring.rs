@@ -11,10 +11,8 @@ use super::{
 };
 use crate::{
     data_key::DataKey,
-    error::Error,
-    keyring::{
-        EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringFuture, KeyringRequest,
-    },
+    error::{Error, ResultFuture},
+    keyring::{EncryptedDataKey, GeneratedDataKey, Keyring, KeyringError, KeyringRequest},
 };
 
 /// Generates, wraps and unwraps data keys with one KMS key.
@@ -132,7 +130,7 @@ impl AwsKmsKeyring {
 }
 
 impl Keyring for AwsKmsKeyring {
-    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> KeyringFuture<'a, GeneratedDataKey> {
+    fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> ResultFuture<'a, GeneratedDataKey> {
         Box::pin(self.requests.generate(&self.key, request))
     }
 
@@ -140,7 +138,7 @@ impl Keyring for AwsKmsKeyring {
         &'a self,
         request: KeyringRequest<'a>,
         data_key: &'a DataKey,
-    ) -> KeyringFuture<'a, Vec<EncryptedDataKey>> {
+    ) -> ResultFuture<'a, Vec<EncryptedDataKey>> {
         Box::pin(self.requests.wrap(&self.key, request, data_key))
     }
 
@@ -148,7 +146,7 @@ impl Keyring for AwsKmsKeyring {
         &'a self,
         request: KeyringRequest<'a>,
         encrypted_data_keys: &'a [EncryptedDataKey],
-    ) -> KeyringFuture<'a, DataKey, Vec<KeyringError>> {
+    ) -> ResultFuture<'a, DataKey, Vec<KeyringError>> {
         let key_for = |stored: &KmsKeyArn| self.key_for(stored);
         Box::pin(self.requests.unwrap(self.key.as_str(), request, encrypted_data_keys, key_for))
     }

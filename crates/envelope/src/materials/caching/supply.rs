@@ -8,11 +8,11 @@ use super::{
 };
 use crate::{
     cache::source::{Settings as _, Source as _},
-    error::Error,
+    error::{Error, ResultFuture},
     keyring::Keyring,
     materials::{
         DecryptionMaterials, DecryptionMaterialsRequest, EncryptionMaterials,
-        EncryptionMaterialsRequest, MaterialsFuture, MaterialsManager,
+        EncryptionMaterialsRequest, MaterialsManager,
     },
 };
 
@@ -36,7 +36,7 @@ impl MaterialsManager for CachingMaterialsManager {
     fn encryption_materials<'a>(
         &'a self,
         request: EncryptionMaterialsRequest<'a>,
-    ) -> MaterialsFuture<'a, EncryptionMaterials> {
+    ) -> ResultFuture<'a, Arc<EncryptionMaterials>> {
         Box::pin(async move {
             self.drop_what_others_obtained();
             let key = self.encryption_key(request);
@@ -56,7 +56,7 @@ impl MaterialsManager for CachingMaterialsManager {
     fn decryption_materials<'a>(
         &'a self,
         request: DecryptionMaterialsRequest<'a>,
-    ) -> MaterialsFuture<'a, DecryptionMaterials> {
+    ) -> ResultFuture<'a, Arc<DecryptionMaterials>> {
         Box::pin(async move {
             self.drop_what_others_obtained();
             let key = self.decryption_key(request);
