@@ -4,7 +4,7 @@
 use std::{fmt, iter};
 
 use time::Duration;
-use tracing::{Instrument as _, Span, field};
+use tracing::{Instrument as _, field};
 
 use crate::error::Error;
 use crate::storage::StorageErrorKind;
@@ -52,10 +52,14 @@ pub(crate) fn observed<'a, T>(
     );
     // Boxed, because requests to AWS KMS are large futures.
     let work = Box::pin(work);
+    // Not the current span: if this one is disabled, that is the caller's.
+    let own = span.clone();
     let observed = async move {
         let began = monotonic();
         let result = work.await;
-        ended(store, operation, id, result.as_ref().err(), began.elapsed());
+        let error = result.as_ref().err();
+        own.record("outcome", error.map_or("ok", outcome));
+        ended(store, operation, id, error, began.elapsed());
         result
     };
     observed.instrument(span)
@@ -69,7 +73,6 @@ fn ended(
     took: std::time::Duration,
 ) {
     let outcome = error.map_or("ok", outcome);
-    Span::current().record("outcome", outcome);
     let is_change = !matches!(operation, Operation::Active | Operation::Version);
     let operation = operation.name();
     macro_rules! event {
