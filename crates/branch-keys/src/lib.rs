@@ -67,6 +67,8 @@ mod context;
 #[cfg(feature = "dynamodb")]
 mod dynamodb;
 mod error;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 #[cfg(any(doc, doctest))]
 pub mod guide;
 mod info;
