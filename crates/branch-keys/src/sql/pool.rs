@@ -78,10 +78,8 @@ impl Pool {
         loop {
             let reused = self.take();
             let is_reused = reused.is_some();
-            // An idle connection may lead nowhere. Half of the time is left for another one.
-            let limit = if is_reused {
-                let now = Instant::now();
-                now + deadline.saturating_duration_since(now) / 2
+            let limit = if is_reused && !self.target.is_file() {
+                half_way(Instant::now(), deadline)
             } else {
                 deadline
             };
@@ -169,6 +167,12 @@ impl Pool {
         // The list is consistent at any time.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How long an idle connection to a server may take: it may lead nowhere, so half of the time is
+/// left for another one.
+fn half_way(now: Instant, deadline: Instant) -> Instant {
+    now + deadline.saturating_duration_since(now) / 2
 }
 
 impl fmt::Debug for Pool {

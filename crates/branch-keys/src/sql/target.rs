@@ -53,6 +53,16 @@ impl Target {
         })
     }
 
+    /// Returns whether it is a file of this machine, whose connections no network interrupts.
+    pub(super) fn is_file(&self) -> bool {
+        match &self.options {
+            #[cfg(feature = "sqlite")]
+            Options::Sqlite(_) => true,
+            #[cfg(any(feature = "postgres", feature = "mysql"))]
+            _ => false,
+        }
+    }
+
     pub(super) fn address(&self) -> &str {
         &self.address
     }
@@ -268,10 +278,24 @@ fn check_parameters(url: &str, known: &[&str]) -> Result<(), StorageError> {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(all(feature = "postgres", feature = "mysql"))]
     use super::*;
 
+    #[cfg(all(feature = "postgres", feature = "mysql"))]
     fn parse(url: &str) -> Result<Target, StorageError> {
         Target::parse(url, Duration::from_secs(1))
+    }
+
+    #[test]
+    #[cfg(all(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    fn only_a_server_is_reached_over_a_network() {
+        for (url, is_file) in [
+            ("sqlite:/a/b.db", true),
+            ("postgres://localhost/database", false),
+            ("mysql://localhost/database", false),
+        ] {
+            assert_eq!(parse(url).unwrap().is_file(), is_file, "{url}");
+        }
     }
 
     #[test]
