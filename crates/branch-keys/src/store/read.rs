@@ -95,6 +95,9 @@ impl KeyStore {
     ///
     /// To continue, pass the last id of the previous page as `after`. An empty page is the end.
     ///
+    /// Anybody who can write to the table can add an id, with any text: escape it before you print
+    /// it.
+    ///
     /// ```no_run
     /// # async fn example(store: branch_keys::KeyStore) -> Result<(), branch_keys::Error> {
     /// let mut page = store.list(None, 100).await?;
