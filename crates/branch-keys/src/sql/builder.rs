@@ -78,7 +78,8 @@ impl SqlStorageBuilder {
     /// Sets the max number of connections.
     ///
     /// Default: 8. Allowed: 1 to 1,000. The caches above send few requests. Connections are opened
-    /// when they are needed, and closed after a minute without use.
+    /// when they are needed, and closed after a minute without use. Half of them, rounded up, may
+    /// change branch keys at once: those that wait for a lock leave the others for reads.
     ///
     /// ```
     /// # use branch_keys::SqlStorage;

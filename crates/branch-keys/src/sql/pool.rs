@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::connection::Connection;
@@ -39,6 +39,8 @@ pub(super) struct Pool {
     target: Target,
     timeout: Duration,
     permits: Semaphore,
+    /// For changes, which wait for each other's locks: the other half is left for reads.
+    changes: Semaphore,
     idle: Mutex<Vec<Idle>>,
 }
 
@@ -50,7 +52,8 @@ struct Idle {
 impl Pool {
     pub(super) fn new(target: Target, timeout: Duration, max_connections: usize) -> Self {
         let permits = Semaphore::new(max_connections);
-        Self { target, timeout, permits, idle: Mutex::default() }
+        let changes = Semaphore::new(max_connections.div_ceil(2));
+        Self { target, timeout, permits, changes, idle: Mutex::default() }
     }
 
     pub(super) fn target(&self) -> &Target {
@@ -69,11 +72,25 @@ impl Pool {
         &self,
         operation: impl for<'a> Fn(&'a mut Connection) -> Attempt<'a, T>,
     ) -> Result<T, StorageError> {
+        self.run_until(Instant::now() + self.timeout, operation).await
+    }
+
+    /// Runs an operation that may wait for the locks of others, like [`run`](Self::run).
+    pub(super) async fn change<T>(
+        &self,
+        operation: impl for<'a> Fn(&'a mut Connection) -> Attempt<'a, T>,
+    ) -> Result<T, StorageError> {
         let deadline = Instant::now() + self.timeout;
-        let Ok(Ok(_permit)) = timeout_at(deadline, self.permits.acquire()).await else {
-            return Err(StorageError::new(StorageErrorKind::Throttled)
-                .with_message("all connections are in use"));
-        };
+        let _permit = acquire(&self.changes, deadline).await?;
+        self.run_until(deadline, operation).await
+    }
+
+    async fn run_until<T>(
+        &self,
+        deadline: Instant,
+        operation: impl for<'a> Fn(&'a mut Connection) -> Attempt<'a, T>,
+    ) -> Result<T, StorageError> {
+        let _permit = acquire(&self.permits, deadline).await?;
         let mut conflicts = 0;
         loop {
             let reused = self.take();
@@ -166,6 +183,17 @@ impl Pool {
     fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
         // The list is consistent at any time.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn acquire(
+    permits: &Semaphore,
+    deadline: Instant,
+) -> Result<SemaphorePermit<'_>, StorageError> {
+    match timeout_at(deadline, permits.acquire()).await {
+        Ok(Ok(permit)) => Ok(permit),
+        _ => Err(StorageError::new(StorageErrorKind::Throttled)
+            .with_message("all connections are in use")),
     }
 }
 

@@ -92,11 +92,15 @@ impl SqlStorage {
 
     async fn commit(&self, change: Change) -> Result<u64, StorageError> {
         let change = Arc::new(change);
-        self.run(move |connection| {
-            let change = Arc::clone(&change);
-            Box::pin(async move { change.commit(connection).await })
-        })
-        .await
+        let pool = Arc::clone(&self.0.pool);
+        let commit = async move {
+            pool.change(|connection| {
+                let change = Arc::clone(&change);
+                Box::pin(async move { change.commit(connection).await })
+            })
+            .await
+        };
+        self.0.runtime.run(commit).await
     }
 }
 

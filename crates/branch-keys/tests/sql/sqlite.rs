@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use branch_keys::{ItemType, SqlStorage, Storage, StorageErrorKind, conformance};
 use futures_executor::block_on;
+use sqlx::Connection as _;
 use tempfile::{TempDir, tempdir};
 
 use crate::items::{item, large_items_harm_only_their_branch_key, next};
@@ -126,6 +127,30 @@ async fn large_items_harm_nobody_else() {
     let folder = tempdir().unwrap();
     let storage = SqlStorage::builder(url(&folder)).max_connections(1).connect().await.unwrap();
     large_items_harm_only_their_branch_key(&storage).await;
+}
+
+/// Another process holds the lock for changes, and does not end.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_that_wait_for_a_lock_leave_connections_for_reads() {
+    let folder = tempdir().unwrap();
+    let storage = SqlStorage::builder(url(&folder)).max_connections(4).connect().await.unwrap();
+    create(&storage, "a").await;
+    let mut other = sqlx::SqliteConnection::connect(&url(&folder)).await.unwrap();
+    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+    let creations: Vec<_> = (0..8)
+        .map(|number| {
+            let storage = storage.clone();
+            tokio::spawn(async move { create(&storage, &number.to_string()).await })
+        })
+        .collect();
+    // Nothing else is left to do than to wait for the lock.
+    for _ in 0..100 {
+        assert!(storage.read("a", ItemType::Active, true).await.unwrap().is_some());
+    }
+    sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
+    for creation in creations {
+        creation.await.unwrap();
+    }
 }
 
 #[tokio::test]
