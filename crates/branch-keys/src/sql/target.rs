@@ -94,9 +94,9 @@ impl Target {
             Options::MySql(options) => {
                 let driver = Driver::MySql(options.connect().await?);
                 let mut connection = Connection::new(driver, opened);
-                // A process that hangs in a transaction keeps its locks for at most 90 s: longer than
-                // a connection is idle here. Strict: a value that is too long is an error, and is
-                // not cut.
+                // A process that hangs in a transaction keeps its locks for at most 90 s. That is
+                // longer than a connection is idle here.
+                // Strict: a value that is too long is an error, and is not cut.
                 let session = format!(
                     "SET SESSION autocommit = 1, innodb_lock_wait_timeout = {}, wait_timeout = 90, \
                      sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')",
