@@ -159,13 +159,13 @@ impl Scale {
     fn wrapped_keys(&self) -> Result<Axis> {
         let mut points = vec![];
         for keys in [1, 2, 4, 8, 15] {
-            let mut keyring = MultiKeyring::builder().generator(raw_aes()?);
+            let mut keyring = MultiKeyring::new(raw_aes()?);
             for key in 1..keys {
                 let name = format!("key {key}");
-                keyring =
-                    keyring.child(RawAesKeyring::new("benches", name, &DataKey::generate(32)?)?);
+                let child = RawAesKeyring::new("benches", name, &DataKey::generate(32)?)?;
+                keyring = keyring.with_child(child)?;
             }
-            points.push(self.by_length(keys.to_string(), keyring.build()?, &context())?);
+            points.push(self.by_length(keys.to_string(), keyring, &context())?);
         }
         Ok(Axis { name: "wrapped keys", points })
     }

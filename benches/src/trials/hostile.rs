@@ -232,7 +232,7 @@ async fn long_headers(number: usize, limits: &mut Limits) -> Result<()> {
     let kms = Kms::start()?;
     let (cache, envelope, served) = serving(&kms).await?;
     let generator = keyring(&kms.pool, &kms.principal, &kms.key)?;
-    let keyring = MultiKeyring::builder().generator(generator).child(Padding).build()?;
+    let keyring = MultiKeyring::new(generator).with_child(Padding)?;
     let sender = Envelope::builder(DefaultMaterialsManager::new(keyring)).build()?;
     let before = resident()?;
     for _ in 0..number {

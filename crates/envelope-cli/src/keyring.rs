@@ -9,8 +9,8 @@ use std::{
 use envelope::{
     DataKey,
     keyring::{
-        AwsKmsDiscoveryKeyring, AwsKmsKeyring, Keyring, MultiKeyring, MultiKeyringBuilder,
-        RawAesKeyring, RawRsaKeyring, RsaPadding, RsaPrivateKey, RsaPublicKey,
+        AwsKmsDiscoveryKeyring, AwsKmsKeyring, Keyring, MultiKeyring, RawAesKeyring, RawRsaKeyring,
+        RsaPadding, RsaPrivateKey, RsaPublicKey,
     },
 };
 use kms_pool::{BuildError, KmsPool, PooledClients, Principal, Region};
@@ -43,45 +43,44 @@ pub(crate) fn keyring(
         Some(clients) => Ok(PooledClients::clone(clients)),
         None => pooled_clients(kms).map(|clients| shared.insert(clients).clone()),
     };
-    let mut builder = MultiKeyring::builder();
-    for (index, key) in keys.iter().enumerate() {
-        builder = match key {
-            WrappingKey::AwsKms(arn) => {
-                add(builder, index, AwsKmsKeyring::new(clients()?, arn.clone()))
-            }
+    let mut multi = None;
+    for key in keys {
+        let added = match key {
+            WrappingKey::AwsKms(arn) => add(multi, AwsKmsKeyring::new(clients()?, arn.clone())),
             WrappingKey::AwsKmsMrk(arn) => {
-                add(builder, index, AwsKmsKeyring::mrk_aware(clients()?, arn.clone()))
+                add(multi, AwsKmsKeyring::mrk_aware(clients()?, arn.clone()))
             }
             WrappingKey::AwsKmsDiscovery { .. } if purpose == Purpose::Encrypt => {
                 let problem = "aws-kms-discovery cannot encrypt: use aws-kms:KEY-ARN";
                 return Err(Failure::usage(format!("--wrapping-key: {problem}")));
             }
-            WrappingKey::AwsKmsDiscovery { filter, region } => add(
-                builder,
-                index,
-                discovery_keyring(filter.as_ref(), region.as_ref(), clients()?)?,
-            ),
+            WrappingKey::AwsKmsDiscovery { filter, region } => {
+                add(multi, discovery_keyring(filter.as_ref(), region.as_ref(), clients()?)?)
+            }
             WrappingKey::RawAes { namespace, name, key_file } => {
                 let keyring = RawAesKeyring::new(namespace, name, &aes_key(key_file)?);
                 let keyring = keyring.map_err(|error| Failure::key_file(key_file, &error))?;
-                add(builder, index, keyring)
+                add(multi, keyring)
             }
             WrappingKey::RawRsa { namespace, name, padding, key_file } => {
                 let keyring = rsa_keyring(namespace, name, *padding, key_file, purpose)?;
-                add(builder, index, keyring)
+                add(multi, keyring)
             }
         };
+        multi = Some(added?);
     }
-    builder.build().map_err(|error| Failure::envelope(&error))
+    multi.ok_or_else(|| Failure::usage("--wrapping-key: at least one is required"))
 }
 
 /// Adds a keyring: the first as the generator, the others as children.
 fn add(
-    builder: MultiKeyringBuilder,
-    index: usize,
+    multi: Option<MultiKeyring>,
     keyring: impl Keyring + 'static,
-) -> MultiKeyringBuilder {
-    if index == 0 { builder.generator(keyring) } else { builder.child(keyring) }
+) -> Result<MultiKeyring, Failure> {
+    match multi {
+        None => Ok(MultiKeyring::new(keyring)),
+        Some(multi) => multi.with_child(keyring).map_err(|error| Failure::envelope(&error)),
+    }
 }
 
 /// Returns KMS clients for all regions, with the credentials of the default chain.

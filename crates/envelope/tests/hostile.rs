@@ -208,8 +208,7 @@ async fn whoever_is_refused_waits_no_longer_than_was_said() {
 async fn decrypting_with_one_key_does_not_end_the_back_off_of_others() {
     let [failing, other] =
         ["failing", "other"].map(|name| Provider::new(name, KeyringErrorKind::Other));
-    let both =
-        MultiKeyring::builder().generator(failing.clone()).child(other.clone()).build().unwrap();
+    let both = MultiKeyring::new(failing.clone()).with_child(other.clone()).unwrap();
     let clock = Clock::manual();
     let cache = MaterialsCache::builder().clock(&clock).build();
     let envelope = caching(both, |builder| builder.cache(&cache));
@@ -246,8 +245,7 @@ async fn decrypting_with_one_key_does_not_end_the_back_off_of_others() {
 async fn messages_that_name_a_disabled_key_drop_nothing() {
     let [one, disabled] =
         ["one", "disabled"].map(|name| Provider::new(name, KeyringErrorKind::Other));
-    let both =
-        MultiKeyring::builder().generator(one.clone()).child(disabled.clone()).build().unwrap();
+    let both = MultiKeyring::new(one.clone()).with_child(disabled.clone()).unwrap();
     let envelope = caching(both, |builder| builder);
     let message = envelope.encrypt(b"x", &context("a")).await.unwrap();
     envelope.decrypt(&message, &context("a")).await.unwrap();
@@ -340,7 +338,7 @@ async fn nothing_serves_past_its_age_once_an_outage_is_over() {
 #[tokio::test]
 async fn only_outages_are_bridged() {
     let [one, other] = ["one", "other"].map(|name| Provider::new(name, KeyringErrorKind::Other));
-    let both = MultiKeyring::builder().generator(one.clone()).child(other.clone()).build().unwrap();
+    let both = MultiKeyring::new(one.clone()).with_child(other.clone()).unwrap();
     let clock = Clock::manual();
     let cache = MaterialsCache::builder().clock(&clock).build();
     let envelope = caching(both, |builder| {

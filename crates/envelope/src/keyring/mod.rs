@@ -17,9 +17,7 @@ pub use self::aws_kms::{AwsKmsDiscoveryKeyring, AwsKmsKeyring};
 #[cfg(feature = "aws-lc-rs")]
 pub use self::raw_rsa::RawRsaKeyring;
 pub use self::{
-    hierarchical::HierarchicalKeyring,
-    multi::{MultiKeyring, MultiKeyringBuilder},
-    raw_aes::RawAesKeyring,
+    hierarchical::HierarchicalKeyring, multi::MultiKeyring, raw_aes::RawAesKeyring,
     rotating::RotatingKeyring,
 };
 #[cfg(feature = "aws-lc-rs")]

@@ -36,10 +36,8 @@ use crate::{
 ///
 /// let ours = DataKey::generate(32)?;
 /// let escrow = DataKey::generate(32)?;
-/// let keyring = MultiKeyring::builder()
-///     .generator(RawAesKeyring::new("payments", "2026-key", &ours)?)
-///     .child(RawAesKeyring::new("escrow", "offline-key", &escrow)?)
-///     .build()?;
+/// let keyring = MultiKeyring::new(RawAesKeyring::new("payments", "2026-key", &ours)?)
+///     .with_child(RawAesKeyring::new("escrow", "offline-key", &escrow)?)?;
 /// # Ok::<(), envelope::Error>(())
 /// ```
 ///
@@ -59,10 +57,8 @@ use crate::{
 /// let virginia = "arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
 /// let ireland = "arn:aws:kms:eu-west-1:111122223333:key/0987dcba-09fe-87dc-65ba-ab0987654321";
 /// let clients = KmsPool::builder().build()?.clients(&Principal::from_default_chain());
-/// let keyring = MultiKeyring::builder()
-///     .generator(AwsKmsKeyring::new(clients.clone(), virginia.parse()?))
-///     .child(AwsKmsKeyring::new(clients, ireland.parse()?))
-///     .build()?;
+/// let keyring = MultiKeyring::new(AwsKmsKeyring::new(clients.clone(), virginia.parse()?))
+///     .with_child(AwsKmsKeyring::new(clients, ireland.parse()?))?;
 /// # Ok(())
 /// # }
 /// ```
@@ -78,7 +74,7 @@ use crate::{
 /// let ireland = AwsKmsDiscoveryKeyring::mrk_aware(clients, "eu-west-1".parse()?)
 ///     .with_filter("aws", ["111122223333"])?;
 /// let virginia = ireland.clone().in_region("us-east-1".parse()?);
-/// let keyring = MultiKeyring::builder().child(ireland).child(virginia).build()?;
+/// let keyring = MultiKeyring::without_generator(ireland).with_child(virginia)?;
 /// # Ok(())
 /// # }
 /// ```
@@ -86,17 +82,59 @@ use crate::{
 pub struct MultiKeyring {
     generator: Option<Box<dyn Keyring>>,
     children: Vec<Box<dyn Keyring>>,
+    #[cfg(feature = "aws-kms")]
+    mrk_aware: MrkAwareKeys,
 }
 
 impl MultiKeyring {
-    /// Creates a builder without a keyring.
-    pub fn builder() -> MultiKeyringBuilder {
-        MultiKeyringBuilder {
-            generator: None,
-            children: vec![],
+    /// Creates a multi-keyring in which `generator` generates data keys, and wraps them first.
+    #[must_use]
+    pub fn new(generator: impl Keyring + 'static) -> Self {
+        Self {
             #[cfg(feature = "aws-kms")]
-            mrk_aware: MrkAwareKeys::default(),
+            mrk_aware: MrkAwareKeys::of(&generator),
+            generator: Some(Box::new(generator)),
+            children: vec![],
         }
+    }
+
+    /// Creates a multi-keyring without a generator, which only decrypts.
+    ///
+    /// As a child of another multi-keyring, it also wraps the data keys of that one's generator.
+    ///
+    /// ```
+    /// # use envelope::{DataKey, keyring::{MultiKeyring, RawAesKeyring}};
+    /// # let ours = DataKey::generate(32)?;
+    /// # let escrow = DataKey::generate(32)?;
+    /// let ours = RawAesKeyring::new("payments", "2026-key", &ours)?;
+    /// let escrow = RawAesKeyring::new("escrow", "offline-key", &escrow)?;
+    /// let decrypts_both = MultiKeyring::without_generator(ours).with_child(escrow)?;
+    /// # Ok::<(), envelope::Error>(())
+    /// ```
+    #[must_use]
+    pub fn without_generator(first_child: impl Keyring + 'static) -> Self {
+        Self {
+            #[cfg(feature = "aws-kms")]
+            mrk_aware: MrkAwareKeys::of(&first_child),
+            generator: None,
+            children: vec![Box::new(first_child)],
+        }
+    }
+
+    /// Adds a keyring that wraps the data keys of the generator.
+    ///
+    /// Each child adds its encrypted data keys to every message, and decryption fails for messages
+    /// with more than `max_encrypted_data_keys`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidSetting`] if both `keyring` and a keyring before it are MRK-aware AWS KMS
+    /// keyrings with related multi-Region keys: one of them decrypts what both of them encrypted.
+    pub fn with_child(mut self, keyring: impl Keyring + 'static) -> Result<Self, Error> {
+        #[cfg(feature = "aws-kms")]
+        self.mrk_aware.add(&keyring)?;
+        self.children.push(Box::new(keyring));
+        Ok(self)
     }
 
     /// Returns the generator, then the children.
@@ -109,7 +147,9 @@ impl Keyring for MultiKeyring {
     fn generate<'a>(&'a self, request: KeyringRequest<'a>) -> ResultFuture<'a, GeneratedDataKey> {
         Box::pin(async move {
             let Some(generator) = &self.generator else {
-                return Err(misused("no generator: set one with `MultiKeyringBuilder::generator`"));
+                return Err(misused(
+                    "no generator: create the multi-keyring with `MultiKeyring::new`",
+                ));
             };
             let mut generated = generator.generate(request).await?;
             for child in &self.children {
@@ -206,75 +246,4 @@ fn cannot_be_a_child() -> Error {
 
 fn misused(cause: &'static str) -> Error {
     Error::DataKeyUnavailable(KeyringError::new("multi-keyring", KeyringErrorKind::Other, cause))
-}
-
-/// Builds a [`MultiKeyring`].
-#[derive(Debug)]
-#[must_use = "a builder does nothing until `build`"]
-pub struct MultiKeyringBuilder {
-    generator: Option<Box<dyn Keyring>>,
-    children: Vec<Box<dyn Keyring>>,
-    #[cfg(feature = "aws-kms")]
-    mrk_aware: MrkAwareKeys,
-}
-
-impl MultiKeyringBuilder {
-    /// Sets the keyring that generates data keys, and wraps them first. Default: none; the
-    /// multi-keyring then only decrypts, or wraps data keys that another keyring generated. If
-    /// called more than once, the last call wins.
-    ///
-    /// ```
-    /// # use envelope::{DataKey, keyring::{MultiKeyring, RawAesKeyring}};
-    /// # let wrapping_key = DataKey::generate(32)?;
-    /// let keyring = MultiKeyring::builder()
-    ///     .generator(RawAesKeyring::new("payments", "2026-key", &wrapping_key)?)
-    ///     .build()?;
-    /// # Ok::<(), envelope::Error>(())
-    /// ```
-    pub fn generator(mut self, keyring: impl Keyring + 'static) -> Self {
-        #[cfg(feature = "aws-kms")]
-        self.mrk_aware.set_generator(&keyring);
-        self.generator = Some(Box::new(keyring));
-        self
-    }
-
-    /// Adds a keyring that wraps the data keys of the generator. Default: none.
-    ///
-    /// Each child adds its encrypted data keys to every message, and decryption fails for messages
-    /// with more than `max_encrypted_data_keys`.
-    ///
-    /// ```
-    /// # use envelope::{DataKey, keyring::{MultiKeyring, RawAesKeyring}};
-    /// # let ours = DataKey::generate(32)?;
-    /// # let escrow = DataKey::generate(32)?;
-    /// let decrypts_both = MultiKeyring::builder()
-    ///     .child(RawAesKeyring::new("payments", "2026-key", &ours)?)
-    ///     .child(RawAesKeyring::new("escrow", "offline-key", &escrow)?)
-    ///     .build()?;
-    /// # Ok::<(), envelope::Error>(())
-    /// ```
-    pub fn child(mut self, keyring: impl Keyring + 'static) -> Self {
-        #[cfg(feature = "aws-kms")]
-        self.mrk_aware.add_child(&keyring);
-        self.children.push(Box::new(keyring));
-        self
-    }
-
-    /// Builds the multi-keyring.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidSetting`] if there is neither a generator nor a child, or if several
-    /// MRK-aware AWS KMS keyrings have related multi-Region keys: one of them decrypts what all of
-    /// them encrypted.
-    pub fn build(self) -> Result<MultiKeyring, Error> {
-        let Self { generator, children, .. } = self;
-        if generator.is_none() && children.is_empty() {
-            let problem = "a generator or at least one child is required";
-            return Err(Error::invalid_setting("keyrings", problem));
-        }
-        #[cfg(feature = "aws-kms")]
-        self.mrk_aware.check()?;
-        Ok(MultiKeyring { generator, children })
-    }
 }

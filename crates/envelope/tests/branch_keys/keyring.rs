@@ -162,7 +162,7 @@ fn by_tenant(context: &EncryptionContext) -> Result<Cow<'_, str>, Error> {
 fn nothing_waits_over_a_warm_branch_key() {
     let source = Source::open();
     let keyring = HierarchicalKeyring::with_supplier(BranchKeys::new(source.clone()), by_tenant);
-    let keyring = RotatingKeyring::new(MultiKeyring::builder().generator(keyring).build().unwrap());
+    let keyring = RotatingKeyring::new(MultiKeyring::new(keyring));
     let envelope = Envelope::builder(DefaultMaterialsManager::new(keyring)).build().unwrap();
     assert!(matches!(envelope.try_encrypt(b"x", &context("42")), Err(Error::NotCached)));
     now(envelope.encrypt(b"x", &context("42"))).unwrap();
@@ -183,8 +183,8 @@ fn nothing_waits_for_a_child_over_a_warm_branch_key() {
     let keys = BranchKeys::new(Source::open());
     let child = || HierarchicalKeyring::with_supplier(keys.clone(), by_tenant);
     let aes = RawAesKeyring::new("ns", "a", &DataKey::from_vec(vec![7; 32])).unwrap();
-    let multi = MultiKeyring::builder().generator(aes).child(RotatingKeyring::new(child()));
-    let manager = DefaultMaterialsManager::new(multi.build().unwrap());
+    let multi = MultiKeyring::new(aes).with_child(RotatingKeyring::new(child())).unwrap();
+    let manager = DefaultMaterialsManager::new(multi);
     let envelope = Envelope::builder(manager).build().unwrap();
     assert!(matches!(envelope.try_encrypt(b"x", &context("42")), Err(Error::NotCached)));
     now(keys.active("42")).unwrap();

@@ -382,9 +382,7 @@ async fn after_a_rotation_nothing_is_encrypted_under_the_old_wrapping_key() {
     let shared = |keyring: MultiKeyring| {
         caching(keyring, |builder| builder.cache(&cache).partition_id("payments"))
     };
-    let multi = |generator, child| {
-        MultiKeyring::builder().generator(generator).child(child).build().unwrap()
-    };
+    let multi = |generator, child| MultiKeyring::new(generator).with_child(child).unwrap();
     let names = |message: &[u8], name: &str| {
         encrypted_data_keys(message).windows(name.len()).any(|part| part == name.as_bytes())
     };

@@ -5,7 +5,7 @@ use envelope::{
     AlgorithmSuite, DataKey, EncryptionContext, Envelope, Error, ResultFuture,
     keyring::{
         GeneratedDataKey, Keyring, KeyringError, KeyringErrorKind, KeyringRequest, MultiKeyring,
-        MultiKeyringBuilder, RawAesKeyring,
+        RawAesKeyring,
     },
     materials::{DefaultMaterialsManager, EncryptedDataKey},
 };
@@ -52,10 +52,6 @@ impl Keyring for Failing {
     }
 }
 
-fn builder() -> MultiKeyringBuilder {
-    MultiKeyring::builder()
-}
-
 fn generate(keyring: &impl Keyring) -> Result<GeneratedDataKey, Error> {
     let context = EncryptionContext::empty();
     let request = KeyringRequest::new(AlgorithmSuite::default(), &context);
@@ -81,7 +77,8 @@ fn names(keys: &[EncryptedDataKey]) -> String {
 
 #[test]
 fn every_keyring_wraps_the_generator_s_data_key_in_order() {
-    let keyring = builder().child(aes("b")).generator(aes("a")).child(aes("c")).build().unwrap();
+    let keyring =
+        MultiKeyring::new(aes("a")).with_child(aes("b")).unwrap().with_child(aes("c")).unwrap();
     let generated = generate(&keyring).unwrap();
     assert_eq!(names(&generated.encrypted_data_keys), "abc");
     for name in ["a", "b", "c"] {
@@ -92,7 +89,7 @@ fn every_keyring_wraps_the_generator_s_data_key_in_order() {
 
 #[test]
 fn without_a_generator_it_wraps_but_does_not_generate() {
-    let keyring = builder().child(aes("b")).child(aes("c")).build().unwrap();
+    let keyring = MultiKeyring::without_generator(aes("b")).with_child(aes("c")).unwrap();
     let error = generate(&keyring).unwrap_err();
     assert!(matches!(&error, Error::DataKeyUnavailable(_)) && !error.is_retryable(), "{error:?}");
     let cause = error.keyring_errors()[0].cause().to_string();
@@ -112,24 +109,25 @@ fn without_a_generator_it_wraps_but_does_not_generate() {
 
 #[test]
 fn multi_keyrings_nest() {
-    let inner = || builder().child(aes("b")).child(aes("c")).build().unwrap();
-    let outer = builder().generator(aes("a")).child(inner()).child(aes("d")).build().unwrap();
+    let inner = || MultiKeyring::without_generator(aes("b")).with_child(aes("c")).unwrap();
+    let outer =
+        MultiKeyring::new(aes("a")).with_child(inner()).unwrap().with_child(aes("d")).unwrap();
     let generated = generate(&outer).unwrap();
     assert_eq!(names(&generated.encrypted_data_keys), "abcd");
     let outer_generator =
-        builder().generator(builder().generator(aes("a")).child(aes("b")).build().unwrap());
-    let generated = generate(&outer_generator.child(inner()).build().unwrap()).unwrap();
+        MultiKeyring::new(MultiKeyring::new(aes("a")).with_child(aes("b")).unwrap());
+    let generated = generate(&outer_generator.with_child(inner()).unwrap()).unwrap();
     assert_eq!(names(&generated.encrypted_data_keys), "abbc");
 }
 
 #[test]
 fn with_a_generator_it_does_not_wrap_another_s_data_key() {
-    let with_generator = || builder().generator(aes("a")).child(aes("b")).build().unwrap();
+    let with_generator = || MultiKeyring::new(aes("a")).with_child(aes("b")).unwrap();
     let error = wrap(&with_generator(), &DataKey::generate(32).unwrap()).unwrap_err();
     assert!(matches!(&error, Error::DataKeyUnavailable(_)) && !error.is_retryable(), "{error:?}");
     let cause = error.keyring_errors()[0].cause().to_string();
     assert!(cause.contains("a multi-keyring with a generator"), "{cause}");
-    let nested = builder().generator(aes("c")).child(with_generator()).build().unwrap();
+    let nested = MultiKeyring::new(aes("c")).with_child(with_generator()).unwrap();
     assert!(generate(&nested).is_err());
     // Opening asks it like any other child.
     let keys = generate(&aes("b")).unwrap().encrypted_data_keys;
@@ -137,33 +135,25 @@ fn with_a_generator_it_does_not_wrap_another_s_data_key() {
 }
 
 #[test]
-fn no_keyring_at_all_is_refused() {
-    let error = builder().build().unwrap_err();
-    assert!(matches!(error, Error::InvalidSetting { setting: "keyrings", .. }), "{error:?}");
-    builder().generator(aes("a")).build().unwrap();
-    builder().child(aes("a")).build().unwrap();
-}
-
-#[test]
 fn one_failure_fails_the_sealing() {
     let cases = [
-        builder().generator(Failing("x")).child(aes("b")),
-        builder().generator(aes("a")).child(Failing("x")).child(aes("c")),
-        builder().generator(aes("a")).child(aes("b")).child(Failing("x")),
+        MultiKeyring::new(Failing("x")).with_child(aes("b")).unwrap(),
+        MultiKeyring::new(aes("a")).with_child(Failing("x")).unwrap().with_child(aes("c")).unwrap(),
+        MultiKeyring::new(aes("a")).with_child(aes("b")).unwrap().with_child(Failing("x")).unwrap(),
     ];
     for case in cases {
-        let error = generate(&case.build().unwrap()).unwrap_err();
+        let error = generate(&case).unwrap_err();
         assert_eq!(error.keyring_errors()[0].wrapping_key(), "x");
         assert!(error.is_retryable());
     }
-    let keyring = builder().child(aes("a")).child(Failing("x")).build().unwrap();
+    let keyring = MultiKeyring::without_generator(aes("a")).with_child(Failing("x")).unwrap();
     assert!(wrap(&keyring, &DataKey::generate(32).unwrap()).is_err());
 }
 
 #[test]
 fn a_failing_generator_s_children_are_not_asked() {
     let child = GatedKeyring::open();
-    let keyring = builder().generator(Failing("x")).child(child.clone()).build().unwrap();
+    let keyring = MultiKeyring::new(Failing("x")).with_child(child.clone()).unwrap();
     generate(&keyring).unwrap_err();
     assert_eq!(child.counts(), (0, 0));
 }
@@ -172,12 +162,12 @@ fn a_failing_generator_s_children_are_not_asked() {
 fn the_first_that_unwraps_wins_and_the_rest_are_not_asked() {
     let last = GatedKeyring::open();
     let keys = generate(&aes("b")).unwrap();
-    let keyring = builder()
-        .generator(Failing("x"))
-        .child(aes("a"))
-        .child(aes("b"))
-        .child(last.clone())
-        .build()
+    let keyring = MultiKeyring::new(Failing("x"))
+        .with_child(aes("a"))
+        .unwrap()
+        .with_child(aes("b"))
+        .unwrap()
+        .with_child(last.clone())
         .unwrap();
     let unwrapped = unwrap(&keyring, &keys.encrypted_data_keys).unwrap();
     assert_eq!(unwrapped.expose_secret(), keys.data_key.expose_secret());
@@ -186,26 +176,27 @@ fn the_first_that_unwraps_wins_and_the_rest_are_not_asked() {
 
 #[test]
 fn each_keyring_sees_every_encrypted_data_key() {
-    let all = builder().generator(aes("a")).child(aes("b")).child(aes("c")).build().unwrap();
+    let all =
+        MultiKeyring::new(aes("a")).with_child(aes("b")).unwrap().with_child(aes("c")).unwrap();
     let generated = generate(&all).unwrap();
     // The only usable one is the last in the message and the first that is asked.
-    let keyring = builder().generator(aes("c")).child(aes_with("a", 0)).build().unwrap();
+    let keyring = MultiKeyring::new(aes("c")).with_child(aes_with("a", 0)).unwrap();
     let unwrapped = unwrap(&keyring, &generated.encrypted_data_keys).unwrap();
     assert_eq!(unwrapped.expose_secret(), generated.data_key.expose_secret());
 }
 
 #[test]
 fn the_error_lists_every_failure_in_order() {
-    let all = builder().generator(aes("a")).child(aes("b")).build().unwrap();
+    let all = MultiKeyring::new(aes("a")).with_child(aes("b")).unwrap();
     let context = EncryptionContext::empty();
     let message = block_on(Envelope::new(all).unwrap().encrypt(b"secret", &context)).unwrap();
 
-    let wrong = builder()
-        .generator(aes_with("b", 0))
-        .child(Failing("x"))
-        .child(aes("unrelated"))
-        .child(aes_with("a", 0))
-        .build()
+    let wrong = MultiKeyring::new(aes_with("b", 0))
+        .with_child(Failing("x"))
+        .unwrap()
+        .with_child(aes("unrelated"))
+        .unwrap()
+        .with_child(aes_with("a", 0))
         .unwrap();
     let error = block_on(Envelope::new(wrong).unwrap().decrypt(&message, &context)).unwrap_err();
     let Error::DataKeyNotUnwrapped { failures, .. } = &error else {
@@ -219,35 +210,37 @@ fn the_error_lists_every_failure_in_order() {
 #[test]
 fn no_match_anywhere_says_so() {
     let keys = generate(&aes("z")).unwrap().encrypted_data_keys;
-    let keyring = builder().generator(aes("a")).child(aes("b")).build().unwrap();
+    let keyring = MultiKeyring::new(aes("a")).with_child(aes("b")).unwrap();
     assert!(unwrap(&keyring, &keys).unwrap_err().is_empty());
 }
 
 #[test]
 fn nothing_secret_is_printed() {
     let shown =
-        format!("{:?}", builder().generator(aes_with("a", 123)).child(aes("b")).build().unwrap());
+        format!("{:?}", MultiKeyring::new(aes_with("a", 123)).with_child(aes("b")).unwrap());
     assert!(shown.contains("\"a\"") && !shown.contains("123"), "{shown}");
 }
 
 #[test]
 fn nothing_waits_for_local_children() {
     let context = EncryptionContext::empty();
-    let local = || builder().generator(aes("a")).child(builder().child(aes("b")).build().unwrap());
+    let local = || {
+        MultiKeyring::new(aes("a")).with_child(MultiKeyring::without_generator(aes("b"))).unwrap()
+    };
     let envelope = |keyring| {
         let manager = DefaultMaterialsManager::new(keyring);
         Envelope::builder(manager).build().unwrap()
     };
-    let message = envelope(local().build().unwrap()).try_encrypt(b"x", &context).unwrap();
+    let message = envelope(local()).try_encrypt(b"x", &context).unwrap();
     for name in ["a", "b"] {
-        let alone = builder().child(aes(name)).build().unwrap();
+        let alone = MultiKeyring::without_generator(aes(name));
         let decrypted = envelope(alone).try_decrypt(&message, &context).unwrap();
         assert_eq!(decrypted.plaintext(), b"x", "{name}");
     }
     // The last child has to wait, and fails after that.
-    let remote = envelope(local().child(Failing("remote")).build().unwrap());
+    let remote = envelope(local().with_child(Failing("remote")).unwrap());
     assert!(matches!(remote.try_encrypt(b"x", &context), Err(Error::NotCached)));
-    let nested = builder().generator(aes("a")).child(local().build().unwrap());
-    let error = envelope(nested.build().unwrap()).try_encrypt(b"x", &context).unwrap_err();
+    let nested = MultiKeyring::new(aes("a")).with_child(local()).unwrap();
+    let error = envelope(nested).try_encrypt(b"x", &context).unwrap_err();
     assert!(matches!(error, Error::DataKeyUnavailable(_)), "{error:?}");
 }

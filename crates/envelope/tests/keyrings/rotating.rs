@@ -101,7 +101,7 @@ async fn a_key_that_fails_does_not_hide_an_older_one() {
 
 #[tokio::test]
 async fn as_a_child_it_wraps_under_the_newest_key() {
-    let multi = MultiKeyring::builder().generator(aes("g")).child(rotating()).build().unwrap();
+    let multi = MultiKeyring::new(aes("g")).with_child(rotating()).unwrap();
     let message = encrypt(multi).await;
     assert_eq!(wrapping_keys(&message), ["ns/g", "ns/c"]);
     Envelope::new(rotating()).unwrap().decrypt(&message, &context()).await.unwrap();

@@ -150,9 +150,9 @@ async fn every_keyring_and_manager_tells_who_asks() {
     let clients = || pool.clients(&scene.principal);
     let nobodys = pool.clients(&Principal::new(scene.kms.issue_credentials()));
     let replicas = Replicas::new(clients(), [REGION]).unwrap();
-    let multi = MultiKeyring::builder()
-        .generator(AwsKmsKeyring::new(nobodys.clone(), key()))
-        .child(AwsKmsKeyring::new(clients(), key()));
+    let multi = MultiKeyring::new(AwsKmsKeyring::new(nobodys.clone(), key()))
+        .with_child(AwsKmsKeyring::new(clients(), key()))
+        .unwrap();
     let source = DefaultMaterialsManager::new(AwsKmsKeyring::new(clients(), key()));
     let caching = CachingMaterialsManager::builder(source).build().unwrap();
     let keyrings: [Box<dyn Keyring>; 6] = [
@@ -161,7 +161,7 @@ async fn every_keyring_and_manager_tells_who_asks() {
         Box::new(AwsKmsKeyring::mrk_aware(nobodys, key()).with_replicas(replicas)),
         Box::new(AwsKmsDiscoveryKeyring::new(clients())),
         Box::new(AwsKmsDiscoveryKeyring::mrk_aware(clients(), REGION.parse().unwrap())),
-        Box::new(multi.build().unwrap()),
+        Box::new(multi),
     ];
     scene.principal.replace(scene.kms.issue_credentials());
     for keyring in &keyrings {

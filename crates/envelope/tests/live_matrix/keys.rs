@@ -87,11 +87,10 @@ pub(crate) fn multi(
     second: Keys<impl Keyring + 'static>,
 ) -> Keys<MultiKeyring> {
     let theirs = json!({ "multi": [generator.theirs, first.theirs, second.theirs] });
-    let ours = MultiKeyring::builder()
-        .generator(generator.ours)
-        .child(first.ours)
-        .child(second.ours)
-        .build()
+    let ours = MultiKeyring::new(generator.ours)
+        .with_child(first.ours)
+        .unwrap()
+        .with_child(second.ours)
         .unwrap();
     Keys { name: format!("{} + {} + {}", generator.name, first.name, second.name), theirs, ours }
 }

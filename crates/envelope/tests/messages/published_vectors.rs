@@ -13,7 +13,8 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use envelope::{
     CommitmentPolicy, DataKey, EncryptionContext, Envelope, Error,
     keyring::{
-        MultiKeyring, RawAesKeyring, RawRsaKeyring, RsaPadding, RsaPrivateKey, RsaPublicKey,
+        Keyring, MultiKeyring, RawAesKeyring, RawRsaKeyring, RsaPadding, RsaPrivateKey,
+        RsaPublicKey,
     },
     materials::DefaultMaterialsManager,
 };
@@ -72,16 +73,17 @@ impl Vectors {
 /// A client with the raw keyrings that the test names; `None` where they are AWS KMS's, whose keys
 /// are not ours.
 fn envelope(test: &Value, keys: &Value) -> Option<Envelope> {
-    let mut builder = MultiKeyring::builder();
+    let mut multi = None;
     for described in test["master-keys"].as_array().unwrap() {
         let key = &keys[described["key"].as_str().unwrap()];
         let string = |value: &Value| value.as_str().unwrap().to_owned();
         let name = string(&key["key-id"]);
-        builder = match described["encryption-algorithm"].as_str()? {
+        let added = match described["encryption-algorithm"].as_str()? {
             "aes" => {
                 let material =
                     DataKey::from_vec(BASE64_STANDARD.decode(string(&key["material"])).unwrap());
-                builder.child(
+                add(
+                    multi,
                     RawAesKeyring::new(string(&described["provider-id"]), name, &material).unwrap(),
                 )
             }
@@ -93,24 +95,33 @@ fn envelope(test: &Value, keys: &Value) -> Option<Envelope> {
                 };
                 let (namespace, pem) =
                     (string(&described["provider-id"]), string(&key["material"]));
-                builder.child(if key["type"] == "private" {
+                let keyring = if key["type"] == "private" {
                     let key = RsaPrivateKey::from_pem(pem).unwrap();
                     RawRsaKeyring::with_private_key(namespace, name, padding, key).unwrap()
                 } else {
                     let key = RsaPublicKey::from_pem(&pem).unwrap();
                     RawRsaKeyring::with_public_key(namespace, name, padding, key).unwrap()
-                })
+                };
+                add(multi, keyring)
             }
             other => panic!("another algorithm: {other}"),
         };
+        multi = Some(added);
     }
-    let manager = DefaultMaterialsManager::new(builder.build().unwrap());
+    let manager = DefaultMaterialsManager::new(multi.unwrap());
     Some(
         Envelope::builder(manager)
             .commitment_policy(CommitmentPolicy::RequireEncryptAllowDecrypt)
             .build()
             .unwrap(),
     )
+}
+
+fn add(multi: Option<MultiKeyring>, keyring: impl Keyring + 'static) -> MultiKeyring {
+    match multi {
+        None => MultiKeyring::without_generator(keyring),
+        Some(multi) => multi.with_child(keyring).unwrap(),
+    }
 }
 
 fn open(

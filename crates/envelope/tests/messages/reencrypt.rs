@@ -124,8 +124,8 @@ fn whether_a_message_is_current_depends_on_keys_suite_and_required_pairs() {
     assert!(names(&old, "tenant") && !names(&new, "tenant"));
     assert!(block_on(requiring.is_current(&new, &context("42"))).unwrap());
 
-    let both = MultiKeyring::builder().generator(key("old")).child(key("new key"));
-    assert!(!is_current(&Envelope::new(both.build().unwrap()).unwrap()));
+    let both = MultiKeyring::new(key("old")).with_child(key("new key")).unwrap();
+    assert!(!is_current(&Envelope::new(both).unwrap()));
 
     let suite = AlgorithmSuite::Aes256GcmHkdfSha512CommitKeyEcdsaP384;
     if cfg!(feature = "aws-lc-rs") {

@@ -166,31 +166,25 @@ impl Keyring for AwsKmsKeyring {
 }
 
 /// The keys of the MRK-aware keyrings in a multi-keyring.
-#[derive(Debug, Default)]
-pub(in crate::keyring) struct MrkAwareKeys {
-    generator: Option<KmsKeyArn>,
-    children: Vec<KmsKeyArn>,
-}
+#[derive(Debug)]
+pub(in crate::keyring) struct MrkAwareKeys(Vec<KmsKeyArn>);
 
 impl MrkAwareKeys {
-    /// Sets the key of the generator, if that is an MRK-aware AWS KMS keyring.
-    pub(in crate::keyring) fn set_generator(&mut self, keyring: &dyn Any) {
-        self.generator = mrk_aware_key(keyring);
+    /// Returns the key of the first keyring, if that is an MRK-aware AWS KMS keyring.
+    pub(in crate::keyring) fn of(first: &dyn Any) -> Self {
+        Self(mrk_aware_key(first).into_iter().collect())
     }
 
-    /// Adds the key of a child, if that is an MRK-aware AWS KMS keyring.
-    pub(in crate::keyring) fn add_child(&mut self, keyring: &dyn Any) {
-        self.children.extend(mrk_aware_key(keyring));
-    }
-
+    /// Adds the key of another keyring, if that is an MRK-aware AWS KMS keyring.
+    ///
     /// Refuses related keys (specification: `framework/aws-kms/aws-kms-mrk-multi-keyrings.md`).
     ///
     /// # Errors
     ///
     /// [`Error::InvalidSetting`].
-    pub(in crate::keyring) fn check(&self) -> Result<(), Error> {
-        let keys: Vec<_> = self.generator.iter().chain(&self.children).collect();
-        check_unrelated(&keys)
+    pub(in crate::keyring) fn add(&mut self, keyring: &dyn Any) -> Result<(), Error> {
+        self.0.extend(mrk_aware_key(keyring));
+        check_unrelated(&self.0.iter().collect::<Vec<_>>())
     }
 }
 
@@ -227,16 +221,16 @@ mod tests {
         let there = here.in_region(&"eu-west-1".parse().unwrap());
         let mrk_aware = |key: &KmsKeyArn| AwsKmsKeyring::mrk_aware(NoClients, key.clone());
         let strict = |key: &KmsKeyArn| AwsKmsKeyring::new(NoClients, key.clone());
-        let builder = MultiKeyring::builder;
-        let error = builder().generator(mrk_aware(&here)).child(mrk_aware(&there)).build();
+        let error = MultiKeyring::new(mrk_aware(&here)).with_child(mrk_aware(&there));
         let error = error.unwrap_err().to_string();
         assert!(error.contains(here.as_str()) && error.contains(there.as_str()), "{error}");
-        assert!(builder().child(mrk_aware(&here)).child(mrk_aware(&there)).build().is_err());
-        assert!(builder().child(mrk_aware(&here)).child(mrk_aware(&here)).build().is_err());
-        builder().generator(strict(&here)).child(strict(&there)).build().unwrap();
-        builder().generator(mrk_aware(&here)).child(strict(&there)).build().unwrap();
-        // The last generator counts.
-        let replaced = builder().generator(mrk_aware(&here)).generator(mrk_aware(&there));
-        replaced.build().unwrap();
+        for second in [&here, &there] {
+            let children = || MultiKeyring::without_generator(mrk_aware(&here));
+            assert!(children().with_child(mrk_aware(second)).is_err());
+            let between = children().with_child(strict(second)).unwrap();
+            assert!(between.with_child(mrk_aware(second)).is_err());
+        }
+        MultiKeyring::new(strict(&here)).with_child(strict(&there)).unwrap();
+        MultiKeyring::new(mrk_aware(&here)).with_child(strict(&there)).unwrap();
     }
 }

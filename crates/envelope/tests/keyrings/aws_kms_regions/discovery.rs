@@ -180,8 +180,7 @@ async fn nothing_is_sealed() {
     // Not even as another one's child.
     let wrapping_key = DataKey::generate(32).unwrap();
     let generator = RawAesKeyring::new("ns", "name", &wrapping_key).unwrap();
-    let multi =
-        MultiKeyring::builder().generator(generator).child(kms.discovery()).build().unwrap();
+    let multi = MultiKeyring::new(generator).with_child(kms.discovery()).unwrap();
     let error = Envelope::new(multi).unwrap().encrypt(b"x", &context).await.unwrap_err();
     let cause = error.keyring_errors()[0].cause().to_string();
     assert!(cause.contains("only decrypts"), "{cause}");

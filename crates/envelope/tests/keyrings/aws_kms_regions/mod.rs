@@ -16,7 +16,6 @@ use envelope::{
     AlgorithmSuite, DataKey, EncryptionContext, Error,
     keyring::{
         AwsKmsDiscoveryKeyring, AwsKmsKeyring, Keyring, KeyringError, KeyringRequest, MultiKeyring,
-        MultiKeyringBuilder,
     },
     materials::EncryptedDataKey,
 };
@@ -154,8 +153,9 @@ fn assert_no_match(outcome: Result<DataKey, Error>) {
 /// A multi-keyring of the same discovery keyring in each of these regions.
 fn in_each(keyring: &AwsKmsDiscoveryKeyring, regions: &[&str]) -> MultiKeyring {
     let in_region = |region: &&str| keyring.clone().in_region(region.parse().unwrap());
-    let children = regions.iter().map(in_region);
-    children.fold(MultiKeyring::builder(), MultiKeyringBuilder::child).build().unwrap()
+    let mut children = regions.iter().map(in_region);
+    let first = MultiKeyring::without_generator(children.next().unwrap());
+    children.try_fold(first, MultiKeyring::with_child).unwrap()
 }
 
 /// What was asked.

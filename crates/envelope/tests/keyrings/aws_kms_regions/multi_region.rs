@@ -142,8 +142,8 @@ async fn a_multi_keyring_of_keys_opens_what_a_related_key_sealed() {
     let (primary, single) =
         (kms.local.create_multi_region_key(VIRGINIA, &[IRELAND]), kms.local.create_key(SYDNEY));
     let keyring = |generator: &str| {
-        let builder = MultiKeyring::builder().generator(kms.mrk(generator));
-        Envelope::new(builder.child(kms.mrk(&single)).build().unwrap()).unwrap()
+        let multi = MultiKeyring::new(kms.mrk(generator)).with_child(kms.mrk(&single));
+        Envelope::new(multi.unwrap()).unwrap()
     };
     let message = keyring(&primary).encrypt(b"x", &context()).await.unwrap();
     assert_eq!(kms.asked(), [1, 0, 1, 0]);

@@ -127,11 +127,11 @@ async fn opening_asks_the_key_that_each_keyring_is_to_ask() {
     check(&watched, keyring, &[related, related]).await;
 
     let strict = |key| AwsKmsKeyring::new(clients(), arn(key)).with_grant_tokens(grant);
-    let keyring = MultiKeyring::builder().generator(strict(SINGLE)).child(strict(MRK));
-    check(&watched, keyring.build().unwrap(), &[single, mrk]).await;
+    let keyring = MultiKeyring::new(strict(SINGLE)).with_child(strict(MRK)).unwrap();
+    check(&watched, keyring, &[single, mrk]).await;
     let mrk_aware = |key| AwsKmsKeyring::mrk_aware(clients(), arn(key)).with_grant_tokens(grant);
-    let keyring = MultiKeyring::builder().generator(mrk_aware(MRK)).child(mrk_aware(SINGLE));
-    check(&watched, keyring.build().unwrap(), &[mrk, mrk, single]).await;
+    let keyring = MultiKeyring::new(mrk_aware(MRK)).with_child(mrk_aware(SINGLE)).unwrap();
+    check(&watched, keyring, &[mrk, mrk, single]).await;
     let regions = [IRELAND, VIRGINIA];
     let keyring = AwsKmsDiscoveryKeyring::new(clients()).with_grant_tokens(grant);
     check(&watched, in_each(&keyring, &regions), &[related, single, mrk]).await;

@@ -46,7 +46,7 @@ fn a_header_with_as_many_keys_as_fit_is_read_in_few_steps() {
 #[test]
 fn a_header_with_too_many_keys_for_the_client_is_refused() {
     let other = RawAesKeyring::new("tests", "other", &DataKey::from_vec(vec![8; 32])).unwrap();
-    let both = MultiKeyring::builder().generator(keyring()).child(other).build().unwrap();
+    let both = MultiKeyring::new(keyring()).with_child(other).unwrap();
     let message = encrypt(&Envelope::new(both).unwrap(), b"x");
     let header = UnverifiedHeader::read(&mut &message[..], 2).unwrap();
     for limit in [1, 2] {
