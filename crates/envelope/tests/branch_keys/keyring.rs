@@ -13,8 +13,8 @@ use envelope::{
 };
 
 use crate::{
-    source::Source,
-    support::{caching, context, now},
+    source::{Source, kms_key},
+    support::{caching, context, eventually, now},
 };
 
 /// The branch key of AWS's test vectors.
@@ -225,6 +225,68 @@ fn works_beneath_a_data_key_cache() {
     assert!(now(envelope.encrypt(b"x", &other)).is_err());
     assert!(envelope.try_encrypt(b"x", &context("4")).is_err());
     envelope.try_encrypt(b"x", &context("42")).unwrap();
+}
+
+fn row(tenant: &str, row: &str) -> EncryptionContext {
+    EncryptionContext::new([("tenant", tenant), ("row", row)]).unwrap()
+}
+
+/// KMS denies the branch key, not one encryption context: no data key under it may stay.
+#[tokio::test]
+async fn a_denied_branch_key_drops_all_its_data_keys() {
+    let source = Source::open();
+    let keys = BranchKeys::new(source.clone());
+    let keyring = HierarchicalKeyring::with_supplier(keys.clone(), by_tenant);
+    let envelope = caching(keyring, |builder| builder);
+    for tenant in ["a1", "a2"] {
+        for number in ["1", "2", "3", "4", "5"] {
+            envelope.encrypt(b"x", &row(tenant, number)).await.unwrap();
+        }
+    }
+    let is_cached = |tenant, number| envelope.try_encrypt(b"x", &row(tenant, number)).is_ok();
+    for (tenant, left) in [("a1", "a2"), ("a2", "")] {
+        let denied = KeyringError::new(kms_key(tenant), KeyringErrorKind::Denied, "told to");
+        source.fail_with(tenant, denied);
+        keys.clear();
+        assert!(envelope.encrypt(b"x", &row(tenant, "new")).await.is_err());
+        eventually(|| !["1", "2", "3", "4", "5"].iter().any(|number| is_cached(tenant, number)))
+            .await;
+        assert!(left.is_empty() || is_cached(left, "1"));
+    }
+}
+
+/// One denial that passes must not hide the revocation of another branch key under the KMS key.
+#[cfg(feature = "tokio")]
+#[tokio::test]
+async fn a_branch_key_that_works_again_does_not_hide_that_another_is_denied() {
+    let source = Source::open();
+    let keys = BranchKeys::builder(source.clone());
+    let keys = keys.remember_failures_for(std::time::Duration::ZERO).build().unwrap();
+    let keyring = HierarchicalKeyring::with_supplier(keys.clone(), by_tenant);
+    let envelope = caching(keyring, |builder| builder);
+    for tenant in ["a1", "a2"] {
+        for number in ["1", "2"] {
+            envelope.encrypt(b"x", &row(tenant, number)).await.unwrap();
+        }
+    }
+    let deny = |tenant| {
+        let denied = KeyringError::new(kms_key(tenant), KeyringErrorKind::Denied, "told to");
+        source.fail_with(tenant, denied);
+        keys.clear();
+    };
+    deny("a1");
+    source.gate.forget_permits(usize::MAX);
+    source.gate.add_permits(1);
+    assert!(envelope.encrypt(b"x", &row("a1", "new")).await.is_err());
+    // The probe gets through.
+    source.work();
+    let loads = envelope.cache().unwrap().stats().encryption.loads;
+    source.gate.add_permits(1_000);
+    eventually(|| envelope.cache().unwrap().stats().encryption.loads > loads).await;
+    deny("a2");
+    assert!(envelope.encrypt(b"x", &row("a2", "new")).await.is_err());
+    eventually(|| envelope.try_encrypt(b"x", &row("a2", "1")).is_err()).await;
+    envelope.try_encrypt(b"x", &row("a1", "1")).unwrap();
 }
 
 #[test]

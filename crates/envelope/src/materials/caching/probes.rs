@@ -5,14 +5,16 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
-use crate::{context::EncryptionContext, observer::Operation, time::Moment};
+use crate::{context::EncryptionContext, error::KeyringError, observer::Operation, time::Moment};
 
 /// The wrapping keys that are being probed, and those whose probe has recently succeeded, by
 /// operation.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Probes(Arc<Mutex<HashMap<Probed, State>>>);
 
-type Probed = (String, Operation);
+/// The names of the wrapping key, and the operation. Branch keys under one KMS key have names of
+/// their own in messages, and are denied separately.
+type Probed = (String, String, Operation);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -37,7 +39,7 @@ impl Probes {
     /// Starts a probe, unless one of that key is running or has recently succeeded.
     pub(super) fn begin(
         &self,
-        wrapping_key: &str,
+        failure: &KeyringError,
         operation: Operation,
         now: Moment,
     ) -> Option<Arc<Probe>> {
@@ -46,7 +48,8 @@ impl Probes {
             State::Running => true,
             State::Works { until } => *until > now,
         });
-        let probed = (wrapping_key.to_owned(), operation);
+        let name_in_messages = failure.name_in_messages().to_owned();
+        let probed = (failure.wrapping_key().to_owned(), name_in_messages, operation);
         if states.contains_key(&probed) {
             return None;
         }
@@ -65,9 +68,9 @@ impl Probes {
 }
 
 impl Probe {
-    /// Returns the name of the wrapping key.
-    pub(super) fn wrapping_key(&self) -> &str {
-        &self.probed.0
+    /// Returns whether the wrapping key that is probed failed.
+    pub(super) fn is_of(&self, failure: &KeyringError) -> bool {
+        self.probed.0 == failure.wrapping_key() || self.probed.1 == failure.name_in_messages()
     }
 
     /// Adds a denied context, and returns all of them.
@@ -100,20 +103,27 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::time::Clock;
+    use crate::{error::KeyringErrorKind, time::Clock};
 
     #[test]
     fn a_key_has_one_probe_at_a_time_and_none_soon_after_success() {
         let probes = Probes::default();
         let now = Clock::system().now();
-        let begin = |key, operation, now| probes.begin(key, operation, now);
+        let denied = |key: &str| KeyringError::new(key, KeyringErrorKind::Denied, "denied");
+        let begin = |key, operation, now| probes.begin(&denied(key), operation, now);
         let encryption = Operation::Encryption;
         let later = now + Duration::from_secs(5);
         let probe = begin("a", encryption, now).unwrap();
         assert!(begin("a", encryption, now).is_none());
         begin("a", Operation::Decryption, now).unwrap();
         begin("b", encryption, now).unwrap();
-        drop(probe);
+        // A branch key under it.
+        let branch_key = denied("a").with_name_in_messages("c");
+        let other = probes.begin(&branch_key, encryption, now).unwrap();
+        assert!(probe.is_of(&denied("a")) && !probe.is_of(&denied("b")));
+        // A failure that is remembered has only the name in messages.
+        assert!(other.is_of(&denied("c")) && other.is_of(&denied("a")));
+        drop((probe, other));
         let probe = begin("a", encryption, now).unwrap();
         probe.succeeded(later);
         drop(probe);

@@ -47,9 +47,9 @@ impl CachingMaterialsManager {
                 }
                 KeyringErrorKind::Denied => {
                     let begun = if let Some(probe) = probe {
-                        (failure.wrapping_key() == probe.wrapping_key()).then(|| Arc::clone(probe))
+                        probe.is_of(failure).then(|| Arc::clone(probe))
                     } else {
-                        self.0.probes.begin(failure.wrapping_key(), operation, self.now())
+                        self.0.probes.begin(failure, operation, self.now())
                     };
                     if let Some(probe) = begun {
                         self.probe(failure, operation, &probe.deny(context), &probe);
