@@ -29,6 +29,7 @@ pub struct KmsKeys(Rule);
 
 #[derive(Clone, Debug)]
 enum Rule {
+    None,
     Exact(KmsKeyArn),
     MultiRegion(KmsKeyArn),
     Discovery(Filter),
@@ -43,6 +44,17 @@ struct Filter {
 }
 
 impl KmsKeys {
+    /// Allows no key. A key store with it lists and shreds branch keys, and reads what their items
+    /// say.
+    ///
+    /// ```
+    /// assert_eq!(branch_keys::KmsKeys::none().to_string(), "no KMS keys");
+    /// ```
+    #[must_use]
+    pub fn none() -> Self {
+        Self(Rule::None)
+    }
+
     /// Allows exactly this key. It protects new branch keys.
     #[must_use]
     pub fn exact(key: KmsKeyArn) -> Self {
@@ -91,11 +103,11 @@ impl KmsKeys {
         Ok(Self(Rule::MultiRegionDiscovery(region, Filter::new(accounts, regions)?)))
     }
 
-    /// The key for new branch keys. None in discovery mode.
+    /// The key for new branch keys, if there is one.
     pub(crate) fn for_new(&self) -> Option<&KmsKeyArn> {
         match &self.0 {
             Rule::Exact(key) | Rule::MultiRegion(key) => Some(key),
-            Rule::Discovery(_) | Rule::MultiRegionDiscovery(..) => None,
+            Rule::None | Rule::Discovery(_) | Rule::MultiRegionDiscovery(..) => None,
         }
     }
 
@@ -103,6 +115,7 @@ impl KmsKeys {
     pub(crate) fn for_stored(&self, stored: &str) -> Option<KmsKeyArn> {
         let stored: KmsKeyArn = stored.parse().ok()?;
         match &self.0 {
+            Rule::None => None,
             Rule::Exact(key) => (stored == *key).then_some(stored),
             Rule::MultiRegion(key) => is_related(key, &stored).then(|| key.clone()),
             Rule::Discovery(filter) => filter.allows(&stored).then_some(stored),
@@ -156,6 +169,7 @@ impl Filter {
 impl fmt::Display for KmsKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
+            Rule::None => f.write_str("no KMS keys"),
             Rule::Exact(key) => write!(f, "KMS key {key}"),
             Rule::MultiRegion(key) => write!(f, "KMS keys related to {key}"),
             Rule::Discovery(filter) => write!(f, "KMS keys {filter}"),
@@ -197,6 +211,7 @@ mod tests {
         let discovery = KmsKeys::discovery(accounts, regions).unwrap();
         let mrk_discovery = KmsKeys::multi_region_discovery(region(), accounts, regions).unwrap();
         let single = KmsKeys::multi_region(SINGLE.parse().unwrap());
+        let none = KmsKeys::none();
         // For each stored ARN, the key that each of the five calls.
         for (stored, called) in [
             (IRELAND, [IRELAND, IRELAND, IRELAND, IRELAND, ""]),
@@ -207,6 +222,7 @@ mod tests {
             (ALIAS, [""; 5]),
             ("", [""; 5]),
         ] {
+            assert_eq!(none.for_stored(stored), None);
             let all = [&exact, &related, &discovery, &mrk_discovery, &single];
             for (keys, called) in all.into_iter().zip(called) {
                 let key = keys.for_stored(stored).map(|key| key.to_string());
@@ -230,6 +246,7 @@ mod tests {
         }
         let discovery = KmsKeys::discovery(["111122223333"], ["us-east-1"]).unwrap();
         assert_eq!(discovery.for_new(), None);
+        assert_eq!(KmsKeys::none().for_new(), None);
         let exact = KmsKeys::exact(SINGLE.parse().unwrap());
         assert_eq!(exact.for_new().unwrap().as_str(), SINGLE);
     }
