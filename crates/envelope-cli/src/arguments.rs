@@ -6,7 +6,14 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use envelope::{AlgorithmSuite, CommitmentPolicy};
 
-use crate::{failure::Failure, wrapping_key::WrappingKey};
+use self::keys::Keys;
+use crate::{
+    failure::Failure,
+    options::{BranchKeyOptions, Kms, StoreOptions, pair},
+    wrapping_key::WrappingKey,
+};
+
+pub(crate) mod keys;
 
 const WRAPPING_KEYS: &str = "\
 Wrapping keys (SPEC):
@@ -27,7 +34,10 @@ Wrapping keys (SPEC):
   raw-rsa,namespace=NS,name=NAME,padding=PADDING,key-file=PATH
           an RSA key; PADDING is pkcs1, oaep-sha1, oaep-sha256, oaep-sha384 or oaep-sha512; the file
           is PEM: a public key can only encrypt, a private key can also decrypt
-In a value, write `\\,` for a comma and `\\\\` for a backslash.
+  hierarchical:BRANCH-KEY-ID
+          a branch key, which `envelope keys create` creates. Set its key store with --store,
+          --logical-name and --kms-key
+In a value KEY=VALUE, write `\\,` for a comma and `\\\\` for a backslash.
 
 AWS credentials are found as by the AWS CLI: environment, profiles, web identity, container or
 instance.
@@ -74,6 +84,8 @@ pub(crate) enum Command {
     Encrypt(Encrypt),
     Decrypt(Decrypt),
     Inspect(Inspect),
+    #[command(subcommand)]
+    Keys(Keys),
     /// Print a completion script for a shell
     ///
     /// For bash: `envelope completions bash > /etc/bash_completion.d/envelope`
@@ -84,8 +96,9 @@ pub(crate) enum Command {
     ///
     /// To read one: `envelope man encrypt | man -l -`
     Man {
-        /// Command to print the page for [default: the program]
-        command: Option<String>,
+        /// Command to print the page for, such as `keys create` [default: the program]
+        #[arg(num_args = 0..)]
+        command: Vec<String>,
     },
 }
 
@@ -127,6 +140,12 @@ pub(crate) struct Encrypt {
     pub(crate) commitment_policy: Policy,
 
     #[command(flatten)]
+    pub(crate) store: StoreOptions,
+
+    #[command(flatten)]
+    pub(crate) branch_keys: BranchKeyOptions,
+
+    #[command(flatten)]
     pub(crate) kms: Kms,
 
     #[command(flatten)]
@@ -164,6 +183,12 @@ pub(crate) struct Decrypt {
     pub(crate) release_unverified: bool,
 
     #[command(flatten)]
+    pub(crate) store: StoreOptions,
+
+    #[command(flatten)]
+    pub(crate) branch_keys: BranchKeyOptions,
+
+    #[command(flatten)]
     pub(crate) kms: Kms,
 
     #[command(flatten)]
@@ -180,18 +205,6 @@ pub(crate) struct Inspect {
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-#[command(next_help_heading = "AWS KMS")]
-pub(crate) struct Kms {
-    /// AWS KMS endpoint [default: the region's public endpoint]
-    #[arg(long, value_name = "URL")]
-    pub(crate) endpoint_url: Option<String>,
-
-    /// PEM file of trusted certificate authorities [default: the system's]
-    #[arg(long, value_name = "PEM")]
-    pub(crate) ca_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -237,20 +250,17 @@ impl From<Policy> for CommitmentPolicy {
 }
 
 /// Returns the program or one of its commands, for the manual page.
-pub(crate) fn described(command: Option<&str>) -> Result<clap::Command, Failure> {
+pub(crate) fn described(names: &[String]) -> Result<clap::Command, Failure> {
     let mut program = Arguments::command();
     program.build();
-    let Some(name) = command else { return Ok(program) };
-    let found = program.find_subcommand(name).cloned();
-    let found = found.ok_or_else(|| {
-        Failure::usage(format!("unknown command {name:?}: see `envelope --help`"))
-    })?;
-    Ok(found.display_name(format!("envelope-{name}")))
-}
-
-fn pair(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("missing `=`: expected KEY=VALUE")?;
-    Ok((key.to_owned(), value.to_owned()))
+    let mut found = &program;
+    for name in names {
+        found = found.find_subcommand(name).ok_or_else(|| {
+            Failure::usage(format!("unknown command {name:?}: see `envelope --help`"))
+        })?;
+    }
+    let name = ["envelope"].into_iter().chain(names.iter().map(String::as_str));
+    Ok(found.clone().display_name(name.collect::<Vec<_>>().join("-")))
 }
 
 fn suite(text: &str) -> Result<AlgorithmSuite, String> {
@@ -278,12 +288,5 @@ mod tests {
         for wrong in ["", "478x", "0479", "0x", "99999"] {
             assert!(suite(wrong).unwrap_err().contains("0478"), "{wrong}");
         }
-    }
-
-    #[test]
-    fn the_first_equals_sign_ends_the_key_of_a_pair() {
-        assert_eq!(pair("a=b=c").unwrap(), ("a".to_owned(), "b=c".to_owned()));
-        assert_eq!(pair("a=").unwrap(), ("a".to_owned(), String::new()));
-        assert!(pair("a").is_err());
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     arguments::Decrypt,
-    encrypt::{builder, context, runtime},
+    encrypt::{builder, context, kept_files, runtime},
     failure::Failure,
     flow,
     input::Input,
@@ -13,7 +13,13 @@ use crate::{
 pub(crate) fn run(arguments: &Decrypt) -> Result<(), Failure> {
     let context = context(&arguments.encryption_context)?;
     let runtime = runtime()?;
-    let keyring = keyring(&arguments.wrapping_keys, Purpose::Decrypt, &arguments.kms)?;
+    let keyring = runtime.block_on(keyring(
+        &arguments.wrapping_keys,
+        Purpose::Decrypt,
+        &arguments.store,
+        &arguments.branch_keys,
+        &arguments.kms,
+    ))?;
     let mut input = Input::open(&arguments.files.input)?.buffered();
     let threads = flow::threads(&input, arguments.files.threads);
     let envelope = builder(keyring)
@@ -25,7 +31,8 @@ pub(crate) fn run(arguments: &Decrypt) -> Result<(), Failure> {
 
     let header = envelope.read_header(&mut input);
     let header = header.map_err(|error| Failure::stream(input.name().display(), &error))?;
-    let output = Output::open(arguments.files.output.as_deref(), false, &arguments.wrapping_keys)?;
+    let kept = kept_files(&arguments.wrapping_keys, &arguments.store);
+    let output = Output::open(arguments.files.output.as_deref(), false, &kept)?;
     // A file appears only after the signature is verified.
     let decryptor = if output.appears_at_the_end() || arguments.release_unverified {
         runtime.block_on(envelope.decryptor_before_signature(&header, &context))

@@ -1,5 +1,7 @@
 //! The command `envelope encrypt`.
 
+use std::path::Path;
+
 use envelope::{EncryptionContext, Envelope, EnvelopeBuilder, materials::DefaultMaterialsManager};
 
 use crate::{
@@ -8,7 +10,10 @@ use crate::{
     flow,
     input::Input,
     keyring::{Purpose, keyring},
+    options::StoreOptions,
     output::Output,
+    store,
+    wrapping_key::WrappingKey,
 };
 
 pub(crate) fn run(arguments: &Encrypt) -> Result<(), Failure> {
@@ -19,7 +24,13 @@ pub(crate) fn run(arguments: &Encrypt) -> Result<(), Failure> {
         )));
     }
     let runtime = runtime()?;
-    let keyring = keyring(&arguments.wrapping_keys, Purpose::Encrypt, &arguments.kms)?;
+    let keyring = runtime.block_on(keyring(
+        &arguments.wrapping_keys,
+        Purpose::Encrypt,
+        &arguments.store,
+        &arguments.branch_keys,
+        &arguments.kms,
+    ))?;
     let input = Input::open(&arguments.files.input)?;
     let threads = flow::threads(&input, arguments.files.threads);
     let envelope = builder(keyring)
@@ -31,7 +42,8 @@ pub(crate) fn run(arguments: &Encrypt) -> Result<(), Failure> {
     let envelope = if let Some(suite) = arguments.suite { envelope.suite(suite) } else { envelope };
     let envelope = envelope.build().map_err(|error| Failure::envelope(&error))?;
 
-    let output = Output::open(arguments.files.output.as_deref(), true, &arguments.wrapping_keys)?;
+    let kept = kept_files(&arguments.wrapping_keys, &arguments.store);
+    let output = Output::open(arguments.files.output.as_deref(), true, &kept)?;
     let encryptor = runtime
         .block_on(envelope.encryptor(&context, None))
         .map_err(|error| Failure::context(&error))?;
@@ -41,6 +53,11 @@ pub(crate) fn run(arguments: &Encrypt) -> Result<(), Failure> {
 /// Returns a builder of an envelope that requests a new data key for each message.
 pub(crate) fn builder(keyring: envelope::keyring::MultiKeyring) -> EnvelopeBuilder {
     Envelope::builder(DefaultMaterialsManager::new(keyring))
+}
+
+/// Returns the files that no output may replace.
+pub(crate) fn kept_files<'a>(keys: &'a [WrappingKey], store: &'a StoreOptions) -> Vec<&'a Path> {
+    keys.iter().filter_map(WrappingKey::file).chain(store::file(store)).collect()
 }
 
 /// Returns the encryption context of the command line.

@@ -7,6 +7,7 @@ use std::{
     process::ExitCode,
 };
 
+use branch_keys::StorageError;
 use envelope::{Error, keyring::KeyringError};
 use signal_hook::{consts::SIGPIPE, low_level::emulate_default_handler};
 
@@ -62,6 +63,41 @@ impl Failure {
             }
             error => Self::envelope(error),
         }
+    }
+
+    /// An error of the storage of branch keys.
+    pub(crate) fn storage(error: &StorageError) -> Self {
+        let text = with_causes(error);
+        let is_missing = ["the table is missing", "ResourceNotFoundException"];
+        let hint = if is_missing.iter().any(|it| text.contains(it)) {
+            "; create or update the table with `envelope keys create-store`"
+        } else {
+            ""
+        };
+        Self::new(format!("{text}{hint}"))
+    }
+
+    /// An error of the key store. Adds what to do on the command line.
+    pub(crate) fn branch_keys(error: &branch_keys::Error) -> Self {
+        let hint = match error {
+            branch_keys::Error::Storage(cause) => return Self::storage(cause),
+            branch_keys::Error::InvalidArgument { argument: "context", .. } => {
+                return Self::usage(format!("{error}; pass --encryption-context KEY=VALUE"));
+            }
+            branch_keys::Error::InvalidArgument { .. } => return Self::usage(error.to_string()),
+            branch_keys::Error::Discovery => {
+                return Self::usage(
+                    "aws-kms-discovery neither creates nor rotates: use --kms-key KEY-ARN",
+                );
+            }
+            branch_keys::Error::VersionRace { winner } => {
+                let create_time = &winner.create_time;
+                return Self::new(format!("{error}, created at {create_time}"));
+            }
+            _ if error.is_retryable() => "; try again later",
+            _ => "",
+        };
+        Self::new(format!("{}{hint}", with_causes(error)))
     }
 
     /// An error of the library. Adds what to do on the command line.
@@ -124,19 +160,42 @@ impl Failure {
     }
 }
 
-/// An error and its causes, up to the one that a key provider returned: deeper ones may come from a
-/// credentials provider, and contain secrets.
+/// An error and its causes, up to the one that a key provider or a storage returned: deeper ones
+/// may come from a credentials provider, and contain secrets.
 pub(crate) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut current = error;
     while let Some(cause) = current.source() {
         let _ = write!(text, ": {cause}");
-        if current.is::<KeyringError>() {
+        let is_last = match current {
+            it if it.is::<KeyringError>() => !cause.is::<branch_keys::Error>(),
+            it if it.is::<branch_keys::Error>() => !cause.is::<StorageError>(),
+            it => it.is::<StorageError>(),
+        };
+        if is_last {
             break;
         }
         current = cause;
     }
     text
+}
+
+/// Prints the help, or why the command line could not be parsed, and returns the exit status.
+///
+/// `clap` repeats arguments that it does not expect. One may be a URL with a password.
+pub(crate) fn unparsed(error: &clap::Error) -> ExitCode {
+    let text = error.render().to_string();
+    if error.use_stderr() && text.contains("://") {
+        let words = text.split_inclusive(char::is_whitespace).map(|word| {
+            let Some((scheme, rest)) = word.split_once("://") else { return word.to_owned() };
+            let space = rest.chars().last().filter(|last| last.is_whitespace());
+            format!("{scheme}://...'{}", space.map(String::from).unwrap_or_default())
+        });
+        let _ = io::stderr().write_all(words.collect::<String>().as_bytes());
+    } else {
+        let _ = error.print();
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
 /// Prints one line on standard error. Ignores errors.

@@ -9,7 +9,9 @@ use crate::{
     arguments::Inspect,
     failure::{Failure, is_plain},
     input::Input,
+    json,
     output::print,
+    store::version_text,
 };
 
 /// The maximum of the format. Here, encrypted data keys cost no requests.
@@ -39,6 +41,8 @@ struct EncryptedDataKey {
     key_name: Option<String>,
     /// In hexadecimal.
     key_provider_information: String,
+    /// The UUID of the version, if a branch key wraps the data key.
+    branch_key_version: Option<String>,
     ciphertext_length: usize,
 }
 
@@ -66,12 +70,7 @@ pub(crate) fn run(arguments: &Inspect) -> Result<(), Failure> {
         }
         Err(error) => Some(failed(&error)),
     };
-    let text = if arguments.json {
-        escaped(&serde_json::to_string_pretty(&summary).expect("text and numbers have a JSON form"))
-            + "\n"
-    } else {
-        summary.text()
-    };
+    let text = if arguments.json { json::pretty(&summary) } else { summary.text() };
     print(text.as_bytes())?;
     // The header is shown even if the body is damaged.
     failure.map_or(Ok(()), Err)
@@ -92,6 +91,7 @@ impl Summary {
         let suite = header.suite();
         let encrypted_data_keys = header.encrypted_data_keys().map(|key| EncryptedDataKey {
             key_name: key_name(&key.key_provider_information),
+            branch_key_version: branch_key_version(&key.key_provider_id, &key.ciphertext),
             key_provider_information: hex::encode(&key.key_provider_information),
             key_provider_id: key.key_provider_id,
             ciphertext_length: key.ciphertext.len(),
@@ -139,9 +139,12 @@ impl Summary {
                 Some(name) => format!("{name:?}"),
                 None => format!("0x{}", key.key_provider_information),
             };
+            let version = key.branch_key_version.as_ref();
+            let version = version.map(|version| format!(", version {version}")).unwrap_or_default();
+            let length = key.ciphertext_length;
             line(
                 "encrypted data key",
-                format!("{:?} {name}, {} bytes", key.key_provider_id, key.ciphertext_length),
+                format!("{:?} {name}{version}, {length} bytes", key.key_provider_id),
             );
         }
         line("header", format!("{} bytes", self.header_length));
@@ -173,15 +176,16 @@ fn key_name(information: &[u8]) -> Option<String> {
     name.chars().all(is_plain).then(|| name.to_owned())
 }
 
-/// Escapes characters in JSON that could control a terminal. They occur only inside strings.
-fn escaped(json: &str) -> String {
-    let mut out = String::with_capacity(json.len());
-    for character in json.chars() {
-        if character == '\n' || is_plain(character) {
-            out.push(character);
-        } else {
-            let _ = write!(out, "\\u{:04x}", u32::from(character));
-        }
+/// Returns the version of the branch key that wraps a data key.
+///
+/// A salt of 16 bytes, an IV of 12 and the version of 16 precede the wrapped data key and a tag of
+/// 16. See the AWS Encryption SDK specification, framework/aws-kms/aws-kms-hierarchical-keyring.md,
+/// "Ciphertext".
+fn branch_key_version(provider: &str, ciphertext: &[u8]) -> Option<String> {
+    let is_whole = [16, 24, 32].iter().any(|length| ciphertext.len() == 60 + length);
+    if provider != "aws-kms-hierarchy" || !is_whole {
+        return None;
     }
-    out
+    let version = ciphertext.get(28..44)?.try_into().ok()?;
+    Some(version_text(version))
 }

@@ -1,24 +1,23 @@
 //! The keyring for the wrapping keys of the command line.
 
-use std::{
-    fs::{self, File},
-    io::Read as _,
-    path::Path,
-};
+use std::{fs::File, io::Read as _, path::Path};
 
 use envelope::{
     DataKey,
+    branch_key::BranchKeys,
     keyring::{
-        AwsKmsDiscoveryKeyring, AwsKmsKeyring, Keyring, MultiKeyring, RawAesKeyring, RawRsaKeyring,
-        RsaPadding, RsaPrivateKey, RsaPublicKey,
+        AwsKmsDiscoveryKeyring, AwsKmsKeyring, HierarchicalKeyring, Keyring, MultiKeyring,
+        RawAesKeyring, RawRsaKeyring, RsaPadding, RsaPrivateKey, RsaPublicKey,
     },
 };
-use kms_pool::{BuildError, KmsPool, PooledClients, Principal, Region};
+use kms_pool::{PooledClients, Region};
 use zeroize::Zeroizing;
 
 use crate::{
-    arguments::Kms,
-    failure::{Failure, with_causes},
+    failure::Failure,
+    kms::Aws,
+    options::{BranchKeyOptions, Kms, StoreOptions},
+    store::key_store,
     wrapping_key::{Filter, WrappingKey},
 };
 
@@ -33,29 +32,38 @@ pub(crate) enum Purpose {
 }
 
 /// Returns a keyring in which the first key generates data keys, and all keys unwrap them.
-pub(crate) fn keyring(
+pub(crate) async fn keyring(
     keys: &[WrappingKey],
     purpose: Purpose,
+    store: &StoreOptions,
+    branch_keys: &BranchKeyOptions,
     kms: &Kms,
 ) -> Result<MultiKeyring, Failure> {
-    let mut shared = None;
-    let mut clients = || match &shared {
-        Some(clients) => Ok(PooledClients::clone(clients)),
-        None => pooled_clients(kms).map(|clients| shared.insert(clients).clone()),
-    };
+    let aws = Aws::new(kms);
+    let mut opened: Option<BranchKeys> = None;
     let mut multi = None;
     for key in keys {
         let added = match key {
-            WrappingKey::AwsKms(arn) => add(multi, AwsKmsKeyring::new(clients()?, arn.clone())),
+            WrappingKey::AwsKms(arn) => add(multi, AwsKmsKeyring::new(aws.clients()?, arn.clone())),
             WrappingKey::AwsKmsMrk(arn) => {
-                add(multi, AwsKmsKeyring::mrk_aware(clients()?, arn.clone()))
+                add(multi, AwsKmsKeyring::mrk_aware(aws.clients()?, arn.clone()))
             }
             WrappingKey::AwsKmsDiscovery { .. } if purpose == Purpose::Encrypt => {
                 let problem = "aws-kms-discovery cannot encrypt: use aws-kms:KEY-ARN";
                 return Err(Failure::usage(format!("--wrapping-key: {problem}")));
             }
             WrappingKey::AwsKmsDiscovery { filter, region } => {
-                add(multi, discovery_keyring(filter.as_ref(), region.as_ref(), clients()?)?)
+                add(multi, discovery_keyring(filter.as_ref(), region.as_ref(), aws.clients()?)?)
+            }
+            WrappingKey::Hierarchical(id) => {
+                let branch_keys = if let Some(branch_keys) = &opened {
+                    branch_keys.clone()
+                } else {
+                    let store = key_store(store, branch_keys, &aws).await?;
+                    opened.insert(BranchKeys::new(store)).clone()
+                };
+                let keyring = HierarchicalKeyring::new(branch_keys, id.as_str());
+                add(multi, keyring.map_err(|error| Failure::envelope(&error))?)
             }
             WrappingKey::RawAes { namespace, name, key_file } => {
                 let keyring = RawAesKeyring::new(namespace, name, &aes_key(key_file)?);
@@ -81,24 +89,6 @@ fn add(
         None => Ok(MultiKeyring::new(keyring)),
         Some(multi) => multi.with_child(keyring).map_err(|error| Failure::envelope(&error)),
     }
-}
-
-/// Returns KMS clients for all regions, with the credentials of the default chain.
-fn pooled_clients(kms: &Kms) -> Result<PooledClients, Failure> {
-    Ok(pool(kms)?.clients(&Principal::from_default_chain()))
-}
-
-fn pool(kms: &Kms) -> Result<KmsPool, Failure> {
-    let failed = |error: BuildError| Failure::new(with_causes(&error));
-    let mut builder = KmsPool::builder().with_environment().map_err(failed)?;
-    if let Some(url) = &kms.endpoint_url {
-        builder = builder.endpoint_url(url);
-    }
-    if let Some(file) = &kms.ca_file {
-        builder =
-            builder.trust_root_pem(fs::read(file).map_err(|error| Failure::file(file, &error))?);
-    }
-    builder.build().map_err(failed)
 }
 
 fn discovery_keyring(

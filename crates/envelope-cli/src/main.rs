@@ -6,12 +6,18 @@ mod arguments;
 mod decrypt;
 mod encrypt;
 mod failure;
+mod fields;
 mod flow;
 mod input;
 mod inspect;
+mod json;
 mod keyring;
+mod keys;
+mod kms;
+mod options;
 mod output;
 mod progress;
+mod store;
 mod wrapping_key;
 
 use std::process::ExitCode;
@@ -25,7 +31,10 @@ use self::{
 };
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return failure::unparsed(&error),
+    };
     let result = output::remove_on_interrupt().and_then(|()| run(arguments.command));
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -38,6 +47,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Encrypt(arguments) => encrypt::run(&arguments),
         Command::Decrypt(arguments) => decrypt::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Keys(command) => keys::run(&command),
         Command::Completions { shell } => {
             let mut script = vec![];
             clap_complete::generate(shell, &mut Arguments::command(), "envelope", &mut script);
@@ -45,7 +55,7 @@ fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Man { command } => {
             let mut page = vec![];
-            let described = arguments::described(command.as_deref())?;
+            let described = arguments::described(&command)?;
             clap_mangen::Man::new(described)
                 .render(&mut page)
                 .map_err(|error| Failure::output(&error))?;

@@ -19,10 +19,7 @@ use signal_hook::{
 };
 use tempfile::TempPath;
 
-use crate::{
-    failure::{self, Failure},
-    wrapping_key::WrappingKey,
-};
+use crate::failure::{self, Failure};
 
 /// The state of the output file, for the thread that handles signals.
 static PROGRESS: Mutex<Progress> = Mutex::new(Progress::Nothing);
@@ -55,12 +52,8 @@ impl Output {
     /// written directly.
     ///
     /// Refuses to write `binary` output to a terminal, unless `-o -` requests it, and to replace a
-    /// file in `keys`.
-    pub(crate) fn open(
-        path: Option<&Path>,
-        binary: bool,
-        keys: &[WrappingKey],
-    ) -> Result<Self, Failure> {
+    /// file in `kept`.
+    pub(crate) fn open(path: Option<&Path>, binary: bool, kept: &[&Path]) -> Result<Self, Failure> {
         let Some(path) = path.filter(|path| *path != Path::new("-")) else {
             if path.is_none() && binary && io::stdout().is_terminal() {
                 return Err(Failure::usage(
@@ -78,11 +71,9 @@ impl Output {
                 let sink = OpenOptions::new().append(true).open(path).map_err(failed)?;
                 return Ok(Self { sink: sink.into(), name: path.to_owned(), then: Then::Nothing });
             }
-            Ok(metadata)
-                if keys.iter().filter_map(WrappingKey::file).any(|key| is_file(key, &metadata)) =>
-            {
+            Ok(metadata) if kept.iter().any(|file| is_file(file, &metadata)) => {
                 return Err(Failure::usage(format!(
-                    "{}: refusing to overwrite a wrapping key file",
+                    "{}: refusing to overwrite a wrapping key file or key store",
                     path.display()
                 )));
             }

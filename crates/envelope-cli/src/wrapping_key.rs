@@ -8,14 +8,30 @@ use std::{
 use envelope::keyring::RsaPadding;
 use kms_pool::{BuildError, KmsKeyArn, Region};
 
+use crate::fields::{Fields, split};
+
 /// The value of one `--wrapping-key`.
 #[derive(Debug, Clone)]
 pub(crate) enum WrappingKey {
     AwsKms(KmsKeyArn),
     AwsKmsMrk(KmsKeyArn),
-    AwsKmsDiscovery { filter: Option<Filter>, region: Option<Region> },
-    RawAes { namespace: String, name: String, key_file: PathBuf },
-    RawRsa { namespace: String, name: String, padding: RsaPadding, key_file: PathBuf },
+    AwsKmsDiscovery {
+        filter: Option<Filter>,
+        region: Option<Region>,
+    },
+    RawAes {
+        namespace: String,
+        name: String,
+        key_file: PathBuf,
+    },
+    RawRsa {
+        namespace: String,
+        name: String,
+        padding: RsaPadding,
+        key_file: PathBuf,
+    },
+    /// The branch key with this id, in the key store of the command line.
+    Hierarchical(String),
 }
 
 /// The accounts whose KMS keys are allowed, in one AWS partition.
@@ -29,7 +45,10 @@ impl WrappingKey {
     /// Returns the file with the key, if there is one.
     pub(crate) fn file(&self) -> Option<&Path> {
         match self {
-            Self::AwsKms(_) | Self::AwsKmsMrk(_) | Self::AwsKmsDiscovery { .. } => None,
+            Self::AwsKms(_)
+            | Self::AwsKmsMrk(_)
+            | Self::AwsKmsDiscovery { .. }
+            | Self::Hierarchical(_) => None,
             Self::RawAes { key_file, .. } | Self::RawRsa { key_file, .. } => Some(key_file),
         }
     }
@@ -45,6 +64,13 @@ impl FromStr for WrappingKey {
             if let Some(arn) = spec.strip_prefix(prefix) {
                 return arn.parse().map(kind).map_err(|error: BuildError| error.to_string());
             }
+        }
+        if let Some(id) = spec.strip_prefix("hierarchical:") {
+            return if (1..=2_048).contains(&id.len()) {
+                Ok(Self::Hierarchical(id.to_owned()))
+            } else {
+                Err("invalid branch key id: expected 1 to 2,048 bytes".to_owned())
+            };
         }
         let parts = split(spec)?;
         let (kind, fields) = parts.split_first().expect("`split` returns at least one part");
@@ -66,10 +92,11 @@ impl FromStr for WrappingKey {
                 region: fields.take_optional("region")?.map(|it| region(&it)).transpose()?,
             },
             "aws-kms" | "aws-kms-mrk" => return Err(format!("expected {kind}:KEY-ARN")),
+            "hierarchical" => return Err("expected hierarchical:BRANCH-KEY-ID".to_owned()),
             _ => {
                 return Err(format!(
                     "unknown kind of wrapping key {kind:?}: expected aws-kms:, aws-kms-mrk:, \
-                     aws-kms-discovery, raw-aes or raw-rsa"
+                     aws-kms-discovery, hierarchical:, raw-aes or raw-rsa"
                 ));
             }
         };
@@ -108,72 +135,6 @@ fn padding(name: &str) -> Result<RsaPadding, String> {
     })
 }
 
-/// Splits a text at its commas. A backslash escapes a comma or a backslash.
-fn split(spec: &str) -> Result<Vec<String>, String> {
-    let mut parts = vec![];
-    let mut part = String::new();
-    let mut characters = spec.chars();
-    while let Some(character) = characters.next() {
-        match character {
-            ',' => parts.push(std::mem::take(&mut part)),
-            '\\' => {
-                let escaped = characters.next().filter(|next| matches!(next, ',' | '\\'));
-                part.push(
-                    escaped.ok_or(
-                        "invalid escape: write `\\\\` for a backslash and `\\,` for a comma",
-                    )?,
-                );
-            }
-            character => part.push(character),
-        }
-    }
-    parts.push(part);
-    Ok(parts)
-}
-
-/// `KEY=VALUE` fields, which are taken by their keys.
-struct Fields(Vec<(String, String)>);
-
-impl Fields {
-    fn new(parts: &[String]) -> Result<Self, String> {
-        let pair = |part: &String| {
-            let (key, value) = part
-                .split_once('=')
-                .ok_or_else(|| format!("invalid field {part:?}: expected KEY=VALUE"))?;
-            Ok((key.to_owned(), value.to_owned()))
-        };
-        parts.iter().map(pair).collect::<Result<_, _>>().map(Self)
-    }
-
-    fn take(&mut self, key: &str) -> Result<String, String> {
-        self.take_optional(key)?.ok_or_else(|| format!("missing field: expected {key}="))
-    }
-
-    fn take_optional(&mut self, key: &str) -> Result<Option<String>, String> {
-        let mut values = self.take_all(key)?;
-        if values.len() > 1 {
-            return Err(format!("duplicate field {key}="));
-        }
-        Ok(values.pop())
-    }
-
-    fn take_all(&mut self, key: &str) -> Result<Vec<String>, String> {
-        let (taken, left): (Vec<_>, Vec<_>) = self.0.drain(..).partition(|(name, _)| name == key);
-        self.0 = left;
-        if taken.iter().any(|(_, value)| value.is_empty()) {
-            return Err(format!("empty field {key}="));
-        }
-        Ok(taken.into_iter().map(|(_, value)| value).collect())
-    }
-
-    fn finish(self) -> Result<(), String> {
-        match self.0.first() {
-            Some((unknown, _)) => Err(format!("unknown field {unknown}=")),
-            None => Ok(()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -195,6 +156,9 @@ mod tests {
             ("aws-kms:alias/x", "ARN"),
             ("aws-kms-mrk", "expected aws-kms-mrk:KEY-ARN"),
             ("aws-kms-mrk:mrk-1234abcd", "ARN"),
+            ("hierarchical", "expected hierarchical:BRANCH-KEY-ID"),
+            ("hierarchical,branch-key=a", "expected hierarchical:BRANCH-KEY-ID"),
+            ("hierarchical:", "1 to 2,048 bytes"),
             ("aws-kms-discovery:arn:aws:kms:eu-west-1:1:key/a", "unknown kind"),
             ("aws-kms-discovery,arn:aws:kms:eu-west-1:1:key/a", "expected KEY=VALUE"),
             ("aws-kms-discovery,partition=aws", "requires account="),
@@ -231,6 +195,14 @@ mod tests {
         assert_eq!(key.as_str(), arn);
         let any = parse("aws-kms-discovery");
         assert!(matches!(any, WrappingKey::AwsKmsDiscovery { filter: None, region: None }));
+    }
+
+    #[test]
+    fn a_branch_key_id_is_taken_as_it_is() {
+        let WrappingKey::Hierarchical(id) = "hierarchical:a,b=\\c:d".parse().unwrap() else {
+            panic!()
+        };
+        assert_eq!(id, "a,b=\\c:d");
     }
 
     proptest! {

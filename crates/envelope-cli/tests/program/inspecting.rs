@@ -48,6 +48,7 @@ fn json_has_the_same_content() {
         "key_provider_id": "ns",
         "key_name": "rsa",
         "key_provider_information": "727361",
+        "branch_key_version": null,
         "ciphertext_length": 256,
     });
     assert_eq!(shown["encrypted_data_keys"][1], rsa);

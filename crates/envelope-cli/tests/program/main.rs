@@ -1,6 +1,8 @@
 //! Tests the program as its users run it: the real binary, files, pipes, and a KMS on a socket.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[cfg(feature = "sqlite")]
+mod branch_keys;
 mod failures;
 mod inspecting;
 mod interrupts;
