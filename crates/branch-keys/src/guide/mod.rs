@@ -9,6 +9,9 @@
 //! | [`global_tables`] | How do I use a table that is replicated to several regions? |
 //! | [`migrating`] | How do I move from AWS's hierarchical keyring, or from Asherah? |
 //!
+//! The program `envelope` (package `kms-envelope-cli`) does all this at a terminal:
+//! `envelope keys --help`.
+//!
 //! The guide of [`envelope`](https://docs.rs/kms-envelope) has the rest.
 
 macro_rules! page {
