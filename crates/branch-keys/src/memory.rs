@@ -107,16 +107,23 @@ impl Storage for MemoryStorage {
         old_ciphertext: &'a [u8],
     ) -> StorageFuture<'a, ()> {
         let rotated = self.with(|items| {
-            check_unshredded(items, &active.id)?;
-            let current = items.get(&key(active));
-            let is_unchanged = current.is_some_and(|item| item.ciphertext == old_ciphertext);
-            if !is_unchanged || items.contains_key(&key(version)) {
+            check_unchanged(items, active, old_ciphertext)?;
+            if items.contains_key(&key(version)) {
                 return Err(StorageError::new(StorageErrorKind::Race));
             }
             items.extend([version, active].map(|item| (key(item), item.clone())));
             Ok(())
         });
         Box::pin(ready(rotated))
+    }
+
+    fn replace<'a>(&'a self, item: &'a Item, old_ciphertext: &'a [u8]) -> StorageFuture<'a, ()> {
+        let replaced = self.with(|items| {
+            check_unchanged(items, item, old_ciphertext)?;
+            items.insert(key(item), item.clone());
+            Ok(())
+        });
+        Box::pin(ready(replaced))
     }
 
     fn shred<'a>(&'a self, tombstone: &'a Item) -> StorageFuture<'a, u64> {
@@ -135,6 +142,14 @@ impl Storage for MemoryStorage {
 
 fn key(item: &Item) -> (String, ItemType) {
     (item.id.clone(), item.item_type)
+}
+
+fn check_unchanged(items: &Items, item: &Item, old_ciphertext: &[u8]) -> Result<(), StorageError> {
+    check_unshredded(items, &item.id)?;
+    match items.get(&key(item)) {
+        Some(current) if current.ciphertext == old_ciphertext => Ok(()),
+        _ => Err(StorageError::new(StorageErrorKind::Race)),
+    }
 }
 
 fn check_unshredded(items: &Items, id: &str) -> Result<(), StorageError> {

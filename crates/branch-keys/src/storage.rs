@@ -109,6 +109,25 @@ pub trait Storage: fmt::Debug + Send + Sync {
         old_ciphertext: &'a [u8],
     ) -> StorageFuture<'a, ()>;
 
+    /// Replaces one item by `item`, if it still has the ciphertext `old_ciphertext`.
+    ///
+    /// Only a migration between tiers needs it. Default: it fails.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is changed unless the outcome is unknown.
+    ///
+    /// - [`Shredded`](StorageErrorKind::Shredded) if the branch key has a tombstone.
+    /// - [`Race`](StorageErrorKind::Race) if there is no such item, or it has another ciphertext.
+    /// - [`UnknownOutcome`](StorageErrorKind::UnknownOutcome) if the change may have been committed,
+    ///   now or later.
+    /// - The reason why the storage did not respond.
+    fn replace<'a>(&'a self, item: &'a Item, old_ciphertext: &'a [u8]) -> StorageFuture<'a, ()> {
+        let _ = (item, old_ciphertext);
+        let error = StorageError::new(StorageErrorKind::Other);
+        Box::pin(async { Err(error.with_message("it cannot replace items")) })
+    }
+
     /// Adds the tombstone, then deletes all other items of the branch key. Returns how many it
     /// deleted.
     ///
@@ -172,6 +191,10 @@ impl<S: Storage + ?Sized> Storage for Arc<S> {
         (**self).rotate(active, version, old_ciphertext)
     }
 
+    fn replace<'a>(&'a self, item: &'a Item, old_ciphertext: &'a [u8]) -> StorageFuture<'a, ()> {
+        (**self).replace(item, old_ciphertext)
+    }
+
     fn shred<'a>(&'a self, tombstone: &'a Item) -> StorageFuture<'a, u64> {
         (**self).shred(tombstone)
     }
@@ -207,7 +230,7 @@ pub struct StorageError {
 pub enum StorageErrorKind {
     /// The branch key exists already.
     AlreadyExists,
-    /// Another rotation was faster, or the branch key does not exist.
+    /// Another change was faster, or the branch key does not exist.
     Race,
     /// The branch key was deleted for good.
     Shredded,

@@ -180,6 +180,10 @@ impl Storage for Meeting {
         })
     }
 
+    fn replace<'a>(&'a self, item: &'a Item, old_ciphertext: &'a [u8]) -> StorageFuture<'a, ()> {
+        self.storage.replace(item, old_ciphertext)
+    }
+
     fn shred<'a>(&'a self, tombstone: &'a Item) -> StorageFuture<'a, u64> {
         self.storage.shred(tombstone)
     }

@@ -39,6 +39,7 @@ pub async fn storage(storage: Arc<dyn Storage>) {
     races::one_of_many_rotations_wins(storage).await;
     races::a_rotation_needs_the_old_ciphertext(storage).await;
     races::a_version_is_never_replaced(storage).await;
+    races::one_of_many_replacements_wins(storage).await;
     shredding::a_tombstone_stays_and_blocks(storage).await;
     shredding::nothing_survives_a_race_with_shredding(storage).await;
 }

@@ -1,9 +1,9 @@
-//! Creations and rotations that race have one winner.
+//! Creations, rotations and replacements that race have one winner.
 
 use futures_util::future::join_all;
 
-use super::items::{NewKey, by_type, fresh, next, stored};
-use crate::item::ItemType;
+use super::items::{NewKey, by_type, fresh, item, next, stored, tombstone};
+use crate::item::{Item, ItemType};
 use crate::storage::{Storage, StorageError, StorageErrorKind};
 
 /// How many callers race.
@@ -90,4 +90,34 @@ pub(super) async fn a_version_is_never_replaced(storage: &dyn Storage) {
     let error = error.expect_err("the version exists");
     assert_eq!(error.kind(), StorageErrorKind::Race, "{error:?}");
     assert_eq!(stored(storage, &id).await, key.all());
+}
+
+pub(super) async fn one_of_many_replacements_wins(storage: &dyn Storage) {
+    let id = fresh("replacement");
+    let absent = item(&id, ItemType::Beacon);
+    let error = storage.replace(&absent, b"old").await.expect_err("nothing to replace");
+    assert_eq!(error.kind(), StorageErrorKind::Race, "{error:?}");
+
+    let key = NewKey::new(&id).create(storage).await;
+    let mut expected = key.all();
+    for old in [&key.active, &key.version, &key.beacon] {
+        let other = Item { ciphertext: b"another".to_vec(), ..old.clone() };
+        let error = storage.replace(&other, b"old").await.expect_err("another ciphertext");
+        assert_eq!(error.kind(), StorageErrorKind::Race, "{error:?}");
+        let new = |number: usize| Item {
+            kms_key_arn: format!("key {number}"),
+            ciphertext: vec![number.try_into().unwrap_or(0); 92],
+            ..old.clone()
+        };
+        let items: Vec<_> = (0..CALLERS).map(new).collect();
+        let replace = async |item| patiently!(storage.replace(item, &old.ciphertext));
+        let results = join_all(items.iter().map(replace)).await;
+        let winner = only_winner(&results, StorageErrorKind::Race);
+        expected.extend(by_type([items[winner].clone()]));
+        assert_eq!(stored(storage, &id).await, expected);
+    }
+    storage.shred(&tombstone(&id)).await.expect("shred");
+    let winner = &expected[&ItemType::Active];
+    let error = storage.replace(winner, &winner.ciphertext).await.expect_err("shredded");
+    assert_eq!(error.kind(), StorageErrorKind::Shredded, "{error:?}");
 }

@@ -177,6 +177,10 @@ impl Storage for DynamoDbStorage {
         Box::pin(self.put_next(active, version, old_ciphertext))
     }
 
+    fn replace<'a>(&'a self, item: &'a Item, old_ciphertext: &'a [u8]) -> StorageFuture<'a, ()> {
+        Box::pin(self.put_instead(item, old_ciphertext))
+    }
+
     fn shred<'a>(&'a self, tombstone: &'a Item) -> StorageFuture<'a, u64> {
         Box::pin(self.delete_all(tombstone))
     }

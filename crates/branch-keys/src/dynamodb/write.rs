@@ -61,15 +61,27 @@ impl DynamoDbStorage {
         self.decide(outcome, version, StorageErrorKind::Race).await
     }
 
-    /// Decides what became of a transaction that put this version.
+    pub(super) async fn put_instead(
+        &self,
+        item: &Item,
+        old_ciphertext: &[u8],
+    ) -> Result<(), StorageError> {
+        let connection = self.connection().await?;
+        let items =
+            vec![self.unshredded(&item.id)?, self.put(item, IS_UNCHANGED, Some(old_ciphertext))?];
+        let outcome = self.transact(&connection, items).await?;
+        self.decide(outcome, item, StorageErrorKind::Race).await
+    }
+
+    /// Decides what became of a transaction that put this item.
     ///
-    /// A version is never changed, and only the process that put it knows its random ciphertext: if
-    /// it is stored, then the transaction was committed, even if a condition failed when it was
-    /// repeated, or if the active item has changed since.
+    /// Only the process that put it knows its random ciphertext: if it is stored, then the
+    /// transaction was committed, even if a condition failed when it was repeated. Of a creation or
+    /// a rotation it is the version, which nobody rotates away.
     async fn decide(
         &self,
         outcome: Outcome,
-        version: &Item,
+        item: &Item,
         lost: StorageErrorKind,
     ) -> Result<(), StorageError> {
         let error = match outcome {
@@ -80,8 +92,8 @@ impl DynamoDbStorage {
             Outcome::ConditionsFailed(_) => StorageError::new(lost),
             Outcome::Unknown(cause) => unknown(cause),
         };
-        match self.read_item(&version.id, version.item_type, true).await {
-            Ok(Some(stored)) if stored.ciphertext == version.ciphertext => Ok(()),
+        match self.read_item(&item.id, item.item_type, true).await {
+            Ok(Some(stored)) if stored.ciphertext == item.ciphertext => Ok(()),
             Ok(_) => Err(error),
             Err(cause) => Err(unknown(cause)),
         }

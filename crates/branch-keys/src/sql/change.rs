@@ -1,4 +1,4 @@
-//! Creates, rotates and shreds branch keys, each in one transaction.
+//! Creates, rotates, replaces and shreds items of branch keys, each in one transaction.
 //!
 //! Each transaction first inserts the row of the tombstone, and all but a shredding delete it again
 //! before they commit. So the primary key of that row is a lock on the branch key, in any database
@@ -7,7 +7,7 @@
 
 use super::connection::Connection;
 use super::error::Failure;
-use super::row::{self, DELETE_ONE, DELETE_OTHERS, UPDATE_ACTIVE, Value};
+use super::row::{self, DELETE_ONE, DELETE_OTHERS, UPDATE_ONE, Value};
 use crate::item::{Item, ItemType};
 use crate::storage::StorageErrorKind;
 
@@ -16,6 +16,7 @@ use crate::storage::StorageErrorKind;
 pub(super) enum Change {
     Create([Item; 3]),
     Rotate { active: Item, version: Item, old_ciphertext: Vec<u8> },
+    Replace { item: Item, old_ciphertext: Vec<u8> },
     Shred { tombstone: Item },
 }
 
@@ -50,16 +51,17 @@ impl Change {
             }
             Self::Rotate { active, version, old_ciphertext } => {
                 lock(connection, active).await?;
-                let mut values = row::write(active)?;
-                let id_and_type: Vec<Value> = values.drain(..2).collect();
-                values.extend(id_and_type);
-                values.push(Value::Bytes(old_ciphertext.clone()));
-                if connection.execute(UPDATE_ACTIVE, values).await? != 1
-                    || !connection.insert(row::write(version)?).await?
-                {
+                update(connection, active, old_ciphertext).await?;
+                if !connection.insert(row::write(version)?).await? {
                     return Err(Failure::answer(StorageErrorKind::Race));
                 }
                 unlock(connection, active).await?;
+                Ok(0)
+            }
+            Self::Replace { item, old_ciphertext } => {
+                lock(connection, item).await?;
+                update(connection, item, old_ciphertext).await?;
+                unlock(connection, item).await?;
                 Ok(0)
             }
             Self::Shred { tombstone } => {
@@ -69,6 +71,23 @@ impl Change {
                 Ok(connection.execute(DELETE_OTHERS, id_and_type).await?)
             }
         }
+    }
+}
+
+/// Replaces an item that has the old ciphertext.
+async fn update(
+    connection: &mut Connection,
+    item: &Item,
+    old_ciphertext: &[u8],
+) -> Result<(), Failure> {
+    let mut values = row::write(item)?;
+    let id_and_type: Vec<Value> = values.drain(..2).collect();
+    values.extend(id_and_type);
+    values.push(Value::Bytes(old_ciphertext.to_vec()));
+    if connection.execute(UPDATE_ONE, values).await? == 1 {
+        Ok(())
+    } else {
+        Err(Failure::answer(StorageErrorKind::Race))
     }
 }
 

@@ -70,10 +70,10 @@ pub(super) const SELECT_ONE: &str =
 pub(super) const SELECT_ALL: &str =
     concat!("SELECT ", columns!(), " FROM branch_keys WHERE branch_key_id = ?");
 
-/// Changes the ACTIVE row if it has a certain ciphertext.
+/// Changes the row of an id and a type if it has a certain ciphertext.
 ///
 /// Parameters: those of [`write`] from the third on, then id, type and old ciphertext.
-pub(super) const UPDATE_ACTIVE: &str = "UPDATE branch_keys SET kms_arn = ?, create_time = ?, \
+pub(super) const UPDATE_ONE: &str = "UPDATE branch_keys SET kms_arn = ?, create_time = ?, \
     hierarchy_version = ?, active_version = ?, enc = ?, attributes = ? \
     WHERE branch_key_id = ? AND item_type = ? AND enc = ?";
 

@@ -173,6 +173,12 @@ impl Storage for SqlStorage {
         Box::pin(async move { self.commit(change).await.map(drop) })
     }
 
+    fn replace<'a>(&'a self, item: &'a Item, old_ciphertext: &'a [u8]) -> StorageFuture<'a, ()> {
+        let change =
+            Change::Replace { item: item.clone(), old_ciphertext: old_ciphertext.to_vec() };
+        Box::pin(async move { self.commit(change).await.map(drop) })
+    }
+
     fn shred<'a>(&'a self, tombstone: &'a Item) -> StorageFuture<'a, u64> {
         let change = Change::Shred { tombstone: tombstone.clone() };
         Box::pin(async move {
