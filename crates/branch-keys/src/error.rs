@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use envelope::keyring::KeyringError;
 use kms_pool::{KmsError, KmsKeyArn};
 use uuid::Uuid;
 
 use crate::info::BranchKeyInfo;
 use crate::item::ItemType;
 use crate::storage::StorageError;
+use crate::tier::Tier;
 
 /// The reason why an operation of a [`KeyStore`](crate::KeyStore) failed. Cloning is cheap.
 ///
@@ -90,6 +92,41 @@ pub enum Error {
         item_type: ItemType,
         /// The ARN in the item, shortened if it is long.
         kms_key_arn: String,
+    },
+
+    /// The item is on another tier than the key store, or under another root. No request was sent.
+    #[error(
+        "item {item_type} of branch key {id:?} is protected by {protected_by:?}, but the key store \
+         by {tier}: migrate the item, or use the other key store"
+    )]
+    OtherTier {
+        /// The id.
+        id: String,
+        /// The item.
+        item_type: ItemType,
+        /// The `kms-arn` of the item, shortened if it is long.
+        protected_by: String,
+        /// The tier of the key store.
+        tier: Tier,
+    },
+
+    /// The branch key is the root of the key store, which protects the others.
+    #[error("branch key {id:?} is the root of the key store: use the one that it was made from")]
+    RootBranchKey {
+        /// The id.
+        id: String,
+    },
+
+    /// The root cannot be used, or it did not protect the item: an attribute may have been changed.
+    #[error("could not use root branch key {root:?} for branch key {id:?}")]
+    Root {
+        /// The id of the branch key.
+        id: String,
+        /// The id of the root.
+        root: Arc<str>,
+        /// Why. Its name is that of the KMS key of the root, or the id of the root.
+        #[source]
+        cause: KeyringError,
     },
 
     /// The active item is older than one that this key store has seen. It may come from a backup.
@@ -179,6 +216,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Kms { cause, .. } => cause.is_retryable(),
+            Self::Root { cause, .. } => cause.kind().is_retryable(),
             Self::Storage(cause) => cause.is_retryable(),
             _ => false,
         }

@@ -18,7 +18,7 @@ pub struct BranchKeyInfo {
     pub id: String,
     /// The bytes of the UUID of the active version.
     pub version: [u8; 16],
-    /// The ARN of the KMS key, as it is stored.
+    /// The ARN of the KMS key, as it is stored. Under a root it is `envelope:root:` and its id.
     pub kms_key_arn: String,
     /// When the active version was created, as it is stored: `2026-11-27T20:41:20.856881Z`.
     pub create_time: String,

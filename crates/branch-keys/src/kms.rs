@@ -17,7 +17,7 @@ use crate::kms_keys::KmsKeys;
 const LENGTH: i32 = 32;
 
 /// Sends a key store's requests to AWS KMS.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Kms {
     pub(crate) keys: KmsKeys,
     pub(crate) clients: Arc<dyn ClientSupplier>,
@@ -87,6 +87,28 @@ impl Kms {
         check_key(&from.id, key, response.source_key_id())?;
         check_key(&from.id, key, response.key_id())?;
         to.ciphertext = ciphertext(&from.id, key, response.ciphertext_blob)?;
+        Ok(())
+    }
+
+    /// Encrypts a key for `item`, and sets it as the ciphertext.
+    pub(crate) async fn encrypt(
+        &self,
+        key: &KmsKeyArn,
+        item: &mut Item,
+        secret: &DataKey,
+    ) -> Result<(), Error> {
+        let client = self.client(key, &item.id, Purpose::Foreground).await?;
+        let response = client
+            .encrypt()
+            .key_id(key.as_str())
+            .plaintext(Blob::new(secret.expose_secret()))
+            .set_encryption_context(Some(self.context(item)))
+            .set_grant_tokens(self.grant_tokens())
+            .send()
+            .await
+            .map_err(|error| failed(&item.id, key, error))?;
+        check_key(&item.id, key, response.key_id())?;
+        item.ciphertext = ciphertext(&item.id, key, response.ciphertext_blob)?;
         Ok(())
     }
 

@@ -6,6 +6,8 @@
 //!
 //! - [`KeyStore`] creates, rotates, reads, verifies and shreds branch keys.
 //! - [`KmsKeys`] are the KMS keys that it may call.
+//! - [`KeyStore::under_root`] protects all branch keys by one, the *root*: a process then sends one
+//!   request to AWS KMS, however many tenants it has. Read what this gives up first.
 //! - [`Storage`] keeps the items of branch keys, and changes them in transactions.
 //!   `DynamoDbStorage` (feature `dynamodb`) has the table of the AWS Encryption SDKs.
 //!   `SqlStorage` (features `sqlite`, `postgres`, `mysql`) has a table in SQLite, PostgreSQL,
@@ -81,6 +83,7 @@ mod sql;
 mod storage;
 mod store;
 mod telemetry;
+mod tier;
 mod time;
 
 #[cfg(feature = "dynamodb")]
@@ -93,7 +96,8 @@ pub use memory::MemoryStorage;
 #[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
 pub use sql::{SqlStorage, SqlStorageBuilder};
 pub use storage::{Storage, StorageError, StorageErrorKind, StorageFuture};
-pub use store::{CreateBranchKey, ItemProblem, KeyStore, KeyStoreBuilder, Verification};
+pub use store::{CreateBranchKey, ItemProblem, KeyStore, KeyStoreBuilder, Migration, Verification};
+pub use tier::Tier;
 
 /// Compiles the code in README.md.
 #[cfg(doctest)]

@@ -119,8 +119,8 @@ pub trait Storage: fmt::Debug + Send + Sync {
     ///
     /// - [`Shredded`](StorageErrorKind::Shredded) if the branch key has a tombstone.
     /// - [`Race`](StorageErrorKind::Race) if there is no such item, or it has another ciphertext.
-    /// - [`UnknownOutcome`](StorageErrorKind::UnknownOutcome) if the change may have been committed,
-    ///   now or later.
+    /// - [`UnknownOutcome`](StorageErrorKind::UnknownOutcome) if the change may have been
+    ///   committed, now or later.
     /// - The reason why the storage did not respond.
     fn replace<'a>(&'a self, item: &'a Item, old_ciphertext: &'a [u8]) -> StorageFuture<'a, ()> {
         let _ = (item, old_ciphertext);

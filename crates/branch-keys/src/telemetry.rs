@@ -3,6 +3,7 @@
 
 use std::{fmt, iter};
 
+use envelope::keyring::KeyringErrorKind;
 use time::Duration;
 use tracing::{Instrument as _, field};
 
@@ -134,10 +135,12 @@ fn is_suspect(error: &Error) -> bool {
     match error {
         Error::InvalidItem { .. }
         | Error::KmsKeyNotAllowed { .. }
+        | Error::OtherTier { .. }
         | Error::OlderThanSeen { .. }
         | Error::TooOld { .. } => true,
         Error::Storage(cause) => cause.kind() == StorageErrorKind::Invalid,
         Error::Kms { cause, .. } => cause.kind() == kms_pool::KmsErrorKind::InvalidCiphertext,
+        Error::Root { cause, .. } => cause.kind() == KeyringErrorKind::InvalidCiphertext,
         _ => false,
     }
 }
@@ -153,6 +156,9 @@ fn outcome(error: &Error) -> &'static str {
         Error::UnknownOutcome { .. } => "unknown_outcome",
         Error::InvalidItem { .. } => "invalid_item",
         Error::KmsKeyNotAllowed { .. } => "kms_key_not_allowed",
+        Error::OtherTier { .. } => "other_tier",
+        Error::RootBranchKey { .. } => "root_branch_key",
+        Error::Root { .. } => "root",
         Error::OlderThanSeen { .. } => "older_than_seen",
         Error::TooOld { .. } => "too_old",
         Error::NotInHomeRegion { .. } => "not_in_home_region",

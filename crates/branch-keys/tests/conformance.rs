@@ -21,3 +21,12 @@ async fn key_store() {
     let open = |storage| kms.store(storage, &key);
     conformance::key_store(Arc::new(MemoryStorage::new()), open, 25).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn key_store_under_a_root() {
+    let kms = Kms::start().await;
+    let key = kms.key();
+    let storage = Arc::new(MemoryStorage::new());
+    kms.create_root(storage.clone(), &key).await;
+    conformance::key_store(storage, |it| kms.store_under_root(it, &key), 25).await;
+}

@@ -11,6 +11,7 @@ use crate::error::BuildError;
 use crate::kms::Kms;
 use crate::kms_keys::KmsKeys;
 use crate::storage::Storage;
+use crate::tier::Tier;
 
 /// A hundred years: past the life of anything that is stored.
 const MAX_AGE: Duration = Duration::from_hours(100 * 365 * 24);
@@ -124,7 +125,10 @@ impl KeyStoreBuilder {
             },
             home_region: self.home_region.map(|region| region.to_string()),
             max_active_age,
-            seen: Seen::default(),
+            seen: Arc::new(Seen::default()),
+            root: None,
+            tier: Tier::Kms,
+            reads_both: false,
         })))
     }
 }

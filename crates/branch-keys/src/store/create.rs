@@ -83,7 +83,8 @@ impl KeyStore {
     /// Creates a branch key with one version and a beacon key.
     ///
     /// It sends three requests to AWS KMS, which generates the secrets: nobody sees them, this
-    /// process included. All items are added in one transaction.
+    /// process included. [Under a root](Self::under_root), this process generates them. All items
+    /// are added in one transaction.
     ///
     /// # Errors
     ///
@@ -91,8 +92,9 @@ impl KeyStore {
     ///   your own has no context.
     /// - [`Error::AlreadyExists`] if the branch key exists: [`ensure`](Self::ensure) accepts this.
     /// - [`Error::Shredded`] if the branch key was shredded. Choose another id.
-    /// - [`Error::NotInHomeRegion`] or [`Error::Discovery`] if this key store may not create.
-    /// - [`Error::Kms`] or [`Error::InvalidResponse`] if AWS KMS refuses or fails.
+    /// - [`Error::NotInHomeRegion`] or [`Error::Discovery`] if this key store may not create, or
+    ///   [`Error::RootBranchKey`] if it is the root.
+    /// - [`Error::Kms`], [`Error::Root`] or [`Error::InvalidResponse`] if AWS KMS refuses or fails.
     /// - [`Error::UnknownOutcome`] if the storage may have added the items, or may do it later.
     /// - [`Error::Storage`] if the storage fails.
     pub async fn create(&self, branch_key: CreateBranchKey) -> Result<BranchKeyInfo, Error> {
@@ -103,12 +105,13 @@ impl KeyStore {
 
     async fn create_items(&self, branch_key: CreateBranchKey) -> Result<BranchKeyInfo, Error> {
         self.check_region()?;
-        let key = self.0.kms.key_for_new()?.clone();
+        let kms_key_arn = self.protector()?;
         let (id, attributes) = branch_key.checked()?;
+        self.check_id(&id)?;
         let template = Item {
             id,
             item_type: ItemType::Beacon,
-            kms_key_arn: key.to_string(),
+            kms_key_arn,
             create_time: to_text(now()),
             hierarchy_version: FORMAT,
             version: None,
@@ -117,11 +120,8 @@ impl KeyStore {
         };
         let mut beacon = template.clone();
         let (mut active, mut version) = next(template);
-        let branch = async {
-            self.0.kms.generate(&key, &mut version).await?;
-            self.0.kms.re_encrypt(&key, &version, &mut active).await
-        };
-        try_join(branch, self.0.kms.generate(&key, &mut beacon)).await?;
+        let branch = self.generate_version(&mut version, &mut active);
+        try_join(branch, self.generate_beacon(&mut beacon)).await?;
         match self.0.storage.create(&active, &version, &beacon).await {
             Ok(()) => {}
             Err(error) => self.settle_creation(&active, error).await?,

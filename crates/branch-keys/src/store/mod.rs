@@ -2,11 +2,14 @@
 
 mod builder;
 mod create;
+mod migrate;
 mod read;
+mod root;
 mod rotate;
 mod seen;
 mod shred;
 mod source;
+mod tier;
 mod verify;
 
 use std::fmt;
@@ -16,11 +19,14 @@ use ::time::Duration;
 
 pub use self::builder::KeyStoreBuilder;
 pub use self::create::CreateBranchKey;
+pub use self::migrate::Migration;
+use self::root::Root;
 use self::seen::Seen;
 pub use self::verify::{ItemProblem, Verification};
 use crate::error::Error;
 use crate::kms::Kms;
 use crate::storage::Storage;
+use crate::tier::Tier;
 
 /// Creates, rotates and reads branch keys (specification: `framework/branch-key-store.md`).
 ///
@@ -73,7 +79,28 @@ struct Inner {
     kms: Kms,
     home_region: Option<String>,
     max_active_age: Option<Duration>,
-    seen: Seen,
+    seen: Arc<Seen>,
+    root: Option<Root>,
+    /// What protects new items.
+    tier: Tier,
+    /// Whether items of the other tier are read, too.
+    reads_both: bool,
+}
+
+impl Inner {
+    /// A key store on the tier of AWS KMS that shares everything with this one.
+    fn shared(&self) -> Self {
+        Self {
+            storage: Arc::clone(&self.storage),
+            kms: self.kms.clone(),
+            home_region: self.home_region.clone(),
+            max_active_age: self.max_active_age,
+            seen: Arc::clone(&self.seen),
+            root: None,
+            tier: Tier::Kms,
+            reads_both: false,
+        }
+    }
 }
 
 impl KeyStore {
@@ -96,7 +123,8 @@ impl KeyStore {
 
 impl fmt::Debug for KeyStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { storage, kms, home_region, max_active_age, seen: _ } = &*self.0;
+        let Inner { storage, kms, home_region, max_active_age, root, tier, reads_both, .. } =
+            &*self.0;
         // Not the grant tokens.
         f.debug_struct("KeyStore")
             .field("logical_name", &kms.logical_name)
@@ -105,6 +133,9 @@ impl fmt::Debug for KeyStore {
             .field("clients", &kms.clients)
             .field("home_region", home_region)
             .field("max_active_age", max_active_age)
+            .field("root", &root.as_ref().map(|root| &root.id))
+            .field("tier", tier)
+            .field("reads_both", reads_both)
             .finish_non_exhaustive()
     }
 }

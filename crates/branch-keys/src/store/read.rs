@@ -5,6 +5,7 @@ use envelope::branch_key::BranchKey;
 use kms_pool::Purpose;
 
 use super::KeyStore;
+use super::root::Decrypted;
 use crate::context::CheckedItem;
 use crate::error::Error;
 use crate::info::BranchKeyInfo;
@@ -20,8 +21,12 @@ impl KeyStore {
     /// # Errors
     ///
     /// - [`Error::NotFound`] or [`Error::Shredded`] if there is no active item.
-    /// - [`Error::InvalidItem`], [`Error::KmsKeyNotAllowed`], [`Error::OlderThanSeen`] or
-    ///   [`Error::TooOld`] if the item is refused. No request was sent to AWS KMS.
+    /// - [`Error::InvalidItem`], [`Error::KmsKeyNotAllowed`], [`Error::OtherTier`],
+    ///   [`Error::OlderThanSeen`] or [`Error::TooOld`] if the item is refused. No request was sent
+    ///   to AWS KMS.
+    /// - [`Error::RootBranchKey`] if it is the [root](Self::under_root) of this key store.
+    /// - [`Error::Root`] if the root cannot be used, or did not protect this item: an attribute may
+    ///   have been changed.
     /// - [`Error::Kms`] if AWS KMS refuses or fails. If an attribute was changed, its kind is
     ///   [`InvalidCiphertext`](kms_pool::KmsErrorKind::InvalidCiphertext).
     /// - [`Error::InvalidResponse`] if AWS KMS responds for another key.
@@ -75,7 +80,7 @@ impl KeyStore {
     /// [`active`](Self::active).
     pub async fn beacon(&self, id: &str) -> Result<DataKey, Error> {
         let checked = self.find(id, ItemType::Beacon).await?;
-        self.decrypt(&checked, Purpose::Foreground).await
+        Ok(self.decrypt(&checked, Purpose::Foreground).await?.secret)
     }
 
     /// Returns what the active item of a branch key says, without a request to AWS KMS.
@@ -91,7 +96,8 @@ impl KeyStore {
         Ok(self.find(id, ItemType::Active).await?.info())
     }
 
-    /// Returns the ids of at most `limit` branch keys, in an order that the storage chooses.
+    /// Returns the ids of at most `limit` branch keys, in an order that the storage chooses. The
+    /// [root](Self::under_root) is not among them.
     ///
     /// To continue, pass the last id of the previous page as `after`. An empty page is the end.
     ///
@@ -113,8 +119,16 @@ impl KeyStore {
     ///
     /// [`Error::Storage`] if the storage fails.
     pub async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<String>, Error> {
-        let ids = self.0.storage.ids(after, limit).await;
-        ids.map_err(Error::Storage)
+        let list = async |after| {
+            let ids = self.0.storage.ids(after, limit).await;
+            ids.map_err(Error::Storage)
+        };
+        let mut ids = list(after).await?;
+        let Some(root) = &self.0.root else { return Ok(ids) };
+        let listed = ids.len();
+        ids.retain(|id| **id != *root.id);
+        // If only the root was listed, an empty page would be the end.
+        if listed == 1 && ids.is_empty() { list(Some(&root.id)).await } else { Ok(ids) }
     }
 
     /// Reads the active item, and refuses one that is too old.
@@ -141,10 +155,11 @@ impl KeyStore {
 
     /// Reads an item consistently, and checks that it is well-formed.
     pub(super) async fn find(&self, id: &str, item_type: ItemType) -> Result<CheckedItem, Error> {
+        self.check_id(id)?;
         let read = self.0.storage.read(id, item_type, true).await;
         let item = read.map_err(Error::Storage)?;
         match item {
-            Some(item) => CheckedItem::new(item, id, item_type),
+            Some(item) => self.checked(item, id, item_type),
             None => Err(self.missing(id, item_type).await?),
         }
     }
@@ -167,21 +182,15 @@ impl KeyStore {
         purpose: Purpose,
     ) -> Result<BranchKey, Error> {
         let item = &checked.item;
-        let called = self.0.kms.key_for(item)?;
-        let secret = self.0.kms.decrypt(&called, checked, purpose).await?;
+        let Decrypted { secret, kms_key } = self.decrypt(checked, purpose).await?;
         let key = BranchKey::new(item.id.as_str(), checked.version, &secret);
         let problem = "the id is empty, or longer than 2,048 bytes";
         let invalid =
             |_| Error::InvalidItem { id: item.id.clone(), item_type: item.item_type, problem };
-        Ok(key.map_err(invalid)?.under_kms_key(called))
-    }
-
-    pub(super) async fn decrypt(
-        &self,
-        checked: &CheckedItem,
-        purpose: Purpose,
-    ) -> Result<DataKey, Error> {
-        let called = self.0.kms.key_for(&checked.item)?;
-        self.0.kms.decrypt(&called, checked, purpose).await
+        let key = key.map_err(invalid)?;
+        Ok(match kms_key {
+            Some(kms_key) => key.under_kms_key(kms_key),
+            None => key,
+        })
     }
 }

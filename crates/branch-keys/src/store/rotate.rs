@@ -26,15 +26,16 @@ impl KeyStore {
     /// - [`Error::VersionRace`] if another rotation was faster. It has what the other one left.
     /// - [`Error::NotFound`] or [`Error::Shredded`] if there is no active item.
     /// - [`Error::NotInHomeRegion`] or [`Error::Discovery`] if this key store may not rotate.
-    /// - [`Error::InvalidItem`], [`Error::KmsKeyNotAllowed`] or [`Error::OlderThanSeen`] if the
-    ///   active item is refused.
-    /// - [`Error::Kms`] or [`Error::InvalidResponse`] if AWS KMS refuses or fails.
+    /// - [`Error::InvalidItem`], [`Error::KmsKeyNotAllowed`], [`Error::OtherTier`] or
+    ///   [`Error::OlderThanSeen`] if the active item is refused, and [`Error::RootBranchKey`] if it
+    ///   is that of the root.
+    /// - [`Error::Kms`], [`Error::Root`] or [`Error::InvalidResponse`] if AWS KMS refuses or fails.
     /// - [`Error::UnknownOutcome`] if the storage may have rotated it, or may do it later.
     /// - [`Error::Storage`] if the storage fails.
     pub async fn rotate(&self, id: &str) -> Result<BranchKeyInfo, Error> {
         self.observed_rotation(id, async {
             self.check_region()?;
-            self.0.kms.key_for_new()?;
+            self.protector()?;
             self.rotate_item(self.find_unless_older(id).await?).await
         })
         .await
@@ -64,7 +65,7 @@ impl KeyStore {
         age: Duration,
     ) -> Result<BranchKeyInfo, Error> {
         self.check_region()?;
-        self.0.kms.key_for_new()?;
+        self.protector()?;
         let active = self.find_unless_older(id).await?;
         if now() - active.created <= age {
             return Ok(active.info());
@@ -85,14 +86,15 @@ impl KeyStore {
 
     async fn rotate_item(&self, old: CheckedItem) -> Result<BranchKeyInfo, Error> {
         let id = old.item.id.clone();
-        let key = self.0.kms.key_for(&old.item)?;
-        let kms = &self.0.kms;
-        // Onto its own context: this authenticates what the new items take from it.
-        kms.re_encrypt(&key, &old.item, &mut old.item.clone()).await?;
+        // The new items take their attributes from it.
+        self.authenticate(&old).await?;
         let create_time = to_text(after(old.created, now()));
-        let (mut active, mut version) = next(Item { create_time, ..old.item.clone() });
-        kms.generate(&key, &mut version).await?;
-        kms.re_encrypt(&key, &version, &mut active).await?;
+        let mut template = Item { create_time, ..old.item.clone() };
+        if self.tier_of(&old.item) != Some(self.0.tier) {
+            template.kms_key_arn = self.protector()?;
+        }
+        let (mut active, mut version) = next(template);
+        self.generate_version(&mut version, &mut active).await?;
         match self.0.storage.rotate(&active, &version, &old.item.ciphertext).await {
             Ok(()) => {}
             Err(error) => self.settle_rotation(&version, &old.item, error).await?,

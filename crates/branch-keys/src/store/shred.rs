@@ -24,12 +24,16 @@ impl KeyStore {
     ///   process, or wait.
     /// - Backups of the table, its point-in-time recovery, replicas that lag, and write-ahead logs.
     ///   Anybody who restores them and may use the KMS key can read again. To prevent this, protect
-    ///   the branch key by a KMS key of its own, and schedule the deletion of that one.
+    ///   the branch key by a KMS key of its own, and schedule the deletion of that one. This is not
+    ///   possible [under a root](Self::under_root).
+    ///
+    /// If other branch keys are under this one as their root, they are lost with it.
     ///
     /// # Errors
     ///
     /// - [`Error::NotFound`] if there are no items.
-    /// - [`Error::NotInHomeRegion`] if this key store may not shred.
+    /// - [`Error::NotInHomeRegion`] if this key store may not shred, or [`Error::RootBranchKey`] if
+    ///   it is its root.
     /// - [`Error::Storage`] if the storage fails. Some items may have been deleted.
     pub async fn shred(&self, id: &str) -> Result<u64, Error> {
         let shredding = self.delete_all(id);
@@ -38,6 +42,7 @@ impl KeyStore {
 
     async fn delete_all(&self, id: &str) -> Result<u64, Error> {
         self.check_region()?;
+        self.check_id(id)?;
         let kms_key_arn = match self.0.storage.items(id).await {
             Ok(items) if items.is_empty() => return Err(Error::NotFound { id: id.to_owned() }),
             Ok(items) => items.into_iter().next().map(|item| item.kms_key_arn),

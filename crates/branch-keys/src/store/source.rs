@@ -38,6 +38,7 @@ impl BranchKeySource for KeyStore {
         id: &'a str,
     ) -> ResultFuture<'a, Option<Vec<[u8; 16]>>, KeyringError> {
         Box::pin(async move {
+            self.check_id(id).map_err(|error| of(id, error))?;
             let items = self.0.storage.items(id).await;
             let items = items.map_err(|cause| of(id, Error::Storage(cause)))?;
             let version = |item_type| match item_type {
@@ -51,7 +52,15 @@ impl BranchKeySource for KeyStore {
 
     fn identity(&self) -> String {
         let name = self.logical_name();
-        format!("key store {name:?} in {}, {}", self.0.storage.identity(), self.0.kms.keys)
+        let store =
+            format!("key store {name:?} in {}, {}", self.0.storage.identity(), self.0.kms.keys);
+        match (&self.0.root, self.0.reads_both) {
+            (None, _) => store,
+            (Some(root), false) => format!("{store}, under the root {:?}", root.id),
+            (Some(root), true) => {
+                format!("{store}, migrating from or to the root {:?}", root.id)
+            }
+        }
     }
 
     fn tenure(&self) -> u64 {
@@ -80,11 +89,17 @@ fn of(id: &str, error: Error) -> KeyringError {
         Error::Kms { key, cause, .. } => {
             return KeyringError::new(key.clone(), of_kms(cause.kind()), cause.clone());
         }
+        Error::Root { cause, .. } => {
+            let (name, kind) = (cause.wrapping_key().to_owned(), cause.kind());
+            return KeyringError::new(name, kind, error);
+        }
         Error::Storage(cause) | Error::UnknownOutcome { cause, .. } => of_storage(cause),
         Error::InvalidItem { .. } | Error::OlderThanSeen { .. } | Error::TooOld { .. } => {
             KeyringErrorKind::InvalidCiphertext
         }
-        Error::KmsKeyNotAllowed { .. } => KeyringErrorKind::Denied,
+        Error::KmsKeyNotAllowed { .. } | Error::OtherTier { .. } | Error::RootBranchKey { .. } => {
+            KeyringErrorKind::Denied
+        }
         Error::InvalidResponse { .. } => KeyringErrorKind::InvalidResponse,
         _ => KeyringErrorKind::Other,
     };

@@ -56,10 +56,12 @@ impl KeyStore {
     ///
     /// # Errors
     ///
-    /// - [`Error::NotFound`] or [`Error::Shredded`] if there is no branch key.
+    /// - [`Error::NotFound`] or [`Error::Shredded`] if there is no branch key, and
+    ///   [`Error::RootBranchKey`] if it is the root: verify it without `under_root`.
     /// - Any error that [may pass](Error::is_retryable): the items may be right.
     /// - [`Error::Storage`] if the storage fails, or finds an item that it cannot read.
     pub async fn verify(&self, id: &str) -> Result<Verification, Error> {
+        self.check_id(id)?;
         let items = self.0.storage.items(id).await.map_err(Error::Storage)?;
         let is_shredded = items.iter().any(|item| item.item_type == ItemType::Tombstone);
         if items.is_empty() {
@@ -80,7 +82,7 @@ impl KeyStore {
             if clashes(&item) {
                 found.add(id, item_type, "an attribute clashes with the custom context");
             }
-            match self.authenticate(id, item, &mut authentic).await {
+            match self.authenticate_one(id, item, &mut authentic).await {
                 Ok(()) => found.authentic += 1,
                 Err(error) if error.is_retryable() => return Err(error),
                 Err(error) => found.problems.push(ItemProblem { item_type, error }),
@@ -95,15 +97,15 @@ impl KeyStore {
         Ok(found)
     }
 
-    async fn authenticate(
+    async fn authenticate_one(
         &self,
         id: &str,
         item: Item,
         authentic: &mut Authentic,
     ) -> Result<(), Error> {
         let item_type = item.item_type;
-        let checked = CheckedItem::new(item, id, item_type)?;
-        let secret = self.decrypt(&checked, Purpose::Foreground).await?;
+        let checked = self.checked(item, id, item_type)?;
+        let secret = self.decrypt(&checked, Purpose::Foreground).await?.secret;
         match item_type {
             ItemType::Active => authentic.active = Some((checked, secret)),
             ItemType::Version(_) => authentic.versions.push((checked, secret)),

@@ -7,7 +7,10 @@ mod support;
 mod changed_items;
 mod configurations;
 mod keyring;
+mod migration;
 mod operations;
+mod root;
+mod root_items;
 mod unconfirmed;
 
 use std::collections::BTreeMap;

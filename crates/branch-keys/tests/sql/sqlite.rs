@@ -43,6 +43,16 @@ async fn key_stores_conform() {
     conformance::key_store(Arc::new(storage), |it| kms.store(it, &key), 10).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn key_stores_under_a_root_conform() {
+    let folder = tempdir().unwrap();
+    let kms = Kms::start().await;
+    let key = kms.key();
+    let storage = Arc::new(SqlStorage::connect(url(&folder)).await.unwrap());
+    kms.create_root(storage.clone(), &key).await;
+    conformance::key_store(storage, |it| kms.store_under_root(it, &key), 10).await;
+}
+
 #[test]
 fn storages_that_start_at_the_same_time_share_the_file() {
     for _ in 0..5 {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use branch_keys::{Item, KeyStore, KeyStoreBuilder, KmsKeys, Storage};
+use branch_keys::{CreateBranchKey, Item, KeyStore, KeyStoreBuilder, KmsKeys, Storage};
 use kms_local::KmsLocal;
 use kms_pool::aws_sdk_kms::Client;
 use kms_pool::aws_sdk_kms::config::interceptors::BeforeTransmitInterceptorContextRef;
@@ -59,6 +59,20 @@ impl Kms {
 
     pub(crate) fn store(&self, storage: impl Storage + 'static, key: &KmsKeyArn) -> KeyStore {
         self.builder(storage, KmsKeys::exact(key.clone())).build().unwrap()
+    }
+
+    /// Creates the root of [`store_under_root`](Self::store_under_root).
+    pub(crate) async fn create_root(&self, storage: impl Storage + 'static, key: &KmsKeyArn) {
+        let root = CreateBranchKey::new("root", [("purpose", "root")]);
+        self.store(storage, key).create(root).await.unwrap();
+    }
+
+    pub(crate) fn store_under_root(
+        &self,
+        storage: impl Storage + 'static,
+        key: &KmsKeyArn,
+    ) -> KeyStore {
+        self.store(storage, key).under_root("root", |cache| cache).unwrap()
     }
 
     /// An item as another client writes it, which may use the KMS key: with the secret of `from`.

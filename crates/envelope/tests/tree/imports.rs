@@ -85,6 +85,7 @@ const BRANCH_KEYS: &[(&str, u8)] = &[
     ("storage", 0),
     ("info", 0),
     ("item", 0),
+    ("tier", 0),
     ("time", 0),
 ];
 
