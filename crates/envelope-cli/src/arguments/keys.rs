@@ -30,7 +30,7 @@ key can decrypt again: to end this, schedule the deletion of the KMS key as well
 
 const LIST: &str = "\
 Example, rotates all branch keys:
-  envelope keys list | xargs -d '\\n' -n 1 envelope keys rotate";
+  envelope keys list | xargs -d '\\n' -n 1 envelope keys rotate --";
 
 /// Create, rotate, list, verify and delete branch keys
 ///

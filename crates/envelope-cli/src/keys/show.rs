@@ -118,9 +118,9 @@ impl Active {
         let version = |text: String| text.trim_start_matches("branch:version:").to_owned();
         let (custom, other): (BTreeMap<_, _>, _) =
             item.attributes.into_iter().partition(|(name, _)| name.starts_with(CUSTOM_PREFIX));
-        let unprefixed = |(name, value): (String, String)| {
-            (name.trim_start_matches(CUSTOM_PREFIX).to_owned(), value)
-        };
+        // Once: the rest may begin with the prefix, too.
+        let unprefixed =
+            |(mut name, value): (String, String)| (name.split_off(CUSTOM_PREFIX.len()), value);
         Self {
             version: item.version.map(version),
             create_time: item.create_time,

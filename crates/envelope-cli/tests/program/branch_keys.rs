@@ -332,6 +332,20 @@ async fn a_missing_store_is_not_created() {
     scene.refuses(&["list", "--store", "sqlite:folder"], 1, "");
 }
 
+/// Anybody who writes to the table chooses ids, and a tenant may choose pairs.
+#[tokio::test(flavor = "multi_thread")]
+async fn neither_an_id_is_an_option_nor_a_pair_another_one() {
+    let scene = Scene::with_branch_key().await;
+    let pairs = ["--encryption-context", "aws-crypto-ec:x=1", "--encryption-context", "x=2"];
+    scene.keys(&[&["create"], &pairs[..], &["--", "--help"]].concat());
+    scene.keys(&["rotate", "--", "--help"]);
+    let shown = scene.keys(&["show", "--json", "--", "--help"]);
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    let context = &shown["active"]["encryption_context"];
+    assert_eq!(*context, json!({ "aws-crypto-ec:x": "1", "x": "2" }));
+    assert_eq!(shown["versions"].as_array().unwrap().len(), 2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_missing_on_the_command_line_is_named() {
     let mut scene = Scene::with_branch_key().await;
