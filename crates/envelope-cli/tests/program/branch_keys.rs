@@ -1,6 +1,7 @@
 //! Branch keys: the commands of `envelope keys`, and messages under a branch key.
 
 use std::{
+    collections::BTreeMap,
     fs,
     fs::File,
     io::{Read as _, Write as _},
@@ -8,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use branch_keys::{Item, ItemType, SqlStorage, Storage as _};
 use kms_local::KmsLocal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value, json};
@@ -175,8 +177,55 @@ async fn the_life_of_branch_keys_in_dynamodb() {
     scene.refuses(&["list", "--region", REGION], 1, "credentials");
 }
 
+/// `tests/databases/run` starts the servers, with an empty database each.
+#[cfg(all(feature = "mysql", feature = "postgres"))]
 #[tokio::test(flavor = "multi_thread")]
-async fn branch_keys_are_listed_page_by_page_and_refused_if_they_could_forge_lines() {
+async fn the_life_of_branch_keys_on_servers() {
+    for variable in ["ENVELOPE_TEST_POSTGRES", "ENVELOPE_TEST_MYSQL"] {
+        let Ok(url) = std::env::var(variable) else { continue };
+        let scene = Scene::start(&url).await;
+        let missing = scene.refuses(&["list"], 1, "envelope keys create-store");
+        assert!(!missing.stderr.contains("secret"), "{}", missing.stderr);
+        life(&scene);
+        let denied = ["list", "--store", &url.replace("secret", "hunter2")];
+        let denied = scene.refuses(&denied, 1, "denied access");
+        assert!(!denied.stderr.contains("hunter2"), "{}", denied.stderr);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_branch_keys_than_fit_into_one_page_are_listed() {
+    let scene = Scene::with_branch_key().await;
+    let url = format!("sqlite:{}", scene.place.path("keys.db").display());
+    let storage = SqlStorage::connect(url).await.unwrap();
+    let [active, version, beacon] =
+        [ItemType::Active, ItemType::Version([1; 16]), ItemType::Beacon].map(|item_type| Item {
+            id: String::new(),
+            item_type,
+            kms_key_arn: String::new(),
+            create_time: String::new(),
+            hierarchy_version: 1,
+            version: None,
+            ciphertext: vec![1],
+            attributes: BTreeMap::new(),
+        });
+    let mut expected = vec!["tenant-42".to_owned()];
+    for number in 0..1_000 {
+        let id = format!("id-{number}");
+        let item = |item: &Item| Item { id: id.clone(), ..item.clone() };
+        storage.create(&item(&active), &item(&version), &item(&beacon)).await.unwrap();
+        expected.push(id);
+    }
+    let mut ids: Vec<_> = scene.keys(&["list"]).lines().map(str::to_owned).collect();
+    ids.sort();
+    expected.sort();
+    assert_eq!(ids, expected);
+    // These items are not authentic.
+    scene.refuses(&["verify"], 1, "1000 of 1001 branch keys have problems");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_that_could_forge_lines_are_listed_only_as_json() {
     let scene = Scene::with_branch_key().await;
     scene.kms.faults(REGION).deny_access(true);
     // Listing, showing and shredding send no request to AWS KMS.
