@@ -64,8 +64,7 @@ impl KeyStore {
     ///
     /// # async fn example(kms_tier: KeyStore) -> Result<(), Box<dyn std::error::Error>> {
     /// kms_tier.ensure(CreateBranchKey::new("root", [("purpose", "root")])).await?;
-    /// let settings = |cache| cache.max_age(Duration::from_mins(2));
-    /// let store = kms_tier.under_root("root", settings)?;
+    /// let store = kms_tier.under_root("root", |cache| cache.max_age(Duration::from_mins(2)))?;
     /// store.ensure(CreateBranchKey::new("tenant-42", [("tenant", "42")])).await?;
     /// # Ok(())
     /// # }
