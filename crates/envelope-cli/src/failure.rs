@@ -9,6 +9,7 @@ use std::{
 
 use branch_keys::StorageError;
 use envelope::{Error, keyring::KeyringError};
+use kms_pool::KmsErrorKind;
 use signal_hook::{consts::SIGPIPE, low_level::emulate_default_handler};
 
 /// The end of the program without success.
@@ -79,25 +80,20 @@ impl Failure {
 
     /// An error of the key store. Adds what to do on the command line.
     pub(crate) fn branch_keys(error: &branch_keys::Error) -> Self {
-        let hint = match error {
-            branch_keys::Error::Storage(cause) => return Self::storage(cause),
+        match error {
+            branch_keys::Error::Storage(cause) => Self::storage(cause),
             branch_keys::Error::InvalidArgument { argument: "context", .. } => {
-                return Self::usage(format!("{error}; pass --encryption-context KEY=VALUE"));
+                Self::usage(format!("{error}; pass --encryption-context KEY=VALUE"))
             }
-            branch_keys::Error::InvalidArgument { .. } => return Self::usage(error.to_string()),
+            branch_keys::Error::InvalidArgument { .. } => Self::usage(error.to_string()),
             branch_keys::Error::Discovery => {
-                return Self::usage(
-                    "aws-kms-discovery neither creates nor rotates: use --kms-key KEY-ARN",
-                );
+                Self::usage("aws-kms-discovery neither creates nor rotates: use --kms-key KEY-ARN")
             }
             branch_keys::Error::VersionRace { winner } => {
-                let create_time = &winner.create_time;
-                return Self::new(format!("{error}, created at {create_time}"));
+                Self::new(format!("{error}, created at {}", winner.create_time))
             }
-            _ if error.is_retryable() => "; try again later",
-            _ => "",
-        };
-        Self::new(format!("{}{hint}", with_causes(error)))
+            error => Self::new(branch_key_text(error)),
+        }
     }
 
     /// An error of the library. Adds what to do on the command line.
@@ -196,6 +192,19 @@ pub(crate) fn unparsed(error: &clap::Error) -> ExitCode {
         let _ = error.print();
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// An error of the key store and its causes. Adds why AWS KMS can refuse an item.
+pub(crate) fn branch_key_text(error: &branch_keys::Error) -> String {
+    let hint = match error {
+        branch_keys::Error::Kms { cause, .. }
+            if cause.kind() == KmsErrorKind::InvalidCiphertext =>
+        {
+            "; the item was changed, or its key store has another --logical-name"
+        }
+        _ => "",
+    };
+    format!("{}{hint}", with_causes(error))
 }
 
 /// Prints one line on standard error. Ignores errors.

@@ -5,7 +5,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::{
     arguments::keys::Verify,
-    failure::{Failure, print_line, with_causes},
+    failure::{Failure, branch_key_text, print_line, with_causes},
     kms::Aws,
     output::print,
     store::{PAGE, key_store},
@@ -92,7 +92,8 @@ impl Found {
         self.bad += 1;
         for problem in problems {
             let item_type = problem.item_type;
-            print_line(&format!("branch key {id:?}, {item_type}: {}", with_causes(&problem.error)));
+            let reason = branch_key_text(&problem.error);
+            print_line(&format!("branch key {id:?}, {item_type}: {reason}"));
         }
         Ok(())
     }

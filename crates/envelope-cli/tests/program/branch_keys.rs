@@ -283,7 +283,9 @@ async fn verification_names_each_bad_item() {
     scene.refuses(&["verify", "tenant-42", "tenant-44"], 1, "no branch key \"tenant-44\"");
     // Another logical name is another store.
     scene.set("ENVELOPE_LOGICAL_NAME", "invoices");
-    scene.refuses(&["verify"], 1, "2 of 2 branch keys");
+    let ran = scene.refuses(&["verify"], 1, "2 of 2 branch keys");
+    assert_eq!(ran.stderr.matches("has another --logical-name").count(), 6, "{}", ran.stderr);
+    scene.refuses(&["rotate", "tenant-42"], 1, "has another --logical-name");
     scene.set("ENVELOPE_LOGICAL_NAME", "payments");
     // A KMS key that is not allowed is not called.
     scene.set("ENVELOPE_KMS_KEY", &scene.kms.create_key(REGION));
