@@ -39,7 +39,7 @@ async fn main() -> Result<(), examples::Report> {
         envelope.try_encrypt(b"4242 4242 4242 4242", &row("acme", number)?)?;
     }
     let requests = kms.counters("us-east-1").requests("Decrypt");
-    println!("1000 rows, each with a data key of its own, cost {requests} Decrypt");
+    println!("1000 rows, each with a data key of its own, cost {requests} Decrypt requests");
 
     // After a rotation, messages of earlier versions still decrypt.
     store.rotate("acme").await?;
@@ -49,7 +49,7 @@ async fn main() -> Result<(), examples::Report> {
         println!("{}", envelope.decrypt(message, row).await?.plaintext().escape_ascii());
     }
 
-    // Without its branch key, a tenant's message no longer decrypts. Those of others do.
+    // A tenant's messages no longer decrypt without its branch key. Those of others still do.
     store.shred("globex").await?;
     keys.invalidate("globex");
     let error = envelope.decrypt(&other, &globex).await.expect_err("it was shredded");

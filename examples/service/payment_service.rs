@@ -171,7 +171,7 @@ async fn main() -> Result<(), examples::Report> {
         .route("/tenants/{tenant}/rotate", post(rotate))
         .route("/tenants/{tenant}/payments", post(encrypt))
         .route("/tenants/{tenant}/payments/decrypt", post(decrypt))
-        // Cached branch keys outlive an outage: it is no reason to restart, or to send less.
+        // Cached branch keys outlive an outage: restarting the service would only lose them.
         .route("/healthz", get(async || "ready"))
         .route("/stats", get(stats))
         .route("/metrics", get(metrics_page))

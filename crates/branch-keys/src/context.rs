@@ -86,7 +86,7 @@ impl CheckedItem {
         let version = match (item.item_type, item.version.as_deref().map(str::parse)) {
             (ItemType::Active, Some(Ok(ItemType::Version(version))))
             | (ItemType::Version(version), None) => version,
-            (ItemType::Active, _) => return Err("version is not that of a branch key"),
+            (ItemType::Active, _) => return Err("version does not name a version of a branch key"),
             (ItemType::Beacon, None) => [0; 16],
             (_, Some(_)) => return Err("only an active item has a version"),
             (ItemType::Tombstone, None) => return Err("a tombstone has no key"),

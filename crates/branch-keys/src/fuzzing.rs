@@ -14,7 +14,7 @@ use crate::time::{after, from_text, now, to_text};
 const ID: &str = "tenant-42";
 const KEY: &str = "arn:aws:kms:us-east-1:111122223333:key/mrk-1234abcd12ab34cd56ef1234567890ab";
 
-/// Writes to the active item of a branch key, as one who may write to the table can. Each change
+/// Writes to the active item of a branch key, as anybody with write access can. Each change
 /// is a field, and its text or the name and value of an attribute.
 ///
 /// An item that the key store accepts must differ from the others in the encryption context.

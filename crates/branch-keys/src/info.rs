@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-/// What a key store tells about the active version of a branch key. It contains no secrets.
+/// Facts about the active version of a branch key. It contains no secrets.
 ///
 /// ```no_run
 /// # async fn example(store: branch_keys::KeyStore) -> Result<(), branch_keys::Error> {

@@ -37,13 +37,13 @@ pub struct Item {
     pub create_time: String,
     /// The version of the format of items: the attribute `hierarchy-version`, a number.
     pub hierarchy_version: u32,
-    /// The type of the version that the active item has: the attribute `version`.
+    /// In the active item, the type of the item of its version: the attribute `version`.
     ///
     /// It is `None` for every other type.
     pub version: Option<String>,
     /// What AWS KMS encrypted: the attribute `enc`. Empty in a tombstone.
     pub ciphertext: Vec<u8>,
-    /// All further attributes, which are text, by their whole names.
+    /// All other attributes by their full names. Their values are text.
     ///
     /// Custom encryption context has names with the prefix `aws-crypto-ec:`.
     pub attributes: BTreeMap<String, String>,
@@ -86,7 +86,7 @@ impl fmt::Display for ItemType {
     }
 }
 
-/// The text is not the type of an item of a branch key.
+/// The error for a text that is not an item type of branch keys.
 ///
 /// ```
 /// use branch_keys::{InvalidItemType, ItemType};

@@ -73,8 +73,8 @@ impl KmsKeys {
 
     /// Allows the keys that items name, in these accounts and regions. It cannot create or rotate.
     ///
-    /// The specification allows any key. Then anybody who can write to the table could have
-    /// you use a branch key that they know, under a KMS key of theirs.
+    /// The specification allows any key. Then anybody who can write to the table could make you
+    /// use a branch key that they know, under a KMS key of their own.
     ///
     /// # Errors
     ///
@@ -149,7 +149,7 @@ impl Filter {
             account.len() == 12 && account.bytes().all(|byte| byte.is_ascii_digit())
         };
         if accounts.is_empty() || !accounts.iter().all(is_account) {
-            return Err(BuildError::new("accounts", "expected at least one, of 12 digits each"));
+            return Err(BuildError::new("accounts", "expected at least one, each of 12 digits"));
         }
         let regions: Result<BTreeSet<Region>, _> =
             regions.into_iter().map(|region| region.as_ref().parse()).collect();

@@ -2,7 +2,7 @@
 //! `framework/branch-key-store.md`).
 //!
 //! A *branch key* is one 256-bit key per tenant, or per purpose. AWS KMS protects it, and a table
-//! keeps it. Each process fetches it once and caches it, then wraps data keys under it locally.
+//! keeps it. Each process fetches and caches it, then wraps data keys under it locally.
 //!
 //! - [`KeyStore`] creates, rotates, reads, verifies and shreds branch keys.
 //! - [`KmsKeys`] are the KMS keys that it may call.
@@ -59,7 +59,7 @@
 //! | `branch_keys_active_age_seconds` | histogram | |
 //!
 //! The last one is the age of each active version that is read. A rotation that another process
-//! won has the outcome `version_race`. Ids are no labels: there may be any number of them.
+//! won has the outcome `version_race`. Ids are not labels: there may be any number of them.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -31,12 +31,12 @@ impl MemoryStorage {
         Self { number: NEXT.fetch_add(1, Ordering::Relaxed), items: Mutex::default() }
     }
 
-    /// Adds or replaces an item without any condition, as one who may write to the table can.
+    /// Adds or replaces an item without any condition, as anybody with write access can.
     pub fn put(&self, item: Item) {
         self.with(|items| items.insert((item.id.clone(), item.item_type), item));
     }
 
-    /// Deletes an item without any condition, as one who may write to the table can.
+    /// Deletes an item without any condition, as anybody with write access can.
     pub fn remove(&self, id: &str, item_type: ItemType) -> Option<Item> {
         self.with(|items| items.remove(&(id.to_owned(), item_type)))
     }

@@ -1,4 +1,4 @@
-//! What keeps the items of branch keys.
+//! The trait of tables that keep the items of branch keys, and its errors.
 
 use std::error::Error;
 use std::fmt;
@@ -13,13 +13,13 @@ pub type StorageFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StorageErr
 /// Keeps the items of branch keys in a table, and changes them in transactions.
 ///
 /// An item is found by its id and type. Both are compared byte by byte: `Tenant-A`, `tenant-a` and
-/// `tenant-a ` are three branch keys. A storage returns items as it has them, and does not judge
-/// them; the key store does.
+/// `tenant-a ` are three branch keys. A storage returns items as they are stored. The key store
+/// checks them.
 ///
 /// Every method is bounded in time. A future that is dropped leaves no lock behind. Whether its
 /// change was committed is then unknown.
 ///
-/// The feature `conformance` has the tests that an implementation of yours has to pass.
+/// The feature `conformance` has the tests that your implementation must pass.
 ///
 /// # Examples
 ///

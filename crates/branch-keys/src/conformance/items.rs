@@ -136,7 +136,7 @@ pub(super) async fn pages_have_each_id_once(storage: &dyn Storage) {
     for number in 0..7 {
         let id = fresh(&format!("page {number}"));
         let key = NewKey::new(&id).create(storage).await;
-        // Further items are no further branch keys.
+        // Further items do not add branch keys to the list.
         let (active, version) = next(&id);
         storage.rotate(&active, &version, &key.active.ciphertext).await.expect("rotation");
         created.insert(id);

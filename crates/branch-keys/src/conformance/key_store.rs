@@ -21,7 +21,7 @@ const RACERS: usize = 4;
 ///
 /// # Panics
 ///
-/// If a key store does something else than [`KeyStore`] describes.
+/// If a key store does not do what [`KeyStore`] describes.
 pub async fn key_store(
     storage: Arc<dyn Storage>,
     open: impl Fn(Arc<dyn Storage>) -> KeyStore,

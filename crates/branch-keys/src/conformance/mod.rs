@@ -28,7 +28,7 @@ use crate::storage::Storage;
 ///
 /// # Panics
 ///
-/// If the storage does something else than [`Storage`] describes.
+/// If the storage does not do what [`Storage`] describes.
 pub async fn storage(storage: Arc<dyn Storage>) {
     let storage = &*storage;
     items::attributes_survive(storage).await;

@@ -9,7 +9,7 @@ use crate::storage::{Storage, StorageError, StorageErrorKind};
 /// How many callers race.
 const CALLERS: usize = 8;
 
-/// Calls again while the storage is overloaded, as transactions on the same items may make it.
+/// Repeats a call while the storage is overloaded: racing transactions can overload it.
 macro_rules! patiently {
     ($call:expr) => {
         loop {

@@ -30,8 +30,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// this storage theirs. [`create_table`](Self::create_table) creates it.
 ///
 /// Requests are signed as a [`Principal`] and use the connections, proxies, certificate authorities
-/// and timeouts of a [`KmsPool`], with a budget and a circuit of their own: DynamoDB that throttles
-/// or fails does not slow down requests to KMS. Set another endpoint by
+/// and timeouts of a [`KmsPool`], with a budget and a circuit of their own: if DynamoDB throttles
+/// or fails, requests to KMS are not slowed down. Set another endpoint with
 /// [`KmsPoolBuilder::service_endpoint_url`](kms_pool::KmsPoolBuilder::service_endpoint_url).
 ///
 /// # Permissions

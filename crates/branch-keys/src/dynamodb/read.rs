@@ -78,7 +78,7 @@ impl DynamoDbStorage {
         for _ in 0..max_pages {
             let mut names = names();
             if projection.is_none() {
-                // Unused names are an error.
+                // DynamoDB refuses unused names.
                 names.remove("#type");
             }
             let page = connection
@@ -103,7 +103,7 @@ impl DynamoDbStorage {
         Err(invalid(format!("the items take more than {max_pages} MB in total")))
     }
 
-    /// Ids of branch keys in the order of the table, which is that of no name.
+    /// Ids of branch keys in the order of the table, which is not alphabetical.
     pub(super) async fn scan_ids(
         &self,
         after: Option<&str>,

@@ -14,7 +14,7 @@ use crate::storage::StorageError;
 
 /// The pause before the table is described again.
 const PAUSE: Duration = Duration::from_millis(250);
-/// How often the table is described before it must be usable: for two minutes.
+/// How many times the table is described before this gives up: two minutes in total.
 const MAX_LOOKS: u32 = 480;
 
 impl DynamoDbStorage {

@@ -20,11 +20,11 @@ const IS_UNCHANGED: &str = "attribute_exists(#id) AND #enc = :old";
 /// The code of a request without effect, because a transaction uses the same item.
 const CONFLICT: &str = "TransactionConflictException";
 
-/// How often a request is sent again while a transaction uses the same item.
+/// How many times a request is sent again while a transaction uses the same item.
 const MAX_CONFLICTS: u32 = 8;
 
-/// How often [`DynamoDbStorage::delete_all`] looks for further items. Another client that rotates
-/// the branch key at the same time may add one item.
+/// How many times [`DynamoDbStorage::delete_all`] looks for further items. Another client that
+/// rotates the branch key at the same time may add one item.
 const MAX_ROUNDS: u32 = 4;
 
 impl DynamoDbStorage {

@@ -77,9 +77,9 @@ impl SqlStorageBuilder {
 
     /// Sets the max number of connections.
     ///
-    /// Default: 8. Allowed: 1 to 1,000. The caches above send few requests. Connections are opened
-    /// when they are needed, and closed after a minute without use. Half of them, rounded up, may
-    /// change branch keys at once: those that wait for a lock leave the others for reads.
+    /// Default: 8. Allowed: 1 to 1,000. A cache of branch keys sends few requests. Connections are
+    /// opened when they are needed, and closed after a minute without use. Half of them, rounded
+    /// up, may change branch keys at once: those that wait for a lock leave the others for reads.
     ///
     /// ```
     /// # use branch_keys::SqlStorage;
@@ -92,8 +92,8 @@ impl SqlStorageBuilder {
 
     /// Sets whether to create the table, or to migrate it to a new version of its schema.
     ///
-    /// Default: true. If the user of the database must not create tables, connect once with
-    /// another one.
+    /// Default: true. If the database user may not create tables, connect once as a user who
+    /// may.
     ///
     /// ```
     /// # use branch_keys::SqlStorage;

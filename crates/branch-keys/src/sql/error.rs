@@ -7,7 +7,7 @@ use crate::storage::{StorageError, StorageErrorKind};
 pub(super) enum Failure {
     /// The operation itself ended like this, and no transaction is open.
     Answer(StorageError),
-    /// Another transaction was in the way. Nothing was changed: the operation can be repeated.
+    /// It conflicted with another transaction. Nothing was changed: the operation can be repeated.
     Conflict(StorageError),
     /// The connection, or the server, is gone. Nothing was changed.
     Broken(StorageError),

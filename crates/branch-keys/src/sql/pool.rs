@@ -1,9 +1,9 @@
-//! Idle connections, and the limits of an operation in time.
+//! Idle connections, and the time limits of operations.
 //!
-//! `sqlx` has a pool, too. This one differs where a storage of keys must not hang: a connection
-//! whose operation failed, timed out or was cancelled is closed at once instead of being tested or
-//! drained, so it occupies no place in the pool. After such a failure no other idle connection is
-//! used either, because the same cause has probably ended them all.
+//! `sqlx` has a pool, too. This one never hangs on a broken connection: a connection whose
+//! operation failed, timed out or was cancelled is closed at once instead of being tested or
+//! drained, so it does not block another operation. After such a failure no other idle connection
+//! is used either, because the same cause has probably broken them all.
 
 use std::fmt;
 use std::pin::Pin;
@@ -25,7 +25,7 @@ const MAX_IDLE: Duration = Duration::from_mins(1);
 /// server takes effect.
 const MAX_AGE: Duration = Duration::from_mins(30);
 
-/// How often a transaction is repeated that another one was in the way of.
+/// How many times a transaction is repeated if it conflicts with another one.
 const MAX_CONFLICTS: u32 = 10;
 
 /// The pause after the first conflict. It doubles with each further one.
@@ -197,7 +197,7 @@ async fn acquire(
     }
 }
 
-/// How long an idle connection to a server may take: it may lead nowhere, so half of the time is
+/// How long an idle connection to a server may take: it may be dead, so half of the time is
 /// left for another one.
 fn half_way(now: Instant, deadline: Instant) -> Instant {
     now + deadline.saturating_duration_since(now) / 2

@@ -55,7 +55,7 @@ const MYSQL: [&str; 1] = ["CREATE TABLE IF NOT EXISTS branch_keys (
     PRIMARY KEY (branch_key_id, item_type)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC"];
 
-/// Takes the lock that allows to migrate. Its number is "branch" in ASCII.
+/// Takes the lock for migrations. Its number is "branch" in ASCII.
 #[cfg(feature = "postgres")]
 const LOCK_POSTGRES: &str = "SELECT pg_advisory_xact_lock(108243400418152)";
 
@@ -131,7 +131,9 @@ async fn migrate(connection: &mut Connection) -> Result<(), Failure> {
             let locked = connection.fetch(LOCK_MYSQL, Vec::new()).await?;
             if locked != [[Value::Integer(1)]] {
                 let busy = StorageError::new(StorageErrorKind::Throttled);
-                return Err(Failure::Conflict(busy.with_message("another program migrates")));
+                return Err(Failure::Conflict(
+                    busy.with_message("another program is migrating it"),
+                ));
             }
             let applied = apply(connection, &MYSQL).await;
             connection.run(UNLOCK_MYSQL).await.map_err(Failure::broken)?;

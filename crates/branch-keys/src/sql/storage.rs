@@ -38,19 +38,19 @@ const MAX_IDS: usize = 5_000;
 ///
 /// Hosts other than `localhost` must have a certificate of one of the platform's certificate
 /// authorities, or of those in the file that `sslrootcert` (PostgreSQL) or `ssl-ca` (MySQL) names.
-/// To allow other certificates, or none, name an `sslmode` or `ssl-mode` in the URL. PostgreSQL's
-/// environment variables and password file apply where the URL is silent. Poolers in front of
-/// PostgreSQL must keep one session per connection.
+/// To allow other certificates, or connections without TLS, set `sslmode` or `ssl-mode` in the URL.
+/// PostgreSQL's environment variables and password file supply what the URL omits. A pooler in
+/// front of PostgreSQL must keep one session per connection.
 ///
 /// # Durability
 ///
-/// What was acknowledged survives a crash of the process and of the machine if the server is
-/// configured so. SQLite syncs each commit, and only the owner can read a file that the storage
-/// creates. For PostgreSQL the storage turns `synchronous_commit` on if it is off. In MySQL, leave
-/// `innodb_flush_log_at_trx_commit` at 1.
+/// A change that was acknowledged survives a crash of the process or of the machine, if the server
+/// is configured for that. SQLite syncs each commit, and only the owner can read a file that the
+/// storage creates. For PostgreSQL the storage turns `synchronous_commit` on if it is off. In
+/// MySQL, leave `innodb_flush_log_at_trx_commit` at 1.
 ///
 /// SQLite overwrites deleted items in the file with zeros. Copies, logs and backups of a database
-/// keep them: to delete a branch key for good, its KMS key must go as well.
+/// keep them: to delete a branch key for good, delete its KMS key as well.
 ///
 /// # Examples
 ///

@@ -137,7 +137,7 @@ fn sqlite(url: &str, timeout: Duration) -> Result<(Options, String), StorageErro
         return Err(invalid("expected the path of a file after sqlite:, without parameters"));
     }
     let path = std::path::absolute(path)
-        .map_err(|cause| invalid("the path is not usable").with_source(cause))?;
+        .map_err(|cause| invalid("could not resolve the path").with_source(cause))?;
     let options = SqliteConnectOptions::new()
         .filename(&path)
         .busy_timeout(timeout / 4)

@@ -78,8 +78,8 @@ impl KeyStoreBuilder {
     /// Sets the one region in which branch keys are created, rotated and shredded. Default: any.
     ///
     /// Set it for a table that is replicated to several regions, such as a DynamoDB global table.
-    /// Two regions that create one branch key at the same time would both succeed, and one of the
-    /// two would be lost after data was encrypted under it.
+    /// If two regions create a branch key with the same id at the same time, both succeed. One of
+    /// the two keys is then lost, after data may have been encrypted under it.
     pub fn home_region(mut self, region: Region) -> Self {
         self.home_region = Some(region);
         self
@@ -112,7 +112,7 @@ impl KeyStoreBuilder {
             return Err(BuildError::new("max_active_age", "expected 1 min to 100 years"));
         }
         if self.home_region.is_some() && self.storage.region().is_none() {
-            let problem = "the storage does not tell its region: leave the setting out";
+            let problem = "the storage is in no region: omit this setting";
             return Err(BuildError::new("home_region", problem));
         }
         Ok(KeyStore(Arc::new(Inner {

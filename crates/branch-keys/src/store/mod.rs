@@ -38,13 +38,13 @@ use crate::tier::Tier;
 ///
 /// # Checks
 ///
-/// - An item carries the id and the type that were asked for, byte by byte.
+/// - An item has exactly the id and the type that were requested, byte by byte.
 /// - The ARN in it is one that [`KmsKeys`](crate::KmsKeys) allows. Otherwise no request is sent.
 /// - AWS KMS authenticates all other attributes, together with the logical name. Two tables with
 ///   the same logical name accept each other's items: give each table a name of its own.
 /// - An active item is not older than one that this key store has seen, nor older than
 ///   [`max_active_age`](KeyStoreBuilder::max_active_age). Anybody who can write to the table can
-///   restore an older item, of which AWS KMS knows nothing.
+///   restore an older item, and AWS KMS cannot notice it.
 ///
 /// # Cancellation
 ///

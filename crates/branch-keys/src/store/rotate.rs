@@ -18,12 +18,12 @@ impl KeyStore {
     /// It authenticates the active item first. The KMS key and the custom context stay, and so does
     /// the beacon key. If several callers rotate a branch key at the same time, exactly one wins.
     ///
-    /// A cache of branch keys uses the previous version until its own limits. To switch at once in
-    /// this process, call its `invalidate`.
+    /// A cache of branch keys uses the previous version until its own limits are reached. To switch
+    /// at once in this process, call its `invalidate`.
     ///
     /// # Errors
     ///
-    /// - [`Error::VersionRace`] if another rotation was faster. It has what the other one left.
+    /// - [`Error::VersionRace`] if another rotation was faster. It contains the winner's version.
     /// - [`Error::NotFound`] or [`Error::Shredded`] if there is no active item.
     /// - [`Error::NotInHomeRegion`] or [`Error::Discovery`] if this key store may not rotate.
     /// - [`Error::InvalidItem`], [`Error::KmsKeyNotAllowed`], [`Error::OtherTier`] or

@@ -15,17 +15,17 @@ impl KeyStore {
     /// items were deleted.
     ///
     /// It first adds a tombstone, `envelope:SHREDDED`, and then deletes all other items. From then
-    /// on [`Error::Shredded`] is the response for this id, which can never be created again. If it
-    /// fails, or the process ends, repeat it until it succeeds.
+    /// on, operations on this id fail with [`Error::Shredded`], and it can never be created again.
+    /// If shredding fails or the process ends, repeat it until it succeeds.
     ///
     /// # What survives
     ///
     /// - Caches of branch keys and data keys, up to their limits. Call `invalidate` in every
     ///   process, or wait.
     /// - Backups of the table, its point-in-time recovery, replicas that lag, and write-ahead logs.
-    ///   Anybody who restores them and may use the KMS key can read again. To prevent this, protect
-    ///   the branch key by a KMS key of its own, and schedule the deletion of that one. This is not
-    ///   possible [under a root](Self::under_root).
+    ///   Anybody who restores them and may use the KMS key can decrypt again. To prevent this,
+    ///   protect the branch key by a KMS key of its own, and schedule the deletion of that KMS key.
+    ///   This is not possible [under a root](Self::under_root).
     ///
     /// If other branch keys are under this one as their root, they are lost with it.
     ///
@@ -46,7 +46,7 @@ impl KeyStore {
         let kms_key_arn = match self.0.storage.items(id).await {
             Ok(items) if items.is_empty() => return Err(Error::NotFound { id: id.to_owned() }),
             Ok(items) => items.into_iter().next().map(|item| item.kms_key_arn),
-            // What cannot be read can be deleted.
+            // Items that cannot be read can be deleted.
             Err(error) if error.kind() == StorageErrorKind::Invalid => None,
             Err(cause) => return Err(Error::Storage(cause)),
         };

@@ -15,7 +15,7 @@ use crate::item::{Item, ItemType};
 pub struct Verification {
     /// How many items were authenticated.
     pub authentic: usize,
-    /// The problems. Empty if everything is right.
+    /// The problems. Empty if there are none.
     pub problems: Vec<ItemProblem>,
 }
 
@@ -75,7 +75,7 @@ impl KeyStore {
                 continue;
             }
             if is_shredded {
-                let problem = "it is left over from an interrupted shredding: repeat that";
+                let problem = "it is left over from an interrupted shredding: shred again";
                 found.add(id, item_type, problem);
                 continue;
             }

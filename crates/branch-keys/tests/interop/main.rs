@@ -42,7 +42,7 @@ struct Site {
     runtime: Runtime,
     pool: KmsPool,
     principal: Principal,
-    /// The key store, as the peers are told of it.
+    /// The key store, as described to the peers.
     described: Value,
     store: KeyStore,
     peers: Vec<Peer>,
@@ -143,7 +143,7 @@ impl Site {
         })
     }
 
-    /// What a client makes of a message or a plaintext.
+    /// The result of a client for a message or a plaintext.
     fn crypt(
         &mut self,
         operation: &str,

@@ -1,4 +1,4 @@
-//! Changes whose outcome the storage does not tell.
+//! Changes whose outcome is unknown.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
@@ -160,7 +160,7 @@ async fn a_creation_is_published_only_if_it_is_stored() {
             Err(Error::UnknownOutcome { .. }) => assert!(!is_known, "{id}"),
             Err(error) => panic!("{error:?}"),
         }
-        // It is there, and who asks again gets it.
+        // It is there: the next call gets it.
         let ensured = scene.lossy(Fate::Lost, 0).ensure(new_key(id)).await.unwrap();
         assert_eq!(ensured, scene.other.info(id).await.unwrap());
     }

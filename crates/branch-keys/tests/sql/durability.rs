@@ -58,7 +58,7 @@ fn a_killed_process_leaves_whole_branch_keys() {
         for id in ids(kill) {
             known.compare(&id, &block_on(storage.items(&id)).unwrap());
         }
-        // From time to time, all of the past.
+        // From time to time, compare all earlier changes too.
         if kill % 50 == 49 || kill + 1 == kills {
             for id in (0..=kill).flat_map(ids) {
                 known.compare(&id, &block_on(storage.items(&id)).unwrap());

@@ -148,7 +148,7 @@ async fn lost_connections_are_replaced_without_an_error() {
     }
 }
 
-/// A network that swallows everything must neither hold a caller nor use the pool up.
+/// A network that drops every packet must not block a caller, or use up all connections.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_server_wedges_nobody() {
     for url in databases().await {

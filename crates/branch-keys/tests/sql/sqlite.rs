@@ -153,7 +153,7 @@ async fn changes_that_wait_for_a_lock_leave_connections_for_reads() {
             tokio::spawn(async move { create(&storage, &number.to_string()).await })
         })
         .collect();
-    // Nothing else is left to do than to wait for the lock.
+    // All that is left is to wait for the lock.
     for _ in 0..100 {
         assert!(storage.read("a", ItemType::Active, true).await.unwrap().is_some());
     }

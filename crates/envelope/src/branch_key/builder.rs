@@ -102,8 +102,8 @@ impl BranchKeysBuilder {
     /// for each process. After a failure it is repeated, with pauses of up to
     /// [`max_backoff`](Self::max_backoff). Each request is one read of the store and one of KMS.
     ///
-    /// With this, a revocation takes effect soon although an outage of less than `max_age` harms
-    /// nobody. Requires the feature `tokio`.
+    /// With a short interval and a long `max_age`, a revocation takes effect soon, and a short
+    /// outage harms nobody. Requires the feature `tokio`.
     pub fn check_every(mut self, interval: Duration) -> Self {
         self.policy.check_every = Some(interval);
         self
@@ -141,17 +141,17 @@ impl BranchKeysBuilder {
         self
     }
 
-    /// Sets how many branch keys are loaded at once. Default: 16. Allowed: over zero; zero counts
-    /// as one.
+    /// Sets how many branch keys are loaded at once. Default: 16. Allowed: any; zero counts as
+    /// one.
     ///
-    /// Branch keys take turns. Versions may be named by forged messages, so their first loads leave
-    /// some of `max_loads` free: those of one branch key leave a quarter.
+    /// Branch keys take turns. Forged messages may name any version, so first loads of versions
+    /// never use all of `max_loads`: those of one branch key leave a quarter free.
     pub fn max_loads(mut self, max_loads: usize) -> Self {
         self.max_loads = max_loads.max(1);
         self
     }
 
-    /// Sets how many loads of one branch key may wait. Default: 1,000. Allowed: over zero; zero
+    /// Sets how many loads of one branch key may wait. Default: 1,000. Allowed: any; zero
     /// counts as one. Sixteen times as many loads of all branch keys together may wait.
     pub fn max_waiting(mut self, max_waiting: usize) -> Self {
         self.max_waiting = max_waiting.max(1);

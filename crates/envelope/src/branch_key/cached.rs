@@ -77,9 +77,9 @@ pub(super) struct Inner {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct BranchKeyStats {
-    /// Counts of active branch keys, which wrap.
+    /// Counts of active versions, which wrap data keys.
     pub active: Counts,
-    /// Counts of versions, which unwrap.
+    /// Counts of versions that are loaded to unwrap data keys.
     pub versions: Counts,
 }
 

@@ -1,7 +1,7 @@
 //! Branch keys: keys that hosts share, one for each tenant or purpose (specification:
 //! `framework/branch-key-store.md`).
 //!
-//! A branch key is protected by a KMS key and kept in a table. Each process fetches it once, and
+//! A branch key is protected by a KMS key and kept in a table. Each process fetches and caches it,
 //! then wraps any number of data keys under it locally, with a
 //! [`HierarchicalKeyring`](crate::keyring::HierarchicalKeyring). The number of KMS requests
 //! therefore depends on how many branch keys a process uses, and no longer on its traffic or its

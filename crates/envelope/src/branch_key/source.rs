@@ -71,7 +71,7 @@ use crate::error::{KeyringError, KeyringErrorKind, ResultFuture};
 pub trait BranchKeySource: fmt::Debug + Send + Sync {
     /// Returns the active version of a branch key, read consistently.
     ///
-    /// `background` is whether no caller waits for it.
+    /// `background` is true if no caller waits for it.
     ///
     /// # Errors
     ///
@@ -84,7 +84,7 @@ pub trait BranchKeySource: fmt::Debug + Send + Sync {
 
     /// Returns one version of a branch key.
     ///
-    /// `version` may come from a forged message. `background` is whether no caller waits for it.
+    /// `version` may come from a forged message. `background` is true if no caller waits for it.
     ///
     /// # Errors
     ///

@@ -36,10 +36,10 @@ const MAX_DATA_KEY_LENGTH: usize = 32;
 /// `try_decrypt` then work without a cache of data keys, so an encryption context may differ in
 /// each message, for example by the id of a row.
 ///
-/// The branch key is either fixed, or a *supplier* chooses it for each encryption context. On
-/// decryption, the supplier gets the context of a message that is not verified yet. Encrypted data
-/// keys of other branch keys are skipped, so a supplier must only return an id that the caller may
-/// use: the encryption context is the caller's proof of it.
+/// The branch key is either fixed, or a *supplier* chooses it for each encryption context. The
+/// keyring skips encrypted data keys of other branch keys, so the supplier decides which branch
+/// keys a caller may use. On decryption, it gets the context of a message that is not verified yet:
+/// make sure that the caller may use this context, for example that the tenant is the caller's own.
 ///
 /// # Revocation
 ///
@@ -102,7 +102,7 @@ impl HierarchicalKeyring {
         Ok(Self { keys, id: Id::Fixed(id) })
     }
 
-    /// Creates a keyring whose branch key id `supplier` returns for each encryption context.
+    /// Creates a keyring that asks `supplier` for the branch key id of each encryption context.
     ///
     /// An error of the supplier fails the operation.
     #[must_use]

@@ -110,7 +110,7 @@ impl MaterialsCacheBuilder {
     }
 
     /// Sets how many data keys are loaded at once for encryption, and separately for decryption.
-    /// Default: 16. Allowed: over zero; zero counts as one.
+    /// Default: 16. Allowed: any; zero counts as one.
     ///
     /// When more loads are needed, those with waiting callers run before refreshes. Scheduling is
     /// fair between partitions, and within a partition between the encryption contexts that callers
