@@ -89,6 +89,9 @@ impl Failure {
             branch_keys::Error::Discovery => {
                 Self::usage("aws-kms-discovery neither creates nor rotates: use --kms-key KEY-ARN")
             }
+            branch_keys::Error::RootBranchKey { id } => {
+                Self::usage(format!("branch key {id:?} is the root: leave out --root"))
+            }
             branch_keys::Error::VersionRace { winner } => {
                 Self::new(format!("{error}, created at {}", winner.create_time))
             }
@@ -136,7 +139,7 @@ impl Failure {
             _ if error.is_retryable() => "; try again later",
             _ => "",
         };
-        Self::new(format!("{}{hint}", with_causes(error)))
+        Self::new(format!("{}{}{hint}", with_causes(error), key_store_reasons(error)))
     }
 
     /// Prints the message on standard error and returns the exit status, or ends the process by
@@ -165,7 +168,9 @@ pub(crate) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
         let _ = write!(text, ": {cause}");
         let is_last = match current {
             it if it.is::<KeyringError>() => !cause.is::<branch_keys::Error>(),
-            it if it.is::<branch_keys::Error>() => !cause.is::<StorageError>(),
+            it if it.is::<branch_keys::Error>() => {
+                !cause.is::<StorageError>() && !cause.is::<KeyringError>()
+            }
             it => it.is::<StorageError>(),
         };
         if is_last {
@@ -192,6 +197,18 @@ pub(crate) fn unparsed(error: &clap::Error) -> ExitCode {
         let _ = error.print();
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// Why the key store failed, which the text of a failed decryption leaves out.
+fn key_store_reasons(error: &Error) -> String {
+    if !matches!(error, Error::DataKeyNotUnwrapped { .. }) {
+        return String::new();
+    }
+    let errors = error.keyring_errors().iter();
+    let errors = errors.filter_map(|it| it.cause().downcast_ref::<branch_keys::Error>());
+    let causes = errors.filter_map(std::error::Error::source);
+    let known = causes.filter(|it| it.is::<StorageError>() || it.is::<KeyringError>());
+    known.map(|cause| format!(": {}", with_causes(cause))).collect()
 }
 
 /// An error of the key store and its causes. Adds why AWS KMS can refuse an item.

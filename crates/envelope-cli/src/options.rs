@@ -60,6 +60,11 @@ pub(crate) struct BranchKeyOptions {
     #[arg(long, value_name = "KEY", env = "ENVELOPE_KMS_KEY", hide_env_values = true)]
     #[arg(value_parser = kms_keys)]
     pub(crate) kms_key: Option<KmsKeys>,
+
+    /// Id of the root branch key that protects the branch keys instead of AWS KMS. Other AWS
+    /// Encryption SDK clients cannot use them [default: none]
+    #[arg(long, value_name = "ID", env = "ENVELOPE_ROOT", hide_env_values = true)]
+    pub(crate) root: Option<String>,
 }
 
 /// The value of `--store`, which can contain a password. It is parsed when it is used, because

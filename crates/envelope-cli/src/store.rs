@@ -26,6 +26,27 @@ pub(crate) async fn key_store(
     branch_keys: &BranchKeyOptions,
     aws: &Aws<'_>,
 ) -> Result<KeyStore, Failure> {
+    under_root(key_store_of_root(store, branch_keys, aws).await?, branch_keys)
+}
+
+/// Returns the key store whose branch keys are under the root, if the command line names one.
+pub(crate) fn under_root(
+    store: KeyStore,
+    branch_keys: &BranchKeyOptions,
+) -> Result<KeyStore, Failure> {
+    let Some(root) = branch_keys.root.as_deref().filter(|id| !id.is_empty()) else {
+        return Ok(store);
+    };
+    let store = store.under_root(root, |cache| cache);
+    store.map_err(|error| Failure::usage(format!("--root: {error}")))
+}
+
+/// Opens the key store in which the root is an ordinary branch key.
+pub(crate) async fn key_store_of_root(
+    store: &StoreOptions,
+    branch_keys: &BranchKeyOptions,
+    aws: &Aws<'_>,
+) -> Result<KeyStore, Failure> {
     let missing = |option: &str, variable: &str| {
         Failure::usage(format!("branch keys need {option}: pass it, or set {variable}"))
     };

@@ -8,7 +8,7 @@ use crate::{
     failure::{Failure, branch_key_text, print_line, with_causes},
     kms::Aws,
     output::print,
-    store::{PAGE, key_store},
+    store::{PAGE, key_store_of_root, under_root},
 };
 
 /// How many branch keys are verified at once.
@@ -23,17 +23,20 @@ struct Found {
 
 pub(super) async fn run(arguments: &Verify) -> Result<(), Failure> {
     let aws = Aws::new(&arguments.kms);
-    let store = key_store(&arguments.store, &arguments.branch_keys, &aws).await?;
+    let of_root = key_store_of_root(&arguments.store, &arguments.branch_keys, &aws).await?;
+    let store = under_root(of_root.clone(), &arguments.branch_keys)?;
+    let stores = [&store, &of_root];
     let mut found = Found::default();
     if arguments.ids.is_empty() {
-        let mut page = page(&store, None).await?;
+        // The list of the other key store leaves out the root.
+        let mut page = page(&of_root, None).await?;
         while let Some(last) = page.last().cloned() {
             // A branch key can be shredded while this runs.
-            found.verify(&store, page, true).await?;
-            page = self::page(&store, Some(&last)).await?;
+            found.verify(stores, page, true).await?;
+            page = self::page(&of_root, Some(&last)).await?;
         }
     } else {
-        found.verify(&store, arguments.ids.clone(), false).await?;
+        found.verify(stores, arguments.ids.clone(), false).await?;
     }
     let Found { all, bad } = found;
     if bad > 0 {
@@ -50,12 +53,15 @@ impl Found {
     /// Verifies branch keys, and prints the results in the order of the ids.
     async fn verify(
         &mut self,
-        store: &KeyStore,
+        [store, of_root]: [&KeyStore; 2],
         ids: Vec<String>,
         may_be_shredded: bool,
     ) -> Result<(), Failure> {
         let verified = stream::iter(ids).map(|id| async {
-            let verification = store.verify(&id).await;
+            let verification = match store.verify(&id).await {
+                Err(Error::RootBranchKey { .. }) => of_root.verify(&id).await,
+                verification => verification,
+            };
             (id, verification)
         });
         let mut verified = verified.buffered(CONCURRENT).map(Ok::<_, Failure>);

@@ -300,6 +300,32 @@ async fn verification_names_each_bad_item() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn branch_keys_can_be_under_a_root() {
+    let mut scene = Scene::with_branch_key().await;
+    scene.keys(&["create", "root", "--encryption-context", "purpose=root"]);
+    scene.set("ENVELOPE_ROOT", "root");
+    scene.keys(&["create", "tenant-43", "--encryption-context", "tenant=43"]);
+    let encrypt = ["encrypt", "--wrapping-key", "hierarchical:tenant-43"];
+    let message = scene.place.succeeds(&encrypt, b"secret");
+    scene.keys(&["rotate", "tenant-43"]);
+    let decrypt = ["decrypt", "--wrapping-key", "hierarchical:tenant-43"];
+    assert_eq!(scene.place.succeeds(&decrypt, &message), b"secret");
+    // The root itself is verified, too. The branch key of the other tier is not.
+    let ran = scene.refuses(&["verify"], 1, "1 of 3 branch keys have problems");
+    let verified = "\"root\": 3 items are authentic\n\"tenant-43\": 4 items are authentic\n";
+    assert_eq!(String::from_utf8(ran.output).unwrap(), verified);
+    scene.refuses(&["rotate", "root"], 2, "leave out --root");
+    scene.kms.faults(REGION).deny_access(true);
+    scene.fails(&decrypt, &message, 1, "AccessDeniedException");
+    scene.refuses(&["rotate", "tenant-43"], 1, "AccessDeniedException");
+    scene.kms.faults(REGION).clear();
+    scene.unset("ENVELOPE_ROOT");
+    scene.keys(&["rotate", "root"]);
+    scene.refuses(&["rotate", "tenant-43"], 1, "is protected by");
+    scene.fails(&decrypt, &message, 1, "is protected by");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn shredding_asks_on_a_terminal_and_refuses_without_one() {
     let scene = Scene::with_branch_key().await;
     scene.refuses(&["shred", "tenant-42"], 2, "--yes");
