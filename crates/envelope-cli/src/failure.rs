@@ -208,7 +208,7 @@ fn key_store_reasons(error: &Error) -> String {
     let errors = errors.filter_map(|it| it.cause().downcast_ref::<branch_keys::Error>());
     let causes = errors.filter_map(std::error::Error::source);
     let known = causes.filter(|it| it.is::<StorageError>() || it.is::<KeyringError>());
-    known.map(|cause| format!(": {}", with_causes(cause))).collect()
+    known.flat_map(|cause| [": ".to_owned(), with_causes(cause)]).collect()
 }
 
 /// An error of the key store and its causes. Adds why AWS KMS can refuse an item.
