@@ -271,3 +271,30 @@ fn a_root_has_no_root_and_invalid_settings_are_refused() {
         assert!(kms_tier.migration_to(branch_keys::Tier::Root).is_err());
     });
 }
+
+#[tokio::test]
+async fn a_denied_root_is_found_by_its_checks_before_it_is_too_old() {
+    let scene = Scene::new().await;
+    let clock = Clock::manual();
+    let settle = |cache: envelope::branch_key::BranchKeysBuilder| {
+        let every = Duration::from_secs(10);
+        cache.clock(&clock).check_every(every).remember_failures_for(Duration::ZERO)
+    };
+    let store = scene.kms_tier().under_root(ROOT, settle).unwrap();
+    store.create(new_key(ID)).await.unwrap();
+    let store = scene.kms_tier().under_root(ROOT, settle).unwrap();
+    store.active(ID).await.unwrap();
+    let root_keys = store.root_keys().unwrap();
+    assert_eq!(root_keys.stats().versions.requests(), 1);
+    scene.kms.local.faults(VIRGINIA).deny_access(true);
+    clock.advance(Duration::from_secs(10));
+    // This use starts the check in the background.
+    store.active(ID).await.unwrap();
+    let is_dropped = async {
+        while root_keys.oldest_age().is_some() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), is_dropped).await.expect("a denied check");
+    store.active(ID).await.unwrap_err();
+}
