@@ -94,7 +94,7 @@ pub enum Error {
         kms_key_arn: String,
     },
 
-    /// The item is on another tier than the key store, or under another root. No request was sent.
+    /// The item is in another tier than the key store, or under another root. No request was sent.
     #[error(
         "item {item_type} of branch key {id:?} is protected by {protected_by:?}, but the key store \
          by {tier}: migrate the item, or use the other key store"
@@ -111,7 +111,7 @@ pub enum Error {
     },
 
     /// The branch key is the root of the key store, which protects the others.
-    #[error("branch key {id:?} is the root of the key store: use the one that it was made from")]
+    #[error("branch key {id:?} is the root of this key store: use the key store without the root")]
     RootBranchKey {
         /// The id.
         id: String,

@@ -6,8 +6,8 @@
 //!
 //! - [`KeyStore`] creates, rotates, reads, verifies and shreds branch keys.
 //! - [`KmsKeys`] are the KMS keys that it may call.
-//! - [`KeyStore::under_root`] protects all branch keys by one, the *root*: a process then sends one
-//!   request to AWS KMS, however many tenants it has. Read what this gives up first.
+//! - [`KeyStore::under_root`] protects all branch keys with one of them, the *root*: a process then
+//!   sends one request to AWS KMS, however many tenants it has. Read first what this gives up.
 //! - [`Storage`] keeps the items of branch keys, and changes them in transactions.
 //!   `DynamoDbStorage` (feature `dynamodb`) has the table of the AWS Encryption SDKs.
 //!   `SqlStorage` (features `sqlite`, `postgres`, `mysql`) has a table in SQLite, PostgreSQL,

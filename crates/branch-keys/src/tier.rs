@@ -1,4 +1,4 @@
-//! What may protect branch keys.
+//! The tiers of branch keys.
 
 use std::fmt;
 

@@ -168,7 +168,7 @@ impl Load {
             if second == seconds / 2 {
                 let _ = self.shredding.set(Instant::now());
                 let path = format!("/tenants/{SHREDDED}");
-                // If its outcome is unknown, it is repeated, as its documentation asks for.
+                // If its outcome is unknown, it is repeated, as `KeyStore::shred` documents.
                 for _ in 0..MAX_ATTEMPTS {
                     if first.send(Method::DELETE, &path, "").await?.0.is_success() {
                         break;

@@ -11,7 +11,7 @@ use crate::item::{Item, ItemType};
 use crate::storage::{StorageError, StorageErrorKind};
 use crate::tier::Tier;
 
-/// How often the items of a branch key are read: others may change them at the same time.
+/// How many times the items of a branch key are read: others may change them at the same time.
 const MAX_PASSES: usize = 8;
 /// How many ids one request lists.
 const PAGE: usize = 100;
@@ -19,22 +19,23 @@ const PAGE: usize = 100;
 /// Moves branch keys between AWS KMS and a root branch key. Created by
 /// [`KeyStore::migration_to`].
 ///
-/// Each item is authenticated, protected again, and replaced if it has not changed meanwhile. Its
-/// secret, version and date stay, so that all messages stay readable. At every moment each item is
-/// complete in one of the tiers. If the migration fails, or the process ends, repeat it: what has
-/// been moved is skipped.
+/// Each item is authenticated, protected in the new tier, and replaced if it has not changed
+/// meanwhile. Its secret, version and date stay, so that all messages stay readable. At every
+/// moment each item is complete in one of the tiers. If the migration fails, or the process ends,
+/// repeat it: it skips the items that it has moved.
 ///
 /// A migration to the root also moves items under an earlier version of the root to its active
-/// version. Run it after the root was rotated, if each process is to send one request to AWS KMS.
+/// version. Run it after a rotation of the root: each process then needs one request to AWS KMS for
+/// the root again, instead of one for each version.
 ///
-/// # Without an interruption
+/// # Migrate without downtime
 ///
 /// 1. Run all processes with [`key_store`](Self::key_store), which reads both tiers.
 /// 2. Call [`migrate_all`](Self::migrate_all) until it succeeds.
 /// 3. Run all processes with the key store of the new tier, which refuses the items of the other.
 ///
-/// Between the first and the last step, one who can write to the table can put back items of either
-/// tier from a backup. Keep it short.
+/// Between the first and the last step, anybody who can write to the table can restore items of
+/// either tier from a backup. Keep this time short.
 ///
 /// # Examples
 ///
@@ -69,7 +70,7 @@ impl KeyStore {
 }
 
 impl Migration {
-    /// Returns a key store that reads both tiers. What it creates and rotates has the new tier.
+    /// Returns a key store that reads both tiers, and creates and rotates in the new tier.
     #[must_use]
     pub fn key_store(&self) -> &KeyStore {
         &self.0
@@ -77,8 +78,8 @@ impl Migration {
 
     /// Moves all branch keys but the root. Returns how many items were moved.
     ///
-    /// It stops at the first error. One branch key after the other is moved, so that the limits of
-    /// the table and of AWS KMS are kept: each item costs one request to AWS KMS.
+    /// It stops at the first error. It moves one branch key after another, to stay within the
+    /// limits of the table and of AWS KMS: each item costs one request to AWS KMS.
     ///
     /// # Errors
     ///
@@ -90,7 +91,7 @@ impl Migration {
             for id in &page {
                 match self.migrate(id).await {
                     Ok(items) => moved += items,
-                    // Shredded since it was listed.
+                    // It was shredded after it was listed.
                     Err(Error::Shredded { .. }) => {}
                     Err(error) => return Err(error),
                 }
@@ -113,7 +114,7 @@ impl Migration {
     /// - [`Error::InvalidItem`], [`Error::KmsKeyNotAllowed`], [`Error::Kms`], [`Error::Root`] or
     ///   [`Error::InvalidResponse`] if an item is refused, or cannot be protected again.
     /// - [`Error::UnknownOutcome`] if the storage may have replaced an item.
-    /// - [`Error::Storage`] if the storage fails, or others change the items all the time.
+    /// - [`Error::Storage`] if the storage fails, or others keep changing the items.
     pub async fn migrate(&self, id: &str) -> Result<u64, Error> {
         let store = &self.0;
         store.check_region()?;
@@ -142,7 +143,7 @@ impl Migration {
             }
         }
         let error = StorageError::new(StorageErrorKind::Race);
-        Err(Error::Storage(error.with_message("others changed the items all the time")))
+        Err(Error::Storage(error.with_message("others kept changing the items: try again")))
     }
 
     /// The version of the root under which the items belong, if they belong under one.
@@ -162,7 +163,7 @@ impl Migration {
             && root_version.is_none_or(|version| Root::is_under(item, version))
     }
 
-    /// Moves one item. Returns whether it still was as it had been read.
+    /// Moves one item. Returns false if it has changed since it was read.
     async fn move_item(&self, id: &str, old: Item, protector: &str) -> Result<bool, Error> {
         let store = &self.0;
         let item_type = old.item_type;

@@ -10,9 +10,9 @@ use crate::context::encryption_context;
 use crate::error::Error;
 use crate::item::Item;
 
-/// What an item has as its `kms-arn` if a root protects it, before the id of the root.
+/// The `kms-arn` of an item that a root protects begins with this. The id of the root follows.
 ///
-/// It is no ARN, so that other clients refuse the item before they call AWS KMS.
+/// It is not an ARN, so that other clients refuse the item before they call AWS KMS.
 const MARK: &str = "envelope:root:";
 /// The length of branch keys and beacon keys, in bytes.
 const LENGTH: usize = 32;
@@ -32,12 +32,12 @@ pub(super) struct Decrypted {
 }
 
 impl Root {
-    /// The `kms-arn` of what it protects.
+    /// The `kms-arn` of the items that it protects.
     pub(super) fn mark(&self) -> String {
         format!("{MARK}{}", self.id)
     }
 
-    /// The id of the root that protects an item, as it says; `None` if it names a KMS key.
+    /// The id of the root that an item names, not authenticated; `None` if it names a KMS key.
     pub(super) fn id_in(item: &Item) -> Option<&str> {
         item.kms_key_arn.strip_prefix(MARK)
     }
@@ -77,7 +77,7 @@ impl Root {
             problem,
         };
         let wrapped = WrappedBranchKey::read(&item.ciphertext)
-            .ok_or_else(|| invalid("the ciphertext does not have the 92 bytes of its tier"))?;
+            .ok_or_else(|| invalid("the ciphertext does not have 92 bytes, as under a root"))?;
         let context = EncryptionContext::new(encryption_context(item, logical_name))
             .map_err(|_| invalid("its attributes have more than 65,535 bytes"))?;
         let root = self.keys.version(&self.id, wrapped.root_version()).await;
@@ -87,7 +87,7 @@ impl Root {
         Ok(Decrypted { secret, kms_key: root.kms_key().map(Into::into) })
     }
 
-    /// Whether an item is under this version of the root, as it says.
+    /// Whether an item names this version of the root. This is not authenticated.
     pub(super) fn is_under(item: &Item, version: [u8; 16]) -> bool {
         let wrapped = WrappedBranchKey::read(&item.ciphertext);
         wrapped.is_some_and(|wrapped| wrapped.root_version() == version)
@@ -109,7 +109,7 @@ impl Root {
             return KeyringError::new(Arc::clone(&self.id), kind, error);
         };
         match MissingBranchKey::in_error(first) {
-            // As text: as a cause it would say that the branch key under the root is missing.
+            // As text: as a cause, callers would take the branch key under the root for missing.
             Some(missing) => new(KeyringErrorKind::InvalidCiphertext, missing.to_string()),
             None => first.clone(),
         }

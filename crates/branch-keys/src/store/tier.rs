@@ -13,7 +13,7 @@ use crate::error::{BuildError, Error};
 use crate::item::{Item, ItemType};
 use crate::tier::Tier;
 
-/// The maximum length of the id of a root: with the mark, it has the place of an ARN.
+/// The maximum length of the id of a root: with the mark, it must fit where an ARN does.
 const MAX_ROOT_ID: usize = 1_024;
 
 impl KeyStore {
@@ -32,13 +32,14 @@ impl KeyStore {
     ///
     /// # What it gives up
     ///
-    /// - *Permission per tenant.* Who may use the KMS key of the root, and read the table, can use
-    ///   every branch key. Key policies and grants that name a tenant's context have no effect.
+    /// - *Permission per tenant.* Anybody who may use the KMS key of the root and read the table
+    ///   can use every branch key. Key policies and grants that name a tenant's context have no
+    ///   effect.
     /// - *Audit per tenant.* CloudTrail records the use of the root, not of branch keys.
     /// - *Isolation in memory.* A process that holds the root can unwrap the branch key of every
-    ///   tenant, also of those that it does not serve, and can forge items.
-    /// - *Proof of deletion.* [`shred`](Self::shred) deletes the items. A backup of the table still
-    ///   opens with the root, whose KMS key cannot be deleted for one tenant.
+    ///   tenant, even if it does not serve that tenant, and can forge items.
+    /// - *Proof of deletion.* [`shred`](Self::shred) deletes the items. The root still
+    ///   unwraps a backup of the table, and its KMS key cannot be deleted for one tenant.
     /// - *Secrets that nobody sees.* AWS KMS generates the secrets of its own tier. Those under a
     ///   root are generated in the process that creates or rotates them.
     ///
@@ -188,7 +189,7 @@ impl KeyStore {
             return self.decrypt(checked, Purpose::Foreground).await.map(drop);
         }
         let key = self.0.kms.key_for(&checked.item)?;
-        // Onto its own context.
+        // Re-encrypts it for its own context.
         self.0.kms.re_encrypt(&key, &checked.item, &mut checked.item.clone()).await
     }
 

@@ -1,4 +1,4 @@
-//! What somebody can do who writes to the table: each change is refused, with the right error.
+//! Changes by somebody who can write to the table: each is refused, with the right error.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -177,7 +177,7 @@ async fn errors_of_the_root_keep_their_kind() {
 }
 
 #[tokio::test]
-async fn a_missing_root_is_no_missing_branch_key() {
+async fn a_missing_root_is_not_a_missing_branch_key() {
     let scene = Scene::new().await;
     scene.root_tier().create(new_key(ID)).await.unwrap();
     let elsewhere = scene.kms_tier().under_root("another root", |cache| cache).unwrap();
@@ -225,7 +225,7 @@ async fn the_root_cannot_be_used_or_changed_through_its_own_tier() {
     assert!(matches!(error, Error::RootBranchKey { .. }), "{error:?}");
     assert_eq!(scene.kms.requests(), before);
     assert_eq!(scene.kms_tier().info(ROOT).await.unwrap(), info);
-    // Nor is it created there before it exists.
+    // The root cannot be created under itself either.
     let store = scene.kms_tier().under_root("not yet", |cache| cache).unwrap();
     let error = store.create(CreateBranchKey::new("not yet", [("a", "b")])).await.unwrap_err();
     assert!(matches!(error, Error::RootBranchKey { .. }), "{error:?}");

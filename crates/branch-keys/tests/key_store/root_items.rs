@@ -1,4 +1,4 @@
-//! What somebody can do who writes to the table of a root tier: each change is refused.
+//! Changes by somebody who can write to the table of a root tier: each is refused.
 
 use std::sync::Arc;
 
@@ -75,7 +75,7 @@ async fn an_item_says_what_protects_it() {
 #[tokio::test]
 async fn no_byte_of_the_ciphertext_may_change() {
     let scene = with_tenant().await;
-    // Of the salt, the IV, the version of the root, the secret and the tag.
+    // The first and last byte of the salt, the IV, the version of the root, the secret and the tag.
     for at in [0, 15, 16, 27, 28, 43, 44, 75, 76, 91] {
         let errors = refusals(&scene, |item| item.ciphertext[at] ^= 1).await;
         assert!(errors.iter().all(is_refused), "{at}: {errors:?}");
@@ -205,7 +205,7 @@ async fn a_row_that_is_marked_as_of_the_other_tier_is_not_authentic() {
         let error = store.active(ID).await.unwrap_err();
         assert!(matches!(error, Error::InvalidItem { .. }), "{error:?}");
     }
-    // Of the right length, and with a version of the root that exists.
+    // A ciphertext of the right length, with a version of the root that exists.
     let root = scene.kms_tier().info(ROOT).await.unwrap().version;
     let forged = [&[7; 28][..], &root, &[7; 48]].concat();
     scene.storage.put(changed(&marked, |item| item.ciphertext.clone_from(&forged)));

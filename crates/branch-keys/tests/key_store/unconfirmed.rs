@@ -164,7 +164,7 @@ async fn a_creation_is_published_only_if_it_is_stored() {
         let ensured = scene.lossy(Fate::Lost, 0).ensure(new_key(id)).await.unwrap();
         assert_eq!(ensured, scene.other.info(id).await.unwrap());
     }
-    // Somebody else's, which was there before.
+    // Another process created it before.
     let error = scene.lossy(Fate::Lost, 0).create(new_key("a")).await.unwrap_err();
     assert!(matches!(error, Error::AlreadyExists { .. }), "{error:?}");
 }
