@@ -39,7 +39,7 @@ fn kind<T: std::fmt::Debug>(result: Result<T, StorageError>) -> StorageErrorKind
 
 /// The first attempt is committed and its response is lost, so the condition of the second fails.
 #[tokio::test]
-async fn a_transaction_whose_response_was_lost_is_no_lost_race() {
+async fn a_transaction_whose_response_was_lost_is_not_a_lost_race() {
     for forgets in [false, true] {
         let server = Server::with_table().await;
         let storage = server.storage();

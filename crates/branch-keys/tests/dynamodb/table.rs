@@ -61,7 +61,7 @@ fn description(status: &str, consistency: &str) -> Fault {
 }
 
 #[tokio::test]
-async fn a_table_that_will_never_do_is_refused_and_one_that_is_created_is_awaited() {
+async fn an_unusable_table_is_refused_and_a_new_one_is_awaited() {
     let server = Server::start().await;
     let storage = server.storage();
     for (status, consistency, reason) in [

@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_data_key_of_a_message_is_no_branch_key_and_the_reverse() {
+    fn a_wrapped_data_key_is_not_a_branch_key_nor_the_reverse() {
         let root = root("root", 1, 7);
         let context = context("a");
         let of_message = wrap(&root, PROVIDER, &context, &key(32), &[3; RANDOM_LENGTH]);
