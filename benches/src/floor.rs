@@ -4,7 +4,13 @@
 //! for each frame, and the signature of suites that sign. With the same primitives, no library can
 //! be faster. The floor for a size is that of the faster backend, measured in the same run.
 //!
+//! Under a branch key, each message also has a [`Wrapping`] of its own.
+//!
 //! HKDF and its hashes are RustCrypto's, signatures and SHA-384 are AWS-LC's: the faster ones.
+
+mod wrapping;
+
+pub use self::wrapping::Wrapping;
 
 use aes_gcm::{
     Aes256Gcm, KeyInit as _,

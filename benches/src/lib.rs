@@ -11,7 +11,8 @@ use std::{error::Error, hint::black_box, pin::pin, process::ExitCode, time::Dura
 
 use envelope::{
     AlgorithmSuite, CommitmentPolicy, DataKey, EncryptionContext, Envelope,
-    keyring::{Keyring, RawAesKeyring},
+    branch_key::{BranchKeys, StaticBranchKeys},
+    keyring::{HierarchicalKeyring, Keyring, RawAesKeyring},
     materials::{CachingMaterialsManager, DefaultMaterialsManager},
 };
 use futures_util::FutureExt as _;
@@ -58,6 +59,21 @@ pub fn warm_with(
 /// Returns a keyring with a new AES key.
 pub fn raw_aes() -> Result<RawAesKeyring> {
     Ok(RawAesKeyring::new("benches", "key", &DataKey::generate(32)?)?)
+}
+
+/// The id of the branch key of [`warm_branch_key`].
+pub const BRANCH_KEY: &str = "tenant-42";
+
+/// Returns a client without a cache of data keys, and the cache of its branch keys, which holds
+/// [`BRANCH_KEY`].
+pub fn warm_branch_key(secret: DataKey) -> Result<(Envelope, BranchKeys)> {
+    let source = StaticBranchKeys::new().with_active(BRANCH_KEY, [1; 16], secret)?;
+    let keys = BranchKeys::builder(source).max_age(LONG).build()?;
+    futures_executor::block_on(keys.active(BRANCH_KEY))?;
+    let keyring = HierarchicalKeyring::new(keys.clone(), BRANCH_KEY)?;
+    let manager = DefaultMaterialsManager::new(keyring);
+    let envelope = Envelope::builder(manager).frame_length(FRAME_LENGTH).build()?;
+    Ok((envelope, keys))
 }
 
 /// Returns the encryption context of the benchmarks.

@@ -58,7 +58,9 @@ impl Args {
 enum Command {
     /// Cost of encrypt, decrypt and a cache hit, as ratios to the bare primitives
     Ratios,
-    /// The same for every size, suite, frame length and number of threads
+    /// Cost of encrypt, decrypt and a cache hit over a branch key, without a cache of data keys
+    BranchKeys,
+    /// Cost for every size, suite, frame length and number of threads
     Matrix {
         /// Only rows whose name contains this, for example `encrypt 0x0578`
         #[arg(long, default_value = "")]
@@ -128,6 +130,7 @@ fn main() -> Result {
     let args = &args;
     match command {
         Command::Ratios => on(0, messages::ratios::run(args)),
+        Command::BranchKeys => messages::branch_keys::run(args),
         Command::Matrix { only } => messages::matrix::run(args, &only),
         Command::Scale => on(0, messages::scale::run(args)),
         Command::Turns => on(0, messages::turns::run(args)),

@@ -6,7 +6,9 @@
 
 use std::{hint::black_box, process::ExitCode};
 
-use benches::{FRAME_LENGTH, LONG, Result, context, done, finished, warm_with};
+use benches::{
+    BRANCH_KEY, FRAME_LENGTH, LONG, Result, context, done, finished, warm_branch_key, warm_with,
+};
 use envelope::{
     AlgorithmSuite, DataKey,
     keyring::RawAesKeyring,
@@ -18,7 +20,7 @@ use envelope::{
 
 /// The paths, and how often the gate runs each: tens of millions of instructions. None is signed,
 /// because signatures are AWS-LC's, take fifty times as many, and vary by over 1 %.
-const PATHS: [(&str, u32); 13] = [
+const PATHS: [(&str, u32); 16] = [
     ("encrypt-16", 500),
     ("encrypt-1024", 500),
     ("encrypt-65536", 40),
@@ -32,6 +34,9 @@ const PATHS: [(&str, u32); 13] = [
     ("decrypt-in-place-65536", 40),
     ("read-header", 2_000),
     ("cache-hit", 5_000),
+    ("branch-key-encrypt-1024", 500),
+    ("branch-key-decrypt-1024", 500),
+    ("branch-key-hit", 5_000),
 ];
 
 /// Runs a path, or lists the paths with how often to run each.
@@ -56,6 +61,10 @@ pub(crate) fn run(path: Option<&str>, times: u32) -> Result {
     let plaintext = vec![7; size];
     let message = finished(envelope.encrypt(&plaintext, &context))?;
     finished(envelope.decrypt(&message, &context))?;
+
+    let (branch, keys) = warm_branch_key(DataKey::from_vec(vec![7; 32]))?;
+    let under_branch_key = branch.try_encrypt(&plaintext, &context)?;
+    branch.try_decrypt(&under_branch_key, &context)?;
 
     let mut buffer = Vec::with_capacity(message.len());
     // As many for one run as for twice as many calls, so that copying them cancels out.
@@ -88,6 +97,13 @@ pub(crate) fn run(path: Option<&str>, times: u32) -> Result {
                 manager.cached_encryption_materials(request, &mut |it| hit = Some(it.clone()));
             done((found, hit));
         }),
+        "branch-key-encrypt" => {
+            run(&mut || done(branch.try_encrypt(black_box(&plaintext), &context)));
+        }
+        "branch-key-decrypt" => {
+            run(&mut || done(branch.try_decrypt(black_box(&under_branch_key), &context)));
+        }
+        "branch-key-hit" => run(&mut || done(finished(keys.active(black_box(BRANCH_KEY))))),
         _ => return Err(format!("invalid path \"{path}\": run without one to list them").into()),
     }
     Ok(ExitCode::SUCCESS)

@@ -1,6 +1,8 @@
 //! Wraps keys under keys that are derived from a branch key (specification:
 //! `framework/aws-kms/aws-kms-hierarchical-keyring.md`, "Branch Key Wrapping and Unwrapping").
 
+use zeroize::Zeroizing;
+
 use super::{BranchKey, key::LENGTH};
 use crate::{
     context::EncryptionContext,
@@ -18,6 +20,8 @@ const SALT_LENGTH: usize = 16;
 const VERSION_LENGTH: usize = 16;
 /// The random bytes of one wrapping: the salt and the IV.
 pub(crate) const RANDOM_LENGTH: usize = SALT_LENGTH + NONCE_LENGTH;
+/// The maximum length of authenticated data that is put together on the stack.
+const SHORT_AAD: usize = 256;
 /// The bytes before the ciphertext of the key.
 const PREFIX_LENGTH: usize = RANDOM_LENGTH + VERSION_LENGTH;
 
@@ -41,8 +45,8 @@ pub(crate) fn wrap(
     wrapped.extend_from_slice(secret);
     let cipher = key.cipher(label.as_bytes(), salt);
     let iv = iv.try_into().expect("the rest after the salt");
-    let aad = aad(label, key.id(), key.version(), context);
-    let tag = cipher.seal(iv, &aad, &mut wrapped[PREFIX_LENGTH..]);
+    let secret = &mut wrapped[PREFIX_LENGTH..];
+    let tag = with_aad(label, key.id(), key.version(), context, |aad| cipher.seal(iv, aad, secret));
     wrapped.extend_from_slice(&tag);
     wrapped
 }
@@ -80,22 +84,38 @@ impl<'a> Wrapped<'a> {
             return None;
         }
         let cipher = key.cipher(label.as_bytes(), self.salt);
-        let aad = aad(label, key.id(), self.version, context);
-        let mut secret = self.secret.to_vec();
-        cipher.open(self.iv, &aad, &mut secret, self.tag).ok()?;
-        Some(DataKey::from_vec(secret).unwrapped_by(key.shared_id()))
+        let mut buffer = Zeroizing::new([0; LENGTH]);
+        let secret = buffer.get_mut(..self.secret.len())?;
+        secret.copy_from_slice(self.secret);
+        with_aad(label, key.id(), self.version, context, |aad| {
+            cipher.open(self.iv, aad, secret, self.tag)
+        })
+        .ok()?;
+        Some(DataKey::copied_from(secret).unwrapped_by(key.shared_id()))
     }
 }
 
-/// Returns the data that is authenticated with a key: the label, the branch key id, the version,
-/// and the canonical encryption context.
-fn aad(
+/// Lends the data that is authenticated with a key: the label, the branch key id, the version, and
+/// the canonical encryption context. Allocates only if it is long.
+fn with_aad<R>(
     label: &str,
     id: &str,
     version: [u8; VERSION_LENGTH],
     context: &EncryptionContext,
-) -> Vec<u8> {
-    [label.as_bytes(), id.as_bytes(), &version, context.as_serialized()].concat()
+    lend: impl FnOnce(&[u8]) -> R,
+) -> R {
+    let parts = [label.as_bytes(), id.as_bytes(), &version, context.as_serialized()];
+    let mut short = [0; SHORT_AAD];
+    let Some(aad) = short.get_mut(..parts.map(<[u8]>::len).iter().sum()) else {
+        return lend(&parts.concat());
+    };
+    let mut rest = &mut *aad;
+    for part in parts {
+        let (start, after) = rest.split_at_mut(part.len());
+        start.copy_from_slice(part);
+        rest = after;
+    }
+    lend(aad)
 }
 
 /// The secret of a branch key, wrapped under another branch key, its *root*.

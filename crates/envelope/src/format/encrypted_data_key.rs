@@ -185,7 +185,12 @@ pub(crate) fn serialize(keys: &[EncryptedDataKey]) -> Result<Vec<u8>, Error> {
     let count = count.ok_or_else(|| {
         Error::invalid_setting(field, format!("expected 1 to 65,535, got {}", keys.len()))
     })?;
-    let mut out = count.to_be_bytes().to_vec();
+    let lengths = keys.iter().map(|key| {
+        let fields = [&key.key_provider_information, &key.ciphertext].map(Vec::len);
+        3 * size_of::<u16>() + key.key_provider_id.len() + fields.iter().sum::<usize>()
+    });
+    let mut out = Vec::with_capacity(size_of::<u16>() + lengths.sum::<usize>());
+    out.extend_from_slice(&count.to_be_bytes());
     for key in keys {
         write_prefixed(&mut out, "key provider id", key.key_provider_id.as_bytes())?;
         write_prefixed(&mut out, "key provider information", &key.key_provider_information)?;
