@@ -5,6 +5,7 @@
 mod conformance;
 mod faults;
 mod items;
+mod outages;
 mod schema;
 mod server;
 mod table;
