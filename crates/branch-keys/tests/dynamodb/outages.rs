@@ -84,7 +84,7 @@ impl Scene {
     }
 }
 
-/// An outage fails those who have no branch key. A refusal fails those who have an old one, too.
+/// An outage fails a caller without a branch key. A refusal also fails a caller with an old one.
 async fn cell(failing: Failing, how: How, kind: KeyringErrorKind) {
     let scene = Scene::set().await;
     let clock = Clock::manual();
