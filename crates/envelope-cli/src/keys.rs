@@ -12,7 +12,7 @@ use crate::{
     failure::{Failure, is_plain, print_line},
     json,
     kms::Aws,
-    output::print,
+    output::{change_begins, print},
     store::{PAGE, Table, key_store, storage, version_text},
 };
 
@@ -44,6 +44,7 @@ async fn create(arguments: &Create) -> Result<(), Failure> {
     };
     let aws = Aws::new(&arguments.kms);
     let store = key_store(&arguments.store, &arguments.branch_keys, &aws).await?;
+    change_begins();
     let created = store.create(branch_key).await.map_err(|error| Failure::branch_keys(&error))?;
     print(format!("{}\n", created.id).as_bytes())
 }
@@ -51,6 +52,7 @@ async fn create(arguments: &Create) -> Result<(), Failure> {
 async fn rotate(arguments: &Rotate) -> Result<(), Failure> {
     let aws = Aws::new(&arguments.kms);
     let store = key_store(&arguments.store, &arguments.branch_keys, &aws).await?;
+    change_begins();
     let rotated = store.rotate(&arguments.id).await;
     let rotated = rotated.map_err(|error| Failure::branch_keys(&error))?;
     print(format!("{}\n", version_text(rotated.version)).as_bytes())

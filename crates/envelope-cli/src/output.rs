@@ -30,6 +30,8 @@ enum Progress {
     Unfinished(TempPath),
     /// The file has appeared.
     Finished,
+    /// A key store may have been changed.
+    Changing,
 }
 
 /// A file, or standard output.
@@ -201,6 +203,7 @@ pub(crate) fn remove_on_interrupt() -> Result<(), Failure> {
                 drop(temporary);
                 "interrupted: nothing was written"
             }
+            Progress::Changing => "interrupted: the change may have been made",
             Progress::Nothing => "interrupted",
         };
         failure::print_line(text);
@@ -253,6 +256,11 @@ fn is_file(path: &Path, file: &Metadata) -> bool {
 
 fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Notes that a key store is being changed.
+pub(crate) fn change_begins() {
+    *progress() = Progress::Changing;
 }
 
 fn progress() -> MutexGuard<'static, Progress> {

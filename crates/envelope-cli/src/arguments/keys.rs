@@ -26,7 +26,8 @@ Examples:
 pub(crate) const SURVIVES: &str = "\
 The branch key survives in the caches of running processes until it expires there, and in backups,
 point-in-time recovery, replicas and logs of the store. Anyone who restores them and may use the KMS
-key can decrypt again: to end this, schedule the deletion of the KMS key as well.";
+key, or the root, can decrypt again. To end this, schedule the deletion of the KMS key, but only if
+no other branch key needs it.";
 
 const LIST: &str = "\
 Example, rotates all branch keys:
@@ -163,6 +164,10 @@ pub(crate) struct Shred {
     /// Do not ask. Required if there is no terminal
     #[arg(long)]
     pub(crate) yes: bool,
+
+    /// Delete it even if it is the root of other branch keys, which are lost with it
+    #[arg(long)]
+    pub(crate) with_all_under_it: bool,
 
     #[command(flatten)]
     pub(crate) store: StoreOptions,

@@ -323,6 +323,11 @@ async fn branch_keys_can_be_under_a_root() {
     scene.keys(&["rotate", "root"]);
     scene.refuses(&["rotate", "tenant-43"], 1, "is protected by");
     scene.fails(&decrypt, &message, 1, "is protected by");
+
+    // A root is not deleted by mistake.
+    scene.refuses(&["shred", "root", "--yes"], 1, "is the root of others, such as \"tenant-43\"");
+    scene.keys(&["shred", "root", "--yes", "--with-all-under-it"]);
+    scene.refuses(&["show", "root"], 1, "was shredded");
 }
 
 #[tokio::test(flavor = "multi_thread")]
