@@ -66,7 +66,8 @@ fn confirm(id: &str) -> Result<(), Failure> {
     write!(
         stderr,
         "This deletes branch key {id:?} for good. What it protects can no longer be decrypted, and \
-         its id\ncannot be used again. If it is the root of others, they are lost, too.\n{SURVIVES}\nType the id to confirm: "
+         its id\ncannot be used again. If it is the root of others, they are lost, too.\n\
+         {SURVIVES}\nType the id to confirm: "
     )
     .map_err(failed)?;
     let mut line = String::new();
