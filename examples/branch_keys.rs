@@ -53,8 +53,8 @@ async fn main() -> Result<(), examples::Report> {
     store.shred("globex").await?;
     keys.invalidate("globex");
     let error = envelope.decrypt(&other, &globex).await.expect_err("it was shredded");
-    let missing = MissingBranchKey::in_error(&error.keyring_errors()[0]).ok_or(error)?;
-    println!("globex: {missing}");
+    let why = error.keyring_errors().iter().find_map(MissingBranchKey::in_error).ok_or(error)?;
+    println!("globex: {why}");
     envelope.decrypt(&first, &acme).await?;
     Ok(())
 }
