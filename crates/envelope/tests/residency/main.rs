@@ -68,7 +68,14 @@ async fn check() -> Result {
     );
     for half in [Half::Encryption, Half::Decryption] {
         for way in WAYS {
-            let [cached, dropped] = drop_one(&mut memory, half, way).await?;
+            let [mut cached, mut dropped] = drop_one(&mut memory, half, way).await?;
+            // Another thread may reuse the place at once. A key that is not wiped never leaves zeros.
+            for _ in 0..4 {
+                if dropped.0 != Found::Other {
+                    break;
+                }
+                [cached, dropped] = drop_one(&mut memory, half, way).await?;
+            }
             let name = format!("{half:?}, {way:?}");
             println!(
                 "{name:>24}  {:>8} {:>6}  {:>8} {:>6}",
