@@ -69,7 +69,7 @@ async fn check() -> Result {
     for half in [Half::Encryption, Half::Decryption] {
         for way in WAYS {
             let [mut cached, mut dropped] = drop_one(&mut memory, half, way).await?;
-            // Another thread may reuse the place at once. A key that is not wiped never leaves zeros.
+            // Another thread may reuse the place at once. Only a wiped key leaves zeros.
             for _ in 0..4 {
                 if dropped.0 != Found::Other {
                     break;
